@@ -1,0 +1,1 @@
+"""Configuration, DAG wiring, runners, command line and reports."""
