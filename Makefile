@@ -1,0 +1,46 @@
+# Every target first brings .venv up to date (pipeline/bootstrap.py), which takes no time if it is.
+PYTHON ?= python3.11
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format lock doctor venv clean
+
+help: ## Show these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: venv ## Train, evaluate and push a model; options in ARGS="--data DIR"
+	@.venv/bin/perennial run $(ARGS)
+
+test: venv ## Run the tests; options for pytest in ARGS="-k name"
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: venv ## Check style, format and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: venv ## Put the sources in the agreed format
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+doctor: venv ## Show what was found on this machine
+	@.venv/bin/perennial doctor $(ARGS)
+
+# Needs uv but not an up-to-date .venv: it is run because the dependencies were changed.
+lock: | .venv/bin/uv ## Pin the dependencies of pyproject.toml anew; newest ones with ARGS=--upgrade
+	.venv/bin/uv pip compile pyproject.toml --quiet --all-extras --generate-hashes \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_39 \
+		--custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
+
+.venv/bin/uv:
+	@$(MAKE) --no-print-directory venv
+
+venv:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "$(PYTHON) is not installed; name a Python 3.11: make PYTHON=/path/to/python3.11" >&2; \
+		exit 1; }
+	@$(PYTHON) pipeline/bootstrap.py
+
+clean: ## Remove .venv and the caches; the workspace stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

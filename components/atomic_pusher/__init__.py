@@ -1,0 +1,1 @@
+"""AtomicPusher: a blessed model becomes a new version directory in one rename."""

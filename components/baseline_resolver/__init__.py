@@ -1,0 +1,1 @@
+"""BaselineStrategy: the latest blessed model, never the candidate itself."""

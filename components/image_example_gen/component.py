@@ -1,0 +1,60 @@
+"""The interface of ImageExampleGen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from tfx import types
+from tfx.dsl.components.base import base_beam_component, executor_spec
+from tfx.types import component_spec, standard_artifacts, standard_component_specs
+
+from components.image_example_gen import driver, executor
+
+
+class ImageExampleGenSpec(component_spec.ComponentSpec):  # type: ignore[misc]
+    """Parameters and output of ImageExampleGen."""
+
+    PARAMETERS = {
+        standard_component_specs.INPUT_BASE_KEY: component_spec.ExecutionParameter(type=str),
+        executor.SPLITS_KEY: component_spec.ExecutionParameter(type=str),
+        "code": component_spec.ExecutionParameter(type=str),
+    }
+    INPUTS: dict[str, component_spec.ChannelParameter] = {}
+    OUTPUTS = {
+        standard_component_specs.EXAMPLES_KEY: component_spec.ChannelParameter(
+            type=standard_artifacts.Examples
+        ),
+    }
+
+
+class ImageExampleGen(base_beam_component.BaseBeamComponent):  # type: ignore[misc]
+    """Ingests a folder of class folders.
+
+    Output `examples` holds uncompressed TFRecords of tf.Examples with the features named in
+    `components.features`, one split per entry of `splits`, and `accounting.json`.
+    """
+
+    SPEC_CLASS = ImageExampleGenSpec
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
+    DRIVER_CLASS = driver.Driver
+
+    def __init__(self, input_base: str, splits: Mapping[str, int], code: str) -> None:
+        """Construct the component.
+
+        Args:
+          input_base: the data root.
+          splits: split name to its share, a positive number of hash buckets. An image's split
+            follows from its content alone.
+          code: fingerprint of the executor's source, so that a change of it misses the cache.
+        """
+        if not splits or any(share < 1 for share in splits.values()):
+            raise ValueError(f"every split needs at least one hash bucket, got {dict(splits)}")
+        super().__init__(
+            spec=ImageExampleGenSpec(
+                input_base=input_base,
+                splits=json.dumps(dict(splits)),
+                code=code,
+                examples=types.Channel(type=standard_artifacts.Examples),
+            )
+        )

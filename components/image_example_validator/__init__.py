@@ -1,0 +1,1 @@
+"""ImageExampleValidator: anomalies stop the run before anything is trained on them."""

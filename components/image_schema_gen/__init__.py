@@ -1,0 +1,1 @@
+"""ImageSchemaGen: the schema of ImageExampleGen's output, inferred from statistics."""

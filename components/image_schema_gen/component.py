@@ -1,0 +1,52 @@
+"""The interface of ImageSchemaGen."""
+
+from __future__ import annotations
+
+from tfx import types
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import component_spec, standard_artifacts, standard_component_specs
+
+from components.image_schema_gen import executor
+
+
+class ImageSchemaGenSpec(component_spec.ComponentSpec):  # type: ignore[misc]
+    """Inputs and output of ImageSchemaGen."""
+
+    PARAMETERS = {"code": component_spec.ExecutionParameter(type=str)}
+    INPUTS = {
+        standard_component_specs.STATISTICS_KEY: component_spec.ChannelParameter(
+            type=standard_artifacts.ExampleStatistics
+        ),
+        standard_component_specs.EXAMPLES_KEY: component_spec.ChannelParameter(
+            type=standard_artifacts.Examples
+        ),
+    }
+    OUTPUTS = {
+        standard_component_specs.SCHEMA_KEY: component_spec.ChannelParameter(
+            type=standard_artifacts.Schema
+        ),
+    }
+
+
+class ImageSchemaGen(base_component.BaseComponent):  # type: ignore[misc]
+    """Writes a schema whose label domain is the data set's sorted class list.
+
+    TFX's SchemaGen sees statistics only, and those leave out the image bytes that Transform has
+    to find in the schema; it also keeps no more than 100 label values, ordered by frequency.
+    """
+
+    SPEC_CLASS = ImageSchemaGenSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+
+    def __init__(
+        self, statistics: types.BaseChannel, examples: types.BaseChannel, code: str
+    ) -> None:
+        """Construct the component from StatisticsGen's and ImageExampleGen's outputs."""
+        super().__init__(
+            spec=ImageSchemaGenSpec(
+                statistics=statistics,
+                examples=examples,
+                code=code,
+                schema=types.Channel(type=standard_artifacts.Schema),
+            )
+        )

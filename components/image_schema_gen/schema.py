@@ -1,0 +1,53 @@
+"""What the schema of ImageExampleGen's output says beyond what statistics can tell."""
+
+from __future__ import annotations
+
+from tensorflow_metadata.proto.v0 import schema_pb2
+
+from components import features
+
+
+def complete(schema: schema_pb2.Schema, classes: list[str]) -> None:
+    """Add the features that statistics leave out to an inferred `schema`, and the class list.
+
+    The order of the label's domain is the order of the model's outputs everywhere downstream.
+    """
+    by_name = {feature.name: feature for feature in schema.feature}
+    by_name[features.LABEL_TEXT].domain = features.LABEL_TEXT
+    # A set with only gray images makes inference think that this is a truth value.
+    by_name[features.CHANNELS].int_domain.CopyFrom(schema_pb2.IntDomain(min=1, max=4))
+    # Inference orders label values by frequency and gives up beyond 100 of them.
+    others = [domain for domain in schema.string_domain if domain.name != features.LABEL_TEXT]
+    del schema.string_domain[:]
+    schema.string_domain.extend(others)
+    schema.string_domain.add(name=features.LABEL_TEXT, value=classes)
+    for name in features.IDENTIFYING:
+        feature = schema.feature.add(name=name, type=schema_pb2.BYTES)
+        feature.presence.min_fraction = 1
+        feature.presence.min_count = 1
+        feature.shape.dim.add(size=1)
+
+
+def class_names(schema: schema_pb2.Schema) -> list[str]:
+    """The class list of `schema`, in label-id order.
+
+    Raises ValueError where the label has no string domain.
+    """
+    for domain in schema.string_domain:
+        if domain.name == features.LABEL_TEXT and domain.value:
+            return list(domain.value)
+    raise ValueError(
+        f"the schema has no string_domain named {features.LABEL_TEXT!r}; it must list the class "
+        "names in the order of their ids"
+    )
+
+
+def counted(schema: schema_pb2.Schema) -> schema_pb2.Schema:
+    """A copy with the features that statistics cover: what statistics can be validated against."""
+    copy = schema_pb2.Schema()
+    copy.CopyFrom(schema)
+    del copy.feature[:]
+    copy.feature.extend(
+        feature for feature in schema.feature if feature.name not in features.IDENTIFYING
+    )
+    return copy

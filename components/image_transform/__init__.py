@@ -1,0 +1,1 @@
+"""ImageTransform: TFX's Transform with the class list taken from the schema at run time."""

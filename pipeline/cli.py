@@ -1,0 +1,158 @@
+"""The command line. Answers --help at once: whatever is heavy is imported by the commands."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import importlib.metadata
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
+
+EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
+
+app = typer.Typer(
+    name="perennial",
+    help="Retrains image classifiers: from a folder of images to an evaluated, pushed model.",
+    epilog=f"{EPILOG}.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class LogFormat(enum.StrEnum):
+    """What is printed: `auto` is for people, and plain where standard output is no terminal."""
+
+    AUTO = "auto"
+    PLAIN = "plain"
+    JSON = "json"
+
+
+LogFormatOption = Annotated[
+    LogFormat,
+    typer.Option(help="auto: live on a terminal, else plain lines; json: one object a line."),
+]
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder for metadata, artifacts, logs and models.  [default: workspace]"),
+]
+
+
+@app.command(epilog=f"{EPILOG}.")
+def run(
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of settings.", metavar="FILE")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits, or a folder with one folder of images per class."),
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="How to train, such as vit.")] = None,
+    workspace: WorkspaceOption = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any setting, such as train.batch_size=32; can be repeated.",
+        ),
+    ] = None,
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Train, evaluate and push a model; work done by earlier runs is not repeated."""
+    with _reported(log_format):
+        from pipeline.config import load, parse_set
+
+        flags = {
+            "data.source": data,
+            "train.recipe": recipe,
+            "workspace": None if workspace is None else str(workspace),
+            "train.epochs": epochs,
+        }
+        overrides = {key: value for key, value in flags.items() if value is not None}
+        overrides |= dict(map(parse_set, settings or []))
+        loaded = load(config, overrides)
+
+        from pipeline.run import run as run_pipeline
+
+        code = run_pipeline(loaded.config, loaded.origins, _shown_as(log_format))
+    raise typer.Exit(code)
+
+
+@app.command()
+def doctor(workspace: WorkspaceOption = None, log_format: LogFormatOption = LogFormat.AUTO) -> None:
+    """Say what this machine has and lacks for a run."""
+    with _reported(log_format):
+        from pipeline.doctor import main_doctor
+
+        code = main_doctor(workspace or Path("workspace"), _shown_as(log_format))
+    raise typer.Exit(code)
+
+
+@app.command()
+def version() -> None:
+    """Print the versions of perennial and of what it runs on."""
+    for package in ("perennial", "tfx", "tensorflow", "keras"):
+        try:
+            found = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found = "not installed"
+        print(package, found)
+
+
+def main() -> None:
+    """The console command `perennial`."""
+    app()
+
+
+def _shown_as(log_format: LogFormat) -> str:
+    """Resolve `auto`: "rich", "plain" or "json"."""
+    if log_format is not LogFormat.AUTO:
+        return log_format.value
+    return "rich" if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else "plain"
+
+
+@contextlib.contextmanager
+def _reported(log_format: LogFormat) -> Iterator[None]:
+    """Turn an exception into one line on stderr and its exit code, never into a traceback."""
+    try:
+        yield
+    except UserError as error:
+        _fail(log_format, type(error).__name__, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail(log_format, "Interrupted", "interrupted; run again to continue", INTERRUPTED)
+    except BrokenPipeError:
+        raise  # the reader of our output is gone: Typer ends quietly
+    except Exception as error:
+        name = type(error).__name__
+        log = _write_traceback(error)
+        _fail(
+            log_format, name, f"unexpected {name}: {error}; the traceback is in {log}", UNEXPECTED
+        )
+
+
+def _fail(log_format: LogFormat, kind: str, message: str, exit_code: int) -> NoReturn:
+    line = " ".join(message.splitlines())
+    if log_format is LogFormat.JSON:
+        event = {"event": "error", "kind": kind, "message": line, "exit_code": exit_code}
+        print(json.dumps(event), flush=True)
+    print(f"perennial: error: {line}", file=sys.stderr)
+    raise typer.Exit(exit_code)
+
+
+def _write_traceback(error: Exception) -> Path:
+    handle, path = tempfile.mkstemp(prefix="perennial-", suffix=".log")
+    with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        traceback.print_exception(error, file=file)
+    return Path(path)

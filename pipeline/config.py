@@ -1,0 +1,416 @@
+"""The configuration of a run, built in layers.
+
+Layers, later ones win key by key:
+
+1. the defaults in `pipeline.settings` and those of the recipe's own `Config`;
+2. `presets/recipe-<train.recipe>.toml`;
+3. `presets/data-<data.source>.toml`, for a built-in data set only;
+4. the TOML file given with --config;
+5. the command line: named flags, then `--set KEY=VALUE`.
+
+A preset is an ordinary configuration file. A data set's may also hold `[recipe.<name>...]` tables,
+which apply with that recipe only. Relative paths in a file are relative to the file's folder, those
+from the command line and the defaults to the working directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import os
+import re
+import reprlib
+import stat
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
+
+from pipeline.errors import ConfigError, DataError
+from pipeline.settings import (
+    BUILT_IN_SOURCES,
+    PATH,
+    SOURCE,
+    Config,
+    DataConfig,
+    TrainConfig,
+)
+from trainer_module import recipes
+
+PRESETS = Path(__file__).parent / "presets"
+COMMAND_LINE = "command line"
+
+# The tables of a TOML file, or the settings in them; what tomllib returns.
+Tree = Mapping[str, Any]
+
+
+class Loaded(NamedTuple):
+    """A configuration, and for each of its dotted keys the layer that set it.
+
+    An origin is "default", "preset:<name>", "file:<path>" or "command line".
+    """
+
+    config: Config
+    origins: dict[str, str]
+
+
+def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Loaded:
+    """Build the configuration from all layers.
+
+    `overrides` are the command line's: dotted keys and values, later ones win. Raises ConfigError.
+    """
+    given = [] if path is None else [_file_layer(path)]
+    given += [_Layer(COMMAND_LINE, _nested(key, value)) for key, value in (overrides or {}).items()]
+    recipe = _recipe(given)
+    source, _ = _last(given, "data.source", DataConfig.model_fields["source"].default)
+
+    model = config_class(recipe)
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(_settings(model), "default")
+    for layer in [*_preset_layers(recipe, source), *given]:
+        settings = _flatten(layer, model)
+        values.update(settings)
+        origins.update(dict.fromkeys(settings, layer.origin))
+    try:
+        config = model.model_validate(_merged(values))
+    except ValidationError as error:
+        raise ConfigError(_describe(error, origins)) from None
+    try:
+        recipes.get(recipe).check(config.train.hyperparameters, config.transform.image_size)
+    except ValueError as error:
+        involved = [
+            origin
+            for key in ("transform.image_size", "train.hyperparameters")
+            for origin in _origins_of(key, origins)
+        ]
+        raise ConfigError(f"{_where(*involved)}: {error}") from None
+    return Loaded(config, origins)
+
+
+@functools.cache
+def config_class(recipe: str) -> type[Config]:
+    """`Config` with `train.hyperparameters` typed for `recipe`, one of `recipes.names()`."""
+    hyperparameters = recipes.get(recipe).Config
+    train = create_model(
+        "TrainConfig",
+        __base__=TrainConfig,
+        hyperparameters=(
+            hyperparameters,
+            Field(
+                default_factory=hyperparameters,
+                description=TrainConfig.model_fields["hyperparameters"].description,
+            ),
+        ),
+    )
+    described = Field(description=Config.model_fields["train"].description)
+    return create_model("Config", __base__=Config, train=(train, described))
+
+
+def parse_set(text: str) -> tuple[str, Any]:
+    """Split `KEY=VALUE`; VALUE is read as a TOML value, or is a string if it is not one.
+
+    Raises ConfigError.
+    """
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not (equals and key):
+        raise ConfigError(f"--set {text!r}: must be KEY=VALUE, such as train.epochs=5")
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+    except (ValueError, RecursionError):
+        return key, value
+    # More keys than one: VALUE held line breaks, and was not one TOML value.
+    return key, parsed["value"] if len(parsed) == 1 else value
+
+
+def dump_toml(config: Config, origins: Mapping[str, str]) -> str:
+    """The configuration as a TOML file that loads to the same one, each line with its origin.
+
+    A setting that is unset (None) is left out.
+    """
+    return "\n".join(_dump_section(config, origins, ())) + "\n"
+
+
+def check_paths(config: Config) -> None:
+    """Check what the configuration points at, before anything is started or created.
+
+    Raises DataError where data.source cannot be read, ConfigError for any other path.
+    """
+    if config.data.folder is not None:
+        _check_data_folder(config.data.folder)
+        _check_outside("workspace", config.workspace, config.data.folder)
+        _check_outside("push.directory", config.push_directory, config.data.folder)
+    schema = config.data.schema_file
+    if schema is not None and not os.path.isfile(schema):
+        raise ConfigError(f"data.schema_file: {str(schema)!r} is not a file")
+    if config.push.directory is not None:
+        _check_writable("push.directory", config.push.directory)
+
+
+class _Layer(NamedTuple):
+    origin: str
+    tree: Tree
+    folder: Path | None = None  # what relative paths are relative to; None: the working directory
+
+
+def _file_layer(path: Path) -> _Layer:
+    return _Layer(f"file:{path}", _read_toml(path), Path(os.path.abspath(path)).parent)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder, not a configuration file") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: cannot read the configuration file: {reason}") from None
+    try:
+        # Windows editors begin a file with a byte-order mark, which TOML does not allow for.
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{path}: not UTF-8: byte {data[error.start]:#04x} (at line {line}); save it as UTF-8"
+        ) from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not TOML: nested too deeply") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def _preset_layers(recipe: str, source: object) -> Iterator[_Layer]:
+    names = [f"recipe-{recipe}"]
+    if source in BUILT_IN_SOURCES:
+        names.append(f"data-{source}")
+    for name in names:
+        path = PRESETS / f"{name}.toml"
+        if path.exists():
+            tree = _read_toml(path)
+            with_recipe = tree.pop("recipe", {}).get(recipe, {})
+            yield _Layer(f"preset:{name}", tree)
+            yield _Layer(f"preset:{name}", with_recipe)
+
+
+def _recipe(layers: Iterable[_Layer]) -> str:
+    recipe, origin = _last(layers, "train.recipe", TrainConfig.model_fields["recipe"].default)
+    known = recipes.names()
+    if recipe in known:
+        return str(recipe)
+    hint = _hint(str(recipe), known) or f"; there are {', '.join(known)}"
+    raise ConfigError(f"{_where(origin)}: train.recipe = {_shown(recipe)}: no such recipe{hint}")
+
+
+def _last(layers: Iterable[_Layer], key: str, default: object) -> tuple[object, str]:
+    """The value of `key` that wins, and its origin."""
+    found: tuple[object, str] = (default, "default")
+    for layer in layers:
+        value: Any = layer.tree
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            found = (value, layer.origin)
+    return found
+
+
+def _nested(key: str, value: object) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def _merged(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo `_flatten`."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        table = tree
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[name] = value
+    return tree
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _settings(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """All dotted keys that hold a value, not a table."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in model.model_fields.items():
+        section = _section(field)
+        if section is None:
+            found[prefix + name] = field
+        else:
+            found |= _settings(section, f"{prefix}{name}.")
+    return found
+
+
+def _flatten(layer: _Layer, model: type[Config]) -> dict[str, Any]:
+    """The layer's settings by dotted key, its paths made absolute. Raises ConfigError."""
+    return dict(_flat_items(layer, layer.tree, model, "", model))
+
+
+def _flat_items(
+    layer: _Layer, tree: Tree, model: type[BaseModel], prefix: str, root: type[Config]
+) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        key, field = prefix + name, model.model_fields.get(name)
+        if field is None:
+            raise ConfigError(f"{_where(layer.origin)}: {_unknown(key, value, model, root)}")
+        section = _section(field)
+        if section is None:
+            yield key, _anchored(value, field, layer.folder)
+        elif isinstance(value, Mapping):
+            yield from _flat_items(layer, value, section, f"{key}.", root)
+        else:
+            raise ConfigError(
+                f"{_where(layer.origin)}: {key} = {_shown(value)}: must be a table of settings"
+                f" ({', '.join(section.model_fields)})"
+            )
+
+
+def _anchored(value: object, field: FieldInfo, folder: Path | None) -> object:
+    if folder is None or not isinstance(value, str) or not value:
+        return value
+    is_path = PATH in field.metadata
+    is_source = SOURCE in field.metadata and value not in BUILT_IN_SOURCES
+    return os.path.join(folder, os.path.expanduser(value)) if is_path or is_source else value
+
+
+def _unknown(key: str, value: object, section: type[BaseModel], root: type[Config]) -> str:
+    settings = _settings(root)
+    tables = {key.rpartition(".")[0] for key in settings} - {""}
+    hint = _hint(key, tables if isinstance(value, Mapping) else settings)
+    return f"unknown key {key!r}" + (hint or f"; there are {', '.join(section.model_fields)}")
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    """A suggestion of the key most like `name`, as a whole or in its last part; may be empty."""
+
+    def likeness(candidate: str) -> tuple[float, float]:
+        whole = difflib.SequenceMatcher(None, name, candidate).ratio()
+        last = difflib.SequenceMatcher(None, _last_part(name), _last_part(candidate)).ratio()
+        return max(whole, last), whole
+
+    best = max(known, key=likeness)
+    return f"; did you mean {best!r}?" if likeness(best)[0] >= 0.6 else ""
+
+
+def _last_part(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+_WORDING = {
+    "bool_type": "must be true or false",
+    "list_type": "must be a list, in square brackets",
+    "string_type": "must be a string, in quotes",
+    "tuple_type": "must be a list, in square brackets",
+}
+
+
+def _describe(error: ValidationError, origins: Mapping[str, str]) -> str:
+    """All of pydantic's findings as one line: origin, key, value and what is allowed."""
+    findings = []
+    for item in error.errors(include_url=False):
+        key = ".".join(map(str, item["loc"]))
+        message = item["msg"].removeprefix("Value error, ")
+        allowed = _WORDING.get(item["type"]) or re.sub(r"^\w+ should ", "must ", message)
+        # A rule over several settings is found at their table, which is not worth showing.
+        value = (
+            "" if isinstance(item["input"], BaseModel | Mapping) else " = " + _shown(item["input"])
+        )
+        findings.append(f"{_where(*_origins_of(key, origins))}: {key}{value}: {allowed}")
+    return "; ".join(findings)
+
+
+def _origins_of(key: str, origins: Mapping[str, str]) -> list[str]:
+    """Origins of a setting, of the setting that holds an element, or of a table's settings."""
+    related = {
+        origin: None
+        for name, origin in origins.items()
+        if f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.")
+    }
+    return [origin for origin in related if origin != "default"] or ["default"]
+
+
+def _where(*origins: str) -> str:
+    return ", ".join(dict.fromkeys(origin.removeprefix("file:") for origin in origins))
+
+
+def _shown(value: object) -> str:
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    return short.repr(value)
+
+
+def _dump_section(
+    section: BaseModel, origins: Mapping[str, str], path: tuple[str, ...]
+) -> Iterator[str]:
+    if path:
+        yield f"\n[{'.'.join(path)}]"
+    tables = []
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            tables.append((value, (*path, name)))
+        elif value is not None:
+            origin = _toml_string(origins[".".join((*path, name))])[1:-1]
+            yield f"{name} = {_toml_value(value)}  # {origin}"
+    # Last, because in TOML a setting after a table's header belongs to that table.
+    for value, table in tables:
+        yield from _dump_section(value, origins, table)
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str | Path):
+        return _toml_string(str(value))
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    raise TypeError(f"no TOML for {value!r}")
+
+
+def _toml_string(text: str) -> str:
+    # TOML's basic strings take JSON's escapes; of what JSON leaves alone they forbid DEL only.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _check_data_folder(folder: Path) -> None:
+    where = f"data.source: folder {str(folder)!r}"
+    try:
+        mode = os.stat(folder).st_mode
+    except FileNotFoundError:
+        raise DataError(f"{where} does not exist") from None
+    except OSError as error:
+        raise DataError(f"{where} cannot be reached: {error.strerror}") from None
+    if not stat.S_ISDIR(mode):
+        raise DataError(f"data.source: {str(folder)!r} is a file; give a folder of class folders")
+    if not os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
+        raise DataError(f"{where} cannot be read: no permission")
+
+
+def _check_outside(key: str, path: Path, data: Path) -> None:
+    # Otherwise the next run takes the output for a class of images.
+    if path.resolve().is_relative_to(data.resolve()):
+        raise ConfigError(f"{key}: {str(path)!r} lies inside data.source {str(data)!r}")
+
+
+def _check_writable(key: str, path: Path) -> None:
+    existing = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    if not os.path.isdir(existing):
+        raise ConfigError(f"{key}: {str(path)!r} cannot be made: {str(existing)!r} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
+        raise ConfigError(f"{key}: no permission to write in {str(existing)!r}")

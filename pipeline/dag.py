@@ -1,0 +1,189 @@
+"""The DAG: every node, wired in one place, for every runner."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import tensorflow_data_validation as tfdv
+from ml_metadata.proto import metadata_store_pb2
+from tensorflow_model_analysis.proto import config_pb2 as tfma
+from tfx.components.evaluator.component import Evaluator
+from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
+from tfx.components.statistics_gen.component import StatisticsGen
+from tfx.components.trainer.component import Trainer
+from tfx.dsl.components.common.resolver import Resolver
+from tfx.orchestration.pipeline import Pipeline
+from tfx.proto import pusher_pb2, trainer_pb2
+from tfx.types import Channel, standard_artifacts
+
+from components import features
+from components.atomic_pusher.component import AtomicPusher
+from components.baseline_resolver.strategy import BaselineStrategy
+from components.image_example_gen.component import ImageExampleGen
+from components.image_example_validator.component import ImageExampleValidator
+from components.image_schema_gen.component import ImageSchemaGen
+from components.image_transform.component import ImageTransform
+from pipeline import fingerprint
+from pipeline.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Locations:
+    """Where a run reads and writes: paths or URIs."""
+
+    data_root: str
+    pipeline_root: str
+    push_directory: str
+
+
+def create_pipeline(
+    config: Config,
+    locations: Locations,
+    metadata_connection: metadata_store_pb2.ConnectionConfig,
+) -> Pipeline:
+    """Wire the nodes. Nothing is read or run here."""
+    example_gen = ImageExampleGen(
+        input_base=locations.data_root,
+        splits=config.data.splits,
+        code=fingerprint.of("components.image_example_gen.component"),
+    ).with_id("ImageExampleGen")
+
+    statistics_gen = StatisticsGen(
+        examples=example_gen.outputs["examples"],
+        stats_options=tfdv.StatsOptions(feature_allowlist=list(features.STATISTICS)),
+    )
+
+    if config.data.schema_file:
+        schema_gen = ImportSchemaGen(schema_file=str(config.data.schema_file)).with_id("SchemaGen")
+    else:
+        schema_gen = ImageSchemaGen(
+            statistics=statistics_gen.outputs["statistics"],
+            examples=example_gen.outputs["examples"],
+            code=fingerprint.of("components.image_schema_gen.component"),
+        ).with_id("SchemaGen")
+    schema = schema_gen.outputs["schema"]
+
+    example_validator = ImageExampleValidator(
+        statistics=statistics_gen.outputs["statistics"], schema=schema
+    ).with_id("ExampleValidator")
+
+    transform = ImageTransform(
+        examples=example_gen.outputs["examples"],
+        schema=schema,
+        preprocessing_fn="trainer_module.transform.preprocessing_fn",
+        # Each statistics pass would decode every image again.
+        disable_statistics=True,
+        custom_config={
+            **config.transform.model_dump(mode="json"),
+            "code": fingerprint.of(
+                "trainer_module.transform", "components.image_transform.component"
+            ),
+        },
+    ).with_id("Transform")
+    transform.add_upstream_node(example_validator)
+
+    trainer = Trainer(
+        run_fn="trainer_module.run_fn.run_fn",
+        examples=transform.outputs["transformed_examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        schema=schema,
+        train_args=trainer_pb2.TrainArgs(splits=["train"]),
+        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
+        custom_config={
+            **config.train.model_dump(mode="json"),
+            "image_size": config.transform.image_size,
+            "code": fingerprint.of(
+                "trainer_module.run_fn", f"trainer_module.recipes.{config.train.recipe}"
+            ),
+        },
+    )
+
+    baseline = Resolver(
+        strategy_class=BaselineStrategy,
+        candidate=trainer.outputs["model"],
+        model=Channel(type=standard_artifacts.Model),
+        model_blessing=Channel(type=standard_artifacts.ModelBlessing),
+    ).with_id("Resolver")
+
+    evaluator = Evaluator(
+        examples=example_gen.outputs["examples"],
+        model=trainer.outputs["model"],
+        baseline_model=baseline.outputs["model"],
+        schema=schema,
+        eval_config=evaluation(config),
+    )
+
+    pusher = AtomicPusher(
+        model=trainer.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        push_destination=pusher_pb2.PushDestination(
+            filesystem=pusher_pb2.PushDestination.Filesystem(
+                base_directory=locations.push_directory
+            )
+        ),
+    ).with_id("Pusher")
+
+    return Pipeline(
+        pipeline_name=config.name,
+        pipeline_root=locations.pipeline_root,
+        components=[
+            example_gen,
+            statistics_gen,
+            schema_gen,
+            example_validator,
+            transform,
+            trainer,
+            baseline,
+            evaluator,
+            pusher,
+        ],
+        enable_cache=True,
+        metadata_connection_config=metadata_connection,
+        beam_pipeline_args=config.beam.pipeline_args,
+    )
+
+
+def evaluation(config: Config) -> tfma.EvalConfig:
+    """TFMA's configuration: accuracy overall and by class, bounded overall only.
+
+    The exported signatures are evaluated on the raw examples, as a server would be asked.
+    """
+    overall = [tfma.SlicingSpec()]
+    threshold = tfma.PerSliceMetricThreshold(
+        slicing_specs=overall,
+        threshold=tfma.MetricThreshold(
+            value_threshold=tfma.GenericValueThreshold(
+                lower_bound={"value": config.evaluate.min_accuracy}
+            ),
+            change_threshold=tfma.GenericChangeThreshold(
+                direction=tfma.MetricDirection.HIGHER_IS_BETTER,
+                absolute={"value": -config.evaluate.max_accuracy_drop},
+            ),
+        ),
+    )
+    spec: dict[str, Any] = {
+        "signature_name": "serving_examples",
+        "prediction_key": "probabilities",
+        "preprocessing_function_names": ["transform_labels"],
+        "label_key": "label",
+    }
+    return tfma.EvalConfig(
+        model_specs=[
+            tfma.ModelSpec(name="candidate", **spec),
+            tfma.ModelSpec(name="baseline", is_baseline=True, **spec),
+        ],
+        slicing_specs=[*overall, tfma.SlicingSpec(feature_keys=[features.LABEL_TEXT])],
+        metrics_specs=[
+            tfma.MetricsSpec(
+                metrics=[
+                    tfma.MetricConfig(class_name="ExampleCount"),
+                    tfma.MetricConfig(
+                        class_name="SparseCategoricalAccuracy", per_slice_thresholds=[threshold]
+                    ),
+                    tfma.MetricConfig(class_name="SparseCategoricalCrossentropy"),
+                ]
+            )
+        ],
+    )

@@ -1,0 +1,68 @@
+"""Failures that a person can act on: each is one line on stderr and an exit code of its own.
+
+Exit code 0 means pushed or nothing to do, 1 an unexpected failure, 130 an interrupt.
+Code 2 is shared with the usage errors of the command line: both mean that nothing was started.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+INTERRUPTED = 130
+UNEXPECTED = 1
+
+
+class UserError(Exception):
+    """A failure with a one-line message; line breaks in what it quotes become spaces."""
+
+    exit_code: ClassVar[int]
+    meaning: ClassVar[str]
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split("\n")))
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be used."""
+
+    exit_code = 2
+    meaning = "bad configuration or usage"
+
+
+class DataError(UserError):
+    """Images that cannot be used."""
+
+    exit_code = 3
+    meaning = "bad data"
+
+
+class NotBlessed(UserError):
+    """A trained model that did not pass the evaluation gate, so it was not pushed."""
+
+    exit_code = 4
+    meaning = "model not blessed, so not pushed"
+
+
+class NodeFailed(UserError):
+    """A node of the DAG that failed for a reason other than its data."""
+
+    exit_code = 5
+    meaning = "a node failed"
+
+
+class WorkspaceBusy(UserError):
+    """A workspace that another run holds."""
+
+    exit_code = 6
+    meaning = "workspace in use by another run"
+
+
+EXIT_CODES: dict[int, str] = {
+    0: "pushed, or nothing to do",
+    UNEXPECTED: "unexpected failure",
+    **{
+        kind.exit_code: kind.meaning
+        for kind in (ConfigError, DataError, NotBlessed, NodeFailed, WorkspaceBusy)
+    },
+    INTERRUPTED: "interrupted",
+}

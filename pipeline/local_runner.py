@@ -1,0 +1,291 @@
+"""Run a TFX pipeline in this process, node by node, saying what happens to each.
+
+TFX's own LocalDagRunner does the same work silently, takes a node whose inputs cannot be resolved
+for a success, and leaves the node that Ctrl-C hit running forever in the metadata.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import logging
+import re
+import shutil
+import signal
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any, Literal
+
+from ml_metadata.proto import metadata_store_pb2
+from tfx.dsl.compiler import compiler, constants
+from tfx.orchestration import metadata
+from tfx.orchestration.local import runner_utils
+from tfx.orchestration.pipeline import Pipeline
+from tfx.orchestration.portable import launcher, runtime_parameter_utils
+from tfx.orchestration.portable.mlmd import execution_lib
+from tfx.proto.orchestration import pipeline_pb2
+from tfx.types import Artifact
+
+from components import progress
+from components.errors import BadDataError
+from pipeline import usage
+from pipeline.errors import DataError, NodeFailed, UserError
+from pipeline.workspace import Workspace
+
+_LOG = logging.getLogger("perennial.runner")
+_LONGEST_MESSAGE = 300
+
+State = Literal["complete", "cached", "skipped"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeResult:
+    """What became of one node.
+
+    state: complete (it ran), cached (its outputs are those of an earlier execution) or skipped (a
+    condition in the pipeline left it out). Resolvers look at the metadata every time, so they are
+    never cached. execution_id: its execution in ML Metadata, None when skipped. outputs: the
+    artifacts by output name, cached or not. Usage as in `usage.Usage`.
+    """
+
+    node: str
+    state: State
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+    execution_id: int | None
+    outputs: Mapping[str, Sequence[Artifact]]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """A run in which no node failed; `nodes` are in the order in which they ran."""
+
+    run_id: str
+    nodes: tuple[NodeResult, ...]
+
+
+def run(pipeline: Pipeline, workspace: Workspace, run_id: str) -> RunResult:
+    """Run every node of `pipeline` under `run_id`, which must be new to the workspace.
+
+    The caller holds the workspace's lock. Progress is reported as events (components/progress.py):
+    run_start, node_start, node_end and run_end.
+
+    Raises:
+        DataError: a node blamed its data (BadDataError); the message is the node's own.
+        NodeFailed: a node failed otherwise.
+        KeyboardInterrupt: SIGINT or SIGTERM came. The interrupted node's execution is FAILED and
+            its partial outputs are gone.
+        ValueError: the pipeline does not live in the workspace.
+    """
+    for line in workspace.recover():
+        progress.report("note", text=line)
+    return _Run(pipeline, workspace, run_id).execute()
+
+
+class _Run:
+    def __init__(self, pipeline: Pipeline, workspace: Workspace, run_id: str) -> None:
+        if pipeline.pipeline_info.pipeline_root != str(workspace.artifacts):
+            raise ValueError(
+                f"the pipeline root is {pipeline.pipeline_info.pipeline_root}, but the workspace "
+                f"recovers what is in {workspace.artifacts}"
+            )
+        self._ir = compiler.Compiler().compile(pipeline)
+        runtime_parameter_utils.substitute_runtime_parameter(
+            self._ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
+        )
+        self._deployment = runner_utils.extract_local_deployment_config(self._ir)
+        self._connection = workspace.connection()
+        self._workspace = workspace
+        self._run_id = run_id
+        self._interrupts = _Interrupts()
+
+    def execute(self) -> RunResult:
+        # The compiler sorts nodes topologically.
+        waiting = [node.pipeline_node for node in self._ir.nodes]
+        progress.report(
+            "run_start", run_id=self._run_id, nodes=[node.node_info.id for node in waiting]
+        )
+        results: list[NodeResult] = []
+        started = time.perf_counter()
+        state = "failed"
+        try:
+            with self._interrupts:
+                while waiting:
+                    results.append(self._run_node(waiting.pop(0)))
+            state = "complete"
+        except KeyboardInterrupt:
+            state = "interrupted"
+            raise
+        finally:
+            for node in waiting:
+                _report_end(node.node_info.id, "skipped", usage.Usage())
+            wall_s = round(time.perf_counter() - started, 3)
+            progress.report("run_end", run_id=self._run_id, state=state, wall_s=wall_s)
+        return RunResult(self._run_id, tuple(results))
+
+    def _run_node(self, node: pipeline_pb2.PipelineNode) -> NodeResult:
+        node_id = node.node_info.id
+        progress.report("node_start", node=node_id)
+        used = usage.Usage()
+        try:
+            with usage.measure() as used:
+                info = self._launcher(node).launch()
+            self._interrupts.check()
+            execution_id = (info.execution_id if info else None) or None
+            state, outputs = self._outcome(execution_id)
+        except BaseException as error:
+            _LOG.exception("%s failed", node_id)
+            self._undo()
+            failure = self._explain(node_id, error)
+            _report_end(node_id, "failed", used, str(failure) or "interrupted")
+            raise failure from error
+        _report_end(node_id, state, used)
+        return NodeResult(
+            node=node_id,
+            state=state,
+            execution_id=execution_id,
+            outputs=outputs,
+            **dataclasses.asdict(used),
+        )
+
+    def _launcher(self, node: pipeline_pb2.PipelineNode) -> launcher.Launcher:
+        node_id = node.node_info.id
+        return launcher.Launcher(
+            pipeline_node=node,
+            mlmd_connection=metadata.Metadata(self._connection),
+            pipeline_info=self._ir.pipeline_info,
+            pipeline_runtime_spec=self._ir.runtime_spec,
+            executor_spec=runner_utils.extract_executor_spec(self._deployment, node_id),
+            custom_driver_spec=runner_utils.extract_custom_driver_spec(self._deployment, node_id),
+        )
+
+    def _outcome(self, execution_id: int | None) -> tuple[State, Mapping[str, Sequence[Artifact]]]:
+        if execution_id is None:
+            return "skipped", {}
+        with metadata.Metadata(self._connection) as handle:
+            [execution] = handle.store.get_executions_by_id([execution_id])
+            # The launcher returns without an exception when inputs cannot be resolved.
+            if not execution_lib.is_execution_successful(execution):
+                raise _NotExecutedError(_published_reason(execution))
+            outputs = execution_lib.get_output_artifacts(handle, execution_id)
+        cached = execution.last_known_state == metadata_store_pb2.Execution.CACHED
+        return "cached" if cached else "complete", outputs
+
+    def _undo(self) -> None:
+        """Leave no running execution and no partial output; where that fails the next run does."""
+        try:
+            self._workspace.recover()
+        except Exception:
+            _LOG.exception("recovery is left to the next run")
+
+    def _explain(self, node_id: str, error: BaseException) -> UserError | KeyboardInterrupt:
+        chain = list(_chain(error))
+        if self._interrupts.seen or any(isinstance(each, KeyboardInterrupt) for each in chain):
+            return KeyboardInterrupt()
+        for each in chain:
+            if blame := _blame_on_data(each):
+                return DataError(blame)
+        log = self._workspace.log_path(self._run_id)
+        for each in chain:
+            if _is_disk_full(each):
+                place = getattr(each, "filename", None) or self._fullest_disk()
+                return NodeFailed(
+                    f"{node_id} failed: no space left on the disk that holds {place}; "
+                    f"free some and run again; see {log}"
+                )
+        return NodeFailed(f"{node_id} failed: {_describe(error)}; see {log}")
+
+    def _fullest_disk(self) -> str:
+        places = (str(self._workspace.root), tempfile.gettempdir())
+        return min(places, key=lambda place: shutil.disk_usage(place).free)
+
+
+class _NotExecutedError(Exception):
+    """A node that the launcher gave up on before its executor."""
+
+
+class _Interrupts:
+    """Turns SIGINT and SIGTERM into KeyboardInterrupt, and remembers that they came.
+
+    Beam and TensorFlow catch everything, KeyboardInterrupt included, and raise an error of their
+    own, which would make an interrupted node look like a failed one.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python delivers signals to the main thread only
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Ignored signals stay so: a shell ignores SIGINT for its background jobs.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._interrupt)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a library swallowed one."""
+        if self.seen:
+            raise KeyboardInterrupt
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        self.seen = True
+        raise KeyboardInterrupt
+
+
+def _report_end(node: str, state: str, used: usage.Usage, error: str | None = None) -> None:
+    figures = {name: round(value, 3) for name, value in dataclasses.asdict(used).items()}
+    progress.report("node_end", node=node, state=state, **figures, error=error)
+
+
+def _published_reason(execution: metadata_store_pb2.Execution) -> str:
+    result = execution_lib.get_execution_result(execution, ignore_parse_errors=True)
+    lines = result.result_message.strip().splitlines() if result else []
+    if not lines:
+        return f"execution {execution.id} did not succeed"
+    # A whole traceback, of which the last line is `module.Type: message`.
+    return re.sub(r"^[\w.]+\.(?=\w+: )", "", lines[-1])
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """`error` and what it was raised from or while handling, latest first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _blame_on_data(error: BaseException) -> str | None:
+    text = _without_beam(str(error))
+    if isinstance(error, BadDataError):
+        return text
+    # Beam workers and TensorFlow pass an exception on as text only.
+    quoted = re.search(rf"\b{BadDataError.__name__}: (.+)", text)
+    return quoted[1] if quoted else None
+
+
+def _without_beam(text: str) -> str:
+    return re.sub(r" \[while running '[^']*'\]", "", text)
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # As TensorFlow's file system and SQLite put it.
+    return any(text in str(error) for text in ("No space left on device", "disk is full"))
+
+
+def _describe(error: BaseException) -> str:
+    lines = _without_beam(str(error)).strip().splitlines()
+    message = textwrap.shorten(lines[0], _LONGEST_MESSAGE, placeholder=" ...") if lines else ""
+    if isinstance(error, _NotExecutedError):
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

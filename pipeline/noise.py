@@ -1,0 +1,122 @@
+"""Keep the terminal for what the product says: everything else goes to a log file.
+
+TensorFlow, Beam, absl and their native libraries write to file descriptors 1 and 2 whenever they
+like, some of it before their own logging is set up. So the descriptors themselves are redirected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+
+class Terminal(NamedTuple):
+    """The process's own stdout and stderr, out of the reach of any library."""
+
+    stdout: TextIO
+    stderr: TextIO
+
+
+@contextlib.contextmanager
+def quiet(log_path: Path) -> Iterator[Terminal]:
+    """Send descriptors 1 and 2, Python's warnings and its log records to `log_path`.
+
+    Records are those of INFO and up, Beam's those of WARNING and up.
+
+    Enter it before heavy imports: native libraries write while they load. The file is appended to
+    and its folder created. Everything is put back at the end.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    log = open(log_path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)
+    with (
+        _closing(log),
+        _closing(_duplicate(1)) as stdout,
+        _closing(_duplicate(2)) as stderr,
+        _redirected(stdout, stderr, log),
+        _logging_to(log),
+    ):
+        yield Terminal(stdout, stderr)
+
+
+@contextlib.contextmanager
+def _closing(stream: TextIO) -> Iterator[TextIO]:
+    try:
+        yield stream
+    finally:
+        # A full disk or a reader that is gone must not hide what the block raised.
+        with contextlib.suppress(OSError):
+            stream.close()
+
+
+def _duplicate(descriptor: int) -> TextIO:
+    try:
+        copy = os.dup(descriptor)
+    except OSError:  # the process was started without it
+        copy = os.open(os.devnull, os.O_WRONLY)
+    encoding = getattr(sys.__stdout__, "encoding", None)
+    return open(copy, "w", encoding=encoding, errors="backslashreplace", buffering=1)
+
+
+@contextlib.contextmanager
+def _redirected(stdout: TextIO, stderr: TextIO, log: TextIO) -> Iterator[None]:
+    previous = sys.stdout, sys.stderr
+    _flush(*previous)
+    for descriptor in (1, 2):
+        os.dup2(log.fileno(), descriptor)
+    # By the line, so that what a library printed is in the file even if the process is killed.
+    # Never closed: handlers that libraries make meanwhile keep them.
+    sys.stdout = open(1, "w", encoding="utf-8", buffering=1, closefd=False)
+    sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)
+    try:
+        yield
+    finally:
+        _flush(sys.stdout, sys.stderr)
+        sys.stdout, sys.stderr = previous
+        os.dup2(stdout.fileno(), 1)
+        os.dup2(stderr.fileno(), 2)
+
+
+def _flush(*streams: TextIO | None) -> None:
+    for stream in streams:
+        # A process can lack a stdout, or have lost the reader of it.
+        with contextlib.suppress(OSError, ValueError):
+            if stream is not None:
+                stream.flush()
+
+
+class _Formatter(logging.Formatter):
+    """Appends the fields of a progress event to its line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        fields = getattr(record, "fields", None)
+        return f"{line} {fields}" if fields else line
+
+
+@contextlib.contextmanager
+def _logging_to(log: TextIO) -> Iterator[None]:
+    handler = logging.StreamHandler(log)
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    # Beam says hundreds of times at INFO which type hints it cannot use.
+    levels = {root: logging.INFO, logging.getLogger("apache_beam"): logging.WARNING}
+    previous = {logger: logger.level for logger in levels}
+    for logger, level in levels.items():
+        logger.setLevel(level)
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        for logger, level in previous.items():
+            logger.setLevel(level)

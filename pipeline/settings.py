@@ -1,0 +1,207 @@
+"""The configuration's one typed tree: every setting with its type, range and default.
+
+`pipeline.config` fills it from presets, a TOML file and the command line.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+BUILT_IN_SOURCES = ("digits",)
+
+
+def _absolute_path(value: object) -> object:
+    if value is None:
+        return None
+    if not isinstance(value, str | Path):
+        raise ValueError("must be a path, in quotes")
+    text = str(value)
+    if not text:
+        # An unset shell variable: the working directory is not what was meant.
+        raise ValueError("must not be empty")
+    if "\0" in text:
+        raise ValueError("must not hold a null character")
+    return Path(os.path.abspath(os.path.expanduser(text)))
+
+
+def _absolute_source(value: object) -> object:
+    return value if value in BUILT_IN_SOURCES else str(_absolute_path(value))
+
+
+def _beam_option(value: str) -> str:
+    if not value.startswith("--"):
+        raise ValueError("must start with --")
+    if value.partition("=")[0] == "--runner":
+        raise ValueError("must not name the runner: set beam.runner")
+    return value
+
+
+# One instance each: the settings that hold a path are found by it.
+PATH = BeforeValidator(_absolute_path)
+SOURCE = BeforeValidator(_absolute_source)
+
+
+class Section(BaseModel):
+    """A table of settings that refuses unknown keys, quiet conversions and later changes."""
+
+    # strict: `epochs = true` is a mistake and not 1.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+class DataConfig(Section):
+    """Where the images come from and how they are split.
+
+    Splits are shares of content-hash buckets: with 80, 20 and 0, eight images in ten train. An
+    image stays in its split across runs and as data grows, until the shares change.
+    """
+
+    source: Annotated[str, SOURCE] = Field(
+        default="digits",
+        description="The built-in data set `digits`, or a folder of class folders.",
+    )
+    train: int = Field(
+        default=80, ge=1, le=10_000, description="Share of images that train the model."
+    )
+    eval: int = Field(
+        default=20, ge=1, le=10_000, description="Share of images that judge the model."
+    )
+    test: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Share of images kept from both; 0 makes no such split.",
+    )
+    schema_file: Annotated[Path | None, PATH] = Field(
+        default=None,
+        description="A schema.pbtxt to validate against, instead of one inferred from train.",
+    )
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Shares by split name, without a split that has none."""
+        shares = {"train": self.train, "eval": self.eval, "test": self.test}
+        return {name: share for name, share in shares.items() if share}
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of class folders, or None for a built-in data set."""
+        return None if self.source in BUILT_IN_SOURCES else Path(self.source)
+
+
+class TransformConfig(Section):
+    """What Transform does to every image, in training, evaluation and serving alike.
+
+    Size and interpolation have no default: each recipe's preset sets them.
+    """
+
+    image_size: int = Field(
+        ge=1, le=4096, description="Height and width in pixels that the model is given."
+    )
+    resize: Literal[
+        "area",
+        "bicubic",
+        "bilinear",
+        "gaussian",
+        "lanczos3",
+        "lanczos5",
+        "mitchellcubic",
+        "nearest",
+    ] = Field(description="Interpolation of the resize.")
+    center_crop: bool = Field(
+        default=False, description="Cut out the central square first, instead of squeezing."
+    )
+
+
+class TrainConfig(Section):
+    """How the model is trained.
+
+    Epochs and batch size have no default: each recipe's preset sets them.
+    """
+
+    recipe: str = Field(
+        default="vit", description="A file of trainer_module/recipes, without its .py."
+    )
+    seed: int = Field(
+        default=0, ge=0, le=2**32 - 1, description="Seed of weights, shuffling and augmentation."
+    )
+    deterministic: bool = Field(
+        default=True, description="Repeatable training on one machine; off may be faster on a GPU."
+    )
+    epochs: int = Field(ge=1, description="Passes over the training images.")
+    batch_size: int = Field(ge=1, description="Images a training step.")
+    hyperparameters: BaseModel = Field(description="The recipe's own settings: its `Config`.")
+
+
+class EvaluateConfig(Section):
+    """The bounds that a model must keep to be blessed."""
+
+    min_accuracy: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Lowest accuracy on the eval split that is blessed, 0 to 1.",
+    )
+    # Not more by default: a tolerance lets accuracy slide by that much with every run.
+    max_accuracy_drop: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="How far accuracy may fall below the latest blessed model's.",
+    )
+
+
+class PushConfig(Section):
+    """Where blessed models go."""
+
+    directory: Annotated[Path | None, PATH] = Field(
+        default=None, description="Folder of numbered versions; unset: <workspace>/serving/<name>."
+    )
+
+
+class BeamConfig(Section):
+    """How Beam runs inside the data nodes."""
+
+    # Named always: Beam's own choice of a runner may download a Go binary.
+    runner: str = Field(default="FnApiRunner", min_length=1, description="Name of Beam's runner.")
+    args: Annotated[
+        tuple[Annotated[str, AfterValidator(_beam_option)], ...], Field(strict=False)
+    ] = Field(default=(), description="Further Beam options, each as `--option=value`.")
+
+    @property
+    def pipeline_args(self) -> list[str]:
+        """The command-line arguments for Beam, runner included."""
+        return [f"--runner={self.runner}", *self.args]
+
+
+class Config(Section):
+    """All of a run. `load` makes one; the class of `train.hyperparameters` follows the recipe."""
+
+    name: str = Field(
+        default="perennial",
+        pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$",
+        max_length=63,
+        description="Name of pipeline and model: lower-case letters, digits and hyphens.",
+    )
+    workspace: Annotated[Path, PATH] = Field(
+        default=Path("workspace"),
+        description="Folder for metadata, artifacts, logs and pushed models.",
+    )
+    data: DataConfig = Field(default=DataConfig(), description="Images and splits.")
+    transform: TransformConfig = Field(description="Preprocessing.")
+    train: TrainConfig = Field(description="Training.")
+    evaluate: EvaluateConfig = Field(
+        default=EvaluateConfig(), description="The gate before a push."
+    )
+    push: PushConfig = Field(default=PushConfig(), description="Destination of blessed models.")
+    beam: BeamConfig = Field(default=BeamConfig(), description="Data processing.")
+
+    @property
+    def push_directory(self) -> Path:
+        """The folder that holds the numbered versions of the pushed model."""
+        return self.push.directory or self.workspace / "serving" / self.name

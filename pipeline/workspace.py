@@ -1,0 +1,177 @@
+"""The folder that holds everything runs make: metadata, artifacts, logs, data and served models."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from pipeline.errors import ConfigError, WorkspaceBusy
+
+if TYPE_CHECKING:
+    from ml_metadata.proto import metadata_store_pb2
+
+# A run that dies leaves one execution behind and the next start recovers it, so what was abandoned
+# is always among the newest; reading all of them would slow down every start as history grows.
+_RECENT_EXECUTIONS = 100
+
+
+class Workspace:
+    """Paths below one root, the lock that makes a run its only user, and recovery after a crash.
+
+    metadata: SQLite file of ML Metadata. artifacts: the pipeline root of TFX. data: data sets that
+    were written or fetched. serving: pushed models.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.abspath(root))
+        self.metadata = self.root / "metadata.sqlite"
+        self.artifacts = self.root / "artifacts"
+        self.runs = self.root / "runs"
+        self.logs = self.root / "logs"
+        self.data = self.root / "data"
+        self.serving = self.root / "serving"
+        self._locked = False
+
+    def run_dir(self, run_id: str) -> Path:
+        """Folder for the reports of one run."""
+        return self.runs / run_id
+
+    def log_path(self, run_id: str) -> Path:
+        """File for everything that libraries say during one run."""
+        return self.logs / f"{run_id}.log"
+
+    def connection(self) -> metadata_store_pb2.ConnectionConfig:
+        """How TFX connects to `metadata`."""
+        from tfx.orchestration.metadata import sqlite_metadata_connection_config
+
+        return sqlite_metadata_connection_config(str(self.metadata))
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the workspace, creating its folders first. A killed holder's lock is gone with it.
+
+        Raises:
+            WorkspaceBusy: another run holds it; names its process, host and start.
+            ConfigError: the workspace cannot be written, or has lost its metadata.
+        """
+        with self._open_lock_file() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise WorkspaceBusy(self._describe_holder(file.read())) from None
+            file.truncate(0)
+            json.dump(_this_process(), file)
+            file.flush()
+            self._locked = True
+            try:
+                yield
+            finally:
+                self._locked = False
+                file.truncate(0)
+
+    def recover(self) -> list[str]:
+        """Undo what killed runs left half-done, and return one line about each such execution.
+
+        Their executions become FAILED, so that nothing waits for them or takes them from the
+        cache. Output and temporary folders of executions that did not succeed are removed, but not
+        their stateful working folders, which hold what a node can resume from.
+
+        Raises:
+            RuntimeError: the workspace is not locked, so its executions may be alive.
+            ConfigError: the metadata file is damaged.
+        """
+        if not self._locked:
+            raise RuntimeError(f"{self.root} must be locked while it is recovered")
+        if not self.metadata.exists():
+            return []
+        import ml_metadata
+        from ml_metadata.proto import metadata_store_pb2
+
+        states = metadata_store_pb2.Execution
+        newest = ml_metadata.ListOptions(
+            limit=_RECENT_EXECUTIONS, order_by=ml_metadata.OrderByField.ID, is_asc=False
+        )
+        try:
+            store = ml_metadata.MetadataStore(self.connection())
+            executions = store.get_executions(newest)
+        except (ml_metadata.errors.StatusError, RuntimeError) as error:
+            raise ConfigError(
+                f"{self.metadata} cannot be read ({error}); put back a good copy, or move "
+                f"{self.root} away to start over"
+            ) from error
+        unsuccessful = [
+            execution
+            for execution in executions
+            if execution.last_known_state not in (states.COMPLETE, states.CACHED)
+        ]
+        # Folders first: should this be killed too, the next start finds the same executions.
+        self._remove_outputs({str(execution.id) for execution in unsuccessful})
+        abandoned = [e for e in unsuccessful if e.last_known_state != states.FAILED]
+        for execution in abandoned:
+            execution.last_known_state = states.FAILED
+        if abandoned:
+            store.put_executions(abandoned)
+        return [
+            f"{execution.type.rpartition('.')[2]} was cut off in an earlier run (execution "
+            f"{execution.id}); its partial output is removed"
+            for execution in abandoned
+        ]
+
+    def _open_lock_file(self) -> TextIO:
+        try:
+            for folder in (self.root, self.artifacts, self.runs, self.logs, self.data):
+                folder.mkdir(parents=True, exist_ok=True)
+                _check_writable(folder)
+            if self.metadata.exists():
+                _check_writable(self.metadata)
+            elif any(self.artifacts.iterdir()):
+                # Execution ids would start over and new outputs mix with the old ones.
+                raise ConfigError(
+                    f"{self.metadata} is missing although {self.artifacts} holds its artifacts; "
+                    "put the file back, or remove the folder to start over"
+                )
+            return open(self.root / "run.lock", "a+", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"workspace {self.root} cannot be used: {error.strerror}: {error.filename}; "
+                "make it writable or choose another with --workspace"
+            ) from error
+
+    def _describe_holder(self, text: str) -> str:
+        try:
+            holder = json.loads(text)
+            who = f"process {holder['pid']} on {holder['host']} since {holder['started']}"
+        except (ValueError, KeyError):  # read while it was being written
+            who = "another run"
+        return (
+            f"workspace {self.root} is in use by {who}; "
+            "wait for it to end or choose another with --workspace"
+        )
+
+    def _remove_outputs(self, execution_ids: Collection[str]) -> None:
+        # <node>/<output>/<execution id>, and <node>/.system/executor_execution/<execution id>.
+        for pattern in ("*/*", "*/.system/executor_execution"):
+            for parent in self.artifacts.glob(pattern):
+                for execution_id in execution_ids:
+                    if (parent / execution_id).exists():
+                        shutil.rmtree(parent / execution_id)
+
+
+def _check_writable(path: Path) -> None:
+    if not os.access(path, os.W_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def _this_process() -> dict[str, str | int]:
+    started = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
+    return {"pid": os.getpid(), "host": socket.gethostname(), "started": started}

@@ -1,0 +1,40 @@
+"""Fixtures shared by all tests. Nothing here imports TensorFlow or TFX."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def image_bytes() -> Callable[..., bytes]:
+    """Make an encoded image: image_bytes("PNG", size=(8, 8), mode="RGB", color=3)."""
+
+    def make(
+        image_format: str = "PNG",
+        size: tuple[int, int] = (8, 8),
+        mode: str = "RGB",
+        color: int | tuple[int, ...] = 0,
+    ) -> bytes:
+        buffer = io.BytesIO()
+        Image.new(mode, size, color).save(buffer, image_format)
+        return buffer.getvalue()
+
+    return make
+
+
+@pytest.fixture
+def two_classes(tmp_path: Path, image_bytes: Callable[..., bytes]) -> Path:
+    """A data root with 40 distinct 8x8 PNGs in each of the classes "cat" and "dog"."""
+    root = tmp_path / "data"
+    for offset, label in enumerate(("cat", "dog")):
+        (root / label).mkdir(parents=True)
+        for index in range(40):
+            (root / label / f"{index:02d}.png").write_bytes(
+                image_bytes(color=(index, 100 * offset, 50))
+            )
+    return root

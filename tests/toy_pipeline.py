@@ -1,0 +1,178 @@
+"""A pipeline of small nodes whose executors do what a control folder tells them.
+
+The control folder is no part of a node's cache key, so the same pipeline can fail once and then go
+on. A file named after a node holds its action; without one the node copies its inputs and succeeds.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from tfx.dsl.components.base.base_component import BaseComponent
+from tfx.dsl.components.base.base_executor import BaseExecutor
+from tfx.dsl.components.base.executor_spec import ExecutorClassSpec
+from tfx.dsl.components.common.resolver import Resolver
+from tfx.dsl.input_resolution.strategies.latest_artifact_strategy import LatestArtifactStrategy
+from tfx.orchestration.pipeline import Pipeline
+from tfx.types import Artifact, Channel
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
+
+from components import progress
+from components.errors import BadDataError
+from pipeline.workspace import Workspace
+
+BAD_DATA = "folder 'cats' has no images [0 of 10]; add some"
+
+
+class Text(Artifact):
+    TYPE_NAME = "ToyText"
+
+
+class Never(Artifact):
+    """A type that no node makes."""
+
+    TYPE_NAME = "ToyNever"
+
+
+class Spec(ComponentSpec):
+    PARAMETERS = {
+        "node": ExecutionParameter(type=str),
+        "control": ExecutionParameter(type=str),
+        "setting": ExecutionParameter(type=str),
+    }
+    INPUTS = {
+        "source": ChannelParameter(type=Text, optional=True),
+        "never": ChannelParameter(type=Never, optional=True),
+    }
+    OUTPUTS = {"text": ChannelParameter(type=Text)}
+
+
+class Executor(BaseExecutor):
+    def Do(
+        self,
+        input_dict: dict[str, list[Artifact]],
+        output_dict: dict[str, list[Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        node = exec_properties["node"]
+        control = Path(exec_properties["control"])
+        output = Path(output_dict["text"][0].uri) / "text"
+        with open(control / "executed", "a") as executed:
+            executed.write(f"{node}\n")
+        output.write_text("half ")
+        progress.report("step", what=node, done=1, total=2, unit="lines")
+        action = control / node
+        if action.exists():
+            ACTIONS[action.read_text()](control)
+        sources = [Path(artifact.uri) / "text" for artifact in input_dict.get("source", [])]
+        output.write_text("".join(source.read_text() for source in sources) + f"{node} ")
+
+
+def _fail(_: Path) -> None:
+    raise ValueError("the first line\nand a second")
+
+
+def _bad_data(_: Path) -> None:
+    raise BadDataError(BAD_DATA)
+
+
+def _bad_data_in_beam(_: Path) -> None:
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        pipeline | beam.Create([1]) | "Read" >> beam.Map(_bad_data)
+
+
+def _bad_data_as_text(_: Path) -> None:
+    raise RuntimeError(f"Traceback (most recent call last)\ncomponents.BadDataError: {BAD_DATA}\n")
+
+
+def _disk_full(_: Path) -> None:
+    with open("/dev/full", "w") as file:
+        file.write("x")
+
+
+def _killed(_: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _interrupted(_: Path) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+
+def _interrupted_in_beam(_: Path) -> None:
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        pipeline | beam.Create([Path()]) | "Read" >> beam.Map(_interrupted)
+
+
+def _waiting(control: Path) -> None:
+    (control / "waiting").touch()
+    time.sleep(60)
+
+
+ACTIONS = {
+    "fail": _fail,
+    "bad data": _bad_data,
+    "bad data in beam": _bad_data_in_beam,
+    "bad data as text": _bad_data_as_text,
+    "disk full": _disk_full,
+    "killed": _killed,
+    "interrupted": _interrupted,
+    "interrupted in beam": _interrupted_in_beam,
+    "waiting": _waiting,
+}
+
+
+class Node(BaseComponent):
+    SPEC_CLASS = Spec
+    EXECUTOR_SPEC = ExecutorClassSpec(Executor)
+
+    def __init__(
+        self,
+        node: str,
+        control: Path,
+        source: Channel | None = None,
+        never: Channel | None = None,
+        setting: str = "",
+    ) -> None:
+        spec = Spec(
+            node=node,
+            control=str(control),
+            setting=setting,
+            source=source,
+            never=never,
+            text=Channel(type=Text),
+        )
+        super().__init__(spec)
+        self.with_id(node)
+
+
+def create(workspace: Workspace, control: Path, setting: str = "") -> Pipeline:
+    """First -> Second -> Third, and `setting` is a parameter of Second."""
+    first = Node("First", control)
+    second = Node("Second", control, source=first.outputs["text"], setting=setting)
+    third = Node("Third", control, source=second.outputs["text"])
+    return _pipeline(workspace, [first, second, third])
+
+
+def create_unresolvable(workspace: Workspace, control: Path) -> Pipeline:
+    """A node that needs an artifact which is nowhere in the metadata, then one that does not."""
+    resolver = Resolver(strategy_class=LatestArtifactStrategy, never=Channel(type=Never))
+    needy = Node("Needy", control, never=resolver.with_id("Look").outputs["never"])
+    last = Node("Last", control, source=needy.outputs["text"])
+    return _pipeline(workspace, [resolver, needy, last])
+
+
+def _pipeline(workspace: Workspace, components: Sequence[Any]) -> Pipeline:
+    return Pipeline(
+        pipeline_name="toy",
+        pipeline_root=str(workspace.artifacts),
+        components=list(components),
+        enable_cache=True,
+    )

@@ -1,0 +1,1 @@
+"""Keras models and layers: backend-neutral, serializable, one architecture a file."""

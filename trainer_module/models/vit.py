@@ -1,0 +1,111 @@
+"""Vision transformer for small images: no class token, a wide head over all tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+Shape = tuple[int | None, ...]
+
+
+@keras.saving.register_keras_serializable(package="perennial")
+class Patches(layers.Layer):  # type: ignore[misc]
+    """Cut [B, H, W, C] into flat square patches [B, H * W / size**2, size**2 * C], row by row.
+
+    Height and width must be known and multiples of `size`.
+    """
+
+    def __init__(self, size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size = size
+
+    def call(self, images: Any) -> Any:
+        """Cut `images` up."""
+        _, height, width, channels = images.shape
+        rows, columns = height // self.size, width // self.size
+        grid = ops.reshape(images, (-1, rows, self.size, columns, self.size, channels))
+        grid = ops.transpose(grid, (0, 1, 3, 2, 4, 5))
+        return ops.reshape(grid, (-1, rows * columns, self.size**2 * channels))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """The shape that `call` gives."""
+        batch, height, width, channels = input_shape
+        assert height and width and channels
+        tokens = height // self.size * (width // self.size)
+        return batch, tokens, self.size**2 * channels
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "size": self.size}
+
+
+@keras.saving.register_keras_serializable(package="perennial")
+class PositionEmbedding(layers.Layer):  # type: ignore[misc]
+    """Add one learned vector for each position to tokens [B, T, D]."""
+
+    def build(self, input_shape: Shape) -> None:
+        """Make the table [T, D]."""
+        self.table = self.add_weight(name="table", shape=input_shape[1:], initializer="uniform")
+
+    def call(self, tokens: Any) -> Any:
+        """Add the table."""
+        return tokens + self.table
+
+
+def small_vit(
+    *,
+    image_size: int,
+    num_classes: int,
+    patch_size: int,
+    dim: int,
+    depth: int,
+    heads: int,
+    key_dim: int,
+    mlp_dim: int,
+    head_dims: Sequence[int],
+    dropout: float,
+    head_dropout: float,
+) -> keras.Model:
+    """Build the model: pixel values 0 to 255 [B, image_size, image_size, 3] to logits [B, num_classes].
+
+    Its layer "normalization" must be adapted to images before use.
+
+    Raises:
+        ValueError: `image_size` is not a multiple of `patch_size`.
+    """
+    if image_size % patch_size:
+        raise ValueError(
+            f"image_size {image_size} is not a multiple of patch_size {patch_size}; change one"
+        )
+    images = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
+    x = layers.Normalization(name="normalization")(images)
+    x = Patches(patch_size, name="patches")(x)
+    x = layers.Dense(dim, name="projection")(x)
+    x = PositionEmbedding(name="position")(x)
+    for index in range(depth):
+        x = _encoder_block(x, f"block{index}", dim, heads, key_dim, mlp_dim, dropout)
+    x = layers.LayerNormalization(epsilon=1e-6, name="norm")(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dropout(head_dropout, name="drop")(x)
+    for index, units in enumerate(head_dims):
+        x = layers.Dense(units, activation="gelu", name=f"head{index}")(x)
+        x = layers.Dropout(head_dropout, name=f"head{index}_drop")(x)
+    # In float32 under mixed precision too: the loss and the served probabilities need it.
+    logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
+    return keras.Model(images, logits, name="small_vit")
+
+
+def _encoder_block(
+    x: Any, name: str, dim: int, heads: int, key_dim: int, mlp_dim: int, dropout: float
+) -> Any:
+    normed = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm1")(x)
+    attention = layers.MultiHeadAttention(heads, key_dim, dropout=dropout, name=f"{name}_attention")
+    x = layers.Add(name=f"{name}_add1")([x, attention(normed, normed)])
+    y = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm2")(x)
+    for index, units in enumerate((mlp_dim, dim)):
+        y = layers.Dense(units, activation="gelu", name=f"{name}_mlp{index}")(y)
+        y = layers.Dropout(dropout, name=f"{name}_mlp{index}_drop")(y)
+    return layers.Add(name=f"{name}_add2")([x, y])
