@@ -165,3 +165,7 @@ def _write_traceback(error: Exception) -> Path:
     with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
         traceback.print_exception(error, file=file)
     return Path(path)
+
+
+if __name__ == "__main__":
+    main()
