@@ -23,9 +23,10 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from pipeline.serving.errors import ServingError
+from pipeline.serving.errors import CODES, ServingError
 from pipeline.serving.tensors import Arrays, to_proto
 
+_POLL_SECONDS = 0.05
 _NO_LIMIT = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -129,38 +130,47 @@ class Client:
         request = model_management_pb2.ReloadConfigRequest(config=config)
         response = self._call(self._models.HandleReloadConfigRequest, request)
         if response.status.error_code:
-            code = grpc.StatusCode
-            names = {status.value[0]: status.name for status in code}
-            raise ServingError(names[response.status.error_code], response.status.error_message)
+            raise ServingError(CODES[response.status.error_code], response.status.error_message)
 
     def wait_available(self, model: str, version: int, timeout: float = 60.0) -> None:
         """Wait until a version answers requests.
 
         Raises:
-            ServingError: its load failed, or DEADLINE_EXCEEDED after `timeout` seconds.
+            ServingError: FAILED_PRECONDITION where it cannot be loaded, or DEADLINE_EXCEEDED after
+                `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
         while True:
-            state, error = self._state(model, version)
+            state = self._states(model).get(version, "unknown")
             if state == "AVAILABLE":
                 return
-            if state == "END" and error:
-                raise ServingError("FAILED_PRECONDITION", f"{model} version {version}: {error}")
             if time.monotonic() > deadline:
                 raise ServingError(
-                    "DEADLINE_EXCEEDED",
-                    f"{model} version {version} is {state or 'unknown'} after {timeout:g} s "
-                    f"{error}".rstrip(),
+                    "DEADLINE_EXCEEDED", f"{model} version {version} is {state} after {timeout:g} s"
                 )
-            time.sleep(0.05)
+            time.sleep(_POLL_SECONDS)
 
-    def _state(self, model: str, version: int) -> tuple[str, str]:
+    def is_settled(self, model: str) -> bool:
+        """Whether a version answers requests and no other is being loaded.
+
+        Raises:
+            ServingError: FAILED_PRECONDITION where a version cannot be loaded.
+        """
+        states = set(self._states(model).values())
+        return "AVAILABLE" in states and not states & {"START", "LOADING"}
+
+    def _states(self, model: str) -> dict[int, str]:
+        """States by version; none while the server is starting."""
         try:
-            return self.status(model).get(version, ("", ""))
+            states = self.status(model)
         except ServingError as error:
-            if error.code not in ("NOT_FOUND", "UNAVAILABLE"):  # not scanned or not up yet
+            if error.code not in ("NOT_FOUND", "UNAVAILABLE", "DEADLINE_EXCEEDED"):
                 raise
-            return "", error.message
+            return {}
+        for version, (state, why) in states.items():
+            if state == "END" and why:
+                raise ServingError("FAILED_PRECONDITION", f"{model} version {version}: {why}")
+        return {version: state for version, (state, _) in states.items()}
 
     def _call(self, method: grpc.UnaryUnaryMultiCallable, request: Message) -> Any:
         try:

@@ -104,7 +104,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def Predict(  # noqa: N802 - named by the stub
+    def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
     ) -> predict_pb2.PredictResponse:
         service = self._service
@@ -129,7 +129,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             response.model_spec.signature_name = signature
             return response
 
-    def GetModelMetadata(  # noqa: N802 - named by the stub
+    def GetModelMetadata(
         self,
         request: get_model_metadata_pb2.GetModelMetadataRequest,
         context: grpc.ServicerContext,
@@ -155,7 +155,7 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def GetModelStatus(  # noqa: N802 - named by the stub
+    def GetModelStatus(
         self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
     ) -> get_model_status_pb2.GetModelStatusResponse:
         with _told(context):
@@ -163,7 +163,7 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
                 raise invalid("Missing ModelSpec")
             return status_response(self._service.manager.status(*target_of(request.model_spec)))
 
-    def HandleReloadConfigRequest(  # noqa: N802 - named by the stub
+    def HandleReloadConfigRequest(
         self,
         request: model_management_pb2.ReloadConfigRequest,
         context: grpc.ServicerContext,
