@@ -1,11 +1,9 @@
-"""A SavedModel with the signatures of a trained one, made in seconds instead of trained.
-
-It tells images apart by their mean colour: the classes are the colour channels.
-"""
+"""SavedModels for tests of serving, made in seconds instead of trained."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from components.features import IMAGE
@@ -15,11 +13,11 @@ SIZE = 8  # pixels on a side that images are resized to
 
 
 def export_colour_model(directory: Path, sharpness: float = 1.0) -> None:
-    """Write the model to `directory`.
+    """Write a model that tells images apart by their mean colour, with a trained one's signatures:
 
-    Signatures: serving_default(image_bytes: string [N]) and serving_examples(examples: string [N]),
-    both to {"probabilities": float32 [N, 3], "label": string [N]}. `sharpness` scales the logits,
-    so that two versions can be told apart by their probabilities.
+    serving_default(image_bytes: string [N]) and serving_examples(examples: string [N]),
+    both to {"probabilities": float32 [N, 3], "label": string [N]}. `sharpness` scales the logits, so
+    that versions can be told apart by their probabilities.
     """
     import keras
     import numpy as np
@@ -60,3 +58,37 @@ def export_colour_model(directory: Path, sharpness: float = 1.0) -> None:
     extra = directory / "assets.extra"
     extra.mkdir()
     (extra / "classes.json").write_text(json.dumps(CLASSES))
+
+
+def export_waiting_model(directory: Path) -> None:
+    """Write a model that computes until a file exists: serving_default(path: string [1])."""
+    import keras
+    import tensorflow as tf
+
+    def wait(path: tf.Tensor) -> dict[str, tf.Tensor]:
+        def absent(_: tf.Tensor) -> tf.Tensor:
+            return tf.equal(tf.size(tf.io.matching_files(path)), 0)
+
+        turns = tf.while_loop(absent, lambda turn: (turn + 1,), (tf.constant(0),))
+        return {"turns": tf.reshape(turns[0], [1])}
+
+    archive = keras.export.ExportArchive()
+    archive.track(keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)]))
+    archive.add_endpoint("serving_default", wait, [tf.TensorSpec([1], tf.string, name="path")])
+    archive.write_out(str(directory), verbose=False)
+
+
+def write_warmup(directory: Path, values: Sequence[bytes], signature: str, argument: str) -> None:
+    """Put warm-up requests, one for each value, into the SavedModel in `directory`."""
+    import tensorflow as tf
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    path = directory / "assets.extra" / "tf_serving_warmup_requests"
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for value in values:
+            log = PredictionLog()
+            request = log.predict_log.request
+            request.model_spec.signature_name = signature
+            request.inputs[argument].CopyFrom(tf.make_tensor_proto([value]))
+            writer.write(log.SerializeToString())

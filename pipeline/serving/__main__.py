@@ -6,12 +6,13 @@ Prints one line once both ports are open, and ends on SIGTERM or SIGINT when wha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 BANNER = (
     "Perennial's development server: for trying and testing models on this machine.\n"
@@ -22,12 +23,13 @@ BANNER = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal comes; return the exit code."""
     options = _parser().parse_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     print(BANNER, flush=True)
-
+    # Its errors come back as status codes and are logged here.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _stderr_closed():
+        from pipeline.serving.server import ModelServer
     from pipeline.serving.errors import ServingError
-    from pipeline.serving.server import ModelServer
 
     finished = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -58,6 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finished.wait()
     server.stop()
     return 0
+
+
+@contextlib.contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Keep away what TensorFlow writes while it loads, before it knows of any log level."""
+    saved = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def _parser() -> argparse.ArgumentParser:

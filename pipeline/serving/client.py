@@ -141,9 +141,11 @@ class Client:
         """
         deadline = time.monotonic() + timeout
         while True:
-            state = self._states(model).get(version, "unknown")
+            state, error = self._states(model).get(version, ("unknown", ""))
             if state == "AVAILABLE":
                 return
+            if state == "END" and error:
+                raise ServingError("FAILED_PRECONDITION", f"{model} version {version}: {error}")
             if time.monotonic() > deadline:
                 raise ServingError(
                     "DEADLINE_EXCEEDED", f"{model} version {version} is {state} after {timeout:g} s"
@@ -154,23 +156,23 @@ class Client:
         """Whether a version answers requests and no other is being loaded.
 
         Raises:
-            ServingError: FAILED_PRECONDITION where a version cannot be loaded.
+            ServingError: FAILED_PRECONDITION where a version could not be loaded.
         """
-        states = set(self._states(model).values())
-        return "AVAILABLE" in states and not states & {"START", "LOADING"}
+        states = self._states(model)
+        for version, (state, error) in states.items():
+            if state == "END" and error:
+                raise ServingError("FAILED_PRECONDITION", f"{model} version {version}: {error}")
+        found = {state for state, _ in states.values()}
+        return "AVAILABLE" in found and not found & {"START", "LOADING"}
 
-    def _states(self, model: str) -> dict[int, str]:
-        """States by version; none while the server is starting."""
+    def _states(self, model: str) -> dict[int, tuple[str, str]]:
+        """As `status`, but empty while the server is starting."""
         try:
-            states = self.status(model)
+            return self.status(model)
         except ServingError as error:
             if error.code not in ("NOT_FOUND", "UNAVAILABLE", "DEADLINE_EXCEEDED"):
                 raise
             return {}
-        for version, (state, why) in states.items():
-            if state == "END" and why:
-                raise ServingError("FAILED_PRECONDITION", f"{model} version {version}: {why}")
-        return {version: state for version, (state, _) in states.items()}
 
     def _call(self, method: grpc.UnaryUnaryMultiCallable, request: Message) -> Any:
         try:

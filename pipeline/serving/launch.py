@@ -79,6 +79,8 @@ class Source:
         except (OSError, ValueError, text_format.ParseError) as error:
             raise ConfigError(f"{config_file} is not a ModelServerConfig: {error}") from error
         models = {model.name: Path(model.base_path) for model in config.model_config_list.config}
+        if not models:
+            raise ConfigError(f"{config_file} has no model_config_list with a model in it")
         return cls(models, config_file.absolute())
 
 
@@ -205,6 +207,7 @@ class ServerProcess:
         self._source = source
         self._log: IO[bytes] | None = None
         self._process: subprocess.Popen | None = None
+        self.returncode: int | None = None  # once it has ended
 
     def __enter__(self) -> Self:
         self._log = tempfile.TemporaryFile()
@@ -258,4 +261,5 @@ class ServerProcess:
             self._process.wait()
             if self._container:
                 subprocess.run(["docker", "kill", self._container], check=False)
+        self.returncode = self._process.returncode
         self._log.close()

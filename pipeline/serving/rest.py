@@ -75,7 +75,10 @@ class RestServer:
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            logger=_silent_logger(),
             keepalive_timeout=service.limits.receive_seconds,
+            # For the rest of a body that is refused: closed at once, the answer would get lost.
+            lingering_time=service.limits.receive_seconds,
             shutdown_timeout=service.limits.request_seconds,
         )
         self._listener: asyncio.Server | None = None
@@ -152,7 +155,7 @@ class RestServer:
         except TimeoutError:
             message = f"the request did not arrive within {limits.receive_seconds:g} s"
             raise ServingError("DEADLINE_EXCEEDED", message, 408) from None
-        except web.HTTPException:
+        except ServingError:
             raise
         except Exception as error:  # a broken chunk or compression
             raise invalid(f"the body cannot be read: {error}") from error
@@ -228,10 +231,15 @@ async def _explained(request: web.Request, handler: Handler) -> web.StreamRespon
     except Exception as error:
         log.exception("%s %s failed", request.method, request.path)
         status, message = 500, f"{type(error).__name__} in the server"
-    response = _json({"error": message}, status=status)
-    if status in (408, 413):
-        response.force_close()  # the rest of the body may still be on its way
-    return response
+    return _json({"error": message}, status=status)
+
+
+def _silent_logger() -> logging.Logger:
+    """For aiohttp, which has nothing to say but a traceback for each client that sends junk."""
+    logger = logging.getLogger("perennial.serving.http")
+    logger.propagate = False
+    logger.addHandler(logging.NullHandler())
+    return logger
 
 
 def _match(pattern: re.Pattern[str], request: web.Request) -> re.Match[str]:

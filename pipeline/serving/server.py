@@ -36,6 +36,7 @@ class ModelServer:
             ... server.grpc_port, server.rest_port
 
     grpc_port, rest_port: where it listens, once started.
+    manager: the loaded models.
     """
 
     def __init__(
@@ -84,8 +85,8 @@ class ModelServer:
         self._config = config
         self._config_file = None if config_file is None else Path(config_file)
         self._config_poll_seconds = config_poll_seconds
-        self._manager = Manager(config, poll_seconds, load_retries, retry_seconds)
-        self._service = Service(self._manager, self.limits)
+        self.manager = Manager(config, poll_seconds, load_retries, retry_seconds)
+        self._service = Service(self.manager, self.limits)
         self._grpc: grpc.Server | None = None
         self._rest: _RestThread | None = None
         self._stopping = threading.Event()
@@ -104,7 +105,7 @@ class ModelServer:
         except OSError:
             self._rest.stop()
             raise
-        self._manager.start()
+        self.manager.start()
         self._grpc.start()
         if self._config_file and self._config_poll_seconds:
             self._watcher.start()
@@ -117,8 +118,8 @@ class ModelServer:
                 `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
-        for name in self._manager.labels():
-            self._manager.wait_for(name, max(0.0, deadline - time.monotonic()))
+        for name in self.manager.labels():
+            self.manager.wait_for(name, max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
         """Accept no more requests, finish those that run, and free the models."""
@@ -129,7 +130,7 @@ class ModelServer:
             finished = self._grpc.stop(self.limits.request_seconds)
             self._rest.stop()
             finished.wait()
-            self._manager.stop()
+            self.manager.stop()
 
     def __enter__(self) -> Self:
         self.start()
@@ -152,7 +153,7 @@ class ModelServer:
             try:
                 config = read_config(self._config_file)
                 if config != applied:
-                    self._manager.reload(config, self.limits.request_seconds)
+                    self.manager.reload(config, self.limits.request_seconds)
                     applied = config
                     log.info("%s is in force", self._config_file)
                 complaint = ""
