@@ -41,6 +41,7 @@ _STATUS = re.compile(_MODEL + r"(?P<metadata>/metadata)?")
 _PAGE = Path(__file__).with_name("page.html")
 _PAGE_CLASSES = 5
 _CHUNK = 64 * 1024
+_REFUSAL_SECONDS = 1.0
 _BUFFERED_REQUESTS = 16  # as many of the largest size may wait in memory, or more small ones
 _LONGEST_VERSION = 18  # digits, so that it fits an int64
 VERSION_HEADER = "X-Model-Version"  # which version answered; the body has no place for it
@@ -63,7 +64,7 @@ class RestServer:
         self._service = service
         self._threads = ThreadPoolExecutor(service.limits.concurrency, thread_name_prefix="rest")
         self._buffered = 0
-        app = web.Application(middlewares=[_explained])
+        app = web.Application(middlewares=[self._sent, _explained])
         app.router.add_get("/", self._page)
         app.router.add_get("/page/models", self._page_models)
         app.router.add_post("/page/models/{model}", self._page_predict)
@@ -107,6 +108,19 @@ class RestServer:
         if len(server.connections) >= self._service.limits.connections:
             return _Refuse()
         return server()
+
+    @web.middleware
+    async def _sent(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Send the answer, and hang up on a client that does not take it."""
+        response = await handler(request)
+        try:
+            async with asyncio.timeout(self._service.limits.receive_seconds):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            if request.transport:
+                request.transport.abort()
+        return response
 
     async def _predict(self, request: web.Request) -> web.Response:
         match = _match(_PREDICT, request)
@@ -216,7 +230,9 @@ class _Refuse(asyncio.Protocol):
         transport.write(
             b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         )
-        transport.close()
+        # Closed at once, the answer could get lost with what the client is still sending.
+        transport.write_eof()
+        asyncio.get_running_loop().call_later(_REFUSAL_SECONDS, transport.close)
 
 
 @web.middleware

@@ -18,9 +18,13 @@ from pipeline.serving.metrics import Metrics
 from pipeline.serving.model import LoadedModel
 from pipeline.serving.tensors import Arrays
 
-# The compressed formats that TensorFlow's decode_image reads, by their first bytes. A BMP is not
-# compressed, so that the limit on bytes is enough.
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF")
+# The compressed formats that TensorFlow's decode_image reads, by their first bytes: JPEG, PNG, GIF,
+# WebP and JPEG XL, twice. A BMP is not compressed, so that the limit on bytes is enough.
+_MAGIC = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF"),
+    *(b"\xff\n", b"\0\0\0\x0cJXL "),
+)
+# Pillow cannot read the size of a JPEG XL, so it is refused.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 
 
@@ -32,7 +36,7 @@ class Limits:
     pixels: of all images in a request together, before they are resized.
     concurrency: predictions at a time; one more is told to come back (RESOURCE_EXHAUSTED, 429).
     request_seconds: longest time to answer, also for a client that gives no deadline or a later.
-    receive_seconds: longest time for a client to send a request over REST.
+    receive_seconds: longest time for a client to send a request, or to take its answer, over REST.
     connections: REST connections at a time.
     """
 
