@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 import requests
 import typer.testing
@@ -589,6 +590,28 @@ class TestPolicies:
             client_in_a_hurry = Client(server.host, server.grpc_port, server.rest_port, timeout=0.5)
             with client_in_a_hurry:
                 assert refusal(client_in_a_hurry.reload, config) in ("UNKNOWN", "DEADLINE_EXCEEDED")
+
+
+class TestMemory:
+    def test_requests_and_swaps_leave_nothing_behind(
+        self, tmp_path: Path, colour_models: list[Path]
+    ) -> None:
+        """A short soak; tests/benchmarks/serving.py has the one of 10,000 requests."""
+        image = picture(size=(256, 256), kind="BMP")  # 197 kB, so that 160 MB pass through
+        process = psutil.Process()
+        push(colour_models[0], tmp_path, 1)
+        with ModelServer(tmp_path, MODEL, poll_seconds=0.05) as server, connected(server) as client:
+            server.wait_ready(SECONDS)
+            sizes = []
+            for version in range(1, 9):
+                for _ in range(50):
+                    client.predict(MODEL, {"image_bytes": strings([image])})
+                    client.predict_images(MODEL, [image])
+                sizes.append(process.memory_info().rss)
+                push(colour_models[0], tmp_path, version + 1)
+                client.wait_available(MODEL, version + 1, SECONDS)
+        # The first turn still fills pools.
+        assert sizes[-1] - sizes[0] < 60e6, sizes
 
 
 class TestProcess:

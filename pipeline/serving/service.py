@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import logging
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -17,6 +18,8 @@ from pipeline.serving.manager import Manager
 from pipeline.serving.metrics import Metrics
 from pipeline.serving.model import LoadedModel
 from pipeline.serving.tensors import Arrays
+
+log = logging.getLogger("perennial.serving")
 
 # The compressed formats that TensorFlow's decode_image reads, by their first bytes: JPEG, PNG, GIF,
 # WebP and JPEG XL, twice. A BMP is not compressed, so that the limit on bytes is enough.
@@ -95,6 +98,7 @@ class Service:
             raise
         except Exception as error:
             code = "INTERNAL"
+            log.exception("%s of %s failed", api, target.model)
             raise ServingError(code, f"{type(error).__name__} in the server") from error
         finally:
             # An unknown name is the client's text: a label each would fill the memory.
