@@ -29,6 +29,7 @@ class Unusable(Exception):  # noqa: N818 - not an error of the program: it becom
     def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
         self.kind = kind
+        self.detail = detail
 
 
 class RemoteFile(NamedTuple):

@@ -7,12 +7,13 @@ named nor begin like an image; every other file is one, also where it cannot be 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from components.errors import BadDataError
 from components.image_example_gen import files
@@ -75,8 +76,10 @@ class FileUnit(Unit):
                 problem=file.problem,
             )
 
-    def _loader(self, file: SourceFile):  # type: ignore[no-untyped-def]
-        return lambda: files.read(files.join(self.root, file.name), self.max_bytes)
+    def _loader(self, file: SourceFile) -> Callable[[], bytes]:
+        if file.problem and file.problem[0] in _NOT_READ:
+            return functools.partial(_refuse, *file.problem)
+        return functools.partial(files.read, files.join(self.root, file.name), self.max_bytes)
 
 
 def listing(location: str, options: Options) -> Listing:
@@ -153,6 +156,12 @@ def _labelled(
 
 # Marks a folder among the entries of a walk.
 _FOLDER = ("folder", "")
+# Problems with files that are not even hashed: a link may lead to what is none of our business.
+_NOT_READ = ("link", "manifest", "unreadable")
+
+
+def _refuse(kind: str, detail: str) -> bytes:
+    raise files.Unusable(kind, detail)
 
 
 def _remote_entries(location: str, ignored: Counter[str]) -> Iterator[SourceFile]:

@@ -7,8 +7,10 @@ import io
 import numpy as np
 import numpy.typing as npt
 
+Pixels = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 
-def encode(pixels: npt.NDArray[np.uint8]) -> bytes:
+
+def encode(pixels: Pixels) -> bytes:
     """A BMP of uint8 [H, W, 3], RGB.
 
     Unlike PNG, whose bytes change with the compressor's version, it gives the same pixels the same

@@ -1,0 +1,51 @@
+"""Data sources: one small module each, with a function from a location to a `Listing`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from components.errors import BadDataError
+from components.image_example_gen import source_name
+from components.image_example_gen.options import Options
+from components.image_example_gen.source_name import SourceName
+from components.image_example_gen.sources import cifar10, digits, folder, manifest, tfds, tfrecord
+from components.image_example_gen.sources.base import Listing
+
+_LISTINGS: dict[str, Callable[[str, Options], Listing]] = {
+    source_name.DIGITS: digits.listing,
+    source_name.FOLDER: folder.listing,
+    source_name.MANIFEST: manifest.listing,
+    source_name.TFRECORD: tfrecord.listing,
+    source_name.TFDS: tfds.listing,
+    source_name.CIFAR10: cifar10.listing,
+}
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+
+
+def list_source(name: SourceName, options: Options) -> Listing:
+    """List one source, of the kind that is named or else that it looks like. Raises BadDataError."""
+    return _LISTINGS[name.kind or _recognised(name.location)](name.location, options)
+
+
+def _recognised(location: str) -> str:
+    lowered = location.lower()
+    if lowered.endswith(manifest.EXTENSIONS):
+        return source_name.MANIFEST
+    if lowered.endswith(_ARCHIVES):
+        raise BadDataError(f"{location}: is an archive; unpack it and give the folder")
+    if source_name.is_remote(location):
+        is_records = tfrecord.FILE_NAME.search(location)
+        return source_name.TFRECORD if is_records else source_name.FOLDER
+    if cifar10.recognises(location):
+        return source_name.CIFAR10
+    if os.path.exists(location) and tfrecord.recognises(location):
+        return source_name.TFRECORD
+    if os.path.isfile(location):
+        raise BadDataError(
+            f"{location}: a file of unknown kind; give a folder of class folders, a manifest (.csv "
+            "or .jsonl) or TFRecords"
+        )
+    return source_name.FOLDER
+
+
