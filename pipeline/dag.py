@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import tensorflow_data_validation as tfdv
@@ -33,7 +32,6 @@ from pipeline.settings import Config
 class Locations:
     """Where a run reads and writes: paths or URIs."""
 
-    data_root: str
     pipeline_root: str
     push_directory: str
 
@@ -45,8 +43,9 @@ def create_pipeline(
 ) -> Pipeline:
     """Wire the nodes. Nothing is read or run here."""
     example_gen = ImageExampleGen(
-        input_base=locations.data_root,
+        input_base=config.data.source,
         splits=config.data.splits,
+        options=config.data.options,
         code=fingerprint.of("components.image_example_gen.component"),
     ).with_id("ImageExampleGen")
 

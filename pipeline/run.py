@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.image_example_gen import source_name
 from pipeline.config import check_paths, dump_toml
 from pipeline.console import Console
 from pipeline.errors import NotBlessed
@@ -82,7 +83,6 @@ def _execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
 
     started = datetime.datetime.now(datetime.UTC)
     locations = Locations(
-        data_root=str(_data_root(config, workspace)),
         pipeline_root=str(workspace.artifacts),
         push_directory=str(config.push_directory),
     )
@@ -99,16 +99,6 @@ def _execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
         pushed=pushed.get_string_custom_property("pushed_destination") or None,
         total_wall_s=(datetime.datetime.now(datetime.UTC) - started).total_seconds(),
     )
-
-
-def _data_root(config: Config, workspace: Workspace) -> Path:
-    if config.data.folder is not None:
-        return config.data.folder
-    from components.image_example_gen.digits import write_digits
-
-    root = workspace.data / "digits"
-    write_digits(root)
-    return root
 
 
 def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
@@ -179,7 +169,7 @@ def _cached(outcome: Outcome) -> str:
 def _next_command(outcome: Outcome, config: Config) -> str:
     if outcome.pushed is None:
         return "change the data or the settings above, such as --epochs, and run again"
-    if config.data.folder is None:
+    if config.data.source == source_name.DIGITS:
         return "perennial run --data DIR with a folder of your own class folders"
     workspace = shlex.quote(os.path.relpath(config.workspace))
-    return f"add images and run again: perennial run --data {shlex.quote(str(config.data.folder))} --workspace {workspace}"
+    return f"add images and run again: perennial run --data {shlex.quote(config.data.source)} --workspace {workspace}"

@@ -83,7 +83,9 @@ def list_remote(root: str) -> list[RemoteFile]:
     try:
         (tree, single) = _remote(root).match([f"{root}/**", root])
     except OSError as error:
-        raise BadDataError(f"{root}: cannot be read: {error}; check the name and your access") from error
+        raise BadDataError(
+            f"{root}: cannot be read: {error}; check the name and your access"
+        ) from error
     found = {
         item.path: item.size_in_bytes
         for item in [*tree.metadata_list, *single.metadata_list]

@@ -100,7 +100,8 @@ def _header(data: bytes, max_pixels: int) -> Image.Image:
         raise Unusable("not an image", "or one with a damaged header") from None
     if header.width * header.height > max_pixels:
         raise Unusable(
-            "too large", f"{header.width:,} x {header.height:,} pixels, data.max_pixels = {max_pixels:,}"
+            "too large",
+            f"{header.width:,} x {header.height:,} pixels, data.max_pixels = {max_pixels:,}",
         )
     return header
 

@@ -128,9 +128,7 @@ def _pieces(data: DataSet, units: list[list[Input]], classes: list[str]) -> list
     ]
 
 
-def _settle(
-    units: list[list[Input]], outcomes: Mapping[int, list[Outcome]]
-) -> dict[str, Facts]:
+def _settle(units: list[list[Input]], outcomes: Mapping[int, list[Outcome]]) -> dict[str, Facts]:
     """Note what became of each input. Returns the facts of each example, by name."""
     facts: dict[str, Facts] = {}
     broken: dict[str, Problem] = {}
@@ -228,7 +226,8 @@ def _account(
             }
             # Those that matter most first, in case that there are too many.
             for pair in sorted(
-                pairs, key=lambda pair: (pair[0].label == pair[1].label, pair[0].split == pair[1].split)
+                pairs,
+                key=lambda pair: (pair[0].label == pair[1].label, pair[0].split == pair[1].split),
             )[:MAX_PAIRS_LISTED]
         ],
     )

@@ -7,13 +7,11 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from components.image_example_gen.counter import Counter
 from components.image_example_gen.dataset import DataSet
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.parallel import in_order
 from components.image_example_gen.sources.base import Item
-from components.progress import report
-
-PROGRESS_EVERY = 500  # inputs
 
 # An image that is in several splits stays where it is held out, so that these stay comparable.
 _HELD_OUT_FIRST = {"test": 0, "eval": 1}
@@ -53,19 +51,14 @@ class Input:
 
 def scan(data: DataSet) -> list[list[Input]]:
     """Read and hash every input, by unit."""
-    total = data.inputs
     found: list[list[Input]] = []
-    unreported = 0
-    for unit in data.units:
-        inputs: list[Input] = []
-        for item, sha256, problem in in_order(_hashed, unit.items(), lambda item: item.size):
-            inputs.append(Input(item.name, item.label, item.split, sha256, unit.span, problem))
-            unreported += 1
-            if unreported == PROGRESS_EVERY:
-                report("step", what="read", advance=unreported, total=total, unit="files")
-                unreported = 0
-        found.append(inputs)
-    report("step", what="read", advance=unreported, total=total, unit="files")
+    with Counter("read", data.inputs, "inputs") as counter:
+        for unit in data.units:
+            inputs: list[Input] = []
+            for item, sha256, problem in in_order(_hashed, unit.items(), lambda item: item.size):
+                inputs.append(Input(item.name, item.label, item.split, sha256, unit.span, problem))
+                counter.add()
+            found.append(inputs)
     return found
 
 

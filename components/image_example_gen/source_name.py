@@ -13,6 +13,11 @@ TFDS = "tfds"
 CIFAR10 = "cifar10"
 PREFIXES = (FOLDER, MANIFEST, TFRECORD, TFDS, CIFAR10)
 
+MANIFESTS = (".csv", ".jsonl", ".ndjson")
+RECORDS = re.compile(
+    r"(\.(tfrecords?|tfrec|record)(\.gz)?(-\d+-of-\d+)?|-\d+-of-\d+)$", re.IGNORECASE
+)
+
 _SPEC = re.compile(r"\{(SPAN|VERSION|YYYY|MM|DD)(:[^}]*)?\}")
 
 
@@ -46,6 +51,13 @@ def parse(text: str) -> SourceName:
     if colon and prefix in PREFIXES:
         return SourceName(prefix, rest)
     return SourceName("", text)
+
+
+def kind_of_file(location: str) -> str:
+    """The kind of source that a file is by its name, "" where it does not tell."""
+    if location.lower().endswith(MANIFESTS):
+        return MANIFEST
+    return TFRECORD if RECORDS.search(location) else ""
 
 
 def is_remote(location: str) -> bool:

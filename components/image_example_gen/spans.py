@@ -100,7 +100,9 @@ def _expression(location: str) -> str:
     for match in re.finditer(r"\{(SPAN|VERSION|YYYY|MM|DD)(?::([^}]*))?\}", location):
         name, width = match[1], match[2]
         if width is not None and not (name in ("SPAN", "VERSION") and re.fullmatch("[1-9]", width)):
-            raise BadDataError(f"{location}: {match[0]}: the width must be a digit, as in {{SPAN:3}}")
+            raise BadDataError(
+                f"{location}: {match[0]}: the width must be a digit, as in {{SPAN:3}}"
+            )
         digits = {"YYYY": "{4}", "MM": "{2}", "DD": "{2}"}.get(name) or (
             f"{{{width}}}" if width else "+"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -11,15 +12,13 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from components import features
+from components.image_example_gen.counter import Counter
 from components.image_example_gen.dataset import SpanUnit
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.images import Picture, read_image
 from components.image_example_gen.inputs import Problem
 from components.image_example_gen.parallel import in_order
 from components.image_example_gen.sources.base import Item
-from components.progress import report
-
-PROGRESS_EVERY = 200  # images
 
 
 class Target(NamedTuple):
@@ -75,24 +74,17 @@ def write(work: Work, max_pixels: int, images: int, output: str | None) -> list[
     """
     writers: dict[str, tf.io.TFRecordWriter] = {}
     outcomes: list[Outcome] = []
-    unreported = 0
-    try:
-        tasks = _tasks(work, max_pixels, outcomes)
+    tasks = _tasks(work, max_pixels, outcomes)
+    with contextlib.ExitStack() as stack, Counter("ingest", images, "images") as counter:
         for position, split, record, fate in in_order(_encode, tasks, lambda task: task.item.size):
             outcomes.append((position, fate))
-            if output is not None and record:
-                if split not in writers:
-                    path = os.path.join(output, f"Split-{split}", work.shard)
-                    writers[split] = tf.io.TFRecordWriter(path)
-                writers[split].write(record)
-            unreported += 1
-            if unreported == PROGRESS_EVERY:
-                report("step", what="ingest", advance=unreported, total=images, unit="images")
-                unreported = 0
-    finally:
-        for writer in writers.values():
-            writer.close()
-    report("step", what="ingest", advance=unreported, total=images, unit="images")
+            counter.add()
+            if output is None or not record:
+                continue
+            if split not in writers:
+                path = os.path.join(output, f"Split-{split}", work.shard)
+                writers[split] = stack.enter_context(tf.io.TFRecordWriter(path))
+            writers[split].write(record)
     return outcomes
 
 
@@ -164,7 +156,9 @@ def move(output: str, moves: Mapping[str, tuple[str, str]]) -> None:
     """
     writers: dict[str, tf.io.TFRecordWriter] = {}
     for source in sorted({source for source, _ in moves.values()}):
-        for path in tf.io.gfile.glob(os.path.join(output, f"Split-{source}", "data_tfrecord-*-of-*")):
+        for path in tf.io.gfile.glob(
+            os.path.join(output, f"Split-{source}", "data_tfrecord-*-of-*")
+        ):
             partial = f"{path}.partial"
             with tf.io.TFRecordWriter(partial) as staying:
                 for record in tf.data.TFRecordDataset(path).as_numpy_iterator():

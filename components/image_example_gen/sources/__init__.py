@@ -30,22 +30,18 @@ def list_source(name: SourceName, options: Options) -> Listing:
 
 def _recognised(location: str) -> str:
     lowered = location.lower()
-    if lowered.endswith(manifest.EXTENSIONS):
-        return source_name.MANIFEST
     if lowered.endswith(_ARCHIVES):
         raise BadDataError(f"{location}: is an archive; unpack it and give the folder")
     if source_name.is_remote(location):
-        is_records = tfrecord.FILE_NAME.search(location)
-        return source_name.TFRECORD if is_records else source_name.FOLDER
+        return source_name.kind_of_file(location) or source_name.FOLDER
     if cifar10.recognises(location):
         return source_name.CIFAR10
-    if os.path.exists(location) and tfrecord.recognises(location):
-        return source_name.TFRECORD
-    if os.path.isfile(location):
+    if os.path.isdir(location):
+        return source_name.TFRECORD if tfrecord.recognises(location) else source_name.FOLDER
+    kind = source_name.kind_of_file(location)
+    if not kind and os.path.isfile(location):
         raise BadDataError(
             f"{location}: a file of unknown kind; give a folder of class folders, a manifest (.csv "
             "or .jsonl) or TFRecords"
         )
-    return source_name.FOLDER
-
-
+    return kind or source_name.FOLDER

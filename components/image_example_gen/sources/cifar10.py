@@ -112,7 +112,9 @@ class _Batch(Unit):
         if self.path.endswith(".bin"):
             whole, rest = divmod(len(data), _ROW)
             if rest or not whole:
-                raise ValueError(f"{len(data):,} bytes are not a whole number of {_ROW:,}-byte rows")
+                raise ValueError(
+                    f"{len(data):,} bytes are not a whole number of {_ROW:,}-byte rows"
+                )
             rows = np.frombuffer(data, np.uint8).reshape(-1, _ROW)
             return rows[:, 0].tolist(), rows[:, 1:]
         batch = loads(data)

@@ -36,7 +36,9 @@ def _file() -> Path:
         path = Path(folder, "datasets", "data", "digits.csv.gz")
         if path.is_file():
             return path
-    raise BadDataError("digits: not found in scikit-learn; install it again: pip install scikit-learn")
+    raise BadDataError(
+        "digits: not found in scikit-learn; install it again: pip install scikit-learn"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,6 @@ from components.image_example_gen.source_name import is_remote
 from components.image_example_gen.sources import folder
 from components.image_example_gen.sources.base import Content, Listing, printable, split_name
 
-EXTENSIONS = (".csv", ".jsonl", ".ndjson")
 COLUMNS = ("path", "label")
 _MAX_BYTES = 2**30
 

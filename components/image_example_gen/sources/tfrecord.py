@@ -21,7 +21,7 @@ from typing import Any
 from components.errors import BadDataError
 from components.image_example_gen import files
 from components.image_example_gen.options import Options
-from components.image_example_gen.source_name import is_remote
+from components.image_example_gen.source_name import RECORDS, is_remote
 from components.image_example_gen.sources.base import (
     SPLITS,
     Content,
@@ -31,7 +31,6 @@ from components.image_example_gen.sources.base import (
     printable,
 )
 
-FILE_NAME = re.compile(r"(\.(tfrecords?|tfrec|record)(\.gz)?(-\d+-of-\d+)?|-\d+-of-\d+)$", re.I)
 _IMAGE = ("image/encoded", "image")
 _LABEL = (
     "image/class/text",
@@ -44,9 +43,9 @@ _MAX_TEXT_BYTES = 2**24
 
 
 def recognises(location: str) -> bool:
-    """Whether a local path is, or directly holds, files named like TFRecords."""
-    names = os.listdir(location) if os.path.isdir(location) else [location]
-    return any(FILE_NAME.search(name) for name in names)
+    """Whether a local folder directly holds files named like TFRecords."""
+    with os.scandir(location) as entries:
+        return any(RECORDS.search(entry.name) and entry.is_file() for entry in entries)
 
 
 def listing(location: str, options: Options) -> Listing:
@@ -85,7 +84,7 @@ def _names(location: str) -> tuple[list[str], list[str]]:
     else:
         return [], []
     visible = sorted(name for name in found if not os.path.basename(name).startswith("."))
-    records = [name for name in visible if FILE_NAME.search(name)]
+    records = [name for name in visible if RECORDS.search(name)]
     return records, [name for name in visible if name not in set(records)]
 
 
@@ -199,14 +198,20 @@ class _RecordUnit(Unit):
         labels: set[str] = set()
         for key in self.label:
             feature = features[key]
-            labels = {value.decode("utf-8", "backslashreplace") for value in feature.bytes_list.value}
+            labels = {
+                value.decode("utf-8", "backslashreplace") for value in feature.bytes_list.value
+            }
             labels |= {classes.get(value, str(value)) for value in feature.int64_list.value}
             labels.discard("")
             if labels:
                 break
         problem = None
         if len(labels) != 1:
-            shown = f"objects of {len(labels)} classes" if labels else "none of " + ", ".join(self.label)
+            shown = (
+                f"objects of {len(labels)} classes"
+                if labels
+                else "none of " + ", ".join(self.label)
+            )
             problem = ("no class", f"{shown}; see data.label_feature")
         return Item(name, next(iter(labels), ""), load, len(record), split, problem)
 
