@@ -53,7 +53,7 @@ def listing(location: str, options: Options) -> Listing:
     names, others = _names(location)
     if not names and not others:
         raise BadDataError(f"{location}: no such file or folder of TFRecords")
-    root = location if is_remote(location) or os.path.isdir(location) else os.path.dirname(location)
+    root = location[: -len(names[0])] if names and location.endswith(names[0]) else location
     texts = {name: _text(root, name) for name in others if _tells_names(name)}
     image, label = _features(texts, options)
     classes = _class_names(texts)
@@ -74,6 +74,8 @@ def _names(location: str) -> tuple[list[str], list[str]]:
     """TFRecord files and others, relative to the folder."""
     if is_remote(location):
         found = [entry.name for entry in files.list_remote(location)]
+        if found == [""]:
+            return [os.path.basename(location)], []
     elif os.path.isdir(location):
         found = [entry.name for entry in os.scandir(location) if entry.is_file()]
     elif os.path.isfile(location):
