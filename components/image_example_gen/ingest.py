@@ -69,10 +69,8 @@ class Ingest:
                 f"{named}. `perennial data check` lists them all"
             )
         if len(record.classes) < 2:
-            raise BadDataError(
-                f"{source}: only one class, {record.classes[0]!r}; a classifier needs at least two "
-                "classes with images"
-            )
+            found = f"only one class, {record.classes[0]!r}" if record.classes else "no class"
+            raise BadDataError(f"{source}: {found}; a classifier needs two with images at least")
         record.check_splits(splits, source)
 
 

@@ -17,8 +17,8 @@ from components.image_example_gen.images import THUMB
 
 MAX_BITS = 7  # of 128: pairs this near share at least one of the eight 16-bit words
 MAX_DIFFERENCE = 6.0  # mean difference of the thumbnails' values, 0 to 255
-# Neighbours that each image is compared with within a word: bounds the work where many look the same.
-NEIGHBOURS = 64
+# Neighbours that an image is compared with within a word: bounds the work where all are alike.
+NEIGHBOURS = 32
 
 
 class Pair(NamedTuple):
@@ -36,13 +36,12 @@ def find(thumbs: Sequence[bytes]) -> list[Pair]:
     gray = pixels.astype(np.uint16).sum(axis=3)
     words = _hashes(gray)
     brightness = gray.sum(axis=(1, 2))
-    pairs = [
-        _alike(words, pixels, *candidates)
-        for word in words.T
-        for candidates in _neighbours(word, brightness)
-    ]
-    found = np.unique(np.concatenate([np.empty((0, 2), np.int64), *pairs]), axis=0)
-    return [Pair(int(first), int(second)) for first, second in found]
+    # A pair as one number, first * count + second, so that telling them apart is fast.
+    found = np.empty(0, np.int64)
+    for word in words.T:
+        alike = [_alike(words, pixels, *pair) for pair in _neighbours(word, brightness)]
+        found = np.unique(np.concatenate([found, *alike]))
+    return [Pair(*divmod(number, len(thumbs))) for number in found.tolist()]
 
 
 def groups(pairs: Sequence[Pair]) -> list[list[int]]:
@@ -51,7 +50,7 @@ def groups(pairs: Sequence[Pair]) -> list[list[int]]:
 
     def find_root(position: int) -> int:
         while (parent := root.setdefault(position, position)) != position:
-            root[position] = root[parent] if parent in root else parent
+            root[position] = root.get(parent, parent)
             position = parent
         return position
 
@@ -95,4 +94,5 @@ def _alike(
     first, second = first[near], second[near]
     difference = np.abs(pixels[first].astype(np.int16) - pixels[second]).mean(axis=(1, 2, 3))
     same = difference <= MAX_DIFFERENCE
-    return np.sort(np.stack([first[same], second[same]], axis=1), axis=1)
+    first, second = first[same], second[same]
+    return np.minimum(first, second) * len(words) + np.maximum(first, second)
