@@ -475,6 +475,22 @@ class TestChecks:
         assert shortened(map(str, range(count)), limit=2) == text
 
 
+def test_progress_counts_every_input_and_image(
+    two_classes: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.image_example_gen.counter.EVERY", 7)
+    (two_classes / "cat" / "00.png").write_bytes(b"")
+    with caplog.at_level("INFO", logger="perennial.progress"):
+        check(two_classes)
+    steps = [record.fields for record in caplog.records if record.msg == "step"]  # type: ignore[attr-defined]
+    for what, unit, total in (("read", "inputs", 80), ("ingest", "images", 79)):
+        mine = [step for step in steps if step["what"] == what]
+        assert len(mine) > 10
+        assert sum(step["advance"] for step in mine) == total
+        assert all((step["total"], step["unit"]) == (total, unit) for step in mine)
+        assert mine[-1][f"{unit}_per_s"] > 0
+
+
 class TestChange:
     """Files that change between being hashed and being decoded."""
 
