@@ -172,4 +172,5 @@ def _next_command(outcome: Outcome, config: Config) -> str:
     if config.data.source == source_name.DIGITS:
         return "perennial run --data DIR with a folder of your own class folders"
     workspace = shlex.quote(os.path.relpath(config.workspace))
-    return f"add images and run again: perennial run --data {shlex.quote(config.data.source)} --workspace {workspace}"
+    source = shlex.quote(config.data.source)
+    return f"add images and run again: perennial run --data {source} --workspace {workspace}"

@@ -8,6 +8,7 @@ import socket
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def make(image_format: str, seed: int, mode: str = "RGB", **options: Any) -> byt
     return encoded(picture(seed, mode), image_format, **options)
 
 
-def oriented(seed: int, orientation: int, image_format: str = "JPEG") -> bytes:
+def oriented(orientation: int, seed: int, image_format: str = "JPEG") -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
     return make(image_format, seed, exif=exif.tobytes())
@@ -102,9 +103,7 @@ def bmp_rle(seed: int) -> bytes:
     rows = b"".join(bytes([WIDTH, (seed + row) % 256, 0, 0]) for row in range(HEIGHT)) + b"\0\1"
     palette = b"".join(bytes([index, 255 - index, seed % 256, 0]) for index in range(256))
     offset = 14 + 40 + len(palette)
-    info = struct.pack(
-        "<IiiHHIIiiII", 40, WIDTH, HEIGHT, 1, 8, 1, len(rows), 2835, 2835, 256, 256
-    )
+    info = struct.pack("<IiiHHIIiiII", 40, WIDTH, HEIGHT, 1, 8, 1, len(rows), 2835, 2835, 256, 256)
     header = struct.pack("<2sIHHI", b"BM", offset + len(rows), 0, 0, offset)
     return header + info + palette + rows
 
@@ -114,15 +113,23 @@ def animation(image_format: str, seed: int) -> bytes:
     return encoded(frames[0], image_format, save_all=True, append_images=frames[1:])
 
 
+def half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def truncated(image_format: str, seed: int) -> bytes:
+    return half(make(image_format, seed))
+
+
 VALID: dict[str, tuple[Callable[[int], bytes], str]] = {
     "baseline.jpg": (lambda n: make("JPEG", n), "none"),
     "progressive.jpg": (lambda n: make("JPEG", n, progressive=True), "none"),
     "gray.jpeg": (lambda n: make("JPEG", n, "L"), "none"),
     "444.jpe": (lambda n: make("JPEG", n, subsampling=0, quality=100), "none"),
     "cmyk.jpg": (lambda n: make("JPEG", n, "CMYK"), "cmyk"),
-    "upright.jpg": (lambda n: oriented(n, 1), "none"),
-    **{f"turned {k}.jpg": (lambda n, k=k: oriented(n, k), "orientation") for k in range(2, 9)},
-    "nonsense orientation.jpg": (lambda n: oriented(n, 77), "none"),
+    "upright.jpg": (lambda n: oriented(1, n), "none"),
+    **{f"turned {k}.jpg": (partial(oriented, k), "orientation") for k in range(2, 9)},
+    "nonsense orientation.jpg": (lambda n: oriented(77, n), "none"),
     "broken exif.jpg": (lambda n: make("JPEG", n, exif=b"Exif\0\0MM\0*\0\0\0\xff\xff"), "none"),
     "trailing rubbish.jpg": (lambda n: make("JPEG", n) + b"\0" * 100 + b"rubbish", "none"),
     "UPPER.JPG": (lambda n: make("JPEG", n), "none"),
@@ -139,7 +146,7 @@ VALID: dict[str, tuple[Callable[[int], bytes], str]] = {
     "colour key.png": (png_color_key, "alpha"),
     "gray 16 bit.png": (lambda n: make("PNG", n, "I;16"), "16-bit"),
     "rgb 16 bit.png": (png_16_bit_rgb, "16-bit"),
-    "turned.png": (lambda n: oriented(n, 6, "PNG"), "orientation"),
+    "turned.png": (lambda n: oriented(6, n, "PNG"), "orientation"),
     "animated.png": (lambda n: animation("PNG", n), "none"),
     "still.gif": (lambda n: make("GIF", n, "P"), "none"),
     "animated.gif": (lambda n: animation("GIF", n), "none"),
@@ -163,7 +170,7 @@ VALID: dict[str, tuple[Callable[[int], bytes], str]] = {
     "16 bit.tiff": (lambda n: make("TIFF", n, "I;16"), "tiff"),
     "cmyk.tiff": (lambda n: make("TIFF", n, "CMYK"), "tiff"),
     "alpha.tiff": (lambda n: make("TIFF", n, "RGBA"), "tiff"),
-    "turned.tiff": (lambda n: oriented(n, 6, "TIFF"), "tiff"),
+    "turned.tiff": (lambda n: oriented(6, n, "TIFF"), "tiff"),
     "pages.tiff": (lambda n: animation("TIFF", n), "tiff"),
     "a png.jpg": (lambda n: make("PNG", n), "none"),
     "no extension": (lambda n: make("JPEG", n), "none"),
@@ -181,11 +188,14 @@ VALID: dict[str, tuple[Callable[[int], bytes], str]] = {
 }
 
 BROKEN: dict[str, tuple[Callable[[int], bytes], str]] = {
-    "empty.jpg": (lambda n: b"", "empty"),  # noqa: ARG005
-    "empty too.png": (lambda n: b"", "empty"),  # noqa: ARG005
+    "empty.jpg": (lambda n: b"", "empty"),
+    "empty too.png": (lambda n: b"", "empty"),
     "text.jpg": (lambda n: b"this is no picture %d" % n, "not an image"),
     "page.jpg": (lambda n: b"<!DOCTYPE html><html>%d 404</html>" % n, "unsupported"),
-    "drawing.svg": (lambda n: b"<svg xmlns='http://www.w3.org/2000/svg' id='%d'/>" % n, "unsupported"),
+    "drawing.svg": (
+        lambda n: b"<svg xmlns='http://www.w3.org/2000/svg' id='%d'/>" % n,
+        "unsupported",
+    ),
     "phone.heic": (lambda n: b"\0\0\0\x18ftypheic\0\0\0\0%d" % n, "unsupported"),
     "noise.png": (lambda n: np.random.default_rng(n).bytes(2000), "not an image"),
     "header only.jpg": (lambda n: make("JPEG", n)[:200], "damaged"),
@@ -193,16 +203,12 @@ BROKEN: dict[str, tuple[Callable[[int], bytes], str]] = {
     "float.tiff": (lambda n: encoded(picture(n, "F"), "TIFF"), "unsupported"),
     "wrong checksum.png": (lambda n: _flipped(make("PNG", n), 60), "damaged"),
     **{
-        f"truncated.{kind.lower()}": (lambda n, kind=kind: _half(make(kind, n)), "damaged")
+        f"truncated.{kind.lower()}": (partial(truncated, kind), "damaged")
         for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
     },
-    "truncated progressive.jpg": (lambda n: _half(make("JPEG", n, progressive=True)), "damaged"),
+    "truncated progressive.jpg": (lambda n: half(make("JPEG", n, progressive=True)), "damaged"),
     "without an end.jpg": (lambda n: make("JPEG", n)[:-2], "damaged"),
 }
-
-
-def _half(data: bytes) -> bytes:
-    return data[: len(data) // 2]
 
 
 def _flipped(data: bytes, position: int) -> bytes:
@@ -279,7 +285,7 @@ def _add_what_is_no_input(root: Path) -> None:
     (root / "bird").mkdir()
     os.mkfifo(root / "cat" / "pipe.png")
     listener = socket.socket(socket.AF_UNIX)
-    folder = os.getcwd()
+    folder = Path.cwd()
     os.chdir(root)  # a socket's path is at most 108 bytes long
     try:
         listener.bind("cat/socket.png")

@@ -193,7 +193,9 @@ class TestPaths:
         assert load(None, {"data.source": source}).config.data.folder == tmp_path / "photos"
 
     def test_what_ingest_is_told_follows_from_the_settings(self) -> None:
-        data = load(None, {"data.depth": 2, "data.spans": 3, "data.max_bad_fraction": 0.5}).config.data
+        data = load(
+            None, {"data.depth": 2, "data.spans": 3, "data.max_bad_fraction": 0.5}
+        ).config.data
         assert (data.options.depth, data.options.spans) == (2, 3)
         assert data.options.max_bad_fraction == 0.5
         assert load(None, {}).config.data.options == Options()
@@ -501,7 +503,9 @@ class TestCheckPaths:
         with pytest.raises(DataError, match="is a file; give a folder of class folders"):
             self.check(tmp_path, data__source=str(file))
 
-    @pytest.mark.parametrize("name", ["list.csv", "list.jsonl", "pets-train.tfrecord-00000-of-00001"])
+    @pytest.mark.parametrize(
+        "name", ["list.csv", "list.jsonl", "pets-train.tfrecord-00000-of-00001"]
+    )
     def test_a_manifest_and_records_are_files(self, tmp_path: Path, name: str) -> None:
         self.check(tmp_path, data__source=str(write(tmp_path / name, "")))
 

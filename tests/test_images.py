@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import numpy as np
@@ -30,9 +31,9 @@ def as_transform_reads(data: bytes) -> Pixels:
 
 def as_a_viewer_shows(data: bytes) -> Pixels:
     """Pixels as Pillow decodes them: first frame, upright, on white, 8 bits of RGB."""
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    image = ImageOps.exif_transpose(image)
+    opened = Image.open(io.BytesIO(data))
+    opened.load()
+    image: Image.Image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I;16"):
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., np.newaxis], 3, axis=2)
     if image.mode in ("RGBA", "LA") or "transparency" in image.info:
@@ -94,7 +95,7 @@ def test_an_alpha_channel_that_hides_nothing_is_kept() -> None:
 def test_the_pixel_limit_is_on_the_header_and_inclusive() -> None:
     data = corpus.encoded(Image.new("RGB", (100, 50)), "PNG")
     assert read_image(data, 5000).width == 100
-    with pytest.raises(Unusable, match="100 x 50 pixels, data.max_pixels = 4,999"):
+    with pytest.raises(Unusable, match=r"100 x 50 pixels, data\.max_pixels = 4,999"):
         read_image(data, 4999)
 
 
@@ -142,11 +143,10 @@ class TestDamage:
     """Whatever is done to a file, it is stored as something readable, or refused."""
 
     def check(self, data: bytes) -> None:
-        try:
+        picture: Picture | None = None
+        with contextlib.suppress(Unusable):
             picture = read(data)
-        except Unusable as refusal:
-            assert refusal.kind
-        else:
+        if picture is not None:
             shape = as_transform_reads(picture.encoded).shape
             assert shape == (picture.height, picture.width, 3)
 
@@ -157,7 +157,13 @@ class TestDamage:
         self.check(data[: int(len(data) * share)])
 
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    @given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4))
+    @given(
+        flips=st.lists(
+            st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)),
+            min_size=1,
+            max_size=4,
+        )
+    )
     def test_bits_flipped(self, name: str, flips: list[tuple[float, int]]) -> None:
         data = bytearray(SAMPLES[name])
         for place, mask in flips:

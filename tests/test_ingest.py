@@ -1,4 +1,4 @@
-"""The ingest: every input accounted for, duplicates, splits, checks, and the component around it."""
+"""The ingest: every input accounted for, duplicates, splits, checks, and the component."""
 
 from __future__ import annotations
 
@@ -235,7 +235,9 @@ entries = st.lists(
 
 
 class TestJudge:
-    def judged(self, found: Sequence[tuple[str, str, str, int]], order: Sequence[int]) -> list[Input]:
+    def judged(
+        self, found: Sequence[tuple[str, str, str, int]], order: Sequence[int]
+    ) -> list[Input]:
         inputs = [
             entry(f"{index}.png", label, sha256, split, span)
             for index, (label, sha256, split, span) in enumerate(found)
@@ -364,7 +366,9 @@ class TestNearDuplicates:
                 joined = reach[first] | reach[second]
                 for node in joined:
                     reach[node] = joined
-        assert sorted({tuple(sorted(nodes)) for nodes in reach.values()}) == list(map(tuple, groups))
+        assert sorted({tuple(sorted(nodes)) for nodes in reach.values()}) == list(
+            map(tuple, groups)
+        )
 
     @pytest.fixture
     def doubled(self, tmp_path: Path) -> Path:
@@ -386,7 +390,9 @@ class TestNearDuplicates:
         assert 0 < counts["across_splits"] < 40
         assert result.near_duplicates[0]["paths"] == ["cat/0.png", "dog/wrong.jpg"]
         assert len(result.near_duplicates) == 40
-        assert any("look the same in different splits" in text for text in result.accounting.findings)
+        assert any(
+            "look the same in different splits" in text for text in result.accounting.findings
+        )
         assert any("cat/0.png = dog/wrong.jpg" in text for text in result.accounting.findings)
 
     def test_can_be_put_into_one_split(self, doubled: Path, tmp_path: Path) -> None:
@@ -395,7 +401,9 @@ class TestNearDuplicates:
         assert record.near_duplicates["across_splits"] == 0
         assert record.near_duplicates["pairs"] == 40
         written = by_split(examples)
-        names = [value(example, features.FILENAME) for split in written.values() for example in split]
+        names = [
+            value(example, features.FILENAME) for split in written.values() for example in split
+        ]
         assert len(names) == len(set(names)) == 80
         for split, found in written.items():
             counts = Counter(value(example, features.LABEL_TEXT) for example in found)
@@ -512,9 +520,7 @@ class TestChange:
         from tests.test_sources import example, write_records
 
         path = tmp_path / "x.tfrecord"
-        pets = [
-            example(image=corpus.make("PNG", seed), label=seed % 2) for seed in range(6)
-        ]
+        pets = [example(image=corpus.make("PNG", seed), label=seed % 2) for seed in range(6)]
         write_records(path, *pets)
         result = self.ingested(path, lambda: write_records(path, *pets[:4]))
         assert [line["kind"] for line in result.quarantine] == ["changed", "changed"]

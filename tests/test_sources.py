@@ -138,15 +138,15 @@ class TestFolder:
         # 1,200 levels of one letter stay below the longest path that Linux takes.
         folders = [f"{tmp_path}/cat" + "/d" * level for level in range(1200)]
         for folder in folders:
-            os.mkdir(folder)
+            Path(folder).mkdir()
         with open(f"{folders[-1]}/1.png", "wb") as file:
             file.write(corpus.make("PNG", 1))
         try:
             assert set(labels(tmp_path).values()) == {"cat"}
         finally:  # pytest removes folders by recursion
-            os.remove(f"{folders[-1]}/1.png")
+            Path(f"{folders[-1]}/1.png").unlink()
             for folder in reversed(folders):
-                os.rmdir(folder)
+                Path(folder).rmdir()
 
     def test_every_file_is_in_one_unit(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -178,7 +178,9 @@ class TestFingerprint:
         assert self.of(two_classes) == before
         assert self.of(Path(shutil.copytree(two_classes, tmp_path / "elsewhere"))) == before
 
-    @pytest.mark.parametrize("news", ["moved to another class", "one byte", "removed", "a new link"])
+    @pytest.mark.parametrize(
+        "news", ["moved to another class", "one byte", "removed", "a new link"]
+    )
     def test_anything_else_does(self, two_classes: Path, news: str) -> None:
         before = self.of(two_classes)
         file = two_classes / "cat" / "00.png"
@@ -293,7 +295,9 @@ class TestTFRecord:
 
     def test_other_names_are_set(self, tmp_path: Path) -> None:
         path = write_records(tmp_path / "x.tfrecord", example(jpg=IMAGE, cls=b"cat", label=9))
-        assert labels(path, image_feature="jpg", label_feature="cls") == {"x.tfrecord#000000": "cat"}
+        assert labels(path, image_feature="jpg", label_feature="cls") == {
+            "x.tfrecord#000000": "cat"
+        }
         assert "no bytes in image/encoded or image; there are cls, jpg" in str(problems(path))
 
     @pytest.mark.parametrize(
@@ -301,7 +305,10 @@ class TestTFRecord:
         [
             ("label.labels.txt", "zero\none\ntwo\n"),
             ("labels.txt", "0:zero\n1:one\n2:two\n"),
-            ("pet_label_map.pbtxt", "item {\n name: 'one'\n id: 1\n}\nitem { id: 2 name: \"two\" }"),
+            (
+                "pet_label_map.pbtxt",
+                "item {\n name: 'one'\n id: 1\n}\nitem { id: 2 name: \"two\" }",
+            ),
         ],
     )
     def test_numbers_become_names(self, tmp_path: Path, file: str, content: str) -> None:
@@ -441,7 +448,7 @@ class TestCifar10:
         return np.random.default_rng(0).integers(0, 256, (count, 3072), dtype=np.uint8)
 
     def python_version(self, root: Path, **batch: Any) -> Path:
-        content = {b"labels": [0, 1, 2, 3, 4], b"data": self.rows(), **batch}
+        content: dict[Any, Any] = {b"labels": [0, 1, 2, 3, 4], b"data": self.rows(), **batch}
         with (root / "batches.meta").open("wb") as file:
             pickle.dump({b"label_names": [name.encode() for name in self.names]}, file, protocol=2)
         for name in ("data_batch_1", "test_batch"):
@@ -497,7 +504,7 @@ class TestCifar10:
         plain = {b"a": [1, 2.5, "x", (b"y", None)], b"b": {1: True}}
         assert cifar10.loads(pickle.dumps(plain, protocol)) == plain
         for evil in (print, Evil(), Path("x"), np.float64, {b"x": io.BytesIO}):
-            with pytest.raises(ValueError, match="not a plain pickle: .* is not allowed"):
+            with pytest.raises(ValueError, match=r"not a plain pickle: .* is not allowed"):
                 cifar10.loads(pickle.dumps({b"x": evil}, protocol))
 
     def test_a_pickle_cannot_change_what_it_may_call(self) -> None:
@@ -537,7 +544,7 @@ class MemoryFileSystem(FileSystem):  # Beam finds it by its scheme
     def scheme(cls) -> str:
         return "mem"
 
-    def match(self, patterns: list[str], limits: object = None) -> list[MatchResult]:  # noqa: ARG002
+    def match(self, patterns: list[str], limits: object = None) -> list[MatchResult]:
         def found(pattern: str) -> list[FileMetadata]:
             if pattern.endswith("/**"):
                 names = [name for name in self.content if name.startswith(pattern[:-2])]
@@ -629,7 +636,9 @@ class TestRemote:
         (item,) = items("mem://b/x-train.tfrecord").values()
         assert (item.label, item.split, item.load()) == ("1", "train", IMAGE)
 
-    @pytest.mark.parametrize(("scheme", "extra"), [("gs", "gcp"), ("s3", "aws"), ("hdfs", "hadoop")])
+    @pytest.mark.parametrize(
+        ("scheme", "extra"), [("gs", "gcp"), ("s3", "aws"), ("hdfs", "hadoop")]
+    )
     def test_an_extra_that_is_not_installed_is_named(
         self, scheme: str, extra: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -646,4 +655,3 @@ def test_gzip_is_told_from_its_content(tmp_path: Path) -> None:
     plain = write_records(tmp_path / "x.tfrecord", example(image=IMAGE, label=1))
     plain.write_bytes(gzip.compress(plain.read_bytes()))
     assert list(labels(plain).values()) == ["1"]
-

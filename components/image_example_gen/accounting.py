@@ -33,8 +33,8 @@ class Accounting:
       ignored: number of files that are no inputs, by reason.
       normalized: number of examples by what was changed in them.
       spans: numbers of the spans that were read.
-      near_duplicates: pairs of examples that look the same: "pairs", and of them "across_splits" and
-        "across_classes", which suggests a wrong label.
+      near_duplicates: pairs of examples that look the same: "pairs", and of them "across_splits"
+        and "across_classes", which suggests a wrong label.
       findings: what a person should look at, one line each.
     """
 

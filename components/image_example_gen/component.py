@@ -13,7 +13,7 @@ from components.image_example_gen import driver, executor
 from components.image_example_gen.options import Options
 
 
-class ImageExampleGenSpec(component_spec.ComponentSpec):  # type: ignore[misc]
+class ImageExampleGenSpec(component_spec.ComponentSpec):
     """Parameters and output of ImageExampleGen."""
 
     PARAMETERS = {
@@ -30,7 +30,7 @@ class ImageExampleGenSpec(component_spec.ComponentSpec):  # type: ignore[misc]
     }
 
 
-class ImageExampleGen(base_beam_component.BaseBeamComponent):  # type: ignore[misc]
+class ImageExampleGen(base_beam_component.BaseBeamComponent):
     """Ingests labelled images from any of the sources in `sources`.
 
     Output `examples` holds uncompressed TFRecords of tf.Examples with the features named in

@@ -19,7 +19,7 @@ from components.image_example_gen.options import Options
 
 
 # Only the portable driver runs; components must name a class that is the older kind as well.
-class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):  # type: ignore[misc]
+class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):
     """Adds the data's spans and content fingerprint to the execution, which makes them part of the
     cache key.
 

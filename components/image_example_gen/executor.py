@@ -1,5 +1,5 @@
-"""Runs the ingest as a Beam pipeline. Image bytes cross no stage: a unit is read, decoded and written
-in one, and only what is known of its images leaves it.
+"""Runs the ingest as a Beam pipeline. Image bytes cross no stage: a unit is read, decoded and
+written in one, and only what is known of its images leaves it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SPANS_KEY = "resolved_spans"  # added by the driver
 _OUTCOMES = "outcomes.json"
 
 
-class _Write(beam.DoFn):  # type: ignore[misc]
+class _Write(beam.DoFn):
     """Yields a unit's index and its outcomes."""
 
     def __init__(self, max_pixels: int, images: int, output: str) -> None:
@@ -43,7 +43,7 @@ class _Write(beam.DoFn):  # type: ignore[misc]
         yield work.index, writing.write(work, self._max_pixels, self._images, self._output)
 
 
-class Executor(base_beam_executor.BaseBeamExecutor):  # type: ignore[misc]
+class Executor(base_beam_executor.BaseBeamExecutor):
     """Executor of ImageExampleGen."""
 
     def Do(

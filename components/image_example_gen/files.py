@@ -45,7 +45,7 @@ def join(root: str, name: str) -> str:
 
 
 def read(path: str, limit: int) -> bytes:
-    """The bytes of a file of at most `limit` bytes. Raises Unusable where there are none to be had."""
+    """The bytes of a file of at most `limit` bytes. Raises Unusable where it cannot be read."""
     try:
         with _open(path) as file:
             data = file.read(limit + 1 if is_remote(path) else _size(file, limit) + 1)

@@ -1,8 +1,8 @@
 """Decoding an image file once, and what of it is kept.
 
 What reads images later, Transform and serving, is `tf.io.decode_image(channels=3,
-expand_animations=False)`. A file that it shows as a viewer would is kept byte for byte. The others are
-normalised, which serving does not do with what it is sent:
+expand_animations=False)`. A file that it shows as a viewer would is kept byte for byte. The others
+are normalised, which serving does not do with what it is sent:
 
 - EXIF orientation is applied, CMYK becomes RGB: a new JPEG, quality 95 without chroma subsampling;
 - alpha and transparency are composited on white, 16 bits cut to their upper 8, WebP, TIFF and the
@@ -148,7 +148,8 @@ def _read_png(data: bytes, header: Image.Image) -> Picture:
 def _read_gif(data: bytes, header: Image.Image, max_pixels: int) -> Picture:
     frames = getattr(header, "n_frames", 1)
     header.seek(0)
-    covers = header.tile and header.tile[0][1] == (0, 0, *header.size)
+    tile = getattr(header, "tile", None)
+    covers = tile and tile[0][1] == (0, 0, *header.size)
     changes = []
     if "transparency" in header.info or not covers:
         changes.append("alpha")

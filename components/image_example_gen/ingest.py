@@ -84,7 +84,9 @@ def ingest(
     """Read, judge and decode every input, and account for it.
 
     Args:
+      data: what to read.
       shares: split name to its share of what the source itself does not put into a split.
+      options: how it is read, and whether near duplicates are put into one split.
       work: runs `writing.write` on each piece of work.
       output: folder of the Examples artifact, None where nothing is written.
 

@@ -31,8 +31,8 @@ class Problem(NamedTuple):
 class Input:
     """One input and its fate: an example of `split`, a duplicate, or quarantined.
 
-    `sha256` is "" where there are no bytes to be had. `is_given` tells a split that the source names
-    from one that follows from the content.
+    `sha256` is "" where there are no bytes to be had. `is_given` tells a split that the source
+    names from one that follows from the content.
     """
 
     name: str

@@ -33,7 +33,7 @@ class Options:
 
     @property
     def max_bytes(self) -> int:
-        """Bytes beyond which no file can be an image of `max_pixels`: 16-bit RGBA and 1 MiB more."""
+        """Bytes that no image of `max_pixels` exceeds: 16-bit RGBA, and 1 MiB more."""
         return 8 * self.max_pixels + 2**20
 
     def to_json(self) -> str:

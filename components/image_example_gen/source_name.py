@@ -22,7 +22,10 @@ _SPEC = re.compile(r"\{(SPAN|VERSION|YYYY|MM|DD)(:[^}]*)?\}")
 
 
 class SourceName(NamedTuple):
-    """A parsed source. kind "" leaves it to the content; location is a path, a URI or a TFDS name."""
+    """A parsed source. `kind` "" leaves it to the content.
+
+    `location` is a path, a URI or the name of a TFDS data set.
+    """
 
     kind: str
     location: str

@@ -1,9 +1,13 @@
 """Spans: TFX's numbered or dated parts of a data set, of which a run takes the latest or a range.
 
-A location may hold `{SPAN}`, or `{YYYY}`, `{MM}` and `{DD}` (the span is then the number of days since
-1970-01-01), and `{VERSION}`, of which the highest counts; `{SPAN:3}` is a number of three digits. As
-in TFX, numbers need not follow on each other: the last N spans are the N highest that are there.
+A location may hold `{SPAN}`, or `{YYYY}`, `{MM}` and `{DD}` (the span is then the number of days
+since 1970-01-01), and `{VERSION}`, of which the highest counts; `{SPAN:3}` is a number of three
+digits. As in TFX, numbers need not follow on each other: the last N spans are the N highest that
+are there.
 """
+
+# Locations may be URIs, and pathlib would make other ones of them.
+# ruff: noqa: PTH207
 
 from __future__ import annotations
 

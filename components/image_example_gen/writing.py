@@ -68,6 +68,7 @@ def write(work: Work, max_pixels: int, images: int, output: str | None) -> list[
     """Decode a unit's inputs and write them to `<output>/Split-<name>/<shard>`.
 
     Args:
+      work: the unit, and what its inputs are to become.
       max_pixels: see `Options`.
       images: how many there are in all units, for the progress shown.
       output: folder of an Examples artifact; None decodes only.

@@ -23,6 +23,7 @@ def check(data: DataConfig, log_format: str, quarantine: Path | None) -> int:
     """Read and decode everything that a run would, and show what became of it.
 
     Args:
+      data: the source and how it is read.
       log_format: "rich", "plain" or "json".
       quarantine: where to write the unusable inputs, one JSON object a line.
 
@@ -81,8 +82,7 @@ def _rows(result: Ingest) -> list[tuple[str, str]]:
     ):
         if counts:
             rows.append((name, ", ".join(f"{count:,} {kind}" for kind, count in counts.items())))
-    for line in result.quarantine[:MAX_SHOWN]:
-        rows.append(("", f"{line['path']}: {line['reason']}"))
+    rows += [("", f"{line['path']}: {line['reason']}") for line in result.quarantine[:MAX_SHOWN]]
     if (more := len(result.quarantine) - MAX_SHOWN) > 0:
         rows.append(("", f"... and {more:,} more; --quarantine FILE writes them all"))
     if len(record.spans) > 1 or record.spans != [0]:

@@ -1,5 +1,8 @@
 """Data sources: one small module each, with a function from a location to a `Listing`."""
 
+# Locations may be URIs, and pathlib would make other ones of them.
+# ruff: noqa: PTH112, PTH113
+
 from __future__ import annotations
 
 import os
@@ -24,7 +27,7 @@ _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".
 
 
 def list_source(name: SourceName, options: Options) -> Listing:
-    """List one source, of the kind that is named or else that it looks like. Raises BadDataError."""
+    """List one source, of the kind named or else recognised. Raises BadDataError."""
     return _LISTINGS[name.kind or _recognised(name.location)](name.location, options)
 
 

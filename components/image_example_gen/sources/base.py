@@ -50,7 +50,7 @@ class Unit(abc.ABC):
 
 
 class Content(NamedTuple):
-    """What the outcome depends on: a file, "" for none, and what makes it one input and no other."""
+    """What the outcome depends on: a file, "" for none, and what it means to the ingest."""
 
     identity: str
     path: str = ""

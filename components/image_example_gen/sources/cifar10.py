@@ -1,7 +1,7 @@
 """CIFAR-10 as it is published: the folder of the binary or of the Python version's batches.
 
-The Python version's batches are pickles, which can run any code when they are read. Here nothing can
-come out of one but dicts, lists, texts, bytes, numbers and arrays of bytes.
+The Python version's batches are pickles, which can run any code when they are read. Here nothing
+can come out of one but dicts, lists, texts, bytes, numbers and arrays of bytes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pickle
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,17 +35,17 @@ _MAX_BYTES = 2**28  # a published batch has 30 MB
 
 def recognises(location: str) -> bool:
     """Whether a local folder holds batches."""
-    return os.path.isdir(location) and any(map(BATCH.fullmatch, os.listdir(location)))
+    return any(map(BATCH.fullmatch, _names(location)))
 
 
 def listing(location: str, options: Options) -> Listing:  # noqa: ARG001 - one of many
     """List the batches. Raises BadDataError where there are none."""
-    names = sorted(os.listdir(location)) if os.path.isdir(location) else []
+    names = _names(location)
     batches = [name for name in names if BATCH.fullmatch(name)]
     if not batches:
         raise BadDataError(
-            f"{location}: no batches of CIFAR-10; unpack its archive and give the folder that holds "
-            "data_batch_1"
+            f"{location}: no batches of CIFAR-10; unpack its archive and give the folder that "
+            "holds data_batch_1"
         )
     meta = [name for name in names if name in _META]
     classes = _class_names(location, meta)
@@ -56,6 +57,11 @@ def listing(location: str, options: Options) -> Listing:  # noqa: ARG001 - one o
         ],
         ignored=Counter({"not a batch": len(names) - len(batches) - len(meta)}),
     )
+
+
+def _names(location: str) -> list[str]:
+    folder = Path(location)
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
 def _class_names(location: str, meta: list[str]) -> tuple[str, ...]:
@@ -83,7 +89,7 @@ class _Batch(Unit):
         return None
 
     def items(self) -> Iterator[Item]:
-        name = os.path.basename(self.path)
+        name = Path(self.path).name
         split = "test" if name.startswith("test") else "train"
         rows = 0
         try:

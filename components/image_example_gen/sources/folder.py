@@ -1,8 +1,11 @@
 """A folder of class folders: ROOT/[train|validation|test/]<class name>/.../<image file>.
 
-Links are followed inside the root only. Hidden files are not inputs, nor are files that neither are
-named nor begin like an image; every other file is one, also where it cannot be used.
+Links are followed inside the root only. Hidden files are not inputs, nor are files that neither
+are named nor begin like an image; every other file is one, also where it cannot be used.
 """
+
+# Locations may be URIs, and pathlib would make other ones of them.
+# ruff: noqa: PTH112, PTH122
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ EXTENSIONS = frozenset(
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _HEAD_BYTES = 16
 
-# A unit becomes one TFRecord shard per split; about what TensorFlow's data guide calls a good shard.
+# A unit becomes a TFRecord shard per split; about what TensorFlow's data guide calls a good shard.
 UNIT_BYTES = 128 * 2**20
 UNIT_FILES = 20_000
 MIN_UNITS = 2  # keeps a second worker busy on small sets
@@ -117,7 +120,7 @@ def listing(location: str, options: Options) -> Listing:
         found = list(_Walk(location, ignored))
     else:
         raise BadDataError(f"{location}: no such folder; --data takes a folder of class folders")
-    sources, notes = _labelled(found, options.depth, ignored)
+    sources, notes = _labelled(found, options.depth)
     return Listing(
         units=units(location, sources, options),
         contents=contents(location, sources),
@@ -154,9 +157,7 @@ def contents(root: str, sources: list[SourceFile]) -> list[Content]:
     ]
 
 
-def _labelled(
-    found: list[SourceFile], depth: int, ignored: Counter[str]
-) -> tuple[list[SourceFile], list[str]]:
+def _labelled(found: list[SourceFile], depth: int) -> tuple[list[SourceFile], list[str]]:
     """Give each file the class and split of its folders."""
     tops = {file.name.split("/")[0] for file in found if "/" in file.name}
     offset = int(bool(tops) and all(map(split_name, tops)) and "train" in map(split_name, tops))

@@ -1,7 +1,10 @@
-"""A manifest: a CSV file with the columns path, label and perhaps split, or JSON lines of these keys.
+"""A manifest: CSV with the columns path, label and perhaps split, or JSON lines of these keys.
 
-Paths are relative to the manifest's folder, absolute, or URIs. Files that are not listed are not read.
+Paths are relative to the manifest's folder, absolute, or URIs. What is not listed is not read.
 """
+
+# Locations may be URIs, and pathlib would make other ones of them.
+# ruff: noqa: PTH116, PTH120
 
 from __future__ import annotations
 
@@ -75,7 +78,7 @@ def _csv_rows(text: str, location: str) -> Iterator[tuple[int, Mapping[Any, Any]
                 f"separated by commas; {' and '.join(missing)} not found in {header}"
             )
         for row in reader:
-            extra = row.pop(None, None)  # type: ignore[call-overload]
+            extra = row.pop(None, None)
             yield reader.line_num, "more fields than columns" if extra else row
     except csv.Error as error:
         raise BadDataError(f"{location}: not CSV: line {reader.line_num}: {error}") from error

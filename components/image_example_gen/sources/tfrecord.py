@@ -3,9 +3,12 @@
 A record's image is in `image/encoded` or `image`; its class in `image/class/text`,
 `image/class/label` or `label`, or in `image/object/class/...` where all objects are of one class;
 other names are set by data.image_feature and data.label_feature. Numbers become the class names of
-`*.labels.txt`, `labels.txt` or `*label_map.pbtxt` in the same folder. A split's name in a file's name,
-as in `flowers-train.tfrecord-00000-of-00002`, is its records' split.
+`*.labels.txt`, `labels.txt` or `*label_map.pbtxt` in the same folder. A split's name in a file's
+name, as in `flowers-train.tfrecord-00000-of-00002`, is its records' split.
 """
+
+# Locations may be URIs, and pathlib would make other ones of them.
+# ruff: noqa: PTH112, PTH113, PTH119, PTH120, PTH208
 
 from __future__ import annotations
 
