@@ -54,9 +54,7 @@ def read_verdict(evaluation: Artifact, blessing: Artifact) -> Verdict:
     )
 
 
-def _load_metrics(
-    uri: str, model_name: str
-) -> dict[tuple[tuple[str, str], ...], dict[str, float]]:
+def _load_metrics(uri: str, model_name: str) -> dict[tuple[tuple[str, str], ...], dict[str, float]]:
     """Metric values by slice; the overall slice is the empty tuple."""
     result = tfma.load_eval_result(uri, model_name=model_name)
     return {
@@ -78,7 +76,7 @@ def _reasons(result: validation_result_pb2.ValidationResult) -> list[str]:
 
 
 def _reason(failure: Any) -> str:
-    name = failure.metric_key.name
+    name = failure.metric_key.name.removeprefix("sparse_categorical_")
     value = failure.metric_value.double_value.value
     threshold = failure.metric_threshold
     if failure.metric_key.is_diff:
