@@ -1,0 +1,1 @@
+"""Measurements, not tests: run as `python -m tests.benchmarks.<name>`, each prints ratios."""
