@@ -3,9 +3,9 @@
 python -m tests.benchmarks.ingest DIR [--rounds 3] [--copies 10]
 
 DIR is a folder of class folders. The bare loop reads and decodes each image once, in one thread,
-and writes it to a TFRecord. Ingest hashes, decodes, measures, compares, accounts and writes. Each is
-measured in turn, `rounds` times, and the best counts: other work on the machine only ever adds. For
-memory, processes ingest the set once and `copies` times, each copy with other bytes.
+and writes it to a TFRecord. Ingest hashes, decodes, measures, compares, accounts and writes. Each
+is measured in turn, `rounds` times, and the best counts: other work on the machine only ever adds.
+For memory, processes ingest the set once and `copies` times, each copy with other bytes.
 
 With 500 flower photos of 67 KB and two cores, on which a dozen processes competed:
 
