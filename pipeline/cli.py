@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import enum
 import importlib.metadata
 import json
@@ -18,12 +19,12 @@ import typer
 
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
 
-EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
+EPILOG = f"Exit codes: {'; '.join(f'{code} {why}' for code, why in EXIT_CODES.items())}."
 
 app = typer.Typer(
     name="perennial",
     help="Retrains image classifiers: from a folder of images to an evaluated, pushed model.",
-    epilog=f"{EPILOG}.",
+    epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,22 +43,29 @@ LogFormatOption = Annotated[
     LogFormat,
     typer.Option(help="auto: live on a terminal, else plain lines; json: one object a line."),
 ]
+# Not a Path: that would take an empty string for the working directory.
 WorkspaceOption = Annotated[
-    Path | None,
-    typer.Option(help="Folder for metadata, artifacts, logs and models.  [default: workspace]"),
+    str | None,
+    typer.Option(
+        metavar="DIR", help="Folder for metadata, artifacts, logs and models (default: workspace)."
+    ),
 ]
 
 
-@app.command(epilog=f"{EPILOG}.")
+@app.command(epilog=EPILOG)
 def run(
     config: Annotated[
         Path | None, typer.Option(help="TOML file of settings.", metavar="FILE")
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="digits, or a folder with one folder of images per class."),
+        typer.Option(
+            metavar="digits|DIR", help="digits, or a folder with one folder of images per class."
+        ),
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="How to train, such as vit.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How to train, such as vit.")
+    ] = None,
     workspace: WorkspaceOption = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     settings: Annotated[
@@ -77,7 +85,7 @@ def run(
         flags = {
             "data.source": data,
             "train.recipe": recipe,
-            "workspace": None if workspace is None else str(workspace),
+            "workspace": workspace,
             "train.epochs": epochs,
         }
         overrides = {key: value for key, value in flags.items() if value is not None}
@@ -86,7 +94,7 @@ def run(
 
         from pipeline.run import run as run_pipeline
 
-        code = run_pipeline(loaded.config, loaded.origins, _shown_as(log_format))
+        code = run_pipeline(loaded.config, loaded.origins, shown_as(log_format))
     raise typer.Exit(code)
 
 
@@ -96,7 +104,7 @@ def doctor(workspace: WorkspaceOption = None, log_format: LogFormatOption = LogF
     with _reported(log_format):
         from pipeline.doctor import main_doctor
 
-        code = main_doctor(workspace or Path("workspace"), _shown_as(log_format))
+        code = main_doctor(Path(workspace or "workspace"), shown_as(log_format))
     raise typer.Exit(code)
 
 
@@ -116,7 +124,7 @@ def main() -> None:
     app()
 
 
-def _shown_as(log_format: LogFormat) -> str:
+def shown_as(log_format: LogFormat) -> str:
     """Resolve `auto`: "rich", "plain" or "json"."""
     if log_format is not LogFormat.AUTO:
         return log_format.value
@@ -145,7 +153,8 @@ def _reported(log_format: LogFormat) -> Iterator[None]:
 def _fail(log_format: LogFormat, kind: str, message: str, exit_code: int) -> NoReturn:
     line = " ".join(message.splitlines())
     if log_format is LogFormat.JSON:
-        event = {"event": "error", "kind": kind, "message": line, "exit_code": exit_code}
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        event = {"ts": now, "event": "error", "kind": kind, "message": line, "exit_code": exit_code}
         print(json.dumps(event), flush=True)
     print(f"perennial: error: {line}", file=sys.stderr)
     raise typer.Exit(exit_code)
@@ -156,3 +165,7 @@ def _write_traceback(error: Exception) -> Path:
     with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
         traceback.print_exception(error, file=file)
     return Path(path)
+
+
+if __name__ == "__main__":
+    main()

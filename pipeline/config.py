@@ -21,7 +21,6 @@ import json
 import os
 import re
 import reprlib
-import stat
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -38,6 +37,7 @@ from pipeline.settings import (
     Config,
     DataConfig,
     TrainConfig,
+    is_unicode,
 )
 from trainer_module import recipes
 
@@ -116,9 +116,11 @@ def parse_set(text: str) -> tuple[str, Any]:
     Raises ConfigError.
     """
     key, equals, value = text.partition("=")
-    key = key.strip()
+    key, value = key.strip(), value.strip()
     if not (equals and key):
         raise ConfigError(f"--set {text!r}: must be KEY=VALUE, such as train.epochs=5")
+    if not is_unicode(text):
+        raise ConfigError(f"--set {text!r}: must be UTF-8")
     try:
         parsed = tomllib.loads(f"value = {value}")
     except (ValueError, RecursionError):
@@ -144,9 +146,8 @@ def check_paths(config: Config) -> None:
         _check_data_folder(config.data.folder)
         _check_outside("workspace", config.workspace, config.data.folder)
         _check_outside("push.directory", config.push_directory, config.data.folder)
-    schema = config.data.schema_file
-    if schema is not None and not os.path.isfile(schema):
-        raise ConfigError(f"data.schema_file: {str(schema)!r} is not a file")
+    if config.data.schema_file is not None:
+        _check_readable("data.schema_file", config.data.schema_file)
     if config.push.directory is not None:
         _check_writable("push.directory", config.push.directory)
 
@@ -158,7 +159,7 @@ class _Layer(NamedTuple):
 
 
 def _file_layer(path: Path) -> _Layer:
-    return _Layer(f"file:{path}", _read_toml(path), Path(os.path.abspath(path)).parent)
+    return _Layer(f"file:{path}", _read_toml(path), path.absolute().parent)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -280,11 +281,11 @@ def _flat_items(
 
 
 def _anchored(value: object, field: FieldInfo, folder: Path | None) -> object:
-    if folder is None or not isinstance(value, str) or not value:
+    if folder is None or not isinstance(value, str) or not value or value.startswith("~"):
         return value
     is_path = PATH in field.metadata
     is_source = SOURCE in field.metadata and value not in BUILT_IN_SOURCES
-    return os.path.join(folder, os.path.expanduser(value)) if is_path or is_source else value
+    return str(folder / value) if is_path or is_source else value
 
 
 def _unknown(key: str, value: object, section: type[BaseModel], root: type[Config]) -> str:
@@ -295,12 +296,11 @@ def _unknown(key: str, value: object, section: type[BaseModel], root: type[Confi
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
-    """A suggestion of the key most like `name`, as a whole or in its last part; may be empty."""
+    """A suggestion of the key whose last part is most like that of `name`; may be empty."""
 
     def likeness(candidate: str) -> tuple[float, float]:
-        whole = difflib.SequenceMatcher(None, name, candidate).ratio()
         last = difflib.SequenceMatcher(None, _last_part(name), _last_part(candidate)).ratio()
-        return max(whole, last), whole
+        return last, difflib.SequenceMatcher(None, name, candidate).ratio()
 
     best = max(known, key=likeness)
     return f"; did you mean {best!r}?" if likeness(best)[0] >= 0.6 else ""
@@ -348,6 +348,8 @@ def _where(*origins: str) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return _toml_value(value)
     short = reprlib.Repr()
     short.maxstring = short.maxother = 80
     return short.repr(value)
@@ -391,26 +393,31 @@ def _toml_string(text: str) -> str:
 def _check_data_folder(folder: Path) -> None:
     where = f"data.source: folder {str(folder)!r}"
     try:
-        mode = os.stat(folder).st_mode
+        os.scandir(folder).close()
     except FileNotFoundError:
         raise DataError(f"{where} does not exist") from None
+    except NotADirectoryError:
+        raise DataError(f"{where} is a file; give a folder of class folders") from None
     except OSError as error:
-        raise DataError(f"{where} cannot be reached: {error.strerror}") from None
-    if not stat.S_ISDIR(mode):
-        raise DataError(f"data.source: {str(folder)!r} is a file; give a folder of class folders")
-    if not os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
-        raise DataError(f"{where} cannot be read: no permission")
+        raise DataError(f"{where} cannot be read: {error.strerror}") from None
+
+
+def _check_readable(key: str, path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"{key}: {str(path)!r} cannot be read: {error.strerror}") from None
 
 
 def _check_outside(key: str, path: Path, data: Path) -> None:
     # Otherwise the next run takes the output for a class of images.
-    if path.resolve().is_relative_to(data.resolve()):
-        raise ConfigError(f"{key}: {str(path)!r} lies inside data.source {str(data)!r}")
+    if path.is_relative_to(data):
+        raise ConfigError(f"{key}: {str(path)!r} is in data.source {str(data)!r}; move it out")
 
 
-def _check_writable(key: str, path: Path) -> None:
-    existing = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
-    if not os.path.isdir(existing):
-        raise ConfigError(f"{key}: {str(path)!r} cannot be made: {str(existing)!r} is not a folder")
+def _check_writable(key: str, folder: Path) -> None:
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        raise ConfigError(f"{key}: {str(existing)!r} is not a folder")
     if not os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
         raise ConfigError(f"{key}: no permission to write in {str(existing)!r}")

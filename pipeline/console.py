@@ -16,49 +16,37 @@ import math
 import numbers
 import os
 import time
-from collections.abc import Mapping, Sequence
-from types import TracebackType
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self, TextIO
 
-from rich.console import Console as RichTerminal
-from rich.console import ConsoleDimensions, Group, RenderableType
+import rich.console
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from components import progress
 
-# Lines about a step in progress: one for each tenth, though not many in a moment, nor none for long.
+# Lines about a step that is under way: one for each tenth, but not several within a moment, and
+# always one after a while.
 _STEP_FRACTION = 0.1
-_STEP_AT_MOST_S = 2.0
-_STEP_AT_LEAST_S = 30.0
+_STEP_SOONEST_S = 2.0
+_STEP_LATEST_S = 30.0
 
-_NARROW = 60  # columns; below, CPU and memory are left out
-_ICONS = {
+_WIDE = 64  # columns; below, CPU, memory and figures are left out
+_ICONS = {  # in Unicode, in ASCII, and the style
     "waiting": ("·", ".", "dim"),
     "complete": ("✔", "+", "green"),
     "cached": ("✔", "=", "cyan"),
     "failed": ("✖", "x", "bold red"),
-    "skipped": ("–", "-", "dim"),
+    "skipped": ("-", "-", "dim"),
 }
 
 
 @dataclasses.dataclass
-class _Step:
-    """The step that the running node is at. done and total count `unit`s."""
-
-    what: str
-    unit: str
-    done: int = 0
-    total: int | None = None
-    extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass
 class _Node:
-    """What is known of one node. Times are epoch seconds or durations in seconds."""
+    """What is known of a node. started: epoch seconds."""
 
     name: str
     state: str = "waiting"
@@ -67,6 +55,30 @@ class _Node:
     cpu_s: float = 0.0
     peak_mb: float = 0.0
     epoch: str = ""
+
+
+@dataclasses.dataclass
+class _Step:
+    """The step that is under way: `done` of `total` units. shown_*: as of its last line."""
+
+    what: str
+    unit: str
+    shown_at: float
+    shown_done: float = 0
+    done: float = 0
+    total: float | None = None
+    extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time for another line; if so, the next one counts from here."""
+        waited = now - self.shown_at
+        moved = self.total is not None and (
+            self.done - self.shown_done >= _STEP_FRACTION * self.total
+        )
+        due = waited >= _STEP_LATEST_S or (moved and waited >= _STEP_SOONEST_S)
+        if due:
+            self.shown_at, self.shown_done = now, self.done
+        return due
 
 
 class Console(logging.Handler, abc.ABC):
@@ -78,15 +90,17 @@ class Console(logging.Handler, abc.ABC):
     @staticmethod
     def create(log_format: str, stream: TextIO) -> Console:
         """A console for "rich", "plain" or "json" that writes to `stream`."""
+        kinds: dict[str, type[Console]]
         kinds = {"rich": _RichConsole, "plain": _PlainConsole, "json": _JsonConsole}
         return kinds[log_format](stream)
 
     def __init__(self, stream: TextIO) -> None:
-        super().__init__(logging.INFO)
+        super().__init__()
         self._stream = stream
         self._lost = False
+        self._now = 0.0
         self._nodes: dict[str, _Node] = {}
-        self._running: _Node | None = None
+        self._node: _Node | None = None
         self._step: _Step | None = None
 
     def __enter__(self) -> Self:
@@ -95,25 +109,311 @@ class Console(logging.Handler, abc.ABC):
         progress.LOGGER.addHandler(self)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         progress.LOGGER.removeHandler(self)
         progress.LOGGER.setLevel(self._previous_level)
 
     def summary(self, rows: Sequence[tuple[str, str]], data: Mapping[str, Any]) -> None:
         """Show the outcome of a run: `rows` of label and value to people, `data` to machines."""
+        self._now = time.time()
         with self._surviving():
-            self._show_summary(rows, data)
+            self._show("summary", {"rows": rows, "data": data})
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show one event; never raises."""
+        """Show one event. Never raises: what is shown must not decide how a run ends."""
         try:
             with self._surviving():
-                fields = self._track(record.msg, dict(getattr(record, "fields", {})), record.created)
-                self._show(record.msg, fields, record.created)
+                fields = dict(getattr(record, "fields", {}))
+                self._now = record.created
+                self._track(record.msg, fields)
+                self._show(record.msg, fields)
         except Exception:
             self.handleError(record)
+
+    @abc.abstractmethod
+    def _show(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Render one event, or the summary, as of `self._now`; may raise OSError."""
+
+    @contextlib.contextmanager
+    def _surviving(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self._lost = True
+
+    def _write(self, line: str) -> None:
+        if not self._lost:
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+
+    def _track(self, event: str, fields: dict[str, Any]) -> None:
+        match event:
+            case "run_start":
+                self._nodes = {name: _Node(name) for name in fields["nodes"]}
+            case "node_start":
+                self._node = self._nodes.setdefault(fields["node"], _Node(fields["node"]))
+                self._node.state, self._node.started = "running", self._now
+                self._step = None
+            case "node_end":
+                node = self._nodes.setdefault(fields["node"], _Node(fields["node"]))
+                node.state, node.wall_s = fields["state"], fields["wall_s"]
+                node.cpu_s, node.peak_mb = fields["cpu_s"], fields["peak_mb"]
+                self._node = self._step = None
+            case "step":
+                self._track_step(fields)
+            case "epoch" if self._node:
+                self._node.epoch = _epoch(fields)
+
+    def _track_step(self, fields: dict[str, Any]) -> None:
+        if self._step is None or self._step.what != fields["what"]:
+            self._step = _Step(fields["what"], fields["unit"], shown_at=self._now)
+        # Workers that do not know of each other report what they add.
+        added = fields.pop("advance", 0)
+        self._step.done = fields.setdefault("done", self._step.done + added)
+        self._step.total = fields["total"]
+        known = ("what", "unit", "done", "total")
+        self._step.extras = {key: value for key, value in fields.items() if key not in known}
+
+
+class _JsonConsole(Console):
+    def _show(self, event: str, fields: Mapping[str, Any]) -> None:
+        if event == "step" and not (self._step and self._step.is_due(self._now)):
+            return
+        moment = datetime.datetime.fromtimestamp(self._now, datetime.UTC)
+        values = fields["data"] if event == "summary" else fields
+        line = {"ts": moment.isoformat(timespec="milliseconds"), "event": event, **values}
+        self._write(json.dumps(_jsonable(line), ensure_ascii=False))
+
+
+class _PlainConsole(Console):
+    def _show(self, event: str, fields: Mapping[str, Any]) -> None:
+        if event == "summary":
+            self._show_summary(fields["rows"])
+        elif text := self._text(event, fields):
+            now = time.strftime("%H:%M:%S", time.localtime(self._now))
+            self._write(f"{now} {_printable(text)}")
+
+    def _show_summary(self, rows: Sequence[tuple[str, str]]) -> None:
+        self._write("")
+        for label, value in _aligned(rows):
+            self._write(label + value)
+
+    def _text(self, event: str, fields: Mapping[str, Any]) -> str | None:
+        match event:
+            case "run_start":
+                return f"run {fields['run_id']}: {len(self._nodes)} nodes"
+            case "run_end":
+                return f"run {fields['state']} after {_duration(fields['wall_s'])}"
+            case "node_start":
+                return f"{self._numbered(fields['node'])} started"
+            case "node_end":
+                return f"{self._numbered(fields['node'])} {_ending(self._nodes[fields['node']])}"
+            case "step":
+                if self._step and self._step.is_due(self._now):
+                    return f"{self._prefix()}{_progress(self._step)}"
+                return None
+            case "epoch":
+                return f"{self._prefix()}{_epoch(fields)}"
+            case "note":
+                return str(fields["text"])
+        return " ".join([event, *(f"{key}={value}" for key, value in fields.items())])
+
+    def _numbered(self, node: str) -> str:
+        return f"[{list(self._nodes).index(node) + 1}/{len(self._nodes)}] {node}"
+
+    def _prefix(self) -> str:
+        return f"{self._node.name}: " if self._node else ""
+
+
+class _RichConsole(Console):
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._terminal = _Terminal(file=stream, force_terminal=True, highlight=False)
+        self._unicode = "utf" in self._terminal.encoding.lower()
+        self._overflow: rich.console.OverflowMethod = "ellipsis" if self._unicode else "crop"
+        self._spinner = Spinner("dots" if self._unicode else "line")
+        # The process's standard streams are not the terminal: noise.py sends them to a file.
+        self._live = Live(
+            console=self._terminal,
+            get_renderable=lambda: self,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        with self._surviving():
+            self._live.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        super().__exit__(*details)
+        # Without a run there is nothing to leave on the screen but "starting".
+        self._live.transient = not self._nodes
+        with self._surviving():
+            self._live.stop()
+
+    def __rich_console__(
+        self, console: rich.console.Console, options: rich.console.ConsoleOptions
+    ) -> rich.console.RenderResult:
+        wide = options.max_width >= _WIDE
+        if self._nodes:
+            yield self._table(wide)
+        else:
+            yield Spinner(self._spinner.name, text="starting")
+        if step := self._step:
+            yield self._bar(step, wide)
+
+    def _show(self, event: str, fields: Mapping[str, Any]) -> None:
+        if event == "note":
+            self._terminal.print(Text(_printable(str(fields["text"]))))
+        elif event == "summary":
+            self._show_summary(fields["rows"])
+
+    def _show_summary(self, rows: Sequence[tuple[str, str]]) -> None:
+        self._live.stop()
+        self._terminal.print()
+        for label, value in _aligned(rows):
+            # Left to the terminal to wrap, so that a long path is copied in one piece.
+            self._terminal.print(Text.assemble((label, "bold"), value), soft_wrap=True)
+
+    def _table(self, wide: bool) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="dim", expand=wide)
+        table.add_column("")
+        table.add_column("node", no_wrap=True)
+        table.add_column("time", justify="right", no_wrap=True)
+        if wide:
+            table.add_column("CPU", justify="right", no_wrap=True)
+            table.add_column("memory", justify="right", no_wrap=True)
+            # The only column that gives way when there is too little room.
+            table.add_column("", ratio=1, no_wrap=True, overflow=self._overflow)
+        for node in list(self._nodes.values()):
+            ran = node.state in ("complete", "failed")
+            cells = [self._icon(node), Text(node.name), Text(_state(node))]
+            if wide:
+                cells.append(Text(_duration(node.cpu_s) if ran else ""))
+                cells.append(Text(_memory(node.peak_mb) if ran else ""))
+                cells.append(Text(node.epoch, style="dim"))
+            table.add_row(*cells)
+        return table
+
+    def _icon(self, node: _Node) -> Text | Spinner:
+        if node.state == "running":
+            return self._spinner
+        fancy, ascii_only, style = _ICONS[node.state]
+        return Text(fancy if self._unicode else ascii_only, style=style)
+
+    def _bar(self, step: _Step, wide: bool) -> Table:
+        table = Table.grid(padding=(0, 1, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column()
+        table.add_column(no_wrap=True, overflow=self._overflow)
+        table.add_row(
+            Text(_printable(step.what)),
+            ProgressBar(step.total, step.done, width=24 if wide else 10),
+            Text(_count(step) + (_figures(step.extras) if wide else "")),
+        )
+        return table
+
+
+class _Terminal(rich.console.Console):
+    @property  # type: ignore[misc]  # nothing sets the size
+    def size(self) -> rich.console.ConsoleDimensions:
+        """Columns and lines of the stream itself; Rich would ask the redirected ones."""
+        try:
+            columns, lines = os.get_terminal_size(self.file.fileno())
+        except (OSError, ValueError):  # no terminal, or one that is gone
+            return super().size
+        # Some pseudo-terminals say 0.
+        return rich.console.ConsoleDimensions(columns or 80, lines or 25)
+
+    def on_broken_pipe(self) -> None:
+        """Fall silent, where Rich would end the process."""
+        self.quiet = True
+
+
+def _aligned(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    width = max(len(label) for label, _ in rows)
+    return [(f"{label:<{width}}  ", value) for label, value in rows]
+
+
+def _state(node: _Node) -> str:
+    match node.state:
+        case "waiting":
+            return ""
+        case "running":
+            return _duration(time.time() - node.started)
+        case "cached" | "skipped":
+            return node.state
+    return _duration(node.wall_s)
+
+
+def _ending(node: _Node) -> str:
+    match node.state:
+        case "complete":
+            costs = f"CPU {_duration(node.cpu_s)}, peak memory {_memory(node.peak_mb)}"
+            return f"complete in {_duration(node.wall_s)} ({costs})"
+        case "failed":
+            return f"failed after {_duration(node.wall_s)}"
+    return node.state
+
+
+def _epoch(fields: Mapping[str, Any]) -> str:
+    metrics = {key: value for key, value in fields.items() if key not in ("epoch", "epochs")}
+    return f"epoch {fields['epoch']}/{fields['epochs']}{_figures(metrics)}"
+
+
+def _progress(step: _Step) -> str:
+    share = f" ({step.done / step.total:.0%})" if step.total else ""
+    return f"{step.what} {_count(step)}{share}{_figures(step.extras)}"
+
+
+def _count(step: _Step) -> str:
+    of_total = f"/{step.total:,}" if step.total else ""
+    return f"{step.done:,}{of_total} {_printable(step.unit)}"
+
+
+def _figures(metrics: Mapping[str, Any]) -> str:
+    """`, loss 0.4213, images/s 1,204`, or nothing."""
+    return "".join(
+        f", {key.replace('_per_', '/').replace('_', ' ')} {_figure(value)}"
+        for key, value in metrics.items()
+    )
+
+
+def _figure(value: Any) -> str:
+    if not isinstance(value, numbers.Real):
+        return _printable(str(value))
+    number = float(value)
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def _memory(megabytes: float) -> str:
+    return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
+
+
+def _printable(text: str) -> str:
+    """`text` on one line, and without what would steer a terminal: file names may hold anything."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _jsonable(value: Any) -> Any:
+    """Plain values of JSON, which has no NaN and no infinity: those become null."""
+    match value:
+        case None | bool() | str() | int():
+            return value
+        case Mapping():
+            return {str(key): _jsonable(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_jsonable(each) for each in value]
+        case numbers.Real():
+            return float(value) if math.isfinite(value) else None
+    return str(value)

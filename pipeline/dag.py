@@ -26,7 +26,7 @@ from components.image_example_validator.component import ImageExampleValidator
 from components.image_schema_gen.component import ImageSchemaGen
 from components.image_transform.component import ImageTransform
 from pipeline import fingerprint
-from pipeline.config import Config
+from pipeline.settings import Config
 
 
 @dataclasses.dataclass(frozen=True)

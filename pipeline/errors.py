@@ -19,7 +19,7 @@ class UserError(Exception):
     meaning: ClassVar[str]
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split("\n")))
+        super().__init__(" ".join(message.splitlines()))
 
 
 class ConfigError(UserError):
@@ -36,21 +36,21 @@ class DataError(UserError):
     meaning = "bad data"
 
 
-class NotBlessed(UserError):
+class NotBlessed(UserError):  # noqa: N818
     """A trained model that did not pass the evaluation gate, so it was not pushed."""
 
     exit_code = 4
     meaning = "model not blessed, so not pushed"
 
 
-class NodeFailed(UserError):
+class NodeFailed(UserError):  # noqa: N818
     """A node of the DAG that failed for a reason other than its data."""
 
     exit_code = 5
     meaning = "a node failed"
 
 
-class WorkspaceBusy(UserError):
+class WorkspaceBusy(UserError):  # noqa: N818
     """A workspace that another run holds."""
 
     exit_code = 6

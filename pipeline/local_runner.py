@@ -258,9 +258,10 @@ def _published_reason(execution: metadata_store_pb2.Execution) -> str:
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """`error` and what it was raised from or while handling, latest first."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def _blame_on_data(error: BaseException) -> str | None:

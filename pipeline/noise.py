@@ -35,9 +35,8 @@ def quiet(log_path: Path) -> Iterator[Terminal]:
         OSError: the file cannot be written.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    log = open(log_path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)
     with (
-        _closing(log),
+        _closing(_by_line(log_path, "a")) as log,
         _closing(_duplicate(1)) as stdout,
         _closing(_duplicate(2)) as stderr,
         _redirected(stdout, stderr, log),
@@ -61,8 +60,13 @@ def _duplicate(descriptor: int) -> TextIO:
         copy = os.dup(descriptor)
     except OSError:  # the process was started without it
         copy = os.open(os.devnull, os.O_WRONLY)
-    encoding = getattr(sys.__stdout__, "encoding", None)
-    return open(copy, "w", encoding=encoding, errors="backslashreplace", buffering=1)
+    return _by_line(copy, "w", encoding=getattr(sys.__stdout__, "encoding", "utf-8"))
+
+
+def _by_line(file: Path | int, mode: str, encoding: str = "utf-8", closefd: bool = True) -> TextIO:
+    """A writer that holds no finished line back, so that none is lost if the process is killed."""
+    errors = "backslashreplace"
+    return open(file, mode, 1, encoding=encoding, errors=errors, closefd=closefd)  # type: ignore[return-value]
 
 
 @contextlib.contextmanager
@@ -71,10 +75,8 @@ def _redirected(stdout: TextIO, stderr: TextIO, log: TextIO) -> Iterator[None]:
     _flush(*previous)
     for descriptor in (1, 2):
         os.dup2(log.fileno(), descriptor)
-    # By the line, so that what a library printed is in the file even if the process is killed.
     # Never closed: handlers that libraries make meanwhile keep them.
-    sys.stdout = open(1, "w", encoding="utf-8", buffering=1, closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)
+    sys.stdout, sys.stderr = (_by_line(descriptor, "w", closefd=False) for descriptor in (1, 2))
     try:
         yield
     finally:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,18 +13,25 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 BUILT_IN_SOURCES = ("digits",)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether `text` has no byte that Python could not decode from the command line."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def _absolute_path(value: object) -> object:
     if value is None:
         return None
     if not isinstance(value, str | Path):
         raise ValueError("must be a path, in quotes")
-    text = str(value)
-    if not text:
+    if not value:
         # An unset shell variable: the working directory is not what was meant.
         raise ValueError("must not be empty")
-    if "\0" in text:
-        raise ValueError("must not hold a null character")
-    return Path(os.path.abspath(os.path.expanduser(text)))
+    if not is_unicode(str(value)):
+        raise ValueError("must be UTF-8")
+    try:
+        return Path(value).expanduser().resolve()
+    except (RuntimeError, ValueError) as error:  # a link to itself, ~nobody, a null character
+        raise ValueError(f"is no usable path: {error}") from None
 
 
 def _absolute_source(value: object) -> object:

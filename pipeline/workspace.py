@@ -32,7 +32,8 @@ class Workspace:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = Path(os.path.abspath(root))
+        # Not resolved: artifacts are found again by the very path under which they were made.
+        self.root = root.absolute()
         self.metadata = self.root / "metadata.sqlite"
         self.artifacts = self.root / "artifacts"
         self.runs = self.root / "runs"

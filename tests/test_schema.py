@@ -36,7 +36,7 @@ def statistics(labels: list[str], width: int = 8) -> statistics_pb2.DatasetFeatu
 @pytest.fixture(scope="module")
 def schema() -> schema_pb2.Schema:
     # "z" is the most frequent and inference would put it first.
-    inferred = tfdv.infer_schema(statistics(["z", "z", "a", "m"]), infer_feature_shape=True)
+    inferred = tfdv.infer_schema(statistics(["z", "z", "a", "m"]))
     complete(inferred, ["a", "m", "z"])
     return inferred
 
@@ -47,7 +47,7 @@ def test_the_class_list_keeps_its_order(schema: schema_pb2.Schema) -> None:
 
 def test_more_classes_than_inference_keeps() -> None:
     names = [f"class {number:04d}" for number in range(500)]
-    inferred = tfdv.infer_schema(statistics(names), infer_feature_shape=True)
+    inferred = tfdv.infer_schema(statistics(names))
     complete(inferred, names)
     assert class_names(inferred) == names
 

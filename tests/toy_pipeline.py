@@ -6,13 +6,13 @@ on. A file named after a node holds its action; without one the node copies its 
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import apache_beam as beam
 from tfx.dsl.components.base.base_component import BaseComponent
@@ -42,16 +42,16 @@ class Never(Artifact):
 
 
 class Spec(ComponentSpec):
-    PARAMETERS = {
+    PARAMETERS: ClassVar = {
         "node": ExecutionParameter(type=str),
         "control": ExecutionParameter(type=str),
         "setting": ExecutionParameter(type=str),
     }
-    INPUTS = {
+    INPUTS: ClassVar = {
         "source": ChannelParameter(type=Text, optional=True),
         "never": ChannelParameter(type=Never, optional=True),
     }
-    OUTPUTS = {"text": ChannelParameter(type=Text)}
+    OUTPUTS: ClassVar = {"text": ChannelParameter(type=Text)}
 
 
 class Executor(BaseExecutor):
@@ -103,17 +103,22 @@ def _killed(_: Path) -> None:
 
 def _interrupted(_: Path) -> None:
     os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(60)
+    time.sleep(1)  # the signal comes while this lasts
 
 
 def _interrupted_in_beam(_: Path) -> None:
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        pipeline | beam.Create([Path()]) | "Read" >> beam.Map(_interrupted)
+        pipeline | beam.Create([1]) | "Read" >> beam.Map(_interrupted)
 
 
-def _waiting(control: Path) -> None:
-    (control / "waiting").touch()
-    time.sleep(60)
+def _interrupt_swallowed(control: Path) -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        _interrupted(control)
+
+
+def _terminated(_: Path) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
 
 
 ACTIONS = {
@@ -125,7 +130,8 @@ ACTIONS = {
     "killed": _killed,
     "interrupted": _interrupted,
     "interrupted in beam": _interrupted_in_beam,
-    "waiting": _waiting,
+    "interrupt swallowed": _interrupt_swallowed,
+    "terminated": _terminated,
 }
 
 

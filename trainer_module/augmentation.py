@@ -9,7 +9,7 @@ import tensorflow as tf
 
 
 def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Mirror about half of the images left to right. Images: uint8 [B, H, W, 3]; seed: int64 [2]."""
+    """Mirror about half of the images, uint8 [B, H, W, 3], left to right; seed: int64 [2]."""
     mirror = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed) < 0.5
     return tf.where(mirror, tf.reverse(images, [2]), images)
 

@@ -73,6 +73,7 @@ def fit(
             steps_per_epoch=steps,
             initial_epoch=done,
             epochs=done + phase.epochs,
+            shuffle=False,  # the batches are shuffled already
             callbacks=[monitor],
             verbose=0,
         )
@@ -81,7 +82,7 @@ def fit(
     return Trained(model, monitor.rows, monitor.best)
 
 
-class _Monitor(keras.callbacks.Callback):  # type: ignore[misc]
+class _Monitor(keras.callbacks.Callback):
     """Reports, stops at a loss that is no number, and keeps the best weights over all phases."""
 
     def __init__(self, images: int, batch_size: int, epochs: int) -> None:

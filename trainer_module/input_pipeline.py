@@ -12,8 +12,8 @@ import tensorflow as tf
 from components.errors import BadDataError
 from trainer_module import transform
 
-# Maps (images uint8 [B, H, W, 3], labels int64 [B], seed int64 [2]) to images and labels of the same
-# shapes and types. Equal seeds must give equal results.
+# Maps (images uint8 [B, H, W, 3], labels int64 [B], seed int64 [2]) to images and labels of the
+# same shapes and types. Equal seeds must give equal results.
 Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
@@ -70,7 +70,8 @@ def read(
     images = records.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if counts.sum() * image_size**2 * 3 <= psutil.virtual_memory().total / 4:
         images = images.cache()
-    return Split(images, counts)
+    # Keras warns of every dataset whose length it does not know.
+    return Split(images.apply(tf.data.experimental.assert_cardinality(counts.sum())), counts)
 
 
 def check_trainable(split: Split, classes: Sequence[str]) -> None:
@@ -91,7 +92,7 @@ def check_trainable(split: Split, classes: Sequence[str]) -> None:
 def training_batches(
     split: Split, batch_size: int, seed: int, augment: Augment | None
 ) -> tf.data.Dataset:
-    """Endless batches: every image once an epoch, in an order and with an augmentation set by `seed`.
+    """Endless batches, every image once an epoch, ordered and augmented by `seed`.
 
     The last batch of an epoch holds what is left.
     """
@@ -99,7 +100,9 @@ def training_batches(
     batches = split.images.shuffle(min(split.size, 10_000), seed=seed).batch(batch_size).repeat()
     if augment:
         batches = batches.enumerate().map(
-            lambda step, batch: augment(*batch, tf.stack([tf.cast(seed, tf.int64), step])),
+            lambda step, batch: augment(
+                batch[0], batch[1], tf.stack([tf.cast(seed, tf.int64), step])
+            ),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )

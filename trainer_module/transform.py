@@ -1,7 +1,7 @@
 """The one preprocessing of every image, used in training, evaluation and serving alike.
 
-Transform runs `preprocessing_fn` over the examples and saves it as a graph; the exported model embeds
-that graph. `decode_pixels` turns its output back into pixels in all three places.
+Transform runs `preprocessing_fn` over the examples and saves it as a graph, which the exported
+model embeds. `decode_pixels` turns its output back into pixels in all three places.
 """
 
 from __future__ import annotations
@@ -34,19 +34,17 @@ def preprocessing_fn(
 
     Raises:
         ValueError: a sparse feature, or an unknown `resize`.
-        tf.errors.InvalidArgumentError: when run, on bytes that are no image. One bad image fails its batch.
+        tf.errors.InvalidArgumentError: when run, on bytes that are no image; it fails the batch.
     """
     size = int(custom_config["image_size"])
     resize = custom_config["resize"]
-    crop = custom_config.get("center_crop", False)
+    crop = custom_config["center_crop"]
 
     def pixels(encoded: tf.Tensor) -> tf.Tensor:
         return encode_pixels(load_image(encoded, size, resize, center_crop=crop))
 
     return {
-        IMAGE_KEY: tf.map_fn(
-            pixels, _flat(inputs, features.IMAGE), fn_output_signature=tf.string
-        ),
+        IMAGE_KEY: tf.map_fn(pixels, _flat(inputs, features.IMAGE), fn_output_signature=tf.string),
         LABEL_KEY: _label_ids(_flat(inputs, features.LABEL_TEXT), custom_config["classes"]),
         features.SHA256: _flat(inputs, features.SHA256),
     }
@@ -79,12 +77,24 @@ def decode_pixels(pixels: tf.Tensor, size: int) -> tf.Tensor:
     return tf.reshape(tf.io.decode_raw(pixels, tf.uint8), [-1, size, size, 3])
 
 
-def _label_ids(names: tf.Tensor, classes: Sequence[str]) -> tf.Tensor:
-    initializer = tf.lookup.KeyValueTensorInitializer(
-        tf.constant(list(classes)), tf.range(len(classes), dtype=tf.int64)
+def prepare(
+    transform_output: tft.TFTransformOutput, size: int, images: Sequence[bytes]
+) -> tf.Tensor:
+    """Pixels, uint8 [N, size, size, 3], of encoded images, by Transform's saved graph."""
+    shape = transform_output.raw_feature_spec()[features.IMAGE].shape
+    prepared = transform_output.transform_raw_features(
+        {features.IMAGE: tf.reshape(tf.constant(images), [-1, *shape])}, drop_unused_features=True
     )
-    table = tft.make_and_track_object(lambda: tf.lookup.StaticHashTable(initializer, -1))
-    return table.lookup(names)
+    return decode_pixels(prepared[IMAGE_KEY], size)
+
+
+def _label_ids(names: tf.Tensor, classes: Sequence[str]) -> tf.Tensor:
+    def table() -> tf.lookup.StaticHashTable:
+        ids = tf.range(len(classes), dtype=tf.int64)
+        initializer = tf.lookup.KeyValueTensorInitializer(list(classes), ids)
+        return tf.lookup.StaticHashTable(initializer, default_value=-1)
+
+    return tft.make_and_track_object(table).lookup(names)
 
 
 def _flat(inputs: Mapping[str, tf.Tensor], name: str) -> tf.Tensor:

@@ -38,7 +38,7 @@ class Executor(base_executor.BaseExecutor):  # type: ignore[misc]
         schema = schema_pb2.Schema()
         for split in artifact_utils.decode_split_names(statistics.split_names):
             split_statistics = stats_artifact_utils.load_statistics(statistics, split).proto()
-            schema = tfdv.update_schema(schema, split_statistics, infer_feature_shape=True)
+            schema = tfdv.update_schema(schema, split_statistics)
         complete(schema, read_accounting(examples_uri).classes)
         schema_uri = artifact_utils.get_single_uri(output_dict[standard_component_specs.SCHEMA_KEY])
         io_utils.write_pbtxt_file(os.path.join(schema_uri, schema_gen.DEFAULT_FILE_NAME), schema)

@@ -21,11 +21,12 @@ def complete(schema: schema_pb2.Schema, classes: list[str]) -> None:
     del schema.string_domain[:]
     schema.string_domain.extend(others)
     schema.string_domain.add(name=features.LABEL_TEXT, value=classes)
-    for name in features.IDENTIFYING:
-        feature = schema.feature.add(name=name, type=schema_pb2.BYTES)
-        feature.presence.min_fraction = 1
-        feature.presence.min_count = 1
-        feature.shape.dim.add(size=1)
+    schema.feature.extend(
+        schema_pb2.Feature(name=name, type=schema_pb2.BYTES) for name in features.IDENTIFYING
+    )
+    for feature in schema.feature:  # ImageExampleGen writes each of them once into every example
+        feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_fraction=1, min_count=1))
+        feature.shape.CopyFrom(schema_pb2.FixedShape(dim=[schema_pb2.FixedShape.Dim(size=1)]))
 
 
 def class_names(schema: schema_pb2.Schema) -> list[str]:

@@ -12,7 +12,7 @@ Shape = tuple[int | None, ...]
 
 
 @keras.saving.register_keras_serializable(package="perennial")
-class Patches(layers.Layer):  # type: ignore[misc]
+class Patches(layers.Layer):
     """Cut [B, H, W, C] into flat square patches [B, H * W / size**2, size**2 * C], row by row.
 
     Height and width must be known and multiples of `size`.
@@ -33,7 +33,9 @@ class Patches(layers.Layer):  # type: ignore[misc]
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The shape that `call` gives."""
         batch, height, width, channels = input_shape
-        assert height and width and channels
+        assert height
+        assert width
+        assert channels
         tokens = height // self.size * (width // self.size)
         return batch, tokens, self.size**2 * channels
 
@@ -43,7 +45,7 @@ class Patches(layers.Layer):  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable(package="perennial")
-class PositionEmbedding(layers.Layer):  # type: ignore[misc]
+class PositionEmbedding(layers.Layer):
     """Add one learned vector for each position to tokens [B, T, D]."""
 
     def build(self, input_shape: Shape) -> None:
@@ -69,17 +71,11 @@ def small_vit(
     dropout: float,
     head_dropout: float,
 ) -> keras.Model:
-    """Build the model: pixel values 0 to 255 [B, image_size, image_size, 3] to logits [B, num_classes].
+    """Build the model: pixels, uint8 [B, image_size, image_size, 3], to logits [B, num_classes].
 
     Its layer "normalization" must be adapted to images before use.
-
-    Raises:
-        ValueError: `image_size` is not a multiple of `patch_size`.
+    `image_size` must be a multiple of `patch_size`.
     """
-    if image_size % patch_size:
-        raise ValueError(
-            f"image_size {image_size} is not a multiple of patch_size {patch_size}; change one"
-        )
     images = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
     x = layers.Normalization(name="normalization")(images)
     x = Patches(patch_size, name="patches")(x)

@@ -1,7 +1,7 @@
 """Training recipes: one module each, named as `--recipe` names it.
 
-A recipe module provides what `trainer_module.recipes.base.Recipe` lists. Importing one imports neither
-Keras nor TensorFlow, so that the configuration can be checked without them.
+A recipe module provides what `trainer_module.recipes.base.Recipe` lists. Importing one imports
+neither Keras nor TensorFlow, so that the configuration can be checked without them.
 """
 
 from __future__ import annotations

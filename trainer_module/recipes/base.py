@@ -33,7 +33,7 @@ class Recipe(Protocol):
         """Raise ValueError, naming the fields, where `config` does not go with `image_size`."""
 
     def build_model(self, config: Any, image_size: int, num_classes: int) -> keras.Model:
-        """Make the model: uint8 [B, image_size, image_size, 3] to float32 logits [B, num_classes]."""
+        """Make the model: uint8 [B, size, size, 3] to float32 logits [B, num_classes]."""
 
     def phases(
         self,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Config(BaseModel):
     """Hyperparameters of the model, its optimizer (AdamW) and its augmentation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     patch_size: PositiveInt = Field(6, description="side of a patch in pixels; divides image_size")
     dim: PositiveInt = Field(64, description="length of a token")
@@ -34,7 +34,9 @@ class Config(BaseModel):
     heads: PositiveInt = Field(4, description="attention heads")
     key_dim: PositiveInt = Field(64, description="length of a head's queries and keys")
     mlp_dim: PositiveInt = Field(128, description="hidden units of a block's MLP")
-    head_dims: tuple[PositiveInt, ...] = Field((2048, 1024), description="units of the MLP head")
+    head_dims: tuple[PositiveInt, ...] = Field(
+        (2048, 1024), strict=False, description="units of the MLP head"
+    )
     dropout: float = Field(0.1, ge=0, lt=1, description="in the blocks")
     head_dropout: float = Field(0.5, ge=0, lt=1, description="in the MLP head")
     learning_rate: PositiveFloat = Field(1e-3, description="highest rate of the schedule")

@@ -1,0 +1,185 @@
+"""One run: the configuration becomes a DAG, the DAG is run, and the outcome is told and kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import secrets
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import check_paths, dump_toml
+from pipeline.console import Console
+from pipeline.errors import NotBlessed
+from pipeline.noise import quiet
+from pipeline.settings import Config
+from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from components.image_example_gen.accounting import Accounting
+    from pipeline.local_runner import RunResult
+    from pipeline.verdict import Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run came to. `pushed` is the version directory, None where nothing was pushed."""
+
+    run: RunResult
+    accounting: Accounting
+    verdict: Verdict
+    pushed: str | None
+    total_wall_s: float
+
+
+def run(config: Config, origins: Mapping[str, str], log_format: str) -> int:
+    """Run the DAG once in the configured workspace and show the outcome.
+
+    Args:
+      origins: the layer that set each key, as `config.load` returns it.
+      log_format: "rich", "plain" or "json".
+
+    Returns 0 where a model is pushed or was already. Raises UserError otherwise.
+    """
+    check_paths(config)
+    workspace = Workspace(config.workspace)
+    run_id = new_run_id()
+    with (
+        workspace.lock(),
+        quiet(workspace.log_path(run_id)) as terminal,
+        Console.create(log_format, terminal.stdout) as console,
+    ):
+        folder = workspace.run_dir(run_id)
+        folder.mkdir(parents=True)
+        (folder / "config.toml").write_text(dump_toml(config, origins), encoding="utf-8")
+        outcome = _execute(config, workspace, run_id)
+        record = describe(outcome, config)
+        write_json(folder / "run.json", record)
+        console.summary(_rows(outcome, config, workspace), record)
+    if outcome.pushed is None:
+        raise NotBlessed(
+            f"the model was not blessed, so it was not pushed: {'; '.join(outcome.verdict.reasons)}"
+        )
+    return 0
+
+
+def new_run_id() -> str:
+    """A name that sorts by time and that no other run has."""
+    now = datetime.datetime.now(datetime.UTC)
+    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
+    # Only from here on is TensorFlow needed, and its import is worth a look at the terminal.
+    from components.image_example_gen.accounting import read_accounting
+    from pipeline import local_runner
+    from pipeline.dag import Locations, create_pipeline
+    from pipeline.verdict import read_verdict
+
+    started = datetime.datetime.now(datetime.UTC)
+    locations = Locations(
+        data_root=str(_data_root(config, workspace)),
+        pipeline_root=str(workspace.artifacts),
+        push_directory=str(config.push_directory),
+    )
+    pipeline = create_pipeline(config, locations, workspace.connection())
+    result = local_runner.run(pipeline, workspace, run_id)
+    outputs = {node.node: node.outputs for node in result.nodes}
+    (pushed,) = outputs["Pusher"]["pushed_model"]
+    return Outcome(
+        run=result,
+        accounting=read_accounting(outputs["ImageExampleGen"]["examples"][0].uri),
+        verdict=read_verdict(
+            outputs["Evaluator"]["evaluation"][0], outputs["Evaluator"]["blessing"][0]
+        ),
+        pushed=pushed.get_string_custom_property("pushed_destination") or None,
+        total_wall_s=(datetime.datetime.now(datetime.UTC) - started).total_seconds(),
+    )
+
+
+def _data_root(config: Config, workspace: Workspace) -> Path:
+    if config.data.folder is not None:
+        return config.data.folder
+    from components.image_example_gen.digits import write_digits
+
+    root = workspace.data / "digits"
+    write_digits(root)
+    return root
+
+
+def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
+    """The outcome as JSON-able values: the content of run.json and of the summary event."""
+    return {
+        "run_id": outcome.run.run_id,
+        "recipe": config.train.recipe,
+        "data": {
+            "source": config.data.source,
+            "classes": outcome.accounting.classes,
+            "splits": outcome.accounting.splits,
+        },
+        "verdict": dataclasses.asdict(outcome.verdict),
+        "pushed": outcome.pushed,
+        "nodes": [
+            {
+                "node": node.node,
+                "state": node.state,
+                "wall_s": round(node.wall_s, 3),
+                "cpu_s": round(node.cpu_s, 3),
+                "peak_mb": round(node.peak_mb, 1),
+            }
+            for node in outcome.run.nodes
+        ],
+        "wall_s": round(outcome.total_wall_s, 3),
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` so that the file is either absent or whole."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _rows(outcome: Outcome, config: Config, workspace: Workspace) -> list[tuple[str, str]]:
+    verdict, run_id = outcome.verdict, outcome.run.run_id
+    splits = ", ".join(
+        f"{outcome.accounting.examples(split):,} {split}" for split in outcome.accounting.splits
+    )
+    worst = min(verdict.class_accuracy, key=lambda name: verdict.class_accuracy[name])
+    rows = [
+        ("Data", f"{splits}; {len(outcome.accounting.classes)} classes"),
+        ("Accuracy", f"{verdict.accuracy:.2%} of {verdict.examples:,} eval images"),
+        ("Weakest class", f"{worst} ({verdict.class_accuracy[worst]:.1%})"),
+        ("Baseline", _baseline(verdict)),
+        ("Blessed", "yes" if verdict.blessed else f"no: {'; '.join(verdict.reasons)}"),
+        ("Pushed", outcome.pushed or "nothing"),
+        ("Time", f"{outcome.total_wall_s:.1f} s, {_cached(outcome)}"),
+        ("Log", str(workspace.log_path(run_id))),
+        ("Details", str(workspace.run_dir(run_id) / "run.json")),
+    ]
+    return [*rows, ("Next", _next_command(outcome, config))]
+
+
+def _baseline(verdict: Verdict) -> str:
+    if verdict.baseline_accuracy is None:
+        return "none: no other blessed model in this workspace"
+    difference = 100 * (verdict.accuracy - verdict.baseline_accuracy)
+    return f"{verdict.baseline_accuracy:.2%} (this model {difference:+.2f} points)"
+
+
+def _cached(outcome: Outcome) -> str:
+    cached = sum(node.state == "cached" for node in outcome.run.nodes)
+    return f"{cached} of {len(outcome.run.nodes)} nodes from the cache"
+
+
+def _next_command(outcome: Outcome, config: Config) -> str:
+    if outcome.pushed is None:
+        return "change the data or the settings above, such as --epochs, and run again"
+    if config.data.folder is None:
+        return "perennial run --data DIR with a folder of your own class folders"
+    workspace = shlex.quote(os.path.relpath(config.workspace))
+    return f"add images and run again: perennial run --data {shlex.quote(str(config.data.folder))} --workspace {workspace}"

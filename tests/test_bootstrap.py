@@ -1,0 +1,535 @@
+"""Rules of pipeline/bootstrap.py. Nothing is fetched: archives are made up in temporary folders."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import itertools
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from pipeline import bootstrap
+from pipeline.bootstrap import BootstrapError, Host
+
+BOOKWORM = Host(
+    system="Linux",
+    machine="x86_64",
+    python=(3, 11),
+    glibc=(2, 36),
+    libstdcxx="/usr/lib/x86_64-linux-gnu/libstdc++.so.6",
+    missing=("GLIBCXX_3.4.32", "CXXABI_1.3.15"),
+    distribution="debian",
+    codename="bookworm",
+)
+TRIXIE = dataclasses.replace(BOOKWORM, glibc=(2, 41), missing=(), codename="trixie")
+
+needs_apt = pytest.mark.skipif(not shutil.which("apt-get"), reason="needs apt")
+needs_gpg = pytest.mark.skipif(not shutil.which("gpg"), reason="needs gpg to sign an archive")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of what the stamp is made from, which bootstrap takes for its own."""
+    root = tmp_path / "repo"
+    root.mkdir()
+    (root / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\n[project]\nname = "p"\n[tool.ruff]\nline-length = 100\n'
+    )
+    (root / "requirements.lock").write_text("uv==1\n")
+    for name, path in {
+        "ROOT": root,
+        "VENV": root / ".venv",
+        "READY": root / ".venv" / ".ready",
+        "LOCK_FILE": root / "requirements.lock",
+    }.items():
+        monkeypatch.setattr(bootstrap, name, path)
+    # The tests themselves run in .venv, which main() would leave.
+    monkeypatch.setattr(bootstrap, "_leave_virtual_environment", lambda: None)
+    return root
+
+
+class TestHost:
+    @pytest.mark.parametrize(
+        "host",
+        [
+            TRIXIE,
+            BOOKWORM,
+            dataclasses.replace(BOOKWORM, distribution="ubuntu", glibc=(2, 35)),
+            dataclasses.replace(TRIXIE, distribution="fedora"),
+        ],
+    )
+    def test_hosts_with_the_libraries_and_debian_and_ubuntu_hosts_without_pass(
+        self, host: Host
+    ) -> None:
+        bootstrap.check_host(host)
+
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [
+            ({"system": "Darwin", "machine": "arm64", "glibc": None}, "Darwin on arm64"),
+            ({"machine": "aarch64"}, "Linux on aarch64"),
+            ({"distribution": "rocky", "glibc": (2, 34)}, r"glibc 2\.38 \(found 2\.34\)"),
+            ({"distribution": "alpine", "glibc": None}, r"glibc 2\.38 \(found none\)"),
+            ({"distribution": "fedora", "glibc": (2, 38)}, r"lacks GCC 14's.*CXXABI_1\.3\.15"),
+        ],
+    )
+    def test_other_hosts_are_told_what_is_missing_and_the_way_out(
+        self, changes: dict[str, object], named: str
+    ) -> None:
+        with pytest.raises(BootstrapError, match=named) as caught:
+            bootstrap.check_host(dataclasses.replace(BOOKWORM, **changes))  # type: ignore[arg-type]
+        assert "use a container" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("version", [(3, 8), (3, 10), (3, 12)])
+    def test_other_pythons_are_refused(self, version: tuple[int, int]) -> None:
+        bootstrap.check_python((3, 11))
+        with pytest.raises(BootstrapError, match=rf"3\.11 is needed.*this is 3\.{version[1]};"):
+            bootstrap.check_python(version)
+
+    def test_older_pythons_can_run_as_far_as_that_message(self) -> None:
+        source = Path(bootstrap.__file__).read_text()
+        tree = ast.parse(source, feature_version=(3, 8))
+        imported = {
+            name
+            for node in tree.body
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        }
+        assert "hashlib" in imported  # the test sees imports at all
+        assert {str(name).split(".")[0] for name in imported} <= sys.stdlib_module_names
+        assert not imported & {"tomllib", "fcntl"}  # newer than 3.8, or not on Windows
+
+    def test_the_running_interpreter_is_described(self) -> None:
+        host = bootstrap.inspect_host()
+        assert host.python == sys.version_info[:2]
+        assert host.libstdcxx is not None
+        assert "libstdc++.so.6" in host.libstdcxx
+        assert host.lacking == ""  # or these tests could not have been installed
+
+    def test_a_symbol_counts_only_in_full(self, tmp_path: Path) -> None:
+        library = tmp_path / "libstdc++.so.6"
+        library.write_bytes(b"\0GLIBCXX_3.4.32\0CXXABI_1.3.151\0")
+        assert list(bootstrap._missing_symbols(str(library))) == ["CXXABI_1.3.15"]
+        assert list(bootstrap._missing_symbols(None)) == list(bootstrap.LIBSTDCXX_SYMBOLS)
+
+    def test_a_full_disk_is_refused_before_anything_is_fetched(self, tmp_path: Path) -> None:
+        bootstrap.check_space(tmp_path, needed=1)
+        with pytest.raises(BootstrapError, match=rf"free on the disk of {tmp_path}.*make room"):
+            bootstrap.check_space(tmp_path, needed=10**18)
+
+
+@needs_apt
+class TestMirrors:
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            (
+                "sources.list",
+                "# deb http://old.invalid/debian bookworm main\n"
+                "deb http://sec.invalid/debian-security bookworm-security main\n"
+                "deb [arch=amd64] http://a.invalid/debian bookworm main contrib\n"
+                "deb-src http://src.invalid/debian bookworm main\n",
+            ),
+            (
+                "sources.list.d/debian.sources",
+                "Types: deb\nURIs: http://off.invalid/debian\nSuites: bookworm\nComponents: main\n"
+                "Enabled: no\n\n"
+                "Types: deb deb-src\nURIs: http://a.invalid/debian\n"
+                "Suites: bookworm bookworm-updates\nComponents: main contrib\n",
+            ),
+            ("sources.list", "deb http://a.invalid/debian oldstable main\n"),
+        ],
+    )
+    def test_the_archive_of_the_own_release_is_found_in_either_format(
+        self, tmp_path: Path, name: str, text: str
+    ) -> None:
+        assert bootstrap.archive_mirrors(BOOKWORM, _etc_apt(tmp_path, {name: text})) == [
+            "http://a.invalid/debian/"
+        ]
+
+    def test_third_party_archives_are_candidates_too_because_only_the_signature_tells(
+        self, tmp_path: Path
+    ) -> None:
+        text = "deb http://{}.invalid/ubuntu jammy main\n"
+        etc = _etc_apt(
+            tmp_path,
+            {
+                "sources.list.d/a.list": text.format("ppa"),
+                "sources.list.d/b.list": text.format("u"),
+            },
+        )
+        host = dataclasses.replace(BOOKWORM, distribution="ubuntu", codename="jammy")
+        assert bootstrap.archive_mirrors(host, etc) == [
+            "http://ppa.invalid/ubuntu/",
+            "http://u.invalid/ubuntu/",
+        ]
+
+    def test_none_is_an_error_that_says_where_it_was_looked_for(self, tmp_path: Path) -> None:
+        etc = _etc_apt(tmp_path, {"sources.list": "deb http://a.invalid/x other main\n"})
+        with pytest.raises(BootstrapError, match=rf"debian bookworm is configured in {etc}"):
+            bootstrap.archive_mirrors(BOOKWORM, etc)
+
+
+def _etc_apt(folder: Path, files: dict[str, str]) -> Path:
+    (folder / "sources.list.d").mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """An unsigned archive with the runtime packages, each holding a library of its own name."""
+    root = tmp_path / "archive"
+    index = []
+    (root / "pool").mkdir(parents=True)
+    for package in bootstrap.RUNTIME_PACKAGES:
+        tree = tmp_path / package
+        library = tree / "usr/lib/x86_64-linux-gnu" / f"{package}.so.1.2"
+        library.parent.mkdir(parents=True)
+        library.write_text(package)
+        library.with_name(f"{package}.so.1").symlink_to(library.name)
+        (tree / "DEBIAN").mkdir()
+        control = f"Package: {package}\nVersion: 1\nArchitecture: amd64\n"
+        control += "Maintainer: nobody <nobody@invalid>\nDescription: none\n"
+        (tree / "DEBIAN/control").write_text(control)
+        deb = root / "pool" / f"{package}.deb"
+        command = ["dpkg-deb", "--build", "--root-owner-group", str(tree), str(deb)]
+        subprocess.run(command, check=True, capture_output=True)
+        control += f"Filename: pool/{deb.name}\nSize: {deb.stat().st_size}\n"
+        index.append(f"{control}SHA256: {_sha256(deb)}\n")
+    packages = root / "dists/trixie/main/binary-amd64/Packages"
+    packages.parent.mkdir(parents=True)
+    packages.write_text("\n".join(index))
+    (root / "dists/trixie/Release").write_text(
+        "Suite: trixie\nCodename: trixie\nArchitectures: amd64\nComponents: main\n"
+        "Date: Thu, 01 Jan 2026 00:00:00 UTC\nSHA256:\n"
+        f" {_sha256(packages)} {packages.stat().st_size} main/binary-amd64/Packages\n"
+    )
+    return root
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def sign(tmp_path: Path) -> Callable[[Path, str], Path]:
+    """Sign an archive in a new name; returns the keyring that verifies it."""
+
+    def signed(archive: Path, name: str) -> Path:
+        home = tmp_path / name
+        home.mkdir(mode=0o700)
+        gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--passphrase", "", "--yes"]
+        release = archive / "dists/trixie/Release"
+        for command in (
+            ["--quick-generate-key", f"{name}@invalid", "rsa2048", "sign"],
+            ["--output", str(release.with_name("InRelease")), "--clearsign", str(release)],
+            ["--output", str(home / "keyring.gpg"), "--export"],
+        ):
+            subprocess.run([*gpg, *command], check=True, capture_output=True)
+        return home / "keyring.gpg"
+
+    return signed
+
+
+@needs_apt
+class TestRuntime:
+    def test_the_libraries_are_unpacked_under_every_name_they_are_loaded_by(
+        self, archive: Path, tmp_path: Path
+    ) -> None:
+        target = tmp_path / "runtime"
+        bootstrap.download_runtime(f"deb [trusted=yes] file:{archive} trixie main\n", target)
+        assert {path.name: path.read_text() for path in target.iterdir()} == {
+            f"{name}.so{suffix}": name
+            for name in bootstrap.RUNTIME_PACKAGES
+            for suffix in (".1", ".1.2")
+        }
+        assert not any(path.is_symlink() for path in target.iterdir())
+
+    def test_an_unsigned_archive_is_refused(self, archive: Path, tmp_path: Path) -> None:
+        self._refused(f"deb file:{archive} trixie main\n", tmp_path)
+
+    @needs_gpg
+    def test_a_signature_counts_only_from_the_named_key(
+        self, archive: Path, sign: Callable[[Path, str], Path], tmp_path: Path
+    ) -> None:
+        stranger = sign(archive, "stranger")
+        keyring = sign(archive, "distribution")
+        self._refused(f"deb [signed-by={stranger}] file:{archive} trixie main\n", tmp_path)
+        bootstrap.download_runtime(
+            f"deb [signed-by={keyring}] file:{archive} trixie main\n", tmp_path / "runtime"
+        )
+
+    @needs_gpg
+    def test_a_package_that_was_changed_after_signing_is_refused(
+        self, archive: Path, sign: Callable[[Path, str], Path], tmp_path: Path
+    ) -> None:
+        keyring = sign(archive, "distribution")
+        deb = archive / "pool/libc6.deb"
+        deb.write_bytes(deb.read_bytes()[:-1] + b"x")
+        self._refused(f"deb [signed-by={keyring}] file:{archive} trixie main\n", tmp_path)
+
+    def test_an_archive_that_is_not_reached_is_an_error(self, tmp_path: Path) -> None:
+        self._refused(f"deb [trusted=yes] file:{tmp_path}/absent trixie main\n", tmp_path)
+
+    def _refused(self, sources: str, tmp_path: Path) -> None:
+        with pytest.raises(BootstrapError, match=r"apt-get failed with exit code 100; check"):
+            bootstrap.download_runtime(sources, tmp_path / "runtime")
+        assert not (tmp_path / "runtime").exists()
+        assert not list(tmp_path.glob("apt-*"))
+
+    def test_the_mirrors_are_tried_in_turn(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        tried: list[str] = []
+
+        def download(sources: str, target: Path) -> None:
+            tried.append(sources)
+            if "second" not in sources:
+                raise BootstrapError("no such archive", "none")
+
+        keyring = tmp_path / "keyring.gpg"
+        keyring.touch()
+        monkeypatch.setattr(bootstrap, "NEWER_RELEASE", {"debian": (("trixie",), keyring)})
+        monkeypatch.setattr(bootstrap, "archive_mirrors", lambda host: ["first", "second", "third"])
+        monkeypatch.setattr(bootstrap, "download_runtime", download)
+        monkeypatch.setattr(bootstrap, "patch_interpreter", lambda venv, runtime: None)
+        bootstrap.add_runtime(BOOKWORM)
+        assert tried == [
+            f"deb [arch=amd64 signed-by={keyring}] {mirror} trixie main\n"
+            for mirror in ("first", "second")
+        ]
+
+    def test_a_host_without_its_distributions_keys_is_told_the_package(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        absent = tmp_path / "keyring.gpg"
+        monkeypatch.setattr(bootstrap, "NEWER_RELEASE", {"debian": (("trixie",), absent)})
+        with pytest.raises(BootstrapError, match="apt-get install debian-archive-keyring"):
+            bootstrap.add_runtime(BOOKWORM)
+
+
+class TestLock:
+    TEXT = "# by hand\na==1 \\\n    --hash=sha256:1\n    # via b\nb==2 \\\n    --hash=sha256:2\n"
+
+    def test_entries_come_with_their_hashes(self) -> None:
+        assert bootstrap.locked(("b",), self.TEXT) == "b==2 \\\n    --hash=sha256:2\n"
+
+    def test_absent_names_are_named(self) -> None:
+        with pytest.raises(BootstrapError, match=r"does not name c, d; restore"):
+            bootstrap.locked(("a", "c", "d"), self.TEXT)
+
+    def test_the_lock_names_no_index(self) -> None:
+        assert not re.search(r"://|--(extra-)?index|--find-links", bootstrap.LOCK_FILE.read_text())
+
+    def test_the_lock_satisfies_pyproject(self) -> None:
+        project = tomllib.loads((bootstrap.ROOT / "pyproject.toml").read_text())["project"]
+        wanted = project["dependencies"] + list(
+            itertools.chain(*project["optional-dependencies"].values())
+        )
+        pins = re.findall(r"^(\S+)==(\S+) ", bootstrap.LOCK_FILE.read_text(), re.MULTILINE)
+        versions = dict(pins)
+        for requirement in map(Requirement, wanted):
+            assert requirement.specifier.contains(versions[requirement.name]), requirement
+
+
+class TestStamp:
+    def test_it_stays_while_nothing_that_is_installed_changes(self, project: Path) -> None:
+        before = bootstrap.stamp()
+        _edit(project / "pyproject.toml", "line-length = 100", "line-length = 90")
+        assert bootstrap.stamp() == before
+
+    @pytest.mark.parametrize(
+        ("file", "old", "new"),
+        [
+            ("pyproject.toml", 'name = "p"', 'name = "q"'),
+            ("pyproject.toml", "requires = []", 'requires = ["x"]'),
+            ("requirements.lock", "uv==1", "uv==2"),
+        ],
+    )
+    def test_it_changes_with_what_is_installed(
+        self, project: Path, file: str, old: str, new: str
+    ) -> None:
+        before = bootstrap.stamp()
+        _edit(project / file, old, new)
+        assert bootstrap.stamp() != before
+
+    @pytest.mark.parametrize(
+        ("owner", "name", "value"),
+        [
+            (sys, "version", "3.11.99"),
+            (sys, "base_prefix", "/opt/other"),
+            (bootstrap, "_glibc_version", lambda: (2, 99)),
+        ],
+    )
+    def test_it_changes_with_the_interpreter_and_the_host(
+        self,
+        project: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        owner: object,
+        name: str,
+        value: object,
+    ) -> None:
+        before = bootstrap.stamp()
+        monkeypatch.setattr(owner, name, value)
+        assert bootstrap.stamp() != before
+
+    def test_it_changes_when_the_repository_is_moved(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = bootstrap.stamp()
+        moved = project.rename(project.with_name("moved"))
+        monkeypatch.setattr(bootstrap, "ROOT", moved)
+        monkeypatch.setattr(bootstrap, "LOCK_FILE", moved / "requirements.lock")
+        assert bootstrap.stamp() != before
+
+
+def _edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+class TestMain:
+    def test_a_second_call_builds_nothing(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        builds = _count_builds(monkeypatch)
+        assert [bootstrap.main(), bootstrap.main()] == [0, 0]
+        assert len(builds) == 1
+
+    @pytest.mark.parametrize(
+        "failure", [BootstrapError("it broke", "mend it"), KeyboardInterrupt()]
+    )
+    def test_a_build_that_did_not_end_is_started_over(
+        self,
+        project: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        failure: BaseException,
+    ) -> None:
+        bootstrap.VENV.mkdir()
+        bootstrap.READY.write_text("of an earlier build")
+
+        def call(*args: object, **keywords: object) -> str:
+            raise failure
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bootstrap, "_call", call)
+            patch.setattr(bootstrap, "check_space", lambda folder: None)
+            assert bootstrap.main() == (130 if isinstance(failure, KeyboardInterrupt) else 1)
+        assert not bootstrap.READY.exists()
+        assert len(capsys.readouterr().err.splitlines()) == 1
+        builds = _count_builds(monkeypatch)
+        assert bootstrap.main() == 0
+        assert len(builds) == 1
+
+    def test_a_second_build_waits_for_the_first_and_is_not_needed(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        builds: list[Host] = []
+        building, waiting = threading.Event(), threading.Event()
+
+        def build(host: Host) -> None:
+            builds.append(host)
+            building.set()
+            assert waiting.wait(60)
+            bootstrap.VENV.mkdir()
+
+        monkeypatch.setattr(bootstrap, "build", build)
+        monkeypatch.setattr(bootstrap, "_say", lambda text: waiting.set())
+        first = threading.Thread(target=bootstrap.main)
+        first.start()
+        assert building.wait(60)
+        assert bootstrap.main() == 0
+        first.join(60)
+        assert len(builds) == 1
+
+    def test_a_folder_that_cannot_be_written_is_one_line(
+        self,
+        project: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        (project / ".venv.lock").mkdir()  # cannot be opened, not even by root
+        assert bootstrap.main() == 1
+        assert re.fullmatch(
+            r"bootstrap: \S+\.venv\.lock: .*; check the permissions.*\n", capsys.readouterr().err
+        )
+
+    def test_what_a_command_said_is_shown_only_when_it_fails(
+        self, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        script = "import sys; print('noise', file=sys.stderr); sys.exit(int(sys.argv[1]))"
+        command = [sys.executable, "-c", script]
+        bootstrap._call([*command, "0"], "none")
+        assert capfd.readouterr() == ("", "")
+        with pytest.raises(BootstrapError, match="failed with exit code 3; look there"):
+            bootstrap._call([*command, "3"], "look there")
+        assert capfd.readouterr().err == "noise\n"
+
+    def test_a_module_that_fails_is_named_rather_than_python(self) -> None:
+        with pytest.raises(BootstrapError, match="^no_such_module failed with exit code 1"):
+            bootstrap._call([sys.executable, "-m", "no_such_module"], "none")
+
+    def test_a_program_that_is_not_installed_is_named(self) -> None:
+        with pytest.raises(BootstrapError, match="no-such-program is not installed; get it"):
+            bootstrap._call(["no-such-program"], "get it")
+
+
+def _count_builds(monkeypatch: pytest.MonkeyPatch) -> list[Host]:
+    builds: list[Host] = []
+
+    def build(host: Host) -> None:
+        builds.append(host)
+        bootstrap.VENV.mkdir(exist_ok=True)
+
+    monkeypatch.setattr(bootstrap, "build", build)
+    return builds
+
+
+class TestUvEnvironment:
+    CONFIG = (
+        "global.index-url='https://mirror.invalid/simple'\n"
+        "global.find-links='/opt/wheels'\n"
+        ":env:.index-url='https://nearer.invalid/simple'\n"
+        "global.cert='/etc/ca.pem'\n"
+    )
+
+    @pytest.fixture(autouse=True)
+    def _clean(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        for name in ("UV_DEFAULT_INDEX", "SSL_CERT_FILE", "ALL_PROXY", "UV_NO_CACHE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def test_pips_mirror_and_certificates_are_used_for_uv_too(self) -> None:
+        assert bootstrap.uv_environment(self.CONFIG) == {
+            "UV_DEFAULT_INDEX": "https://nearer.invalid/simple",
+            "SSL_CERT_FILE": "/etc/ca.pem",
+        }
+
+    def test_what_uv_was_told_itself_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("UV_DEFAULT_INDEX", "https://own.invalid/simple")
+        assert "UV_DEFAULT_INDEX" not in bootstrap.uv_environment(self.CONFIG)
+
+    def test_no_cache_is_used_where_none_can_be_written(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", "/proc/1")
+        assert bootstrap.uv_environment("") == {"UV_NO_CACHE": "1"}

@@ -1,0 +1,308 @@
+"""Nodes run in order, once; failures say what they are; nothing half-done is left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_metadata
+import pytest
+from ml_metadata.proto import metadata_store_pb2
+from tfx.orchestration.portable import execution_publish_utils, outputs_utils
+
+from components import progress
+from pipeline import local_runner
+from pipeline.errors import DataError, NodeFailed
+from pipeline.workspace import Workspace
+from tests import toy_pipeline
+
+# Raised by protobuf's C code in our frames for a call that TFX makes.
+pytestmark = pytest.mark.filterwarnings("ignore:label\\(\\) is deprecated")
+
+NODES = ["First", "Second", "Third"]
+
+
+class Recorder(logging.Handler):
+    """Keeps every progress event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.events.append((record.msg, vars(record)["fields"]))
+
+    def of(self, event: str, field: str) -> list[Any]:
+        return [fields[field] for name, fields in self.events if name == event]
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder()
+    monkeypatch.setattr(progress.LOGGER, "handlers", [recorder])
+    monkeypatch.setattr(progress.LOGGER, "level", logging.INFO)
+    return recorder
+
+
+@dataclasses.dataclass
+class Toy:
+    """A workspace and what controls the nodes that run in it."""
+
+    workspace: Workspace
+    control: Path
+    runs: int = 0
+
+    def run(self, setting: str = "") -> local_runner.RunResult:
+        self.runs += 1
+        with self.workspace.lock():
+            pipeline = toy_pipeline.create(self.workspace, self.control, setting)
+            return local_runner.run(pipeline, self.workspace, f"run-{self.runs}-{os.getpid()}")
+
+    def tell(self, node: str, action: str | None) -> None:
+        (self.control / node).unlink(missing_ok=True)
+        if action is not None:
+            (self.control / node).write_text(action)
+
+    def executed(self) -> list[str]:
+        """The nodes whose executors started since the last call."""
+        record = self.control / "executed"
+        nodes = record.read_text().split() if record.exists() else []
+        record.unlink(missing_ok=True)
+        return nodes
+
+    def states(self) -> list[str]:
+        """Of all executions ever, in order."""
+        store = ml_metadata.MetadataStore(self.workspace.connection())
+        names = metadata_store_pb2.Execution.State.Name
+        return [names(each.last_known_state) for each in store.get_executions()]
+
+    def outputs(self) -> set[str]:
+        """Ids of the executions that have an output or a temporary folder."""
+        patterns = ("*/text/*", "*/.system/executor_execution/*/.temp")
+        found = [path for each in patterns for path in self.workspace.artifacts.glob(each)]
+        return {path.parent.name if path.name == ".temp" else path.name for path in found}
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    control = tmp_path / "control"
+    control.mkdir()
+    return Toy(Workspace(tmp_path / "workspace"), control)
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """As in a terminal, even where the tests run as a background job with SIGINT ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, previous)
+
+
+def _states(result: local_runner.RunResult) -> list[str]:
+    return [node.state for node in result.nodes]
+
+
+def _text(node: local_runner.NodeResult) -> str:
+    [artifact] = node.outputs["text"]
+    return (Path(artifact.uri) / "text").read_text()
+
+
+def test_nodes_run_in_order_and_report(toy: Toy, recorder: Recorder) -> None:
+    result = toy.run()
+    assert toy.executed() == NODES
+    assert _states(result) == ["complete"] * 3
+    assert _text(result.nodes[2]) == "First Second Third "
+    assert [event for event, _ in recorder.events] == [
+        "run_start",
+        *["node_start", "step", "node_end"] * 3,
+        "run_end",
+    ]
+    assert recorder.of("run_start", "nodes") == [NODES]
+    assert recorder.of("node_end", "node") == NODES
+    assert recorder.of("run_end", "state") == ["complete"]
+    for name in ("wall_s", "cpu_s", "peak_mb"):
+        assert all(value > 0 for value in recorder.of("node_end", name))
+
+
+def test_an_identical_run_executes_nothing_and_has_the_same_outputs(
+    toy: Toy, recorder: Recorder
+) -> None:
+    first = toy.run()
+    toy.executed()
+    recorder.events.clear()
+    second = toy.run()
+    assert toy.executed() == []
+    assert _states(second) == recorder.of("node_end", "state") == ["cached"] * 3
+    for before, after in zip(first.nodes, second.nodes, strict=True):
+        assert after.outputs["text"][0].uri == before.outputs["text"][0].uri
+        assert after.execution_id != before.execution_id
+
+
+def test_a_changed_setting_reruns_what_depends_on_it(toy: Toy) -> None:
+    toy.run()
+    toy.executed()
+    assert _states(toy.run(setting="new")) == ["cached", "complete", "complete"]
+    assert toy.executed() == ["Second", "Third"]
+
+
+def test_deleted_outputs_are_made_again(toy: Toy) -> None:
+    [artifact] = toy.run().nodes[1].outputs["text"]
+    toy.executed()
+    for path in (Path(artifact.uri) / "text", Path(artifact.uri)):
+        path.unlink() if path.is_file() else path.rmdir()
+    toy.run()
+    assert toy.executed()[0] == "Second"
+
+
+def test_a_failed_node_ends_the_run_and_the_next_run_goes_on_from_it(
+    toy: Toy, recorder: Recorder
+) -> None:
+    toy.tell("Second", "fail")
+    with pytest.raises(NodeFailed) as failed:
+        toy.run()
+    log = toy.workspace.log_path(f"run-1-{os.getpid()}")
+    assert str(failed.value) == f"Second failed: ValueError: the first line; see {log}"
+    assert recorder.of("node_end", "state") == ["complete", "failed", "skipped"]
+    assert recorder.of("node_end", "error") == [None, str(failed.value), None]
+    assert recorder.of("run_end", "state") == ["failed"]
+    assert toy.states() == ["COMPLETE", "FAILED"]
+    assert toy.outputs() == {"1"}
+    toy.tell("Second", None)
+    assert _states(toy.run()) == ["cached", "complete", "complete"]
+
+
+@pytest.mark.parametrize("how", ["bad data", "bad data in beam", "bad data as text"])
+def test_bad_data_is_reported_in_the_words_of_the_node(toy: Toy, how: str) -> None:
+    toy.tell("Second", how)
+    with pytest.raises(DataError) as failed:
+        toy.run()
+    assert str(failed.value) == toy_pipeline.BAD_DATA
+
+
+def test_a_full_disk_is_called_that(toy: Toy) -> None:
+    toy.tell("Second", "disk full")
+    with pytest.raises(NodeFailed, match=r"^Second failed: no space left on the disk that holds /"):
+        toy.run()
+
+
+def test_inputs_that_cannot_be_resolved_fail_the_run(toy: Toy, recorder: Recorder) -> None:
+    pipeline = toy_pipeline.create_unresolvable(toy.workspace, toy.control)
+    with toy.workspace.lock(), pytest.raises(NodeFailed) as failed:
+        local_runner.run(pipeline, toy.workspace, "1")
+    assert "Look failed: InputResolutionError: Error while resolving inputs" in str(failed.value)
+    assert recorder.of("node_end", "state") == ["failed", "skipped", "skipped"]
+    assert toy.executed() == []
+
+
+INTERRUPTIONS = ["interrupted", "interrupted in beam", "interrupt swallowed", "terminated"]
+
+
+@pytest.mark.parametrize("how", INTERRUPTIONS)
+def test_an_interrupted_run_leaves_nothing_half_done(
+    toy: Toy, recorder: Recorder, how: str
+) -> None:
+    toy.tell("Second", how)
+    with pytest.raises(KeyboardInterrupt):
+        toy.run()
+    assert recorder.of("node_end", "error") == [None, "interrupted", None]
+    assert recorder.of("run_end", "state") == ["interrupted"]
+    # A node that swallowed the interrupt went on to its end.
+    done = how == "interrupt swallowed"
+    assert toy.states() == ["COMPLETE", "COMPLETE" if done else "FAILED"]
+    assert toy.outputs() == ({"1", "2"} if done else {"1"})
+    toy.tell("Second", None)
+    assert _states(toy.run()) == ["cached", "cached" if done else "complete", "complete"]
+
+
+def test_an_ignored_interrupt_stays_ignored(toy: Toy) -> None:
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    toy.tell("Second", "interrupted")
+    try:
+        assert _states(toy.run()) == ["complete"] * 3
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _dying(function: Callable[..., Any], before: bool) -> Callable[..., Any]:
+    """`function`, but its second call kills the process before or after its work."""
+    calls = 0
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        result = None if before and calls == 2 else function(*args, **kwargs)
+        if calls == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return call
+
+
+MOMENTS = {
+    "registered": (execution_publish_utils, "register_execution", False),
+    "folders made": (outputs_utils, "make_output_dirs", False),
+    "not published": (execution_publish_utils, "publish_succeeded_execution", True),
+    "published": (execution_publish_utils, "publish_succeeded_execution", False),
+}
+
+
+def _run_and_die(toy: Toy, moment: str) -> None:
+    if moment == "executing":
+        toy.tell("Second", "killed")
+    else:
+        module, name, before = MOMENTS[moment]
+        setattr(module, name, _dying(getattr(module, name), before))
+    toy.run()
+
+
+@pytest.fixture(scope="module")
+def processes() -> multiprocessing.context.ForkServerContext:
+    """Processes that start with TFX imported, which takes seconds, and with nothing run in them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+@pytest.mark.parametrize("moment", ["executing", *MOMENTS])
+def test_the_run_after_a_kill_goes_on_from_the_killed_node(
+    toy: Toy,
+    recorder: Recorder,
+    processes: multiprocessing.context.ForkServerContext,
+    moment: str,
+) -> None:
+    process = processes.Process(target=_run_and_die, args=(toy, moment))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    done = moment == "published"
+    assert toy.states() == ["COMPLETE", "COMPLETE" if done else "RUNNING"]
+    toy.tell("Second", None)
+    assert _states(toy.run()) == ["cached", "cached" if done else "complete", "complete"]
+    assert toy.states()[1] == ("COMPLETE" if done else "FAILED")
+    assert toy.outputs() == ({"1", "2", "5"} if done else {"1", "4", "5"})
+    told = [] if done else ["Node was cut off in an earlier run (execution 2)"]
+    assert [text.split(";")[0] for text in recorder.of("note", "text")] == told
+
+
+def test_recovery_keeps_what_a_node_can_resume_from(toy: Toy) -> None:
+    toy.tell("Second", "fail")
+    with pytest.raises(NodeFailed):
+        toy.run()
+    [folder] = toy.workspace.artifacts.glob("Second/.system/stateful_working_dir/*")
+    (folder / "checkpoint").touch()
+    toy.tell("Second", None)
+    toy.run()
+    assert (folder / "checkpoint").exists()
+
+
+def test_a_pipeline_outside_the_workspace_is_refused(toy: Toy, tmp_path: Path) -> None:
+    elsewhere = toy_pipeline.create(Workspace(tmp_path / "elsewhere"), toy.control)
+    with toy.workspace.lock(), pytest.raises(ValueError, match="elsewhere"):
+        local_runner.run(elsewhere, toy.workspace, "1")

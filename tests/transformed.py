@@ -1,0 +1,142 @@
+"""Transform's output for a few images, made without TFX, and the arguments of a run_fn on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import tensorflow as tf
+import tensorflow_transform as tft
+import tensorflow_transform.beam as tft_beam
+from google.protobuf import text_format
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io, schema_utils
+from tfx.components.trainer.fn_args_utils import FnArgs
+
+from components import features
+from trainer_module import transform
+
+RAW = {
+    name: tf.io.FixedLenFeature([1], tf.string)
+    for name in (features.IMAGE, features.LABEL_TEXT, features.SHA256)
+}
+# An encoded image and the name of its class.
+Image = tuple[bytes, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Transformed:
+    """Files of one Transform run; its examples are in `root`, named after their split."""
+
+    root: Path
+    graph: Path
+    schema: Path
+    image_size: int
+
+    @property
+    def output(self) -> tft.TFTransformOutput:
+        return tft.TFTransformOutput(str(self.graph))
+
+    def fn_args(self, output: Path, **custom_config: Any) -> FnArgs:
+        """Arguments for a `run_fn` that writes below `output`."""
+        return FnArgs(
+            train_files=[str(self.root / "train-*")],
+            eval_files=[str(self.root / "eval-*")],
+            schema_path=str(self.schema),
+            transform_graph_path=str(self.graph),
+            serving_model_dir=str(output / "serving"),
+            model_run_dir=str(output / "run"),
+            custom_config={
+                "recipe": "vit",
+                "hyperparameters": {},
+                "batch_size": 16,
+                "epochs": 1,
+                "seed": 0,
+                "deterministic": True,
+                "image_size": self.image_size,
+                **custom_config,
+            },
+        )
+
+
+def run_transform(
+    root: Path,
+    splits: Mapping[str, Sequence[Image]],
+    classes: Sequence[str],
+    *,
+    image_size: int = 8,
+    resize: str = "bilinear",
+    center_crop: bool = False,
+    suffix: str = ".gz",
+) -> Transformed:
+    """Run `preprocessing_fn` over `splits` in Beam and write what TFX would."""
+    graph = root / "graph"
+    raw_metadata = dataset_metadata.DatasetMetadata.from_feature_spec(RAW)
+    function = functools.partial(
+        transform.preprocessing_fn,
+        custom_config={
+            "image_size": image_size,
+            "resize": resize,
+            "center_crop": center_crop,
+            "classes": list(classes),
+        },
+    )
+    with (
+        beam.Pipeline(runner="FnApiRunner") as pipeline,
+        tft_beam.Context(temp_dir=str(root / "temp")),
+    ):
+        data = {
+            split: (
+                pipeline | f"Create {split}" >> beam.Create([raw(*image) for image in images]),
+                raw_metadata,
+            )
+            for split, images in splits.items()
+        }
+        transform_fn = data["train"] | tft_beam.AnalyzeDataset(function)
+        _ = transform_fn | tft_beam.WriteTransformFn(str(graph))
+        for split, dataset in data.items():
+            rows, _ = (dataset, transform_fn) | f"Transform {split}" >> tft_beam.TransformDataset()
+            _ = (
+                rows
+                | f"Encode {split}" >> beam.Map(serialized)
+                | f"Write {split}"
+                >> beam.io.WriteToTFRecord(str(root / split), file_name_suffix=suffix, num_shards=1)
+            )
+    metadata_io.write_metadata(raw_metadata, str(graph / tft.TFTransformOutput.RAW_METADATA_DIR))
+    schema = root / "schema.pbtxt"
+    schema.write_text(text_format.MessageToString(schema_of(classes)))
+    return Transformed(root, graph, schema, image_size)
+
+
+def schema_of(classes: Sequence[str]) -> schema_pb2.Schema:
+    """The schema of `raw` examples."""
+    schema = schema_utils.schema_from_feature_spec(RAW)
+    schema.string_domain.add(name=features.LABEL_TEXT, value=classes)
+    return schema
+
+
+def raw(encoded: bytes, label: str) -> dict[str, list[bytes]]:
+    """The features of an image that training and evaluation use."""
+    return {
+        features.IMAGE: [encoded],
+        features.LABEL_TEXT: [label.encode()],
+        features.SHA256: [hashlib.sha256(encoded).hexdigest().encode()],
+    }
+
+
+def serialized(row: Mapping[str, Any]) -> bytes:
+    """A tf.Example of bytes and integers, scalars or one-element lists."""
+    example = tf.train.Example()
+    for name, value in row.items():
+        scalar = value[0] if isinstance(value, list) else value
+        feature = example.features.feature[name]
+        if isinstance(scalar, bytes):
+            feature.bytes_list.value.append(scalar)
+        else:
+            feature.int64_list.value.append(int(scalar))
+    return example.SerializeToString()

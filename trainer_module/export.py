@@ -1,0 +1,136 @@
+"""The SavedModel that is evaluated, pushed and served: encoded images in, probabilities out.
+
+It holds Transform's graph, so that a served image is prepared as the training images were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+from tfx.utils import io_utils
+
+from components import features
+from trainer_module import transform
+
+IMAGES = "serving_default"
+EXAMPLES = "serving_examples"
+LABELS = "transform_labels"
+CLASSES_FILE = "assets.extra/classes.json"
+
+
+class ExportError(Exception):
+    """The SavedModel cannot be served, or does not predict what the trained model does."""
+
+
+def export(
+    model: keras.Model,
+    transform_output: tft.TFTransformOutput,
+    image_size: int,
+    classes: Sequence[str],
+    export_dir: str,
+) -> None:
+    """Write `model`, pixels to logits, as a SavedModel with three signatures.
+
+    - serving_default(image_bytes: string [N], encoded images) and
+      serving_examples(examples: string [N], serialized tf.Examples with "image/encoded") give
+      {"probabilities": float32 [N, classes], "label": string [N], the most probable class}.
+    - transform_labels(examples: string [N], with "image/class/text") gives {"label": int64 [N]},
+      -1 for a class that the model does not know; evaluation takes the true labels from it.
+
+    One image that cannot be decoded fails its whole batch. The class names, in the order of the
+    probabilities, are also in assets.extra/classes.json.
+    """
+    prepare = transform_output.transform_features_layer()
+    shapes = transform_output.raw_feature_spec()
+
+    def prepared(name: str, values: tf.Tensor) -> dict[str, tf.Tensor]:
+        return prepare({name: tf.reshape(values, [-1, *shapes[name].shape])})
+
+    def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        pixels = prepared(features.IMAGE, image_bytes)[transform.IMAGE_KEY]
+        logits = model(transform.decode_pixels(pixels, image_size), training=False)
+        best = tf.argmax(logits, axis=-1)
+        return {"probabilities": tf.nn.softmax(logits), "label": tf.gather(list(classes), best)}
+
+    def parsed(examples: tf.Tensor, name: str) -> tf.Tensor:
+        return tf.io.parse_example(examples, {name: tf.io.FixedLenFeature([], tf.string)})[name]
+
+    def predict_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        return predict(parsed(examples, features.IMAGE))
+
+    def labels(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        names = parsed(examples, features.LABEL_TEXT)
+        return {"label": prepared(features.LABEL_TEXT, names)[transform.LABEL_KEY]}
+
+    # Saved by other means a Keras 3 model loads, and then finds no variables in a server's session.
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.track(prepare)
+    for name, function, argument in (
+        (IMAGES, predict, "image_bytes"),
+        (EXAMPLES, predict_examples, "examples"),
+        (LABELS, labels, "examples"),
+    ):
+        archive.add_endpoint(name, function, [tf.TensorSpec([None], tf.string, argument)])
+    archive.write_out(export_dir, verbose=False)
+
+    io_utils.write_string_file(
+        os.path.join(export_dir, CLASSES_FILE), json.dumps(list(classes), ensure_ascii=False) + "\n"
+    )
+
+
+def run_in_session(
+    export_dir: str, signature: str, inputs: Sequence[bytes]
+) -> dict[str, np.ndarray]:
+    """Call a one-input signature the way that TensorFlow Serving does: in a session.
+
+    Raises:
+        tf.errors.OpError: from the session.
+        KeyError: there is no such signature.
+    """
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        loaded = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], export_dir)
+        definition = loaded.signature_def[signature]
+        (source,) = definition.inputs.values()
+        fetches = {key: tensor.name for key, tensor in definition.outputs.items()}
+        outputs: dict[str, np.ndarray] = session.run(fetches, {source.name: list(inputs)})
+        return outputs
+
+
+def verify(export_dir: str, images: Sequence[bytes], probabilities: np.ndarray) -> None:
+    """Check that the SavedModel predicts `probabilities` [N, classes] for the encoded `images`.
+
+    Both serving signatures are called, loaded into Python and in a session: an export can work in
+    the one and fail in the other.
+
+    Raises:
+        ExportError: a signature fails, or predicts anything else.
+    """
+    loaded = tf.saved_model.load(export_dir)
+    calls = {IMAGES: list(images), EXAMPLES: [_example(image) for image in images]}
+    for signature, inputs in calls.items():
+        for how in ("in a session", "loaded"):
+            try:
+                if how == "loaded":
+                    outputs = loaded.signatures[signature](tf.constant(inputs))
+                else:
+                    outputs = run_in_session(export_dir, signature, inputs)
+                np.testing.assert_allclose(outputs["probabilities"], probabilities, atol=1e-4)
+            except (AssertionError, KeyError, tf.errors.OpError) as error:
+                raise ExportError(
+                    f"signature {signature!r} of {export_dir}, {how}, does not predict what the "
+                    f"trained model does: {type(error).__name__}: {error}"
+                ) from error
+
+
+def _example(image: bytes) -> bytes:
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image]))
+    return tf.train.Example(
+        features=tf.train.Features(feature={features.IMAGE: feature})
+    ).SerializeToString()
