@@ -137,7 +137,7 @@ def test_a_file_of_another_variant_is_refused_with_both_remainders(tmp_path: Pat
 def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "bit.npz"
     np.savez(path, harmful=np.array([print], dtype=object))
-    with pytest.raises(WeightsError, match="not a plain .npz"):
+    with pytest.raises(WeightsError, match=r"not a plain \.npz"):
         weights.load_npz(path)
 
 
@@ -145,7 +145,7 @@ def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
 def test_what_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bit.npz"
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match="not a plain .npz"):
+    with pytest.raises(WeightsError, match=r"not a plain \.npz"):
         weights.load_npz(path)
 
 

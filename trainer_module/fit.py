@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 from pydantic import BaseModel
 
 from components import progress
 from trainer_module import input_pipeline
 from trainer_module.input_pipeline import Split
-from trainer_module.recipes.base import Recipe
+from trainer_module.recipes.base import Phase, Recipe, TrainingData
 
 REPORT_SECONDS = 0.5  # reading the loss waits for the device, so not after every step
 
@@ -48,48 +49,86 @@ def fit(
     image_size: int,
     num_classes: int,
     batch_size: int,
-    epochs: int,
+    epochs: int | None,
     seed: int,
 ) -> Trained:
     """Train from scratch; the best epoch is that of the highest accuracy on `evaluation`.
+
+    Each phase begins with the best weights of the one before, and where none of its own epochs is
+    better than the best of an earlier phase, that phase's model is the result.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
     """
     model = recipe.build_model(config, image_size, num_classes)
-    steps = math.ceil(train.size / batch_size)
-    monitor = _Monitor(train.size, batch_size, epochs)
     pixels = train.images.map(lambda image, _: image)
-    done = 0
-    for phase in recipe.phases(config, model, pixels, epochs, steps):
-        model.compile(
-            phase.optimizer,
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        )
-        model.fit(
-            input_pipeline.training_batches(train, batch_size, seed + done, phase.augment),
-            validation_data=input_pipeline.evaluation_batches(evaluation, batch_size),
-            steps_per_epoch=steps,
-            initial_epoch=done,
-            epochs=done + phase.epochs,
-            shuffle=False,  # the batches are shuffled already
-            callbacks=[monitor],
-            verbose=0,
-        )
-        done += phase.epochs
+    data = TrainingData(pixels, train.size, batch_size, epochs)
+    rows: list[dict[str, float]] = []
+    kept: tuple[keras.Model, _Monitor] | None = None
+    phases = recipe.phases(config, model, data)
+    phase = next(phases, None)
+    while phase:
+        model = phase.model or model
+        monitor = _Monitor(train.size, batch_size, phase, first=len(rows))
+        _fit_phase(model, phase, monitor, train, evaluation, num_classes, seed + len(rows))
+        rows += monitor.rows
+        model.set_weights(monitor.best_weights)
+        if kept is None or _quality(monitor.best) > _quality(kept[1].best):
+            kept = model, monitor
+        try:
+            phase = phases.send(monitor.best)
+        except StopIteration:
+            phase = None
+    if kept is None:
+        raise ValueError(f"recipe {recipe} yields no phase")
+    model, monitor = kept
     model.set_weights(monitor.best_weights)
-    return Trained(model, monitor.rows, monitor.best)
+    return Trained(model, rows, monitor.best)
+
+
+def _fit_phase(
+    model: keras.Model,
+    phase: Phase,
+    monitor: _Monitor,
+    train: Split,
+    evaluation: Split,
+    num_classes: int,
+    seed: int,
+) -> None:
+    batches = input_pipeline.training_batches(train, monitor.batch_size, seed, phase.augment)
+    validation = input_pipeline.evaluation_batches(evaluation, monitor.batch_size)
+    if phase.soft_labels:
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+        validation = validation.map(
+            lambda images, labels: (images, tf.one_hot(labels, num_classes))
+        )
+    else:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+    model.compile(phase.optimizer, loss, metrics=[accuracy])
+    model.fit(
+        batches,
+        validation_data=validation,
+        steps_per_epoch=monitor.steps,
+        initial_epoch=monitor.first,
+        epochs=monitor.epochs,
+        shuffle=False,  # the batches are shuffled already
+        callbacks=[monitor],
+        verbose=0,
+    )
 
 
 class _Monitor(keras.callbacks.Callback):
-    """Reports, stops at a loss that is no number, and keeps the best weights over all phases."""
+    """Reports a phase, stops at a loss that is no number, and keeps the best weights."""
 
-    def __init__(self, images: int, batch_size: int, epochs: int) -> None:
+    def __init__(self, images: int, batch_size: int, phase: Phase, first: int) -> None:
         super().__init__()
         self.images = images
         self.batch_size = batch_size
-        self.epochs = epochs
+        self.first = first
+        self.epochs = first + phase.epochs
+        self.patience = phase.patience
         self.steps = math.ceil(images / batch_size)
         self.rows: list[dict[str, float]] = []
         self.best: dict[str, float] = {}
@@ -134,6 +173,8 @@ class _Monitor(keras.callbacks.Callback):
         if not self.best or _quality(row) > _quality(self.best):
             self.best = row
             self.best_weights = self.model.get_weights()
+        elif self.patience and row["epoch"] - self.best["epoch"] >= self.patience:
+            self.model.stop_training = True
 
     def _require_finite(self, loss: float, step: int) -> None:
         if not math.isfinite(loss):

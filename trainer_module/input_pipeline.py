@@ -40,6 +40,7 @@ def read(
     image_size: int,
     classes: Sequence[str],
     split: str,
+    key: str = transform.IMAGE_KEY,
 ) -> Split:
     """Open and count the TFRecords, gzipped where their name ends in .gz, that match `patterns`.
 
@@ -60,11 +61,11 @@ def read(
         example = tf.io.parse_single_example(
             record,
             {
-                transform.IMAGE_KEY: tf.io.FixedLenFeature([], tf.string),
+                key: tf.io.FixedLenFeature([], tf.string),
                 transform.LABEL_KEY: tf.io.FixedLenFeature([], tf.int64),
             },
         )
-        pixels = transform.decode_pixels(example[transform.IMAGE_KEY], image_size)
+        pixels = transform.decode_pixels(example[key], image_size)
         return pixels[0], example[transform.LABEL_KEY]
 
     images = records.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -16,6 +16,7 @@ from tfx.utils import io_utils
 
 from components.image_schema_gen.schema import class_names
 from trainer_module import export, fit, input_pipeline, recipes, transform
+from trainer_module.input_pipeline import Split
 
 HISTORY_FILE = "history.json"
 VERIFIED_IMAGES = 8
@@ -25,9 +26,9 @@ def run_fn(fn_args: FnArgs) -> None:
     """Train a recipe on Transform's output and export the model with the weights of its best epoch.
 
     `fn_args.custom_config` holds recipe, hyperparameters (fields of its `Config`), image_size,
-    batch_size, epochs, seed and deterministic. history.json, in `fn_args.model_run_dir`, tells the
-    images of each split, the seconds of training, every epoch and which one was best (the mappings
-    of `fit.Trained`).
+    train_size (or None), batch_size, epochs (or None), seed and deterministic. history.json, in
+    `fn_args.model_run_dir`, tells the images of each split, the seconds of training, every epoch
+    and which one was best (the mappings of `fit.Trained`).
 
     Raises:
         BadDataError: a split or a class without images.
@@ -42,7 +43,7 @@ def run_fn(fn_args: FnArgs) -> None:
         tf.config.experimental.enable_op_determinism()
     recipe = recipes.get(settings["recipe"])
     classes = class_names(io_utils.parse_pbtxt_file(fn_args.schema_path, schema_pb2.Schema()))
-    train = input_pipeline.read(fn_args.train_files, size, classes, "training")
+    train = _training_split(fn_args, classes)
     input_pipeline.check_trainable(train, classes)
     evaluation = input_pipeline.read(fn_args.eval_files, size, classes, "evaluation")
 
@@ -76,3 +77,10 @@ def run_fn(fn_args: FnArgs) -> None:
     pixels = transform.prepare(transform_output, size, images)
     probabilities = keras.ops.softmax(trained.model.predict_on_batch(pixels))
     export.verify(fn_args.serving_model_dir, images, np.asarray(probabilities))
+
+
+def _training_split(fn_args: FnArgs, classes: list[str]) -> Split:
+    size, key = fn_args.custom_config["image_size"], transform.IMAGE_KEY
+    if train_size := fn_args.custom_config["train_size"]:
+        size, key = train_size, transform.TRAIN_IMAGE_KEY
+    return input_pipeline.read(fn_args.train_files, size, classes, "training", key)

@@ -76,7 +76,7 @@ class WeightSpec(BaseModel):
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file; of a folder, that over each file's relative path and own SHA-256, sorted."""
+    """SHA-256 of a file, or of the sorted list of a folder's files and their own SHA-256."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -86,7 +86,7 @@ def digest(path: Path) -> str:
 
 
 def load_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file, by name. Raises WeightsError where it is none or holds objects."""
+    """All arrays of an .npz file, by name. Raises WeightsError for another, or for objects."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)

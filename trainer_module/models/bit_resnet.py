@@ -54,7 +54,7 @@ class StdConv2D(layers.Layer):  # type: ignore[misc]
             name="kernel",
             shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
             initializer="he_normal",
-            # float16 has no room for the 1e-10 below, nor for sums of squares of thousands of values.
+            # float16 has no room for the 1e-10 below, nor for sums of thousands of squares.
             autocast=False,
         )
 
@@ -97,7 +97,7 @@ def bit_resnet(
     num_classes: int,
     input_range: tuple[float, float] = (-1.0, 1.0),
 ) -> keras.Model:
-    """Build the model: pixel values 0 to 255 [B, image_size, image_size, 3] to logits [B, num_classes].
+    """Build the model: pixels, uint8 [B, image_size, image_size, 3], to logits [B, num_classes].
 
     Args:
         variant: one of `VARIANTS`, or another.

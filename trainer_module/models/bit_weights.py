@@ -18,7 +18,7 @@ HEAD = "resnet/head/conv2d/"
 def pretrained_bit(
     variant: str, spec: WeightSpec, *, image_size: int, num_classes: int
 ) -> keras.Model:
-    """A model with `spec`'s backbone and a new head: pixels, 0 to 255, to `num_classes` logits of 0.
+    """A model with `spec`'s backbone and a new head: pixels to `num_classes` logits, all of them 0.
 
     Raises:
         WeightsError: the weights cannot be had, or do not fit.
