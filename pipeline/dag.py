@@ -93,6 +93,7 @@ def create_pipeline(
         custom_config={
             **config.train.model_dump(mode="json"),
             "image_size": config.transform.image_size,
+            "train_size": config.transform.train_size,
             "code": fingerprint.of(
                 "trainer_module.run_fn", f"trainer_module.recipes.{config.train.recipe}"
             ),

@@ -109,6 +109,13 @@ class TransformConfig(Section):
     image_size: int = Field(
         ge=1, le=4096, description="Height and width in pixels that the model is given."
     )
+    train_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Height and width of the training images, for a recipe that crops them at "
+        "random to image_size; unset: image_size.",
+    )
     resize: Literal[
         "area",
         "bicubic",
@@ -127,7 +134,7 @@ class TransformConfig(Section):
 class TrainConfig(Section):
     """How the model is trained.
 
-    Epochs and batch size have no default: each recipe's preset sets them.
+    The batch size has no default: each recipe's preset sets it.
     """
 
     recipe: str = Field(
@@ -139,7 +146,11 @@ class TrainConfig(Section):
     deterministic: bool = Field(
         default=True, description="Repeatable training on one machine; off may be faster on a GPU."
     )
-    epochs: int = Field(ge=1, description="Passes over the training images.")
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Passes over the training images; unset: what the recipe thinks right.",
+    )
     batch_size: int = Field(ge=1, description="Images a training step.")
     gradient_accumulation: int = Field(
         default=1,

@@ -434,7 +434,7 @@ class TestDump:
         again, origins_again = load(file)
         assert values(again) == values(config)
         unset = {key for key, origin in origins_again.items() if origin == "default"}
-        assert unset <= {"data.schema_file", "push.directory"}
+        assert unset <= {"data.schema_file", "push.directory", "transform.train_size"}
 
     def test_every_line_names_its_origin(self, tmp_path: Path) -> None:
         file = write(tmp_path / "two\nlines.toml", "train.batch_size = 7")

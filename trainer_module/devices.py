@@ -71,7 +71,9 @@ def dtype_policy(precision: str) -> str:
             for device in tf.config.list_physical_devices("GPU")
         ]
         slowest = min(capabilities, default=(0, 0))
-        precision = "bfloat16" if slowest >= (8, 0) else "float16" if slowest >= (7, 0) else "float32"
+        precision = (
+            "bfloat16" if slowest >= (8, 0) else "float16" if slowest >= (7, 0) else "float32"
+        )
     return precision if precision == "float32" else f"mixed_{precision}"
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -18,15 +18,13 @@ from components import progress
 from trainer_module import devices, input_pipeline
 from trainer_module.checkpoint import Checkpoints, Saved
 from trainer_module.input_pipeline import Split
-from trainer_module.recipes.base import Frozen, Phase, Recipe
+from trainer_module.recipes.base import Frozen, Phase, Recipe, Row, TrainingData, quality
 from trainer_module.steps import Steps
 
 REPORT_SECONDS = 0.5  # reading the loss waits for the device, so not after every step
 # What a kill costs at most; large models are saved less often, for 5 % of the time in all.
 CHECKPOINT_SECONDS = 30.0
 CHECKPOINT_SHARE = 0.05
-
-Row = dict[str, float]
 
 
 class DivergedError(Exception):
@@ -38,15 +36,25 @@ class OutOfMemoryError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Settings of the training that are no recipe's own; names as in the configuration."""
+class How:
+    """How a training is carried out; none of it changes what is learned, but for `balance`.
 
-    batch_size: int
-    epochs: int
-    seed: int
+    Attributes:
+        balance: see `input_pipeline.training_batches`.
+        gradient_accumulation, jit_compile: see `Steps`.
+        strategy: the devices; None: TensorFlow's default one.
+        checkpoints: where to continue from, and to leave what another call can continue from.
+        prepare: is given the new model before anything else is done with it.
+        on_epoch: is given the mapping of each epoch, also of those before a continuation.
+    """
+
     balance: str = "none"
     gradient_accumulation: int = 1
     jit_compile: bool = False
+    strategy: tf.distribute.Strategy | None = None
+    checkpoints: Checkpoints | None = None
+    prepare: Callable[[keras.Model], None] = lambda _: None
+    on_epoch: Callable[[Row], None] = lambda _: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +71,7 @@ class Trained:
     """
 
     model: keras.Model
-    epochs: list[Row]
+    epochs: list[dict[str, float]]
     best: Row
     phase_starts: list[int]
     steps: int
@@ -72,43 +80,44 @@ class Trained:
 def fit(
     recipe: Recipe,
     config: BaseModel,
-    options: Options,
     *,
     train: Split,
     evaluation: Split,
     image_size: int,
-    strategy: tf.distribute.Strategy | None = None,
-    checkpoints: Checkpoints | None = None,
-    prepare: Callable[[keras.Model], None] = lambda _: None,
-    on_epoch: Callable[[Row], None] = lambda _: None,
+    num_classes: int,
+    batch_size: int,
+    epochs: int | None,
+    seed: int,
+    how: How | None = None,
 ) -> Trained:
     """Train; the best epoch is that of the highest accuracy on `evaluation`.
 
-    Args:
-        strategy: the devices; None: TensorFlow's default one.
-        checkpoints: where to continue from, and to leave what another call can continue from.
-        prepare: is given the new model before anything else is done with it.
-        on_epoch: is given the mapping of each epoch, also of those before a continuation.
+    Each phase begins with the best weights of the one before, and where none of its own epochs is
+    better than the best of an earlier phase, that phase's model is the result.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
         OutOfMemoryError: a batch does not fit.
     """
-    strategy = strategy or tf.distribute.get_strategy()
+    how = how or How()
+    strategy = how.strategy or tf.distribute.get_strategy()
     with strategy.scope():
-        model = recipe.build_model(config, image_size, train.classes)
-    prepare(model)
-    training = _Training(model, options, train, evaluation, strategy, checkpoints, on_epoch)
-    steps = training.steps_per_epoch
+        model = recipe.build_model(config, image_size, num_classes)
+    how.prepare(model)
+    training = _Training(how, strategy, train, evaluation, batch_size, seed)
     pixels = train.images.map(lambda image, _: image)
-    phases = recipe.phases(config, model, pixels, options.epochs, steps)
+    data = TrainingData(pixels, training.epoch_size, batch_size, epochs)
+    phases = recipe.phases(config, model, data)
+    best: Row | None = None
     with training.explained():
         for number in itertools.count():
-            with strategy.scope():
-                phase = next(phases, None)
-            if phase is None:
+            try:
+                with strategy.scope():
+                    phase = phases.send(best)  # type: ignore[arg-type]  # None starts it
+            except StopIteration:
                 break
-            training.fit_phase(number, phase)
+            model = phase.model or model
+            best = training.fit_phase(number, phase, model)
     return training.trained()
 
 
@@ -117,64 +126,75 @@ class _Training:
 
     def __init__(
         self,
-        model: keras.Model,
-        options: Options,
+        how: How,
+        strategy: tf.distribute.Strategy,
         train: Split,
         evaluation: Split,
-        strategy: tf.distribute.Strategy,
-        checkpoints: Checkpoints | None,
-        on_epoch: Callable[[Row], None],
+        batch_size: int,
+        seed: int,
     ) -> None:
-        self._model = model
-        self._options = options
+        self._how = how
+        self._strategy = strategy
         self._train = train
         self._evaluation = evaluation
-        self._strategy = strategy
+        self._batch_size = batch_size
+        self._seed = seed
         self._replicas = devices.replicas(strategy)
         self._writes = devices.is_chief(strategy)
-        self._checkpoints = checkpoints
-        self._on_epoch = on_epoch
-        self._size = input_pipeline.epoch_size(train, options.balance)
-        self.steps_per_epoch = math.ceil(self._size / options.batch_size)
+        self.epoch_size = input_pipeline.epoch_size(train, how.balance)
+        self._steps_per_epoch = math.ceil(self.epoch_size / batch_size)
 
-        self._rows: list[Row] = []
+        self._rows: list[dict[str, float]] = []
         self._starts: list[int] = []  # how many rows there were when each phase began
         self._step = 0  # within the epoch
         self._steps = 0  # in all
         self._sums = tf.zeros([3], tf.float64)  # of the epoch so far
-        self._best: Row = {}
-        self._best_weights: Sequence[np.ndarray] = model.get_weights()
+        self._models: list[keras.Model] = []  # of each phase
+        self._best_weights: Sequence[np.ndarray] = []  # of this phase
+        self._kept = 0  # the phase with the best epoch of all
+        self._kept_weights: Sequence[np.ndarray] = []
 
         self._reported = 0.0
         self._speed = 0.0
         self._saved_at = time.monotonic()
         self._save_cost = 0.0
-        self._saved = checkpoints.latest() if checkpoints else None
+        self._saved = how.checkpoints.latest() if how.checkpoints else None
         if self._saved:
             self._restore(self._saved)
 
     def trained(self) -> Trained:
         """The outcome."""
-        self._model.set_weights(self._best_weights)
+        model = self._models[self._kept]
+        model.set_weights(self._kept_weights)
         starts = [start + 1 for start in self._starts]
-        return Trained(self._model, self._rows, self._best, starts, self._steps)
+        return Trained(model, self._rows, self._best(self._kept), starts, self._steps)
 
-    def fit_phase(self, number: int, phase: Phase) -> None:
-        """Do what is left of the phase, the `number`th one from 0."""
+    def fit_phase(self, number: int, phase: Phase, model: keras.Model) -> Row:
+        """Do what is left of the phase, the `number`th one from 0. Returns its best epoch."""
+        self._models.append(model)
         if number < len(self._starts) - 1:
-            return  # it was over when the checkpoint was written
+            return self._best(number)  # it was over when the checkpoint was written
+        self._epochs = phase.epochs
         with self._strategy.scope():
             optimizer = devices.scaled(phase.optimizer)
-            net = phase.frozen.head if phase.frozen else self._model
+            net = phase.frozen.head if phase.frozen else model
             optimizer.build(net.trainable_variables)
         if number == len(self._starts):
             self._starts.append(len(self._rows))
+            self._best_weights = model.get_weights()
         elif self._saved:
-            _assign(self._model.variables, self._saved.arrays["model"])
+            _assign(model.variables, self._saved.arrays["model"])
             _assign(optimizer.variables, self._saved.arrays["optimizer"])
             self._saved = None
-        if self._is_over(phase):
-            return
+        if not self._is_over(phase):
+            self._fit(phase, net, optimizer)
+        model.set_weights(self._best_weights)
+        best = self._best(number)
+        if number == 0 or quality(best) > quality(self._best(self._kept)):
+            self._kept, self._kept_weights = number, self._best_weights
+        return best
+
+    def _fit(self, phase: Phase, net: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
         views, evaluation = [self._train], self._evaluation
         if phase.frozen:
             views, evaluation = self._features(phase.frozen, phase)
@@ -182,20 +202,20 @@ class _Training:
             net,
             optimizer,
             self._strategy,
-            accumulation=self._options.gradient_accumulation,
+            accumulation=self._how.gradient_accumulation,
             clip=phase.clip,
-            jit_compile=self._options.jit_compile,
+            jit_compile=self._how.jit_compile,
         )
         augment = None if phase.frozen else phase.augment
         while not self._is_over(phase):
             epoch = len(self._rows)
             batches = input_pipeline.training_batches(
                 views[epoch % len(views)],
-                self._options.batch_size,
-                self._options.seed,
-                epoch,
+                self._batch_size,
+                self._seed,
                 augment,
-                balance=self._options.balance,
+                epoch=epoch,
+                balance=self._how.balance,
                 first_step=self._step,
                 replicas=self._replicas,
             )
@@ -210,8 +230,8 @@ class _Training:
         except tf.errors.ResourceExhaustedError as error:
             raise OutOfMemoryError(
                 f"a batch does not fit into memory: lower train.batch_size (now "
-                f"{self._options.batch_size}), or raise train.gradient_accumulation (now "
-                f"{self._options.gradient_accumulation}), which takes the same batch in parts"
+                f"{self._batch_size}), or raise train.gradient_accumulation (now "
+                f"{self._how.gradient_accumulation}), which takes the same batch in parts"
             ) from error
 
     def _train_epoch(
@@ -219,13 +239,13 @@ class _Training:
     ) -> None:
         started, first = time.monotonic(), self._step
         iterator = self._iterator(batches)
-        while self._step < self.steps_per_epoch:
+        while self._step < self._steps_per_epoch:
             self._sums += steps.train(iterator)
             self._step += 1
             self._steps += 1
             now = time.monotonic()
-            last = self._step == self.steps_per_epoch
-            images = min(self._step * self._options.batch_size, self._size)
+            last = self._step == self._steps_per_epoch
+            images = min(self._step * self._batch_size, self.epoch_size)
             if last or now - self._reported >= REPORT_SECONDS:
                 self._reported = now
                 loss = self._report(started, first, images)
@@ -236,9 +256,9 @@ class _Training:
         """Report the steps of this epoch so far; returns the loss."""
         loss, accuracy, _ = _means(self._sums)
         seconds = time.monotonic() - started
-        done = len(self._rows) * self.steps_per_epoch + self._step
-        total = self._options.epochs * self.steps_per_epoch
-        self._speed = (images - first * self._options.batch_size) / seconds
+        done = len(self._rows) * self._steps_per_epoch + self._step
+        total = (self._starts[-1] + self._epochs) * self._steps_per_epoch
+        self._speed = (images - first * self._batch_size) / seconds
         left = (total - done) * seconds / (self._step - first)
         if self._writes:
             progress.report(
@@ -260,7 +280,7 @@ class _Training:
         loss, accuracy, _ = _means(self._sums)
         val_loss, val_accuracy, _ = _means(self._evaluate(steps, evaluation))
         self._require_finite(val_loss, optimizer)
-        row = {
+        row: dict[str, float] = {
             "epoch": len(self._rows) + 1,
             "loss": loss,
             "accuracy": accuracy,
@@ -271,19 +291,17 @@ class _Training:
         }
         self._rows.append(row)
         if self._writes:
-            progress.report("epoch", **{**row, "epochs": self._options.epochs})
-        self._on_epoch(row)
-        if not self._best or _quality(row) > _quality(self._best):
-            self._best, self._best_weights = row, self._model.get_weights()
+            progress.report("epoch", **{**row, "epochs": self._starts[-1] + self._epochs})
+        self._how.on_epoch(row)
+        if self._best(len(self._starts) - 1) is row:
+            self._best_weights = self._models[-1].get_weights()
         self._step, self._sums = 0, tf.zeros([3], tf.float64)
 
     def _evaluate(self, steps: Steps, split: Split) -> tf.Tensor:
         sums = tf.zeros([3], tf.float64)
-        batches = input_pipeline.evaluation_batches(
-            split, self._options.batch_size, self._replicas
-        )
+        batches = input_pipeline.evaluation_batches(split, self._batch_size, self._replicas)
         iterator = self._iterator(batches)
-        for _ in range(math.ceil(split.size / self._options.batch_size)):
+        for _ in range(math.ceil(split.size / self._batch_size)):
             sums += steps.evaluate(iterator)
         return sums
 
@@ -299,7 +317,7 @@ class _Training:
         def computed(split: Split, view: int) -> Split:
             parts: list[np.ndarray] = []
             batches = input_pipeline.feature_batches(
-                split, self._options.batch_size, self._options.seed, view, phase.augment
+                split, self._batch_size, self._seed, view, phase.augment
             )
             done = 0
             for images, _ in batches:
@@ -317,16 +335,20 @@ class _Training:
         return views, computed(self._evaluation, 0)
 
     def _is_over(self, phase: Phase) -> bool:
-        rows = self._rows[self._starts[-1] :]
-        if len(rows) >= phase.epochs:
-            return True
-        if phase.patience is None or not rows:
-            return False
-        best = max(range(len(rows)), key=lambda index: _quality(rows[index]))
-        return len(rows) - 1 - best >= phase.patience
+        done = len(self._rows) - self._starts[-1]
+        if not (done and phase.patience):
+            return done >= phase.epochs
+        since_best = self._rows[-1]["epoch"] - self._best(len(self._starts) - 1)["epoch"]
+        return done >= phase.epochs or since_best >= phase.patience
+
+    def _best(self, phase: int) -> Row:
+        """The best epoch of a phase that has had one; of equal ones the first."""
+        end = self._starts[phase + 1] if phase + 1 < len(self._starts) else None
+        return max(self._rows[self._starts[phase] : end], key=quality)
 
     def _save_if_due(self, optimizer: keras.optimizers.Optimizer) -> None:
-        if not (self._checkpoints and self._writes):
+        checkpoints = self._how.checkpoints
+        if not (checkpoints and self._writes):
             return
         wait = max(CHECKPOINT_SECONDS, self._save_cost / CHECKPOINT_SHARE)
         started = time.monotonic()
@@ -339,16 +361,17 @@ class _Training:
             "starts": self._starts,
             "step": self._step,
             "steps": self._steps,
-            "best": self._best,
+            "kept": self._kept,
             "images_per_s": self._speed,
         }
         arrays = {
-            "model": self._model.variables,
+            "model": self._models[-1].variables,
             "optimizer": optimizer.variables,
             "best": self._best_weights,
+            "kept": self._kept_weights,
             "sums": [self._sums],
         }
-        self._checkpoints.save(self._steps, meta, arrays)
+        checkpoints.save(self._steps, meta, arrays)
         self._saved_at = time.monotonic()
         self._save_cost = self._saved_at - started
 
@@ -356,21 +379,22 @@ class _Training:
         """Take over all but the model's and the optimizer's variables."""
         self._rows, self._starts = saved.meta["rows"], saved.meta["starts"]
         self._step, self._steps = saved.meta["step"], saved.meta["steps"]
-        self._best, self._best_weights = saved.meta["best"], saved.arrays["best"]
+        self._best_weights = saved.arrays["best"]
+        self._kept, self._kept_weights = saved.meta["kept"], saved.arrays.get("kept", [])
         self._sums = tf.constant(saved.arrays["sums"][0])
         self._speed = saved.meta["images_per_s"]
         if self._writes:
             progress.report("note", text=f"training continues after step {self._steps}")
         for row in self._rows:
-            self._on_epoch(row)
+            self._how.on_epoch(row)
 
     def _require_finite(self, loss: float, optimizer: keras.optimizers.Optimizer) -> None:
         if not math.isfinite(loss):
             raise DivergedError(
                 f"the loss is {loss} in epoch {len(self._rows) + 1}, step {self._step} of "
-                f"{self.steps_per_epoch}, at learning rate {_rate(optimizer):g}: "
+                f"{self._steps_per_epoch}, at learning rate {_rate(optimizer):g}: "
                 "lower train.hyperparameters.learning_rate, or raise train.batch_size (now "
-                f"{self._options.batch_size})"
+                f"{self._batch_size})"
             )
 
 
@@ -383,11 +407,6 @@ def _means(sums: tf.Tensor) -> tuple[float, float, float]:
     """Loss and accuracy per image, and images."""
     loss, correct, images = (float(value) for value in sums)
     return loss / images, correct / images, images
-
-
-def _quality(row: Mapping[str, float]) -> tuple[float, float]:
-    """Orders epochs: by accuracy on the evaluation split, and where equal by loss."""
-    return row["val_accuracy"], -row["val_loss"]
 
 
 def _rate(optimizer: keras.optimizers.Optimizer) -> float:

@@ -65,11 +65,16 @@ def read(
     image_size: int,
     classes: Sequence[str],
     split: str,
-    cache_dir: str,
+    key: str = transform.IMAGE_KEY,
+    cache_dir: str | None = None,
 ) -> Split:
     """Open and count the TFRecords, gzipped where their name ends in .gz, that match `patterns`.
 
-    Decoded images are kept: in memory where they take at most a quarter of it, else in `cache_dir`.
+    Decoded images are kept: in memory where they take at most a quarter of it, else in `cache_dir`,
+    if there is one.
+
+    Args:
+        key: the feature that holds the pixels.
 
     Raises:
         BadDataError: there is no image, or one of a class that is not in `classes`. `split` is the
@@ -86,17 +91,17 @@ def read(
         example = tf.io.parse_single_example(
             record,
             {
-                transform.IMAGE_KEY: tf.io.FixedLenFeature([], tf.string),
+                key: tf.io.FixedLenFeature([], tf.string),
                 transform.LABEL_KEY: tf.io.FixedLenFeature([], tf.int64),
             },
         )
-        pixels = transform.decode_pixels(example[transform.IMAGE_KEY], image_size)
+        pixels = transform.decode_pixels(example[key], image_size)
         return pixels[0], example[transform.LABEL_KEY]
 
     images = records.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if len(labels) * image_size**2 * 3 <= memory_limit() / 4:
         images = images.cache()
-    else:
+    elif cache_dir:
         images = images.cache(os.path.join(cache_dir, split))
         # The file is whole only after one pass that nothing cuts short.
         for _ in images.batch(256):
@@ -134,9 +139,9 @@ def training_batches(
     split: Split,
     batch_size: int,
     seed: int,
-    epoch: int,
     augment: Augment | None,
     *,
+    epoch: int = 0,
     balance: str = "none",
     first_step: int = 0,
     replicas: Replicas = Replicas(),

@@ -42,8 +42,8 @@ VERIFIED_IMAGES = 8
 def run_fn(fn_args: FnArgs) -> None:
     """Train a recipe on Transform's output and export the model with the weights of its best epoch.
 
-    `fn_args.custom_config` holds recipe, hyperparameters (fields of its `Config`), image_size, and
-    the other settings of `[train]`. `fn_args.base_model`, if set, is a Model's serving path to
+    `fn_args.custom_config` holds recipe, hyperparameters (fields of its `Config`), image_size,
+    train_size (or None), and the other settings of `[train]`. `fn_args.base_model`, if set, is a Model's serving path to
     start from. With TF_CONFIG naming several workers each of them calls this; only the chief writes
     anything. A call that was cut off is continued by the next one with equal arguments.
 
@@ -81,9 +81,11 @@ def _run(
     settings = fn_args.custom_config
     size = settings["image_size"]
     classes = class_names(io_utils.parse_pbtxt_file(fn_args.schema_path, schema_pb2.Schema()))
-    train = input_pipeline.read(fn_args.train_files, size, classes, "training", cache)
+    train = _training_split(fn_args, classes, cache)
     input_pipeline.check_trainable(train, classes)
-    evaluation = input_pipeline.read(fn_args.eval_files, size, classes, "evaluation", cache)
+    evaluation = input_pipeline.read(
+        fn_args.eval_files, size, classes, "evaluation", cache_dir=cache
+    )
     checkpoints = checkpoint.Checkpoints(
         checkpoint.directory(fn_args.model_run_dir, _identity(fn_args))
     )
@@ -100,21 +102,22 @@ def _run(
         trained = fit.fit(
             recipe,
             config,
-            fit.Options(
-                batch_size=settings["batch_size"],
-                epochs=settings["epochs"],
-                seed=settings["seed"],
-                balance=settings["balance"],
-                gradient_accumulation=settings["gradient_accumulation"],
-                jit_compile=settings["jit_compile"],
-            ),
             train=train,
             evaluation=evaluation,
             image_size=size,
-            strategy=strategy,
-            checkpoints=checkpoints,
-            prepare=prepare,
-            on_epoch=events.write if events else lambda _: None,
+            num_classes=len(classes),
+            batch_size=settings["batch_size"],
+            epochs=settings["epochs"],
+            seed=settings["seed"],
+            how=fit.How(
+                balance=settings["balance"],
+                gradient_accumulation=settings["gradient_accumulation"],
+                jit_compile=settings["jit_compile"],
+                strategy=strategy,
+                checkpoints=checkpoints,
+                prepare=prepare,
+                on_epoch=events.write if events else lambda _: None,
+            ),
         )
         mixed = keras.config.dtype_policy().name != "float32"
     if not writes:
@@ -141,9 +144,14 @@ def _run(
     checkpoints.clear()
 
 
-def _export(
-    fn_args: FnArgs, model: keras.Model, evaluation: Split, classes: list[str]
-) -> None:
+def _training_split(fn_args: FnArgs, classes: list[str], cache: str) -> Split:
+    size, key = fn_args.custom_config["image_size"], transform.IMAGE_KEY
+    if train_size := fn_args.custom_config["train_size"]:
+        size, key = train_size, transform.TRAIN_IMAGE_KEY
+    return input_pipeline.read(fn_args.train_files, size, classes, "training", key, cache)
+
+
+def _export(fn_args: FnArgs, model: keras.Model, evaluation: Split, classes: list[str]) -> None:
     size = fn_args.custom_config["image_size"]
     transform_output = tft.TFTransformOutput(fn_args.transform_graph_path)
     export.export(model, transform_output, size, classes, fn_args.serving_model_dir)

@@ -88,4 +88,3 @@ def _refused(path: str, why: str) -> WarmStartError:
         f"the latest blessed model {path} cannot be trained further: {why}; set train.warm_start "
         "to false, or the recipe and its hyperparameters back to those of that model"
     )
-
