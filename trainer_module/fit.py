@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from components import progress
 from trainer_module import input_pipeline
 from trainer_module.input_pipeline import Split
-from trainer_module.recipes.base import Phase, Recipe, TrainingData
+from trainer_module.recipes.base import Phase, Recipe, TrainingData, quality
 
 REPORT_SECONDS = 0.5  # reading the loss waits for the device, so not after every step
 
@@ -73,7 +73,7 @@ def fit(
         _fit_phase(model, phase, monitor, train, evaluation, num_classes, seed + len(rows))
         rows += monitor.rows
         model.set_weights(monitor.best_weights)
-        if kept is None or _quality(monitor.best) > _quality(kept[1].best):
+        if kept is None or quality(monitor.best) > quality(kept[1].best):
             kept = model, monitor
         try:
             phase = phases.send(monitor.best)
@@ -170,7 +170,7 @@ class _Monitor(keras.callbacks.Callback):
         }
         self.rows.append(row)
         progress.report("epoch", **{**row, "epochs": self.epochs})
-        if not self.best or _quality(row) > _quality(self.best):
+        if not self.best or quality(row) > quality(self.best):
             self.best = row
             self.best_weights = self.model.get_weights()
         elif self.patience and row["epoch"] - self.best["epoch"] >= self.patience:
@@ -184,8 +184,3 @@ class _Monitor(keras.callbacks.Callback):
                 f"learning rate {rate:g}: lower train.hyperparameters.learning_rate, or raise "
                 f"train.batch_size (now {self.batch_size})"
             )
-
-
-def _quality(row: Mapping[str, float]) -> tuple[float, float]:
-    """Orders epochs: by accuracy on the evaluation split, and where equal by loss."""
-    return row["val_accuracy"], -row["val_loss"]
