@@ -16,7 +16,7 @@ from components.image_schema_gen.schema import counted
 MAX_LISTED = 5
 
 
-class Executor(example_validator.Executor):  # type: ignore[misc]
+class Executor(example_validator.Executor):
     """TFX's executor, except that anomalies fail the node instead of setting a property."""
 
     def Do(

@@ -18,7 +18,7 @@ from components.image_example_gen.accounting import read_accounting
 from components.image_schema_gen.schema import complete
 
 
-class Executor(base_executor.BaseExecutor):  # type: ignore[misc]
+class Executor(base_executor.BaseExecutor):
     """Executor of ImageSchemaGen."""
 
     def Do(

@@ -14,7 +14,7 @@ from tfx.utils import io_utils
 from components.image_schema_gen.schema import class_names
 
 
-class Executor(transform.Executor):  # type: ignore[misc]
+class Executor(transform.Executor):
     """Executor of ImageTransform."""
 
     def _GetPreprocessingFn(
