@@ -71,10 +71,7 @@ def read(
     """Open and count the TFRecords, gzipped where their name ends in .gz, that match `patterns`.
 
     Decoded images are kept: in memory where they take at most a quarter of it, else in `cache_dir`,
-    if there is one.
-
-    Args:
-        key: the feature that holds the pixels.
+    if there is one. `key` is the feature that holds the pixels.
 
     Raises:
         BadDataError: there is no image, or one of a class that is not in `classes`. `split` is the
@@ -113,11 +110,11 @@ def read(
 
 def memory_limit() -> int:
     """Bytes of memory that this process may use: the machine's, or less in a container."""
-    limits = [psutil.virtual_memory().total]
-    for path in map(Path, MEMORY_LIMITS):
-        if path.exists() and (text := path.read_text(encoding="ascii").strip()).isdigit():
-            limits.append(int(text))
-    return min(limits)
+    texts = [
+        Path(path).read_text("ascii").strip() for path in MEMORY_LIMITS if os.path.exists(path)
+    ]
+    limits = [int(text) for text in texts if text.isdigit()]
+    return min([psutil.virtual_memory().total, *limits])
 
 
 def check_trainable(split: Split, classes: Sequence[str]) -> None:
@@ -152,10 +149,9 @@ def training_batches(
     weights float32 [B], images of the whole batch float32 []). With more, those of one batch for
     the local replicas follow each other. The last batch holds what is left of the epoch.
 
-    Args:
-        balance: "none" shows every image once; "class_weight" too, but images of rare classes
-            weigh more, so that the weights of all classes are equal and 1 on average; "sampling"
-            shows as many images of each class, in all about as many as there are.
+    `balance` is one of "none", which shows every image once; "class_weight", so too, but images of
+    rare classes weigh more, so that the weights of all classes are equal and 1 on average; and
+    "sampling", which shows as many images of each class, in all about as many as there are.
     """
     order, changes = np.random.SeedSequence([seed, epoch]).generate_state(2)
     images = split.images

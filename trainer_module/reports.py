@@ -75,19 +75,18 @@ def _chart(rows: Sequence[Row], metric: str, phase_starts: Sequence[int]) -> str
         _text(x(1), _MARGIN + _HEIGHT + 18, "1", "middle"),
         _text(x(last), _MARGIN + _HEIGHT + 18, f"epoch {last}", "middle"),
     ]
-    for start in phase_starts:
-        parts.append(
-            f'<path d="M{x(start - 0.5)} {_MARGIN}v{_HEIGHT}" stroke="#999" stroke-dasharray="4"/>'
-        )
+    parts += [
+        f'<path d="M{x(start - 0.5)} {_MARGIN}v{_HEIGHT}" stroke="#999" stroke-dasharray="4"/>'
+        for start in phase_starts
+    ]
     for order, (prefix, each) in enumerate(series.items()):
         points = " ".join(f"{x(epoch)},{y(value)}" for epoch, value in enumerate(each, 1))
         color, name = _COLORS[prefix], "evaluation" if prefix else "training"
+        label = _text(_MARGIN + 120 + 90 * order, _MARGIN - 12, name, "start")
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>'
             f'<circle cx="{x(len(each))}" cy="{y(each[-1])}" r="3" fill="{color}"/>'
-        )
-        parts.append(
-            f'<g fill="{color}">{_text(_MARGIN + 120 + 90 * order, _MARGIN - 12, name, "start")}</g>'
+            f'<g fill="{color}">{label}</g>'
         )
     return "".join(parts)
 

@@ -43,9 +43,10 @@ def run_fn(fn_args: FnArgs) -> None:
     """Train a recipe on Transform's output and export the model with the weights of its best epoch.
 
     `fn_args.custom_config` holds recipe, hyperparameters (fields of its `Config`), image_size,
-    train_size (or None), and the other settings of `[train]`. `fn_args.base_model`, if set, is a Model's serving path to
-    start from. With TF_CONFIG naming several workers each of them calls this; only the chief writes
-    anything. A call that was cut off is continued by the next one with equal arguments.
+    train_size (or None), and the other settings of `[train]`. `fn_args.base_model`, if set, is a
+    Model's serving path to start from. With TF_CONFIG naming several workers each of them calls
+    this; only the chief writes anything. A call that was cut off is continued by the next one with
+    equal arguments.
 
     In `fn_args.model_run_dir`: history.json, which tells the images of each split, the steps and
     seconds of training, every epoch and which one was best (the mappings of `fit.Trained`);

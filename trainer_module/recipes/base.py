@@ -81,6 +81,11 @@ class Phase:
 Row = Mapping[str, float]
 
 
+def quality(row: Row) -> tuple[float, float]:
+    """Orders epochs: by accuracy on the evaluation split, and where equal by loss."""
+    return row["val_accuracy"], -row["val_loss"]
+
+
 class Recipe(Protocol):
     """The functions of a recipe module.
 
