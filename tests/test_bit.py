@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from pydantic import BaseModel
 
-from trainer_module import augmentation, fit, input_pipeline
+from trainer_module import augmentation, fit, input_pipeline, recipes
 from trainer_module.input_pipeline import Split
 from trainer_module.recipes import bit
-from trainer_module.recipes.base import Phase, TrainingData
+from trainer_module.recipes.base import Phase, Row, TrainingData
 from trainer_module.recipes.bit import Config, hyper_rule
 from trainer_module.schedules import WarmupStaircase
 
@@ -199,7 +201,7 @@ class TestPhases:
         keras.utils.set_random_seed(0)
         config = Config(variant="tiny", learning_rate=4.0, mixup=0.1, patience=0)
         trained = fit.fit(
-            bit,
+            recipes.get("bit"),
             config,
             train=coloured(32, 36),
             evaluation=coloured(9, 32, seed=1),
@@ -235,17 +237,19 @@ class TestPhases:
 class Hopeless:
     """A recipe that learns nothing."""
 
-    Config = Config
+    Config: type[BaseModel] = Config
 
-    def check(self, config: Config, image_size: int, train_size: int) -> None:
+    def check(self, config: Any, image_size: int, train_size: int) -> None:
         pass
 
-    def build_model(self, config: Config, image_size: int, num_classes: int) -> keras.Model:
-        images = keras.Input((image_size, image_size, 3))
-        flat = keras.layers.Flatten()(images)
+    def build_model(self, config: Any, image_size: int, num_classes: int) -> keras.Model:
+        images = keras.Input((image_size, image_size, 3), dtype="uint8")
+        flat = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
         return keras.Model(images, keras.layers.Dense(num_classes)(flat))
 
-    def phases(self, config: Config, model: keras.Model, data: TrainingData) -> Iterator[Phase]:
+    def phases(
+        self, config: Any, model: keras.Model, data: TrainingData
+    ) -> Generator[Phase, Row, None]:
         assert data.epochs
         yield Phase(data.epochs, keras.optimizers.SGD(0.0), None, patience=3)
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from components import progress
 from trainer_module import recipes
-from trainer_module.recipes.base import Phase, Row, TrainingData, quality
+from trainer_module.recipes.base import Phase, Recipe, Row, TrainingData, quality
 
 if TYPE_CHECKING:
     import keras
@@ -153,7 +153,7 @@ def _first_size(config: Config) -> int:
     return config.high if config.vanilla else config.low
 
 
-def _base(config: Config) -> tuple[recipes.Recipe, BaseModel] | None:
+def _base(config: Config) -> tuple[Recipe, BaseModel] | None:
     """The recipe that is the base and its configuration, or None for ResNet50V2."""
     if config.base == RESNET:
         return None
