@@ -152,6 +152,26 @@ class TrainConfig(Section):
         description="Passes over the training images; unset: what the recipe thinks right.",
     )
     batch_size: int = Field(ge=1, description="Images a training step.")
+    gradient_accumulation: int = Field(
+        default=1,
+        ge=1,
+        description="Parts in which a batch is computed, one after the other, to save memory.",
+    )
+    balance: Literal["none", "class_weight", "sampling"] = Field(
+        default="none",
+        description="Make rare classes count as much as others: weigh their images more, or show "
+        "them more often.",
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="What training calculates with; auto: the fastest that the GPU has, float32 "
+        "on a CPU.",
+    )
+    jit_compile: bool = Field(default=False, description="Compile the model with XLA.")
+    warm_start: bool = Field(
+        default=False,
+        description="Begin with the weights of the latest blessed model of earlier data.",
+    )
     hyperparameters: BaseModel = Field(description="The recipe's own settings: its `Config`.")
 
 

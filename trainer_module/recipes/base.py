@@ -39,6 +39,22 @@ class TrainingData:
 
 
 @dataclasses.dataclass(frozen=True)
+class Frozen:
+    """The part of a model that a phase does not train, whose features are computed only once.
+
+    Attributes:
+        base: the model's inputs to features [B, ...]; it shares its weights with the model.
+        head: those features to logits, sharing the others; what the phase trains.
+        views: copies of the training images: the first is the images as they are, the others are
+            augmented. An epoch sees one of them, and the next epoch the next.
+    """
+
+    base: keras.Model
+    head: keras.Model
+    views: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Phase:
     """One fit of a model, which ends with the weights of its best epoch.
 
@@ -47,7 +63,8 @@ class Phase:
         optimizer: a new one.
         augment: changes the training images, or None. It must bring them to the model's size.
         patience: epochs without a better one that end the phase early, 0 for never.
-        soft_labels: `augment` gives labels as float32 [B, classes], which sum to 1.
+        clip: largest global norm of the gradient; None: no limit.
+        frozen: what need not be computed anew in every epoch.
         model: fitted from here on, in place of the one before; None: that one.
     """
 
@@ -55,7 +72,8 @@ class Phase:
     optimizer: keras.optimizers.Optimizer
     augment: Augment | None
     patience: int = 0
-    soft_labels: bool = False
+    clip: float | None = None
+    frozen: Frozen | None = None
     model: keras.Model | None = None
 
 
@@ -85,7 +103,10 @@ class Recipe(Protocol):
         """
 
     def build_model(self, config: Any, image_size: int, num_classes: int) -> keras.Model:
-        """Make the model: uint8 [B, size, size, 3] to float32 logits [B, num_classes]."""
+        """Make the model: uint8 [B, size, size, 3] to logits [B, num_classes].
+
+        Its last layer is the head, whose weights have the classes as their last axis.
+        """
 
     def phases(
         self, config: Any, model: keras.Model, data: TrainingData
@@ -93,5 +114,7 @@ class Recipe(Protocol):
         """Yield the phases of training one after the other, `data.epochs` in all where it is given.
 
         Each yield returns the phase's best epoch once the phase is over. Between two phases the
-        generator may change the model, such as what is trainable, or go on to another one.
+        generator may change the model, such as what is trainable, or go on to another one. It must
+        do the same each time: a training that is resumed runs it again up to where it was cut off,
+        with finished phases skipped.
         """

@@ -152,7 +152,6 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
         _optimizer(config, rule),
         _augment(config, rule, size, model.output_shape[-1]),
         patience=config.patience,
-        soft_labels=rule.mixup > 0,
     )
 
 
