@@ -81,7 +81,7 @@ def coloured(count: int, seed: int = 0, frame: bool = False) -> Split:
     images[labels == 1, ..., 0] += 100
     if frame:
         images[:, 4:28, 4:28] = centre
-    return Split(tf.data.Dataset.from_tensor_slices((images, labels)), np.bincount(labels))
+    return Split(tf.data.Dataset.from_tensor_slices((images, labels)), labels, 2)
 
 
 def data(split: Split, epochs: int | None = 4) -> TrainingData:
