@@ -49,7 +49,10 @@ def load(model: keras.Model, classes: Sequence[str], base_model: str) -> str:
         earlier = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # zipfile's, h5py's, TensorFlow's and Keras's own
         raise _refused(path, f"it cannot be loaded: {type(error).__name__}: {error}") from error
-    head = {id(variable) for variable in model.layers[-1].variables}
+    last = model.layers[-1]
+    while isinstance(last, keras.Model):
+        last = last.layers[-1]
+    head = {id(variable) for variable in last.variables}
     kept = [name for name in classes if name in known]
     values: list[np.ndarray] = []
     old, new = earlier.weights, model.weights
