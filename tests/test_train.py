@@ -401,6 +401,10 @@ class TestFit:
         assert [row["epoch"] for row in trained.epochs] == [1, 2, 3, 4, 5]
         assert trained.best["epoch"] <= 3
         assert trained.epochs[-1]["val_accuracy"] < trained.best["val_accuracy"]
+        trained.model.compile(
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=[keras.metrics.SparseCategoricalAccuracy()],
+        )
         loss, accuracy = trained.model.evaluate(split.images.batch(70), verbose=0)
         assert loss == pytest.approx(trained.best["val_loss"], rel=1e-4)
         assert accuracy == pytest.approx(trained.best["val_accuracy"])

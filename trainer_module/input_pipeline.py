@@ -110,9 +110,8 @@ def read(
 
 def memory_limit() -> int:
     """Bytes of memory that this process may use: the machine's, or less in a container."""
-    texts = [
-        Path(path).read_text("ascii").strip() for path in MEMORY_LIMITS if os.path.exists(path)
-    ]
+    files = [path for path in map(Path, MEMORY_LIMITS) if path.exists()]
+    texts = [file.read_text("ascii").strip() for file in files]
     limits = [int(text) for text in texts if text.isdigit()]
     return min([psutil.virtual_memory().total, *limits])
 
@@ -221,7 +220,7 @@ def _shared(batches: tf.data.Dataset, first_step: int, replicas: Replicas) -> tf
         step: tf.Tensor, batch: tuple[tf.Tensor, ...], replica: tf.Tensor
     ) -> tuple[tf.Tensor, tuple]:
         images, labels, weights, total = batch
-        chosen = tf.range(tf.cast(replica, tf.int32), tf.shape(labels)[0], replicas.total)
+        chosen = tf.range(tf.shape(labels)[0])[replica :: replicas.total]
         # Batch normalization fails on no image: where there are too few, one comes with weight 0.
         idle = tf.size(chosen) == 0
         chosen = tf.cond(idle, lambda: tf.zeros([1], tf.int32), lambda: chosen)

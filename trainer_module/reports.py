@@ -17,6 +17,12 @@ _WIDTH, _HEIGHT, _MARGIN = 360, 240, 48
 _COLORS = {"": "#1f77b4", "val_": "#d62728"}
 
 
+# tf.summary.scalar is TensorBoard's, which TensorFlow does not bring along.
+_SCALAR = tf.compat.v1.SummaryMetadata(
+    plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"), data_class=1
+)
+
+
 class EventFiles:
     """Scalars of each epoch for TensorBoard, in `folder`/logs/train and /eval."""
 
@@ -32,7 +38,8 @@ class EventFiles:
             with writer.as_default(step=int(row["epoch"])):
                 for key, value in row.items():
                     if key != "epoch" and key.startswith("val_") == bool(prefix):
-                        tf.summary.scalar(f"epoch_{key.removeprefix(prefix)}", value)
+                        tag = f"epoch_{key.removeprefix(prefix)}"
+                        tf.summary.write(tag, tf.constant(value, tf.float32), metadata=_SCALAR)
             writer.flush()
 
 
