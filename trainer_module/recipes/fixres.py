@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from components import progress
 from trainer_module import recipes
-from trainer_module.recipes.base import Phase, Recipe, Row, TrainingData, quality
+from trainer_module.recipes.base import Frozen, Phase, Recipe, Row, TrainingData, quality
 
 if TYPE_CHECKING:
     import keras
@@ -198,7 +198,8 @@ def _first_stage(
     phase = next(stage, None)
     while phase:
         augment = _random_crops(config, size, phase.augment)
-        row = yield dataclasses.replace(phase, augment=augment, model=model)
+        frozen = phase.frozen and _frozen(phase.frozen, size)
+        row = yield dataclasses.replace(phase, augment=augment, frozen=frozen, model=model)
         if not best or quality(row) > quality(best):
             best = row
         try:
@@ -206,6 +207,13 @@ def _first_stage(
         except StopIteration:
             phase = None
     return best
+
+
+def _frozen(frozen: Frozen, size: int) -> Frozen:
+    """The same for images as Transform gives them."""
+    from trainer_module.models.views import seen_through
+
+    return dataclasses.replace(frozen, base=seen_through(frozen.base, size, crop=False))
 
 
 def _base_phases(
