@@ -414,6 +414,9 @@ def _toml_value(value: object) -> str:
         return _toml_string(str(value))
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, Mapping):
+        items = (f"{_toml_string(str(key))} = {_toml_value(item)}" for key, item in value.items())
+        return f"{{{', '.join(items)}}}"
     raise TypeError(f"no TOML for {value!r}")
 
 

@@ -23,6 +23,7 @@ from components.image_example_gen.component import ImageExampleGen
 from components.image_example_validator.component import ImageExampleValidator
 from components.image_schema_gen.component import ImageSchemaGen
 from components.image_transform.component import ImageTransform
+from components.warm_start_resolver.strategy import WarmStartStrategy
 from pipeline import fingerprint
 from pipeline.settings import Config
 
@@ -78,11 +79,20 @@ def create_pipeline(config: Config, locations: Locations) -> Pipeline:
     ).with_id("Transform")
     transform.add_upstream_node(example_validator)
 
+    warm_start = Resolver(
+        strategy_class=WarmStartStrategy,
+        examples=transform.outputs["transformed_examples"],
+        model=Channel(type=standard_artifacts.Model),
+        model_blessing=Channel(type=standard_artifacts.ModelBlessing),
+    ).with_id("WarmStart")
+    warm = config.train.warm_start
+
     trainer = Trainer(
         run_fn="trainer_module.run_fn.run_fn",
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema,
+        base_model=warm_start.outputs["model"] if warm else None,
         train_args=trainer_pb2.TrainArgs(splits=["train"]),
         eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
         custom_config={
@@ -129,6 +139,7 @@ def create_pipeline(config: Config, locations: Locations) -> Pipeline:
             schema_gen,
             example_validator,
             transform,
+            *([warm_start] if warm else []),
             trainer,
             baseline,
             evaluator,

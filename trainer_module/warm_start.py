@@ -8,7 +8,6 @@ import posixpath
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 from tfx.utils import io_utils
 
 # Beside "Format-Serving" in a Model artifact: the SavedModel there has lost the Keras layers.
@@ -52,30 +51,28 @@ def load(model: keras.Model, classes: Sequence[str], base_model: str) -> str:
     last = model.layers[-1]
     while isinstance(last, keras.Model):
         last = last.layers[-1]
-    head = {id(variable) for variable in last.variables}
+    head = {id(variable) for variable in last.weights}
     kept = [name for name in classes if name in known]
-    values: list[np.ndarray] = []
     old, new = earlier.weights, model.weights
     if len(old) != len(new):
         raise _refused(path, f"it has {len(old)} weights, the new model {len(new)}")
-    for before, after in zip(old, new, strict=True):
-        value = np.array(after)
-        if id(after) in head:
-            fits = value.shape[:-1] == before.shape[:-1] and before.shape[-1] == len(known)
+    values = model.get_weights()
+    earlier_values = earlier.get_weights()
+    for place, (before, after) in enumerate(zip(earlier_values, values, strict=True)):
+        if id(new[place]) in head:
+            fits = after.shape[:-1] == before.shape[:-1] and before.shape[-1] == len(known)
             to, source = ([names.index(name) for name in kept] for names in (classes, known))
             if fits:
-                value[..., to] = np.array(before)[..., source]
-        elif fits := value.shape == tuple(before.shape):
-            value = np.array(before)
+                after[..., to] = before[..., source]
+        elif fits := after.shape == before.shape:
+            values[place] = before
         if not fits:
             raise _refused(
                 path,
-                f"its {before.path} has shape {tuple(before.shape)}, where the new model has "
-                f"{after.path} with {tuple(after.shape)}",
+                f"its {old[place].path} has shape {before.shape}, where the new model has "
+                f"{new[place].path} with {after.shape}",
             )
-        values.append(value)
-    for variable, value in zip(new, values, strict=True):
-        variable.assign(value)
+    model.set_weights(values)
     return (
         f"warm start from {path}: {len(kept)} of {len(classes)} classes are known to it, "
         f"{len(set(known) - set(classes))} of its own are dropped"
