@@ -100,7 +100,8 @@ def create_pipeline(config: Config, locations: Locations) -> Pipeline:
             "image_size": config.transform.image_size,
             "train_size": config.transform.train_size,
             "code": fingerprint.of(
-                "trainer_module.run_fn", f"trainer_module.recipes.{config.train.recipe}"
+                "trainer_module.run_fn",
+                *(f"trainer_module.recipes.{name}" for name in _recipes(config)),
             ),
         },
     )
@@ -148,6 +149,12 @@ def create_pipeline(config: Config, locations: Locations) -> Pipeline:
         enable_cache=True,
         beam_pipeline_args=config.beam.pipeline_args,
     )
+
+
+def _recipes(config: Config) -> set[str]:
+    """The recipe, and the one that it builds upon, if any."""
+    base = getattr(config.train.hyperparameters, "base", None)
+    return {config.train.recipe, base or config.train.recipe} & set(recipes.names())
 
 
 def evaluation(config: Config) -> tfma.EvalConfig:
