@@ -26,6 +26,7 @@ from components.image_transform.component import ImageTransform
 from components.warm_start_resolver.strategy import WarmStartStrategy
 from pipeline import fingerprint
 from pipeline.settings import Config
+from trainer_module import recipes
 
 
 @dataclasses.dataclass(frozen=True)
