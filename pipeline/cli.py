@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import enum
+import gc
 import importlib.metadata
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from pipeline.commands.classify import classify
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
 
 EPILOG = f"Exit codes: {'; '.join(f'{code} {why}' for code, why in EXIT_CODES.items())}."
@@ -121,7 +123,11 @@ def version() -> None:
 
 def main() -> None:
     """The console command `perennial`."""
-    app()
+    try:
+        app()
+    finally:
+        # What TFX and TensorFlow made would take seconds to collect, and goes with the process.
+        gc.freeze()
 
 
 def shown_as(log_format: LogFormat) -> str:
@@ -165,6 +171,9 @@ def _write_traceback(error: Exception) -> Path:
     with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
         traceback.print_exception(error, file=file)
     return Path(path)
+
+
+app.command()(_reported(LogFormat.PLAIN)(classify))
 
 
 if __name__ == "__main__":

@@ -223,11 +223,11 @@ def _sizes_by_recipe(recipe: str, values: Tree, source: object) -> dict[str, int
     settings = _merged(own).get("train", {}).get("hyperparameters", {})
     try:
         config = recipes.get(recipe).Config(**settings)
-        source = DataConfig(source=source).source
+        source = DataConfig.model_validate({"source": source}).source
     except ValidationError:
         return {}  # reported with everything else
     # A folder that is not on this machine is taken for one of photographs.
-    sizes = derive(config, *(usual_size(source) or PHOTOGRAPH))
+    sizes = derive(config, *(usual_size(str(source)) or PHOTOGRAPH))
     return {f"transform.{name}": size for name, size in sizes.items()}
 
 
@@ -414,6 +414,9 @@ def _toml_value(value: object) -> str:
         return _toml_string(str(value))
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, Mapping):
+        items = (f"{_toml_string(str(key))} = {_toml_value(item)}" for key, item in value.items())
+        return f"{{{', '.join(items)}}}"
     raise TypeError(f"no TOML for {value!r}")
 
 

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import tensorflow_data_validation as tfdv
-from ml_metadata.proto import metadata_store_pb2
 from tensorflow_model_analysis.proto import config_pb2 as tfma
 from tfx.components.evaluator.component import Evaluator
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
@@ -27,6 +26,7 @@ from components.image_transform.component import ImageTransform
 from components.warm_start_resolver.strategy import WarmStartStrategy
 from pipeline import fingerprint
 from pipeline.settings import Config
+from trainer_module import recipes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +38,7 @@ class Locations:
     push_directory: str
 
 
-def create_pipeline(
-    config: Config,
-    locations: Locations,
-    metadata_connection: metadata_store_pb2.ConnectionConfig,
-) -> Pipeline:
+def create_pipeline(config: Config, locations: Locations) -> Pipeline:
     """Wire the nodes. Nothing is read or run here."""
     example_gen = ImageExampleGen(
         input_base=locations.data_root,
@@ -105,7 +101,8 @@ def create_pipeline(
             "image_size": config.transform.image_size,
             "train_size": config.transform.train_size,
             "code": fingerprint.of(
-                "trainer_module.run_fn", f"trainer_module.recipes.{config.train.recipe}"
+                "trainer_module.run_fn",
+                *(f"trainer_module.recipes.{name}" for name in _recipes(config)),
             ),
         },
     )
@@ -151,9 +148,14 @@ def create_pipeline(
             pusher,
         ],
         enable_cache=True,
-        metadata_connection_config=metadata_connection,
         beam_pipeline_args=config.beam.pipeline_args,
     )
+
+
+def _recipes(config: Config) -> set[str]:
+    """The recipe, and the one that it builds upon, if any."""
+    base = getattr(config.train.hyperparameters, "base", None)
+    return {config.train.recipe, base or config.train.recipe} & set(recipes.names())
 
 
 def evaluation(config: Config) -> tfma.EvalConfig:

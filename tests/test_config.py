@@ -436,6 +436,12 @@ class TestDump:
         unset = {key for key, origin in origins_again.items() if origin == "default"}
         assert unset <= {"data.schema_file", "push.directory", "transform.train_size"}
 
+    @pytest.mark.parametrize("recipe", recipes.names())
+    def test_so_does_every_recipes(self, tmp_path: Path, recipe: str) -> None:
+        config, origins = load(None, {"train.recipe": recipe})
+        file = write(tmp_path / "dumped.toml", dump_toml(config, origins))
+        assert values(load(file).config) == values(config)
+
     def test_every_line_names_its_origin(self, tmp_path: Path) -> None:
         file = write(tmp_path / "two\nlines.toml", "train.batch_size = 7")
         text = dump_toml(*load(file, {"train.epochs": 3}))

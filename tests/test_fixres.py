@@ -67,7 +67,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 def config(**changes: Any) -> Config:
     settings = {"base": "tiny", "low": 16, "high": 24, "min_area": 0.5, "second_epochs": 2}
-    return Config(**(settings | changes))
+    return Config.model_validate({**settings, **changes})
 
 
 def coloured(count: int, seed: int = 0, frame: bool = False) -> Split:
@@ -91,7 +91,7 @@ def data(split: Split, epochs: int | None = 4) -> TrainingData:
 def train(settings: Config, epochs: int | None = 5, frame: bool = False) -> fit.Trained:
     keras.utils.set_random_seed(0)
     return fit.fit(
-        fixres,
+        recipes.get("fixres"),
         settings,
         train=coloured(32, frame=frame),
         evaluation=coloured(17, seed=1, frame=frame),
@@ -106,7 +106,7 @@ def train(settings: Config, epochs: int | None = 5, frame: bool = False) -> fit.
 ROW = {"val_accuracy": 0.5, "val_loss": 1.0}
 
 
-def second_stage(settings: Config) -> tuple[keras.Model, Phase]:
+def second_stage(settings: Config) -> tuple[keras.Model, keras.Model, Phase]:
     """The first stage's model with random weights, and the second stage that follows on it."""
     keras.utils.set_random_seed(1)
     model = fixres.build_model(settings, 32, 2)
@@ -116,7 +116,9 @@ def second_stage(settings: Config) -> tuple[keras.Model, Phase]:
     stages = fixres.phases(settings, model, data(coloured(16)))
     first = next(stages)
     assert first.model is model
-    return model, stages.send(ROW)
+    second = stages.send(ROW)
+    assert second.model
+    return model, second.model, second
 
 
 def net(model: keras.Model) -> keras.Model:
@@ -147,8 +149,7 @@ class TestSecondStage:
         ],
     )
     def test_training_touches_only_what_it_should(self, batch_norm: str, changed: set[str]) -> None:
-        _, phase = second_stage(config(batch_norm=batch_norm))
-        model = phase.model
+        _, model, phase = second_stage(config(batch_norm=batch_norm))
         before = weights(model)
         model.compile(phase.optimizer, keras.losses.SparseCategoricalCrossentropy(True))
         model.fit(coloured(16).images.batch(8), epochs=2, verbose=0)
@@ -156,21 +157,21 @@ class TestSecondStage:
         assert {name for name in before if (before[name] != after[name]).any()} == changed
 
     def test_it_starts_from_the_first_stages_weights(self) -> None:
-        first, phase = second_stage(config(batch_norm="train"))
-        old, new = weights(first), weights(phase.model)
+        first, second, _ = second_stage(config(batch_norm="train"))
+        old, new = weights(first), weights(second)
         assert old.keys() == new.keys()
         for name in old:
             np.testing.assert_array_equal(old[name], new[name])
 
     def test_statistics_are_measured_over_all_images_as_they_are_tested(self) -> None:
-        first, phase = second_stage(config())
+        first, second, _ = second_stage(config())
         images = np.stack(list(coloured(16).images.map(lambda image, _: image)))
-        model = net(phase.model)
+        model = net(second)
         x = model.get_layer("norm1")(
             model.get_layer("conv1")(images[:, 4:28, 4:28] / np.float32(255)), training=False
         )
         x = np.asarray(model.get_layer("inner").get_layer("conv2")(x), np.float64)
-        found = weights(phase.model)
+        found = weights(second)
         np.testing.assert_allclose(found["norm2/moving_mean"], x.mean((0, 1, 2)), rtol=1e-4)
         np.testing.assert_allclose(found["norm2/moving_variance"], x.var((0, 1, 2)), rtol=1e-3)
         untouched = weights(first)
@@ -179,8 +180,8 @@ class TestSecondStage:
 
     def test_group_normalizations_scale_and_offset_are_trained(self) -> None:
         settings = {"variant": "tiny", "crop": False, "mixup": 0.0}
-        _, phase = second_stage(config(base="bit", settings=settings))
-        trainable = {"/".join(v.path.split("/")[-2:]) for v in phase.model.trainable_variables}
+        _, model, _ = second_stage(config(base="bit", settings=settings))
+        trainable = {"/".join(v.path.split("/")[-2:]) for v in model.trainable_variables}
         assert trainable == {
             "final_norm/gamma",
             "final_norm/beta",

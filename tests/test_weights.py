@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from trainer_module import weights
 from trainer_module.models.bit_resnet import VARIANTS, bit_resnet
 from trainer_module.models.bit_weights import (
@@ -22,6 +25,7 @@ from trainer_module.models.bit_weights import (
     pretrained_bit,
     pretrained_classifier,
 )
+from trainer_module.pretrained import classify
 from trainer_module.weights import WeightsError, WeightSpec
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (2, 32, 32, 3), np.uint8)
@@ -264,3 +268,36 @@ def test_pretrained_head_is_kept_for_use_as_it_is(tmp_path: Path) -> None:
     headless = {key: value for key, value in arrays.items() if "/head/" not in key}
     with pytest.raises(WeightsError, match="no head"):
         pretrained_classifier("tiny", save(tmp_path / "none.npz", headless), image_size=32)
+
+
+class TestClassify:
+    names = ("a", "b", "c", "d", "e", "f", "g")
+
+    def test_names_the_most_probable_classes(self, tmp_path: Path) -> None:
+        spec = save(tmp_path / "bit.npz", official_arrays())
+        encoded = [bytes(tf.io.encode_png(image).numpy()) for image in IMAGES]
+        found = classify(encoded, self.names, spec, variant="tiny", image_size=32, top=3)
+        model = pretrained_classifier("tiny", spec, image_size=32)
+        probabilities = np.asarray(keras.ops.softmax(model(IMAGES)))
+        for row, classes in zip(probabilities, found, strict=True):
+            assert [name for name, _ in classes] == [self.names[i] for i in np.argsort(-row)[:3]]
+            assert [share for _, share in classes] == pytest.approx(sorted(row)[::-1][:3], rel=1e-4)
+
+    def test_labels_of_other_weights_are_refused(self, tmp_path: Path) -> None:
+        spec = save(tmp_path / "bit.npz", official_arrays())
+        with pytest.raises(WeightsError, match="7 classes apart, but there are 6 labels"):
+            classify([], self.names[:6], spec, variant="tiny", image_size=32)
+
+    def test_command_prints_them(self, tmp_path: Path) -> None:
+        spec = save(tmp_path / "bit.npz", official_arrays())
+        image, labels = tmp_path / "image.png", tmp_path / "names.txt"
+        image.write_bytes(tf.io.encode_png(IMAGES[0]).numpy())
+        labels.write_text("\n".join(self.names), encoding="utf-8")
+        command = ["classify", str(image), "--weights", spec.source, "--labels", str(labels)]
+        command += ["--variant", "tiny", "--image-size", "32", "--top", "2"]
+        result = CliRunner().invoke(app, [*command, "--sha256", spec.sha256])
+        assert result.exit_code == 0, result.output
+        assert re.fullmatch(rf"{image}: [a-g] [\d.]+%, [a-g] [\d.]+%\n", result.stdout)
+        unconfirmed = CliRunner().invoke(app, command)
+        assert unconfirmed.exit_code == 2
+        assert spec.sha256 in unconfirmed.stderr

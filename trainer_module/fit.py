@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import time
@@ -63,6 +64,7 @@ class Trained:
 
     Attributes:
         model: pixels to logits.
+        rebuild: makes that model anew, with other weights.
         epochs: one mapping an epoch: epoch (from 1), loss and accuracy on the training images as
             augmented, val_loss and val_accuracy, learning_rate, images_per_s (training only).
         best: the one of `epochs` that `model` has the weights of.
@@ -71,6 +73,7 @@ class Trained:
     """
 
     model: keras.Model
+    rebuild: Callable[[], keras.Model]
     epochs: list[dict[str, float]]
     best: Row
     phase_starts: list[int]
@@ -101,8 +104,11 @@ def fit(
     """
     how = how or How()
     strategy = how.strategy or tf.distribute.get_strategy()
+    rebuild: Callable[[], keras.Model] = functools.partial(
+        recipe.build_model, config, image_size, num_classes
+    )
     with strategy.scope():
-        model = recipe.build_model(config, image_size, num_classes)
+        model = rebuild()
     how.prepare(model)
     training = _Training(how, strategy, train, evaluation, batch_size, seed)
     pixels = train.images.map(lambda image, _: image)
@@ -116,8 +122,8 @@ def fit(
                     phase = phases.send(best)  # type: ignore[arg-type]  # None starts it
             except StopIteration:
                 break
-            model = phase.model or model
-            best = training.fit_phase(number, phase, model)
+            model, rebuild = phase.model or model, phase.rebuild or rebuild
+            best = training.fit_phase(number, phase, model, rebuild)
     return training.trained()
 
 
@@ -150,6 +156,7 @@ class _Training:
         self._steps = 0  # in all
         self._sums = tf.zeros([3], tf.float64)  # of the epoch so far
         self._models: list[keras.Model] = []  # of each phase
+        self._rebuilds: list[Callable[[], keras.Model]] = []
         self._best_weights: Sequence[np.ndarray] = []  # of this phase
         self._kept = 0  # the phase with the best epoch of all
         self._kept_weights: Sequence[np.ndarray] = []
@@ -167,11 +174,21 @@ class _Training:
         model = self._models[self._kept]
         model.set_weights(self._kept_weights)
         starts = [start + 1 for start in self._starts]
-        return Trained(model, self._rows, self._best(self._kept), starts, self._steps)
+        return Trained(
+            model,
+            self._rebuilds[self._kept],
+            self._rows,
+            self._best(self._kept),
+            starts,
+            self._steps,
+        )
 
-    def fit_phase(self, number: int, phase: Phase, model: keras.Model) -> Row:
+    def fit_phase(
+        self, number: int, phase: Phase, model: keras.Model, rebuild: Callable[[], keras.Model]
+    ) -> Row:
         """Do what is left of the phase, the `number`th one from 0. Returns its best epoch."""
         self._models.append(model)
+        self._rebuilds.append(rebuild)
         if number < len(self._starts) - 1:
             return self._best(number)  # it was over when the checkpoint was written
         self._epochs = phase.epochs

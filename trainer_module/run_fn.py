@@ -138,7 +138,7 @@ def _run(
     model = trained.model
     if mixed or strategy.num_replicas_in_sync > 1:
         # What is served must not depend on the devices that it was trained on.
-        model = recipe.build_model(config, size, len(classes))
+        model = trained.rebuild()
         model.set_weights(trained.model.get_weights())
     warm_start.save(model, classes, fn_args.serving_model_dir)
     _export(fn_args, model, evaluation, classes)

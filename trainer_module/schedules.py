@@ -17,19 +17,15 @@ class WarmupStaircase(keras.optimizers.schedules.LearningRateSchedule):
         peak: highest rate.
         steps: end of the warm-up, the boundaries, end of the training. The step at a boundary has
             the rate before it; from the end on, the lowest rate stays.
-        accumulation: the optimizer's `gradient_accumulation_steps`, 1 for none. Keras hands a
-            schedule the count of batches, not that of the steps made from them.
     """
 
-    def __init__(self, peak: float, steps: Sequence[int], accumulation: int = 1) -> None:
+    def __init__(self, peak: float, steps: Sequence[int]) -> None:
         super().__init__()
         self.peak = peak
         self.steps = tuple(steps)
-        self.accumulation = accumulation
 
     def __call__(self, step: Any) -> Any:
         """The rate of `step`, an integer scalar from 0."""
-        step = ops.floor_divide(ops.cast(step, "int32"), self.accumulation)
         warmup, *boundaries, _ = self.steps
         # One power instead of repeated division, which rounds each time.
         drops = sum((ops.cast(step > boundary, "float32") for boundary in boundaries), 0.0)
@@ -39,4 +35,4 @@ class WarmupStaircase(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {"peak": self.peak, "steps": self.steps, "accumulation": self.accumulation}
+        return {"peak": self.peak, "steps": self.steps}

@@ -48,7 +48,10 @@ def load(model: keras.Model, classes: Sequence[str], base_model: str) -> str:
         earlier = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # zipfile's, h5py's, TensorFlow's and Keras's own
         raise _refused(path, f"it cannot be loaded: {type(error).__name__}: {error}") from error
-    head = {id(variable) for variable in model.layers[-1].weights}
+    last = model.layers[-1]
+    while isinstance(last, keras.Model):
+        last = last.layers[-1]
+    head = {id(variable) for variable in last.weights}
     kept = [name for name in classes if name in known]
     old, new = earlier.weights, model.weights
     if len(old) != len(new):

@@ -66,7 +66,7 @@ class WeightSpec(BaseModel):
             problem = "are not the ones configured" if self.sha256 else "are not confirmed"
             raise WeightsError(
                 f"the weights {self.source} {problem}: their sha256 is {found}; if you trust them, "
-                "set train.hyperparameters.weights.sha256 to it"
+                "set train.hyperparameters.weights.sha256 (classify: --sha256) to it"
             )
         progress.report(
             "note",
@@ -119,11 +119,6 @@ def assign(
         )
     for name, variable in variables.items():
         variable.assign(arrays[name])
-
-
-def label_names(path: Path) -> list[str]:
-    """The names of a pretrained head's classes: the lines of a UTF-8 text file, in their order."""
-    return path.read_text(encoding="utf-8").splitlines()
 
 
 def _npz(source: str, sha256: str) -> Path:

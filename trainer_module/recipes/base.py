@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel
@@ -66,6 +66,7 @@ class Phase:
         clip: largest global norm of the gradient; None: no limit.
         frozen: what need not be computed anew in every epoch.
         model: fitted from here on, in place of the one before; None: that one.
+        rebuild: makes `model` anew, with its weights in the same order; given where it is.
     """
 
     epochs: int
@@ -75,6 +76,7 @@ class Phase:
     clip: float | None = None
     frozen: Frozen | None = None
     model: keras.Model | None = None
+    rebuild: Callable[[], keras.Model] | None = None
 
 
 # What fit tells of a phase's best epoch: the mapping described at `fit.Trained.epochs`.
@@ -105,7 +107,8 @@ class Recipe(Protocol):
     def build_model(self, config: Any, image_size: int, num_classes: int) -> keras.Model:
         """Make the model: uint8 [B, size, size, 3] to logits [B, num_classes].
 
-        Its last layer is the head, whose weights have the classes as their last axis.
+        Its last layer is the head, whose weights have the classes as their last axis; or a model of
+        which that holds.
         """
 
     def phases(

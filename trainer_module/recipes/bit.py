@@ -38,8 +38,8 @@ SCHEDULES = (
 class Config(BaseModel):
     """Hyperparameters. What is unset follows the BiT-HyperRule; a note of the run tells its values.
 
-    A step takes `train.batch_size` times `accumulation` images, and the rule, which is stated for
-    512, is scaled to that.
+    The rule is stated for 512 images a step and scaled to `train.batch_size`. Where 512 do not fit
+    into memory, `train.gradient_accumulation` takes them in parts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -65,9 +65,6 @@ class Config(BaseModel):
     )
     mixup: float | None = Field(
         None, ge=0, description="Alpha of the Beta distribution; 0: no MixUp."
-    )
-    accumulation: PositiveInt = Field(
-        1, description="Batches whose gradients make one step, where memory is short."
     )
     patience: NonNegativeInt = Field(
         2, description="Epochs without better accuracy that end the training; 0: never."
@@ -140,13 +137,12 @@ def build_model(config: Config, image_size: int, num_classes: int) -> keras.Mode
 
 def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[Phase, Row, None]:
     """Train once, as long as the rule says; with `data.epochs`, the rule is stretched to them."""
-    batch = data.batch_size * config.accumulation
-    given = data.epochs and max(1, data.epochs * data.steps_per_epoch // config.accumulation)
-    rule = hyper_rule(config, data.size, batch, given)
+    total = data.epochs and data.epochs * data.steps_per_epoch
+    rule = hyper_rule(config, data.size, data.batch_size, total)
     # At least: the rate stays at its lowest until the last epoch is full.
-    epochs = data.epochs or -(-rule.steps[-1] * config.accumulation // data.steps_per_epoch)
+    epochs = data.epochs or -(-rule.steps[-1] // data.steps_per_epoch)
     size = model.input_shape[1]
-    progress.report("note", text=_told(config, rule, data, batch, epochs, size))
+    progress.report("note", text=_told(config, rule, data, epochs, size))
     yield Phase(
         epochs,
         _optimizer(config, rule),
@@ -155,13 +151,11 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
     )
 
 
-def _told(
-    config: Config, rule: Rule, data: TrainingData, batch: int, epochs: int, size: int
-) -> str:
+def _told(config: Config, rule: Rule, data: TrainingData, epochs: int, size: int) -> str:
     warmup, *drops, end = rule.steps
     source = data.images.element_spec.shape[0]
     return (
-        f"BiT-HyperRule for {data.size} images, {batch} a step: {source} px"
+        f"BiT-HyperRule for {data.size} images, {data.batch_size} a step: {source} px"
         f"{f' cropped to {size}' if config.crop else ''}; learning rate {rule.learning_rate:g} "
         f"after {warmup} steps of warm-up, divided by 10 after {drops}, end after {end} "
         f"({epochs} epochs at most); mixup {rule.mixup:g}"
@@ -173,11 +167,8 @@ def _optimizer(config: Config, rule: Rule) -> keras.optimizers.Optimizer:
 
     from trainer_module.schedules import WarmupStaircase
 
-    several = config.accumulation if config.accumulation > 1 else None
     return keras.optimizers.SGD(
-        WarmupStaircase(rule.learning_rate, rule.steps, config.accumulation),
-        momentum=config.momentum,
-        gradient_accumulation_steps=several,
+        WarmupStaircase(rule.learning_rate, rule.steps), momentum=config.momentum
     )
 
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from components import progress
 from trainer_module import recipes
-from trainer_module.recipes.base import Phase, Row, TrainingData, quality
+from trainer_module.recipes.base import Frozen, Phase, Recipe, Row, TrainingData, quality
 
 if TYPE_CHECKING:
     import keras
@@ -111,24 +111,32 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
         ValueError: fewer than 2 epochs; a base whose weights depend on the size of images, or
             without a normalization.
     """
+    import keras
+
     from trainer_module.models.views import seen_through
 
     if config.vanilla:
         yield from _first_stage(config, model, data)
         return
     epochs = _split(config, data.epochs)
+    num_classes = model.output_shape[-1]
+
+    def rebuild() -> keras.Model:
+        return seen_through(_net(config, config.high, num_classes), config.high, crop=True)
+
     # Made first, because it may turn out that there cannot be one.
-    low, high = _network(model), _net(config, config.high, model.output_shape[-1])
+    second_model = rebuild()
+    low, high = _network(model), _network(second_model)
     _require_same_shapes(config, low, high)
     trained = _freeze(high, config.batch_norm)
     first = yield from _first_stage(config, model, dataclasses.replace(data, epochs=epochs[0]))
 
     for old, new in zip(low.variables, high.variables, strict=True):
         new.assign(old)
-    model = seen_through(high, config.high, crop=True)
     if config.batch_norm == "reestimate":
-        _reestimate(model, trained[0], data.images.batch(data.batch_size))
-    second = yield _second_stage(config, model, epochs[1])
+        _reestimate(second_model, trained[0], data.images.batch(data.batch_size))
+    optimizer = keras.optimizers.Adam(config.second_learning_rate)
+    second = yield Phase(epochs[1], optimizer, _flip(config), model=second_model, rebuild=rebuild)
     kept = config.high if quality(second) > quality(first) else config.low
     gain = 100 * (second["val_accuracy"] - first["val_accuracy"])
     progress.report(
@@ -153,7 +161,7 @@ def _first_size(config: Config) -> int:
     return config.high if config.vanilla else config.low
 
 
-def _base(config: Config) -> tuple[recipes.Recipe, BaseModel] | None:
+def _base(config: Config) -> tuple[Recipe, BaseModel] | None:
     """The recipe that is the base and its configuration, or None for ResNet50V2."""
     if config.base == RESNET:
         return None
@@ -190,7 +198,8 @@ def _first_stage(
     phase = next(stage, None)
     while phase:
         augment = _random_crops(config, size, phase.augment)
-        row = yield dataclasses.replace(phase, augment=augment, model=model)
+        frozen = phase.frozen and _frozen(phase.frozen, size)
+        row = yield dataclasses.replace(phase, augment=augment, frozen=frozen, model=model)
         if not best or quality(row) > quality(best):
             best = row
         try:
@@ -198,6 +207,13 @@ def _first_stage(
         except StopIteration:
             phase = None
     return best
+
+
+def _frozen(frozen: Frozen, size: int) -> Frozen:
+    """The same for images as Transform gives them."""
+    from trainer_module.models.views import seen_through
+
+    return dataclasses.replace(frozen, base=seen_through(frozen.base, size, crop=False))
 
 
 def _base_phases(
@@ -244,13 +260,6 @@ def _flip(config: Config) -> Augment | None:
         return augmentation.random_flip(images, seed), labels
 
     return augment
-
-
-def _second_stage(config: Config, model: keras.Model, epochs: int) -> Phase:
-    import keras
-
-    optimizer = keras.optimizers.Adam(config.second_learning_rate)
-    return Phase(epochs, optimizer, _flip(config), model=model)
 
 
 def _network(model: keras.Model) -> keras.Model:
