@@ -22,7 +22,7 @@ POSITIONS = "Transformer/posembed_input/pos_embedding"
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """Sizes of one published model: patch side in pixels, token length, blocks, heads, MLP units."""
+    """Sizes of one published model; `patch_size` in pixels, `dim` is the length of a token."""
 
     patch_size: int
     dim: int
@@ -38,7 +38,7 @@ VARIANTS = {
     "B/32": Variant(32, 768, 12, 12, 3072),
     "L/16": Variant(16, 1024, 24, 16, 4096),
     "L/32": Variant(32, 1024, 24, 16, 4096),
-    "tiny": Variant(16, 24, 2, 3, 48),  # for tests on a CPU; there are no weights of it
+    "tiny/4": Variant(4, 24, 2, 3, 48),  # for tests on a CPU; there are no weights of it
 }
 
 

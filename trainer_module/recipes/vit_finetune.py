@@ -31,7 +31,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    variant: Literal["Ti/16", "S/16", "B/16", "B/32", "L/16", "L/32", "tiny"] = Field(
+    variant: Literal["Ti/16", "S/16", "B/16", "B/32", "L/16", "L/32", "tiny/4"] = Field(
         "B/16", description="Size of the network, and of its patches in pixels."
     )
     weights: WeightSpec = Field(
@@ -51,7 +51,7 @@ class Config(BaseModel):
 
 def check(config: Config, image_size: int, train_size: int) -> None:
     """Raise ValueError where patches do not tile the image, or the weights are no .npz file."""
-    patch = int(config.variant.rpartition("/")[2]) if "/" in config.variant else 16
+    patch = int(config.variant.rpartition("/")[2])
     if image_size % patch:
         raise ValueError(f"image_size {image_size} is not a multiple of the patches' {patch}")
     if train_size != image_size:
