@@ -158,7 +158,8 @@ def _told(config: Config, rule: Rule, data: TrainingData, epochs: int, size: int
         f"BiT-HyperRule for {data.size} images, {data.batch_size} a step: {source} px"
         f"{f' cropped to {size}' if config.crop else ''}; learning rate {rule.learning_rate:g} "
         f"after {warmup} steps of warm-up, divided by 10 after {drops}, end after {end} "
-        f"({epochs} epochs at most); mixup {rule.mixup:g}"
+        f"({epochs} epochs at most); mixup {rule.mixup:g}; "
+        f"{'pretrained' if config.weights.source else 'from scratch, which the rule is not for'}"
     )
 
 
