@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import posixpath
+import tempfile
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -58,8 +59,11 @@ class Checkpoints:
             for index, array in enumerate(each)
         }
         path = posixpath.join(self._folder, f"{number:012d}.npz")
-        with tf.io.gfile.GFile(f"{path}.partial", "wb") as file:
+        # A zip file needs to seek, which files on remote storage cannot.
+        with tempfile.NamedTemporaryFile(suffix=".npz") as file:
             np.savez(file, **{_META: np.array(json.dumps(dict(meta)))}, **flat)
+            file.flush()
+            tf.io.gfile.copy(file.name, f"{path}.partial", overwrite=True)
         tf.io.gfile.rename(f"{path}.partial", path, overwrite=True)
         for old in self._files()[:-KEPT]:
             tf.io.gfile.remove(old)

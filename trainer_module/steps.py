@@ -44,6 +44,11 @@ class Steps:
         self._strategy = strategy
         self._accumulation = accumulation
         self._clip = clip
+        self._statistics = [
+            variable
+            for variable in model.non_trainable_variables
+            if variable.path.rpartition("/")[2] in ("moving_mean", "moving_variance")
+        ]
         self._gradients = tf.function(self._differentiate, jit_compile=jit_compile or None)
         self._train = tf.function(functools.partial(self._next, self._train_replica))
         self._evaluate = tf.function(functools.partial(self._next, self._evaluate_replica))
@@ -91,7 +96,16 @@ class Steps:
         if self._clip:
             gradients = self._clipped(gradients, self._clip * scale)
         self._optimizer.apply(gradients, variables)
+        if self._strategy.num_replicas_in_sync > 1:
+            self._average_statistics()
         return sums
+
+    def _average_statistics(self) -> None:
+        """Batch normalization leaves each replica with statistics of its own share."""
+        context = tf.distribute.get_replica_context()
+        for variable in self._statistics:
+            mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, variable.value)
+            variable.assign(mean)
 
     def _clipped(self, gradients: list[tf.Tensor], limit: tf.Tensor) -> list[tf.Tensor]:
         replicas = self._strategy.num_replicas_in_sync

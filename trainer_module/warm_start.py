@@ -56,7 +56,7 @@ def load(model: keras.Model, classes: Sequence[str], base_model: str) -> str:
     old, new = earlier.weights, model.weights
     if len(old) != len(new):
         raise _refused(path, f"it has {len(old)} weights, the new model {len(new)}")
-    values = model.get_weights()
+    values = [array.copy() for array in model.get_weights()]
     earlier_values = earlier.get_weights()
     for place, (before, after) in enumerate(zip(earlier_values, values, strict=True)):
         if id(new[place]) in head:
