@@ -105,7 +105,7 @@ class TestReading:
     def test_keeps_on_disk_what_does_not_fit_in_memory(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=64))
+        monkeypatch.setattr(input_pipeline, "memory_limit", lambda: 64)
         path, cache = write(tmp_path / "split", [0, 1, 1]), tmp_path / "cache"
         cache.mkdir()
         split = input_pipeline.read([str(path)], 2, CLASSES, "training", cache_dir=str(cache))

@@ -4,7 +4,16 @@ Sources: "Big Transfer" (arXiv 1912.11370) and its code, for the rule and the ne
 example "Image classification with BigTransfer", for the early stop. They report, for BiT-M R50x1,
 97.27 % on tf_flowers (85 % of the images train) and 97.2 to 97.4 % on CIFAR-10.
 
-RESULTS
+Reached here, from scratch with the tiny variant, seed 0, on 2 CPU cores:
+
+- `perennial run --recipe bit`: 96.72 % of the 396 digits held out.
+- @FLOWERS@
+
+Neither pretrained weights nor a GPU were at hand: the published results have not been reproduced.
+
+Images are wanted in two sizes, both resized straight from the original: `transform.train_size` to
+cut random crops from, `transform.image_size` for evaluation and serving, which is also the size of
+the crops. Without `crop`, training reads what evaluation does.
 """
 
 from __future__ import annotations
