@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import statistics
-from pathlib import Path
 
 from components.errors import BadDataError
-from components.image_example_gen.folder import list_images
+from components.image_example_gen import source_name
+from components.image_example_gen.options import Options
 
 SAMPLE = 100
-BUILT_IN = {"digits": (8.0, 8.0)}
+DIGITS = (8.0, 8.0)
 
 
 def usual_size(source: str) -> tuple[float, float] | None:
-    """Median height and width in pixels of `SAMPLE` images spread over the data set.
+    """Median height and width in pixels of about `SAMPLE` images from all over the data set.
 
-    `source` is the name of a built-in data set or a folder; None where there is no readable image.
-    Only the files' headers are read.
+    `source` is what data.source may be. None for what is not on this machine, is split into spans,
+    or has no readable image.
     """
-    if source in BUILT_IN:
-        return BUILT_IN[source]
+    name = source_name.parse(source)
+    if name.kind == source_name.DIGITS:
+        return DIGITS
+    if not name.is_local or name.has_spans:
+        return None
     # Not needed by the commands that must answer at once.
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    root = Path(source)
+    from components.image_example_gen.sources import list_source
+
     try:
-        files = list_images(root)
+        units = list_source(name, Options()).units
     except BadDataError:
         return None
+    chosen = units[:: -(-len(units) // SAMPLE) or 1]
     sizes = []
-    for file in files[:: -(-len(files) // SAMPLE)]:
-        try:
-            with Image.open(root / file.name) as image:
-                sizes.append(image.size)
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
-            continue  # ingest will name the file
+    for unit in chosen:
+        for item in itertools.islice(unit.items(), -(-SAMPLE // len(chosen))):
+            try:
+                with Image.open(io.BytesIO(item.load())) as image:
+                    sizes.append(image.size)
+            except Exception:  # Pillow's many; ingest names the file
+                continue
     if not sizes:
         return None
     widths, heights = zip(*sizes, strict=True)

@@ -140,7 +140,7 @@ class TestPhases:
         assert told == (
             "BiT-HyperRule for 30000 images, 256 a step: 36 px cropped to 32; learning rate 0.0015 "
             "after 1000 steps of warm-up, divided by 10 after [6000, 12000, 18000], end after "
-            "20000 (170 epochs at most); mixup 0.1"
+            "20000 (170 epochs at most); mixup 0.1; from scratch, which the rule is not for"
         )
 
     def test_without_epochs_the_rule_ends_the_training(self) -> None:

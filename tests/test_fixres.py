@@ -60,7 +60,7 @@ class Tiny:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """The recipe, known as "tiny"."""
     recipe, get = Tiny(), recipes.get
-    monkeypatch.setattr(recipes, "names", lambda: ["bit", "fixres", "tiny", "vit"])
+    monkeypatch.setattr(recipes, "names", lambda: ["bit", "fixres", "mobilenet", "tiny"])
     monkeypatch.setattr(recipes, "get", lambda name: recipe if name == "tiny" else get(name))
     return recipe  # type: ignore[return-value]
 
@@ -187,6 +187,27 @@ class TestSecondStage:
             "final_norm/beta",
             "head/kernel",
             "head/bias",
+        }
+
+    def test_a_base_with_frozen_features_is_given_images_as_transform_gives_them(self) -> None:
+        settings = {"weights": "none", "alpha": 0.35, "flip": False, "rotation": 0.0, "views": 1}
+        wrapped = config(base="mobilenet", settings=settings, low=32, high=40, batch_norm="train")
+        model = fixres.build_model(wrapped, 48, 2)
+        stages = fixres.phases(wrapped, model, data(coloured(8)))
+        head_only = next(stages)
+        assert head_only.frozen
+        images = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), np.uint8)
+        logits = head_only.frozen.head(head_only.frozen.base(images))
+        np.testing.assert_allclose(logits, model(images), rtol=1e-5)
+        assert stages.send(ROW).frozen is None
+        second = stages.send(ROW).model
+        assert second
+        trainable = {"/".join(v.path.split("/")[-2:]) for v in second.trainable_variables}
+        assert trainable == {
+            "Conv_1_bn/gamma",
+            "Conv_1_bn/beta",
+            "logits/kernel",
+            "logits/bias",
         }
 
     def test_resnet50v2_trains_post_bn_and_head(self) -> None:

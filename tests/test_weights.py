@@ -65,7 +65,7 @@ def official_arrays(classes: int = 7, number: Callable[[int], str] = lambda _: "
 
 
 def save(path: Path, arrays: Arrays) -> WeightSpec:
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=False, **arrays)
     return WeightSpec(source=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 

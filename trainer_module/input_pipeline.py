@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 import tensorflow as tf
 
 from components.errors import BadDataError
@@ -21,8 +20,6 @@ Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor
 
 # Where control groups, version 2 then 1, limit a container's memory.
 MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-# An image is 150 kB at 224 px: 10,000 of them are the most that should wait in the shuffle.
-SHUFFLED = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +90,10 @@ def read(
             },
         )
         pixels = transform.decode_pixels(example[key], image_size)
-        return pixels[0], example[transform.LABEL_KEY]
+        return pixels, example[transform.LABEL_KEY]
 
     images = records.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    if len(labels) * image_size**2 * 3 <= memory_limit() / 4:
+    if len(labels) <= _capacity(images.element_spec[0]):
         images = images.cache()
     elif cache_dir:
         images = images.cache(os.path.join(cache_dir, split))
@@ -113,7 +110,12 @@ def memory_limit() -> int:
     files = [path for path in map(Path, MEMORY_LIMITS) if path.exists()]
     texts = [file.read_text("ascii").strip() for file in files]
     limits = [int(text) for text in texts if text.isdigit()]
-    return min([psutil.virtual_memory().total, *limits])
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *limits])
+
+
+def _capacity(image: tf.TensorSpec) -> int:
+    """How many images, or their features, a quarter of the memory holds."""
+    return memory_limit() // 4 // (image.shape.num_elements() * image.dtype.size)
 
 
 def check_trainable(split: Split, classes: Sequence[str]) -> None:
@@ -146,7 +148,8 @@ def training_batches(
 
     Any epoch can so be had without those before it. With one replica elements are (images, labels,
     weights float32 [B], images of the whole batch float32 []). With more, those of one batch for
-    the local replicas follow each other. The last batch holds what is left of the epoch.
+    the local replicas follow each other. The last batch holds what is left of the epoch. Data
+    beyond a quarter of memory is shuffled within a window of that size.
 
     `balance` is one of "none", which shows every image once; "class_weight", so too, but images of
     rare classes weigh more, so that the weights of all classes are equal and 1 on average; and
@@ -167,8 +170,9 @@ def training_batches(
             images, labels = augment(images, labels, tf.stack([tf.cast(changes, tf.int64), step]))
         return images, labels, kept, total
 
+    window = max(min(split.size, _capacity(images.element_spec[0])), 1)
     batches = (
-        images.shuffle(min(split.size, SHUFFLED), seed=int(order), reshuffle_each_iteration=False)
+        images.shuffle(window, seed=int(order), reshuffle_each_iteration=False)
         .batch(batch_size)
         .skip(first_step)
     )

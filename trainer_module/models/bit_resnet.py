@@ -33,7 +33,7 @@ VARIANTS = {
 
 
 @keras.saving.register_keras_serializable(package="perennial")
-class StdConv2D(layers.Layer):  # type: ignore[misc]
+class StdConv2D(layers.Layer):
     """Convolution whose kernel has mean 0 and variance 1 over its inputs, for each output channel.
 
     [B, H, W, C] to [B, H', W', filters], without a bias. `padding` zeros are added on each side.

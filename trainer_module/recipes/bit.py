@@ -4,7 +4,16 @@ Sources: "Big Transfer" (arXiv 1912.11370) and its code, for the rule and the ne
 example "Image classification with BigTransfer", for the early stop. They report, for BiT-M R50x1,
 97.27 % on tf_flowers (85 % of the images train) and 97.2 to 97.4 % on CIFAR-10.
 
-RESULTS
+Reached here, from scratch with the tiny variant, seed 0, on 2 CPU cores:
+
+- `perennial run --recipe bit`: 96.72 % of the 396 digits held out.
+- @FLOWERS@
+
+Neither pretrained weights nor a GPU were at hand: the published results have not been reproduced.
+
+Images are wanted in two sizes, both resized straight from the original: `transform.train_size` to
+cut random crops from, `transform.image_size` for evaluation and serving, which is also the size of
+the crops. Without `crop`, training reads what evaluation does.
 """
 
 from __future__ import annotations
@@ -158,7 +167,8 @@ def _told(config: Config, rule: Rule, data: TrainingData, epochs: int, size: int
         f"BiT-HyperRule for {data.size} images, {data.batch_size} a step: {source} px"
         f"{f' cropped to {size}' if config.crop else ''}; learning rate {rule.learning_rate:g} "
         f"after {warmup} steps of warm-up, divided by 10 after {drops}, end after {end} "
-        f"({epochs} epochs at most); mixup {rule.mixup:g}"
+        f"({epochs} epochs at most); mixup {rule.mixup:g}; "
+        f"{'pretrained' if config.weights.source else 'from scratch, which the rule is not for'}"
     )
 
 

@@ -1,15 +1,27 @@
 """FixRes: train at a low resolution, then adapt head and last normalization to a higher one.
 
 Sources: "Fixing the train-test resolution discrepancy" (arXiv 1906.06423), and the Keras example
-"FixRes" for the defaults. It reports, on 10 % of tf_flowers, 75.48 % at 128 px, 75.20 % after the
-224 px stage, and 71.39 % for the control that is trained at 224 px throughout (`vanilla`).
+"FixRes" for the defaults. It reports, on the 10 % of tf_flowers held out, 75.48 % at 128 px,
+75.20 % after the 224 px stage, and 71.39 % for the control that is trained at 224 px throughout
+(`vanilla`).
 
 Transform keeps images large enough for both stages. Random crops of them are shrunk to the low
 resolution for training; what a model is evaluated and served with, the whole image shrunk to `low`
 or its centre cut to `high`, is a layer of the model, so that the exported model of whichever stage
 was better takes what Transform gives.
 
-RESULTS
+Reached here, with the tiny BiT as base, seed 0, on 2 CPU cores:
+
+- `perennial run --recipe fixres`: 98.23 % of the 396 digits held out, at 40 px. The second stage,
+  at 48 px, reaches 89.90 %, so it is not kept: digits fill their images, and random crops of them
+  hardly look larger.
+- 100 photos of each of 5 flowers (a part of tf_flowers): 64.42 % of the 104 held out, at 96 px,
+  2.88 points (3 images) more than after the first stage at 64 px; `perennial run --recipe fixres
+  --data DIR --epochs 70` with, by --set, train.batch_size=32, transform.image_size=110 and, below
+  train.hyperparameters, base=bit, low=64, high=96, min_area=0.25 and
+  settings={variant="tiny",crop=false,learning_rate=0.5,patience=0}.
+
+ResNet50V2 was not trained: it takes a GPU.
 """
 
 from __future__ import annotations
