@@ -18,6 +18,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from pipeline.commands.classify import classify
 from pipeline.commands.serve import serve
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
 
@@ -214,6 +215,7 @@ def _write_traceback(error: Exception) -> Path:
     return Path(path)
 
 
+app.command()(_reported(LogFormat.PLAIN)(classify))
 app.command()(_reported(LogFormat.PLAIN)(serve))
 
 

@@ -8,6 +8,9 @@ Layers, later ones win key by key:
 4. the TOML file given with --config;
 5. the command line: named flags, then `--set KEY=VALUE`.
 
+Where none of them sets `transform.image_size`, a recipe that has a rule for it derives the sizes
+from those of the images.
+
 A preset is an ordinary configuration file. A data set's may also hold `[recipe.<name>...]` tables,
 which apply with that recipe only. Relative paths in a file are relative to the file's folder, those
 from the command line and the defaults to the working directory.
@@ -31,6 +34,7 @@ from pydantic.fields import FieldInfo
 
 from components.image_example_gen import source_name
 from pipeline.errors import ConfigError, DataError
+from pipeline.probe import usual_size
 from pipeline.settings import (
     BUILT_IN_SOURCES,
     PATH,
@@ -44,6 +48,8 @@ from trainer_module import recipes
 
 PRESETS = Path(__file__).parent / "presets"
 COMMAND_LINE = "command line"
+HYPERPARAMETERS = "train.hyperparameters."
+PHOTOGRAPH = (480.0, 640.0)  # pixels
 
 # The tables of a TOML file, or the settings in them; what tomllib returns.
 Tree = Mapping[str, Any]
@@ -52,7 +58,8 @@ Tree = Mapping[str, Any]
 class Loaded(NamedTuple):
     """A configuration, and for each of its dotted keys the layer that set it.
 
-    An origin is "default", "preset:<name>", "file:<path>" or "command line".
+    An origin is "default", "preset:<name>", "recipe:<name>" (derived from the data),
+    "file:<path>" or "command line".
     """
 
     config: Config
@@ -76,16 +83,24 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
         settings = _flatten(layer, model)
         values.update(settings)
         origins.update(dict.fromkeys(settings, layer.origin))
+    derived = {} if "transform.image_size" in values else _sizes_by_recipe(recipe, values, source)
+    values |= derived
+    origins.update(dict.fromkeys(derived, f"recipe:{recipe}"))
     try:
         config = model.model_validate(_merged(values))
     except ValidationError as error:
         raise ConfigError(_describe(error, origins)) from None
     try:
-        recipes.get(recipe).check(config.train.hyperparameters, config.transform.image_size)
+        recipes.get(recipe).check(
+            config.train.hyperparameters,
+            config.transform.image_size,
+            config.transform.train_size or config.transform.image_size,
+        )
     except ValueError as error:
         involved = [
             origin
-            for key in ("transform.image_size", "train.hyperparameters")
+            for key in ("transform.image_size", "transform.train_size", "train.hyperparameters")
+            if key in values or not key.startswith("transform.")
             for origin in _origins_of(key, origins)
         ]
         raise ConfigError(f"{_where(*involved)}: {error}") from None
@@ -204,6 +219,23 @@ def _preset_layers(recipe: str, source: object) -> Iterator[_Layer]:
             with_recipe = tree.pop("recipe", {}).get(recipe, {})
             yield _Layer(f"preset:{name}", tree)
             yield _Layer(f"preset:{name}", with_recipe)
+
+
+def _sizes_by_recipe(recipe: str, values: Tree, source: object) -> dict[str, int]:
+    """The transform settings that the recipe derives from the size of the data set's images."""
+    derive = getattr(recipes.get(recipe), "image_sizes", None)
+    if derive is None:
+        return {}
+    own = {key: value for key, value in values.items() if key.startswith(HYPERPARAMETERS)}
+    settings = _merged(own).get("train", {}).get("hyperparameters", {})
+    try:
+        config = recipes.get(recipe).Config(**settings)
+        source = DataConfig.model_validate({"source": source}).source
+    except ValidationError:
+        return {}  # reported with everything else
+    # A folder that is not on this machine is taken for one of photographs.
+    sizes = derive(config, *(usual_size(str(source)) or PHOTOGRAPH))
+    return {f"transform.{name}": size for name, size in sizes.items()}
 
 
 def _recipe(layers: Iterable[_Layer]) -> str:
@@ -393,6 +425,9 @@ def _toml_value(value: object) -> str:
         return _toml_string(str(value))
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, Mapping):
+        items = (f"{_toml_string(str(key))} = {_toml_value(item)}" for key, item in value.items())
+        return f"{{{', '.join(items)}}}"
     raise TypeError(f"no TOML for {value!r}")
 
 

@@ -23,8 +23,10 @@ from components.image_example_gen.component import ImageExampleGen
 from components.image_example_validator.component import ImageExampleValidator
 from components.image_schema_gen.component import ImageSchemaGen
 from components.image_transform.component import ImageTransform
+from components.warm_start_resolver.strategy import WarmStartStrategy
 from pipeline import fingerprint
 from pipeline.settings import Config
+from trainer_module import recipes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +80,29 @@ def create_pipeline(config: Config, locations: Locations) -> Pipeline:
     ).with_id("Transform")
     transform.add_upstream_node(example_validator)
 
+    warm_start = Resolver(
+        strategy_class=WarmStartStrategy,
+        examples=transform.outputs["transformed_examples"],
+        model=Channel(type=standard_artifacts.Model),
+        model_blessing=Channel(type=standard_artifacts.ModelBlessing),
+    ).with_id("WarmStart")
+    warm = config.train.warm_start
+
     trainer = Trainer(
         run_fn="trainer_module.run_fn.run_fn",
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema,
+        base_model=warm_start.outputs["model"] if warm else None,
         train_args=trainer_pb2.TrainArgs(splits=["train"]),
         eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
         custom_config={
             **config.train.model_dump(mode="json"),
             "image_size": config.transform.image_size,
+            "train_size": config.transform.train_size,
             "code": fingerprint.of(
-                "trainer_module.run_fn", f"trainer_module.recipes.{config.train.recipe}"
+                "trainer_module.run_fn",
+                *(f"trainer_module.recipes.{name}" for name in _recipes(config)),
             ),
         },
     )
@@ -128,6 +141,7 @@ def create_pipeline(config: Config, locations: Locations) -> Pipeline:
             schema_gen,
             example_validator,
             transform,
+            *([warm_start] if warm else []),
             trainer,
             baseline,
             evaluator,
@@ -136,6 +150,12 @@ def create_pipeline(config: Config, locations: Locations) -> Pipeline:
         enable_cache=True,
         beam_pipeline_args=config.beam.pipeline_args,
     )
+
+
+def _recipes(config: Config) -> set[str]:
+    """The recipe, and the one that it builds upon, if any."""
+    base = getattr(config.train.hyperparameters, "base", None)
+    return {config.train.recipe, base or config.train.recipe} & set(recipes.names())
 
 
 def evaluation(config: Config) -> tfma.EvalConfig:

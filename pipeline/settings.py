@@ -162,6 +162,13 @@ class TransformConfig(Section):
     image_size: int = Field(
         ge=1, le=4096, description="Height and width in pixels that the model is given."
     )
+    train_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Height and width of the training images, for a recipe that crops them at "
+        "random to image_size; unset: image_size.",
+    )
     resize: Literal[
         "area",
         "bicubic",
@@ -180,7 +187,7 @@ class TransformConfig(Section):
 class TrainConfig(Section):
     """How the model is trained.
 
-    Epochs and batch size have no default: each recipe's preset sets them.
+    The batch size has no default: each recipe's preset sets it.
     """
 
     recipe: str = Field(
@@ -192,8 +199,32 @@ class TrainConfig(Section):
     deterministic: bool = Field(
         default=True, description="Repeatable training on one machine; off may be faster on a GPU."
     )
-    epochs: int = Field(ge=1, description="Passes over the training images.")
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Passes over the training images; unset: what the recipe thinks right.",
+    )
     batch_size: int = Field(ge=1, description="Images a training step.")
+    gradient_accumulation: int = Field(
+        default=1,
+        ge=1,
+        description="Parts in which a batch is computed, one after the other, to save memory.",
+    )
+    balance: Literal["none", "class_weight", "sampling"] = Field(
+        default="none",
+        description="Make rare classes count as much as others: weigh their images more, or show "
+        "them more often.",
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="What training calculates with; auto: the fastest that the GPU has, float32 "
+        "on a CPU.",
+    )
+    jit_compile: bool = Field(default=False, description="Compile the model with XLA.")
+    warm_start: bool = Field(
+        default=False,
+        description="Begin with the weights of the latest blessed model of earlier data.",
+    )
     hyperparameters: BaseModel = Field(description="The recipe's own settings: its `Config`.")
 
 

@@ -468,7 +468,14 @@ class TestDump:
             "data.first_span",
             "data.last_span",
             "push.directory",
+            "transform.train_size",
         }
+
+    @pytest.mark.parametrize("recipe", recipes.names())
+    def test_so_does_every_recipes(self, tmp_path: Path, recipe: str) -> None:
+        config, origins = load(None, {"train.recipe": recipe})
+        file = write(tmp_path / "dumped.toml", dump_toml(config, origins))
+        assert values(load(file).config) == values(config)
 
     def test_every_line_names_its_origin(self, tmp_path: Path) -> None:
         file = write(tmp_path / "two\nlines.toml", "train.batch_size = 7")

@@ -20,7 +20,7 @@ from components import features, progress
 from components.errors import BadDataError
 from tests.transformed import Transformed, run_transform, serialized
 from trainer_module import export, fit, input_pipeline, recipes, run_fn, transform
-from trainer_module.input_pipeline import Split
+from trainer_module.input_pipeline import Replicas, Split
 from trainer_module.recipes.base import Phase
 
 SIZE = 8
@@ -74,8 +74,8 @@ def read(path: Path, split: str = "training") -> Split:
     return input_pipeline.read([f"{path}*"], 2, CLASSES, split)
 
 
-def order(dataset: tf.data.Dataset, batches: int) -> list[list[int]]:
-    return [x[:, 0, 0, 0].tolist() for x, _ in dataset.take(batches).as_numpy_iterator()]
+def order(dataset: tf.data.Dataset) -> list[list[int]]:
+    return [batch[0][:, 0, 0, 0].tolist() for batch in dataset.as_numpy_iterator()]
 
 
 class TestReading:
@@ -101,6 +101,28 @@ class TestReading:
         path.unlink()
         with pytest.raises(tf.errors.NotFoundError):
             list(split.images)
+
+    def test_keeps_on_disk_what_does_not_fit_in_memory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(input_pipeline, "memory_limit", lambda: 64)
+        path, cache = write(tmp_path / "split", [0, 1, 1]), tmp_path / "cache"
+        cache.mkdir()
+        split = input_pipeline.read([str(path)], 2, CLASSES, "training", cache_dir=str(cache))
+        path.unlink()
+        assert [int(label) for _, label in split.images] == [0, 1, 1]
+        assert any(cache.iterdir())
+
+    def test_a_container_s_limit_counts_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        limit = tmp_path / "memory.max"
+        monkeypatch.setattr(input_pipeline, "MEMORY_LIMITS", [str(limit)])
+        without = input_pipeline.memory_limit()
+        limit.write_text("4096\n")
+        assert input_pipeline.memory_limit() == 4096
+        limit.write_text("max\n")
+        assert input_pipeline.memory_limit() == without
 
     def test_keeps_in_memory_what_fits(self, tmp_path: Path) -> None:
         path = write(tmp_path / "split", [0, 1])
@@ -145,31 +167,89 @@ class TestBatches:
     def split(self, tmp_path: Path) -> Split:
         return read(write(tmp_path / "split", [0, 1] * 5))
 
+    @staticmethod
+    def epoch(split: Split, batch_size: int = 4, seed: int = 0, **options: Any) -> list[list[int]]:
+        return order(input_pipeline.training_batches(split, batch_size, seed, None, **options))
+
     def test_an_epoch_of_training_holds_every_image_once(self, split: Split) -> None:
-        batches = order(input_pipeline.training_batches(split, 4, 0, None), 6)
-        for epoch in (batches[:3], batches[3:]):
-            assert [len(batch) for batch in epoch] == [4, 4, 2]
-            assert sorted(itertools.chain(*epoch)) == list(range(10))
+        for epoch in range(3):
+            batches = self.epoch(split, epoch=epoch)
+            assert [len(batch) for batch in batches] == [4, 4, 2]
+            assert sorted(itertools.chain(*batches)) == list(range(10))
 
     def test_order_is_the_seed_s_and_another_every_epoch(self, split: Split) -> None:
-        def batches(seed: int) -> list[list[int]]:
-            return order(input_pipeline.training_batches(split, 10, seed, None), 3)
+        assert self.epoch(split, seed=1) == self.epoch(split, seed=1)
+        assert self.epoch(split, seed=1) != self.epoch(split, seed=2)
+        orders = {str(self.epoch(split, seed=1, epoch=epoch)) for epoch in range(3)}
+        assert len(orders) == 3
 
-        assert batches(1) == batches(1)
-        assert batches(1) != batches(2)
-        first, second, third = batches(1)
-        assert len({tuple(first), tuple(second), tuple(third)}) == 3
+    def test_any_step_of_any_epoch_can_be_begun_with(self, split: Split) -> None:
+        def augment(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return tf.cast(x, tf.int64) + 1000 * seed[0] + 100 * seed[1], y
+
+        def batches(**options: Any) -> list[list[int]]:
+            return order(input_pipeline.training_batches(split, 3, 7, augment, **options))
+
+        assert batches(epoch=5, first_step=2) == batches(epoch=5)[2:]
 
     def test_every_step_augments_with_a_seed_of_its_own(self, split: Split) -> None:
         def augment(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return tf.cast(tf.zeros_like(x), tf.int64) + seed[0] * 100 + seed[1], y
 
-        seeds = order(input_pipeline.training_batches(split, 5, 7, augment), 4)
-        assert [batch[0] for batch in seeds] == [700, 701, 702, 703]
+        seeds = [
+            batch[0]
+            for epoch in (0, 1)
+            for batch in order(input_pipeline.training_batches(split, 4, 7, augment, epoch=epoch))
+        ]
+        assert len(set(seeds)) == 6
+
+    @pytest.mark.parametrize("size", [3, 4, 9])
+    def test_replicas_share_every_batch_and_none_is_without_an_image(
+        self, split: Split, size: int
+    ) -> None:
+        replicas = [
+            list(
+                input_pipeline.training_batches(
+                    split, size, 1, None, replicas=Replicas(total=4, first=first, local=2)
+                ).as_numpy_iterator()
+            )
+            for first in (0, 2)
+        ]
+        whole = self.epoch(split, size, 1)
+        for step, batch in enumerate(whole):
+            parts = [each[2 * step + local] for each in replicas for local in (0, 1)]
+            seen = [
+                int(image[0, 0, 0])
+                for images, _, weights, _ in parts
+                for image, weight in zip(images, weights, strict=True)
+                if weight
+            ]
+            assert sorted(seen) == sorted(batch)
+            assert all(len(images) >= 1 for images, *_ in parts)
+            assert {float(total) for *_, total in parts} == {len(batch)}
+
+    def test_class_weights_make_classes_equal_and_average_to_one(self, tmp_path: Path) -> None:
+        split = read(write(tmp_path / "split", [0] * 9 + [1]))
+        batches = input_pipeline.training_batches(split, 4, 0, None, balance="class_weight")
+        weights = np.zeros(2)
+        for _, labels, each, _ in batches.as_numpy_iterator():
+            np.add.at(weights, labels, each)
+        np.testing.assert_allclose(weights, [5, 5], rtol=1e-6)
+
+    def test_balanced_sampling_shows_as_many_images_of_each_class(self, tmp_path: Path) -> None:
+        split = read(write(tmp_path / "split", [0] * 9 + [1] * 2))
+        epochs = [
+            list(itertools.chain(*self.epoch(split, epoch=epoch, balance="sampling")))
+            for epoch in range(8)
+        ]
+        assert input_pipeline.epoch_size(split, "sampling") == 12
+        for seen in epochs:
+            assert sum(image < 9 for image in seen) == sum(image >= 9 for image in seen) == 6
+        assert set(itertools.chain(*epochs)) == set(range(11)), "some image is never shown"
 
     def test_evaluation_holds_every_image_once_in_order(self, split: Split) -> None:
         batches = input_pipeline.evaluation_batches(split, 4)
-        assert order(batches, 9) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+        assert order(batches) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 class TestRunFn:
@@ -326,6 +406,10 @@ class TestFit:
         assert [row["epoch"] for row in trained.epochs] == [1, 2, 3, 4, 5]
         assert trained.best["epoch"] <= 3
         assert trained.epochs[-1]["val_accuracy"] < trained.best["val_accuracy"]
+        trained.model.compile(
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=[keras.metrics.SparseCategoricalAccuracy()],
+        )
         loss, accuracy = trained.model.evaluate(split.images.batch(70), verbose=0)
         assert loss == pytest.approx(trained.best["val_loss"], rel=1e-4)
         assert accuracy == pytest.approx(trained.best["val_accuracy"])

@@ -33,6 +33,7 @@ class Transformed:
     graph: Path
     schema: Path
     image_size: int
+    train_size: int | None
 
     @property
     def output(self) -> tft.TFTransformOutput:
@@ -56,9 +57,14 @@ class Transformed:
                 "hyperparameters": {},
                 "batch_size": 16,
                 "epochs": 1,
+                "balance": "none",
+                "gradient_accumulation": 1,
+                "precision": "auto",
+                "jit_compile": False,
                 "seed": 0,
                 "deterministic": True,
                 "image_size": self.image_size,
+                "train_size": self.train_size,
                 **custom_config,
             },
         )
@@ -70,6 +76,7 @@ def run_transform(
     classes: Sequence[str],
     *,
     image_size: int = 8,
+    train_size: int | None = None,
     resize: str = "bilinear",
     center_crop: bool = False,
     suffix: str = ".gz",
@@ -85,6 +92,7 @@ def run_transform(
         transform.preprocessing_fn,
         custom_config={
             "image_size": image_size,
+            "train_size": train_size,
             "resize": resize,
             "center_crop": center_crop,
             "classes": list(classes),
@@ -119,7 +127,7 @@ def run_transform(
     metadata_io.write_metadata(raw_metadata, str(graph / tft.TFTransformOutput.RAW_METADATA_DIR))
     schema = root / "schema.pbtxt"
     schema.write_text(text_format.MessageToString(schema_of(classes)))
-    return Transformed(root, graph, schema, image_size)
+    return Transformed(root, graph, schema, image_size, train_size)
 
 
 def schema_of(classes: Sequence[str]) -> schema_pb2.Schema:

@@ -2,25 +2,60 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import itertools
 import math
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
+import numpy as np
+import tensorflow as tf
 from pydantic import BaseModel
 
 from components import progress
-from trainer_module import input_pipeline
+from trainer_module import devices, input_pipeline
+from trainer_module.checkpoint import Checkpoints, Saved
 from trainer_module.input_pipeline import Split
-from trainer_module.recipes.base import Recipe
+from trainer_module.recipes.base import Frozen, Phase, Recipe, Row, TrainingData, quality
+from trainer_module.steps import Steps
 
 REPORT_SECONDS = 0.5  # reading the loss waits for the device, so not after every step
+# What a kill costs at most; large models are saved less often, for 5 % of the time in all.
+CHECKPOINT_SECONDS = 30.0
+CHECKPOINT_SHARE = 0.05
 
 
 class DivergedError(Exception):
     """The loss is no longer a finite number."""
+
+
+class OutOfMemoryError(Exception):
+    """A batch does not fit into the device's memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How a training is carried out; none of it changes what is learned, but for `balance`.
+
+    Attributes:
+        balance: see `input_pipeline.training_batches`.
+        gradient_accumulation, jit_compile: see `Steps`.
+        strategy: the devices; None: TensorFlow's default one.
+        checkpoints: where to continue from, and to leave what another call can continue from.
+        prepare: is given the new model before anything else is done with it.
+        on_epoch: is given the mapping of each epoch, also of those before a continuation.
+    """
+
+    balance: str = "none"
+    gradient_accumulation: int = 1
+    jit_compile: bool = False
+    strategy: tf.distribute.Strategy | None = None
+    checkpoints: Checkpoints | None = None
+    prepare: Callable[[keras.Model], None] = lambda _: None
+    on_epoch: Callable[[Row], None] = lambda _: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +64,20 @@ class Trained:
 
     Attributes:
         model: pixels to logits.
+        rebuild: makes that model anew, with other weights.
         epochs: one mapping an epoch: epoch (from 1), loss and accuracy on the training images as
             augmented, val_loss and val_accuracy, learning_rate, images_per_s (training only).
         best: the one of `epochs` that `model` has the weights of.
+        phase_starts: the number of the first epoch of each phase.
+        steps: training steps over all phases.
     """
 
     model: keras.Model
+    rebuild: Callable[[], keras.Model]
     epochs: list[dict[str, float]]
-    best: dict[str, float]
+    best: Row
+    phase_starts: list[int]
+    steps: int
 
 
 def fit(
@@ -48,105 +89,343 @@ def fit(
     image_size: int,
     num_classes: int,
     batch_size: int,
-    epochs: int,
+    epochs: int | None,
     seed: int,
+    how: How | None = None,
 ) -> Trained:
-    """Train from scratch; the best epoch is that of the highest accuracy on `evaluation`.
+    """Train; the best epoch is that of the highest accuracy on `evaluation`.
+
+    Each phase begins with the best weights of the one before, and where none of its own epochs is
+    better than the best of an earlier phase, that phase's model is the result.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
+        OutOfMemoryError: a batch does not fit.
     """
-    model = recipe.build_model(config, image_size, num_classes)
-    steps = math.ceil(train.size / batch_size)
-    monitor = _Monitor(train.size, batch_size, epochs)
+    how = how or How()
+    strategy = how.strategy or tf.distribute.get_strategy()
+    rebuild: Callable[[], keras.Model] = functools.partial(
+        recipe.build_model, config, image_size, num_classes
+    )
+    with strategy.scope():
+        model = rebuild()
+    how.prepare(model)
+    training = _Training(how, strategy, train, evaluation, batch_size, seed)
     pixels = train.images.map(lambda image, _: image)
-    done = 0
-    for phase in recipe.phases(config, model, pixels, epochs, steps):
-        # Variables that are made while a step is traced make TensorFlow trace it a second time.
-        phase.optimizer.build(model.trainable_variables)
-        model.compile(
-            phase.optimizer,
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+    data = TrainingData(pixels, training.epoch_size, batch_size, epochs)
+    phases = recipe.phases(config, model, data)
+    best: Row | None = None
+    with training.explained():
+        for number in itertools.count():
+            try:
+                with strategy.scope():
+                    phase = phases.send(best)  # type: ignore[arg-type]  # None starts it
+            except StopIteration:
+                break
+            model, rebuild = phase.model or model, phase.rebuild or rebuild
+            best = training.fit_phase(number, phase, model, rebuild)
+    return training.trained()
+
+
+class _Training:
+    """The state of a training, and what changes it."""
+
+    def __init__(
+        self,
+        how: How,
+        strategy: tf.distribute.Strategy,
+        train: Split,
+        evaluation: Split,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self._how = how
+        self._strategy = strategy
+        self._train = train
+        self._evaluation = evaluation
+        self._batch_size = batch_size
+        self._seed = seed
+        self._replicas = devices.replicas(strategy)
+        self._writes = devices.is_chief(strategy)
+        self.epoch_size = input_pipeline.epoch_size(train, how.balance)
+        self._steps_per_epoch = math.ceil(self.epoch_size / batch_size)
+
+        self._rows: list[dict[str, float]] = []
+        self._starts: list[int] = []  # how many rows there were when each phase began
+        self._step = 0  # within the epoch
+        self._steps = 0  # in all
+        self._sums = tf.zeros([3], tf.float64)  # of the epoch so far
+        self._models: list[keras.Model] = []  # of each phase
+        self._rebuilds: list[Callable[[], keras.Model]] = []
+        self._best_weights: Sequence[np.ndarray] = []  # of this phase
+        self._kept = 0  # the phase with the best epoch of all
+        self._kept_weights: Sequence[np.ndarray] = []
+
+        self._reported = 0.0
+        self._speed = 0.0
+        self._saved_at = time.monotonic()
+        self._save_cost = 0.0
+        self._saved = how.checkpoints.latest() if how.checkpoints else None
+        if self._saved:
+            self._restore(self._saved)
+
+    def trained(self) -> Trained:
+        """The outcome."""
+        model = self._models[self._kept]
+        model.set_weights(self._kept_weights)
+        starts = [start + 1 for start in self._starts]
+        return Trained(
+            model,
+            self._rebuilds[self._kept],
+            self._rows,
+            self._best(self._kept),
+            starts,
+            self._steps,
         )
-        model.fit(
-            input_pipeline.training_batches(train, batch_size, seed + done, phase.augment),
-            validation_data=input_pipeline.evaluation_batches(evaluation, batch_size),
-            steps_per_epoch=steps,
-            initial_epoch=done,
-            epochs=done + phase.epochs,
-            shuffle=False,  # the batches are shuffled already
-            callbacks=[monitor],
-            verbose=0,
+
+    def fit_phase(
+        self, number: int, phase: Phase, model: keras.Model, rebuild: Callable[[], keras.Model]
+    ) -> Row:
+        """Do what is left of the phase, the `number`th one from 0. Returns its best epoch."""
+        self._models.append(model)
+        self._rebuilds.append(rebuild)
+        if number < len(self._starts) - 1:
+            return self._best(number)  # it was over when the checkpoint was written
+        self._epochs = phase.epochs
+        with self._strategy.scope():
+            optimizer = devices.scaled(phase.optimizer)
+            net = phase.frozen.head if phase.frozen else model
+            optimizer.build(net.trainable_variables)
+        if number == len(self._starts):
+            self._starts.append(len(self._rows))
+            self._best_weights = model.get_weights()
+        elif self._saved:
+            _assign(model.variables, self._saved.arrays["model"])
+            _assign(optimizer.variables, self._saved.arrays["optimizer"])
+            self._saved = None
+        if not self._is_over(phase):
+            self._fit(phase, net, optimizer)
+        model.set_weights(self._best_weights)
+        best = self._best(number)
+        if number == 0 or quality(best) > quality(self._best(self._kept)):
+            self._kept, self._kept_weights = number, self._best_weights
+        return best
+
+    def _fit(self, phase: Phase, net: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+        views, evaluation = [self._train], self._evaluation
+        if phase.frozen:
+            views, evaluation = self._features(phase.frozen, phase)
+        steps = Steps(
+            net,
+            optimizer,
+            self._strategy,
+            accumulation=self._how.gradient_accumulation,
+            clip=phase.clip,
+            jit_compile=self._how.jit_compile,
         )
-        done += phase.epochs
-    model.set_weights(monitor.best_weights)
-    return Trained(model, monitor.rows, monitor.best)
+        augment = None if phase.frozen else phase.augment
+        while not self._is_over(phase):
+            epoch = len(self._rows)
+            batches = input_pipeline.training_batches(
+                views[epoch % len(views)],
+                self._batch_size,
+                self._seed,
+                augment,
+                epoch=epoch,
+                balance=self._how.balance,
+                first_step=self._step,
+                replicas=self._replicas,
+            )
+            self._train_epoch(steps, batches, optimizer)
+            self._end_epoch(steps, evaluation, optimizer)
 
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn TensorFlow's errors into ones that say what to change."""
+        try:
+            yield
+        except tf.errors.ResourceExhaustedError as error:
+            raise OutOfMemoryError(
+                f"a batch does not fit into memory: lower train.batch_size (now "
+                f"{self._batch_size}), or raise train.gradient_accumulation (now "
+                f"{self._how.gradient_accumulation}), which takes the same batch in parts"
+            ) from error
 
-class _Monitor(keras.callbacks.Callback):
-    """Reports, stops at a loss that is no number, and keeps the best weights over all phases."""
+    def _train_epoch(
+        self, steps: Steps, batches: tf.data.Dataset, optimizer: keras.optimizers.Optimizer
+    ) -> None:
+        started, first = time.monotonic(), self._step
+        iterator = self._iterator(batches)
+        while self._step < self._steps_per_epoch:
+            self._sums += steps.train(iterator)
+            self._step += 1
+            self._steps += 1
+            now = time.monotonic()
+            last = self._step == self._steps_per_epoch
+            images = min(self._step * self._batch_size, self.epoch_size)
+            if last or now - self._reported >= REPORT_SECONDS:
+                self._reported = now
+                loss = self._report(started, first, images)
+                self._require_finite(loss, optimizer)
+            self._save_if_due(optimizer)
 
-    def __init__(self, images: int, batch_size: int, epochs: int) -> None:
-        super().__init__()
-        self.images = images
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.steps = math.ceil(images / batch_size)
-        self.rows: list[dict[str, float]] = []
-        self.best: dict[str, float] = {}
-        self.best_weights: list[Any] = []
-        self.reported = 0.0
+    def _report(self, started: float, first: int, images: int) -> float:
+        """Report the steps of this epoch so far; returns the loss."""
+        loss, accuracy, _ = _means(self._sums)
+        seconds = time.monotonic() - started
+        done = len(self._rows) * self._steps_per_epoch + self._step
+        total = (self._starts[-1] + self._epochs) * self._steps_per_epoch
+        self._speed = (images - first * self._batch_size) / seconds
+        left = (total - done) * seconds / (self._step - first)
+        if self._writes:
+            progress.report(
+                "step",
+                what="train",
+                done=done,
+                total=total,
+                unit="steps",
+                loss=loss,
+                accuracy=accuracy,
+                images_per_s=self._speed,
+                seconds_left=round(left),
+            )
+        return loss
 
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        self.epoch = epoch
-        self.started = time.monotonic()
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        now = time.monotonic()
-        last = batch + 1 == self.steps
-        if last:
-            self.speed = self.images / (now - self.started)
-        if not last and now - self.reported < REPORT_SECONDS:
-            return
-        self.reported = now
-        loss, accuracy = (float((logs or {})[key]) for key in ("loss", "accuracy"))
-        self._require_finite(loss, batch + 1)
-        progress.report(
-            "step",
-            what="train",
-            done=self.epoch * self.steps + batch + 1,
-            total=self.epochs * self.steps,
-            unit="steps",
-            loss=loss,
-            accuracy=accuracy,
-            images_per_s=min((batch + 1) * self.batch_size, self.images) / (now - self.started),
-        )
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        row = {key: float(value) for key, value in (logs or {}).items()}
-        self._require_finite(row["val_loss"], self.steps)
-        row |= {
-            "epoch": epoch + 1,
-            "learning_rate": float(self.model.optimizer.learning_rate),
-            "images_per_s": self.speed,
+    def _end_epoch(
+        self, steps: Steps, evaluation: Split, optimizer: keras.optimizers.Optimizer
+    ) -> None:
+        loss, accuracy, _ = _means(self._sums)
+        val_loss, val_accuracy, _ = _means(self._evaluate(steps, evaluation))
+        self._require_finite(val_loss, optimizer)
+        row: dict[str, float] = {
+            "epoch": len(self._rows) + 1,
+            "loss": loss,
+            "accuracy": accuracy,
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+            "learning_rate": _rate(optimizer),
+            "images_per_s": self._speed,
         }
-        self.rows.append(row)
-        progress.report("epoch", **{**row, "epochs": self.epochs})
-        if not self.best or _quality(row) > _quality(self.best):
-            self.best = row
-            self.best_weights = self.model.get_weights()
+        self._rows.append(row)
+        if self._writes:
+            progress.report("epoch", **{**row, "epochs": self._starts[-1] + self._epochs})
+        self._how.on_epoch(row)
+        if self._best(len(self._starts) - 1) is row:
+            self._best_weights = self._models[-1].get_weights()
+        self._step, self._sums = 0, tf.zeros([3], tf.float64)
 
-    def _require_finite(self, loss: float, step: int) -> None:
+    def _evaluate(self, steps: Steps, split: Split) -> tf.Tensor:
+        sums = tf.zeros([3], tf.float64)
+        batches = input_pipeline.evaluation_batches(split, self._batch_size, self._replicas)
+        iterator = self._iterator(batches)
+        for _ in range(math.ceil(split.size / self._batch_size)):
+            sums += steps.evaluate(iterator)
+        return sums
+
+    def _iterator(self, batches: tf.data.Dataset) -> Iterator:
+        if self._replicas.total > 1:
+            return iter(self._strategy.distribute_datasets_from_function(lambda _: batches))
+        return iter(batches)
+
+    def _features(self, frozen: Frozen, phase: Phase) -> tuple[list[Split], Split]:
+        """The training images' features, one split a view, and the evaluation images'."""
+        forward = tf.function(lambda images: frozen.base(images, training=False))
+
+        def computed(split: Split, view: int) -> Split:
+            parts: list[np.ndarray] = []
+            batches = input_pipeline.feature_batches(
+                split, self._batch_size, self._seed, view, phase.augment
+            )
+            done = 0
+            for images, _ in batches:
+                parts.append(forward(images).numpy())
+                done += len(parts[-1])
+                if self._writes:
+                    progress.report(
+                        "step", what="features", done=done, total=split.size, unit="images"
+                    )
+            features = tf.data.Dataset.from_tensor_slices((np.concatenate(parts), split.labels))
+            return Split(features, split.labels, split.classes)
+
+        # View 0 is of the images as they are.
+        views = [computed(self._train, view) for view in range(frozen.views)]
+        return views, computed(self._evaluation, 0)
+
+    def _is_over(self, phase: Phase) -> bool:
+        done = len(self._rows) - self._starts[-1]
+        if not (done and phase.patience):
+            return done >= phase.epochs
+        since_best = self._rows[-1]["epoch"] - self._best(len(self._starts) - 1)["epoch"]
+        return done >= phase.epochs or since_best >= phase.patience
+
+    def _best(self, phase: int) -> Row:
+        """The best epoch of a phase that has had one; of equal ones the first."""
+        end = self._starts[phase + 1] if phase + 1 < len(self._starts) else None
+        return max(self._rows[self._starts[phase] : end], key=quality)
+
+    def _save_if_due(self, optimizer: keras.optimizers.Optimizer) -> None:
+        checkpoints = self._how.checkpoints
+        if not (checkpoints and self._writes):
+            return
+        wait = max(CHECKPOINT_SECONDS, self._save_cost / CHECKPOINT_SHARE)
+        started = time.monotonic()
+        if started - self._saved_at < wait:
+            return
+        # A diverged training must not be continued.
+        self._require_finite(_means(self._sums)[0], optimizer)
+        meta = {
+            "rows": self._rows,
+            "starts": self._starts,
+            "step": self._step,
+            "steps": self._steps,
+            "kept": self._kept,
+            "images_per_s": self._speed,
+        }
+        arrays = {
+            "model": self._models[-1].variables,
+            "optimizer": optimizer.variables,
+            "best": self._best_weights,
+            "kept": self._kept_weights,
+            "sums": [self._sums],
+        }
+        checkpoints.save(self._steps, meta, arrays)
+        self._saved_at = time.monotonic()
+        self._save_cost = self._saved_at - started
+
+    def _restore(self, saved: Saved) -> None:
+        """Take over all but the model's and the optimizer's variables."""
+        self._rows, self._starts = saved.meta["rows"], saved.meta["starts"]
+        self._step, self._steps = saved.meta["step"], saved.meta["steps"]
+        self._best_weights = saved.arrays["best"]
+        self._kept, self._kept_weights = saved.meta["kept"], saved.arrays.get("kept", [])
+        self._sums = tf.constant(saved.arrays["sums"][0])
+        self._speed = saved.meta["images_per_s"]
+        if self._writes:
+            progress.report("note", text=f"training continues after step {self._steps}")
+        for row in self._rows:
+            self._how.on_epoch(row)
+
+    def _require_finite(self, loss: float, optimizer: keras.optimizers.Optimizer) -> None:
         if not math.isfinite(loss):
-            rate = float(self.model.optimizer.learning_rate)
             raise DivergedError(
-                f"the loss is {loss} in epoch {self.epoch + 1}, step {step} of {self.steps}, at "
-                f"learning rate {rate:g}: lower train.hyperparameters.learning_rate, or raise "
-                f"train.batch_size (now {self.batch_size})"
+                f"the loss is {loss} in epoch {len(self._rows) + 1}, step {self._step} of "
+                f"{self._steps_per_epoch}, at learning rate {_rate(optimizer):g}: "
+                "lower train.hyperparameters.learning_rate, or raise train.batch_size (now "
+                f"{self._batch_size})"
             )
 
 
-def _quality(row: Mapping[str, float]) -> tuple[float, float]:
-    """Orders epochs: by accuracy on the evaluation split, and where equal by loss."""
-    return row["val_accuracy"], -row["val_loss"]
+def _assign(variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) -> None:
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+
+
+def _means(sums: tf.Tensor) -> tuple[float, float, float]:
+    """Loss and accuracy per image, and images."""
+    loss, correct, images = (float(value) for value in sums)
+    return loss / images, correct / images, images
+
+
+def _rate(optimizer: keras.optimizers.Optimizer) -> float:
+    # A mirrored variable is no number.
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -12,9 +13,13 @@ import tensorflow as tf
 from components.errors import BadDataError
 from trainer_module import transform
 
-# Maps (images uint8 [B, H, W, 3], labels int64 [B], seed int64 [2]) to images and labels of the
-# same shapes and types. Equal seeds must give equal results.
+# Maps (images uint8 [B, H, W, 3], labels int64 [B], seed int64 [2]) to images of the same type and
+# shape, but for their height and width, and labels int64 [B] or shares of classes float32
+# [B, classes]. Equal seeds must give equal results.
 Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+# Where control groups, version 2 then 1, limit a container's memory.
+MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,17 +27,34 @@ class Split:
     """One split of the transformed examples.
 
     Attributes:
-        images: elements (uint8 [size, size, 3], int64 label), in the order of the files.
-        counts: int64 [classes], images of each class.
+        images: elements (uint8 [size, size, 3], int64 label), in the order of the files. Once their
+            features are computed, those stand in their place: (float32 [...], int64 label).
+        labels: int64 [N], the same labels.
+        classes: how many classes there are.
     """
 
     images: tf.data.Dataset
-    counts: np.ndarray
+    labels: np.ndarray
+    classes: int
 
     @property
     def size(self) -> int:
         """How many images there are."""
-        return int(self.counts.sum())
+        return len(self.labels)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Images of each class: int64 [classes]."""
+        return np.bincount(self.labels, minlength=self.classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Replicas:
+    """Which share of every batch this process feeds: `local` of `total` replicas from `first`."""
+
+    total: int = 1
+    first: int = 0
+    local: int = 1
 
 
 def read(
@@ -40,10 +62,13 @@ def read(
     image_size: int,
     classes: Sequence[str],
     split: str,
+    key: str = transform.IMAGE_KEY,
+    cache_dir: str | None = None,
 ) -> Split:
     """Open and count the TFRecords, gzipped where their name ends in .gz, that match `patterns`.
 
-    Decoded images stay in memory after the first pass where they take at most a quarter of it.
+    Decoded images are kept: in memory where they take at most a quarter of it, else in `cache_dir`,
+    if there is one. `key` is the feature that holds the pixels.
 
     Raises:
         BadDataError: there is no image, or one of a class that is not in `classes`. `split` is the
@@ -54,24 +79,43 @@ def read(
         raise _empty(split)
     compression = "GZIP" if files[0].endswith(".gz") else None
     records = tf.data.TFRecordDataset(files, compression_type=compression)
-    counts = _count(records, classes, split)
+    labels = _labels(records, classes, split)
 
     def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         example = tf.io.parse_single_example(
             record,
             {
-                transform.IMAGE_KEY: tf.io.FixedLenFeature([], tf.string),
+                key: tf.io.FixedLenFeature([], tf.string),
                 transform.LABEL_KEY: tf.io.FixedLenFeature([], tf.int64),
             },
         )
-        pixels = transform.decode_pixels(example[transform.IMAGE_KEY], image_size)
+        pixels = transform.decode_pixels(example[key], image_size)
         return pixels, example[transform.LABEL_KEY]
 
     images = records.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    if counts.sum() <= _capacity(image_size):
+    if len(labels) <= _capacity(images.element_spec[0]):
         images = images.cache()
+    elif cache_dir:
+        images = images.cache(os.path.join(cache_dir, split))
+        # The file is whole only after one pass that nothing cuts short.
+        for _ in images.batch(256):
+            pass
     # Keras warns of every dataset whose length it does not know.
-    return Split(images.apply(tf.data.experimental.assert_cardinality(counts.sum())), counts)
+    known = images.apply(tf.data.experimental.assert_cardinality(len(labels)))
+    return Split(known, labels, len(classes))
+
+
+def memory_limit() -> int:
+    """Bytes of memory that this process may use: the machine's, or less in a container."""
+    files = [path for path in map(Path, MEMORY_LIMITS) if path.exists()]
+    texts = [file.read_text("ascii").strip() for file in files]
+    limits = [int(text) for text in texts if text.isdigit()]
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *limits])
+
+
+def _capacity(image: tf.TensorSpec) -> int:
+    """How many images, or their features, a quarter of the memory holds."""
+    return memory_limit() // 4 // (image.shape.num_elements() * image.dtype.size)
 
 
 def check_trainable(split: Split, classes: Sequence[str]) -> None:
@@ -90,39 +134,135 @@ def check_trainable(split: Split, classes: Sequence[str]) -> None:
 
 
 def training_batches(
-    split: Split, batch_size: int, seed: int, augment: Augment | None
+    split: Split,
+    batch_size: int,
+    seed: int,
+    augment: Augment | None,
+    *,
+    epoch: int = 0,
+    balance: str = "none",
+    first_step: int = 0,
+    replicas: Replicas = Replicas(),
 ) -> tf.data.Dataset:
-    """Endless batches, every image once an epoch, ordered and augmented by `seed`.
+    """One epoch of batches from `first_step` on, whose order and changes follow `seed` and `epoch`.
 
-    The last batch of an epoch holds what is left. Data beyond a quarter of memory is shuffled
-    within a window of that size.
+    Any epoch can so be had without those before it. With one replica elements are (images, labels,
+    weights float32 [B], images of the whole batch float32 []). With more, those of one batch for
+    the local replicas follow each other. The last batch holds what is left of the epoch. Data
+    beyond a quarter of memory is shuffled within a window of that size.
+
+    `balance` is one of "none", which shows every image once; "class_weight", so too, but images of
+    rare classes weigh more, so that the weights of all classes are equal and 1 on average; and
+    "sampling", which shows as many images of each class, in all about as many as there are.
     """
-    image, _ = split.images.element_spec
-    buffer = max(min(split.size, _capacity(image.shape[0])), 1)
-    batches = split.images.shuffle(buffer, seed=seed).batch(batch_size).repeat()
-    if augment:
+    order, changes = np.random.SeedSequence([seed, epoch]).generate_state(2)
+    images = split.images
+    if balance == "sampling":
+        images = _resampled(split, np.random.default_rng([seed, epoch]))
+    weights = np.ones(split.classes, np.float32)
+    if balance == "class_weight":
+        weights = (split.size / (split.classes * np.maximum(split.counts, 1))).astype(np.float32)
+
+    def changed(step: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+        images, labels, kept, total = batch
+        kept *= tf.gather(weights, labels)
+        if augment:
+            images, labels = augment(images, labels, tf.stack([tf.cast(changes, tf.int64), step]))
+        return images, labels, kept, total
+
+    window = max(min(split.size, _capacity(images.element_spec[0])), 1)
+    batches = (
+        images.shuffle(window, seed=int(order), reshuffle_each_iteration=False)
+        .batch(batch_size)
+        .skip(first_step)
+    )
+    return (
+        _shared(batches, first_step, replicas)
+        .map(changed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def evaluation_batches(
+    split: Split, batch_size: int, replicas: Replicas = Replicas()
+) -> tf.data.Dataset:
+    """Every image once, unchanged and in order; elements as those of `training_batches`."""
+    shared = _shared(split.images.batch(batch_size), 0, replicas)
+    return shared.map(lambda _, batch: batch).prefetch(tf.data.AUTOTUNE)
+
+
+def feature_batches(
+    split: Split, batch_size: int, seed: int, view: int, augment: Augment | None
+) -> tf.data.Dataset:
+    """Every image once, in order: as it is in view 0, else as augmented for the view."""
+    batches = split.images.batch(batch_size)
+    if view and augment:
+        change = augment
+        changes = tf.constant(np.random.SeedSequence([seed, view]).generate_state(1, np.uint32))
         batches = batches.enumerate().map(
-            lambda step, batch: augment(
-                batch[0], batch[1], tf.stack([tf.cast(seed, tf.int64), step])
-            ),
+            lambda step, batch: change(*batch, tf.stack([tf.cast(changes[0], tf.int64), step])),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
-    """Every image once, unchanged and in order."""
-    return split.images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+def epoch_size(split: Split, balance: str) -> int:
+    """How many images `training_batches` shows in an epoch."""
+    return split.classes * _per_class(split) if balance == "sampling" else split.size
 
 
-def _capacity(image_size: int) -> int:
-    """How many decoded images a quarter of the machine's memory holds."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return memory // 4 // (image_size**2 * 3)
+def _shared(batches: tf.data.Dataset, first_step: int, replicas: Replicas) -> tf.data.Dataset:
+    """Batches of (images, labels) as (number, batch), where numbers differ between replicas."""
+
+    def whole(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tuple]:
+        images, labels = batch
+        count = tf.shape(labels)[:1]
+        return step, (images, labels, tf.ones(count), tf.cast(count[0], tf.float32))
+
+    def share(
+        step: tf.Tensor, batch: tuple[tf.Tensor, ...], replica: tf.Tensor
+    ) -> tuple[tf.Tensor, tuple]:
+        images, labels, weights, total = batch
+        chosen = tf.range(tf.shape(labels)[0])[replica :: replicas.total]
+        # Batch normalization fails on no image: where there are too few, one comes with weight 0.
+        idle = tf.size(chosen) == 0
+        chosen = tf.cond(idle, lambda: tf.zeros([1], tf.int32), lambda: chosen)
+        weights = tf.gather(weights, chosen) * tf.cast(~idle, tf.float32)
+        part = (tf.gather(images, chosen), tf.gather(labels, chosen), weights, total)
+        return step * replicas.total + replica, part
+
+    numbered = batches.enumerate(first_step).map(whole)
+    if replicas.total == 1:
+        return numbered
+    mine = tf.range(replicas.first, replicas.first + replicas.local, dtype=tf.int64)
+    return numbered.flat_map(
+        lambda step, batch: tf.data.Dataset.from_tensor_slices(mine).map(
+            lambda replica: share(step, batch, replica)
+        )
+    )
 
 
-def _count(records: tf.data.Dataset, classes: Sequence[str], split: str) -> np.ndarray:
+def _resampled(split: Split, random: np.random.Generator) -> tf.data.Dataset:
+    """As many images of each class, each image as often as any other of its class, or once more."""
+    wanted = _per_class(split)
+    repeats = np.zeros(split.size, np.int64)
+    for label in range(split.classes):
+        places = random.permutation(np.flatnonzero(split.labels == label))
+        if places.size:
+            repeats[places] = wanted // places.size
+            repeats[places[: wanted % places.size]] += 1
+    counted = tf.data.Dataset.zip(split.images, tf.data.Dataset.from_tensor_slices(repeats))
+    return counted.flat_map(
+        lambda image, count: tf.data.Dataset.from_tensors(image).repeat(count)
+    ).apply(tf.data.experimental.assert_cardinality(int(repeats.sum())))
+
+
+def _per_class(split: Split) -> int:
+    return round(split.size / split.classes) or 1
+
+
+def _labels(records: tf.data.Dataset, classes: Sequence[str], split: str) -> np.ndarray:
     def label(batch: tf.Tensor) -> tf.Tensor:
         return tf.io.parse_example(
             batch, {transform.LABEL_KEY: tf.io.FixedLenFeature([], tf.int64)}
@@ -138,7 +278,7 @@ def _count(records: tf.data.Dataset, classes: Sequence[str], split: str) -> np.n
             f"{unknown} images of the {split} split are of a class that the schema does not list; "
             "add it to the schema's classes, or take the images out of the data"
         )
-    return np.bincount(labels, minlength=len(classes))
+    return labels
 
 
 def _empty(split: str) -> BadDataError:

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
+from pydantic import BaseModel
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.components.trainer.fn_args_utils import FnArgs
 from tfx.utils import io_utils
 
+from components import progress
 from components.image_schema_gen.schema import class_names
-from trainer_module import export, fit, input_pipeline, recipes, transform
+from trainer_module import (
+    checkpoint,
+    devices,
+    export,
+    fit,
+    input_pipeline,
+    recipes,
+    reports,
+    transform,
+    warm_start,
+)
+from trainer_module.input_pipeline import Split
+from trainer_module.recipes.base import Recipe
 
 HISTORY_FILE = "history.json"
 VERIFIED_IMAGES = 8
@@ -25,54 +43,148 @@ def run_fn(fn_args: FnArgs) -> None:
     """Train a recipe on Transform's output and export the model with the weights of its best epoch.
 
     `fn_args.custom_config` holds recipe, hyperparameters (fields of its `Config`), image_size,
-    batch_size, epochs, seed and deterministic. history.json, in `fn_args.model_run_dir`, tells the
-    images of each split, the seconds of training, every epoch and which one was best (the mappings
-    of `fit.Trained`).
+    train_size (or None), and the other settings of `[train]`. `fn_args.base_model`, if set, is a
+    Model's serving path to start from. With TF_CONFIG naming several workers each of them calls
+    this; only the chief writes anything. A call that was cut off is continued by the next one with
+    equal arguments.
+
+    In `fn_args.model_run_dir`: history.json, which tells the images of each split, the steps and
+    seconds of training, every epoch and which one was best (the mappings of `fit.Trained`);
+    curves.svg; and TensorBoard's event files in logs.
 
     Raises:
         BadDataError: a split or a class without images.
+        DeviceError: TF_CONFIG cannot be used.
         DivergedError: the loss became NaN or infinite.
+        OutOfMemoryError: a batch does not fit.
+        WarmStartError: the base model's weights do not fit.
         ExportError: the exported model does not predict what the trained one does.
     """
     settings = fn_args.custom_config
-    size = settings["image_size"]
+    strategy = devices.strategy()
     keras.utils.set_random_seed(settings["seed"])
     if settings["deterministic"]:
         # Holds for the rest of the process: TensorFlow has no way back.
         tf.config.experimental.enable_op_determinism()
     recipe = recipes.get(settings["recipe"])
+    config = recipe.Config(**settings["hyperparameters"])
+    with tempfile.TemporaryDirectory(prefix="perennial-") as cache:
+        _run(fn_args, recipe, config, strategy, cache)
+
+
+def _run(
+    fn_args: FnArgs,
+    recipe: Recipe,
+    config: BaseModel,
+    strategy: tf.distribute.Strategy,
+    cache: str,
+) -> None:
+    settings = fn_args.custom_config
+    size = settings["image_size"]
     classes = class_names(io_utils.parse_pbtxt_file(fn_args.schema_path, schema_pb2.Schema()))
-    train = input_pipeline.read(fn_args.train_files, size, classes, "training")
+    train = _training_split(fn_args, classes, cache)
     input_pipeline.check_trainable(train, classes)
-    evaluation = input_pipeline.read(fn_args.eval_files, size, classes, "evaluation")
+    evaluation = input_pipeline.read(
+        fn_args.eval_files, size, classes, "evaluation", cache_dir=cache
+    )
+    checkpoints = checkpoint.Checkpoints(
+        checkpoint.directory(fn_args.model_run_dir, _identity(fn_args))
+    )
+    writes = devices.is_chief(strategy)
+    events = reports.EventFiles(fn_args.model_run_dir) if writes else None
+
+    def prepare(model: keras.Model) -> None:
+        if fn_args.base_model:
+            text = warm_start.load(model, classes, fn_args.base_model)
+            progress.report("note", text=text)
 
     started = time.monotonic()
-    trained = fit.fit(
-        recipe,
-        recipe.Config(**settings["hyperparameters"]),
-        train=train,
-        evaluation=evaluation,
-        image_size=size,
-        num_classes=len(classes),
-        batch_size=settings["batch_size"],
-        epochs=settings["epochs"],
-        seed=settings["seed"],
-    )
+    with _dtype_policy(devices.dtype_policy(settings["precision"])):
+        trained = fit.fit(
+            recipe,
+            config,
+            train=train,
+            evaluation=evaluation,
+            image_size=size,
+            num_classes=len(classes),
+            batch_size=settings["batch_size"],
+            epochs=settings["epochs"],
+            seed=settings["seed"],
+            how=fit.How(
+                balance=settings["balance"],
+                gradient_accumulation=settings["gradient_accumulation"],
+                jit_compile=settings["jit_compile"],
+                strategy=strategy,
+                checkpoints=checkpoints,
+                prepare=prepare,
+                on_epoch=events.write if events else lambda _: None,
+            ),
+        )
+        mixed = keras.config.dtype_policy().name != "float32"
+    if not writes:
+        return
     history = {
         "images": {"train": train.size, "eval": evaluation.size},
         "seconds": time.monotonic() - started,
+        "steps": trained.steps,
         "best_epoch": trained.best["epoch"],
+        "phase_starts": trained.phase_starts,
         "epochs": trained.epochs,
     }
-    io_utils.write_string_file(
-        os.path.join(fn_args.model_run_dir, HISTORY_FILE), json.dumps(history, indent=2) + "\n"
-    )
+    _write(fn_args, HISTORY_FILE, json.dumps(history, indent=2) + "\n")
+    curves = reports.curves(trained.epochs, trained.phase_starts[1:])
+    _write(fn_args, reports.CURVES_FILE, curves)
 
+    model = trained.model
+    if mixed or strategy.num_replicas_in_sync > 1:
+        # What is served must not depend on the devices that it was trained on.
+        model = trained.rebuild()
+        model.set_weights(trained.model.get_weights())
+    warm_start.save(model, classes, fn_args.serving_model_dir)
+    _export(fn_args, model, evaluation, classes)
+    checkpoints.clear()
+
+
+def _training_split(fn_args: FnArgs, classes: list[str], cache: str) -> Split:
+    size, key = fn_args.custom_config["image_size"], transform.IMAGE_KEY
+    if train_size := fn_args.custom_config["train_size"]:
+        size, key = train_size, transform.TRAIN_IMAGE_KEY
+    return input_pipeline.read(fn_args.train_files, size, classes, "training", key, cache)
+
+
+def _export(fn_args: FnArgs, model: keras.Model, evaluation: Split, classes: list[str]) -> None:
+    size = fn_args.custom_config["image_size"]
     transform_output = tft.TFTransformOutput(fn_args.transform_graph_path)
-    export.export(trained.model, transform_output, size, classes, fn_args.serving_model_dir)
+    export.export(model, transform_output, size, classes, fn_args.serving_model_dir)
     images = [
         tf.io.encode_png(pixels).numpy() for pixels, _ in evaluation.images.take(VERIFIED_IMAGES)
     ]
     pixels = transform.prepare(transform_output, size, images)
-    probabilities = keras.ops.softmax(trained.model.predict_on_batch(pixels))
+    probabilities = keras.ops.softmax(model.predict_on_batch(pixels))
     export.verify(fn_args.serving_model_dir, images, np.asarray(probabilities))
+
+
+def _identity(fn_args: FnArgs) -> Mapping[str, Any]:
+    """What two calls have in common of which one may continue the other."""
+    return {
+        "custom_config": fn_args.custom_config,
+        "train": fn_args.train_files,
+        "eval": fn_args.eval_files,
+        "schema": fn_args.schema_path,
+        "base_model": fn_args.base_model,
+        "versions": [tf.__version__, keras.__version__],
+    }
+
+
+@contextlib.contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _write(fn_args: FnArgs, name: str, text: str) -> None:
+    io_utils.write_string_file(os.path.join(fn_args.model_run_dir, name), text)

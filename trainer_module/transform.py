@@ -15,6 +15,7 @@ import tensorflow_transform as tft
 from components import features
 
 IMAGE_KEY = "image"  # bytes: size * size * 3 pixel values, row by row, RGB
+TRAIN_IMAGE_KEY = "train_image"  # the same at another size, to be cropped at random in training
 LABEL_KEY = "label"  # int64, position in the class list; -1 for a class that is not in it
 
 
@@ -25,26 +26,38 @@ def preprocessing_fn(
 
     Args:
         inputs: the features of `components.features`, dense, shape [N] or [N, 1].
-        custom_config: `image_size` (pixels, both sides), `resize` (a method of `tf.image.resize`),
+        custom_config: `image_size` (pixels, both sides), `train_size` (the same for training, or
+            None for equal), `resize` (a method of `tf.image.resize`),
             `center_crop` (cut the largest central square first instead of squeezing the image into
             one), `classes` (class names; a label is the position in this list).
 
     Returns:
-        `IMAGE_KEY`: string [N], `LABEL_KEY`: int64 [N] and the content hash: string [N].
+        `IMAGE_KEY` and, with a `train_size`, `TRAIN_IMAGE_KEY`: string [N], `LABEL_KEY`: int64 [N]
+        and the content hash: string [N].
 
     Raises:
         ValueError: a sparse feature, or an unknown `resize`.
         tf.errors.InvalidArgumentError: when run, on bytes that are no image; it fails the batch.
     """
-    size = int(custom_config["image_size"])
+    sizes = {IMAGE_KEY: int(custom_config["image_size"])}
+    if custom_config["train_size"]:
+        sizes[TRAIN_IMAGE_KEY] = int(custom_config["train_size"])
     resize = custom_config["resize"]
     crop = custom_config["center_crop"]
 
-    def pixels(encoded: tf.Tensor) -> tf.Tensor:
-        return encode_pixels(load_image(encoded, size, resize, center_crop=crop))
+    def pixels(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {
+            key: encode_pixels(load_image(encoded, size, resize, center_crop=crop))
+            for key, size in sizes.items()
+        }
 
+    images = tf.map_fn(
+        pixels,
+        _flat(inputs, features.IMAGE),
+        fn_output_signature=dict.fromkeys(sizes, tf.string),
+    )
     return {
-        IMAGE_KEY: tf.map_fn(pixels, _flat(inputs, features.IMAGE), fn_output_signature=tf.string),
+        **images,
         LABEL_KEY: _label_ids(_flat(inputs, features.LABEL_TEXT), custom_config["classes"]),
         features.SHA256: _flat(inputs, features.SHA256),
     }

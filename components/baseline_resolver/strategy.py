@@ -24,22 +24,24 @@ class BaselineStrategy(resolver.ResolverStrategy):
         self, store: mlmd.MetadataStore, input_dict: dict[str, list[types.Artifact]]
     ) -> dict[str, list[types.Artifact]]:
         candidates = {artifact.id for artifact in input_dict[CANDIDATE]}
-        blessings = {
-            blessing.get_int_custom_property(
-                constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY
-            ): blessing
-            for blessing in input_dict[MODEL_BLESSING]
-            if blessing.get_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY)
-            == constants.BLESSED_VALUE
-        }
-        blessed = [
-            model
-            for model in input_dict[MODEL]
-            if model.id in blessings and model.id not in candidates
-        ]
+        blessed, blessings = blessed_models(input_dict)
+        blessed = [model for model in blessed if model.id not in candidates]
         baseline = max(blessed, key=lambda model: model.id, default=None)
         return {
             CANDIDATE: input_dict[CANDIDATE],
             MODEL: [baseline] if baseline else [],
             MODEL_BLESSING: [blessings[baseline.id]] if baseline else [],
         }
+
+
+def blessed_models(
+    input_dict: dict[str, list[types.Artifact]],
+) -> tuple[list[types.Artifact], dict[int, types.Artifact]]:
+    """The models that have been blessed, and their blessings by the models' ids."""
+    blessings = {
+        blessing.get_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY): blessing
+        for blessing in input_dict[MODEL_BLESSING]
+        if blessing.get_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY)
+        == constants.BLESSED_VALUE
+    }
+    return [model for model in input_dict[MODEL] if model.id in blessings], blessings

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel
@@ -16,35 +17,107 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What a recipe's schedule may depend on.
+
+    Attributes:
+        images: the training split's pixels, uint8 [size, size, 3], unbatched and not augmented.
+        size: how many of them there are.
+        batch_size: images of a batch; the last one of an epoch may hold fewer.
+        epochs: how long to train, or None for as long as the recipe thinks right.
+    """
+
+    images: tf.data.Dataset
+    size: int
+    batch_size: int
+    epochs: int | None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return math.ceil(self.size / self.batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """The part of a model that a phase does not train, whose features are computed only once.
+
+    Attributes:
+        base: the model's inputs to features [B, ...]; it shares its weights with the model.
+        head: those features to logits, sharing the others; what the phase trains.
+        views: copies of the training images: the first is the images as they are, the others are
+            augmented. An epoch sees one of them, and the next epoch the next.
+    """
+
+    base: keras.Model
+    head: keras.Model
+    views: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Phase:
-    """One fit of the model: `epochs` with one optimizer and one augmentation (None: none)."""
+    """One fit of a model, which ends with the weights of its best epoch.
+
+    Attributes:
+        epochs: how many at most.
+        optimizer: a new one.
+        augment: changes the training images, or None. It must bring them to the model's size.
+        patience: epochs without a better one that end the phase early, 0 for never.
+        clip: largest global norm of the gradient; None: no limit.
+        frozen: what need not be computed anew in every epoch.
+        model: fitted from here on, in place of the one before; None: that one.
+        rebuild: makes `model` anew, with its weights in the same order; given where it is.
+    """
 
     epochs: int
     optimizer: keras.optimizers.Optimizer
     augment: Augment | None
+    patience: int = 0
+    clip: float | None = None
+    frozen: Frozen | None = None
+    model: keras.Model | None = None
+    rebuild: Callable[[], keras.Model] | None = None
+
+
+# What fit tells of a phase's best epoch: the mapping described at `fit.Trained.epochs`.
+Row = Mapping[str, float]
+
+
+def quality(row: Row) -> tuple[float, float]:
+    """Orders epochs: by accuracy on the evaluation split, and where equal by loss."""
+    return row["val_accuracy"], -row["val_loss"]
 
 
 class Recipe(Protocol):
-    """The functions of a recipe module."""
+    """The functions of a recipe module.
+
+    It may also have `image_sizes(config, height, width)`, which gives the transform settings
+    `image_size` and `train_size` by the usual size of the data set's images, in pixels; it is asked
+    where no configuration sets `transform.image_size`.
+    """
 
     Config: type[BaseModel]  # frozen, unknown fields refused; the hyperparameters, with defaults
 
-    def check(self, config: Any, image_size: int) -> None:
-        """Raise ValueError, naming the fields, where `config` does not go with `image_size`."""
+    def check(self, config: Any, image_size: int, train_size: int) -> None:
+        """Raise ValueError, naming the fields, where `config` does not go with the sizes.
+
+        Images are `train_size` pixels high and wide in training, `image_size` for the model.
+        """
 
     def build_model(self, config: Any, image_size: int, num_classes: int) -> keras.Model:
-        """Make the model: uint8 [B, size, size, 3] to float32 logits [B, num_classes]."""
+        """Make the model: uint8 [B, size, size, 3] to logits [B, num_classes].
+
+        Its last layer is the head, whose weights have the classes as their last axis; or a model of
+        which that holds.
+        """
 
     def phases(
-        self,
-        config: Any,
-        model: keras.Model,
-        images: tf.data.Dataset,
-        epochs: int,
-        steps_per_epoch: int,
-    ) -> Iterator[Phase]:
-        """Yield the phases of training, `epochs` in all, one after the other.
+        self, config: Any, model: keras.Model, data: TrainingData
+    ) -> Generator[Phase, Row, None]:
+        """Yield the phases of training one after the other, `data.epochs` in all where it is given.
 
-        Between two of them the generator may change the model, such as what is trainable. `images`
-        are the training split's pixels, uint8 [size, size, 3], unbatched and not augmented.
+        Each yield returns the phase's best epoch once the phase is over. Between two phases the
+        generator may change the model, such as what is trainable, or go on to another one. It must
+        do the same each time: a training that is resumed runs it again up to where it was cut off,
+        with finished phases skipped.
         """

@@ -13,12 +13,12 @@ on 2 cores for the whole Trainer node, graph building and export included.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from trainer_module.recipes.base import Phase
+from trainer_module.recipes.base import Phase, Row, TrainingData
 
 if TYPE_CHECKING:
     import keras
@@ -54,8 +54,10 @@ class Config(BaseModel):
     zoom: float = Field(0.2, ge=0, lt=1, description="largest relative change of height and width")
 
 
-def check(config: Config, image_size: int) -> None:
-    """Raise ValueError where patches do not tile the image."""
+def check(config: Config, image_size: int, train_size: int) -> None:
+    """Raise ValueError where patches do not tile the image, or images would need a crop."""
+    if train_size != image_size:
+        raise ValueError(f"train_size {train_size} must be image_size {image_size}: nothing crops")
     if image_size % config.patch_size:
         raise ValueError(
             f"image_size {image_size} is not a multiple of patch_size {config.patch_size}"
@@ -66,7 +68,7 @@ def build_model(config: Config, image_size: int, num_classes: int) -> keras.Mode
     """Make the model; its normalization is adapted in `phases`."""
     from trainer_module.models.vit import small_vit
 
-    check(config, image_size)
+    check(config, image_size, image_size)
     return small_vit(
         image_size=image_size,
         num_classes=num_classes,
@@ -86,16 +88,11 @@ def build_model(config: Config, image_size: int, num_classes: int) -> keras.Mode
     )
 
 
-def phases(
-    config: Config,
-    model: keras.Model,
-    images: tf.data.Dataset,
-    epochs: int,
-    steps_per_epoch: int,
-) -> Iterator[Phase]:
-    """Adapt the normalization to the training images, then fit once."""
-    model.get_layer("normalization").adapt(images.batch(256))
-    yield Phase(epochs, _optimizer(config, epochs, steps_per_epoch), _augment(config))
+def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[Phase, Row, None]:
+    """Adapt the normalization to the training images, then fit once; 10 epochs unless told."""
+    model.get_layer("normalization").adapt(data.images.batch(256))
+    epochs = data.epochs or 10
+    yield Phase(epochs, _optimizer(config, epochs, data.steps_per_epoch), _augment(config))
 
 
 def _optimizer(config: Config, epochs: int, steps_per_epoch: int) -> keras.optimizers.Optimizer:

@@ -1,0 +1,1 @@
+"""Finds the model that a training may begin from."""

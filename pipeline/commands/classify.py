@@ -1,0 +1,62 @@
+"""`perennial classify`: a pretrained BiT with its own head, out of the box."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import ConfigError, DataError
+
+
+def classify(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    weights: Annotated[
+        str,
+        typer.Option(help=".npz file or URL, SavedModel folder, TF-Hub or Kaggle handle."),
+    ],
+    sha256: Annotated[str, typer.Option(help="Digest of the weights; an error tells it.")] = "",
+    labels: Annotated[
+        Path, typer.Option(metavar="FILE", help="Names of the classes, one a line.")
+    ] = Path("labels.txt"),
+    variant: Annotated[str, typer.Option(help="Architecture of an .npz file.")] = "R50x1",
+    image_size: Annotated[int, typer.Option(min=1, max=4096, help="Pixels of a side.")] = 480,
+    top: Annotated[int, typer.Option(min=1, help="Classes shown for each image.")] = 5,
+) -> None:
+    """Say what is on images, by a pretrained BiT with the head it was published with."""
+    contents = [_read(image) for image in images]
+    try:
+        names = labels.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--labels {labels}: cannot be read: {error}") from None
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+    import tensorflow as tf
+    from pydantic import ValidationError
+
+    from trainer_module.models.bit_resnet import VARIANTS
+    from trainer_module.pretrained import classify as predict
+    from trainer_module.weights import WeightsError, WeightSpec
+
+    if variant not in VARIANTS:
+        raise ConfigError(f"--variant {variant!r}: must be one of {', '.join(VARIANTS)}")
+    try:
+        spec = WeightSpec(source=weights, sha256=sha256)
+        results = predict(contents, names, spec, variant=variant, image_size=image_size, top=top)
+    except ValidationError:
+        raise ConfigError(f"--sha256 {sha256!r}: must be 64 hexadecimal digits") from None
+    except WeightsError as error:
+        raise ConfigError(str(error)) from None
+    except tf.errors.InvalidArgumentError as error:
+        raise DataError(f"one of the files is no image: {error.message}") from None
+    for image, classes in zip(images, results, strict=True):
+        print(f"{image}: " + ", ".join(f"{name} {share:.1%}" for name, share in classes))
+
+
+def _read(image: Path) -> bytes:
+    try:
+        return image.read_bytes()
+    except OSError as error:
+        raise DataError(f"{image}: cannot be read: {error.strerror}") from None

@@ -1,0 +1,49 @@
+"""A look at a data set before anything is run: how large its images are."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import statistics
+
+from components.errors import BadDataError
+from components.image_example_gen import source_name
+from components.image_example_gen.options import Options
+
+SAMPLE = 100
+DIGITS = (8.0, 8.0)
+
+
+def usual_size(source: str) -> tuple[float, float] | None:
+    """Median height and width in pixels of about `SAMPLE` images from all over the data set.
+
+    `source` is what data.source may be. None for what is not on this machine, is split into spans,
+    or has no readable image.
+    """
+    name = source_name.parse(source)
+    if name.kind == source_name.DIGITS:
+        return DIGITS
+    if not name.is_local or name.has_spans:
+        return None
+    # Not needed by the commands that must answer at once.
+    from PIL import Image
+
+    from components.image_example_gen.sources import list_source
+
+    try:
+        units = list_source(name, Options()).units
+    except BadDataError:
+        return None
+    chosen = units[:: -(-len(units) // SAMPLE) or 1]
+    sizes = []
+    for unit in chosen:
+        for item in itertools.islice(unit.items(), -(-SAMPLE // len(chosen))):
+            try:
+                with Image.open(io.BytesIO(item.load())) as image:
+                    sizes.append(image.size)
+            except Exception:  # Pillow's many; ingest names the file
+                continue
+    if not sizes:
+        return None
+    widths, heights = zip(*sizes, strict=True)
+    return statistics.median(heights), statistics.median(widths)
