@@ -20,7 +20,7 @@ from trainer_module.models.vit import Patches, small_vit
 from trainer_module.recipes import vit
 from trainer_module.recipes.base import Phase, TrainingData
 
-# For every recipe, the smallest model that has all of its parts, for images of 8 px.
+# For every recipe, the smallest model that has all of its parts, for images of `size_of` it.
 TINY: dict[str, dict[str, Any]] = {
     "bit": {"variant": "tiny", "crop": False, "learning_rate": 10.0},
     "fixres": {
@@ -29,6 +29,8 @@ TINY: dict[str, dict[str, Any]] = {
         "low": 7,
         "high": 8,
     },
+    "mobilenet": {"alpha": 0.35, "weights": "none"},
+    "vit_finetune": {"variant": "tiny/4", "learning_rate": 0.1},
     "vit": {
         "patch_size": 4,
         "dim": 4,
@@ -44,9 +46,17 @@ CLASSES = 3
 STEPS = 4
 
 
+def size_of(recipe: str) -> int:
+    return 32 if recipe == "mobilenet" else SIZE  # it takes no smaller ones
+
+
+def pictures(size: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (6, size, size, 3), dtype=np.uint8)
+
+
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (6, SIZE, SIZE, 3), dtype=np.uint8)
+    return pictures(SIZE)
 
 
 def seed(*values: int) -> tf.Tensor:
@@ -83,6 +93,10 @@ class TestRegistry:
 
 @pytest.mark.parametrize("name", sorted(TINY))
 class TestEveryRecipe:
+    @pytest.fixture
+    def images(self, name: str) -> np.ndarray:
+        return pictures(size_of(name))
+
     def config(self, name: str) -> pydantic.BaseModel:
         return recipes.get(name).Config(**TINY[name])
 
@@ -90,7 +104,7 @@ class TestEveryRecipe:
         """A model made ready by its first phase, and all phases."""
         keras.utils.set_random_seed(0)
         recipe, config = recipes.get(name), self.config(name)
-        model = recipe.build_model(config, SIZE, CLASSES)
+        model = recipe.build_model(config, size_of(name), CLASSES)
         phases = recipe.phases(config, model, training_data(images))
         made = [next(phases)]
         with contextlib.suppress(StopIteration):

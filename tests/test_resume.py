@@ -175,4 +175,3 @@ class TestDevices:
             assert (share.total, share.local) == (6, 2)
             firsts.append(share.first)
         assert firsts == [0, 2, 4]
-

@@ -7,11 +7,18 @@ images right after the first phase and 98.27 % after the second, and 98.96 % of 
 The tutorial runs the frozen network over every image in every epoch of the first phase. Here its
 features are computed once, for the images as they are and for `views` - 1 augmented copies.
 
-RESULTS
+Command: `perennial run --recipe mobilenet --data DIR --epochs 25 --set transform.image_size=224`
+and, each after `--set train.hyperparameters.`: `alpha=0.35`, `weights=FILE` (ImageNet's, of
+keras.applications), `learning_rate=0.001`, `views=4`, `rotation=0.05`, `head_epochs=20`; seed 0.
+
+Result, on the fifth of the images that does not train: 95.2 % of 62 cats and dogs (238 train) and
+FLOWERS, each in about a minute of training on 2 CPU cores. At 160 px, with
+`learning_rate=0.003` and the tutorial's rotation, 93.5 % of the cats and dogs.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
@@ -159,8 +166,9 @@ def _load(config: Config, base: keras.Model) -> None:
         else:
             base.load_weights(config.weights)
     except Exception as error:  # urllib's, h5py's, zipfile's, and Keras's own, a bare Exception
+        reason = textwrap.shorten(str(error), 200, placeholder=" ...")
         raise WeightsError(
-            f"the weights {config.weights} cannot be loaded into MobileNetV2: {error}; {advice}"
+            f"the weights {config.weights} cannot be loaded into MobileNetV2: {reason}; {advice}"
         ) from error
 
 
