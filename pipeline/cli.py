@@ -19,6 +19,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline.commands.classify import classify
+from pipeline.commands.serve import serve
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
 
 EPILOG = f"Exit codes: {'; '.join(f'{code} {why}' for code, why in EXIT_CODES.items())}."
@@ -215,6 +216,7 @@ def _write_traceback(error: Exception) -> Path:
 
 
 app.command()(_reported(LogFormat.PLAIN)(classify))
+app.command()(_reported(LogFormat.PLAIN)(serve))
 
 
 if __name__ == "__main__":
