@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from pipeline.commands.serve import serve
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
 
 EPILOG = f"Exit codes: {'; '.join(f'{code} {why}' for code, why in EXIT_CODES.items())}."
@@ -165,6 +166,9 @@ def _write_traceback(error: Exception) -> Path:
     with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
         traceback.print_exception(error, file=file)
     return Path(path)
+
+
+app.command()(_reported(LogFormat.PLAIN)(serve))
 
 
 if __name__ == "__main__":
