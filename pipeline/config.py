@@ -32,6 +32,7 @@ from pydantic.fields import FieldInfo
 from pipeline.errors import ConfigError, DataError
 from pipeline.settings import (
     BUILT_IN_SOURCES,
+    LOCATION,
     PATH,
     SOURCE,
     Config,
@@ -145,11 +146,12 @@ def check_paths(config: Config) -> None:
     if config.data.folder is not None:
         _check_data_folder(config.data.folder)
         _check_outside("workspace", config.workspace, config.data.folder)
-        _check_outside("push.directory", config.push_directory, config.data.folder)
+        if "://" not in config.push_directory:
+            _check_outside("push.directory", Path(config.push_directory), config.data.folder)
     if config.data.schema_file is not None:
         _check_readable("data.schema_file", config.data.schema_file)
-    if config.push.directory is not None:
-        _check_writable("push.directory", config.push.directory)
+    if config.push.directory is not None and "://" not in config.push.directory:
+        _check_writable("push.directory", Path(config.push.directory))
 
 
 class _Layer(NamedTuple):
@@ -283,7 +285,7 @@ def _flat_items(
 def _anchored(value: object, field: FieldInfo, folder: Path | None) -> object:
     if folder is None or not isinstance(value, str) or not value or value.startswith("~"):
         return value
-    is_path = PATH in field.metadata
+    is_path = PATH in field.metadata or (LOCATION in field.metadata and "://" not in value)
     is_source = SOURCE in field.metadata and value not in BUILT_IN_SOURCES
     return str(folder / value) if is_path or is_source else value
 
