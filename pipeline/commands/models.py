@@ -198,7 +198,7 @@ def _rows(base: str, serving: Serving) -> list[dict[str, Any]]:
 
 def _verdict(record: Any) -> str:
     validated = record.get("validated")
-    return f"blessed; served well by {validated}" if validated else "blessed; not tried in a server"
+    return f"blessed, tried in {validated}" if validated else "blessed, not tried in a server"
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -206,8 +206,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("version", "labels", "accuracy", "run", "pushed (UTC)", "verdict"):
-        table.add_column(heading, overflow="fold")
+    for heading in ("version", "labels", "accuracy", "run", "pushed (UTC)"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("verdict")
     for row in rows:
         accuracy = row["metrics"].get(_ACCURACY)
         labels = ", ".join(row["labels"]) or ("newest, served" if row["served"] else "")
@@ -219,7 +220,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             (row["pushed"] or "").removesuffix("+00:00").replace("T", " "),
             row["verdict"],
         )
-    Console(soft_wrap=True).print(table)
+    Console().print(table)
 
 
 def _told(target: Target, serving: Serving) -> str:
