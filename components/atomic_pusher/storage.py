@@ -55,8 +55,11 @@ def read_text(location: str) -> str | None:
 def write_text(location: str, text: str) -> None:
     """Replace a file in one step, durably: readers and crashes find the old or the new one."""
     if is_uri(location):
-        with gfile().GFile(location, "wb") as file:  # an object appears when it is complete
+        # For object stores this is a copy, which replaces an object at once.
+        complete = join(parent(location), f".{name(location)}.{uuid.uuid4().hex}")
+        with gfile().GFile(complete, "wb") as file:
             file.write(text.encode("utf-8"))
+        gfile().rename(complete, location, overwrite=True)
         return
     path = Path(location)
     staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
