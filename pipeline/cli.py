@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import enum
+import gc
 import importlib.metadata
 import json
 import os
@@ -123,7 +124,11 @@ def version() -> None:
 
 def main() -> None:
     """The console command `perennial`."""
-    app()
+    try:
+        app()
+    finally:
+        # What TFX and TensorFlow made would take seconds to collect, and goes with the process.
+        gc.freeze()
 
 
 def shown_as(log_format: LogFormat) -> str:

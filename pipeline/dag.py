@@ -7,7 +7,6 @@ import importlib.metadata
 from typing import Any
 
 import tensorflow_data_validation as tfdv
-from ml_metadata.proto import metadata_store_pb2
 from tensorflow_model_analysis.proto import config_pb2 as tfma
 from tfx.components.evaluator.component import Evaluator
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
@@ -39,11 +38,7 @@ class Locations:
     push_directory: str
 
 
-def create_pipeline(
-    config: Config,
-    locations: Locations,
-    metadata_connection: metadata_store_pb2.ConnectionConfig,
-) -> Pipeline:
+def create_pipeline(config: Config, locations: Locations) -> Pipeline:
     """Wire the nodes. Nothing is read or run here."""
     example_gen = ImageExampleGen(
         input_base=locations.data_root,
@@ -144,7 +139,6 @@ def create_pipeline(
             pusher,
         ],
         enable_cache=True,
-        metadata_connection_config=metadata_connection,
         beam_pipeline_args=config.beam.pipeline_args,
     )
 

@@ -87,7 +87,7 @@ def _execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
         pipeline_root=str(workspace.artifacts),
         push_directory=config.push_directory,
     )
-    pipeline = create_pipeline(config, locations, workspace.connection())
+    pipeline = create_pipeline(config, locations)
     result = local_runner.run(pipeline, workspace, run_id)
     outputs = {node.node: node.outputs for node in result.nodes}
     (pushed,) = outputs["Pusher"]["pushed_model"]

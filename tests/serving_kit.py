@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -98,4 +97,4 @@ def write_config(path: Path, base: Path, versions: Sequence[int], **labels: int)
     """
     temporary = path.with_suffix(".new")
     temporary.write_text(text)
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -98,7 +98,7 @@ def connected(server: Running) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def expected(colour_models: list[Path]) -> Iterator[Callable[..., Arrays]]:
-    """Computes what a version says, in this process: expected(version, inputs, signature)."""
+    """Compute what a version says to a list of strings, in this process."""
     sessions = [Session(path) for path in colour_models]
 
     def run(version: int, inputs: list[bytes], signature: str = "serving_default") -> Arrays:
@@ -418,7 +418,7 @@ class TestVersions:
         }
         seen: list[list[int]] = [[] for _ in range(4)]
 
-        def ask(index: int) -> None:
+        def ask(server: Running, index: int) -> None:
             """Ask until version 3 has answered some times; a failure ends the test."""
             give_up = time.monotonic() + SECONDS
             with connected(server) as client:
@@ -432,7 +432,7 @@ class TestVersions:
         with running(kind, base) as server:
             server.wait_ready(SECONDS)
             with ThreadPoolExecutor(4) as threads, connected(server) as client:
-                asking = [threads.submit(ask, index) for index in range(4)]
+                asking = [threads.submit(ask, server, index) for index in range(4)]
                 for number in (2, 3):
                     push(colour_models[number - 1], base, number)
                     client.wait_available(MODEL, number, SECONDS)
@@ -495,16 +495,17 @@ class TestVersions:
         config, proposed = tmp_path / "models.config", tmp_path / "proposed.config"
         write_config(config, base, [1], stable=1)
 
-        def versions_by_label(*labels: str) -> list[int]:
-            image = {"image_bytes": strings([picture()])}
-            return [client.predict(MODEL, image, label=label)[0] for label in labels]
-
-        def reload(versions: list[int], **labels: int) -> None:
-            write_config(proposed, base, versions, **labels)
-            client.reload(read_config(proposed))
-
         with running(kind, base, config) as server, connected(server) as client:
             server.wait_ready(SECONDS)
+
+            def versions_by_label(*labels: str) -> list[int]:
+                image = {"image_bytes": strings([picture()])}
+                return [client.predict(MODEL, image, label=label)[0] for label in labels]
+
+            def reload(versions: list[int], **labels: int) -> None:
+                write_config(proposed, base, versions, **labels)
+                client.reload(read_config(proposed))
+
             with pytest.raises(ServingError) as caught:
                 reload([1, 2], stable=2)
             assert caught.value.code == "FAILED_PRECONDITION"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import importlib.metadata
 import logging
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 import requests
 import typer.testing
@@ -50,7 +52,7 @@ from tests.serving_kit import (
     url,
     write_config,
 )
-from tests.tiny_export import export_waiting_model
+from tests.tiny_export import export_waiting_model, export_wide_model
 
 PREDICT = f"/v1/models/{MODEL}:predict"
 GOOD = {"instances": [b64(picture())]}
@@ -60,7 +62,7 @@ Serve = Callable[..., ModelServer]
 
 @pytest.fixture
 def serve(tmp_path: Path, colour_models: list[Path]) -> Iterator[Serve]:
-    """Start a server of version 1 with limits: serve(pixels=100)."""
+    """Start a server of version 1 with the limits that are named."""
     base = tmp_path / "base"
     base.mkdir()
     push(colour_models[0], base, 1)
@@ -178,6 +180,14 @@ class TestPixels:
                     assert code == "INVALID_ARGUMENT"
                 else:
                     assert client.predict(MODEL, inputs, signature="serving_examples")[0] == 1
+
+    @pytest.mark.parametrize("start", [b"\xff\n", b"\0\0\0\x0cJXL \r\n\x87\n"])
+    def test_an_image_whose_size_cannot_be_told_is_refused(
+        self, serve: Serve, start: bytes
+    ) -> None:
+        answer = post(serve(), PREDICT, {"instances": [b64(start + bytes(50))]})
+        assert answer.status_code == 400
+        assert "an image in the request cannot be read" in answer.json()["error"]
 
     def test_images_at_the_limit_are_answered(self, serve: Serve) -> None:
         server = serve(pixels=10_000)
@@ -297,7 +307,7 @@ class TestSlowClients:
             assert_serves(server)
             for connection in slow:
                 connection.settimeout(SECONDS)
-                received = b"".join(iter(lambda: connection.recv(4096), b""))
+                received = received_by(connection)
                 assert answer in received.partition(b"\r\n")[0]
                 assert bool(received) is bool(answer)
 
@@ -306,10 +316,38 @@ class TestSlowClients:
         give_up = time.monotonic() + SECONDS
         with socket.create_connection((server.host, server.rest_port)) as connection:
             connection.sendall(self.HEAD)
-            with pytest.raises(ConnectionError):
+            with contextlib.suppress(ConnectionError):
                 while time.monotonic() < give_up:
                     connection.sendall(b"X-Slow: 1\r\n")
                     threading.Event().wait(0.05)
+        assert time.monotonic() < give_up
+        assert_serves(server)
+
+    def test_who_does_not_take_the_answer_is_hung_up_on(self, serve: Serve, tmp_path: Path) -> None:
+        base = tmp_path / "wide"
+        export_wide_model(base / "1")
+        server = serve(base, receive_seconds=0.5, connections=2)
+        body = b'{"instances": ["x"]}'
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                connection = stack.enter_context(socket.socket())
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                connection.connect((server.host, server.rest_port))
+                connection.sendall(self.HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            wait_until(lambda: get(server, "/healthz").status_code == 503)
+            wait_until(lambda: get(server, "/healthz").status_code == 200)
+        # What they did not take is as large as this.
+        wait_until(lambda: len(post(server, PREDICT, body).content) > 10_000_000)
+
+    def test_a_small_body_that_unpacks_to_a_large_one_is_413(self, serve: Serve) -> None:
+        server = serve(request_bytes=100_000)
+        answer = requests.post(
+            url(server, PREDICT),
+            data=gzip.compress(bytes(50_000_000)),
+            headers={"Content-Encoding": "gzip"},
+            timeout=60,
+        )
+        assert answer.status_code == 413
         assert_serves(server)
 
     def test_connections_beyond_the_limit_are_refused_until_some_are_closed(
@@ -352,6 +390,11 @@ class TestSlowClients:
             connection.sendall(sent)
             assert b" 400 " in connection.recv(4096).partition(b"\r\n")[0]
         assert_serves(server)
+
+
+def received_by(connection: socket.socket) -> bytes:
+    """All that comes until the other side hangs up."""
+    return b"".join(iter(lambda: connection.recv(4096), b""))
 
 
 class TestHealthAndPage:
@@ -549,6 +592,28 @@ class TestPolicies:
                 assert refusal(client_in_a_hurry.reload, config) in ("UNKNOWN", "DEADLINE_EXCEEDED")
 
 
+class TestMemory:
+    def test_requests_and_swaps_leave_nothing_behind(
+        self, tmp_path: Path, colour_models: list[Path]
+    ) -> None:
+        """A short soak; tests/benchmarks/serving.py has the one of 10,000 requests."""
+        image = picture(size=(256, 256), kind="BMP")  # 197 kB, so that 160 MB pass through
+        process = psutil.Process()
+        push(colour_models[0], tmp_path, 1)
+        with ModelServer(tmp_path, MODEL, poll_seconds=0.05) as server, connected(server) as client:
+            server.wait_ready(SECONDS)
+            sizes = []
+            for version in range(1, 9):
+                for _ in range(50):
+                    client.predict(MODEL, {"image_bytes": strings([image])})
+                    client.predict_images(MODEL, [image])
+                sizes.append(process.memory_info().rss)
+                push(colour_models[0], tmp_path, version + 1)
+                client.wait_available(MODEL, version + 1, SECONDS)
+        # The first turn still fills pools.
+        assert sizes[-1] - sizes[0] < 60e6, sizes
+
+
 class TestProcess:
     def test_it_says_what_it_is_serves_and_ends_on_sigterm(
         self, tmp_path: Path, colour_models: list[Path]
@@ -618,7 +683,7 @@ class TestChoosingAServer:
         self, tmp_path: Path, environment: dict[str, str]
     ) -> None:
         environment["TENSORFLOW_MODEL_SERVER"] = str(tmp_path / "absent")
-        with pytest.raises(ConfigError, match="TENSORFLOW_MODEL_SERVER=.*absent is not a program"):
+        with pytest.raises(ConfigError, match=r"TENSORFLOW_MODEL_SERVER=\S+ is not a program"):
             find_backend(environment)
 
     def test_a_binary_on_path_comes_before_docker(

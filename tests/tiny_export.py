@@ -15,9 +15,9 @@ SIZE = 8  # pixels on a side that images are resized to
 def export_colour_model(directory: Path, sharpness: float = 1.0) -> None:
     """Write a model that tells images apart by their mean colour, with a trained one's signatures:
 
-    serving_default(image_bytes: string [N]) and serving_examples(examples: string [N]),
-    both to {"probabilities": float32 [N, 3], "label": string [N]}. `sharpness` scales the logits, so
-    that versions can be told apart by their probabilities.
+    serving_default(image_bytes: string [N]) and serving_examples(examples: string [N]), both to
+    {"probabilities": float32 [N, 3], "label": string [N]}. `sharpness` scales the logits, so that
+    versions can be told apart by their probabilities.
     """
     import keras
     import numpy as np
@@ -76,6 +76,19 @@ def export_waiting_model(directory: Path) -> None:
     archive.track(keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)]))
     archive.add_endpoint("serving_default", wait, [tf.TensorSpec([1], tf.string, name="path")])
     archive.write_out(str(directory), verbose=False)
+
+
+def export_wide_model(directory: Path) -> None:
+    """Write a model that answers some MB: serving_default(text: string [1]) to float32 [1, 3e6]."""
+    import tensorflow as tf
+
+    class Wide(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([1], tf.string, "text")])
+        def call(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"wide": tf.zeros([tf.size(text), 3_000_000])}
+
+    module = Wide()
+    tf.saved_model.save(module, str(directory), module.call.get_concrete_function())
 
 
 def write_warmup(directory: Path, values: Sequence[bytes], signature: str, argument: str) -> None:

@@ -43,9 +43,8 @@ def serve(
     development server, which also has a page at / to try images on.
     """
     from pipeline.serving import launch
-    from pipeline.workspace import Workspace
 
-    source = _source(Workspace(Path(workspace)).serving, model)
+    source = _source(Path(workspace).absolute() / "serving", model)
     backend = launch.own_backend() if own else launch.find_backend()
     everywhere = backend.kind is launch.Kind.TENSORFLOW_SERVING
     if everywhere and host != _LOOPBACK:

@@ -24,13 +24,12 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from pipeline.serving.errors import CODES, ServingError, invalid
-from pipeline.serving.manager import Version
-from pipeline.serving.model import DEFAULT_SIGNATURE, LoadedModel
+from pipeline.serving.answers import SIGNATURES, signature_map, status_response
+from pipeline.serving.errors import ServingError, invalid
+from pipeline.serving.model import DEFAULT_SIGNATURE
 from pipeline.serving.service import Service, Target
 from pipeline.serving.tensors import from_proto, to_proto
 
-_SIGNATURES = "signature_def"
 _SPARE_THREADS = 4  # so that status answers while all places for predictions are taken
 _WAITING_CALLS = 64  # calls held beyond the running ones before gRPC itself refuses more
 
@@ -72,34 +71,6 @@ def target_of(spec: model_pb2.ModelSpec) -> Target:
     return Target(spec.name, version, spec.version_label)
 
 
-def metadata(
-    name: str, number: int, loaded: LoadedModel
-) -> get_model_metadata_pb2.GetModelMetadataResponse:
-    """Describe the signatures of a version."""
-    signatures = get_model_metadata_pb2.SignatureDefMap()
-    for key, signature in loaded.signatures.items():
-        signatures.signature_def[key].CopyFrom(signature)
-    response = get_model_metadata_pb2.GetModelMetadataResponse()
-    response.model_spec.name = name
-    response.model_spec.version.value = number
-    response.metadata[_SIGNATURES].Pack(signatures)
-    return response
-
-
-def status_response(versions: list[Version]) -> get_model_status_pb2.GetModelStatusResponse:
-    """Describe the state of versions."""
-    response = get_model_status_pb2.GetModelStatusResponse()
-    for version in versions:
-        added = response.model_version_status.add(version=version.number)
-        added.state = get_model_status_pb2.ModelVersionStatus.State.Value(version.state)
-        if version.error:
-            added.status.error_code = CODES.index(version.error.code)
-            added.status.error_message = version.error.message
-        else:
-            added.status.SetInParent()
-    return response
-
-
 class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -139,11 +110,15 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             fields = list(request.metadata_field)
             if not fields:
                 raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
-            unknown = set(fields) - {_SIGNATURES}
+            unknown = set(fields) - {SIGNATURES}
             if unknown:
                 raise invalid(f"metadata fields {sorted(unknown)} are not supported")
             with self._service.manager.acquire(*target) as (number, loaded):
-                return metadata(target.model, number, loaded)
+                response = get_model_metadata_pb2.GetModelMetadataResponse()
+                response.model_spec.name = target.model
+                response.model_spec.version.value = number
+                response.metadata[SIGNATURES].Pack(signature_map(loaded))
+                return response
 
     def _deadline(self, context: grpc.ServicerContext) -> float:
         left = self._service.limits.request_seconds

@@ -224,6 +224,12 @@ class ServerProcess:
         )
         return self
 
+    @property
+    def pid(self) -> int:
+        """The process, once it is started."""
+        assert self._process
+        return self._process.pid
+
     def wait_ready(self, timeout: float = 120.0) -> None:
         """Wait until each model has a version that is AVAILABLE and none that is still to come.
 

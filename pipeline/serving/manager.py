@@ -26,6 +26,7 @@ log = logging.getLogger("perennial.serving")
 
 START, LOADING, AVAILABLE, UNLOADING, END = "START", "LOADING", "AVAILABLE", "UNLOADING", "END"
 
+_LONGEST_NUMBER = 18  # digits of a version, so that it fits an int64
 _MOST_REMEMBERED = 100  # ended versions a model, so that a server that runs for months stays small
 
 
@@ -243,9 +244,12 @@ class Manager:
                 self._poll_now = False
                 models = list(self._models.values())
             next_poll = time.monotonic() + self._poll_seconds
-            for model in models:
-                self._follow(model)
-            self._free_retired()
+            try:
+                for model in models:
+                    self._follow(model)
+                self._free_retired()
+            except Exception:  # nothing would be loaded any more
+                log.exception("following the models failed; trying again")
 
     def _follow(self, model: _Model) -> None:
         """Bring one model to what is configured and on disk."""
@@ -397,7 +401,7 @@ def _labelled(config: ModelConfig, label: str) -> int:
 
 
 def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit()
+    return name.isascii() and name.isdigit() and len(name) <= _LONGEST_NUMBER
 
 
 def _forget_oldest(model: _Model) -> None:

@@ -112,7 +112,8 @@ class LoadedModel:
 
         number = 0
         try:
-            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            # tf.data would start TensorFlow's eager runtime, which takes all memory of a GPU.
+            for record in tf.compat.v1.io.tf_record_iterator(str(path)):
                 number += 1
                 if number > _MOST_WARMUP_RECORDS:
                     raise invalid(f"{path} has more than {_MOST_WARMUP_RECORDS} records")

@@ -23,24 +23,23 @@ import numpy as np
 from aiohttp import web
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from tensorflow_serving.apis.get_model_metadata_pb2 import SignatureDefMap
 
+from pipeline.serving.answers import SIGNATURES, signature_map, status_response
 from pipeline.serving.errors import ServingError, invalid
-from pipeline.serving.grpc_service import metadata, status_response
 from pipeline.serving.manager import AVAILABLE
-from pipeline.serving.model import DEFAULT_SIGNATURE, LoadedModel
+from pipeline.serving.model import DEFAULT_SIGNATURE
 from pipeline.serving.service import Service, Target, top_classes
 from pipeline.serving.tensors import from_json, parse_json, to_json
 
 log = logging.getLogger("perennial.serving")
 
-# One pattern for models keeps the order of the optional parts as the public documentation has it.
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _PREDICT = re.compile(_MODEL + r":(?P<method>predict|classify|regress)")
 _STATUS = re.compile(_MODEL + r"(?P<metadata>/metadata)?")
 _PAGE = Path(__file__).with_name("page.html")
 _PAGE_CLASSES = 5
 _CHUNK = 64 * 1024
+_REFUSAL_SECONDS = 1.0
 _BUFFERED_REQUESTS = 16  # as many of the largest size may wait in memory, or more small ones
 _LONGEST_VERSION = 18  # digits, so that it fits an int64
 VERSION_HEADER = "X-Model-Version"  # which version answered; the body has no place for it
@@ -63,7 +62,7 @@ class RestServer:
         self._service = service
         self._threads = ThreadPoolExecutor(service.limits.concurrency, thread_name_prefix="rest")
         self._buffered = 0
-        app = web.Application(middlewares=[_explained])
+        app = web.Application(middlewares=[self._sent, _explained])
         app.router.add_get("/", self._page)
         app.router.add_get("/page/models", self._page_models)
         app.router.add_post("/page/models/{model}", self._page_predict)
@@ -107,6 +106,19 @@ class RestServer:
         if len(server.connections) >= self._service.limits.connections:
             return _Refuse()
         return server()
+
+    @web.middleware
+    async def _sent(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Send the answer, and hang up on a client that does not take it."""
+        response = await handler(request)
+        try:
+            async with asyncio.timeout(self._service.limits.receive_seconds):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            if request.transport:
+                request.transport.abort()
+        return response
 
     async def _predict(self, request: web.Request) -> web.Response:
         match = _match(_PREDICT, request)
@@ -164,12 +176,14 @@ class RestServer:
         match = _match(_STATUS, request)
         target = _target(match)
         if not match["metadata"]:
-            return _proto(status_response(self._service.manager.status(*target)), False)
+            return _json(_to_dict(status_response(self._service.manager.status(*target))))
         with (
             self._service.counted(target, "GetModelMetadata", "REST"),
             self._service.manager.acquire(*target) as (number, loaded),
         ):
-            return _metadata(target.model, number, loaded)
+            spec = {"name": target.model, "signature_name": "", "version": str(number)}
+            described = {SIGNATURES: _to_dict(signature_map(loaded))}
+            return _json({"model_spec": spec, "metadata": described})
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(text=self._service.metrics.page())
@@ -216,7 +230,9 @@ class _Refuse(asyncio.Protocol):
         transport.write(
             b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         )
-        transport.close()
+        # Closed at once, the answer could get lost with what the client is still sending.
+        transport.write_eof()
+        asyncio.get_running_loop().call_later(_REFUSAL_SECONDS, transport.close)
 
 
 @web.middleware
@@ -256,28 +272,10 @@ def _target(match: re.Match[str]) -> Target:
     return Target(match["model"], int(version) if version else None, match["label"] or "")
 
 
-def _metadata(name: str, number: int, loaded: LoadedModel) -> web.Response:
-    described = metadata(name, number, loaded)
-    signatures = SignatureDefMap()
-    described.metadata["signature_def"].Unpack(signatures)
-    content = {
-        # The number of a version is a string in protobuf's JSON; so is it here, by its default.
-        "model_spec": {"name": name, "signature_name": "", "version": str(number)},
-        "metadata": {"signature_def": _to_dict(signatures, True)},
-    }
-    return _json(content)
-
-
-def _to_dict(message: Message, keep_names: bool) -> dict[str, Any]:
+def _to_dict(message: Message) -> dict[str, Any]:
     return json_format.MessageToDict(
-        message,
-        always_print_fields_with_no_presence=True,
-        preserving_proto_field_name=keep_names,
+        message, always_print_fields_with_no_presence=True, preserving_proto_field_name=True
     )
-
-
-def _proto(message: Message, keep_names: bool) -> web.Response:
-    return _json(_to_dict(message, keep_names))
 
 
 def _json(

@@ -124,13 +124,13 @@ class ModelServer:
     def stop(self) -> None:
         """Accept no more requests, finish those that run, and free the models."""
         self._stopping.set()
-        if self._watcher.is_alive():
-            self._watcher.join()
         if self._grpc and self._rest:
             finished = self._grpc.stop(self.limits.request_seconds)
             self._rest.stop()
             finished.wait()
             self.manager.stop()
+        if self._watcher.is_alive():
+            self._watcher.join()
 
     def __enter__(self) -> Self:
         self.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import logging
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -18,9 +19,15 @@ from pipeline.serving.metrics import Metrics
 from pipeline.serving.model import LoadedModel
 from pipeline.serving.tensors import Arrays
 
-# The compressed formats that TensorFlow's decode_image reads, by their first bytes. A BMP is not
-# compressed, so that the limit on bytes is enough.
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF")
+log = logging.getLogger("perennial.serving")
+
+# The compressed formats that TensorFlow's decode_image reads, by their first bytes: JPEG, PNG, GIF,
+# WebP and JPEG XL, twice. A BMP is not compressed, so that the limit on bytes is enough.
+_MAGIC = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF"),
+    *(b"\xff\n", b"\0\0\0\x0cJXL "),
+)
+# Pillow cannot read the size of a JPEG XL, so it is refused.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 
 
@@ -32,7 +39,7 @@ class Limits:
     pixels: of all images in a request together, before they are resized.
     concurrency: predictions at a time; one more is told to come back (RESOURCE_EXHAUSTED, 429).
     request_seconds: longest time to answer, also for a client that gives no deadline or a later.
-    receive_seconds: longest time for a client to send a request over REST.
+    receive_seconds: longest time for a client to send a request, or to take its answer, over REST.
     connections: REST connections at a time.
     """
 
@@ -91,6 +98,7 @@ class Service:
             raise
         except Exception as error:
             code = "INTERNAL"
+            log.exception("%s of %s failed", api, target.model)
             raise ServingError(code, f"{type(error).__name__} in the server") from error
         finally:
             # An unknown name is the client's text: a label each would fill the memory.
