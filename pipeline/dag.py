@@ -33,7 +33,6 @@ from pipeline.settings import Config
 class Locations:
     """Where a run reads and writes: paths or URIs."""
 
-    data_root: str
     pipeline_root: str
     push_directory: str
 
@@ -41,8 +40,9 @@ class Locations:
 def create_pipeline(config: Config, locations: Locations) -> Pipeline:
     """Wire the nodes. Nothing is read or run here."""
     example_gen = ImageExampleGen(
-        input_base=locations.data_root,
+        input_base=config.data.source,
         splits=config.data.splits,
+        options=config.data.options,
         code=fingerprint.of("components.image_example_gen.component"),
     ).with_id("ImageExampleGen")
 

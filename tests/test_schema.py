@@ -16,7 +16,13 @@ from components.image_example_validator.executor import Executor
 from components.image_schema_gen.schema import class_names, complete, counted
 
 
-def statistics(labels: list[str], width: int = 8) -> statistics_pb2.DatasetFeatureStatisticsList:
+def statistics(
+    labels: list[str],
+    width: int = 8,
+    image_format: str = "png",
+    normalized: str = "none",
+    span: int = 0,
+) -> statistics_pb2.DatasetFeatureStatisticsList:
     import pandas as pd
 
     frame = pd.DataFrame(
@@ -25,9 +31,14 @@ def statistics(labels: list[str], width: int = 8) -> statistics_pb2.DatasetFeatu
             features.LABEL: range(len(labels)),
             features.HEIGHT: 8,
             features.WIDTH: width,
+            features.ASPECT: width / 8,
             features.CHANNELS: 1,
-            features.FORMAT: "png",
+            features.MEAN: 100.5,
+            features.CONTRAST: 20.5,
+            features.FORMAT: image_format,
             features.BYTES: 100,
+            features.NORMALIZED: normalized,
+            features.SPAN: span,
         }
     )
     return tfdv.generate_statistics_from_dataframe(frame)
@@ -96,6 +107,12 @@ class TestValidator:
 
     def test_data_like_the_schema_passes(self, schema: schema_pb2.Schema, tmp_path: Path) -> None:
         self.validate(schema, statistics(["a", "z"]), tmp_path)
+
+    def test_other_kinds_of_file_and_later_spans_are_no_anomaly(
+        self, schema: schema_pb2.Schema, tmp_path: Path
+    ) -> None:
+        news = statistics(["a"], image_format="gif", normalized="cmyk", span=20_000)
+        self.validate(schema, news, tmp_path)
 
     def test_an_unknown_class_stops_the_run(
         self, schema: schema_pb2.Schema, tmp_path: Path

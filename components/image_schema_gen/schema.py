@@ -14,13 +14,19 @@ def complete(schema: schema_pb2.Schema, classes: list[str]) -> None:
     """
     by_name = {feature.name: feature for feature in schema.feature}
     by_name[features.LABEL_TEXT].domain = features.LABEL_TEXT
-    # A set with only gray images makes inference think that this is a truth value.
+    # Inference takes a number that is only ever 0 or 1 for a truth value.
     by_name[features.CHANNELS].int_domain.CopyFrom(schema_pb2.IntDomain(min=1, max=4))
+    by_name[features.SPAN].int_domain.CopyFrom(schema_pb2.IntDomain(min=0))
+    # A kind of file that has not come yet is no anomaly: ingest made it fit.
+    by_name[features.FORMAT].domain = features.FORMAT
+    by_name[features.NORMALIZED].ClearField("domain")
     # Inference orders label values by frequency and gives up beyond 100 of them.
-    others = [domain for domain in schema.string_domain if domain.name != features.LABEL_TEXT]
+    set_here = (features.LABEL_TEXT, features.FORMAT, features.NORMALIZED)
+    others = [domain for domain in schema.string_domain if domain.name not in set_here]
     del schema.string_domain[:]
     schema.string_domain.extend(others)
     schema.string_domain.add(name=features.LABEL_TEXT, value=classes)
+    schema.string_domain.add(name=features.FORMAT, value=["bmp", "gif", "jpeg", "png"])
     schema.feature.extend(
         schema_pb2.Feature(name=name, type=schema_pb2.BYTES) for name in features.IDENTIFYING
     )
