@@ -32,7 +32,7 @@ from tfx.proto.orchestration import pipeline_pb2
 from tfx.types import Artifact
 
 from components import progress
-from components.errors import BadDataError, NotServableError
+from components.errors import BadDataError, NotServableError, PushRefusedError
 from pipeline import usage
 from pipeline.errors import DataError, NodeFailed, NotBlessed, UserError
 from pipeline.workspace import Workspace
@@ -192,14 +192,14 @@ class _Run:
         if self._interrupts.seen:
             return KeyboardInterrupt()
         chain = list(_chain(error))
+        log = self._workspace.log_path(self._run_id)
         for each in chain:
             if blame := _blame_on_data(each):
                 return DataError(blame)
             if isinstance(each, NotServableError):
-                return NotBlessed(
-                    f"{node_id}: {each}; see {self._workspace.log_path(self._run_id)}"
-                )
-        log = self._workspace.log_path(self._run_id)
+                return NotBlessed(f"{node_id}: {each}; see {log}")
+            if isinstance(each, PushRefusedError):
+                return NodeFailed(f"{node_id}: {each}; see {log}")
         for each in chain:
             if _is_disk_full(each):
                 place = getattr(each, "filename", None) or self._fullest_disk()

@@ -12,8 +12,12 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.atomic_pusher import filesystem, versions
+
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
 
 STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.utime", "os.chmod"}
 
@@ -39,9 +43,9 @@ def main(model: Path, base: Path, last: int) -> None:
 
     fsync = os.fsync
 
-    def counted(descriptor: int) -> None:
+    def counted(fd: int | HasFileno) -> None:
         step()
-        fsync(descriptor)
+        fsync(fd)
 
     os.fsync = counted
     sys.addaudithook(hook)

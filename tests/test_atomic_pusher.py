@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -148,7 +148,7 @@ class TestKilled:
     """SIGKILL before every step of a push that adds version 4 and removes version 2."""
 
     @pytest.fixture(scope="class")
-    def killed(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[int, Path]]]:
+    def killed(self, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, Path]]:
         """For each step the exit code of a push that was killed there, and what it left."""
         root = tmp_path_factory.mktemp("killed")
         start = root / "start"
@@ -163,7 +163,7 @@ class TestKilled:
             command = [sys.executable, "-m", "tests.push_until_killed", *arguments]
             return subprocess.run(command, check=False).returncode, base
 
-        results = []
+        results: list[tuple[int, Path]] = []
         while not results or results[-1][0] == -signal.SIGKILL:
             results.append(run(len(results) + 1))
         return results

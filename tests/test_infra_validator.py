@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tfx.components.infra_validator import error_types
+from tfx.components.infra_validator.model_server_runners import kubernetes_runner
 from tfx.dsl.components.base.base_executor import BaseExecutor
 from tfx.types import standard_artifacts
-from tfx.utils import path_utils
+from tfx.utils import kube_utils, path_utils
 
 from components.errors import NotServableError
 from components.infra_validator import executor
@@ -289,7 +290,7 @@ def test_within_kubeflow_pipelines_tfx_starts_a_pod(
             super().__init__(InThisProcess(folder, serving_spec.model_name))
 
     monkeypatch.setenv("KFP_POD_NAME", "a-pod")
-    monkeypatch.setattr(executor.kube_utils, "is_inside_kfp", lambda: True)
-    monkeypatch.setattr(executor.kubernetes_runner, "KubernetesRunner", Pod)
+    monkeypatch.setattr(kube_utils, "is_inside_kfp", lambda: True)
+    monkeypatch.setattr(kubernetes_runner, "KubernetesRunner", Pod)
     assert validate().get_int_custom_property("blessed") == 1
     assert made == [("tensorflow/serving:1", "kubernetes")]

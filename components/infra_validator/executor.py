@@ -173,7 +173,9 @@ class Executor(executor.Executor):
             load_s = time.perf_counter() - started
             latency_s = ask(client, requests)
         except Exception:
-            logging.error("Log of %r:\n%s", runner, runner.GetLogs())
+            # A pod that has not started has no log, and asking for it fails too.
+            with contextlib.suppress(Exception):
+                logging.error("Log of %r:\n%s", runner, runner.GetLogs())
             raise
         finally:
             runner.Stop()
@@ -223,11 +225,11 @@ class Client(tensorflow_serving_client.TensorFlowServingClient):
 
     def __init__(self, endpoint: str, model_name: str) -> None:
         super().__init__(endpoint, model_name)
-        self._channel.close()
         # A proxy that the environment names is for elsewhere.
-        self._channel = grpc.insecure_channel(endpoint, [("grpc.enable_http_proxy", 0)])
-        self._model_service = model_service_pb2_grpc.ModelServiceStub(self._channel)
-        self._prediction_service = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        channel = grpc.insecure_channel(endpoint, [("grpc.enable_http_proxy", 0)])
+        self._channel = channel
+        self._model_service = model_service_pb2_grpc.ModelServiceStub(channel)
+        self._prediction_service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         self.answer: predict_pb2.PredictResponse | None = None
 
     def _SendRequest(self, request: predict_pb2.PredictRequest) -> None:

@@ -126,7 +126,6 @@ def _target(
     from components.atomic_pusher import served, storage
     from pipeline.commands.serve import pushed_model
     from pipeline.serving.promotion import Target
-    from pipeline.workspace import Workspace
 
     if directory is not None:
         base = directory if storage.is_uri(directory) else str(Path(directory).absolute())
@@ -134,7 +133,7 @@ def _target(
         return Target(model or storage.name(base), base, _absolute(config))
     if config_file is not None:
         return _target_of_config(_absolute(config_file), model)
-    serving = Workspace(workspace).serving
+    serving = workspace.absolute() / "serving"
     name = pushed_model(serving, model)
     return Target(name, str(serving / name), str(serving / served.FILE))
 
