@@ -342,7 +342,7 @@ def _write(target: Target, serving: Serving) -> None:
 def _text(config: ModelServerConfig) -> str:
     from google.protobuf import text_format
 
-    return "# Written by `perennial promote` and `rollback`.\n" + text_format.MessageToString(
+    return "# Changed by `perennial promote` and `rollback`.\n" + text_format.MessageToString(
         config
     )
 
