@@ -87,8 +87,13 @@ def states(client: Client) -> dict[int, str]:
 
 
 def audit(target: Target) -> list[dict[str, object]]:
+    """The changes that ended, each of which was logged before it began."""
     text = storage.read_text(str(Path(target.config).with_name(promotion.AUDIT_FILE)))
-    return [json.loads(line) for line in (text or "").splitlines()]
+    entries = [json.loads(line) for line in (text or "").splitlines()]
+    assert all(entry["result"] == "started" for entry in entries[::2])
+    for started, ended in zip(entries[::2], entries[1::2], strict=False):
+        assert {**started, "at": 0, "result": 0} == {**ended, "at": 0, "result": 0}
+    return entries[1::2]
 
 
 def perennial(*arguments: str) -> typer.testing.Result:
@@ -310,6 +315,8 @@ class TestRules:
         done = subprocess.run(command, cwd=REPO, env={**os.environ}, check=False)
         assert done.returncode == -signal.SIGKILL
         assert storage.read_text(target.config) == before
+        log = Path(target.config).with_name(promotion.AUDIT_FILE).read_text().splitlines()
+        assert json.loads(log[-1])["action"] == "promote 2 to canary"
         assert promotion.promote(target, 2, CANARY) == Serving.of({STABLE: 1, CANARY: 2})
 
     def test_an_object_store_is_promoted_alike(self, colour_models: list[Path]) -> None:
@@ -324,7 +331,7 @@ class TestRules:
         assert promotion.current(target) == Serving.of({STABLE: 1, CANARY: 2})
         assert f'base_path: "{base}"' in (storage.read_text(target.config) or "")
         log = storage.read_text("ram://promotion/models/models.audit.jsonl") or ""
-        assert len(log.splitlines()) == 2
+        assert len(log.splitlines()) == 4
 
 
 class TestCommands:

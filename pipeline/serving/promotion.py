@@ -191,6 +191,8 @@ def _switch(
             )
         steps.insert(0, Serving(old.labels, frozenset({*loaded, *labels.values()})))
     before = storage.read_text(target.config)
+    # First, so that not even a change that is killed goes unrecorded.
+    _log(target, action, old, new, "started")
     try:
         for step in steps:
             _write(target, step)
