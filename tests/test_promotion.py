@@ -339,7 +339,7 @@ class TestCommands:
         self, workspace: Path, target: Target
     ) -> None:
         given = ("--workspace", str(workspace))
-        assert "newest, served" in perennial("models", *given).output
+        assert "(newest)" in perennial("models", *given).output
         assert perennial("promote", "2", "--to", "stable", *given).exit_code == 0
         assert perennial("promote", "3", "--to", "canary", *given).exit_code == 0
         lines = perennial("models", *given, "--json").output.splitlines()

@@ -205,18 +205,18 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("version", "labels", "accuracy", "run", "pushed (UTC)"):
+    for heading in ("version", "labels", "accuracy", "run", "pushed"):
         table.add_column(heading, no_wrap=True)
     table.add_column("verdict")
     for row in rows:
         accuracy = row["metrics"].get(_ACCURACY)
-        labels = ", ".join(row["labels"]) or ("newest, served" if row["served"] else "")
+        labels = ", ".join(row["labels"]) or ("(newest)" if row["served"] else "")
         table.add_row(
             str(row["version"]),
             labels,
             "" if accuracy is None else f"{accuracy:.2%}",
             row["run"] or "",
-            (row["pushed"] or "").removesuffix("+00:00").replace("T", " "),
+            (row["pushed"] or "").partition("T")[0],
             row["verdict"],
         )
     Console().print(table)
