@@ -19,6 +19,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline.commands.classify import classify
+from pipeline.commands.models import models, promote, rollback
 from pipeline.commands.serve import serve
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
 
@@ -215,8 +216,8 @@ def _write_traceback(error: Exception) -> Path:
     return Path(path)
 
 
-app.command()(_reported(LogFormat.PLAIN)(classify))
-app.command()(_reported(LogFormat.PLAIN)(serve))
+for _command in (serve, models, promote, rollback, classify):
+    app.command()(_reported(LogFormat.PLAIN)(_command))
 
 
 if __name__ == "__main__":

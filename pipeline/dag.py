@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 from typing import Any
 
 import tensorflow_data_validation as tfdv
@@ -13,7 +14,7 @@ from tfx.components.statistics_gen.component import StatisticsGen
 from tfx.components.trainer.component import Trainer
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration.pipeline import Pipeline
-from tfx.proto import pusher_pb2, trainer_pb2
+from tfx.proto import trainer_pb2
 from tfx.types import Channel, standard_artifacts
 
 from components import features
@@ -23,6 +24,7 @@ from components.image_example_gen.component import ImageExampleGen
 from components.image_example_validator.component import ImageExampleValidator
 from components.image_schema_gen.component import ImageSchemaGen
 from components.image_transform.component import ImageTransform
+from components.infra_validator.component import InfraValidator
 from components.warm_start_resolver.strategy import WarmStartStrategy
 from pipeline import fingerprint
 from pipeline.settings import Config
@@ -122,14 +124,16 @@ def create_pipeline(config: Config, locations: Locations) -> Pipeline:
         eval_config=evaluation(config),
     )
 
+    infra_validator = _infra_validator(config, trainer, example_gen)
     pusher = AtomicPusher(
-        model=trainer.outputs["model"],
+        # With the infrastructure's blessing comes a copy of the model that has its warm-up.
+        model=None if infra_validator else trainer.outputs["model"],
+        infra_blessing=infra_validator.outputs["blessing"] if infra_validator else None,
         model_blessing=evaluator.outputs["blessing"],
-        push_destination=pusher_pb2.PushDestination(
-            filesystem=pusher_pb2.PushDestination.Filesystem(
-                base_directory=locations.push_directory
-            )
-        ),
+        evaluation=evaluator.outputs["evaluation"],
+        push_directory=locations.push_directory,
+        keep=config.push.keep,
+        served_config=config.push.served_config or "",
     ).with_id("Pusher")
 
     return Pipeline(
@@ -145,6 +149,7 @@ def create_pipeline(config: Config, locations: Locations) -> Pipeline:
             trainer,
             baseline,
             evaluator,
+            *([infra_validator] if infra_validator else []),
             pusher,
         ],
         enable_cache=True,
@@ -156,6 +161,23 @@ def _recipes(config: Config) -> set[str]:
     """The recipe, and the one that it builds upon, if any."""
     base = getattr(config.train.hyperparameters, "base", None)
     return {config.train.recipe, base or config.train.recipe} & set(recipes.names())
+
+
+def _infra_validator(
+    config: Config, trainer: Trainer, example_gen: ImageExampleGen
+) -> InfraValidator | None:
+    if not config.infra_validation.enabled:
+        return None
+    return InfraValidator(
+        model=trainer.outputs["model"],
+        examples=example_gen.outputs["examples"],
+        server="pipeline.serving.launch.serve_folder",
+        code=fingerprint.of("components.infra_validator.component"),
+        # TensorFlow Serving and its protocol's package are released under the same number.
+        image_tag=importlib.metadata.version("tensorflow-serving-api"),
+        num_examples=config.infra_validation.examples,
+        max_load_seconds=config.infra_validation.max_load_seconds,
+    ).with_id("InfraValidator")
 
 
 def evaluation(config: Config) -> tfma.EvalConfig:

@@ -85,7 +85,7 @@ def _execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
     started = datetime.datetime.now(datetime.UTC)
     locations = Locations(
         pipeline_root=str(workspace.artifacts),
-        push_directory=str(config.push_directory),
+        push_directory=config.push_directory,
     )
     pipeline = create_pipeline(config, locations)
     result = local_runner.run(pipeline, workspace, run_id)

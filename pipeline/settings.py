@@ -49,6 +49,15 @@ def _absolute_source(value: object) -> object:
     return value
 
 
+def _absolute_location(value: object) -> object:
+    if isinstance(value, str) and "://" in value:
+        if not value.partition("://")[2].strip("/"):
+            raise ValueError("must name a bucket after ://")
+        return value.rstrip("/")
+    path = _absolute_path(value)
+    return None if path is None else str(path)
+
+
 def _beam_option(value: str) -> str:
     if not value.startswith("--"):
         raise ValueError("must start with --")
@@ -60,6 +69,7 @@ def _beam_option(value: str) -> str:
 # One instance each: the settings that hold a path are found by it.
 PATH = BeforeValidator(_absolute_path)
 SOURCE = BeforeValidator(_absolute_source)
+LOCATION = BeforeValidator(_absolute_location)  # a path or a URI such as gs://bucket/models
 
 
 class Section(BaseModel):
@@ -246,11 +256,34 @@ class EvaluateConfig(Section):
     )
 
 
+class InfraValidationConfig(Section):
+    """The trial of a candidate in a model server, before a push."""
+
+    enabled: bool = Field(
+        default=True, description="Whether candidates are tried, and pushed with warm-up requests."
+    )
+    # TensorFlow Serving takes 1,000 warm-up requests, and each image makes two.
+    examples: int = Field(default=8, ge=1, le=500, description="Eval images to try it with.")
+    max_load_seconds: int = Field(
+        default=300, ge=1, description="Seconds for the server to start and load the model."
+    )
+
+
 class PushConfig(Section):
     """Where blessed models go."""
 
-    directory: Annotated[Path | None, PATH] = Field(
-        default=None, description="Folder of numbered versions; unset: <workspace>/serving/<name>."
+    directory: Annotated[str | None, LOCATION] = Field(
+        default=None,
+        description="Folder of numbered versions, or a URI such as gs://bucket/models/name; "
+        "unset: <workspace>/serving/<name>.",
+    )
+    keep: int = Field(
+        default=10, ge=1, description="Newest versions that remain, besides those being served."
+    )
+    served_config: Annotated[str | None, LOCATION] = Field(
+        default=None,
+        description="Model configuration that names the served versions; unset: models.config "
+        "beside push.directory.",
     )
 
 
@@ -288,10 +321,13 @@ class Config(Section):
     evaluate: EvaluateConfig = Field(
         default=EvaluateConfig(), description="The gate before a push."
     )
+    infra_validation: InfraValidationConfig = Field(
+        default=InfraValidationConfig(), description="The trial in a model server."
+    )
     push: PushConfig = Field(default=PushConfig(), description="Destination of blessed models.")
     beam: BeamConfig = Field(default=BeamConfig(), description="Data processing.")
 
     @property
-    def push_directory(self) -> Path:
-        """The folder that holds the numbered versions of the pushed model."""
-        return self.push.directory or self.workspace / "serving" / self.name
+    def push_directory(self) -> str:
+        """Path or URI of what holds the numbered versions of the pushed model."""
+        return self.push.directory or str(self.workspace / "serving" / self.name)

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from components.atomic_pusher import versions
+
 REPO = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "components", "trainer_module", "kubeflow")
 # Enough to go through every node, not enough to learn much.
 SMALL = ("--epochs", "1", "--set", "evaluate.min_accuracy=0", "--set", "train.batch_size=16")
-DOWNSTREAM = {"Trainer", "Evaluator", "Pusher"}
+DOWNSTREAM = {"Trainer", "Evaluator", "InfraValidator", "Pusher"}
 
 
 class Run(NamedTuple):
@@ -90,7 +92,7 @@ class TestDigits:
         record = json.loads((workspace / "runs" / run_id / "run.json").read_text())
         assert record["verdict"] == first.summary["verdict"]
         assert all(node["cpu_s"] >= 0 and node["peak_mb"] > 0 for node in record["nodes"])
-        assert len(record["nodes"]) == 9
+        assert len(record["nodes"]) == 10
         config = (workspace / "runs" / run_id / "config.toml").read_text()
         assert "min_accuracy = 0.95  # preset:data-digits" in config
         assert (workspace / "logs" / f"{run_id}.log").stat().st_size > 0
@@ -114,10 +116,10 @@ class TestDigits:
         again = perennial_run("--workspace", str(workspace))
         assert again.code == 0
         assert again.states("complete") == set()
-        assert len(again.states("cached")) == 8
+        assert len(again.states("cached")) == 9
         assert again.summary["pushed"] == first.summary["pushed"]
         assert again.summary["verdict"] == first.summary["verdict"]
-        assert [entry.name for entry in (workspace / "serving" / "perennial").iterdir()] == ["1"]
+        assert versions.find(first.summary["pushed"].removesuffix("/1")) == [1]
 
 
 class Tree(NamedTuple):
