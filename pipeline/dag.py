@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+import hashlib
+from collections.abc import Collection
 from typing import Any
 
-import tensorflow_data_validation as tfdv
 from ml_metadata.proto import metadata_store_pb2
 from tensorflow_model_analysis.proto import config_pb2 as tfma
 from tfx.components.evaluator.component import Evaluator
-from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
-from tfx.components.statistics_gen.component import StatisticsGen
 from tfx.components.trainer.component import Trainer
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration.pipeline import Pipeline
@@ -23,7 +21,15 @@ from components.atomic_pusher.component import AtomicPusher
 from components.baseline_resolver.strategy import BaselineStrategy
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_validator.component import ImageExampleValidator
-from components.image_schema_gen.component import ImageSchemaGen
+from components.image_example_validator.findings import Policy
+from components.image_example_validator.previous import (
+    ANOMALIES,
+    CURRENT,
+    PREVIOUS,
+    PreviousStatisticsStrategy,
+)
+from components.image_schema_gen.component import ImageSchemaGen, ImageSchemaImport
+from components.image_statistics_gen.component import ImageStatisticsGen
 from components.image_transform.component import ImageTransform
 from pipeline import fingerprint
 from pipeline.settings import Config
@@ -42,21 +48,29 @@ def create_pipeline(
     config: Config,
     locations: Locations,
     metadata_connection: metadata_store_pb2.ConnectionConfig,
+    only: Collection[str] | None = None,
 ) -> Pipeline:
-    """Wire the nodes. Nothing is read or run here."""
+    """Wire the nodes, or `only` those with the given ids, which need no others. Nothing runs here.
+
+    Raises OSError where a curated schema cannot be read.
+    """
     example_gen = ImageExampleGen(
         input_base=locations.data_root,
         splits=config.data.splits,
         code=fingerprint.of("components.image_example_gen.component"),
     ).with_id("ImageExampleGen")
 
-    statistics_gen = StatisticsGen(
+    statistics_gen = ImageStatisticsGen(
         examples=example_gen.outputs["examples"],
-        stats_options=tfdv.StatsOptions(feature_allowlist=list(features.STATISTICS)),
-    )
+        code=fingerprint.of("components.image_statistics_gen.component"),
+    ).with_id("StatisticsGen")
 
     if config.data.schema_file:
-        schema_gen = ImportSchemaGen(schema_file=str(config.data.schema_file)).with_id("SchemaGen")
+        schema_gen = ImageSchemaImport(
+            schema_file=str(config.data.schema_file),
+            digest=hashlib.sha256(config.data.schema_file.read_bytes()).hexdigest(),
+            code=fingerprint.of("components.image_schema_gen.component"),
+        ).with_id("SchemaGen")
     else:
         schema_gen = ImageSchemaGen(
             statistics=statistics_gen.outputs["statistics"],
@@ -65,16 +79,27 @@ def create_pipeline(
         ).with_id("SchemaGen")
     schema = schema_gen.outputs["schema"]
 
+    previous_statistics = Resolver(
+        strategy_class=PreviousStatisticsStrategy,
+        **{
+            CURRENT: statistics_gen.outputs["statistics"],
+            PREVIOUS: Channel(type=standard_artifacts.ExampleStatistics),
+            ANOMALIES: Channel(type=standard_artifacts.ExampleAnomalies),
+        },
+    ).with_id("PreviousStatistics")
+
     example_validator = ImageExampleValidator(
-        statistics=statistics_gen.outputs["statistics"], schema=schema
+        statistics=statistics_gen.outputs["statistics"],
+        schema=schema,
+        previous=previous_statistics.outputs[PREVIOUS],
+        policy=Policy(**config.validation.model_dump()),
+        code=fingerprint.of("components.image_example_validator.component"),
     ).with_id("ExampleValidator")
 
     transform = ImageTransform(
         examples=example_gen.outputs["examples"],
         schema=schema,
         preprocessing_fn="trainer_module.transform.preprocessing_fn",
-        # Each statistics pass would decode every image again.
-        disable_statistics=True,
         custom_config={
             **config.transform.model_dump(mode="json"),
             "code": fingerprint.of(
@@ -125,20 +150,22 @@ def create_pipeline(
         ),
     ).with_id("Pusher")
 
+    nodes = [
+        example_gen,
+        statistics_gen,
+        schema_gen,
+        previous_statistics,
+        example_validator,
+        transform,
+        trainer,
+        baseline,
+        evaluator,
+        pusher,
+    ]
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=locations.pipeline_root,
-        components=[
-            example_gen,
-            statistics_gen,
-            schema_gen,
-            example_validator,
-            transform,
-            trainer,
-            baseline,
-            evaluator,
-            pusher,
-        ],
+        components=[node for node in nodes if only is None or node.id in only],
         enable_cache=True,
         metadata_connection_config=metadata_connection,
         beam_pipeline_args=config.beam.pipeline_args,

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from components.image_example_validator.findings import OWN_TYPES, unmatched
+
 BUILT_IN_SOURCES = ("digits",)
 
 
@@ -100,6 +102,60 @@ class DataConfig(Section):
         return None if self.source in BUILT_IN_SOURCES else Path(self.source)
 
 
+def _known_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := unmatched(patterns):
+        raise ValueError(
+            f"{unknown[0]!r} matches no finding: give an anomaly type of TFDV or one of "
+            f"{', '.join(OWN_TYPES)}, a feature such as image/width, or 'FEATURE TYPE', with * for "
+            "any text"
+        )
+    return patterns
+
+
+_Patterns = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_known_patterns)]
+
+
+class ValidationConfig(Section):
+    """Which findings about the data stop a run before training.
+
+    A finding has a type, such as ENUM_TYPE_UNEXPECTED_STRING_VALUES (TFDV's names), CLASS_MISSING
+    or CLASS_IMBALANCE, and a feature, such as image/class/text. Distances between distributions lie
+    in 0..1; at 1 nothing is ever found.
+    """
+
+    block: _Patterns = Field(
+        default=(),
+        description="Findings that block although `warn` lists them: types, features or "
+        "'FEATURE TYPE', with * for any text.",
+    )
+    warn: _Patterns = Field(
+        default=("COMPARATOR_*", "CLASS_IMBALANCE", "SCHEMA_NEW_COLUMN"),
+        description="Findings that are reported only; all others block.",
+    )
+    max_text_skew: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="L-infinity distance of labels and formats between train and another split.",
+    )
+    max_number_skew: float = Field(
+        # What chance alone does to a hundred images.
+        default=0.6,
+        ge=0,
+        le=1,
+        description="Jensen-Shannon divergence of sizes and brightness between train and another.",
+    )
+    max_text_drift: float = Field(
+        default=0.1, ge=0, le=1, description="As max_text_skew, against the data before."
+    )
+    max_number_drift: float = Field(
+        default=0.3, ge=0, le=1, description="As max_number_skew, against the data before."
+    )
+    max_imbalance: float = Field(
+        default=10.0, ge=1, description="Images of the largest class for one of the smallest."
+    )
+
+
 class TransformConfig(Section):
     """What Transform does to every image, in training, evaluation and serving alike.
 
@@ -118,9 +174,24 @@ class TransformConfig(Section):
         "lanczos5",
         "mitchellcubic",
         "nearest",
-    ] = Field(description="Interpolation of the resize.")
-    center_crop: bool = Field(
-        default=False, description="Cut out the central square first, instead of squeezing."
+    ] = Field(
+        description="Interpolation; `area` averages where it shrinks, cheaply, and is bilinear "
+        "where it enlarges."
+    )
+    antialias: bool = Field(
+        default=True,
+        description="Smooth before shrinking: all but `area` need it, and it doubles the cost.",
+    )
+    aspect: Literal["squeeze", "crop", "pad"] = Field(
+        default="squeeze",
+        description="How an image becomes square: its ratio changed, its central square cut out, "
+        "or black added.",
+    )
+    crop_fraction: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Central part of each side that is kept, such as 0.875 for 224 of 256 pixels.",
     )
 
 
@@ -199,6 +270,9 @@ class Config(Section):
         description="Folder for metadata, artifacts, logs and pushed models.",
     )
     data: DataConfig = Field(default=DataConfig(), description="Images and splits.")
+    validation: ValidationConfig = Field(
+        default=ValidationConfig(), description="The gate before training."
+    )
     transform: TransformConfig = Field(description="Preprocessing.")
     train: TrainConfig = Field(description="Training.")
     evaluate: EvaluateConfig = Field(

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from tensorflow_metadata.proto.v0 import schema_pb2
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tensorflow_data_validation as tfdv
+from google.protobuf import text_format
+from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
 from components import features
+from components.errors import BadDataError
 
 
-def complete(schema: schema_pb2.Schema, classes: list[str]) -> None:
-    """Add the features that statistics leave out to an inferred `schema`, and the class list.
+def infer(
+    statistics: Iterable[statistics_pb2.DatasetFeatureStatisticsList],
+    classes: Iterable[str],
+    base: schema_pb2.Schema | None = None,
+) -> schema_pb2.Schema:
+    """The schema of data with `statistics`, one per split, and `classes`.
 
-    The order of the label's domain is the order of the model's outputs everywhere downstream.
+    The order of the label's domain is the order of the model's outputs everywhere downstream: it
+    is that of `base`, whose other content is kept as well, and then alphabetical.
     """
+    schema = counted(base) if base else schema_pb2.Schema()
+    for split in statistics:
+        schema = tfdv.update_schema(schema, split)
+    known = class_names(base) if base else []
+    complete(schema, [*known, *sorted(set(classes) - set(known))])
+    return schema
+
+
+def complete(schema: schema_pb2.Schema, classes: Sequence[str]) -> None:
+    """Add the features that statistics leave out to an inferred `schema`, and the class list."""
     by_name = {feature.name: feature for feature in schema.feature}
     by_name[features.LABEL_TEXT].domain = features.LABEL_TEXT
     # A set with only gray images makes inference think that this is a truth value.
@@ -21,12 +42,40 @@ def complete(schema: schema_pb2.Schema, classes: list[str]) -> None:
     del schema.string_domain[:]
     schema.string_domain.extend(others)
     schema.string_domain.add(name=features.LABEL_TEXT, value=classes)
-    schema.feature.extend(
-        schema_pb2.Feature(name=name, type=schema_pb2.BYTES) for name in features.IDENTIFYING
-    )
+    add_identifying(schema)
     for feature in schema.feature:  # ImageExampleGen writes each of them once into every example
         feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_fraction=1, min_count=1))
         feature.shape.CopyFrom(schema_pb2.FixedShape(dim=[schema_pb2.FixedShape.Dim(size=1)]))
+
+
+def add_identifying(schema: schema_pb2.Schema) -> None:
+    """Add what is in every example but in no statistics to `schema`, where it is missing."""
+    present = {feature.name for feature in schema.feature}
+    for name in features.IDENTIFYING:
+        if name not in present:
+            feature = schema.feature.add(name=name, type=schema_pb2.BYTES)
+            feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_fraction=1, min_count=1))
+            feature.shape.CopyFrom(schema_pb2.FixedShape(dim=[schema_pb2.FixedShape.Dim(size=1)]))
+
+
+def read_schema(path: Path) -> schema_pb2.Schema:
+    """Read a schema file that a person may have edited.
+
+    Raises BadDataError, naming file and line, where it is no schema, lists a class twice or has no
+    class list.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        schema = text_format.Parse(text, schema_pb2.Schema())
+        names = class_names(schema)
+    except text_format.ParseError as error:
+        raise BadDataError(f"{path}: not a schema in text format: {error}") from error
+    except (OSError, ValueError) as error:
+        raise BadDataError(f"{path}: {error}") from error
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadDataError(f"{path}: class {twice[0]!r} is listed twice; the position is its id")
+    return schema
 
 
 def class_names(schema: schema_pb2.Schema) -> list[str]:
@@ -41,6 +90,15 @@ def class_names(schema: schema_pb2.Schema) -> list[str]:
         f"the schema has no string_domain named {features.LABEL_TEXT!r}; it must list the class "
         "names in the order of their ids"
     )
+
+
+def class_counts(statistics: statistics_pb2.DatasetFeatureStatisticsList) -> dict[str, int]:
+    """Images of each class that has any, from the statistics of one split."""
+    for feature in statistics.datasets[0].features:
+        if list(feature.path.step) == [features.LABEL_TEXT]:
+            buckets = feature.string_stats.rank_histogram.buckets
+            return {bucket.label: int(bucket.sample_count) for bucket in buckets}
+    return {}
 
 
 def counted(schema: schema_pb2.Schema) -> schema_pb2.Schema:
