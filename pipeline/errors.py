@@ -57,12 +57,19 @@ class WorkspaceBusy(UserError):  # noqa: N818
     meaning = "workspace in use by another run"
 
 
+class SchemaDiffers(UserError):  # noqa: N818
+    """A candidate schema that is not the committed one."""
+
+    exit_code = 7
+    meaning = "schemas differ"
+
+
 EXIT_CODES: dict[int, str] = {
     0: "pushed, or nothing to do",
     UNEXPECTED: "unexpected failure",
     **{
         kind.exit_code: kind.meaning
-        for kind in (ConfigError, DataError, NotBlessed, NodeFailed, WorkspaceBusy)
+        for kind in (ConfigError, DataError, NotBlessed, NodeFailed, WorkspaceBusy, SchemaDiffers)
     },
     INTERRUPTED: "interrupted",
 }
