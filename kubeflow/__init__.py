@@ -1,1 +1,1 @@
-"""Everything that is particular to Kubeflow Pipelines. The compiler arrives with a later release."""
+"""What is particular to Kubeflow Pipelines. So far nothing: the DAG runs locally."""

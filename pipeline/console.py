@@ -10,6 +10,7 @@ import abc
 import contextlib
 import dataclasses
 import datetime
+import functools
 import json
 import logging
 import math
@@ -279,14 +280,14 @@ class _RichConsole(Console):
 
     def _table(self, wide: bool) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim", expand=wide)
-        table.add_column("")
-        table.add_column("node", no_wrap=True)
-        table.add_column("time", justify="right", no_wrap=True)
+        add = functools.partial(table.add_column, no_wrap=True, overflow=self._overflow)
+        add("")
+        add("node")
+        add("time", justify="right")
         if wide:
-            table.add_column("CPU", justify="right", no_wrap=True)
-            table.add_column("memory", justify="right", no_wrap=True)
-            # The only column that gives way when there is too little room.
-            table.add_column("", ratio=1, no_wrap=True, overflow=self._overflow)
+            add("CPU", justify="right")
+            add("memory", justify="right")
+            add("", ratio=1)  # the only column that gives way when there is too little room
         for node in list(self._nodes.values()):
             ran = node.state in ("complete", "failed")
             cells = [self._icon(node), Text(node.name), Text(_state(node))]

@@ -37,9 +37,7 @@ def _closure(modules: tuple[str, ...], root: Path) -> dict[str, Path]:
         if path is None:
             raise ValueError(f"no source file for module {name!r} below {root}")
         found[name] = path
-        waiting += [
-            imported for imported in _imports(path) if _source(imported, root) is not None
-        ]
+        waiting += [imported for imported in _imports(path) if _source(imported, root) is not None]
     return found
 
 

@@ -184,9 +184,9 @@ class _Run:
             _LOG.exception("recovery is left to the next run")
 
     def _explain(self, node_id: str, error: BaseException) -> UserError | KeyboardInterrupt:
-        chain = list(_chain(error))
-        if self._interrupts.seen or any(isinstance(each, KeyboardInterrupt) for each in chain):
+        if self._interrupts.seen:
             return KeyboardInterrupt()
+        chain = list(_chain(error))
         for each in chain:
             if blame := _blame_on_data(each):
                 return DataError(blame)

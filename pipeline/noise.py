@@ -63,10 +63,9 @@ def _duplicate(descriptor: int) -> TextIO:
     return _by_line(copy, "w", encoding=getattr(sys.__stdout__, "encoding", "utf-8"))
 
 
-def _by_line(file: Path | int, mode: str, encoding: str = "utf-8", closefd: bool = True) -> TextIO:
+def _by_line(file: Path | int, mode: str, encoding: str = "utf-8") -> TextIO:
     """A writer that holds no finished line back, so that none is lost if the process is killed."""
-    errors = "backslashreplace"
-    return open(file, mode, 1, encoding=encoding, errors=errors, closefd=closefd)  # type: ignore[return-value]
+    return open(file, mode, 1, encoding=encoding, errors="backslashreplace")  # type: ignore[return-value]
 
 
 @contextlib.contextmanager
@@ -75,12 +74,13 @@ def _redirected(stdout: TextIO, stderr: TextIO, log: TextIO) -> Iterator[None]:
     _flush(*previous)
     for descriptor in (1, 2):
         os.dup2(log.fileno(), descriptor)
-    # Never closed: handlers that libraries make meanwhile keep them.
-    sys.stdout, sys.stderr = (_by_line(descriptor, "w", closefd=False) for descriptor in (1, 2))
+    # On a descriptor of its own: a handler that a library makes meanwhile keeps it, and whatever
+    # comes out of it later shall not reach the terminal.
+    sys.stdout = sys.stderr = _by_line(os.dup(log.fileno()), "w")
     try:
         yield
     finally:
-        _flush(sys.stdout, sys.stderr)
+        _flush(sys.stdout)
         sys.stdout, sys.stderr = previous
         os.dup2(stdout.fileno(), 1)
         os.dup2(stderr.fileno(), 2)

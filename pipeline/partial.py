@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.config import check_paths
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
     from tfx.types import Artifact
 
 
+@contextlib.contextmanager
 def run_nodes(
     config: Config, nodes: Collection[str], log_format: str
-) -> Mapping[str, Mapping[str, Sequence[Artifact]]]:
+) -> Iterator[Mapping[str, Mapping[str, Sequence[Artifact]]]]:
     """Run the nodes with the given ids, whose inputs all come from each other, in the workspace.
 
-    Returns the artifacts by node and output name. What they do is in the cache for the next run.
-    Raises UserError as a run does.
+    Yields the artifacts by node and output name, with the workspace still locked and libraries
+    still quiet. What the nodes did is in the cache for the next run. Raises UserError, as a run.
     """
     # Not needed here, and not necessarily there yet.
     config = config.model_copy(
@@ -38,7 +40,7 @@ def run_nodes(
         from pipeline import local_runner
 
         result = local_runner.run(build_pipeline(config, workspace, nodes), workspace, run_id)
-    return {node.node: node.outputs for node in result.nodes}
+        yield {node.node: node.outputs for node in result.nodes}
 
 
 def latest_artifact(config: Config, type_name: str) -> Artifact | None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from pipeline.verdict import Verdict
 
 
+RESOLVERS = ("PreviousStatistics", "Resolver")  # nodes that only ever look something up
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What a run came to. `pushed` is the version directory, None where nothing was pushed."""
@@ -43,7 +46,8 @@ def run(config: Config, origins: Mapping[str, str], log_format: str) -> int:
     """Run the DAG once in the configured workspace and show the outcome.
 
     Args:
-      origins: the layer that set each key, as `config.load` returns it.
+      config: all settings.
+      origins: the layer that set each of them, as `config.load` returns it.
       log_format: "rich", "plain" or "json".
 
     Returns 0 where a model is pushed or was already. Raises UserError otherwise.
@@ -169,8 +173,8 @@ def _rows(outcome: Outcome, config: Config, workspace: Workspace) -> list[tuple[
         ("Weakest class", f"{worst} ({verdict.class_accuracy[worst]:.1%})"),
         ("Baseline", _baseline(verdict)),
         ("Blessed", "yes" if verdict.blessed else f"no: {'; '.join(verdict.reasons)}"),
-        ("Pushed", outcome.pushed or "nothing"),
-        ("Time", f"{outcome.total_wall_s:.1f} s, {_cached(outcome)}"),
+        ("Pushed", _pushed(outcome)),
+        ("Time", f"{outcome.total_wall_s:.1f} s; {_work(outcome)}"),
         ("Log", str(workspace.log_path(run_id))),
         ("Details", str(workspace.run_dir(run_id) / "run.json")),
     ]
@@ -184,9 +188,21 @@ def _baseline(verdict: Verdict) -> str:
     return f"{verdict.baseline_accuracy:.2%} (this model {difference:+.2f} points)"
 
 
-def _cached(outcome: Outcome) -> str:
-    cached = sum(node.state == "cached" for node in outcome.run.nodes)
-    return f"{cached} of {len(outcome.run.nodes)} nodes from the cache"
+def _pushed(outcome: Outcome) -> str:
+    if outcome.pushed is None:
+        return "nothing"
+    return outcome.pushed if "Pusher" in _ran(outcome) else f"{outcome.pushed} (already there)"
+
+
+def _work(outcome: Outcome) -> str:
+    ran = _ran(outcome)
+    return f"ran {', '.join(ran)}" if ran else "nothing to do, every node is in the cache"
+
+
+def _ran(outcome: Outcome) -> list[str]:
+    """Nodes that did their work in this run."""
+    nodes = outcome.run.nodes
+    return [n.node for n in nodes if n.state == "complete" and n.node not in RESOLVERS]
 
 
 def _next_command(outcome: Outcome, config: Config) -> str:
@@ -195,4 +211,5 @@ def _next_command(outcome: Outcome, config: Config) -> str:
     if config.data.folder is None:
         return "perennial run --data DIR with a folder of your own class folders"
     workspace = shlex.quote(os.path.relpath(config.workspace))
-    return f"add images and run again: perennial run --data {shlex.quote(str(config.data.folder))} --workspace {workspace}"
+    data = shlex.quote(str(config.data.folder))
+    return f"add images and run again: perennial run --data {data} --workspace {workspace}"

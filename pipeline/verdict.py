@@ -54,9 +54,7 @@ def read_verdict(evaluation: Artifact, blessing: Artifact) -> Verdict:
     )
 
 
-def _load_metrics(
-    uri: str, model_name: str
-) -> dict[tuple[tuple[str, str], ...], dict[str, float]]:
+def _load_metrics(uri: str, model_name: str) -> dict[tuple[tuple[str, str], ...], dict[str, float]]:
     """Metric values by slice; the overall slice is the empty tuple."""
     result = tfma.load_eval_result(uri, model_name=model_name)
     return {

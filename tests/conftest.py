@@ -12,7 +12,7 @@ from PIL import Image
 
 @pytest.fixture
 def image_bytes() -> Callable[..., bytes]:
-    """Make an encoded image: image_bytes("PNG", size=(8, 8), mode="RGB", color=3)."""
+    """Makes an encoded image of one color."""
 
     def make(
         image_format: str = "PNG",

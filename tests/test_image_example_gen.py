@@ -144,7 +144,9 @@ class TestSplits:
         import hashlib
 
         digests = (hashlib.sha256(str(i).encode()).hexdigest() for i in range(20_000))
-        counts = Counter(split_of(digest, {"train": 80, "eval": 15, "test": 5}) for digest in digests)
+        counts = Counter(
+            split_of(digest, {"train": 80, "eval": 15, "test": 5}) for digest in digests
+        )
         assert counts["train"] == pytest.approx(16_000, rel=0.02)
         assert counts["eval"] == pytest.approx(3_000, rel=0.05)
         assert counts["test"] == pytest.approx(1_000, rel=0.1)
@@ -157,7 +159,13 @@ class TestSplits:
 class TestExample:
     @pytest.mark.parametrize(
         ("image_format", "mode", "channels"),
-        [("PNG", "L", 1), ("PNG", "RGBA", 4), ("JPEG", "RGB", 3), ("GIF", "P", 3), ("BMP", "RGB", 3)],
+        [
+            ("PNG", "L", 1),
+            ("PNG", "RGBA", 4),
+            ("JPEG", "RGB", 3),
+            ("GIF", "P", 3),
+            ("BMP", "RGB", 3),
+        ],
     )
     def test_records_what_the_file_is(
         self, image_bytes: Callable[..., bytes], image_format: str, mode: str, channels: int
@@ -173,7 +181,9 @@ class TestExample:
         assert number(example, features.CHANNELS) == channels
         assert number(example, features.BYTES) == len(data)
 
-    @pytest.mark.parametrize("damage", [lambda d: b"", lambda d: d[: len(d) // 2], lambda d: b"no image"])
+    @pytest.mark.parametrize(
+        "damage", [lambda d: b"", lambda d: d[: len(d) // 2], lambda d: b"no image"]
+    )
     def test_a_broken_file_is_named(
         self, image_bytes: Callable[..., bytes], damage: Callable[[bytes], bytes]
     ) -> None:

@@ -186,6 +186,19 @@ def test_bad_data_is_reported_in_the_words_of_the_node(toy: Toy, how: str) -> No
     assert str(failed.value) == toy_pipeline.BAD_DATA
 
 
+def test_the_cause_is_reported_even_if_it_cannot_be_recorded(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: object) -> None:
+        raise RuntimeError("no metadata today")
+
+    monkeypatch.setattr(execution_publish_utils, "publish_failed_execution", fail)
+    toy.tell("Second", "bad data")
+    with pytest.raises(DataError, match="folder 'cats' has no images"):
+        toy.run()
+    assert toy.states() == ["COMPLETE", "FAILED"]
+
+
 def test_a_full_disk_is_called_that(toy: Toy) -> None:
     toy.tell("Second", "disk full")
     with pytest.raises(NodeFailed, match=r"^Second failed: no space left on the disk that holds /"):

@@ -68,7 +68,10 @@ def test_every_feature_is_in_the_schema_and_only_the_counted_are_validated(
 
 class TestValidator:
     def validate(
-        self, schema: schema_pb2.Schema, stats: statistics_pb2.DatasetFeatureStatisticsList, tmp_path: Path
+        self,
+        schema: schema_pb2.Schema,
+        stats: statistics_pb2.DatasetFeatureStatisticsList,
+        tmp_path: Path,
     ) -> None:
         artifacts = {}
         for key, kind in (
@@ -97,5 +100,7 @@ class TestValidator:
     def test_an_unknown_class_stops_the_run(
         self, schema: schema_pb2.Schema, tmp_path: Path
     ) -> None:
-        with pytest.raises(BadDataError, match="train: image/class/text: .*missing from the schema: q"):
+        with pytest.raises(
+            BadDataError, match=r"train: image/class/text: .*missing from the schema: q"
+        ):
             self.validate(schema, statistics(["a", "q"]), tmp_path)

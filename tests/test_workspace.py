@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,25 +85,31 @@ def test_a_file_in_the_place_of_the_workspace_is_named(tmp_path: Path) -> None:
             pass
 
 
-@pytest.fixture
-def read_only(workspace: Workspace) -> Iterator[Path]:
-    with workspace.lock():
-        pass
-    workspace.root.chmod(0o555)
-    user = os.geteuid()
-    if user == 0:  # root may write everywhere
-        os.seteuid(65534)
-    yield workspace.root
-    os.seteuid(user)
-    workspace.root.chmod(0o755)
+@pytest.fixture(params=["", "artifacts", "metadata.sqlite"])
+def read_only(request: pytest.FixtureRequest) -> Iterator[tuple[Workspace, Path]]:
+    """A workspace and the one thing in it that may not be written."""
+    with tempfile.TemporaryDirectory() as name:  # tmp_path is closed to all but its owner
+        workspace = Workspace(Path(name) / "workspace")
+        with workspace.lock():
+            workspace.metadata.touch()
+        for path in (workspace.root.parent, workspace.root, *workspace.root.iterdir()):
+            path.chmod(0o777)
+        target = workspace.root / request.param
+        target.chmod(0o555)
+        user = os.geteuid()
+        if user == 0:  # root may write everywhere
+            os.seteuid(65534)
+        yield workspace, target
+        os.seteuid(user)
+        target.chmod(0o777)
 
 
-def test_a_workspace_without_write_permission_is_named(read_only: Path) -> None:
-    with (
-        pytest.raises(ConfigError, match=f"workspace {read_only} .*Permission denied"),
-        Workspace(read_only).lock(),
-    ):
+def test_what_cannot_be_written_is_named(read_only: tuple[Workspace, Path]) -> None:
+    workspace, target = read_only
+    with pytest.raises(ConfigError) as refused, workspace.lock():
         pass
+    assert f"workspace {workspace.root} cannot be used: Permission denied: " in str(refused.value)
+    assert str(target) in str(refused.value).split("denied: ")[1]
 
 
 def test_artifacts_without_their_metadata_are_not_mixed_with_new_ones(

@@ -21,10 +21,6 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 from components import features
 from trainer_module import transform
 
-RAW = {
-    name: tf.io.FixedLenFeature([1], tf.string)
-    for name in (features.IMAGE, features.LABEL_TEXT, features.SHA256)
-}
 # An encoded image and the name of its class.
 Image = tuple[bytes, str]
 
@@ -41,6 +37,10 @@ class Transformed:
     @property
     def output(self) -> tft.TFTransformOutput:
         return tft.TFTransformOutput(str(self.graph))
+
+    def files(self, split: str) -> list[str]:
+        """The transformed examples of `split`."""
+        return sorted(map(str, self.root.glob(f"{split}-*")))
 
     def fn_args(self, output: Path, **custom_config: Any) -> FnArgs:
         """Arguments for a `run_fn` that writes below `output`."""
@@ -73,10 +73,14 @@ def run_transform(
     resize: str = "bilinear",
     center_crop: bool = False,
     suffix: str = ".gz",
+    shape: Sequence[int] = (1,),
 ) -> Transformed:
-    """Run `preprocessing_fn` over `splits` in Beam and write what TFX would."""
+    """Run `preprocessing_fn` over `splits` in Beam and write what TFX would.
+
+    `shape` is that of the raw features in the schema, `suffix` the end of the examples' file names.
+    """
     graph = root / "graph"
-    raw_metadata = dataset_metadata.DatasetMetadata.from_feature_spec(RAW)
+    raw_metadata = dataset_metadata.DatasetMetadata.from_feature_spec(raw_spec(shape))
     function = functools.partial(
         transform.preprocessing_fn,
         custom_config={
@@ -92,7 +96,12 @@ def run_transform(
     ):
         data = {
             split: (
-                pipeline | f"Create {split}" >> beam.Create([raw(*image) for image in images]),
+                pipeline
+                | f"Create {split}"
+                >> beam.Create(
+                    {name: [value] if shape else value for name, value in raw(*image).items()}
+                    for image in images
+                ),
                 raw_metadata,
             )
             for split, images in splits.items()
@@ -115,28 +124,40 @@ def run_transform(
 
 def schema_of(classes: Sequence[str]) -> schema_pb2.Schema:
     """The schema of `raw` examples."""
-    schema = schema_utils.schema_from_feature_spec(RAW)
+    schema = schema_utils.schema_from_feature_spec(raw_spec())
     schema.string_domain.add(name=features.LABEL_TEXT, value=classes)
     return schema
 
 
-def raw(encoded: bytes, label: str) -> dict[str, list[bytes]]:
-    """The features of an image that training and evaluation use."""
+def raw_spec(shape: Sequence[int] = (1,)) -> dict[str, tf.io.FixedLenFeature]:
+    """How to parse `raw` examples."""
     return {
-        features.IMAGE: [encoded],
-        features.LABEL_TEXT: [label.encode()],
-        features.SHA256: [hashlib.sha256(encoded).hexdigest().encode()],
+        name: tf.io.FixedLenFeature(shape, tf.string)
+        for name in (features.IMAGE, features.LABEL_TEXT, features.SHA256)
     }
 
 
+def raw(encoded: bytes, label: str) -> dict[str, bytes]:
+    """The features of an image that training and evaluation use."""
+    return {
+        features.IMAGE: encoded,
+        features.LABEL_TEXT: label.encode(),
+        features.SHA256: content_hash(encoded),
+    }
+
+
+def content_hash(encoded: bytes) -> bytes:
+    """The value of `features.SHA256` for an image."""
+    return hashlib.sha256(encoded).hexdigest().encode()
+
+
 def serialized(row: Mapping[str, Any]) -> bytes:
-    """A tf.Example of bytes and integers, scalars or one-element lists."""
+    """A tf.Example of bytes and integers."""
     example = tf.train.Example()
     for name, value in row.items():
-        scalar = value[0] if isinstance(value, list) else value
         feature = example.features.feature[name]
-        if isinstance(scalar, bytes):
-            feature.bytes_list.value.append(scalar)
+        if isinstance(value, bytes):
+            feature.bytes_list.value.append(value)
         else:
-            feature.int64_list.value.append(int(scalar))
+            feature.int64_list.value.append(int(value))
     return example.SerializeToString()

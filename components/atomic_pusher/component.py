@@ -8,7 +8,7 @@ from tfx.dsl.components.base import executor_spec
 from components.atomic_pusher import executor
 
 
-class AtomicPusher(component.Pusher):  # type: ignore[misc]
-    """Pusher to a filesystem with versions that appear whole, strictly increase, and repeat no model."""
+class AtomicPusher(component.Pusher):
+    """Pusher to a filesystem: versions appear whole, strictly increase, and repeat no model."""
 
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)

@@ -20,7 +20,7 @@ MANIFEST = "perennial-manifest.json"
 STAGING_PREFIX = ".staging-"
 
 
-class Executor(pusher.Executor):  # type: ignore[misc]
+class Executor(pusher.Executor):
     """TFX's executor with a push that a model server watching the directory never sees half done.
 
     TFX copies into the final version directory, whose name is the time in seconds, and where that
@@ -82,7 +82,7 @@ def push(model: Path, base: Path) -> int:
 
 
 def versions(base: Path) -> list[int]:
-    """The version numbers below `base`, unsorted. Any all-digit directory counts, as it does for TF Serving."""
+    """The version numbers below `base`, unsorted: every all-digit entry, as TF Serving reads it."""
     if not base.is_dir():
         return []
     return [int(entry.name) for entry in base.iterdir() if entry.name.isdecimal()]

@@ -12,7 +12,7 @@ MODEL = "model"
 MODEL_BLESSING = "model_blessing"
 
 
-class BaselineStrategy(resolver.ResolverStrategy):  # type: ignore[misc]
+class BaselineStrategy(resolver.ResolverStrategy):
     """Resolves `model` to the latest blessed Model that is not the `candidate`.
 
     TFX's LatestBlessedModelStrategy runs before the candidate exists, so that a rerun which takes

@@ -1,1 +1,1 @@
-"""ImageExampleGen: a folder of class folders becomes TFRecords of encoded images, split by content."""
+"""ImageExampleGen: class folders become TFRecords of encoded images, split by content."""

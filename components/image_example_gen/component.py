@@ -12,7 +12,7 @@ from tfx.types import component_spec, standard_artifacts, standard_component_spe
 from components.image_example_gen import driver, executor
 
 
-class ImageExampleGenSpec(component_spec.ComponentSpec):  # type: ignore[misc]
+class ImageExampleGenSpec(component_spec.ComponentSpec):
     """Parameters and output of ImageExampleGen."""
 
     PARAMETERS = {
@@ -28,7 +28,7 @@ class ImageExampleGenSpec(component_spec.ComponentSpec):  # type: ignore[misc]
     }
 
 
-class ImageExampleGen(base_beam_component.BaseBeamComponent):  # type: ignore[misc]
+class ImageExampleGen(base_beam_component.BaseBeamComponent):
     """Ingests a folder of class folders.
 
     Output `examples` holds uncompressed TFRecords of tf.Examples with the features named in

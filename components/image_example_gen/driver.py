@@ -17,7 +17,7 @@ from components.image_example_gen import folder
 
 
 # Only the portable driver runs; components must name a class that is the older kind as well.
-class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):  # type: ignore[misc]
+class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):
     """Adds the data's content fingerprint to the execution, which makes it part of the cache key.
 
     TFX's own file-based driver fingerprints count, size and modification time, and so misses an

@@ -27,7 +27,7 @@ from components.progress import report
 
 SPLITS_KEY = "splits"
 
-# A chunk becomes one TFRecord shard per split; about what TensorFlow's data guide calls a good shard.
+# A chunk becomes one shard per split, of about the size that TensorFlow's data guide recommends.
 CHUNK_BYTES = 128 * 2**20
 MIN_CHUNKS = 2  # keeps a second worker busy on small sets
 PROGRESS_EVERY = 200  # images
@@ -35,7 +35,7 @@ PROGRESS_EVERY = 200  # images
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """A run of files that one worker writes. Labels are turned into ids by the whole set's classes."""
+    """A run of files that one worker writes, each with the label id of its class."""
 
     index: int
     total: int
@@ -104,7 +104,7 @@ def _feature(value: bytes | str | int) -> tf.train.Feature:
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
 
 
-class _WriteChunk(beam.DoFn):  # type: ignore[misc]
+class _WriteChunk(beam.DoFn):
     """Writes a chunk's examples straight to their shards: image bytes cross no Beam stage."""
 
     def __init__(self, root: str, output: str, buckets: dict[str, int], images: int) -> None:
@@ -143,7 +143,7 @@ class _WriteChunk(beam.DoFn):  # type: ignore[misc]
         return os.path.join(self._output, f"Split-{split}", name)
 
 
-class Executor(base_beam_executor.BaseBeamExecutor):  # type: ignore[misc]
+class Executor(base_beam_executor.BaseBeamExecutor):
     """Executor of ImageExampleGen."""
 
     def Do(

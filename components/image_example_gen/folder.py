@@ -10,7 +10,7 @@ from pathlib import Path
 
 from components.errors import BadDataError
 
-# Longest first is irrelevant here; these are what `tf.io.decode_image` reads and Pillow verifies.
+# What `tf.io.decode_image` reads and Pillow verifies.
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp"})
 
 
@@ -23,7 +23,7 @@ class SourceFile:
 
 
 def list_images(root: Path) -> list[SourceFile]:
-    """All images of `root`, sorted by name. Hidden entries and files beside the class folders are ignored.
+    """All images of `root`, sorted by name, without hidden ones and files beside class folders.
 
     Raises BadDataError where there is no usable image, fewer than two classes, or a folder that
     cannot be read.
@@ -57,7 +57,9 @@ def _entries(folder: Path) -> list[Path]:
     try:
         return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
-        raise BadDataError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
+        raise BadDataError(
+            f"{folder}: cannot be read ({error.strerror}); check its permissions"
+        ) from error
 
 
 def class_names(files: list[SourceFile]) -> list[str]:

@@ -14,7 +14,7 @@ from components.image_example_validator.findings import Policy
 from components.image_example_validator.previous import PREVIOUS
 
 
-class ImageExampleValidatorSpec(component_spec.ComponentSpec):  # type: ignore[misc]
+class ImageExampleValidatorSpec(component_spec.ComponentSpec):
     """Parameters, inputs and output of ImageExampleValidator."""
 
     PARAMETERS = {
@@ -39,7 +39,7 @@ class ImageExampleValidatorSpec(component_spec.ComponentSpec):  # type: ignore[m
     }
 
 
-class ImageExampleValidator(base_component.BaseComponent):  # type: ignore[misc]
+class ImageExampleValidator(base_component.BaseComponent):
     """Validates statistics, and stops the run on findings that the policy does not let pass.
 
     TFX's ExampleValidator only sets a property on its output, and the run goes on; nor does it

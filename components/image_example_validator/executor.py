@@ -42,7 +42,7 @@ Statistics = Mapping[str, statistics_pb2.DatasetFeatureStatisticsList]
 _LOG = logging.getLogger(__name__)
 
 
-class Executor(base_executor.BaseExecutor):  # type: ignore[misc]
+class Executor(base_executor.BaseExecutor):
     """Executor of ImageExampleValidator."""
 
     def Do(

@@ -12,7 +12,7 @@ ANOMALIES = "anomalies"
 STATISTICS_ID = "statistics_id"  # property of an anomalies artifact: the statistics that passed
 
 
-class PreviousStatisticsStrategy(resolver.ResolverStrategy):  # type: ignore[misc]
+class PreviousStatisticsStrategy(resolver.ResolverStrategy):
     """Resolves `previous` to the latest statistics before `current` that passed validation.
 
     Those of an earlier span where there are any, else those of the same span as it was before. A

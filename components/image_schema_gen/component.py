@@ -9,7 +9,7 @@ from tfx.types import component_spec, standard_artifacts, standard_component_spe
 from components.image_schema_gen import executor
 
 
-class ImageSchemaGenSpec(component_spec.ComponentSpec):  # type: ignore[misc]
+class ImageSchemaGenSpec(component_spec.ComponentSpec):
     """Inputs and output of ImageSchemaGen."""
 
     PARAMETERS = {"code": component_spec.ExecutionParameter(type=str)}
@@ -28,7 +28,7 @@ class ImageSchemaGenSpec(component_spec.ComponentSpec):  # type: ignore[misc]
     }
 
 
-class ImageSchemaGen(base_component.BaseComponent):  # type: ignore[misc]
+class ImageSchemaGen(base_component.BaseComponent):
     """Writes a schema whose label domain is the data set's sorted class list.
 
     TFX's SchemaGen sees statistics only, and those leave out the image bytes that Transform has
@@ -52,7 +52,7 @@ class ImageSchemaGen(base_component.BaseComponent):  # type: ignore[misc]
         )
 
 
-class ImageSchemaImportSpec(component_spec.ComponentSpec):  # type: ignore[misc]
+class ImageSchemaImportSpec(component_spec.ComponentSpec):
     """Parameters and output of ImageSchemaImport."""
 
     PARAMETERS = {
@@ -68,7 +68,7 @@ class ImageSchemaImportSpec(component_spec.ComponentSpec):  # type: ignore[misc]
     }
 
 
-class ImageSchemaImport(base_component.BaseComponent):  # type: ignore[misc]
+class ImageSchemaImport(base_component.BaseComponent):
     """Brings a curated schema into the pipeline.
 
     TFX's ImportSchemaGen is cached by the file's name alone, so that an edited schema would be

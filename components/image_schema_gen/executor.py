@@ -18,7 +18,7 @@ from components.image_example_gen.accounting import read_accounting
 from components.image_schema_gen.schema import add_identifying, infer, read_schema
 
 
-class Executor(base_executor.BaseExecutor):  # type: ignore[misc]
+class Executor(base_executor.BaseExecutor):
     """Executor of ImageSchemaGen."""
 
     def Do(
@@ -43,7 +43,7 @@ class Executor(base_executor.BaseExecutor):  # type: ignore[misc]
         _write(schema, output_dict)
 
 
-class ImportExecutor(base_executor.BaseExecutor):  # type: ignore[misc]
+class ImportExecutor(base_executor.BaseExecutor):
     """Executor of ImageSchemaImport."""
 
     def Do(

@@ -9,7 +9,7 @@ from tfx.types import component_spec, standard_artifacts, standard_component_spe
 from components.image_statistics_gen import executor
 
 
-class ImageStatisticsGenSpec(component_spec.ComponentSpec):  # type: ignore[misc]
+class ImageStatisticsGenSpec(component_spec.ComponentSpec):
     """Parameters, input and output of ImageStatisticsGen."""
 
     PARAMETERS = {"code": component_spec.ExecutionParameter(type=str)}
@@ -25,7 +25,7 @@ class ImageStatisticsGenSpec(component_spec.ComponentSpec):  # type: ignore[misc
     }
 
 
-class ImageStatisticsGen(base_beam_component.BaseBeamComponent):  # type: ignore[misc]
+class ImageStatisticsGen(base_beam_component.BaseBeamComponent):
     """Writes TFDV's statistics of `components.features.STATISTICS`, as TFX's StatisticsGen would.
 
     That one puts whole records into batches of up to a thousand before it drops what it was told

@@ -23,7 +23,7 @@ ROWS = 1000  # of a batch: some 100 kB of derived features
 KINDS = {"bytes_list": tf.string, "int64_list": tf.int64, "float_list": tf.float32}
 
 
-class Executor(base_beam_executor.BaseBeamExecutor):  # type: ignore[misc]
+class Executor(base_beam_executor.BaseBeamExecutor):
     """Executor of ImageStatisticsGen."""
 
     def Do(

@@ -13,7 +13,7 @@ from tfx.types import component_spec, standard_artifacts, standard_component_spe
 from components.image_transform import executor
 
 
-class ImageTransformSpec(component_spec.ComponentSpec):  # type: ignore[misc]
+class ImageTransformSpec(component_spec.ComponentSpec):
     """Parameters, inputs and outputs of ImageTransform."""
 
     PARAMETERS = {
@@ -38,7 +38,7 @@ class ImageTransformSpec(component_spec.ComponentSpec):  # type: ignore[misc]
     }
 
 
-class ImageTransform(base_beam_component.BaseBeamComponent):  # type: ignore[misc]
+class ImageTransform(base_beam_component.BaseBeamComponent):
     """Transform for a preprocessing_fn that needs no pass over the data: a tenth of the fixed cost.
 
     Outputs are those of TFX's Transform: `transform_graph`, for tft.TFTransformOutput, and

@@ -41,7 +41,7 @@ INPUTS = {
 PreprocessingFn = Callable[..., Mapping[str, tf.Tensor]]
 
 
-class Executor(base_beam_executor.BaseBeamExecutor):  # type: ignore[misc]
+class Executor(base_beam_executor.BaseBeamExecutor):
     """Executor of ImageTransform."""
 
     def Do(
@@ -170,7 +170,7 @@ def _blame(source: str, index: int, error: tf.errors.InvalidArgumentError) -> st
     return f"{name}: TensorFlow cannot decode it ({reason}); replace or remove the file"
 
 
-class _TransformShard(beam.DoFn):  # type: ignore[misc]
+class _TransformShard(beam.DoFn):
     """Reads, transforms and writes a shard: image bytes cross no Beam stage."""
 
     def __init__(self, graph_uri: str, images: int) -> None:

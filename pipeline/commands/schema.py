@@ -18,6 +18,7 @@ from pipeline.settings import Config
 
 if TYPE_CHECKING:
     from tensorflow_metadata.proto.v0 import schema_pb2
+    from tfx.types import Artifact
 
 STATISTICS_NODES = ("ImageExampleGen", "StatisticsGen")
 
@@ -44,17 +45,22 @@ def infer(config: Config, log_format: str, *, ingest: bool, fresh: bool) -> int:
     from pipeline.partial import latest_artifact, run_nodes
 
     if ingest:
-        result = run_nodes(config, STATISTICS_NODES, log_format)
-        statistics = result["StatisticsGen"]["statistics"][0]
+        with run_nodes(config, STATISTICS_NODES, log_format) as outputs:
+            schema = _infer(config, outputs["StatisticsGen"]["statistics"][0], fresh)
     else:
-        found = latest_artifact(config, "ExampleStatistics")
-        if found is None:
+        statistics = latest_artifact(config, "ExampleStatistics")
+        if statistics is None:
             raise ConfigError(
                 f"workspace {config.workspace} has no statistics yet: give --data, or run "
                 "`perennial run` first"
             )
-        statistics = found
+        schema = _infer(config, statistics, fresh)
+    _write(candidate_path(config), _text(schema))
+    print(f"{candidate_path(config)} is written; next: perennial schema review")
+    return 0
 
+
+def _infer(config: Config, statistics: Artifact, fresh: bool) -> schema_pb2.Schema:
     from tfx.components.statistics_gen import stats_artifact_utils
     from tfx.types import artifact_utils
 
@@ -68,10 +74,7 @@ def infer(config: Config, log_format: str, *, ingest: bool, fresh: bool) -> int:
     classes = {name for split in splits for name in class_counts(split)}
     committed = config.data.schema_file
     base = _read(committed) if committed and committed.exists() and not fresh else None
-    schema = infer_schema(splits, classes, base)
-    _write(candidate_path(config), _text(schema))
-    print(f"{candidate_path(config)}: {len(classes)} classes; next: perennial schema review")
-    return 0
+    return infer_schema(splits, classes, base)
 
 
 def review(config: Config) -> int:

@@ -1,10 +1,14 @@
 """Small vision transformer trained from scratch.
 
-Source: the article "Image classification with transformers" (ViT on CIFAR-10). Its values are the
-defaults below; it reports 70.32 % top-1 and 97.73 % top-5 on CIFAR-10's test images. Below some
-20,000 images a network trained from scratch stays behind one that was pretrained.
+Source: the article "Image classification with transformers", ViT on CIFAR-10. The defaults are its
+values; it reports 70.32 % top-1 and 97.73 % top-5 accuracy on CIFAR-10's test images. Below some
+20,000 images a network trained from scratch falls behind one that was pretrained.
 
-TODO
+Command: `perennial run`, the digits at the size in pipeline/presets/data-digits.toml: 16 px in
+patches of 4, 3 blocks of 64, 369,681 parameters, 30 epochs in batches of 32.
+
+Result: 98.2 % of the 396 evaluation images (seeds 0, 1 and 2: 98.2, 98.0 and 98.5 %) in 45 s of CPU
+time on 2 cores, graph building and export included.
 """
 
 from __future__ import annotations

@@ -1,0 +1,260 @@
+"""The whole DAG as a person starts it: `perennial run` in a process of its own, on real images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+PACKAGES = ("pipeline", "components", "trainer_module", "kubeflow")
+# Enough to go through every node, not enough to learn much.
+SMALL = ("--epochs", "1", "--set", "evaluate.min_accuracy=0", "--set", "train.batch_size=16")
+DOWNSTREAM = {"Trainer", "Evaluator", "Pusher"}
+
+
+class Run(NamedTuple):
+    """A finished `perennial run --log-format json`."""
+
+    code: int
+    events: list[dict[str, Any]]
+    stderr: str
+
+    def states(self, state: str) -> set[str]:
+        """Nodes that ended in `state`, without the Resolver, which looks things up every time."""
+        ended = [event for event in self.events if event["event"] == "node_end"]
+        return {e["node"] for e in ended if e["state"] == state} - {"Resolver"}
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return next(event for event in self.events if event["event"] == "summary")
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline.cli", "run", "--log-format", "json", *arguments]
+
+
+def perennial_run(*arguments: str, tree: Path = REPO) -> Run:
+    done = subprocess.run(command(*arguments), cwd=tree, capture_output=True, text=True)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    return Run(done.returncode, events, done.stderr)
+
+
+class TestDigits:
+    """The default run, and the same again."""
+
+    @pytest.fixture(scope="class")
+    def workspace(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("digits") / "workspace"
+
+    @pytest.fixture(scope="class")
+    def first(self, workspace: Path) -> Run:
+        return perennial_run("--workspace", str(workspace))
+
+    def test_learns_is_blessed_and_is_pushed(self, first: Run, workspace: Path) -> None:
+        assert first.code == 0, first.stderr
+        assert first.stderr == ""
+        verdict = first.summary["verdict"]
+        assert verdict["accuracy"] >= 0.95
+        assert verdict["blessed"]
+        assert verdict["baseline_accuracy"] is None
+        assert set(verdict["class_accuracy"]) == {str(digit) for digit in range(10)}
+        splits = first.summary["data"]["splits"]
+        assert sum(sum(split.values()) for split in splits.values()) == 1797
+        assert verdict["examples"] == sum(splits["eval"].values())
+        assert first.summary["pushed"] == str(workspace / "serving" / "perennial" / "1")
+
+    def test_leaves_a_record_of_what_was_set_and_what_it_cost(
+        self, first: Run, workspace: Path
+    ) -> None:
+        run_id = first.summary["run_id"]
+        record = json.loads((workspace / "runs" / run_id / "run.json").read_text())
+        assert record["verdict"] == first.summary["verdict"]
+        assert all(node["cpu_s"] >= 0 and node["peak_mb"] > 0 for node in record["nodes"])
+        assert len(record["nodes"]) == 9
+        config = (workspace / "runs" / run_id / "config.toml").read_text()
+        assert "min_accuracy = 0.95  # preset:data-digits" in config
+        assert (workspace / "logs" / f"{run_id}.log").stat().st_size > 0
+
+    def test_the_pushed_model_answers_through_a_session(self, first: Run, workspace: Path) -> None:
+        from trainer_module.export import IMAGES, run_in_session
+
+        files = sorted((workspace / "data" / "digits").glob("*/*.png"))[::20]
+        outputs = run_in_session(first.summary["pushed"], IMAGES, [f.read_bytes() for f in files])
+        right = [
+            label.decode() == file.parent.name
+            for label, file in zip(outputs["label"], files, strict=True)
+        ]
+        assert sum(right) / len(right) >= 0.95
+        assert outputs["probabilities"].shape == (len(files), 10)
+        assert outputs["probabilities"].sum(axis=1) == pytest.approx(1, abs=1e-4)
+
+    def test_the_same_again_is_taken_from_the_cache_and_pushes_nothing(
+        self, first: Run, workspace: Path
+    ) -> None:
+        again = perennial_run("--workspace", str(workspace))
+        assert again.code == 0
+        assert again.states("complete") == set()
+        assert len(again.states("cached")) == 8
+        assert again.summary["pushed"] == first.summary["pushed"]
+        assert again.summary["verdict"] == first.summary["verdict"]
+        assert [entry.name for entry in (workspace / "serving" / "perennial").iterdir()] == ["1"]
+
+
+class Tree(NamedTuple):
+    """A private copy of the sources, a small data set and a workspace in which it was run once."""
+
+    root: Path
+    data: Path
+    workspace: Path
+
+    def run(self, *arguments: str) -> Run:
+        given = ("--workspace", str(self.workspace), "--data", str(self.data), *SMALL, *arguments)
+        return perennial_run(*given, tree=self.root)
+
+    def edit(self, source: str) -> None:
+        with open(self.root / source, "a", encoding="utf-8") as file:
+            file.write("\n# edited\n")
+
+
+class TestChanges:
+    """What each kind of change makes run again; in order, in one workspace."""
+
+    @pytest.fixture(scope="class")
+    def tree(self, tmp_path_factory: pytest.TempPathFactory) -> Tree:
+        from components.image_example_gen.digits import write_digits
+
+        root = tmp_path_factory.mktemp("tree")
+        for package in PACKAGES:
+            shutil.copytree(
+                REPO / package, root / package, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        write_digits(root / "all")
+        for label in ("0", "1", "4"):
+            (root / "data" / label).mkdir(parents=True)
+            for file in sorted((root / "all" / label).iterdir())[:40]:
+                shutil.copy(file, root / "data" / label)
+        tree = Tree(root, root / "data", root / "workspace")
+        first = tree.run()
+        assert first.code == 0, first.stderr
+        assert first.summary["pushed"] == str(tree.workspace / "serving" / "perennial" / "1")
+        return tree
+
+    def test_a_model_below_the_bound_is_not_pushed(self, tree: Tree) -> None:
+        run = tree.run("--set", "evaluate.min_accuracy=1")
+        assert run.code == 4
+        assert run.states("complete") == {"Evaluator", "Pusher"}
+        assert run.summary["pushed"] is None
+        assert "is below evaluate.min_accuracy = 1.0000" in run.stderr
+        assert run.stderr.count("\n") == 1
+
+    def test_a_hyperparameter_retrains_and_compares_with_the_blessed_model(
+        self, tree: Tree
+    ) -> None:
+        run = tree.run(
+            "--set", "train.hyperparameters.dropout=0.2", "--set", "evaluate.max_accuracy_drop=1"
+        )
+        assert run.code == 0, run.stderr
+        assert run.states("complete") == DOWNSTREAM
+        assert run.summary["verdict"]["baseline_accuracy"] is not None
+
+    def test_an_edit_of_the_recipes_model_retrains(self, tree: Tree) -> None:
+        tree.edit("trainer_module/models/vit.py")
+        run = tree.run("--set", "evaluate.max_accuracy_drop=1")
+        assert run.states("complete") == DOWNSTREAM
+
+    def test_an_edit_of_the_preprocessing_runs_transform_too(self, tree: Tree) -> None:
+        tree.edit("trainer_module/transform.py")
+        run = tree.run("--set", "evaluate.max_accuracy_drop=1")
+        assert run.states("complete") == {"Transform"} | DOWNSTREAM
+
+    def test_killed_in_training_it_continues_with_training(self, tree: Tree) -> None:
+        tree.edit("trainer_module/fit.py")
+        arguments = ("--workspace", str(tree.workspace), "--data", str(tree.data), *SMALL)
+        process = subprocess.Popen(
+            command(*arguments, "--set", "evaluate.max_accuracy_drop=1"),
+            cwd=tree.root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = json.loads(line)
+            if event["event"] == "node_start" and event["node"] == "Trainer":
+                refused = tree.run()
+                process.send_signal(signal.SIGKILL)
+        process.wait()
+
+        assert refused.code == 6
+        assert f"in use by process {process.pid}" in refused.stderr
+        run = tree.run("--set", "evaluate.max_accuracy_drop=1")
+        assert run.code == 0, run.stderr
+        assert any("Trainer was cut off" in e.get("text", "") for e in run.events)
+        assert run.states("complete") == DOWNSTREAM
+
+    def test_a_new_image_runs_everything(self, tree: Tree) -> None:
+        unused = max((tree.root / "all" / "4").iterdir())
+        shutil.copy(unused, tree.data / "4" / "new.png")
+        run = tree.run("--set", "evaluate.max_accuracy_drop=1")
+        assert run.code == 0, run.stderr
+        assert "ImageExampleGen" in run.states("complete")
+        assert run.states("complete") >= {"Transform"} | DOWNSTREAM
+
+
+class TestBadInput:
+    """One line on stderr, the right exit code, no traceback."""
+
+    def check(self, run: Run, code: int, *words: str) -> None:
+        assert run.code == code, run.stderr
+        assert run.stderr.count("\n") == 1
+        assert run.stderr.startswith("perennial: error: ")
+        for word in words:
+            assert word in run.stderr
+
+    @pytest.fixture
+    def run_on(self, tmp_path: Path) -> Callable[..., Run]:
+        def run(data: Path, *arguments: str) -> Run:
+            workspace = ("--workspace", str(tmp_path / "workspace"))
+            return perennial_run(*workspace, "--data", str(data), *arguments)
+
+        return run
+
+    def test_empty_folder(self, run_on: Callable[..., Run], tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        self.check(run_on(tmp_path / "empty"), 3, str(tmp_path / "empty"))
+
+    def test_missing_folder(self, run_on: Callable[..., Run], tmp_path: Path) -> None:
+        self.check(run_on(tmp_path / "absent"), 3, "absent")
+
+    def test_one_class(self, run_on: Callable[..., Run], two_classes: Path) -> None:
+        shutil.rmtree(two_classes / "dog")
+        self.check(run_on(two_classes), 3, "one class", "cat")
+
+    def test_unreadable_file(self, run_on: Callable[..., Run], two_classes: Path) -> None:
+        file = two_classes / "cat" / "00.png"
+        file.unlink()
+        file.symlink_to("/proc/self/mem")  # opens, but cannot be read, even by root
+        self.check(run_on(two_classes), 3, str(file), "cannot be read")
+
+    def test_broken_image(self, run_on: Callable[..., Run], two_classes: Path) -> None:
+        (two_classes / "cat" / "00.png").write_bytes(b"not a PNG")
+        self.check(run_on(two_classes), 3, "cat/00.png", "not a readable image")
+
+    def test_no_write_permission(self, two_classes: Path) -> None:
+        run = perennial_run("--workspace", "/proc/perennial", "--data", str(two_classes))
+        self.check(run, 2, "/proc/perennial")
+
+    def test_bad_config_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "config.toml"
+        file.write_text("[train]\nepoch = 3\n")
+        run = perennial_run("--config", str(file), "--workspace", str(tmp_path / "w"))
+        self.check(run, 2, "train.epoch", "did you mean 'train.epochs'?")
+        assert not (tmp_path / "w").exists()

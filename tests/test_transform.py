@@ -1,0 +1,191 @@
+"""Preprocessing: pixels and labels that Transform materialises, and its graph gives again."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from components import features
+from tests.transformed import Transformed, content_hash, run_transform
+from trainer_module import transform
+
+SIZE = 12
+CLASSES = ["zebra", "ant", "ibex"]  # neither sorted nor by frequency
+# Format, PIL mode: all that ImageExampleGen lets in, and WebP, which a server may be sent.
+ENCODINGS = [
+    ("PNG", "L"),
+    ("PNG", "LA"),
+    ("PNG", "P"),
+    ("PNG", "RGB"),
+    ("PNG", "RGBA"),
+    ("JPEG", "L"),
+    ("JPEG", "RGB"),
+    ("JPEG", "CMYK"),
+    ("GIF", "P"),
+    ("BMP", "RGB"),
+    ("WEBP", "RGB"),
+]
+IDS = ["-".join(encoding) for encoding in ENCODINGS]
+
+
+def picture(width: int = 31, height: int = 23) -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encode(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def load(encoded: bytes, size: int = SIZE, resize: str = "bilinear", **options: bool) -> np.ndarray:
+    options = {"center_crop": False, **options}
+    return transform.load_image(tf.constant(encoded), size, resize, **options).numpy()
+
+
+@pytest.fixture(scope="module")
+def encoded() -> list[bytes]:
+    return [encode(picture().convert(mode), name) for name, mode in ENCODINGS]
+
+
+@pytest.fixture(scope="module")
+def transformed(tmp_path_factory: pytest.TempPathFactory, encoded: list[bytes]) -> Transformed:
+    labels = ["ant", "ant", "zebra", "unheard of", *["ibex"] * (len(encoded) - 4)]
+    return run_transform(
+        tmp_path_factory.mktemp("transform"),
+        {"train": list(zip(encoded, labels, strict=True)), "eval": [(encoded[0], "zebra")]},
+        CLASSES,
+        image_size=SIZE,
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(transformed: Transformed, encoded: list[bytes]) -> list[dict[str, Any]]:
+    """The transformed training example of each of `encoded`."""
+    spec = transformed.output.transformed_feature_spec()
+    records = tf.data.TFRecordDataset(transformed.files("train"), compression_type="GZIP")
+    found = {}
+    for record in records:
+        row = tf.io.parse_single_example(record, spec)
+        found[row[features.SHA256].numpy()] = {key: value.numpy() for key, value in row.items()}
+    return [found[content_hash(image)] for image in encoded]
+
+
+class TestMaterialised:
+    @pytest.mark.parametrize("index", range(len(ENCODINGS)), ids=IDS)
+    def test_pixels_are_raw_bytes_equal_to_those_that_serving_computes(
+        self,
+        index: int,
+        encoded: list[bytes],
+        rows: list[dict[str, Any]],
+        transformed: Transformed,
+    ) -> None:
+        stored = rows[index][transform.IMAGE_KEY]
+        pixels = np.frombuffer(stored, np.uint8).reshape(SIZE, SIZE, 3)
+        np.testing.assert_array_equal(pixels, load(encoded[index]))
+        np.testing.assert_array_equal(pixels, transform.decode_pixels([stored], SIZE)[0])
+        served = transform.prepare(transformed.output, SIZE, [encoded[0], encoded[index]])
+        np.testing.assert_array_equal(pixels, served[1])
+
+    def test_labels_are_positions_in_the_given_list(self, rows: list[dict[str, Any]]) -> None:
+        assert [row[transform.LABEL_KEY] for row in rows[:5]] == [1, 1, 0, -1, 2]
+
+    def test_holds_nothing_but_pixels_label_and_hash(self, rows: list[dict[str, Any]]) -> None:
+        assert set(rows[0]) == {transform.IMAGE_KEY, transform.LABEL_KEY, features.SHA256}
+
+    def test_one_undecodable_image_fails_the_batch(
+        self, transformed: Transformed, encoded: list[bytes]
+    ) -> None:
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            transform.prepare(transformed.output, SIZE, [encoded[0], b"no image"])
+
+
+class TestSchemas:
+    def test_scalars_and_lists_of_one_give_the_same(
+        self, tmp_path: Path, encoded: list[bytes], rows: list[dict[str, Any]]
+    ) -> None:
+        train = [(encoded[0], "ant")]
+        scalars = run_transform(tmp_path, {"train": train}, CLASSES, image_size=SIZE, shape=[])
+        pixels = transform.prepare(scalars.output, SIZE, [encoded[0]])
+        assert transform.encode_pixels(pixels[0]) == rows[0][transform.IMAGE_KEY]
+
+    def test_features_that_may_be_missing_are_refused(self) -> None:
+        sparse = tf.sparse.from_dense([[b"x"]])
+        config = {"image_size": 4, "resize": "area", "center_crop": False, "classes": CLASSES}
+        inputs = dict.fromkeys((features.IMAGE, features.LABEL_TEXT, features.SHA256), sparse)
+        with pytest.raises(ValueError, match=r"'image/encoded' has no fixed shape .*`shape { dim"):
+            transform.preprocessing_fn(inputs, config)
+
+
+class TestPixels:
+    def test_survive_a_round_trip_whatever_their_bytes(self) -> None:
+        images = np.stack(
+            [np.zeros((4, 4, 3)), np.full((4, 4, 3), 255), np.arange(48).reshape(4, 4, 3)]
+        ).astype(np.uint8)
+        stored = [transform.encode_pixels(tf.constant(image)) for image in images]
+        assert stored[2] == bytes(range(48))
+        np.testing.assert_array_equal(transform.decode_pixels(stored, 4), images)
+
+    def test_of_the_wanted_size_are_left_alone(self) -> None:
+        image = picture(SIZE, SIZE)
+        for resize in ("area", "bicubic", "bilinear", "lanczos3", "lanczos5", "nearest"):
+            np.testing.assert_array_equal(load(encode(image), resize=resize), np.asarray(image))
+
+    def test_gray_is_repeated_over_the_channels(self) -> None:
+        image = picture(SIZE, SIZE).convert("L")
+        np.testing.assert_array_equal(
+            load(encode(image)), np.stack([np.asarray(image)] * 3, axis=-1)
+        )
+
+    def test_alpha_is_dropped(self) -> None:
+        image = picture(SIZE, SIZE)
+        clear = image.copy()
+        clear.putalpha(0)
+        np.testing.assert_array_equal(load(encode(clear)), np.asarray(image))
+
+    def test_an_animation_gives_its_first_frame(self) -> None:
+        frames = [Image.new("P", (SIZE, SIZE), color) for color in (0, 1)]
+        for frame in frames:
+            frame.putpalette([200, 100, 50, 0, 0, 0])
+        gif = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+        np.testing.assert_array_equal(load(gif), np.full((SIZE, SIZE, 3), (200, 100, 50)))
+
+    def test_are_averaged_where_an_image_shrinks(self) -> None:
+        board = Image.fromarray((np.indices((48, 48)).sum(axis=0) % 2 * 255).astype(np.uint8))
+        for resize in ("area", "bicubic", "bilinear"):
+            assert np.abs(load(encode(board), resize=resize).astype(int) - 128).max() <= 16
+
+    def test_saturate_where_interpolation_overshoots(self) -> None:
+        step = Image.fromarray(np.repeat([[0] * 4 + [255] * 4], 8, axis=0).astype(np.uint8))
+        row = load(encode(step), size=24, resize="bicubic")[0, :, 0].astype(int)
+        assert (np.diff(row) >= 0).all()
+
+    def test_unknown_resize_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="method"):
+            load(encode(picture()), resize="cubic-ish")
+
+
+class TestCenterCrop:
+    @pytest.mark.parametrize(("width", "height"), [(20, 8), (8, 20), (9, 20)])
+    def test_keeps_the_central_square(self, width: int, height: int) -> None:
+        image = picture(width, height)
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        square = image.crop((left, top, left + side, top + side))
+        np.testing.assert_array_equal(
+            load(encode(image), size=side, center_crop=True), np.asarray(square)
+        )
+
+    def test_without_it_the_whole_image_is_squeezed(self) -> None:
+        image = np.zeros((8, 32), np.uint8)
+        image[:, :8] = 255
+        squeezed = load(encode(Image.fromarray(image)), size=8)
+        assert squeezed[:, :2].min() > 128
+        assert squeezed[:, 3:].max() < 128
