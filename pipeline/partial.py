@@ -50,7 +50,7 @@ def latest_artifact(config: Config, type_name: str) -> Artifact | None:
         return None
     import ml_metadata
     from ml_metadata.proto import metadata_store_pb2
-    from tfx.types import artifact_utils
+    from tfx.types import artifact_utils, standard_artifacts  # noqa: F401 - registers the types
 
     store = ml_metadata.MetadataStore(workspace.connection())
     found = [

@@ -15,7 +15,8 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import io_utils
 
 from components.image_example_gen.accounting import read_accounting
-from components.image_schema_gen.schema import add_identifying, infer, read_schema
+from components.image_schema_gen.inference import infer
+from components.image_schema_gen.schema import add_identifying, read_schema
 
 
 class Executor(base_executor.BaseExecutor):

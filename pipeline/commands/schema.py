@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError, DataError, SchemaDiffers
+from pipeline.noise import quiet
 from pipeline.settings import Config
+from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from tensorflow_metadata.proto.v0 import schema_pb2
@@ -43,18 +45,20 @@ def infer(config: Config, log_format: str, *, ingest: bool, fresh: bool) -> int:
     Raises DataError where the data cannot be used, ConfigError where there are no statistics yet.
     """
     from pipeline.partial import latest_artifact, run_nodes
+    from pipeline.run import new_run_id
 
     if ingest:
         with run_nodes(config, STATISTICS_NODES, log_format) as outputs:
             schema = _infer(config, outputs["StatisticsGen"]["statistics"][0], fresh)
     else:
-        statistics = latest_artifact(config, "ExampleStatistics")
-        if statistics is None:
-            raise ConfigError(
-                f"workspace {config.workspace} has no statistics yet: give --data, or run "
-                "`perennial run` first"
-            )
-        schema = _infer(config, statistics, fresh)
+        with quiet(Workspace(config.workspace).log_path(new_run_id())):
+            statistics = latest_artifact(config, "ExampleStatistics")
+            if statistics is None:
+                raise ConfigError(
+                    f"workspace {config.workspace} has no statistics yet: give --data, or run "
+                    "`perennial run` first"
+                )
+            schema = _infer(config, statistics, fresh)
     _write(candidate_path(config), _text(schema))
     print(f"{candidate_path(config)} is written; next: perennial schema review")
     return 0
@@ -64,8 +68,8 @@ def _infer(config: Config, statistics: Artifact, fresh: bool) -> schema_pb2.Sche
     from tfx.components.statistics_gen import stats_artifact_utils
     from tfx.types import artifact_utils
 
+    from components.image_schema_gen import inference
     from components.image_schema_gen.schema import class_counts
-    from components.image_schema_gen.schema import infer as infer_schema
 
     splits = [
         stats_artifact_utils.load_statistics(statistics, split).proto()
@@ -74,7 +78,7 @@ def _infer(config: Config, statistics: Artifact, fresh: bool) -> schema_pb2.Sche
     classes = {name for split in splits for name in class_counts(split)}
     committed = config.data.schema_file
     base = _read(committed) if committed and committed.exists() and not fresh else None
-    return infer_schema(splits, classes, base)
+    return inference.infer(splits, classes, base)
 
 
 def review(config: Config) -> int:
