@@ -14,7 +14,8 @@ LOGGER = logging.getLogger("perennial.progress")
 def report(event: str, **fields: object) -> None:
     """Emit `event` with JSON-able `fields`, carried on the record as `record.fields`.
 
-    Events: `step` (what, done, total or None, unit, and extras such as loss), `epoch` (epoch,
-    epochs, metrics) and `note` (text); a runner adds those of the run and its nodes.
+    Events: `step` (what, unit, total or None, extras such as loss, and either `done` so far or,
+    from workers that do not know of each other, `advance` since their last), `epoch` (epoch,
+    epochs, metrics) and `note` (text). A runner adds those of the run and its nodes.
     """
     LOGGER.info(event, extra={"fields": fields})

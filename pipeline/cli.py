@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import enum
+import gc
 import importlib.metadata
 import json
 import os
@@ -226,7 +227,11 @@ def version() -> None:
 
 def main() -> None:
     """The console command `perennial`."""
-    app()
+    try:
+        app()
+    finally:
+        # What TFX and TensorFlow made would take seconds to collect, and goes with the process.
+        gc.freeze()
 
 
 def _load(path: Path | None, flags: Mapping[str, object], settings: list[str] | None) -> Config:

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Collection
 from typing import Any
 
-from ml_metadata.proto import metadata_store_pb2
 from tensorflow_model_analysis.proto import config_pb2 as tfma
 from tfx.components.evaluator.component import Evaluator
 from tfx.components.trainer.component import Trainer
@@ -45,10 +44,7 @@ class Locations:
 
 
 def create_pipeline(
-    config: Config,
-    locations: Locations,
-    metadata_connection: metadata_store_pb2.ConnectionConfig,
-    only: Collection[str] | None = None,
+    config: Config, locations: Locations, only: Collection[str] | None = None
 ) -> Pipeline:
     """Wire the nodes, or `only` those with the given ids, which need no others. Nothing runs here.
 
@@ -167,7 +163,6 @@ def create_pipeline(
         pipeline_root=locations.pipeline_root,
         components=[node for node in nodes if only is None or node.id in only],
         enable_cache=True,
-        metadata_connection_config=metadata_connection,
         beam_pipeline_args=config.beam.pipeline_args,
     )
 

@@ -114,7 +114,7 @@ def build_pipeline(
         pipeline_root=str(workspace.artifacts),
         push_directory=str(config.push_directory),
     )
-    return create_pipeline(config, locations, workspace.connection(), only)
+    return create_pipeline(config, locations, only)
 
 
 def _data_root(config: Config, workspace: Workspace) -> Path:

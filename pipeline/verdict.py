@@ -76,7 +76,7 @@ def _reasons(result: validation_result_pb2.ValidationResult) -> list[str]:
 
 
 def _reason(failure: Any) -> str:
-    name = failure.metric_key.name
+    name = failure.metric_key.name.removeprefix("sparse_categorical_")
     value = failure.metric_value.double_value.value
     threshold = failure.metric_threshold
     if failure.metric_key.is_diff:

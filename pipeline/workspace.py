@@ -1,4 +1,4 @@
-"""The folder that holds everything runs make: metadata, artifacts, logs, data and served models."""
+"""The folder that holds everything runs make: metadata, artifacts, data, reports and logs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import shutil
 import socket
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, WorkspaceBusy
 
@@ -28,7 +28,7 @@ class Workspace:
     """Paths below one root, the lock that makes a run its only user, and recovery after a crash.
 
     metadata: SQLite file of ML Metadata. artifacts: the pipeline root of TFX. data: data sets that
-    were written or fetched. serving: pushed models.
+    were written or fetched. runs, logs: what each run reported, and what libraries said meanwhile.
     """
 
     def __init__(self, root: Path) -> None:
@@ -39,7 +39,6 @@ class Workspace:
         self.runs = self.root / "runs"
         self.logs = self.root / "logs"
         self.data = self.root / "data"
-        self.serving = self.root / "serving"
         self._locked = False
 
     def run_dir(self, run_id: str) -> Path:
@@ -64,15 +63,23 @@ class Workspace:
             WorkspaceBusy: another run holds it; names its process, host and start.
             ConfigError: the workspace cannot be written, or has lost its metadata.
         """
-        with self._open_lock_file() as file:
+        with contextlib.ExitStack() as stack:
+            lock_file = self.root / "run.lock"
             try:
+                self._prepare()
+                # Unbuffered: on a full disk nothing is left to be written, and to fail, at the end.
+                file = stack.enter_context(open(lock_file, "ab+", buffering=0))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.truncate(0)
+                file.write(json.dumps(_this_process()).encode())
             except BlockingIOError:
-                file.seek(0)
-                raise WorkspaceBusy(self._describe_holder(file.read())) from None
-            file.truncate(0)
-            json.dump(_this_process(), file)
-            file.flush()
+                raise WorkspaceBusy(self._describe_holder(lock_file.read_text())) from None
+            except OSError as error:
+                raise ConfigError(
+                    f"workspace {self.root} cannot be used: {error.strerror}: "
+                    f"{error.filename or lock_file}; put that right or choose another with "
+                    "--workspace"
+                ) from error
             self._locked = True
             try:
                 yield
@@ -128,25 +135,18 @@ class Workspace:
             for execution in abandoned
         ]
 
-    def _open_lock_file(self) -> TextIO:
-        try:
-            for folder in (self.root, self.artifacts, self.runs, self.logs, self.data):
-                folder.mkdir(parents=True, exist_ok=True)
-                _check_writable(folder)
-            if self.metadata.exists():
-                _check_writable(self.metadata)
-            elif any(self.artifacts.iterdir()):
-                # Execution ids would start over and new outputs mix with the old ones.
-                raise ConfigError(
-                    f"{self.metadata} is missing although {self.artifacts} holds its artifacts; "
-                    "put the file back, or remove the folder to start over"
-                )
-            return open(self.root / "run.lock", "a+", encoding="utf-8")
-        except OSError as error:
+    def _prepare(self) -> None:
+        for folder in (self.root, self.artifacts, self.runs, self.logs, self.data):
+            folder.mkdir(parents=True, exist_ok=True)
+            _check_writable(folder)
+        if self.metadata.exists():
+            _check_writable(self.metadata)
+        elif any(self.artifacts.iterdir()):
+            # Execution ids would start over and new outputs mix with the old ones.
             raise ConfigError(
-                f"workspace {self.root} cannot be used: {error.strerror}: {error.filename}; "
-                "make it writable or choose another with --workspace"
-            ) from error
+                f"{self.metadata} is missing although {self.artifacts} holds its artifacts; "
+                "put the file back, or remove the folder to start over"
+            )
 
     def _describe_holder(self, text: str) -> str:
         try:

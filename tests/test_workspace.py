@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import socket
@@ -110,6 +112,19 @@ def test_what_cannot_be_written_is_named(read_only: tuple[Workspace, Path]) -> N
         pass
     assert f"workspace {workspace.root} cannot be used: Permission denied: " in str(refused.value)
     assert str(target) in str(refused.value).split("denied: ")[1]
+
+
+@pytest.mark.parametrize("problem", [errno.ENOLCK, errno.ENOSPC])
+def test_what_the_file_system_cannot_do_is_explained(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, problem: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(problem, os.strerror(problem))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    expected = f"{os.strerror(problem)}: {workspace.root / 'run.lock'}; "
+    with pytest.raises(ConfigError, match=expected), workspace.lock():
+        pass
 
 
 def test_artifacts_without_their_metadata_are_not_mixed_with_new_ones(

@@ -62,6 +62,8 @@ def fit(
     pixels = train.images.map(lambda image, _: image)
     done = 0
     for phase in recipe.phases(config, model, pixels, epochs, steps):
+        # Variables that are made while a step is traced make TensorFlow trace it a second time.
+        phase.optimizer.build(model.trainable_variables)
         model.compile(
             phase.optimizer,
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),

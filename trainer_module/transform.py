@@ -41,7 +41,7 @@ def preprocessing_fn(
     policy = {name: custom_config[name] for name in RESIZE_POLICY}
 
     def pixels(encoded: tf.Tensor) -> tf.Tensor:
-        return encode_pixels(resize_image(decode_image(encoded), size, **policy))
+        return encode_pixels(load_image(encoded, size, **policy))
 
     return {
         IMAGE_KEY: tf.map_fn(pixels, _flat(inputs, features.IMAGE), fn_output_signature=tf.string),
@@ -60,8 +60,19 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
     return image
 
 
+def load_image(encoded: tf.Tensor, size: int, resize: str, **policy: Any) -> tf.Tensor:
+    """Decode, then resize: see `decode_image` and `resize_image`."""
+    return resize_image(decode_image(encoded), size, resize, **policy)
+
+
 def resize_image(
-    image: tf.Tensor, size: int, resize: str, *, antialias: bool, aspect: str, crop_fraction: float
+    image: tf.Tensor,
+    size: int,
+    resize: str,
+    *,
+    antialias: bool = True,
+    aspect: str = "squeeze",
+    crop_fraction: float = 1.0,
 ) -> tf.Tensor:
     """Bring uint8 [H, W, 3] to uint8 [size, size, 3].
 

@@ -77,12 +77,7 @@ def _samples(
     names = [(label, name) for label, rows in chosen.items() for name, _ in rows]
     encoded = [data for rows in chosen.values() for _, data in rows]
     before = tf.stack(
-        [
-            transform.resize_image(
-                transform.decode_image(data), config.transform.image_size, **policy
-            )
-            for data in encoded
-        ]
+        [transform.load_image(data, config.transform.image_size, **policy) for data in encoded]
     )
     after = _augmented(config, before, variants)
     rendered = [

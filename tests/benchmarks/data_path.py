@@ -61,13 +61,11 @@ def bare(root: Path, folder: Path) -> Measured:
     """Read, decode, resize and write each image, one after the other."""
     import tensorflow as tf
 
-    from trainer_module.transform import decode_image, resize_image
+    from trainer_module.transform import load_image
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
     def prepare(encoded: tf.Tensor) -> tf.Tensor:
-        return resize_image(
-            decode_image(encoded), SIZE, "area", antialias=True, aspect="squeeze", crop_fraction=1.0
-        )
+        return load_image(encoded, SIZE, "area")
 
     files = sorted(root.glob("*/*.jpg"))
     folder.mkdir()
@@ -105,13 +103,10 @@ def grown(source: Path, target: Path, copies: int) -> int:
 
 def measure(case: str, root: Path, folder: Path, cpus: int) -> Measured:
     """Run a case in a process of its own that may use `cpus` CPUs."""
+    command = [sys.executable, "-m", "tests.benchmarks.data_path", str(root), "--case", case]
+    command += ["--folder", str(folder), "--cpus", str(cpus)]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.data_path", str(root), "--case", case]
-        + f"--folder {folder} --cpus {cpus}".split(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        check=True,
-        text=True,
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True
     )
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from trainer_module.transform import decode_image, decode_pixels, encode_pixels, resize_image
+from trainer_module.transform import decode_pixels, encode_pixels, load_image
 
 SIZE = 160
 BYTES = tf.io.FixedLenFeature([], tf.string)
@@ -92,9 +92,7 @@ def report(root: Path) -> None:
     """Measure and print; ratios are to the first form, without compression."""
     files = sorted(root.glob("*/*.jpg"))
     prepare = tf.function(
-        lambda encoded: resize_image(
-            decode_image(encoded), SIZE, "area", antialias=True, aspect="squeeze", crop_fraction=1.0
-        ),
+        lambda encoded: load_image(encoded, SIZE, "area"),
         input_signature=[tf.TensorSpec([], tf.string)],
     )
     prepare(tf.constant(files[0].read_bytes()))
