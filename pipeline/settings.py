@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from components.image_example_validator.findings import OWN_TYPES, unmatched
 
+LOCAL_RUNNER = "FnApiRunner"
+_IMAGE = "--sdk_container_image"
 BUILT_IN_SOURCES = ("digits",)
 
 
@@ -242,10 +244,26 @@ class PushConfig(Section):
 
 
 class BeamConfig(Section):
-    """How Beam runs inside the data nodes."""
+    """How Beam runs inside ImageExampleGen, StatisticsGen, Transform and Evaluator.
+
+    To run their work elsewhere, name the runner and give its options; the DAG stays as it is. Data
+    and workspace must be on storage that the workers share, and `--sdk_container_image` names an
+    image with this project installed, since a worker imports its code:
+
+    - Flink: runner FlinkRunner, args --flink_master=HOST:8081, --parallelism=N,
+      --environment_type=DOCKER, --sdk_container_image=IMAGE.
+    - Spark: runner SparkRunner, args --spark_master_url=spark://HOST:7077,
+      --environment_type=DOCKER, --sdk_container_image=IMAGE.
+    - Dataflow: runner DataflowRunner, args --project=ID, --region=NAME,
+      --temp_location=gs://BUCKET/tmp, --sdk_container_image=IMAGE.
+    """
 
     # Named always: Beam's own choice of a runner may download a Go binary.
-    runner: str = Field(default="FnApiRunner", min_length=1, description="Name of Beam's runner.")
+    runner: str = Field(
+        default=LOCAL_RUNNER,
+        min_length=1,
+        description="Beam's runner: FnApiRunner here, FlinkRunner, SparkRunner or DataflowRunner.",
+    )
     args: Annotated[
         tuple[Annotated[str, AfterValidator(_beam_option)], ...], Field(strict=False)
     ] = Field(default=(), description="Further Beam options, each as `--option=value`.")
@@ -253,7 +271,12 @@ class BeamConfig(Section):
     @property
     def pipeline_args(self) -> list[str]:
         """The command-line arguments for Beam, runner included."""
-        return [f"--runner={self.runner}", *self.args]
+        args = [f"--runner={self.runner}", *self.args]
+        if self.runner == LOCAL_RUNNER and not any(arg.startswith(_IMAGE) for arg in args):
+            # Nothing reads it. Without it TFX packs itself up for remote workers in every Beam
+            # node, which takes seconds each time, and leaves the package in the temporary folder.
+            args.append(f"{_IMAGE}=none")
+        return args
 
 
 class Config(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,14 +18,15 @@ from pipeline.run import build_pipeline
 from pipeline.workspace import Workspace
 
 BEAM_NODES = {"ImageExampleGen", "StatisticsGen", "Transform", "Evaluator"}
+IMAGE = "--sdk_container_image=registry/perennial:1"
 # Runner, arguments, and where Beam must find one of their values.
 RUNNERS = {
     "FlinkRunner": (
-        ["--flink_master=flink:8081", "--parallelism=8", "--environment_type=DOCKER"],
+        ["--flink_master=flink:8081", "--parallelism=8", "--environment_type=DOCKER", IMAGE],
         (pipeline_options.FlinkRunnerOptions, "flink_master", "flink:8081"),
     ),
     "SparkRunner": (
-        ["--spark_master_url=spark://spark:7077", "--environment_type=DOCKER"],
+        ["--spark_master_url=spark://spark:7077", "--environment_type=DOCKER", IMAGE],
         (pipeline_options.SparkRunnerOptions, "spark_master_url", "spark://spark:7077"),
     ),
     "DataflowRunner": (
@@ -32,7 +34,7 @@ RUNNERS = {
             "--project=a-project",
             "--region=europe-west1",
             "--temp_location=gs://bucket/tmp",
-            "--sdk_container_image=registry/perennial:1",
+            IMAGE,
         ],
         (pipeline_options.GoogleCloudOptions, "project", "a-project"),
     ),
@@ -80,7 +82,7 @@ def test_the_data_nodes_run_on_a_job_service(two_classes: Path, tmp_path: Path) 
             "transform.image_size": 12,
             "train.hyperparameters.patch_size": 4,
             "beam.runner": "PortableRunner",
-            "beam.args": ["--job_endpoint=embed", "--environment_type=LOOPBACK"],
+            "beam.args": ["--job_endpoint=embed", "--environment_type=LOOPBACK", IMAGE],
         },
     ).config
     workspace = Workspace(config.workspace)
@@ -90,7 +92,15 @@ def test_the_data_nodes_run_on_a_job_service(two_classes: Path, tmp_path: Path) 
         result = local_runner.run(build_pipeline(config, workspace, nodes), workspace, "portable")
     assert {node.state for node in result.nodes} == {"complete"}
     (examples,) = result.nodes[-1].outputs["transformed_examples"]
-    assert sorted(path.name for path in Path(examples.uri).iterdir()) == [
-        "Split-eval",
-        "Split-train",
-    ]
+    for split in ("train", "eval"):
+        assert any(Path(examples.uri, f"Split-{split}").iterdir())
+
+
+def test_nothing_is_packed_up_for_workers_that_are_in_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components.image_transform.executor import Executor
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    Executor(Executor.Context(beam_pipeline_args=load().config.beam.pipeline_args))
+    assert list(tmp_path.iterdir()) == []
