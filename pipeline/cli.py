@@ -47,6 +47,14 @@ LogFormatOption = Annotated[
     LogFormat,
     typer.Option(help="auto: live on a terminal, else plain lines; json: one object a line."),
 ]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting, such as train.batch_size=32; can be repeated.",
+    ),
+]
 # Not a Path: that would take an empty string for the working directory.
 WorkspaceOption = Annotated[
     str | None,
@@ -64,7 +72,9 @@ def run(
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="digits|DIR", help="digits, or a folder with one folder of images per class."
+            metavar="digits|DIR|...",
+            help="digits, a folder with one folder of images per class, a manifest (.csv, .jsonl),"
+            " TFRecords, tfds:NAME; {SPAN} or {YYYY}-{MM}-{DD} in a path reads the latest.",
         ),
     ] = None,
     recipe: Annotated[
@@ -72,14 +82,7 @@ def run(
     ] = None,
     workspace: WorkspaceOption = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any setting, such as train.batch_size=32; can be repeated.",
-        ),
-    ] = None,
+    settings: SettingsOption = None,
     log_format: LogFormatOption = LogFormat.AUTO,
 ) -> None:
     """Train, evaluate and push a model; work done by earlier runs is not repeated."""
@@ -121,9 +124,7 @@ def show(
     output: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("samples.html"),
     per_class: Annotated[int, typer.Option(min=1, max=100, help="Images of each class.")] = 8,
     variants: Annotated[int, typer.Option(min=1, max=20, help="Augmented versions of each.")] = 2,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
-    ] = None,
+    settings: SettingsOption = None,
     log_format: LogFormatOption = LogFormat.AUTO,
 ) -> None:
     """Write a page with samples of every class, before and after the recipe's augmentation."""
@@ -136,6 +137,38 @@ def show(
         code = show_data(
             loaded, shown_as(log_format), output, per_class=per_class, variants=variants
         )
+    raise typer.Exit(code)
+
+
+@data_app.command(epilog=EPILOG)
+def check(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DIR]",
+            help="Folder of class folders, manifest, TFRecords, tfds:NAME or digits.",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    settings: SettingsOption = None,
+    quarantine: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the unusable inputs here, one JSON object a line."
+        ),
+    ] = None,
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Read every image as a run would, and account for each; nothing is trained or kept."""
+    with _reported(log_format):
+        from pipeline.config import load, parse_set
+
+        overrides = {} if source is None else {"data.source": source}
+        loaded = load(config, overrides | dict(map(parse_set, settings or [])))
+
+        from pipeline.commands.data import check as check_data
+
+        code = check_data(loaded.config.data, shown_as(log_format), quarantine)
     raise typer.Exit(code)
 
 
@@ -160,9 +193,7 @@ def infer(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Do not start from the committed schema.")
     ] = False,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
-    ] = None,
+    settings: SettingsOption = None,
     log_format: LogFormatOption = LogFormat.AUTO,
 ) -> None:
     """Write a candidate schema: the committed one, widened to what the data has."""

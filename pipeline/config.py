@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
+from components.image_example_gen import source_name
 from pipeline.errors import ConfigError, DataError
 from pipeline.settings import (
     BUILT_IN_SOURCES,
@@ -142,14 +143,20 @@ def check_paths(config: Config) -> None:
 
     Raises DataError where data.source cannot be read, ConfigError for any other path.
     """
+    check_data(config.data)
     if config.data.folder is not None:
-        _check_data_folder(config.data.folder)
         _check_outside("workspace", config.workspace, config.data.folder)
         _check_outside("push.directory", config.push_directory, config.data.folder)
     if config.data.schema_file is not None:
         _check_readable("data.schema_file", config.data.schema_file)
     if config.push.directory is not None:
         _check_writable("push.directory", config.push.directory)
+
+
+def check_data(data: DataConfig) -> None:
+    """Check that a local source is there. Raises DataError."""
+    if data.folder is not None:
+        _check_readable_data(data.folder, source_name.parse(data.source).kind)
 
 
 class _Layer(NamedTuple):
@@ -281,11 +288,15 @@ def _flat_items(
 
 
 def _anchored(value: object, field: FieldInfo, folder: Path | None) -> object:
-    if folder is None or not isinstance(value, str) or not value or value.startswith("~"):
+    if folder is None or not isinstance(value, str) or not value:
         return value
-    is_path = PATH in field.metadata
-    is_source = SOURCE in field.metadata and value not in BUILT_IN_SOURCES
-    return str(folder / value) if is_path or is_source else value
+    if SOURCE in field.metadata and (name := source_name.parse(value)).is_local:
+        return name._replace(location=_below(folder, name.location)).text
+    return _below(folder, value) if PATH in field.metadata else value
+
+
+def _below(folder: Path, path: str) -> str:
+    return path if path.startswith("~") else str(folder / path)
 
 
 def _unknown(key: str, value: object, section: type[BaseModel], root: type[Config]) -> str:
@@ -390,14 +401,17 @@ def _toml_string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _check_data_folder(folder: Path) -> None:
+def _check_readable_data(folder: Path, kind: str) -> None:
     where = f"data.source: folder {str(folder)!r}"
     try:
         os.scandir(folder).close()
     except FileNotFoundError:
         raise DataError(f"{where} does not exist") from None
     except NotADirectoryError:
-        raise DataError(f"{where} is a file; give a folder of class folders") from None
+        if not kind and not source_name.kind_of_file(str(folder)):
+            raise DataError(
+                f"{where} is a file; give a folder of class folders, a manifest or TFRecords"
+            ) from None
     except OSError as error:
         raise DataError(f"{where} cannot be read: {error.strerror}") from None
 

@@ -38,7 +38,6 @@ from pipeline.settings import Config
 class Locations:
     """Where a run reads and writes: paths or URIs."""
 
-    data_root: str
     pipeline_root: str
     push_directory: str
 
@@ -51,8 +50,9 @@ def create_pipeline(
     Raises OSError where a curated schema cannot be read.
     """
     example_gen = ImageExampleGen(
-        input_base=locations.data_root,
+        input_base=config.data.source,
         splits=config.data.splits,
+        options=config.data.options,
         code=fingerprint.of("components.image_example_gen.component"),
     ).with_id("ImageExampleGen")
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.image_example_gen import source_name
 from pipeline.config import check_paths, dump_toml
 from pipeline.console import Console
 from pipeline.errors import NotBlessed
@@ -110,21 +111,10 @@ def build_pipeline(
     from pipeline.dag import Locations, create_pipeline
 
     locations = Locations(
-        data_root=str(_data_root(config, workspace)),
         pipeline_root=str(workspace.artifacts),
         push_directory=str(config.push_directory),
     )
     return create_pipeline(config, locations, only)
-
-
-def _data_root(config: Config, workspace: Workspace) -> Path:
-    if config.data.folder is not None:
-        return config.data.folder
-    from components.image_example_gen.digits import write_digits
-
-    root = workspace.data / "digits"
-    write_digits(root)
-    return root
 
 
 def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
@@ -208,8 +198,8 @@ def _ran(outcome: Outcome) -> list[str]:
 def _next_command(outcome: Outcome, config: Config) -> str:
     if outcome.pushed is None:
         return "change the data or the settings above, such as --epochs, and run again"
-    if config.data.folder is None:
+    if config.data.source == source_name.DIGITS:
         return "perennial run --data DIR with a folder of your own class folders"
     workspace = shlex.quote(os.path.relpath(config.workspace))
-    data = shlex.quote(str(config.data.folder))
-    return f"add images and run again: perennial run --data {data} --workspace {workspace}"
+    source = shlex.quote(config.data.source)
+    return f"add images and run again: perennial run --data {source} --workspace {workspace}"

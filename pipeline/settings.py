@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from components.image_example_gen import source_name
+from components.image_example_gen.options import Options
 from components.image_example_validator.findings import OWN_TYPES, unmatched
 
 LOCAL_RUNNER = "FnApiRunner"
 _IMAGE = "--sdk_container_image"
-BUILT_IN_SOURCES = ("digits",)
+BUILT_IN_SOURCES = (source_name.DIGITS,)
 
 
 def is_unicode(text: str) -> bool:
@@ -39,7 +42,14 @@ def _absolute_path(value: object) -> object:
 
 
 def _absolute_source(value: object) -> object:
-    return value if value in BUILT_IN_SOURCES else str(_absolute_path(value))
+    if not isinstance(value, str):
+        return str(_absolute_path(value))
+    name = source_name.parse(value)
+    if name.is_local:
+        return name._replace(location=str(_absolute_path(name.location))).text
+    if not is_unicode(value):
+        raise ValueError("must be UTF-8")
+    return value
 
 
 def _beam_option(value: str) -> str:
@@ -73,7 +83,7 @@ class DataConfig(Section):
 
     source: Annotated[str, SOURCE] = Field(
         default="digits",
-        description="The built-in data set `digits`, or a folder of class folders.",
+        description="`digits`, a folder of class folders, a manifest, TFRecords or `tfds:NAME`.",
     )
     train: int = Field(
         default=80, ge=1, le=10_000, description="Share of images that train the model."
@@ -98,10 +108,52 @@ class DataConfig(Section):
         shares = {"train": self.train, "eval": self.eval, "test": self.test}
         return {name: share for name, share in shares.items() if share}
 
+    depth: int = Field(
+        default=1, ge=1, le=100, description="Level of the folder that names an image's class."
+    )
+    image_feature: str = Field(
+        default="", description="Feature of tf.Examples with the image; empty: the usual names."
+    )
+    label_feature: str = Field(
+        default="", description="Feature of tf.Examples with the class; empty: the usual names."
+    )
+    spans: int = Field(
+        default=1, ge=1, le=10_000, description="Number of latest spans to train on."
+    )
+    first_span: int | None = Field(
+        default=None, ge=0, description="Train on the spans from this one on, not on the latest."
+    )
+    last_span: int | None = Field(
+        default=None, ge=0, description="Train on the spans up to this one, not on the latest."
+    )
+    max_pixels: int = Field(
+        default=Options.max_pixels,
+        ge=1,
+        le=2**31 - 1,
+        description="Images of more pixels are quarantined.",
+    )
+    max_bad_fraction: float = Field(
+        default=Options.max_bad_fraction,
+        ge=0,
+        le=1,
+        description="Share of unusable files beyond which the run is stopped.",
+    )
+    group_near_duplicates: bool = Field(
+        default=Options.group_near_duplicates,
+        description="Put images that look the same into the same split.",
+    )
+
+    @property
+    def options(self) -> Options:
+        """What of this the ingest needs beside source and splits."""
+        names = [field.name for field in dataclasses.fields(Options)]
+        return Options(**{name: getattr(self, name) for name in names})
+
     @property
     def folder(self) -> Path | None:
-        """The folder of class folders, or None for a built-in data set."""
-        return None if self.source in BUILT_IN_SOURCES else Path(self.source)
+        """The local folder or file that is read, without spans; None for anything not local."""
+        name = source_name.parse(self.source)
+        return Path(source_name.fixed_part(name.location)) if name.is_local else None
 
 
 def _known_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:

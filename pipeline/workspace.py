@@ -1,4 +1,4 @@
-"""The folder that holds everything runs make: metadata, artifacts, data, reports and logs."""
+"""The folder that holds everything runs make: metadata, artifacts, reports and logs."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _RECENT_EXECUTIONS = 100
 class Workspace:
     """Paths below one root, the lock that makes a run its only user, and recovery after a crash.
 
-    metadata: SQLite file of ML Metadata. artifacts: the pipeline root of TFX. data: data sets that
-    were written or fetched. runs, logs: what each run reported, and what libraries said meanwhile.
+    metadata: SQLite file of ML Metadata. artifacts: the pipeline root of TFX. runs, logs: what each
+    run reported, and what libraries said meanwhile.
     """
 
     def __init__(self, root: Path) -> None:
@@ -38,7 +38,6 @@ class Workspace:
         self.artifacts = self.root / "artifacts"
         self.runs = self.root / "runs"
         self.logs = self.root / "logs"
-        self.data = self.root / "data"
         self._locked = False
 
     def run_dir(self, run_id: str) -> Path:
@@ -136,7 +135,7 @@ class Workspace:
         ]
 
     def _prepare(self) -> None:
-        for folder in (self.root, self.artifacts, self.runs, self.logs, self.data):
+        for folder in (self.root, self.artifacts, self.runs, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
             _check_writable(folder)
         if self.metadata.exists():

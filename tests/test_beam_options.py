@@ -45,9 +45,7 @@ RUNNERS = {
 def test_options_reach_every_beam_node(runner: str, tmp_path: Path) -> None:
     args, (view, option, value) = RUNNERS[runner]
     config = load(None, {"beam.runner": runner, "beam.args": args}).config
-    locations = dag.Locations(
-        data_root=str(tmp_path), pipeline_root=str(tmp_path), push_directory=str(tmp_path)
-    )
+    locations = dag.Locations(pipeline_root=str(tmp_path), push_directory=str(tmp_path))
     ir = compiler.Compiler().compile(dag.create_pipeline(config, locations))
     deployment = runner_utils.extract_local_deployment_config(ir)
     specs = {
@@ -86,8 +84,14 @@ def test_the_data_nodes_run_on_a_job_service(two_classes: Path, tmp_path: Path) 
         },
     ).config
     workspace = Workspace(config.workspace)
-    nodes = ("ImageExampleGen", "StatisticsGen", "PreviousStatistics", "SchemaGen")
-    nodes += ("ExampleValidator", "Transform")
+    nodes = (
+        "ImageExampleGen",
+        "StatisticsGen",
+        "PreviousStatistics",
+        "SchemaGen",
+        "ExampleValidator",
+        "Transform",
+    )
     with workspace.lock():
         result = local_runner.run(build_pipeline(config, workspace, nodes), workspace, "portable")
     assert {node.state for node in result.nodes} == {"complete"}

@@ -415,26 +415,30 @@ class TestMain:
         assert [bootstrap.main(), bootstrap.main()] == [0, 0]
         assert len(builds) == 1
 
+    @pytest.mark.parametrize("step", ["shutil.rmtree", "_call"])
     @pytest.mark.parametrize(
-        "failure", [BootstrapError("it broke", "mend it"), KeyboardInterrupt()]
+        ("failure", "status"),
+        [(BootstrapError("it broke", "mend it"), 1), (KeyboardInterrupt(), 130)],
     )
     def test_a_build_that_did_not_end_is_started_over(
         self,
         project: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
+        step: str,
         failure: BaseException,
+        status: int,
     ) -> None:
         bootstrap.VENV.mkdir()
         bootstrap.READY.write_text("of an earlier build")
 
-        def call(*args: object, **keywords: object) -> str:
+        def fail(*args: object, **keywords: object) -> str:
             raise failure
 
         with monkeypatch.context() as patch:
-            patch.setattr(bootstrap, "_call", call)
+            patch.setattr(f"pipeline.bootstrap.{step}", fail)
             patch.setattr(bootstrap, "check_space", lambda folder: None)
-            assert bootstrap.main() == (130 if isinstance(failure, KeyboardInterrupt) else 1)
+            assert bootstrap.main() == status
         assert not bootstrap.READY.exists()
         assert len(capsys.readouterr().err.splitlines()) == 1
         builds = _count_builds(monkeypatch)
@@ -485,7 +489,7 @@ class TestMain:
         assert capfd.readouterr().err == "noise\n"
 
     def test_a_module_that_fails_is_named_rather_than_python(self) -> None:
-        with pytest.raises(BootstrapError, match="^no_such_module failed with exit code 1"):
+        with pytest.raises(BootstrapError, match=r"^no_such_module failed with exit code 1"):
             bootstrap._call([sys.executable, "-m", "no_such_module"], "none")
 
     def test_a_program_that_is_not_installed_is_named(self) -> None:

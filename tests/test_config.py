@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from components.image_example_gen.options import Options
 from pipeline import config as config_module
 from pipeline.config import PRESETS, check_paths, config_class, dump_toml, load, parse_set
 from pipeline.errors import ConfigError, DataError
@@ -170,6 +171,34 @@ class TestPaths:
         assert config.data.folder == tmp_path / "photos"
         assert config.workspace == tmp_path / "workspace"
         assert config.push_directory == tmp_path / "workspace" / "serving" / "perennial"
+
+    @pytest.mark.parametrize(
+        ("source", "expected"),
+        [
+            ("gs://bucket/photos", "gs://bucket/photos"),
+            ("tfds:cifar10", "tfds:cifar10"),
+            ("tfrecord:s3://b/x", "tfrecord:s3://b/x"),
+            ("manifest:list.txt", "manifest:{folder}/list.txt"),
+            ("photos/{SPAN}", "{folder}/photos/{SPAN}"),
+        ],
+    )
+    def test_only_what_is_a_path_in_a_source_is_made_absolute(
+        self, tmp_path: Path, source: str, expected: str
+    ) -> None:
+        file = write(tmp_path / "run.toml", f"data.source = '{source}'")
+        assert load(file).config.data.source == expected.replace("{folder}", str(tmp_path))
+
+    def test_the_folder_of_spans_is_what_is_above_them(self, tmp_path: Path) -> None:
+        source = f"{tmp_path}/photos/v{{SPAN}}/x"
+        assert load(None, {"data.source": source}).config.data.folder == tmp_path / "photos"
+
+    def test_what_ingest_is_told_follows_from_the_settings(self) -> None:
+        data = load(
+            None, {"data.depth": 2, "data.spans": 3, "data.max_bad_fraction": 0.5}
+        ).config.data
+        assert (data.options.depth, data.options.spans) == (2, 3)
+        assert data.options.max_bad_fraction == 0.5
+        assert load(None, {}).config.data.options == Options()
 
     def test_a_tilde_is_the_home_folder_also_in_a_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -434,7 +463,12 @@ class TestDump:
         again, origins_again = load(file)
         assert values(again) == values(config)
         unset = {key for key, origin in origins_again.items() if origin == "default"}
-        assert unset <= {"data.schema_file", "push.directory"}
+        assert unset <= {
+            "data.schema_file",
+            "data.first_span",
+            "data.last_span",
+            "push.directory",
+        }
 
     def test_every_line_names_its_origin(self, tmp_path: Path) -> None:
         file = write(tmp_path / "two\nlines.toml", "train.batch_size = 7")
@@ -468,6 +502,21 @@ class TestCheckPaths:
         file = write(tmp_path / "photos.zip", "")
         with pytest.raises(DataError, match="is a file; give a folder of class folders"):
             self.check(tmp_path, data__source=str(file))
+
+    @pytest.mark.parametrize(
+        "name", ["list.csv", "list.jsonl", "pets-train.tfrecord-00000-of-00001"]
+    )
+    def test_a_manifest_and_records_are_files(self, tmp_path: Path, name: str) -> None:
+        self.check(tmp_path, data__source=str(write(tmp_path / name, "")))
+
+    def test_a_file_of_any_name_where_its_kind_is_said(self, tmp_path: Path) -> None:
+        file = write(tmp_path / "list.txt", "")
+        self.check(tmp_path, data__source=f"manifest:{file}")
+
+    def test_the_folder_of_spans_must_be_there(self, tmp_path: Path) -> None:
+        self.check(tmp_path, data__source=f"{tmp_path}/{{YYYY}}-{{MM}}-{{DD}}", workspace="/tmp/x")
+        with pytest.raises(DataError, match="does not exist"):
+            self.check(tmp_path, data__source=f"{tmp_path}/photos/{{SPAN}}")
 
     def test_an_unreadable_folder_is_bad_data(self, tmp_path: Path) -> None:
         photos = tmp_path / "photos"

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_transform as tft
 from PIL import Image
 
 from components import features
@@ -140,7 +141,7 @@ def test_training_evaluation_and_serving_see_bit_equal_pixels_of_every_kind_of_f
             ).images.as_numpy_iterator()
         ]
     )
-    output = executor.tft.TFTransformOutput(graph.uri)
+    output = tft.TFTransformOutput(graph.uri)
     served = transform.prepare(output, size, encoded).numpy()
     wrong = [name for name, a, b in zip(names, stored, served, strict=True) if (a != b).any()]
     assert wrong == []

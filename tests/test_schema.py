@@ -17,14 +17,33 @@ from components.image_schema_gen.inference import infer
 from components.image_schema_gen.schema import class_names, counted, read_schema
 
 
-def statistics(labels: list[str], width: int = 8) -> statistics_pb2.DatasetFeatureStatisticsList:
+def statistics(
+    labels: list[str],
+    width: int = 8,
+    image_format: str = "png",
+    normalized: str = "none",
+    span: int = 0,
+) -> statistics_pb2.DatasetFeatureStatisticsList:
     """Statistics of one image for each of `labels`."""
     import pandas as pd
 
-    values: dict[str, object] = dict.fromkeys(features.STATISTICS, 8)
-    values |= {features.FORMAT: "png", features.CHANNELS: 1, features.WIDTH: width}
-    values[features.LABEL_TEXT] = labels
-    return tfdv.generate_statistics_from_dataframe(pd.DataFrame(values))
+    frame = pd.DataFrame(
+        {
+            features.LABEL_TEXT: labels,
+            features.LABEL: range(len(labels)),
+            features.HEIGHT: 8,
+            features.WIDTH: width,
+            features.ASPECT: width / 8,
+            features.CHANNELS: 1,
+            features.MEAN: 100.5,
+            features.CONTRAST: 20.5,
+            features.FORMAT: image_format,
+            features.BYTES: 100,
+            features.NORMALIZED: normalized,
+            features.SPAN: span,
+        }
+    )
+    return tfdv.generate_statistics_from_dataframe(frame)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +88,12 @@ def test_a_schema_that_is_built_upon_keeps_its_class_ids_and_its_rules(
     assert len(names) == len(set(names))
     (width,) = (feature for feature in widened.feature if feature.name == features.WIDTH)
     assert width.int_domain.max == 100
+
+
+def test_other_kinds_of_file_and_later_spans_are_no_anomaly(schema: schema_pb2.Schema) -> None:
+    later = statistics(["a", "z"], image_format="jpeg", normalized="orientation", span=9)
+    anomalies = tfdv.validate_statistics(later, counted(schema))
+    assert dict(anomalies.anomaly_info) == {}
 
 
 class TestCuratedFile:

@@ -94,7 +94,7 @@ class TestReading:
     def test_reads_again_what_does_not_fit_in_memory(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=64))
+        monkeypatch.setattr(input_pipeline, "_capacity", lambda image_size: 1)
         path = write(tmp_path / "split", [0, 1])
         split = read(path)
         assert len(list(split.images)) == 2
@@ -108,6 +108,11 @@ class TestReading:
         assert len(list(split.images)) == 2
         path.unlink()
         assert len(list(split.images)) == 2
+
+    def test_another_image_size_than_transform_s_is_refused(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "split", [0, 1], size=4)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="reshape"):
+            list(read(path).images)
 
     def test_an_empty_split_is_bad_data(self, tmp_path: Path) -> None:
         with pytest.raises(BadDataError, match="the evaluation split has no images; add"):

@@ -38,7 +38,6 @@ def test_the_lock_makes_the_folders(workspace: Workspace) -> None:
         assert workspace.artifacts.is_dir()
         assert workspace.log_path("1").parent.is_dir()
         assert workspace.run_dir("1").parent.is_dir()
-        assert workspace.data.is_dir()
 
 
 def test_a_second_holder_is_told_who_the_first_is(workspace: Workspace) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import psutil
 import tensorflow as tf
 
 from components.errors import BadDataError
@@ -65,10 +65,10 @@ def read(
             },
         )
         pixels = transform.decode_pixels(example[transform.IMAGE_KEY], image_size)
-        return pixels[0], example[transform.LABEL_KEY]
+        return pixels, example[transform.LABEL_KEY]
 
     images = records.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    if counts.sum() * image_size**2 * 3 <= psutil.virtual_memory().total / 4:
+    if counts.sum() <= _capacity(image_size):
         images = images.cache()
     # Keras warns of every dataset whose length it does not know.
     return Split(images.apply(tf.data.experimental.assert_cardinality(counts.sum())), counts)
@@ -94,10 +94,12 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Endless batches, every image once an epoch, ordered and augmented by `seed`.
 
-    The last batch of an epoch holds what is left.
+    The last batch of an epoch holds what is left. Data beyond a quarter of memory is shuffled
+    within a window of that size.
     """
-    # An image is 150 kB at 224 px: 10,000 of them are the most that should wait in the shuffle.
-    batches = split.images.shuffle(min(split.size, 10_000), seed=seed).batch(batch_size).repeat()
+    image, _ = split.images.element_spec
+    buffer = max(min(split.size, _capacity(image.shape[0])), 1)
+    batches = split.images.shuffle(buffer, seed=seed).batch(batch_size).repeat()
     if augment:
         batches = batches.enumerate().map(
             lambda step, batch: augment(
@@ -112,6 +114,12 @@ def training_batches(
 def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
     """Every image once, unchanged and in order."""
     return split.images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def _capacity(image_size: int) -> int:
+    """How many decoded images a quarter of the machine's memory holds."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return memory // 4 // (image_size**2 * 3)
 
 
 def _count(records: tf.data.Dataset, classes: Sequence[str], split: str) -> np.ndarray:

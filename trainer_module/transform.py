@@ -123,8 +123,9 @@ def encode_pixels(image: tf.Tensor) -> tf.Tensor:
 
 
 def decode_pixels(pixels: tf.Tensor, size: int) -> tf.Tensor:
-    """Undo `encode_pixels` for a batch: string [N] to uint8 [N, size, size, 3]."""
-    return tf.reshape(tf.io.decode_raw(pixels, tf.uint8), [-1, size, size, 3])
+    """Undo `encode_pixels`: string [...] to uint8 [..., size, size, 3]. Fails for another size."""
+    shape = tf.concat([tf.shape(pixels), [size, size, 3]], axis=0)
+    return tf.reshape(tf.io.decode_raw(pixels, tf.uint8), shape)
 
 
 def prepare(

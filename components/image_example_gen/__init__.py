@@ -1,1 +1,1 @@
-"""ImageExampleGen: class folders become TFRecords of encoded images, split by content."""
+"""ImageExampleGen: labelled images become TFRecords of encoded images, split by content."""

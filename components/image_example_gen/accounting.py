@@ -5,35 +5,91 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from components.errors import BadDataError
 
 FILE_NAME = "accounting.json"
+QUARANTINE = "quarantine.jsonl"
+DUPLICATES = "duplicates.jsonl"
+NEAR_DUPLICATES = "near_duplicates.jsonl"
+
+MAX_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Accounting:
-    """Sorted class names, and the number of examples by split and class name."""
+    """What became of every input.
+
+    Attributes:
+      classes: sorted class names; a label id is a position in it.
+      splits: number of examples by split and class name.
+      inputs: number of inputs: examples + duplicates + those quarantined.
+      duplicates: inputs with the bytes of an example, which count once.
+      quarantined: number of unusable inputs by kind of problem.
+      ignored: number of files that are no inputs, by reason.
+      normalized: number of examples by what was changed in them.
+      spans: numbers of the spans that were read.
+      near_duplicates: pairs of examples that look the same: "pairs", and of them "across_splits"
+        and "across_classes", which suggests a wrong label.
+      findings: what a person should look at, one line each.
+    """
 
     classes: list[str]
     splits: dict[str, dict[str, int]]
+    inputs: int = 0
+    duplicates: int = 0
+    quarantined: dict[str, int] = dataclasses.field(default_factory=dict)
+    ignored: dict[str, int] = dataclasses.field(default_factory=dict)
+    normalized: dict[str, int] = dataclasses.field(default_factory=dict)
+    spans: list[int] = dataclasses.field(default_factory=list)
+    near_duplicates: dict[str, int] = dataclasses.field(default_factory=dict)
+    findings: list[str] = dataclasses.field(default_factory=list)
 
     def examples(self, split: str) -> int:
         return sum(self.splits.get(split, {}).values())
 
-    def check_splits(self, names: list[str], root: str) -> None:
+    @property
+    def all_examples(self) -> int:
+        return sum(map(self.examples, self.splits))
+
+    @property
+    def all_quarantined(self) -> int:
+        return sum(self.quarantined.values())
+
+    @property
+    def balance(self) -> str:
+        """The sum that has to be right, as a sentence."""
+        ignored = f"; {sum(self.ignored.values()):,} other files ignored" if self.ignored else ""
+        return (
+            f"{self.inputs:,} inputs = {self.all_examples:,} examples + {self.duplicates:,} "
+            f"duplicates + {self.all_quarantined:,} quarantined{ignored}"
+        )
+
+    def check_balance(self) -> None:
+        """Raise RuntimeError where an input is not accounted for."""
+        if self.inputs != self.all_examples + self.duplicates + self.all_quarantined:
+            raise RuntimeError(f"an input is not accounted for: {self.balance}")
+
+    def check_splits(self, names: Iterable[str], root: str) -> None:
         """Raise BadDataError where a class is missing from one of the splits."""
         for split in names:
             missing = [name for name in self.classes if name not in self.splits.get(split, {})]
             if missing:
-                shown = ", ".join(repr(name) for name in missing[:5])
-                more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
                 raise BadDataError(
-                    f"{root}: the {split} split has no image of {shown}{more}; add images of "
-                    f"these classes or raise data.{split}"
+                    f"{root}: the {split} split has no image of {shortened(map(repr, missing))}; "
+                    f"add images of these classes or raise data.{split}"
                 )
+
+
+def shortened(lines: Iterable[str], joiner: str = ", ", limit: int = MAX_NAMED) -> str:
+    """The first few lines, and how many more there are."""
+    found = list(lines)
+    more = f" and {len(found) - limit:,} more" if len(found) > limit else ""
+    return joiner.join(found[:limit]) + more
 
 
 def write_accounting(accounting: Accounting, examples_uri: str) -> None:
@@ -46,3 +102,10 @@ def read_accounting(examples_uri: str) -> Accounting:
     """Read the record of an Examples artifact."""
     with tf.io.gfile.GFile(os.path.join(examples_uri, FILE_NAME)) as file:
         return Accounting(**json.loads(file.read()))
+
+
+def write_lines(rows: Sequence[Mapping[str, Any]], path: str) -> None:
+    """Write JSON lines."""
+    with tf.io.gfile.GFile(path, "w") as file:
+        for row in rows:
+            file.write(json.dumps(row) + "\n")

@@ -10,6 +10,7 @@ from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import component_spec, standard_artifacts, standard_component_specs
 
 from components.image_example_gen import driver, executor
+from components.image_example_gen.options import Options
 
 
 class ImageExampleGenSpec(component_spec.ComponentSpec):
@@ -18,6 +19,7 @@ class ImageExampleGenSpec(component_spec.ComponentSpec):
     PARAMETERS = {
         standard_component_specs.INPUT_BASE_KEY: component_spec.ExecutionParameter(type=str),
         executor.SPLITS_KEY: component_spec.ExecutionParameter(type=str),
+        executor.OPTIONS_KEY: component_spec.ExecutionParameter(type=str),
         "code": component_spec.ExecutionParameter(type=str),
     }
     INPUTS: dict[str, component_spec.ChannelParameter] = {}
@@ -29,24 +31,33 @@ class ImageExampleGenSpec(component_spec.ComponentSpec):
 
 
 class ImageExampleGen(base_beam_component.BaseBeamComponent):
-    """Ingests a folder of class folders.
+    """Ingests labelled images from any of the sources in `sources`.
 
     Output `examples` holds uncompressed TFRecords of tf.Examples with the features named in
-    `components.features`, one split per entry of `splits`, and `accounting.json`.
+    `components.features`, a split for each entry of `splits` and for each that the source names;
+    `accounting.json`, and the lists `quarantine.jsonl`, `duplicates.jsonl` and
+    `near_duplicates.jsonl`.
     """
 
     SPEC_CLASS = ImageExampleGenSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
     DRIVER_CLASS = driver.Driver
 
-    def __init__(self, input_base: str, splits: Mapping[str, int], code: str) -> None:
+    def __init__(
+        self,
+        input_base: str,
+        splits: Mapping[str, int],
+        code: str,
+        options: Options | None = None,
+    ) -> None:
         """Construct the component.
 
         Args:
-          input_base: the data root.
+          input_base: the source: see `source_name`.
           splits: split name to its share, a positive number of hash buckets. An image's split
-            follows from its content alone.
+            follows from its content alone, unless the source names it.
           code: fingerprint of the executor's source, so that a change of it misses the cache.
+          options: how the source is read, and what is refused.
         """
         if not splits or any(share < 1 for share in splits.values()):
             raise ValueError(f"every split needs at least one hash bucket, got {dict(splits)}")
@@ -54,6 +65,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
             spec=ImageExampleGenSpec(
                 input_base=input_base,
                 splits=json.dumps(dict(splits)),
+                options=(options or Options()).to_json(),
                 code=code,
                 examples=types.Channel(type=standard_artifacts.Examples),
             )

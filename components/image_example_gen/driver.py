@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+import json
 
 from tfx.components.example_gen import utils
 from tfx.dsl.components.base import base_driver
@@ -13,12 +13,15 @@ from tfx.orchestration.portable import data_types
 from tfx.proto.orchestration import driver_output_pb2
 from tfx.types import standard_component_specs
 
-from components.image_example_gen import folder
+from components.image_example_gen.dataset import fingerprint, list_data
+from components.image_example_gen.executor import OPTIONS_KEY, SPANS_KEY
+from components.image_example_gen.options import Options
 
 
 # Only the portable driver runs; components must name a class that is the older kind as well.
 class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):
-    """Adds the data's content fingerprint to the execution, which makes it part of the cache key.
+    """Adds the data's spans and content fingerprint to the execution, which makes them part of the
+    cache key.
 
     TFX's own file-based driver fingerprints count, size and modification time, and so misses an
     image that moved to another class while it sees news in a `touch`.
@@ -29,19 +32,22 @@ class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):
         portable_base_driver.BaseDriver.__init__(self, metadata_handle)
 
     def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
-        root = Path(execution_info.exec_properties[standard_component_specs.INPUT_BASE_KEY])
-        fingerprint = folder.content_fingerprint(root, folder.list_images(root))
+        properties = execution_info.exec_properties
+        options = Options.from_json(properties[OPTIONS_KEY])
+        data = list_data(properties[standard_component_specs.INPUT_BASE_KEY], options)
+        digest = fingerprint(data)
 
         output = driver_output_pb2.DriverOutput()
-        for key, value in execution_info.exec_properties.items():
+        added = {utils.FINGERPRINT_PROPERTY_NAME: digest, SPANS_KEY: json.dumps(data.spans)}
+        for key, value in {**properties, **added}.items():
             if value is not None:
                 data_types_utils.set_metadata_value(output.exec_properties[key], value)
-        data_types_utils.set_metadata_value(
-            output.exec_properties[utils.FINGERPRINT_PROPERTY_NAME], fingerprint
-        )
         (examples,) = execution_info.output_dict[standard_component_specs.EXAMPLES_KEY]
         artifact = copy.deepcopy(examples.mlmd_artifact)
-        artifact.custom_properties[utils.FINGERPRINT_PROPERTY_NAME].string_value = fingerprint
-        artifact.custom_properties[utils.SPAN_PROPERTY_NAME].int_value = 0
+        artifact.custom_properties[utils.FINGERPRINT_PROPERTY_NAME].string_value = digest
+        latest = data.spans[-1]
+        artifact.custom_properties[utils.SPAN_PROPERTY_NAME].int_value = latest.number
+        if latest.version is not None:
+            artifact.custom_properties[utils.VERSION_PROPERTY_NAME].int_value = latest.version
         output.output_artifacts[standard_component_specs.EXAMPLES_KEY].artifacts.append(artifact)
         return output

@@ -1,146 +1,46 @@
-"""Reads, verifies and splits the images, and writes each once, as it is, into a TFRecord."""
+"""Runs the ingest as a Beam pipeline. Image bytes cross no stage: a unit is read, decoded and
+written in one, and only what is known of its images leaves it.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import io
 import json
-import math
 import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
 import tensorflow as tf
-from PIL import Image, UnidentifiedImageError
 from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_component_specs
 
-from components import features
-from components.errors import BadDataError
-from components.image_example_gen import folder
-from components.image_example_gen.accounting import Accounting, read_accounting, write_accounting
+from components.image_example_gen import writing
+from components.image_example_gen.dataset import list_data
+from components.image_example_gen.ingest import ingest, split_names
+from components.image_example_gen.inputs import Problem
+from components.image_example_gen.options import Options
+from components.image_example_gen.spans import Span
+from components.image_example_gen.writing import Facts, Outcome, Work
 from components.progress import report
 
 SPLITS_KEY = "splits"
+OPTIONS_KEY = "options"
+SPANS_KEY = "resolved_spans"  # added by the driver
 
-# A chunk becomes one shard per split, of about the size that TensorFlow's data guide recommends.
-CHUNK_BYTES = 128 * 2**20
-MIN_CHUNKS = 2  # keeps a second worker busy on small sets
-PROGRESS_EVERY = 200  # images
-
-
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-    """A run of files that one worker writes, each with the label id of its class."""
-
-    index: int
-    total: int
-    files: tuple[tuple[folder.SourceFile, int], ...]
+_OUTCOMES = "outcomes.json"
 
 
-def split_of(sha256: str, buckets: Mapping[str, int]) -> str:
-    """The split that content belongs to, whatever its name and whatever else is in the data set.
+class _Write(beam.DoFn):
+    """Yields a unit's index and its outcomes."""
 
-    Args:
-      sha256: hex digest of the file's bytes.
-      buckets: split name to its share, a positive number of hash buckets.
-    """
-    position = int(sha256, 16) % sum(buckets.values())
-    for name, share in buckets.items():
-        if position < share:
-            return name
-        position -= share
-    raise ValueError(f"no buckets: {dict(buckets)}")
-
-
-def to_example(data: bytes, file: folder.SourceFile, label_id: int) -> tf.train.Example:
-    """A tf.Example with the scalars named in `components.features`.
-
-    The image is decoded completely, so that a truncated file is found here and not in training.
-    Raises BadDataError naming the file.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            image_format = (image.format or "").lower()
-            width, height = image.size
-            channels = len(image.getbands())
-            if image.mode == "P":
-                channels = 4 if "transparency" in image.info else 3
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise BadDataError(
-            f"{file.name}: not a readable image ({error}); replace or remove the file"
-        ) from error
-    if f".{image_format}" not in folder.EXTENSIONS:
-        raise BadDataError(
-            f"{file.name}: the content is {image_format}, which is not supported; convert the "
-            "file to JPEG or PNG"
-        )
-    values: dict[str, bytes | str | int] = {
-        features.IMAGE: data,
-        features.LABEL_TEXT: file.label,
-        features.LABEL: label_id,
-        features.HEIGHT: height,
-        features.WIDTH: width,
-        features.CHANNELS: channels,
-        features.FORMAT: image_format,
-        features.BYTES: len(data),
-        features.SHA256: hashlib.sha256(data).hexdigest(),
-        features.FILENAME: file.name,
-    }
-    return tf.train.Example(
-        features=tf.train.Features(feature={k: _feature(v) for k, v in values.items()})
-    )
-
-
-def _feature(value: bytes | str | int) -> tf.train.Feature:
-    if isinstance(value, int):
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-    data = value.encode() if isinstance(value, str) else value
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
-
-
-class _WriteChunk(beam.DoFn):
-    """Writes a chunk's examples straight to their shards: image bytes cross no Beam stage."""
-
-    def __init__(self, root: str, output: str, buckets: dict[str, int], images: int) -> None:
-        self._root = Path(root)
-        self._output = output
-        self._buckets = buckets
+    def __init__(self, max_pixels: int, images: int, output: str) -> None:
+        self._max_pixels = max_pixels
         self._images = images
+        self._output = output
 
-    def process(self, chunk: Chunk) -> Iterator[tuple[str, str]]:
-        """Yields (split, class name) for each example written."""
-        writers: dict[str, tf.io.TFRecordWriter] = {}
-        unreported = 0
-        try:
-            for file, label_id in chunk.files:
-                example = to_example(folder.read(self._root, file), file, label_id)
-                digest = example.features.feature[features.SHA256].bytes_list.value[0].decode()
-                split = split_of(digest, self._buckets)
-                if split not in writers:
-                    writers[split] = tf.io.TFRecordWriter(self._shard(split, chunk))
-                writers[split].write(example.SerializeToString(deterministic=True))
-                unreported += 1
-                if unreported == PROGRESS_EVERY:
-                    self._report(unreported)
-                    unreported = 0
-                yield split, file.label
-        finally:
-            for writer in writers.values():
-                writer.close()
-        self._report(unreported)
-
-    def _report(self, images: int) -> None:
-        report("step", what="ingest", advance=images, total=self._images, unit="images")
-
-    def _shard(self, split: str, chunk: Chunk) -> str:
-        name = f"data_tfrecord-{chunk.index:05d}-of-{chunk.total:05d}"
-        return os.path.join(self._output, f"Split-{split}", name)
+    def process(self, work: Work) -> Iterator[tuple[int, list[Outcome]]]:
+        yield work.index, writing.write(work, self._max_pixels, self._images, self._output)
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -152,49 +52,69 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Write `Split-<name>/data_tfrecord-*` and `accounting.json`.
+        """Write `Split-<name>/data_tfrecord-*`, `accounting.json` and the lists that go with it.
 
         Raises BadDataError where the data cannot be trained on.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
-        root = exec_properties[standard_component_specs.INPUT_BASE_KEY]
-        buckets: dict[str, int] = json.loads(exec_properties[SPLITS_KEY])
+        source = exec_properties[standard_component_specs.INPUT_BASE_KEY]
+        shares: dict[str, int] = json.loads(exec_properties[SPLITS_KEY])
+        options = Options.from_json(exec_properties[OPTIONS_KEY])
         examples = artifact_utils.get_single_instance(
             output_dict[standard_component_specs.EXAMPLES_KEY]
         )
-        examples.split_names = artifact_utils.encode_split_names(list(buckets))
-        for split in buckets:
-            tf.io.gfile.makedirs(artifact_utils.get_split_uri([examples], split))
 
-        files = folder.list_images(Path(root))
-        with self._make_beam_pipeline() as pipeline:
-            _ = (
-                pipeline
-                | "Chunks" >> beam.Create(chunks(Path(root), files), reshuffle=True)
-                | "Write" >> beam.ParDo(_WriteChunk(root, examples.uri, buckets, len(files)))
-                | "Count" >> beam.combiners.Count.PerElement()
-                | "Collect" >> beam.combiners.ToList()
-                | "Account" >> beam.Map(_account, examples.uri, folder.class_names(files))
-            )
-        read_accounting(examples.uri).check_splits(list(buckets), root)
+        def work(pieces: Sequence[Work], images: int) -> Mapping[int, list[Outcome]]:
+            targets = [target for piece in pieces for target in piece.targets if target]
+            for split in {*shares, *(target.split for target in targets)}:
+                tf.io.gfile.makedirs(os.path.join(examples.uri, f"Split-{split}"))
+            path = os.path.join(examples.uri, _OUTCOMES)
+            with self._make_beam_pipeline() as pipeline:
+                _ = (
+                    pipeline
+                    | "Units" >> beam.Create(pieces, reshuffle=True)
+                    | "Write" >> beam.ParDo(_Write(options.max_pixels, images, examples.uri))
+                    | "Collect" >> beam.combiners.ToList()
+                    | "Keep" >> beam.Map(_save, path)
+                )
+            return _load(path)
+
+        data = list_data(source, options, _resolved(exec_properties))
+        result = ingest(data, shares, options, work, examples.uri)
+        result.write(examples.uri)
+        names = split_names(shares, result.accounting)
+        examples.split_names = artifact_utils.encode_split_names(names)
+        report("note", text=result.accounting.balance)
+        for finding in result.accounting.findings:
+            report("note", text=finding)
+        result.check(names, source, options)
 
 
-def chunks(root: Path, files: list[folder.SourceFile]) -> list[Chunk]:
-    """Cut the sorted files into runs of about CHUNK_BYTES, at least MIN_CHUNKS of them."""
-    ids = {name: index for index, name in enumerate(folder.class_names(files))}
-    total_bytes = sum((root / file.name).stat().st_size for file in files)
-    count = min(len(files), max(MIN_CHUNKS, math.ceil(total_bytes / CHUNK_BYTES)))
-    labelled = [(file, ids[file.label]) for file in files]
-    return [
-        Chunk(index=index, total=count, files=tuple(labelled[index::count]))
-        for index in range(count)
+def _resolved(exec_properties: Mapping[str, Any]) -> list[Span] | None:
+    text = exec_properties.get(SPANS_KEY)
+    return [Span(*span) for span in json.loads(text)] if text else None
+
+
+def _save(outcomes: list[tuple[int, list[Outcome]]], path: str) -> None:
+    """Write the outcomes to a file, which is how they get out of Beam."""
+    rows = [
+        [index, [[position, isinstance(fate, Problem), fate] for position, fate in found]]
+        for index, found in outcomes
     ]
+    with tf.io.gfile.GFile(path, "w") as file:
+        file.write(json.dumps(rows, default=bytes.hex))
 
 
-def _account(
-    counts: list[tuple[tuple[str, str], int]], examples_uri: str, classes: list[str]
-) -> None:
-    splits: dict[str, dict[str, int]] = {}
-    for (split, label), number in sorted(counts):
-        splits.setdefault(split, {})[label] = number
-    write_accounting(Accounting(classes=classes, splits=splits), examples_uri)
+def _load(path: str) -> dict[int, list[Outcome]]:
+    """Undo `_save`."""
+    with tf.io.gfile.GFile(path) as file:
+        rows = json.loads(file.read())
+    tf.io.gfile.remove(path)
+    return {
+        index: [(at, Problem(*fate) if is_bad else _facts(*fate)) for at, is_bad, fate in found]
+        for index, found in rows
+    }
+
+
+def _facts(width: int, height: int, normalized: str, thumb: str) -> Facts:
+    return Facts(width, height, normalized, bytes.fromhex(thumb))

@@ -36,6 +36,9 @@ FINDINGS_FILE = "findings.json"
 MAX_LISTED = 5
 REFERENCE_SPLIT = "train"  # which the others are compared with
 
+# Ids are positions among the classes at hand, and all change when one is added; spans only grow.
+NOT_COMPARED = (features.LABEL, features.SPAN)
+
 # By split name.
 Statistics = Mapping[str, statistics_pb2.DatasetFeatureStatisticsList]
 
@@ -148,8 +151,7 @@ def _with_comparators(
         ("drift_comparator", before, policy.max_text_drift, policy.max_number_drift),
     )
     for feature in schema.feature:
-        # Its ids are positions among the classes at hand: all change when one class is added.
-        if feature.name == features.LABEL:
+        if feature.name in NOT_COMPARED:
             continue
         for name, other, text_threshold, number_threshold in comparisons:
             both = other is not None and feature.name in _names(own) & _names(other)

@@ -7,7 +7,13 @@ from collections.abc import Iterable
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
-from components.image_schema_gen.schema import class_names, complete, counted
+from components.image_schema_gen.schema import (
+    add_identifying,
+    class_names,
+    complete,
+    counted,
+    set_classes,
+)
 
 
 def infer(
@@ -23,6 +29,10 @@ def infer(
     schema = counted(base) if base else schema_pb2.Schema()
     for split in statistics:
         schema = tfdv.update_schema(schema, split)
-    known = class_names(base) if base else []
-    complete(schema, [*known, *sorted(set(classes) - set(known))])
+    if base is None:
+        complete(schema, sorted(classes))
+    else:
+        known = class_names(base)
+        set_classes(schema, [*known, *sorted(set(classes) - set(known))])
+        add_identifying(schema)
     return schema

@@ -16,17 +16,32 @@ def complete(schema: schema_pb2.Schema, classes: Sequence[str]) -> None:
     """Add the features that statistics leave out to an inferred `schema`, and the class list."""
     by_name = {feature.name: feature for feature in schema.feature}
     by_name[features.LABEL_TEXT].domain = features.LABEL_TEXT
-    # A set with only gray images makes inference think that this is a truth value.
+    # Inference takes a number that is only ever 0 or 1 for a truth value.
     by_name[features.CHANNELS].int_domain.CopyFrom(schema_pb2.IntDomain(min=1, max=4))
-    # Inference orders label values by frequency and gives up beyond 100 of them.
-    others = [domain for domain in schema.string_domain if domain.name != features.LABEL_TEXT]
-    del schema.string_domain[:]
-    schema.string_domain.extend(others)
-    schema.string_domain.add(name=features.LABEL_TEXT, value=classes)
+    by_name[features.SPAN].int_domain.CopyFrom(schema_pb2.IntDomain(min=0))
+    # A kind of file that has not come yet is no anomaly: ingest made it fit.
+    by_name[features.FORMAT].domain = features.FORMAT
+    by_name[features.NORMALIZED].ClearField("domain")
+    _remove_domains(schema, features.FORMAT, features.NORMALIZED)
+    schema.string_domain.add(name=features.FORMAT, value=["bmp", "gif", "jpeg", "png"])
+    set_classes(schema, classes)
     add_identifying(schema)
     for feature in schema.feature:  # ImageExampleGen writes each of them once into every example
         feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_fraction=1, min_count=1))
         feature.shape.CopyFrom(schema_pb2.FixedShape(dim=[schema_pb2.FixedShape.Dim(size=1)]))
+
+
+def set_classes(schema: schema_pb2.Schema, classes: Sequence[str]) -> None:
+    """Make `classes` the label's domain."""
+    # Inference orders label values by frequency and gives up beyond 100 of them.
+    _remove_domains(schema, features.LABEL_TEXT)
+    schema.string_domain.add(name=features.LABEL_TEXT, value=classes)
+
+
+def _remove_domains(schema: schema_pb2.Schema, *names: str) -> None:
+    others = [domain for domain in schema.string_domain if domain.name not in names]
+    del schema.string_domain[:]
+    schema.string_domain.extend(others)
 
 
 def add_identifying(schema: schema_pb2.Schema) -> None:

@@ -13,6 +13,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,8 +110,8 @@ def report(root: Path) -> None:
                 path = str(Path(folder, f"{name}{compression}"))
                 _write(images[:2], form, path, compression)
                 _read(form, path, compression)
-                write, _ = _timed(lambda f=form, p=path, c=compression: _write(images, f, p, c))
-                read, back = _timed(lambda f=form, p=path, c=compression: _read(f, p, c))
+                write, _ = _timed(partial(_write, images, form, path, compression))
+                read, back = _timed(partial(_read, form, path, compression))
                 lossless = all(map(np.array_equal, images, back))
                 row = [1000 * write, 1000 * read, Path(path).stat().st_size / 1000]
                 row = [value / len(files) for value in row]

@@ -1,0 +1,84 @@
+"""A data set: the listings of a source's spans, and the digest of all that they hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from components.image_example_gen import files, source_name, spans
+from components.image_example_gen.options import Options
+from components.image_example_gen.parallel import in_order
+from components.image_example_gen.sources import list_source
+from components.image_example_gen.sources.base import Content, Item, Listing, Unit
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanUnit:
+    """A unit of one span."""
+
+    unit: Unit
+    span: int
+    prefix: str
+
+    def items(self) -> Iterator[Item]:
+        for item in self.unit.items():
+            yield dataclasses.replace(item, name=self.prefix + item.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """Everything that an ingest reads. `source` is for messages."""
+
+    source: str
+    spans: Sequence[spans.Span]
+    units: list[SpanUnit]
+    contents: list[Content]
+    ignored: Counter[str]
+    notes: list[str]
+    hint: str
+
+    @property
+    def inputs(self) -> int | None:
+        """How many inputs there are, where all units know."""
+        counts = [unit.unit.inputs for unit in self.units]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+
+def list_data(
+    source: str, options: Options, resolved: Sequence[spans.Span] | None = None
+) -> DataSet:
+    """List `source`, or of its spans those that were `resolved` before. Raises BadDataError."""
+    kind, location = source_name.parse(source)
+    chosen = spans.resolve(location, options) if resolved is None else resolved
+    units: list[SpanUnit] = []
+    contents: list[Content] = []
+    ignored: Counter[str] = Counter()
+    notes: list[str] = []
+    listing = Listing([], [])
+    for span in chosen:
+        listing = list_source(source_name.SourceName(kind, span.location), options)
+        prefix = spans.prefix(span, location)
+        units += [SpanUnit(unit, span.number, prefix) for unit in listing.units]
+        contents += [
+            Content(json.dumps([span.number, prefix, identity]), path)
+            for identity, path in listing.contents
+        ]
+        ignored.update(listing.ignored)
+        notes += [prefix + note for note in listing.notes]
+    ignored = +ignored  # without what was counted as zero
+    return DataSet(source, chosen, units, contents, ignored, notes, listing.hint)
+
+
+def fingerprint(data: DataSet) -> str:
+    """Digest of every input's name, class, split and bytes; of no time of modification."""
+
+    def entry(content: Content) -> str:
+        return json.dumps([content.identity, files.digest(content.path) if content.path else ""])
+
+    total = hashlib.sha256()
+    for line in in_order(entry, sorted(data.contents), lambda _: 0):
+        total.update(f"{line}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,314 @@
+"""The ingest from end to end, whoever runs its heavy part: a Beam pipeline or this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from components.errors import BadDataError
+from components.image_example_gen import near_duplicates, writing
+from components.image_example_gen.accounting import (
+    DUPLICATES,
+    NEAR_DUPLICATES,
+    QUARANTINE,
+    Accounting,
+    shortened,
+    write_accounting,
+    write_lines,
+)
+from components.image_example_gen.dataset import DataSet
+from components.image_example_gen.inputs import Input, Problem, judge, scan
+from components.image_example_gen.options import Options
+from components.image_example_gen.writing import Facts, Outcome, Target, Work
+
+# Does the work, in any order and anywhere, and returns each one's outcomes by its index.
+Worker = Callable[[Sequence[Work], int], Mapping[int, list[Outcome]]]
+
+SPLITS = ("train", "eval", "test")
+MAX_PAIRS_LISTED = 10_000
+IMBALANCE = 10  # times as many images in one class as in another
+TINY = 8  # times smaller than the median image, by the shorter side
+EXTREME_ASPECT = 5  # times longer than wide, or the reverse
+
+Pair = tuple[Input, Input]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ingest:
+    """The outcome: the record, and the lines of its lists."""
+
+    accounting: Accounting
+    quarantine: list[dict[str, Any]]
+    duplicates: list[dict[str, Any]]
+    near_duplicates: list[dict[str, Any]]
+
+    def write(self, folder: str) -> None:
+        """Write the record and the lists."""
+        write_accounting(self.accounting, folder)
+        write_lines(self.quarantine, os.path.join(folder, QUARANTINE))
+        write_lines(self.duplicates, os.path.join(folder, DUPLICATES))
+        write_lines(self.near_duplicates, os.path.join(folder, NEAR_DUPLICATES))
+
+    def check(self, splits: Iterable[str], source: str, options: Options) -> None:
+        """Raise BadDataError where the data is not fit to train on."""
+        record = self.accounting
+        if record.all_quarantined > options.max_bad_fraction * record.inputs:
+            worst = Counter(record.quarantined).most_common()
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in worst)
+            first = {line["kind"]: line for line in reversed(self.quarantine)}
+            named = shortened(
+                [f"{first[kind]['path']} ({first[kind]['reason']})" for kind, _ in worst], "; "
+            )
+            raise BadDataError(
+                f"{source}: {record.all_quarantined:,} of {record.inputs:,} inputs cannot be used, "
+                f"more than data.max_bad_fraction = {options.max_bad_fraction:g} allows ({kinds}): "
+                f"{named}. `perennial data check` lists them all"
+            )
+        if len(record.classes) < 2:
+            found = f"only one class, {record.classes[0]!r}" if record.classes else "no class"
+            raise BadDataError(f"{source}: {found}; a classifier needs two with images at least")
+        record.check_splits(splits, source)
+
+
+def ingest(
+    data: DataSet,
+    shares: Mapping[str, int],
+    options: Options,
+    work: Worker,
+    output: str | None = None,
+) -> Ingest:
+    """Read, judge and decode every input, and account for it.
+
+    Args:
+      data: what to read.
+      shares: split name to its share of what the source itself does not put into a split.
+      options: how it is read, and whether near duplicates are put into one split.
+      work: runs `writing.write` on each piece of work.
+      output: folder of the Examples artifact, None where nothing is written.
+
+    Raises BadDataError where there is nothing to ingest.
+    """
+    units = scan(data)
+    inputs = [entry for unit in units for entry in unit]
+    if not inputs:
+        raise BadDataError(f"{data.source}: no images found; {data.hint}")
+    judge(inputs, shares)
+    classes = sorted({entry.label for entry in inputs if entry.problem is None})
+    pieces = _pieces(data, units, classes)
+    outcomes = work(pieces, sum(entry.is_kept for entry in inputs))
+    facts = _settle(units, outcomes)
+    kept = [entry for entry in inputs if entry.is_kept]
+    thumbs = [facts[entry.name].thumb for entry in kept]
+    pairs = near_duplicates.find(thumbs)
+    if options.group_near_duplicates:
+        moves = _grouped(kept, near_duplicates.groups(pairs))
+        if output is not None:
+            writing.move(output, moves)
+    named = [(kept[pair.first], kept[pair.second]) for pair in pairs]
+    return _account(data, inputs, classes, facts, named)
+
+
+def _pieces(data: DataSet, units: list[list[Input]], classes: list[str]) -> list[Work]:
+    ids = {name: index for index, name in enumerate(classes)}
+    return [
+        Work(
+            index=index,
+            total=len(units),
+            unit=data.units[index],
+            targets=tuple(
+                Target(ids[entry.label], entry.split, entry.sha256) if entry.is_kept else None
+                for entry in unit
+            ),
+        )
+        for index, unit in enumerate(units)
+    ]
+
+
+def _settle(units: list[list[Input]], outcomes: Mapping[int, list[Outcome]]) -> dict[str, Facts]:
+    """Note what became of each input. Returns the facts of each example, by name."""
+    facts: dict[str, Facts] = {}
+    broken: dict[str, Problem] = {}
+    for index, unit in enumerate(units):
+        for position, fate in outcomes[index]:
+            entry = unit[position]
+            if isinstance(fate, Problem):
+                entry.problem = broken[entry.name] = fate
+            else:
+                facts[entry.name] = fate
+    for unit in units:
+        for entry in unit:
+            if entry.duplicate_of in broken:
+                entry.problem, entry.duplicate_of = broken[entry.duplicate_of], ""
+    return facts
+
+
+def _grouped(kept: list[Input], groups: list[list[int]]) -> dict[str, tuple[str, str]]:
+    """Put each group into the split of one of its members; what moves, by SHA-256.
+
+    Splits that the source names stay, and draw what looks the same.
+    """
+    moves: dict[str, tuple[str, str]] = {}
+    for group in groups:
+        members = [kept[position] for position in group]
+        anchor = min(members, key=lambda entry: (not entry.is_given, entry.sha256))
+        for entry in members:
+            if entry.split != anchor.split and not entry.is_given:
+                moves[entry.sha256] = (entry.split, anchor.split)
+                entry.split = anchor.split
+    return moves
+
+
+def _account(
+    data: DataSet,
+    inputs: list[Input],
+    classes: list[str],
+    facts: Mapping[str, Facts],
+    pairs: list[Pair],
+) -> Ingest:
+    counts = Counter((entry.split, entry.label) for entry in inputs if entry.is_kept)
+    found = {split for split, _ in counts}
+    across_splits = [pair for pair in pairs if pair[0].split != pair[1].split]
+    across_classes = [pair for pair in pairs if pair[0].label != pair[1].label]
+    accounting = Accounting(
+        classes=classes,
+        splits={
+            split: {label: counts[split, label] for label in classes if counts[split, label]}
+            for split in SPLITS
+            if split in found
+        },
+        inputs=len(inputs),
+        duplicates=sum(bool(entry.duplicate_of) for entry in inputs),
+        quarantined=_counted(entry.problem.kind for entry in inputs if entry.problem),
+        ignored=dict(sorted(data.ignored.items())),
+        normalized=_counted(
+            fact.normalized for fact in facts.values() if fact.normalized != "none"
+        ),
+        spans=[span.number for span in data.spans],
+        near_duplicates={
+            "pairs": len(pairs),
+            "across_splits": len(across_splits),
+            "across_classes": len(across_classes),
+        },
+        findings=[
+            *data.notes,
+            *_pair_findings(across_splits, across_classes),
+            *_class_findings(counts, classes),
+            *_size_findings(facts),
+        ],
+    )
+    accounting.check_balance()
+    return Ingest(
+        accounting,
+        quarantine=[
+            {
+                "path": entry.name,
+                "sha256": entry.sha256 or None,
+                "kind": entry.problem.kind,
+                "reason": str(entry.problem),
+            }
+            for entry in sorted(inputs, key=lambda entry: entry.name)
+            if entry.problem
+        ],
+        duplicates=[
+            {"path": entry.name, "sha256": entry.sha256, "same_as": entry.duplicate_of}
+            for entry in sorted(inputs, key=lambda entry: entry.name)
+            if entry.duplicate_of
+        ],
+        near_duplicates=[
+            {
+                "paths": [entry.name for entry in pair],
+                "classes": [entry.label for entry in pair],
+                "splits": [entry.split for entry in pair],
+            }
+            # Those that matter most first, in case that there are too many.
+            for pair in sorted(
+                pairs,
+                key=lambda pair: (pair[0].label == pair[1].label, pair[0].split == pair[1].split),
+            )[:MAX_PAIRS_LISTED]
+        ],
+    )
+
+
+def _counted(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _pair_findings(across_splits: list[Pair], across_classes: list[Pair]) -> list[str]:
+    found = []
+    if across_splits:
+        found.append(
+            f"{len(across_splits):,} pairs look the same in different splits, which flatters the "
+            f"evaluation (data.group_near_duplicates = true puts them together): "
+            f"{_named(across_splits)}"
+        )
+    if across_classes:
+        found.append(
+            f"{len(across_classes):,} pairs look the same in different classes, so one of each may "
+            f"be labelled wrong: {_named(across_classes)}"
+        )
+    return found
+
+
+def _named(pairs: list[Pair]) -> str:
+    return shortened([f"{first.name} = {second.name}" for first, second in pairs], limit=3)
+
+
+def _class_findings(counts: Mapping[tuple[str, str], int], classes: list[str]) -> list[str]:
+    sizes = {
+        label: sum(count for (_, of), count in counts.items() if of == label) for label in classes
+    }
+    if not sizes:
+        return []
+    largest, smallest = max(sizes, key=lambda k: sizes[k]), min(sizes, key=lambda k: sizes[k])
+    if sizes[largest] <= IMBALANCE * sizes[smallest]:
+        return []
+    return [
+        f"classes are out of balance: {sizes[largest]:,} images of {largest!r}, "
+        f"{sizes[smallest]:,} of {smallest!r}"
+    ]
+
+
+def _size_findings(facts: Mapping[str, Facts]) -> list[str]:
+    if not facts:
+        return []
+    median = statistics.median(min(fact.width, fact.height) for fact in facts.values())
+    tiny, extreme = [], []
+    for name, fact in sorted(facts.items()):
+        short, long = sorted((fact.width, fact.height))
+        shown = f"{name} ({fact.width} x {fact.height})"
+        if short * TINY < median:
+            tiny.append(shown)
+        if long > EXTREME_ASPECT * short:
+            extreme.append(shown)
+    found = []
+    if tiny:
+        found.append(
+            f"{len(tiny):,} images are tiny beside the median of {median:g} pixels: "
+            f"{shortened(tiny, limit=3)}"
+        )
+    if extreme:
+        found.append(
+            f"{len(extreme):,} images are more than {EXTREME_ASPECT} times as long as wide: "
+            f"{shortened(extreme, limit=3)}"
+        )
+    return found
+
+
+def work_here(options: Options) -> Worker:
+    """A worker that decodes in this process and writes nothing."""
+
+    def work(pieces: Sequence[Work], images: int) -> Mapping[int, list[Outcome]]:
+        return {
+            piece.index: writing.write(piece, options.max_pixels, images, None) for piece in pieces
+        }
+
+    return work
+
+
+def split_names(shares: Mapping[str, int], accounting: Accounting) -> list[str]:
+    """Splits that there have to be: those with a share, and those that the source names."""
+    return [name for name in SPLITS if name in shares or name in accounting.splits]

@@ -1,0 +1,123 @@
+"""What becomes of each input, before its image is looked at: duplicates, conflicts and splits."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from components.image_example_gen.counter import Counter
+from components.image_example_gen.dataset import DataSet
+from components.image_example_gen.files import Unusable
+from components.image_example_gen.parallel import in_order
+from components.image_example_gen.sources.base import Item
+
+# An image that is in several splits stays where it is held out, so that these stay comparable.
+_HELD_OUT_FIRST = {"test": 0, "eval": 1}
+
+
+class Problem(NamedTuple):
+    """Why an input is quarantined: what it is counted under, and what is wrong with this one."""
+
+    kind: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}" if self.detail else self.kind
+
+
+@dataclasses.dataclass(slots=True)
+class Input:
+    """One input and its fate: an example of `split`, a duplicate, or quarantined.
+
+    `sha256` is "" where there are no bytes to be had. `is_given` tells a split that the source
+    names from one that follows from the content.
+    """
+
+    name: str
+    label: str
+    split: str
+    sha256: str
+    span: int
+    problem: Problem | None
+    duplicate_of: str = ""
+    is_given: bool = False
+
+    @property
+    def is_kept(self) -> bool:
+        return self.problem is None and not self.duplicate_of
+
+
+def scan(data: DataSet) -> list[list[Input]]:
+    """Read and hash every input, by unit."""
+    found: list[list[Input]] = []
+    with Counter("read", data.inputs, "inputs") as counter:
+        for unit in data.units:
+            inputs: list[Input] = []
+            for item, sha256, problem in in_order(_hashed, unit.items(), lambda item: item.size):
+                inputs.append(Input(item.name, item.label, item.split, sha256, unit.span, problem))
+                counter.add()
+            found.append(inputs)
+    return found
+
+
+def _hashed(item: Item) -> tuple[Item, str, Problem | None]:
+    problem = Problem(*item.problem) if item.problem else None
+    try:
+        data = item.load()
+    except Unusable as error:
+        return item, "", problem or Problem(error.kind, error.detail)
+    if not data and problem is None:
+        problem = Problem("empty", "zero bytes")
+    # What is in flight should not be what was read.
+    item = dataclasses.replace(item, load=bytes)
+    return item, hashlib.sha256(data).hexdigest(), problem
+
+
+def judge(inputs: Iterable[Input], shares: Mapping[str, int]) -> None:
+    """Decide on duplicates and conflicts, and on the split of what is kept.
+
+    The outcome depends on the set of inputs only, not on their order.
+    """
+    usable = [entry for entry in inputs if entry.problem is None]
+    same: dict[str, list[Input]] = {}
+    for entry in usable:
+        same.setdefault(entry.sha256, []).append(entry)
+    given = {entry.split for entry in usable} - {""}
+    for copies in same.values():
+        labels = sorted({entry.label for entry in copies})
+        copies.sort(key=lambda entry: (_HELD_OUT_FIRST.get(entry.split, 2), entry.span, entry.name))
+        for entry in copies[1:]:
+            entry.duplicate_of = copies[0].name
+        if len(labels) > 1:
+            shown = ", ".join(map(repr, labels))
+            for entry in copies:
+                entry.problem = Problem("conflict", f"the same bytes are labelled {shown}")
+                entry.duplicate_of = ""
+    for entry in usable:
+        _split(entry, shares, given)
+
+
+def _split(entry: Input, shares: Mapping[str, int], given: set[str]) -> None:
+    entry.is_given = bool(entry.split) and (entry.split != "train" or "eval" in given)
+    if entry.split == "train" and not entry.is_given:
+        # A source with no eval split: a part of its train split becomes one.
+        shares = {name: share for name, share in shares.items() if name not in given - {"train"}}
+    if not entry.is_given:
+        entry.split = split_of(entry.sha256, shares)
+
+
+def split_of(sha256: str, shares: Mapping[str, int]) -> str:
+    """The split that content belongs to, whatever its name and whatever else is in the data set.
+
+    Args:
+      sha256: hex digest of the input's bytes.
+      shares: split name to its share, a positive number of hash buckets.
+    """
+    position = int(sha256, 16) % sum(shares.values())
+    for name, share in shares.items():
+        if position < share:
+            return name
+        position -= share
+    raise ValueError(f"no shares: {dict(shares)}")

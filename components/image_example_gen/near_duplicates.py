@@ -1,0 +1,98 @@
+"""Images that look the same: resized, re-encoded or slightly retouched copies.
+
+A difference hash says of each two neighbours of the 9 x 9 thumbnail which one is brighter. Pairs
+with hashes that differ in few bits are candidates, and are the same where their thumbnails are: a
+hash alone takes all plain images for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from components.image_example_gen.images import THUMB
+
+MAX_BITS = 7  # of 128: pairs this near share at least one of the eight 16-bit words
+MAX_DIFFERENCE = 6.0  # mean difference of the thumbnails' values, 0 to 255
+# Neighbours that an image is compared with within a word: bounds the work where all are alike.
+NEIGHBOURS = 32
+
+
+class Pair(NamedTuple):
+    """Positions of two images that look the same, first < second."""
+
+    first: int
+    second: int
+
+
+def find(thumbs: Sequence[bytes]) -> list[Pair]:
+    """Pairs among thumbnails of THUMB x THUMB RGB pixels, sorted."""
+    if len(thumbs) < 2:
+        return []
+    pixels = np.frombuffer(b"".join(thumbs), np.uint8).reshape(-1, THUMB, THUMB, 3)
+    gray = pixels.astype(np.uint16).sum(axis=3)
+    words = _hashes(gray)
+    brightness = gray.sum(axis=(1, 2))
+    # A pair as one number, first * count + second, so that telling them apart is fast.
+    found = np.empty(0, np.int64)
+    for word in words.T:
+        alike = [_alike(words, pixels, *pair) for pair in _neighbours(word, brightness)]
+        found = np.unique(np.concatenate([found, *alike]))
+    return [Pair(*divmod(number, len(thumbs))) for number in found.tolist()]
+
+
+def groups(pairs: Sequence[Pair]) -> list[list[int]]:
+    """Positions connected by pairs, each group and all of them sorted."""
+    root: dict[int, int] = {}
+
+    def find_root(position: int) -> int:
+        while (parent := root.setdefault(position, position)) != position:
+            root[position] = root.get(parent, parent)
+            position = parent
+        return position
+
+    for first, second in pairs:
+        low, high = sorted((find_root(first), find_root(second)))
+        root[high] = low
+    members: dict[int, list[int]] = {}
+    for position in sorted(root):
+        members.setdefault(find_root(position), []).append(position)
+    return sorted(members.values())
+
+
+def _hashes(gray: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+    """[N, 8] words of 16 bits."""
+    right = gray[:, :-1, 1:] > gray[:, :-1, :-1]
+    down = gray[:, 1:, :-1] > gray[:, :-1, :-1]
+    bits = np.concatenate([right, down], axis=1).reshape(len(gray), -1)
+    return np.packbits(bits, axis=1).view(np.uint16)
+
+
+def _neighbours(
+    word: npt.NDArray[np.uint16], brightness: npt.NDArray[np.uint64]
+) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    order = np.lexsort((brightness, word))
+    found = []
+    for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
+        same = word[order[step:]] == word[order[:-step]]
+        if not same.any():
+            break
+        found.append((order[:-step][same], order[step:][same]))
+    return found
+
+
+def _alike(
+    words: npt.NDArray[np.uint16],
+    pixels: npt.NDArray[np.uint8],
+    first: npt.NDArray[np.int64],
+    second: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    near = np.bitwise_count(words[first] ^ words[second]).sum(axis=1) <= MAX_BITS
+    first, second = first[near], second[near]
+    difference = np.abs(pixels[first].astype(np.int16) - pixels[second]).mean(axis=(1, 2, 3))
+    same = difference <= MAX_DIFFERENCE
+    first, second = first[same], second[same]
+    return np.minimum(first, second) * len(words) + np.maximum(first, second)

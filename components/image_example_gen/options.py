@@ -1,0 +1,44 @@
+"""The settings of an ingest beside its source and splits, as they travel through MLMD."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How data is read, and what is refused.
+
+    Attributes:
+      depth: level of the folder that names the class, 1 for ROOT/<class>/..., 2 for
+        ROOT/<anything>/<class>/...; folder sources only.
+      image_feature, label_feature: features of tf.Examples; empty: the names in general use.
+      spans: number of latest spans to read; for sources with {SPAN} or a date.
+      first_span, last_span: read these spans, ends included, instead of the latest.
+      max_pixels: images of more pixels are quarantined without being decoded.
+      max_bad_fraction: share of quarantined inputs, 0 to 1, beyond which the data is refused.
+      group_near_duplicates: put images that look the same into the same split.
+    """
+
+    depth: int = 1
+    image_feature: str = ""
+    label_feature: str = ""
+    spans: int = 1
+    first_span: int | None = None
+    last_span: int | None = None
+    max_pixels: int = 100_000_000
+    max_bad_fraction: float = 0.1
+    group_near_duplicates: bool = False
+
+    @property
+    def max_bytes(self) -> int:
+        """Bytes that no image of `max_pixels` exceeds: 16-bit RGBA, and 1 MiB more."""
+        return 8 * self.max_pixels + 2**20
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Options:
+        return cls(**json.loads(text))

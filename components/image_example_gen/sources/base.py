@@ -1,0 +1,85 @@
+"""The one seam between a kind of data source and the ingest."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("eval", "val", "valid", "validation", "dev"), "eval"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One input, which becomes an example, a duplicate or a line of the quarantine.
+
+    Attributes:
+      name: unique path within the source.
+      label: class name; means nothing where there is a problem.
+      load: gives the image file's bytes, or raises Unusable.
+      size: about how many bytes `load` gives.
+      split: "train", "eval", "test", or "" for the content to decide.
+      problem: why it cannot be used, where that is known without the image: kind and detail.
+    """
+
+    name: str
+    label: str
+    load: Callable[[], bytes]
+    size: int
+    split: str = ""
+    problem: tuple[str, str] | None = None
+
+
+class Unit(abc.ABC):
+    """A part of a source that is read on its own, in order; small, and can be pickled."""
+
+    @property
+    @abc.abstractmethod
+    def inputs(self) -> int | None:
+        """How many items there are, where that is known without reading."""
+
+    @abc.abstractmethod
+    def items(self) -> Iterator[Item]:
+        """The inputs, the same ones in the same order each time."""
+
+
+class Content(NamedTuple):
+    """What the outcome depends on: a file, "" for none, and what it means to the ingest."""
+
+    identity: str
+    path: str = ""
+
+
+@dataclasses.dataclass
+class Listing:
+    """What a source holds.
+
+    Attributes:
+      units: all inputs.
+      contents: everything that the inputs are made of.
+      ignored: files that are no inputs, counted by reason.
+      notes: what else a person should know.
+      hint: what was expected, for a source without inputs.
+    """
+
+    units: list[Unit]
+    contents: list[Content]
+    ignored: Counter[str] = dataclasses.field(default_factory=Counter)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    hint: str = ""
+
+
+def split_name(text: str) -> str | None:
+    """The split that a name in general use means, "" for no name, None where it means none."""
+    return SPLITS.get(text.strip().lower()) if text.strip() else ""
+
+
+def printable(name: str) -> str:
+    """`name` as valid UTF-8: file names may hold any bytes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

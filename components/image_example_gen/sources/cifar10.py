@@ -1,0 +1,202 @@
+"""CIFAR-10 as it is published: the folder of the binary or of the Python version's batches.
+
+The Python version's batches are pickles, which can run any code when they are read. Here nothing
+can come out of one but dicts, lists, texts, bytes, numbers and arrays of bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import json
+import os
+import pickle
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.errors import BadDataError
+from components.image_example_gen import files
+from components.image_example_gen.options import Options
+from components.image_example_gen.sources.base import Content, Item, Listing, Unit
+from components.image_example_gen.sources.pixels import Pixels, encode
+
+BATCH = re.compile(r"(data_batch_\d|test_batch)(\.bin)?")
+_META = ("batches.meta", "batches.meta.txt")
+_SHAPE = (3, 32, 32)
+_ROW = 1 + 3 * 32 * 32  # bytes: label, then the red, green and blue planes
+_MAX_BYTES = 2**28  # a published batch has 30 MB
+
+
+def recognises(location: str) -> bool:
+    """Whether a local folder holds batches."""
+    return any(map(BATCH.fullmatch, _names(location)))
+
+
+def listing(location: str, options: Options) -> Listing:  # noqa: ARG001 - one of many
+    """List the batches. Raises BadDataError where there are none."""
+    names = _names(location)
+    batches = [name for name in names if BATCH.fullmatch(name)]
+    if not batches:
+        raise BadDataError(
+            f"{location}: no batches of CIFAR-10; unpack its archive and give the folder that "
+            "holds data_batch_1"
+        )
+    meta = [name for name in names if name in _META]
+    classes = _class_names(location, meta)
+    return Listing(
+        units=[_Batch(os.path.join(location, name), classes) for name in batches],
+        contents=[
+            Content(json.dumps([name, "as BMP"]), os.path.join(location, name))
+            for name in [*batches, *meta]
+        ],
+        ignored=Counter({"not a batch": len(names) - len(batches) - len(meta)}),
+    )
+
+
+def _names(location: str) -> list[str]:
+    folder = Path(location)
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def _class_names(location: str, meta: list[str]) -> tuple[str, ...]:
+    for name in meta:
+        path = os.path.join(location, name)
+        try:
+            data = files.read(path, _MAX_BYTES)
+            if name.endswith(".txt"):
+                return tuple(data.decode().split())
+            return tuple(label.decode() for label in loads(data)[b"label_names"])
+        except (files.Unusable, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadDataError(f"{path}: not CIFAR-10's class names ({error})") from error
+    return tuple(map(str, range(10)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch(Unit):
+    """One batch file."""
+
+    path: str
+    classes: tuple[str, ...]
+
+    @property
+    def inputs(self) -> None:
+        return None
+
+    def items(self) -> Iterator[Item]:
+        name = Path(self.path).name
+        split = "test" if name.startswith("test") else "train"
+        rows = 0
+        try:
+            labels, images = self._read(files.read(self.path, _MAX_BYTES))
+            for label, image in zip(labels, images, strict=True):
+                pixels = image.reshape(_SHAPE).transpose(1, 2, 0)
+                yield Item(
+                    name=f"{name}#{rows:05d}",
+                    label=self.classes[label],
+                    load=functools.partial(encode, pixels),
+                    size=pixels.nbytes,
+                    split=split,
+                )
+                rows += 1
+        except (files.Unusable, ValueError, KeyError, TypeError, IndexError) as error:
+            yield Item(
+                name=f"{name}#{rows:05d}",
+                label="",
+                load=functools.partial(files.read, self.path, _MAX_BYTES),
+                size=0,
+                problem=("damaged", f"this image cannot be read, nor can those behind it: {error}"),
+            )
+
+    def _read(self, data: bytes) -> tuple[list[int], Pixels]:
+        """Labels, and uint8 [N, 3072]."""
+        if self.path.endswith(".bin"):
+            whole, rest = divmod(len(data), _ROW)
+            if rest or not whole:
+                raise ValueError(
+                    f"{len(data):,} bytes are not a whole number of {_ROW:,}-byte rows"
+                )
+            rows = np.frombuffer(data, np.uint8).reshape(-1, _ROW)
+            return rows[:, 0].tolist(), rows[:, 1:]
+        batch = loads(data)
+        labels, images = batch[b"labels"], batch[b"data"]
+        if not (isinstance(images, np.ndarray) and images.shape == (len(labels), _ROW - 1)):
+            raise ValueError("not a batch of 32 x 32 images")
+        return [int(label) for label in labels], images
+
+
+def loads(data: bytes) -> Any:
+    """Unpickle plain values and arrays of bytes. Raises ValueError on anything else."""
+    try:
+        return _resolve(_Unpickler(io.BytesIO(data), encoding="bytes").load())
+    # Unpickling meets damaged bytes with almost any exception there is.
+    except Exception as error:
+        raise ValueError(f"not a plain pickle: {error}") from error
+
+
+class _Dtype:
+    """Stands in for numpy.dtype; knows its name only."""
+
+    def __init__(self, name: object, *_: object) -> None:
+        self.name = name
+
+    def __setstate__(self, state: object) -> None:
+        pass  # byte order and alignment, which single bytes have not
+
+
+class _Array:
+    """Stands in for numpy.ndarray until its values are there."""
+
+    values: Pixels
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, is_fortran, raw = state
+        if getattr(dtype, "name", None) not in (b"u1", "u1") or is_fortran:
+            raise pickle.UnpicklingError("an array of other values than bytes")
+        self.values = np.frombuffer(raw, np.uint8).reshape(shape)
+
+
+def _resolve(value: Any) -> Any:
+    """Put the arrays where their stand-ins are, at the top level of a dict."""
+    if not isinstance(value, dict):
+        raise ValueError("not a dict")
+    return {k: v.values if isinstance(v, _Array) else v for k, v in value.items()}
+
+
+class _Maker:
+    """Something that a pickle may call, and may not change."""
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+
+    def __call__(self, *args: object) -> Any:
+        return self._make(*args)
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("a state for a function")
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds stand-ins for what an array is made of, and nothing else."""
+
+    _known: dict[tuple[str, str], Callable[..., Any]] = {
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _Dtype,
+        ("numpy.core.multiarray", "_reconstruct"): _Maker(lambda *_: _Array()),
+        ("numpy._core.multiarray", "_reconstruct"): _Maker(lambda *_: _Array()),
+        ("_codecs", "encode"): _Maker(lambda text, _encoding: text.encode("latin1")),
+    }
+
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        try:
+            return self._known[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed") from None
+
+    def persistent_load(self, pid: object) -> Any:
+        raise pickle.UnpicklingError(f"persistent id {pid!r} is not allowed")

@@ -1,0 +1,278 @@
+"""A folder of class folders: ROOT/[train|validation|test/]<class name>/.../<image file>.
+
+Links are followed inside the root only. Hidden files are not inputs, nor are files that neither
+are named nor begin like an image; every other file is one, also where it cannot be used.
+"""
+
+# Locations may be URIs, and pathlib would make other ones of them.
+# ruff: noqa: PTH112, PTH122
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from components.errors import BadDataError
+from components.image_example_gen import files
+from components.image_example_gen.options import Options
+from components.image_example_gen.source_name import is_remote
+from components.image_example_gen.sources.base import (
+    Content,
+    Item,
+    Listing,
+    Unit,
+    printable,
+    split_name,
+)
+
+# Some of them only to be refused by name: nobody should miss their phone's photos without a word.
+EXTENSIONS = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".apng",
+        ".gif",
+        ".bmp",
+        ".dib",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jp2",
+        ".jxl",
+        ".ico",
+        ".svg",
+        ".psd",
+        ".ppm",
+        ".pgm",
+        ".dng",
+        ".cr2",
+        ".nef",
+        ".arw",
+    ]
+)
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_HEAD_BYTES = 16
+
+# A unit becomes a TFRecord shard per split; about what TensorFlow's data guide calls a good shard.
+UNIT_BYTES = 128 * 2**20
+UNIT_FILES = 20_000
+MIN_UNITS = 2  # keeps a second worker busy on small sets
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class SourceFile:
+    """One labelled file. `name` is its path relative to the root, with forward slashes."""
+
+    name: str
+    label: str = ""
+    split: str = ""
+    problem: tuple[str, str] | None = None
+    size: int = dataclasses.field(default=0, compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class FileUnit(Unit):
+    """Some of the files below a root."""
+
+    root: str
+    files: tuple[SourceFile, ...]
+    max_bytes: int
+
+    @property
+    def inputs(self) -> int:
+        return len(self.files)
+
+    def items(self) -> Iterator[Item]:
+        for file in self.files:
+            yield Item(
+                name=printable(file.name),
+                label=file.label,
+                load=self._loader(file),
+                size=file.size,
+                split=file.split,
+                problem=file.problem,
+            )
+
+    def _loader(self, file: SourceFile) -> Callable[[], bytes]:
+        if file.problem and file.problem[0] in _NOT_READ:
+            return functools.partial(_refuse, *file.problem)
+        return functools.partial(files.read, files.join(self.root, file.name), self.max_bytes)
+
+
+def listing(location: str, options: Options) -> Listing:
+    """List a folder. Raises BadDataError where it cannot be read."""
+    ignored: Counter[str] = Counter()
+    if is_remote(location):
+        found = list(_remote_entries(location, ignored))
+    elif os.path.isdir(location):
+        found = list(_Walk(location, ignored))
+    else:
+        raise BadDataError(f"{location}: no such folder; --data takes a folder of class folders")
+    sources, notes = _labelled(found, options.depth)
+    return Listing(
+        units=units(location, sources, options),
+        contents=contents(location, sources),
+        ignored=ignored,
+        notes=notes,
+        hint=f"expected {'<folder>/' * (options.depth - 1)}<class name>/<image> with one of "
+        f"{', '.join(sorted(EXTENSIONS))}",
+    )
+
+
+def units(root: str, sources: list[SourceFile], options: Options) -> list[Unit]:
+    """Deal the files to units of about UNIT_BYTES, at least MIN_UNITS of them."""
+    if not sources:
+        return []
+    wanted = max(
+        MIN_UNITS,
+        math.ceil(sum(file.size for file in sources) / UNIT_BYTES),
+        math.ceil(len(sources) / UNIT_FILES),
+    )
+    count = min(len(sources), wanted)
+    return [
+        FileUnit(root, tuple(sources[index::count]), options.max_bytes) for index in range(count)
+    ]
+
+
+def contents(root: str, sources: list[SourceFile]) -> list[Content]:
+    """One entry for each file; those with a problem may not even exist."""
+    return [
+        Content(
+            identity=json.dumps([file.name, file.label, file.split, file.problem]),
+            path="" if file.problem else files.join(root, file.name),
+        )
+        for file in sources
+    ]
+
+
+def _labelled(found: list[SourceFile], depth: int) -> tuple[list[SourceFile], list[str]]:
+    """Give each file the class and split of its folders."""
+    tops = {file.name.split("/")[0] for file in found if "/" in file.name}
+    offset = int(bool(tops) and all(map(split_name, tops)) and "train" in map(split_name, tops))
+    level = depth + offset
+    sources, used, empty = [], set(), set()
+    for file in found:
+        parts = file.name.split("/")
+        if file.problem == _FOLDER:
+            empty |= {parts[level - 1]} if len(parts) == level else set()
+            continue
+        if len(parts) > level:
+            label, split = printable(parts[level - 1]), offset and split_name(parts[0])
+            used.add(parts[level - 1])
+            sources.append(dataclasses.replace(file, label=label, split=split or ""))
+        elif file.problem:
+            sources.append(file)
+        else:
+            problem = ("no class", f"not inside a class folder (data.depth = {depth})")
+            sources.append(dataclasses.replace(file, problem=problem))
+    notes = [f"class folder {printable(name)!r} holds no image" for name in sorted(empty - used)]
+    return sorted(sources), notes
+
+
+# Marks a folder among the entries of a walk.
+_FOLDER = ("folder", "")
+# Problems with files that are not even hashed: a link may lead to what is none of our business.
+_NOT_READ = ("link", "manifest", "unreadable")
+
+
+def _refuse(kind: str, detail: str) -> bytes:
+    raise files.Unusable(kind, detail)
+
+
+def _remote_entries(location: str, ignored: Counter[str]) -> Iterator[SourceFile]:
+    for entry in files.list_remote(location):
+        parts = entry.name.split("/")
+        if any(part.startswith(".") for part in parts):
+            ignored["hidden"] += 1
+        elif os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:
+            ignored["not named like an image"] += 1
+        else:
+            yield SourceFile(entry.name, size=entry.size)
+
+
+class _Walk:
+    """All inputs below a local root, and its folders, unlabelled."""
+
+    def __init__(self, root: str, ignored: Counter[str]) -> None:
+        self._root = os.path.realpath(root)
+        self._ignored = ignored
+
+    def __iter__(self) -> Iterator[SourceFile]:
+        # A stack of our own: folders may be nested deeper than Python recurses.
+        waiting: list[tuple[str, tuple[str, ...]]] = [("", ())]
+        while waiting:
+            name, above = waiting.pop()
+            path = os.path.join(self._root, name)
+            try:
+                within = (*above, os.path.realpath(path))
+                with os.scandir(path) as entries:
+                    visible = [entry for entry in entries if self._is_visible(entry)]
+            except OSError as error:
+                if not name:
+                    raise BadDataError(
+                        f"{self._root}: cannot be read ({error.strerror}); check its permissions"
+                    ) from error
+                yield SourceFile(name, problem=("unreadable", f"folder: {error.strerror}"))
+                continue
+            if name:
+                yield SourceFile(name, problem=_FOLDER)
+            for entry in visible:
+                child = f"{name}/{entry.name}" if name else entry.name
+                if problem := self._link_problem(entry, within):
+                    yield SourceFile(child, problem=("link", problem))
+                elif entry.is_dir():
+                    waiting.append((child, within))
+                elif file := self._file(entry, child):
+                    yield file
+
+    def _is_visible(self, entry: os.DirEntry[str]) -> bool:
+        hidden = entry.name.startswith(".")
+        self._ignored["hidden"] += hidden
+        return not hidden
+
+    def _link_problem(self, entry: os.DirEntry[str], within: tuple[str, ...]) -> str:
+        if not entry.is_symlink():
+            return ""
+        try:
+            target = os.path.realpath(entry.path, strict=True)
+        except OSError as error:
+            return f"leads nowhere: {error.strerror}"
+        if os.path.commonpath([self._root, target]) != self._root:
+            return "leads outside the data root"
+        return "leads to a folder that holds it" if target in within else ""
+
+    def _file(self, entry: os.DirEntry[str], name: str) -> SourceFile | None:
+        try:
+            status = entry.stat()
+        except OSError as error:
+            return SourceFile(name, problem=("unreadable", error.strerror or str(error)))
+        if not stat.S_ISREG(status.st_mode):
+            self._ignored["special file"] += 1
+        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS or _begins_like_an_image(
+            entry.path
+        ):
+            return SourceFile(name, size=status.st_size)
+        else:
+            self._ignored["not an image"] += 1
+        return None
+
+
+def _begins_like_an_image(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return False
+    return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")

@@ -1,0 +1,225 @@
+"""TFRecords of tf.Examples, by the names of TensorFlow Datasets and of TF Object Detection.
+
+A record's image is in `image/encoded` or `image`; its class in `image/class/text`,
+`image/class/label` or `label`, or in `image/object/class/...` where all objects are of one class;
+other names are set by data.image_feature and data.label_feature. Numbers become the class names of
+`*.labels.txt`, `labels.txt` or `*label_map.pbtxt` in the same folder. A split's name in a file's
+name, as in `flowers-train.tfrecord-00000-of-00002`, is its records' split.
+"""
+
+# Locations may be URIs, and pathlib would make other ones of them.
+# ruff: noqa: PTH112, PTH113, PTH119, PTH120, PTH208
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from components.errors import BadDataError
+from components.image_example_gen import files
+from components.image_example_gen.options import Options
+from components.image_example_gen.source_name import RECORDS, is_remote
+from components.image_example_gen.sources.base import (
+    SPLITS,
+    Content,
+    Item,
+    Listing,
+    Unit,
+    printable,
+)
+
+_IMAGE = ("image/encoded", "image")
+_LABEL = (
+    "image/class/text",
+    "image/class/label",
+    "label",
+    "image/object/class/text",
+    "image/object/class/label",
+)
+_MAX_TEXT_BYTES = 2**24
+
+
+def recognises(location: str) -> bool:
+    """Whether a local folder directly holds files named like TFRecords."""
+    with os.scandir(location) as entries:
+        return any(RECORDS.search(entry.name) and entry.is_file() for entry in entries)
+
+
+def listing(location: str, options: Options) -> Listing:
+    """List a TFRecord file or a folder of them. Raises BadDataError."""
+    names, others = _names(location)
+    if not names and not others:
+        raise BadDataError(f"{location}: no such file or folder of TFRecords")
+    root = location[: -len(names[0])] if names and location.endswith(names[0]) else location
+    texts = {name: _text(root, name) for name in others if _tells_names(name)}
+    image, label = _features(texts, options)
+    classes = _class_names(texts)
+    return Listing(
+        units=[
+            _RecordUnit(root, name, image, label, tuple(sorted(classes.items()))) for name in names
+        ],
+        contents=[
+            Content(json.dumps([name, image, label]), files.join(root, name))
+            for name in [*names, *texts]
+        ],
+        ignored=Counter({"not a TFRecord file": len(others) - len(texts)}),
+        hint="expected files such as train.tfrecord or name-train.tfrecord-00000-of-00001",
+    )
+
+
+def _names(location: str) -> tuple[list[str], list[str]]:
+    """TFRecord files and others, relative to the folder."""
+    if is_remote(location):
+        found = [entry.name for entry in files.list_remote(location)]
+        if found == [""]:
+            return [os.path.basename(location)], []
+    elif os.path.isdir(location):
+        found = [entry.name for entry in os.scandir(location) if entry.is_file()]
+    elif os.path.isfile(location):
+        # Named by the user, whatever its name is.
+        folder = os.path.dirname(location) or "."
+        beside = [name for name in os.listdir(folder) if _tells_names(name)]
+        return [os.path.basename(location)], sorted(beside)
+    else:
+        return [], []
+    visible = sorted(name for name in found if not os.path.basename(name).startswith("."))
+    records = [name for name in visible if RECORDS.search(name)]
+    return records, [name for name in visible if name not in set(records)]
+
+
+def _tells_names(name: str) -> bool:
+    return name in ("labels.txt", "features.json", "dataset_info.json") or name.endswith(
+        (".labels.txt", "label_map.pbtxt")
+    )
+
+
+def _text(root: str, name: str) -> str:
+    try:
+        return files.read(files.join(root, name), _MAX_TEXT_BYTES).decode("utf-8", "replace")
+    except files.Unusable as error:
+        raise BadDataError(f"{files.join(root, name)}: {error}") from error
+
+
+def _features(
+    texts: Mapping[str, str], options: Options
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names to look for: those set, else those that TFDS declares, else those in general use."""
+    declared: dict[str, str] = {}
+    try:
+        info = json.loads(texts.get("dataset_info.json", "{}"))
+        declared_features = json.loads(texts.get("features.json", "{}"))
+        features: dict[str, Any] = declared_features.get("featuresDict", {}).get("features", {})
+        for name, feature in features.items():
+            declared.setdefault(str(feature["pythonClassName"]).rpartition(".")[2], name)
+        stored = info.get("fileFormat", "tfrecord")
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise BadDataError(f"not the description of a TFDS data set: {error!r}") from error
+    if stored != "tfrecord":
+        raise BadDataError(
+            f"the data set is stored as {stored}; prepare it again with file_format='tfrecord'"
+        )
+    image = options.image_feature or declared.get("Image", "")
+    label = options.label_feature or declared.get("ClassLabel", "")
+    return (image,) if image else _IMAGE, (label,) if label else _LABEL
+
+
+def _class_names(texts: Mapping[str, str]) -> dict[int, str]:
+    """Class names by number, {} where nothing tells them."""
+    names: dict[int, str] = {}
+    for file, text in sorted(texts.items()):
+        if file.endswith(".pbtxt"):
+            for block in re.findall(r"item\s*\{(.*?)\}", text, re.S):
+                number = re.search(r"\bid\s*:\s*(\d+)", block)
+                name = re.search(r"\bname\s*:\s*(?:\"([^\"]*)\"|'([^']*)')", block)
+                if number and name:
+                    names[int(number[1])] = name[1] or name[2]
+        elif file.endswith("labels.txt"):
+            for index, line in enumerate(text.splitlines()):
+                numbered = re.fullmatch(r"(\d+):(.+)", line)
+                number_text, name_text = numbered.groups() if numbered else (str(index), line)
+                names[int(number_text)] = name_text.strip()
+    return names
+
+
+@dataclasses.dataclass(frozen=True)
+class _RecordUnit(Unit):
+    """One file of records."""
+
+    root: str
+    name: str
+    image: tuple[str, ...]
+    label: tuple[str, ...]
+    classes: tuple[tuple[int, str], ...]
+
+    @property
+    def inputs(self) -> None:
+        return None
+
+    def items(self) -> Iterator[Item]:
+        import tensorflow as tf
+
+        words = re.split(r"[^a-z]+", os.path.basename(self.name).lower())
+        split = next((SPLITS[word] for word in reversed(words) if word in SPLITS), "")
+        classes = dict(self.classes)
+        number = 0
+        try:
+            with files.local_copy(files.join(self.root, self.name)) as path:
+                with open(path, "rb") as file:
+                    packed = file.read(2) == b"\x1f\x8b"
+                records = tf.data.TFRecordDataset(path, "GZIP" if packed else "")
+                for record in records.as_numpy_iterator():
+                    name = f"{printable(self.name)}#{number:06d}"
+                    yield self._item(name, split, record, classes)
+                    number += 1
+        except (tf.errors.OpError, OSError) as error:
+            # Where the next record would begin is lost with the damaged one.
+            reason = error.message if isinstance(error, tf.errors.OpError) else error.strerror
+            detail = f"this record cannot be read, nor can those behind it: {reason}"
+            name = f"{printable(self.name)}#{number:06d}"
+            yield Item(name, "", functools.partial(_give, b""), 0, problem=("damaged", detail))
+
+    def _item(self, name: str, split: str, record: bytes, classes: Mapping[int, str]) -> Item:
+        import tensorflow as tf
+        from google.protobuf.message import DecodeError
+
+        load = functools.partial(_give, record)
+        try:
+            features = tf.train.Example.FromString(record).features.feature
+        except DecodeError:
+            return Item(name, "", load, len(record), problem=("not a tf.Example", ""))
+        image = next((key for key in self.image if features[key].bytes_list.value), None)
+        if image is None:
+            wanted = " or ".join(self.image)
+            known = ", ".join(sorted(key for key in features if features[key].WhichOneof("kind")))
+            detail = f"no bytes in {wanted}; there are {known}; see data.image_feature"
+            return Item(name, "", load, len(record), problem=("no image", detail[:300]))
+        load = functools.partial(_give, features[image].bytes_list.value[0])
+        labels: set[str] = set()
+        for key in self.label:
+            feature = features[key]
+            labels = {
+                value.decode("utf-8", "backslashreplace") for value in feature.bytes_list.value
+            }
+            labels |= {classes.get(value, str(value)) for value in feature.int64_list.value}
+            labels.discard("")
+            if labels:
+                break
+        problem = None
+        if len(labels) != 1:
+            shown = (
+                f"objects of {len(labels)} classes"
+                if labels
+                else "none of " + ", ".join(self.label)
+            )
+            problem = ("no class", f"{shown}; see data.label_feature")
+        return Item(name, next(iter(labels), ""), load, len(record), split, problem)
+
+
+def _give(data: bytes) -> bytes:
+    return data

@@ -1,0 +1,130 @@
+"""Spans: TFX's numbered or dated parts of a data set, of which a run takes the latest or a range.
+
+A location may hold `{SPAN}`, or `{YYYY}`, `{MM}` and `{DD}` (the span is then the number of days
+since 1970-01-01), and `{VERSION}`, of which the highest counts; `{SPAN:3}` is a number of three
+digits. As in TFX, numbers need not follow on each other: the last N spans are the N highest that
+are there.
+"""
+
+# Locations may be URIs, and pathlib would make other ones of them.
+# ruff: noqa: PTH207
+
+from __future__ import annotations
+
+import datetime
+import glob
+import os
+import re
+from typing import NamedTuple
+
+from components.errors import BadDataError
+from components.image_example_gen import files, source_name
+from components.image_example_gen.options import Options
+
+_EPOCH = datetime.date(1970, 1, 1)
+_DATE = ("{YYYY}", "{MM}", "{DD}")
+_NUMBER = re.compile(r"\{(SPAN|VERSION)(?::([^}]*))?\}")
+
+
+class Span(NamedTuple):
+    """A part of the data: its number, its version (None without), and the path or URI it is at."""
+
+    number: int
+    version: int | None
+    location: str
+
+
+def resolve(location: str, options: Options) -> list[Span]:
+    """The spans that `options` ask for, oldest first; one of number 0 where there are none.
+
+    Raises BadDataError where the pattern is not one of TFX's or finds no span.
+    """
+    windowed = options.spans != 1 or options.first_span is not None or options.last_span is not None
+    if not source_name.parse(location).has_spans:
+        if windowed:
+            raise BadDataError(
+                f"{location}: data.spans, data.first_span and data.last_span need a source with "
+                "{SPAN} or a date in it"
+            )
+        return [Span(0, None, location)]
+    latest: dict[int, Span] = {}
+    for span in _found(location):
+        known = latest.get(span.number)
+        if known is None or (span.version or 0) > (known.version or 0):
+            latest[span.number] = span
+    chosen = _chosen(sorted(latest.values()), options)
+    if not chosen:
+        there = f"; there are spans {min(latest)} to {max(latest)}" if latest else ""
+        raise BadDataError(f"{location}: no such span{there}")
+    return chosen
+
+
+def _chosen(spans: list[Span], options: Options) -> list[Span]:
+    if options.first_span is None and options.last_span is None:
+        return spans[-options.spans :]
+    first = options.first_span if options.first_span is not None else 0
+    last = options.last_span if options.last_span is not None else float("inf")
+    return [span for span in spans if first <= span.number <= last]
+
+
+def _found(location: str) -> list[Span]:
+    pattern = re.compile(_expression(location))
+    found = {}
+    for path in _candidates(location):
+        if match := pattern.match(path):
+            values = match.groupdict()
+            number = int(values["SPAN"]) if "SPAN" in values else _day(values)
+            version = int(values["VERSION"]) if "VERSION" in values else None
+            if number is not None:
+                found[match[1]] = Span(number, version, match[1])
+    return [span for _, span in sorted(found.items())]
+
+
+def _candidates(location: str) -> list[str]:
+    if source_name.is_remote(location):
+        # Object stores have no folders to list: a span is there because a file in it is.
+        root = source_name.fixed_part(location)
+        return [f"{root}/{entry.name}" for entry in files.list_remote(root)]
+    wild = _NUMBER.sub("*", glob.escape(location))
+    for part in _DATE:
+        wild = wild.replace(part, "*")
+    return glob.glob(wild)
+
+
+def _expression(location: str) -> str:
+    """A regular expression that matches a span's path, or one below it, from its beginning."""
+    names = [match[1] for match in _NUMBER.finditer(location)]
+    dates = [location.count(part) for part in _DATE]
+    if names.count("SPAN") + max(dates) != 1 or names.count("VERSION") > 1 or len(set(dates)) != 1:
+        raise BadDataError(
+            f"{location}: must hold {{SPAN}} or all of {{YYYY}}, {{MM}} and {{DD}}, each once, and "
+            "{VERSION} at most once"
+        )
+    expression, end = "", 0
+    for match in re.finditer(r"\{(SPAN|VERSION|YYYY|MM|DD)(?::([^}]*))?\}", location):
+        name, width = match[1], match[2]
+        if width is not None and not (name in ("SPAN", "VERSION") and re.fullmatch("[1-9]", width)):
+            raise BadDataError(
+                f"{location}: {match[0]}: the width must be a digit, as in {{SPAN:3}}"
+            )
+        digits = {"YYYY": "{4}", "MM": "{2}", "DD": "{2}"}.get(name) or (
+            f"{{{width}}}" if width else "+"
+        )
+        expression += f"{re.escape(location[end : match.start()])}(?P<{name}>[0-9]{digits})"
+        end = match.end()
+    return f"({expression}{re.escape(location[end:])})(?:/|$)"
+
+
+def _day(values: dict[str, str]) -> int | None:
+    try:
+        date = datetime.date(int(values["YYYY"]), int(values["MM"]), int(values["DD"]))
+    except ValueError:
+        return None
+    return (date - _EPOCH).days
+
+
+def prefix(span: Span, location: str) -> str:
+    """What sets the names of a span's inputs apart from those of other spans."""
+    if span.location == location:
+        return ""
+    return os.path.relpath(span.location, source_name.fixed_part(location)) + "/"

@@ -1,0 +1,96 @@
+"""`perennial data check`: the ingest and its checks alone, without a workspace."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config import check_data
+from pipeline.console import Console
+from pipeline.errors import ConfigError, DataError
+from pipeline.noise import quiet
+
+if TYPE_CHECKING:
+    from components.image_example_gen.ingest import Ingest
+    from pipeline.settings import DataConfig
+
+MAX_SHOWN = 20
+
+
+def check(data: DataConfig, log_format: str, quarantine: Path | None) -> int:
+    """Read and decode everything that a run would, and show what became of it.
+
+    Args:
+      data: the source and how it is read.
+      log_format: "rich", "plain" or "json".
+      quarantine: where to write the unusable inputs, one JSON object a line.
+
+    Returns 0. Raises DataError where a run would stop, ConfigError where `quarantine` cannot be
+    written.
+    """
+    check_data(data)
+    with (
+        tempfile.TemporaryDirectory(prefix="perennial-") as folder,
+        quiet(Path(folder, "log")) as terminal,
+        Console.create(log_format, terminal.stdout) as console,
+    ):
+        # Only from here on is TensorFlow needed, and its import is worth a look at the terminal.
+        from components.errors import BadDataError
+        from components.image_example_gen.accounting import write_lines
+        from components.image_example_gen.dataset import list_data
+        from components.image_example_gen.ingest import ingest, split_names, work_here
+
+        try:
+            result = ingest(
+                list_data(data.source, data.options),
+                data.splits,
+                data.options,
+                work_here(data.options),
+            )
+            if quarantine is not None:
+                _writable(quarantine)
+                write_lines(result.quarantine, str(quarantine))
+            record = dataclasses.asdict(result.accounting)
+            console.summary(_rows(result), {**record, "quarantine": result.quarantine})
+            result.check(split_names(data.splits, result.accounting), data.source, data.options)
+        except BadDataError as error:
+            raise DataError(str(error)) from error
+    return 0
+
+
+def _writable(path: Path) -> None:
+    try:
+        path.open("wb").close()
+    except OSError as error:
+        raise ConfigError(
+            f"--quarantine {str(path)!r}: cannot be written: {error.strerror}"
+        ) from None
+
+
+def _rows(result: Ingest) -> list[tuple[str, str]]:
+    record = result.accounting
+    rows = [("Accounting", record.balance)]
+    for split, counts in record.splits.items():
+        shown = ", ".join(f"{count:,} {label}" for label, count in _most(counts))
+        rows.append((f"In {split}", f"{record.examples(split):,}: {shown}"))
+    for name, counts in (
+        ("Normalised", record.normalized),
+        ("Ignored", record.ignored),
+        ("Quarantined", record.quarantined),
+    ):
+        if counts:
+            rows.append((name, ", ".join(f"{count:,} {kind}" for kind, count in counts.items())))
+    rows += [("", f"{line['path']}: {line['reason']}") for line in result.quarantine[:MAX_SHOWN]]
+    if (more := len(result.quarantine) - MAX_SHOWN) > 0:
+        rows.append(("", f"... and {more:,} more; --quarantine FILE writes them all"))
+    if len(record.spans) > 1 or record.spans != [0]:
+        rows.append(("Spans", ", ".join(map(str, record.spans))))
+    rows += [("Look at", finding) for finding in record.findings]
+    return rows
+
+
+def _most(counts: dict[str, int]) -> list[tuple[str, int]]:
+    """The largest counts, no more than fit a few lines."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_SHOWN]

@@ -1,0 +1,294 @@
+"""A folder of the images that people have, and what should become of each."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+WIDTH, HEIGHT = 48, 32
+
+# A file's fate: "example:<what was changed>", "duplicate" or "quarantined:<kind>".
+Fates = dict[str, str]
+
+
+def pixels(seed: int, width: int = WIDTH, height: int = HEIGHT) -> npt.NDArray[np.uint8]:
+    """Smooth shapes, different for every seed; uint8 [height, width, 3]."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(smooth)
+
+
+def picture(seed: int, mode: str = "RGB") -> Image.Image:
+    """An image in one of Pillow's modes; alpha goes from clear to opaque."""
+    image = Image.fromarray(pixels(seed))
+    alpha = Image.linear_gradient("L").resize(image.size)
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 256 + seed)
+    if mode in ("RGBA", "LA"):
+        image = image.convert(mode)
+        image.putalpha(alpha)
+        return image
+    if mode == "P":
+        return image.quantize(64)
+    return image.convert(mode)
+
+
+def encoded(image: Image.Image, image_format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def make(image_format: str, seed: int, mode: str = "RGB", **options: Any) -> bytes:
+    return encoded(picture(seed, mode), image_format, **options)
+
+
+def oriented(orientation: int, seed: int, image_format: str = "JPEG") -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return make(image_format, seed, exif=exif.tobytes())
+
+
+def png(ihdr: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of the chunks given."""
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for name, data in [(b"IHDR", ihdr), *chunks, (b"IEND", b"")]:
+        parts += [struct.pack(">I", len(data)), name, data]
+        parts.append(struct.pack(">I", zlib.crc32(name + data)))
+    return b"".join(parts)
+
+
+def png_16_bit_rgb(seed: int) -> bytes:
+    rows = pixels(seed).astype(">u2") * 257
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 2, 0, 0, 0)
+    return png(header, (b"IDAT", zlib.compress(raw)))
+
+
+def png_color_key(seed: int) -> bytes:
+    """The colour of the first pixel is transparent."""
+    image = pixels(seed)
+    raw = b"".join(b"\0" + row.tobytes() for row in image)
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 2, 0, 0, 0)
+    key = struct.pack(">HHH", *image[0, 0].tolist())
+    return png(header, (b"tRNS", key), (b"IDAT", zlib.compress(raw)))
+
+
+def bomb(width: int = 60_000, height: int = 60_000) -> bytes:
+    """A few bytes that say that they are a huge PNG."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return png(header, (b"IDAT", zlib.compress(b"\0" * 1000)))
+
+
+def gif_partial_first_frame(seed: int) -> bytes:
+    """The first frame covers a corner of the canvas only."""
+    data = bytearray(make("GIF", seed, "P"))
+    data[6:10] = struct.pack("<HH", WIDTH + 8, HEIGHT + 8)
+    return bytes(data)
+
+
+def bmp_rle(seed: int) -> bytes:
+    """Run-length encoded: each row one run of one palette index."""
+    rows = b"".join(bytes([WIDTH, (seed + row) % 256, 0, 0]) for row in range(HEIGHT)) + b"\0\1"
+    palette = b"".join(bytes([index, 255 - index, seed % 256, 0]) for index in range(256))
+    offset = 14 + 40 + len(palette)
+    info = struct.pack("<IiiHHIIiiII", 40, WIDTH, HEIGHT, 1, 8, 1, len(rows), 2835, 2835, 256, 256)
+    header = struct.pack("<2sIHHI", b"BM", offset + len(rows), 0, 0, offset)
+    return header + info + palette + rows
+
+
+def animation(image_format: str, seed: int) -> bytes:
+    frames = [picture(seed + index, "RGB") for index in range(3)]
+    return encoded(frames[0], image_format, save_all=True, append_images=frames[1:])
+
+
+def half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def truncated(image_format: str, seed: int) -> bytes:
+    return half(make(image_format, seed))
+
+
+VALID: dict[str, tuple[Callable[[int], bytes], str]] = {
+    "baseline.jpg": (lambda n: make("JPEG", n), "none"),
+    "progressive.jpg": (lambda n: make("JPEG", n, progressive=True), "none"),
+    "gray.jpeg": (lambda n: make("JPEG", n, "L"), "none"),
+    "444.jpe": (lambda n: make("JPEG", n, subsampling=0, quality=100), "none"),
+    "cmyk.jpg": (lambda n: make("JPEG", n, "CMYK"), "cmyk"),
+    "upright.jpg": (lambda n: oriented(1, n), "none"),
+    **{f"turned {k}.jpg": (partial(oriented, k), "orientation") for k in range(2, 9)},
+    "nonsense orientation.jpg": (lambda n: oriented(77, n), "none"),
+    "broken exif.jpg": (lambda n: make("JPEG", n, exif=b"Exif\0\0MM\0*\0\0\0\xff\xff"), "none"),
+    "trailing rubbish.jpg": (lambda n: make("JPEG", n) + b"\0" * 100 + b"rubbish", "none"),
+    "UPPER.JPG": (lambda n: make("JPEG", n), "none"),
+    "photo.jfif": (lambda n: make("JPEG", n), "none"),
+    "two pictures.jpg": (lambda n: animation("MPO", n), "none"),
+    "rgb.png": (lambda n: make("PNG", n), "none"),
+    "gray.png": (lambda n: make("PNG", n, "L"), "none"),
+    "bilevel.png": (lambda n: make("PNG", n, "1"), "none"),
+    "palette.png": (lambda n: make("PNG", n, "P"), "none"),
+    "alpha.png": (lambda n: make("PNG", n, "RGBA"), "alpha"),
+    "opaque alpha.png": (lambda n: encoded(picture(n).convert("RGBA"), "PNG"), "none"),
+    "gray alpha.png": (lambda n: make("PNG", n, "LA"), "alpha"),
+    "transparent palette.png": (lambda n: make("PNG", n, "P", transparency=3), "alpha"),
+    "colour key.png": (png_color_key, "alpha"),
+    "gray 16 bit.png": (lambda n: make("PNG", n, "I;16"), "16-bit"),
+    "rgb 16 bit.png": (png_16_bit_rgb, "16-bit"),
+    "turned.png": (lambda n: oriented(6, n, "PNG"), "orientation"),
+    "animated.png": (lambda n: animation("PNG", n), "none"),
+    "still.gif": (lambda n: make("GIF", n, "P"), "none"),
+    "animated.gif": (lambda n: animation("GIF", n), "none"),
+    "transparent.gif": (lambda n: make("GIF", n, "P", transparency=3), "alpha"),
+    "partial.gif": (gif_partial_first_frame, "alpha"),
+    "rgb.bmp": (lambda n: make("BMP", n), "none"),
+    "palette.bmp": (lambda n: make("BMP", n, "P"), "bmp"),
+    "gray.bmp": (lambda n: make("BMP", n, "L"), "bmp"),
+    "bilevel.bmp": (lambda n: make("BMP", n, "1"), "bmp"),
+    "alpha.bmp": (lambda n: make("BMP", n, "RGBA"), "bmp"),
+    "rle.bmp": (bmp_rle, "bmp"),
+    "lossy.webp": (lambda n: make("WEBP", n), "webp"),
+    "lossless.webp": (lambda n: make("WEBP", n, lossless=True), "webp"),
+    "alpha.webp": (lambda n: make("WEBP", n, "RGBA"), "webp"),
+    "animated.webp": (lambda n: animation("WEBP", n), "webp"),
+    "plain.tif": (lambda n: make("TIFF", n), "tiff"),
+    "lzw.TIFF": (lambda n: make("TIFF", n, compression="tiff_lzw"), "tiff"),
+    "deflate.tiff": (lambda n: make("TIFF", n, compression="tiff_adobe_deflate"), "tiff"),
+    "jpeg.tiff": (lambda n: make("TIFF", n, compression="jpeg"), "tiff"),
+    "fax.tiff": (lambda n: make("TIFF", n, "1", compression="group4"), "tiff"),
+    "16 bit.tiff": (lambda n: make("TIFF", n, "I;16"), "tiff"),
+    "cmyk.tiff": (lambda n: make("TIFF", n, "CMYK"), "tiff"),
+    "alpha.tiff": (lambda n: make("TIFF", n, "RGBA"), "tiff"),
+    "turned.tiff": (lambda n: oriented(6, n, "TIFF"), "tiff"),
+    "pages.tiff": (lambda n: animation("TIFF", n), "tiff"),
+    "a png.jpg": (lambda n: make("PNG", n), "none"),
+    "no extension": (lambda n: make("JPEG", n), "none"),
+    "numbers.123": (lambda n: make("PNG", n), "none"),
+    " spaces  all over .png": (lambda n: make("PNG", n), "none"),
+    "-rf.png": (lambda n: make("PNG", n), "none"),
+    "quote'\"`$(id).png": (lambda n: make("PNG", n), "none"),
+    "line\nbreak.png": (lambda n: make("PNG", n), "none"),
+    "Katze 猫 🐈 قط é.png": (lambda n: make("PNG", n), "none"),
+    f"{'ö' * 120}.png": (lambda n: make("PNG", n), "none"),
+    f"{'x' * 251}.png": (lambda n: make("PNG", n), "none"),
+    "deep/er/est/nested.png": (lambda n: make("PNG", n), "none"),
+    "one pixel.png": (lambda n: encoded(Image.new("RGB", (1, 1), (n, 0, 0)), "PNG"), "none"),
+    "panorama.jpg": (lambda n: encoded(Image.new("RGB", (900, 9), (n, 9, 9)), "JPEG"), "none"),
+}
+
+BROKEN: dict[str, tuple[Callable[[int], bytes], str]] = {
+    "empty.jpg": (lambda n: b"", "empty"),
+    "empty too.png": (lambda n: b"", "empty"),
+    "text.jpg": (lambda n: b"this is no picture %d" % n, "not an image"),
+    "page.jpg": (lambda n: b"<!DOCTYPE html><html>%d 404</html>" % n, "unsupported"),
+    "drawing.svg": (
+        lambda n: b"<svg xmlns='http://www.w3.org/2000/svg' id='%d'/>" % n,
+        "unsupported",
+    ),
+    "phone.heic": (lambda n: b"\0\0\0\x18ftypheic\0\0\0\0%d" % n, "unsupported"),
+    "noise.png": (lambda n: np.random.default_rng(n).bytes(2000), "not an image"),
+    "header only.jpg": (lambda n: make("JPEG", n)[:200], "damaged"),
+    "bomb.png": (lambda n: bomb(60_000 + n), "too large"),
+    "float.tiff": (lambda n: encoded(picture(n, "F"), "TIFF"), "unsupported"),
+    "wrong checksum.png": (lambda n: _flipped(make("PNG", n), 60), "damaged"),
+    **{
+        f"truncated.{kind.lower()}": (partial(truncated, kind), "damaged")
+        for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+    },
+    "truncated progressive.jpg": (lambda n: half(make("JPEG", n, progressive=True)), "damaged"),
+    "without an end.jpg": (lambda n: make("JPEG", n)[:-2], "damaged"),
+}
+
+
+def _flipped(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]
+
+
+def write(root: Path) -> Fates:
+    """Write the corpus below `root`, two classes; the fate of each input by its name."""
+    fates: Fates = {}
+    for seed, (name, content, fate) in enumerate(_files()):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content(seed))
+        fates[name] = fate
+    _add_copies(root, fates)
+    _add_links(root, fates)
+    _add_what_is_no_input(root)
+    return fates
+
+
+def _files() -> Iterator[tuple[str, Callable[[int], bytes], str]]:
+    for name, (content, change) in VALID.items():
+        yield f"cat/{name}", content, f"example:{change}"
+    for name, (content, kind) in BROKEN.items():
+        yield f"dog/{name}", content, f"quarantined:{kind}"
+    # Enough to find each class in each split.
+    for index in range(60):
+        for label in ("cat", "dog"):
+            yield f"{label}/plain/{index}.png", lambda n: make("PNG", n), "example:none"
+    yield "stray.png", lambda n: make("PNG", n), "quarantined:no class"
+
+
+def _add_copies(root: Path, fates: Fates) -> None:
+    (root / "dog" / "z copy.png").write_bytes((root / "dog" / "plain" / "0.png").read_bytes())
+    os.link(root / "dog" / "plain" / "1.png", root / "dog" / "z hard link.png")
+    fates |= {"dog/z copy.png": "duplicate", "dog/z hard link.png": "duplicate"}
+    both = make("PNG", 5000)
+    for label in ("cat", "dog"):
+        (root / label / "both.png").write_bytes(both)
+        fates[f"{label}/both.png"] = "quarantined:conflict"
+    broken = BROKEN["truncated.png"][0](6000)
+    for name in ("dog/broken.png", "dog/broken too.png"):
+        (root / name).write_bytes(broken)
+        fates[name] = "quarantined:damaged"
+
+
+def _add_links(root: Path, fates: Fates) -> None:
+    outside = root.parent / "outside"
+    outside.mkdir(exist_ok=True)
+    (outside / "secret.png").write_bytes(make("PNG", 7000))
+    links = {
+        "dog/z link.png": ("plain/2.png", "duplicate"),
+        "dog/link out.png": ("../../outside/secret.png", "quarantined:link"),
+        "dog/folder out": (str(outside), "quarantined:link"),
+        "dog/zero.png": ("/dev/zero", "quarantined:link"),
+        "dog/dangling.png": ("nowhere.png", "quarantined:link"),
+        "dog/self.png": ("self.png", "quarantined:link"),
+        "dog/loop": (".", "quarantined:link"),
+        "cat/deep/up": ("../..", "quarantined:link"),
+    }
+    for name, (target, fate) in links.items():
+        (root / name).symlink_to(target)
+        fates[name] = fate
+
+
+def _add_what_is_no_input(root: Path) -> None:
+    (root / "README.md").write_text("# Pets\n")
+    (root / "cat" / "notes.txt").write_text("meow")
+    (root / "cat" / ".hidden.png").write_bytes(make("PNG", 8000))
+    (root / "cat" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (root / ".git").mkdir()
+    (root / ".git" / "x.png").write_bytes(make("PNG", 8001))
+    (root / "cat" / "nothing" / "in" / "here").mkdir(parents=True)
+    (root / "bird").mkdir()
+    os.mkfifo(root / "cat" / "pipe.png")
+    listener = socket.socket(socket.AF_UNIX)
+    folder = Path.cwd()
+    os.chdir(root)  # a socket's path is at most 108 bytes long
+    try:
+        listener.bind("cat/socket.png")
+    finally:
+        os.chdir(folder)
+        listener.close()

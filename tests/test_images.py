@@ -1,0 +1,187 @@
+"""What ingest makes of one file: kept as it is, normalised, or refused."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from components.image_example_gen.files import Unusable
+from components.image_example_gen.images import Picture, Pixels, read_image
+from tests import image_corpus as corpus
+
+MAX_PIXELS = 1_000_000
+
+
+def read(data: bytes) -> Picture:
+    return read_image(data, MAX_PIXELS)
+
+
+def as_transform_reads(data: bytes) -> Pixels:
+    """Pixels as trainer_module.transform decodes them."""
+    pixels: Pixels = tf.io.decode_image(data, channels=3, expand_animations=False).numpy()
+    return pixels
+
+
+def as_a_viewer_shows(data: bytes) -> Pixels:
+    """Pixels as Pillow decodes them: first frame, upright, on white, 8 bits of RGB."""
+    opened = Image.open(io.BytesIO(data))
+    opened.load()
+    image: Image.Image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I;16"):
+        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., np.newaxis], 3, axis=2)
+    if image.mode in ("RGBA", "LA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("name", corpus.VALID)
+class TestEveryValidKind:
+    def test_is_stored_as_a_viewer_shows_it(self, name: str) -> None:
+        content, change = corpus.VALID[name]
+        data = content(3)
+        picture = read(data)
+        expected = as_a_viewer_shows(data)
+        stored = as_transform_reads(picture.encoded)
+        assert stored.shape == expected.shape == (picture.height, picture.width, 3)
+        # PNG is exact, but for rounding; JPEG's decoders, and what is stored as JPEG anew, differ.
+        if picture.format == "jpeg":
+            assert np.abs(stored.astype(int) - expected).mean() < 2.5
+        else:
+            assert np.abs(stored.astype(int) - expected).max() <= 1
+        assert picture.normalized == change
+        if change == "none":
+            assert picture.encoded == data
+
+    def test_says_what_is_stored(self, name: str) -> None:
+        picture = read(corpus.VALID[name][0](3))
+        stored = Image.open(io.BytesIO(picture.encoded))
+        assert {"JPEG": "jpeg", "MPO": "jpeg"}.get(
+            str(stored.format), str(stored.format).lower()
+        ) == picture.format
+        assert stored.size == (picture.width, picture.height)
+        luminance = np.asarray(as_transform_reads(picture.encoded)) @ [0.299, 0.587, 0.114]
+        assert picture.mean == pytest.approx(luminance.mean(), abs=1.5)
+        assert picture.contrast == pytest.approx(luminance.std(), abs=1.5)
+
+
+@pytest.mark.parametrize("name", corpus.BROKEN)
+def test_every_broken_kind_is_refused_for_what_it_is(name: str) -> None:
+    content, kind = corpus.BROKEN[name]
+    with pytest.raises(Unusable) as caught:
+        read(content(3))
+    assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("image_format", "mode", "channels"),
+    [("PNG", "L", 1), ("JPEG", "L", 1), ("JPEG", "RGB", 3), ("PNG", "P", 3), ("GIF", "P", 3)],
+)
+def test_channels_of_what_is_kept(image_format: str, mode: str, channels: int) -> None:
+    assert read(corpus.make(image_format, 1, mode)).channels == channels
+
+
+def test_an_alpha_channel_that_hides_nothing_is_kept() -> None:
+    assert read(corpus.encoded(corpus.picture(1).convert("RGBA"), "PNG")).channels == 4
+
+
+def test_the_pixel_limit_is_on_the_header_and_inclusive() -> None:
+    data = corpus.encoded(Image.new("RGB", (100, 50)), "PNG")
+    assert read_image(data, 5000).width == 100
+    with pytest.raises(Unusable, match=r"100 x 50 pixels, data\.max_pixels = 4,999"):
+        read_image(data, 4999)
+
+
+def test_a_long_animation_is_cut_to_its_first_frame() -> None:
+    # TensorFlow decodes every frame to show the first.
+    data = corpus.animation("GIF", 1)
+    one_frame = corpus.WIDTH * corpus.HEIGHT
+    assert read_image(data, 3 * one_frame).encoded == data
+    cut = read_image(data, 2 * one_frame)
+    assert cut.normalized == "first-frame"
+    np.testing.assert_array_equal(as_transform_reads(cut.encoded), as_a_viewer_shows(data))
+
+
+def test_several_changes_are_all_told() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = corpus.make("JPEG", 1, "CMYK", exif=exif.tobytes())
+    picture = read(data)
+    assert picture.normalized == "cmyk+orientation"
+    assert (picture.width, picture.height) == (corpus.HEIGHT, corpus.WIDTH)
+
+
+SAMPLES = {
+    name: corpus.VALID[name][0](9)
+    for name in (
+        "baseline.jpg",
+        "progressive.jpg",
+        "cmyk.jpg",
+        "turned 6.jpg",
+        "rgb.png",
+        "alpha.png",
+        "transparent palette.png",
+        "animated.gif",
+        "rgb.bmp",
+        "rle.bmp",
+        "lossy.webp",
+        "lzw.TIFF",
+        "fax.tiff",
+    )
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+class TestDamage:
+    """Whatever is done to a file, it is stored as something readable, or refused."""
+
+    def check(self, data: bytes) -> None:
+        picture: Picture | None = None
+        with contextlib.suppress(Unusable):
+            picture = read(data)
+        if picture is not None:
+            shape = as_transform_reads(picture.encoded).shape
+            assert shape == (picture.height, picture.width, 3)
+
+    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(share=st.floats(0, 1, exclude_max=True))
+    def test_truncated(self, name: str, share: float) -> None:
+        data = SAMPLES[name]
+        self.check(data[: int(len(data) * share)])
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(
+        flips=st.lists(
+            st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    def test_bits_flipped(self, name: str, flips: list[tuple[float, int]]) -> None:
+        data = bytearray(SAMPLES[name])
+        for place, mask in flips:
+            # Half of them into the header, where they do most.
+            at = int((place * 2 * len(data)) if place < 0.5 else (place - 0.5) * 200)
+            data[min(at, len(data) - 1)] ^= mask
+        self.check(bytes(data))
+
+
+@pytest.mark.parametrize("name", ["baseline.jpg", "progressive.jpg", "rgb.png", "rgb.bmp"])
+def test_a_file_that_lacks_a_tenth_is_refused(name: str) -> None:
+    data = SAMPLES[name]
+    with pytest.raises(Unusable):
+        read(data[: len(data) * 9 // 10])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.binary(max_size=300))
+def test_no_bytes_at_all_make_it_fail(data: bytes) -> None:
+    with pytest.raises(Unusable):
+        read(data)

@@ -1,0 +1,657 @@
+"""Data sources: what each takes for an input, its class and its split."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from apache_beam.io.filesystem import BeamIOError, FileMetadata, FileSystem, MatchResult
+from PIL import Image
+
+from components.errors import BadDataError
+from components.image_example_gen import files
+from components.image_example_gen.dataset import fingerprint, list_data
+from components.image_example_gen.options import Options
+from components.image_example_gen.source_name import parse
+from components.image_example_gen.sources import cifar10
+from components.image_example_gen.sources.base import Item
+from components.image_example_gen.sources.digits import IMAGES
+from tests import image_corpus as corpus
+
+
+def items(source: str | Path, **options: Any) -> dict[str, Item]:
+    data = list_data(str(source), Options(**options))
+    return {item.name: item for unit in data.units for item in unit.items()}
+
+
+def labels(source: str | Path, **options: Any) -> dict[str, str]:
+    return {name: item.label for name, item in items(source, **options).items()}
+
+
+def problems(source: str | Path, **options: Any) -> dict[str, str]:
+    return {
+        name: ": ".join(item.problem)
+        for name, item in items(source, **options).items()
+        if item.problem
+    }
+
+
+def put(root: Path, *names: str) -> Path:
+    """Distinct images at `names` below `root`."""
+    for seed, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(corpus.make("PNG", seed))
+    return root
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("text", "kind", "location"),
+        [
+            ("digits", "digits", "digits"),
+            ("./digits", "", "./digits"),
+            ("/x/y", "", "/x/y"),
+            ("folder:/x/a.csv", "folder", "/x/a.csv"),
+            ("tfds:cifar10:3.0.2", "tfds", "cifar10:3.0.2"),
+            ("gs://bucket/x", "", "gs://bucket/x"),
+            ("tfrecord:gs://bucket/x", "tfrecord", "gs://bucket/x"),
+            ("odd:name", "", "odd:name"),
+        ],
+    )
+    def test_a_prefix_names_the_kind(self, text: str, kind: str, location: str) -> None:
+        assert parse(text) == (kind, location)
+        assert parse(text).text == text
+
+    def test_only_paths_are_local(self) -> None:
+        assert parse("manifest:x.csv").is_local
+        assert not any(parse(text).is_local for text in ("digits", "tfds:mnist", "s3://b/x"))
+
+    def test_an_archive_is_to_be_unpacked(self, tmp_path: Path) -> None:
+        (tmp_path / "photos.tar.gz").touch()
+        with pytest.raises(BadDataError, match="is an archive; unpack it"):
+            list_data(str(tmp_path / "photos.tar.gz"), Options())
+
+    def test_a_file_of_another_kind_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "photos.xlsx").touch()
+        with pytest.raises(BadDataError, match="a file of unknown kind; give"):
+            list_data(str(tmp_path / "photos.xlsx"), Options())
+
+
+class TestFolder:
+    def test_a_missing_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(BadDataError, match="no such folder"):
+            list_data(str(tmp_path / "absent"), Options())
+
+    def test_the_first_folder_names_the_class_however_deep_the_image(self, tmp_path: Path) -> None:
+        put(tmp_path, "cat/1.png", "cat/a/b/2.PNG", "dog/3.png")
+        assert labels(tmp_path) == {"cat/1.png": "cat", "cat/a/b/2.PNG": "cat", "dog/3.png": "dog"}
+
+    def test_another_level_can_name_the_class(self, tmp_path: Path) -> None:
+        put(tmp_path, "2023/cat/1.png", "2024/dog/x/2.png", "2024/stray.png")
+        assert labels(tmp_path, depth=2) == {
+            "2023/cat/1.png": "cat",
+            "2024/dog/x/2.png": "dog",
+            "2024/stray.png": "",
+        }
+        assert list(problems(tmp_path, depth=2)) == ["2024/stray.png"]
+
+    def test_folders_named_like_splits_are_splits(self, tmp_path: Path) -> None:
+        put(tmp_path, "train/cat/1.png", "Validation/cat/2.png", "test/dog/3.png")
+        found = items(tmp_path)
+        assert {name: (item.label, item.split) for name, item in found.items()} == {
+            "train/cat/1.png": ("cat", "train"),
+            "Validation/cat/2.png": ("cat", "eval"),
+            "test/dog/3.png": ("dog", "test"),
+        }
+
+    def test_a_class_beside_them_makes_them_classes(self, tmp_path: Path) -> None:
+        put(tmp_path, "train/1.png", "test/2.png", "bus/3.png")
+        assert set(labels(tmp_path).values()) == {"train", "test", "bus"}
+
+    def test_names_that_are_not_utf_8_are_written_out(self, tmp_path: Path) -> None:
+        folder = tmp_path / "caf\udce9"
+        folder.mkdir()
+        (folder / "\udcff.png").write_bytes(corpus.make("PNG", 1))
+        assert labels(tmp_path) == {"caf\\xe9/\\xff.png": "caf\\xe9"}
+        (item,) = items(tmp_path).values()
+        assert item.load() == corpus.make("PNG", 1)
+
+    def test_a_linked_folder_within_the_root_counts(self, tmp_path: Path) -> None:
+        put(tmp_path, "cat/1.png", "store/2.png")
+        (tmp_path / "dog").symlink_to("store")
+        assert labels(tmp_path)["dog/2.png"] == "dog"
+
+    def test_folders_may_be_nested_deeper_than_python_recurses(self, tmp_path: Path) -> None:
+        # 1,200 levels of one letter stay below the longest path that Linux takes.
+        folders = [f"{tmp_path}/cat" + "/d" * level for level in range(1200)]
+        for folder in folders:
+            Path(folder).mkdir()
+        with open(f"{folders[-1]}/1.png", "wb") as file:
+            file.write(corpus.make("PNG", 1))
+        try:
+            assert set(labels(tmp_path).values()) == {"cat"}
+        finally:  # pytest removes folders by recursion
+            Path(f"{folders[-1]}/1.png").unlink()
+            for folder in reversed(folders):
+                Path(folder).rmdir()
+
+    def test_every_file_is_in_one_unit(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("components.image_example_gen.sources.folder.UNIT_BYTES", 10_000)
+        names = [f"cat/{number}.png" for number in range(30)]
+        data = list_data(str(put(tmp_path, *names)), Options())
+        assert len(data.units) > 2
+        found = [item.name for unit in data.units for item in unit.items()]
+        assert sorted(found) == sorted(names)
+        assert data.inputs == 30
+
+    def test_a_file_larger_than_any_image_is_not_read(self, tmp_path: Path) -> None:
+        put(tmp_path, "cat/1.png")
+        with (tmp_path / "cat" / "sparse.png").open("wb") as file:
+            file.truncate(2**40)
+        item = items(tmp_path, max_pixels=1000)["cat/sparse.png"]
+        with pytest.raises(files.Unusable, match="too large"):
+            item.load()
+
+
+class TestFingerprint:
+    def of(self, root: Path) -> str:
+        return fingerprint(list_data(str(root), Options()))
+
+    def test_touching_and_copying_change_nothing(self, two_classes: Path, tmp_path: Path) -> None:
+        before = self.of(two_classes)
+        os.utime(two_classes / "cat" / "00.png", (1, 1))
+        assert self.of(two_classes) == before
+        assert self.of(Path(shutil.copytree(two_classes, tmp_path / "elsewhere"))) == before
+
+    @pytest.mark.parametrize(
+        "news", ["moved to another class", "one byte", "removed", "a new link"]
+    )
+    def test_anything_else_does(self, two_classes: Path, news: str) -> None:
+        before = self.of(two_classes)
+        file = two_classes / "cat" / "00.png"
+        if news == "moved to another class":
+            file.rename(two_classes / "dog" / "cat00.png")
+        elif news == "one byte":
+            file.write_bytes(file.read_bytes()[:-1] + b"\0")
+        elif news == "removed":
+            file.unlink()
+        else:
+            (two_classes / "cat" / "dangling.png").symlink_to("nowhere")
+        assert self.of(two_classes) != before
+
+
+class TestManifest:
+    def test_csv(self, tmp_path: Path) -> None:
+        put(tmp_path / "photos", "a b.png", "ü.png", "c.png")
+        manifest = tmp_path / "list.csv"
+        with manifest.open("w", encoding="utf-8-sig", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["Label", "path", "Split", "remark"])
+            rows.writerow(["cat, black", "photos/a b.png", "train", "x"])
+            rows.writerow(["dog", "photos/ü.png", "VAL", ""])
+            rows.writerow(["dog", str(tmp_path / "photos" / "c.png"), "", ""])
+        found = items(manifest)
+        assert sorted((item.label, item.split) for item in found.values()) == [
+            ("cat, black", "train"),
+            ("dog", ""),
+            ("dog", "eval"),
+        ]
+        assert all(item.load()[:4] == b"\x89PNG" for item in found.values())
+
+    def test_json_lines(self, tmp_path: Path) -> None:
+        put(tmp_path, "1.png", "2.png")
+        manifest = tmp_path / "list.jsonl"
+        manifest.write_text('{"path": "1.png", "label": "a"}\n\n{"label": 7, "path": "2.png"}\n')
+        assert labels(manifest) == {"1.png": "a", "2.png": "7"}
+
+    def test_each_bad_line_is_told(self, tmp_path: Path) -> None:
+        put(tmp_path, "1.png")
+        manifest = tmp_path / "list.jsonl"
+        manifest.write_text(
+            '{"path": "1.png"}\n{oops\n[1]\n{"label": "a"}\n{"path": "no.png", "label": "a"}\n'
+            '{"path": "1.png", "label": "a", "split": "holiday"}\n'
+        )
+        data = list_data(str(manifest), Options())
+        found = [item.problem for unit in data.units for item in unit.items()]
+        assert sorted(": ".join(problem or ()) for problem in found)[:4] == [
+            "manifest: line 1: no label",
+            "manifest: line 6: unknown split 'holiday'",
+            "manifest: no path",
+            "manifest: not JSON: Expecting property name enclosed in double quotes: "
+            "line 1 column 2 (char 1)",
+        ]
+        assert data.inputs == 6
+        assert None not in found
+
+    def test_columns_that_are_not_there_are_named(self, tmp_path: Path) -> None:
+        (tmp_path / "list.csv").write_text("file;label\n1.png;a\n")
+        with pytest.raises(BadDataError, match="must name the columns path, label"):
+            list_data(str(tmp_path / "list.csv"), Options())
+
+    @pytest.mark.parametrize("content", [b"", b"\xff\xfe\0", b'path,label\n"1.png,a\n'])
+    def test_what_is_no_csv_is_refused(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "list.csv").write_bytes(content)
+        with pytest.raises(BadDataError, match=r"list\.csv"):
+            list_data(str(tmp_path / "list.csv"), Options())
+
+
+def example(**values: bytes | int | list[bytes]) -> bytes:
+    """A serialized tf.Example; `__` in a name stands for a slash."""
+    features = {}
+    for name, value in values.items():
+        if isinstance(value, int):
+            feature = tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        else:
+            many = value if isinstance(value, list) else [value]
+            feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=many))
+        features[name.replace("__", "/")] = feature
+    message = tf.train.Example(features=tf.train.Features(feature=features))
+    return bytes(message.SerializeToString())
+
+
+def write_records(path: Path, *records: bytes, compression: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path), compression) as writer:
+        for record in records:
+            writer.write(record)
+    return path
+
+
+IMAGE = corpus.make("JPEG", 1)
+
+
+class TestTFRecord:
+    @pytest.mark.parametrize(
+        ("values", "label"),
+        [
+            ({"image": IMAGE, "label": 3}, "3"),
+            ({"image__encoded": IMAGE, "image__class__text": b"cat"}, "cat"),
+            ({"image__encoded": IMAGE, "image__class__label": 5, "image__height": 9}, "5"),
+            ({"image__encoded": IMAGE, "image__object__class__text": [b"cat", b"cat"]}, "cat"),
+        ],
+    )
+    def test_names_in_general_use(
+        self, tmp_path: Path, values: Mapping[str, Any], label: str
+    ) -> None:
+        path = write_records(tmp_path / "x.tfrecord", example(**values))
+        (item,) = items(path).values()
+        assert (item.label, item.problem) == (label, None)
+        assert item.load() == IMAGE
+
+    def test_other_names_are_set(self, tmp_path: Path) -> None:
+        path = write_records(tmp_path / "x.tfrecord", example(jpg=IMAGE, cls=b"cat", label=9))
+        assert labels(path, image_feature="jpg", label_feature="cls") == {
+            "x.tfrecord#000000": "cat"
+        }
+        assert "no bytes in image/encoded or image; there are cls, jpg" in str(problems(path))
+
+    @pytest.mark.parametrize(
+        ("file", "content"),
+        [
+            ("label.labels.txt", "zero\none\ntwo\n"),
+            ("labels.txt", "0:zero\n1:one\n2:two\n"),
+            (
+                "pet_label_map.pbtxt",
+                "item {\n name: 'one'\n id: 1\n}\nitem { id: 2 name: \"two\" }",
+            ),
+        ],
+    )
+    def test_numbers_become_names(self, tmp_path: Path, file: str, content: str) -> None:
+        (tmp_path / file).write_text(content)
+        write_records(
+            tmp_path / "x.tfrecord", *(example(image=IMAGE, label=label) for label in (1, 2, 7))
+        )
+        assert list(labels(tmp_path).values()) == ["one", "two", "7"]
+
+    def test_files_name_splits(self, tmp_path: Path) -> None:
+        record = example(image=IMAGE, label=1)
+        for name in (
+            "pets-train.tfrecord-00000-of-00002",
+            "pets-train.tfrecord-00001-of-00002",
+            "coco_val.record",
+            "test-00000-of-00001",
+            "all.tfrec",
+        ):
+            write_records(tmp_path / name, record)
+        assert {name: item.split for name, item in items(tmp_path).items()} == {
+            "pets-train.tfrecord-00000-of-00002#000000": "train",
+            "pets-train.tfrecord-00001-of-00002#000000": "train",
+            "coco_val.record#000000": "eval",
+            "test-00000-of-00001#000000": "test",
+            "all.tfrec#000000": "",
+        }
+
+    def test_compressed_files_are_read(self, tmp_path: Path) -> None:
+        record = example(image=IMAGE, label=1)
+        path = write_records(tmp_path / "x.tfrecord.gz", record, record, compression="GZIP")
+        assert len(items(path)) == 2
+
+    def test_each_record_that_cannot_be_used_is_told(self, tmp_path: Path) -> None:
+        write_records(
+            tmp_path / "x.tfrecord",
+            b"\xff\xff no example",
+            example(label=1),
+            example(image=IMAGE),
+            example(image=IMAGE, image__object__class__text=[b"cat", b"dog"]),
+        )
+        assert [problem.partition(":")[0] for problem in problems(tmp_path).values()] == [
+            "not a tf.Example",
+            "no image",
+            "no class",
+            "no class",
+        ]
+
+    @pytest.mark.parametrize("damage", [slice(0, -5), slice(0, 20)])
+    def test_what_cannot_be_read_of_a_file_is_one_input(
+        self, tmp_path: Path, damage: slice
+    ) -> None:
+        record = example(image=IMAGE, label=1)
+        path = write_records(tmp_path / "x.tfrecord", record, record)
+        path.write_bytes(path.read_bytes()[damage])
+        found = items(path)
+        *_, last = found.values()
+        assert last.problem is not None
+        assert "nor can those behind it" in last.problem[1]
+        assert sum(item.problem is None for item in found.values()) == (damage.stop == -5)
+
+
+def write_tfds(root: Path, name: str, version: str = "1.0.0", **info: str) -> Path:
+    """A data set as TensorFlow Datasets prepares it, with other feature names than usual."""
+    folder = root / name / version
+    folder.mkdir(parents=True)
+    kinds = {"photo": "image_feature.Image", "kind": "class_label_feature.ClassLabel"}
+    declared = {
+        key: {"pythonClassName": f"tensorflow_datasets.core.features.{kind}"}
+        for key, kind in kinds.items()
+    }
+    (folder / "features.json").write_text(json.dumps({"featuresDict": {"features": declared}}))
+    (folder / "dataset_info.json").write_text(json.dumps({"name": name, **info}))
+    (folder / "kind.labels.txt").write_text("cat\ndog\n")
+    for split, label in (("train", 0), ("test", 1)):
+        write_records(
+            folder / f"{name}-{split}.tfrecord-00000-of-00001", example(photo=IMAGE, kind=label)
+        )
+    return folder
+
+
+class TestTfds:
+    @pytest.fixture(autouse=True)
+    def data_dir(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+        # As on a machine without the package, also where it is installed.
+        monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+        return tmp_path
+
+    def test_a_prepared_set_is_read_without_the_package(self, data_dir: Path) -> None:
+        write_tfds(data_dir, "pets", "3.2.0")
+        write_tfds(data_dir, "pets", "3.10.0")
+        found = [(item.label, item.split) for item in items("tfds:pets").values()]
+        assert sorted(found) == [("cat", "train"), ("dog", "test")]
+        units = list_data("tfds:pets", Options()).units
+        assert "3.10.0" in str(units[0])
+        assert "3.2.0" in str(list_data("tfds:pets:3.2.0", Options()).units[0])
+
+    def test_without_it_and_without_the_package(self, data_dir: Path) -> None:
+        with pytest.raises(BadDataError, match=f"tfds:pets: not in {data_dir}, .*pip install"):
+            list_data("tfds:pets", Options())
+
+    def test_another_file_format_is_told(self, data_dir: Path) -> None:
+        write_tfds(data_dir, "pets", fileFormat="array_record")
+        with pytest.raises(BadDataError, match="stored as array_record; prepare it again"):
+            list_data("tfds:pets", Options())
+
+    def test_the_package_prepares_what_is_not_there(
+        self, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Builder:
+            data_path = str(data_dir / "pets" / "1.0.0")
+
+            def download_and_prepare(self) -> None:
+                write_tfds(data_dir, "pets")
+
+        class Package:
+            @staticmethod
+            def builder(name: str, data_dir: str) -> Builder:
+                assert (name, data_dir) == ("pets", str(Path(Builder.data_path).parents[1]))
+                return Builder()
+
+        monkeypatch.setitem(sys.modules, "tensorflow_datasets", Package)
+        assert len(items("tfds:pets")) == 2
+
+
+class Evil:
+    """Its pickle runs a command when it is read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemExit('run')",)
+
+
+class TestCifar10:
+    names = ("airplane", "automobile", "bird", "cat", "deer")
+
+    def rows(self, count: int = 5) -> np.ndarray:
+        return np.random.default_rng(0).integers(0, 256, (count, 3072), dtype=np.uint8)
+
+    def python_version(self, root: Path, **batch: Any) -> Path:
+        content: dict[Any, Any] = {b"labels": [0, 1, 2, 3, 4], b"data": self.rows(), **batch}
+        with (root / "batches.meta").open("wb") as file:
+            pickle.dump({b"label_names": [name.encode() for name in self.names]}, file, protocol=2)
+        for name in ("data_batch_1", "test_batch"):
+            with (root / name).open("wb") as file:
+                pickle.dump(content, file, protocol=2)
+        return root
+
+    def binary_version(self, root: Path) -> Path:
+        (root / "batches.meta.txt").write_text("\n".join(self.names) + "\n\n")
+        rows = np.concatenate([np.arange(5, dtype=np.uint8)[:, np.newaxis], self.rows()], axis=1)
+        for name in ("data_batch_1.bin", "test_batch.bin"):
+            (root / name).write_bytes(rows.tobytes())
+        return root
+
+    @pytest.mark.parametrize("version", ["python_version", "binary_version"])
+    def test_both_versions_hold_the_same(self, tmp_path: Path, version: str) -> None:
+        found = list(items(getattr(self, version)(tmp_path)).values())
+        assert [item.label for item in found] == [*self.names, *self.names]
+        assert [item.split for item in found] == ["train"] * 5 + ["test"] * 5
+        for item, row in zip(found, [*self.rows(), *self.rows()], strict=True):
+            pixels = np.asarray(Image.open(io.BytesIO(item.load())))
+            np.testing.assert_array_equal(pixels, row.reshape(3, 32, 32).transpose(1, 2, 0))
+
+    def test_a_pickle_that_runs_code_is_refused(self, tmp_path: Path) -> None:
+        self.python_version(tmp_path, evil=Evil())
+        (first, second) = items(tmp_path).values()
+        assert first.problem is not None
+        assert "exec is not allowed" in first.problem[1]
+        assert second.problem is not None
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            Evil(),
+            {b"labels": [0] * 5, b"data": np.zeros((5, 3072), object)},
+            {b"labels": [0] * 5, b"data": np.zeros((5, 3072), np.float64)},
+            {b"labels": [0] * 4, b"data": np.zeros((5, 3072), np.uint8)},
+            {b"labels": [77] * 5, b"data": np.zeros((5, 3072), np.uint8)},
+            {b"labels": "01234", b"data": b"no array"},
+            [1, 2, 3],
+        ],
+    )
+    def test_anything_but_plain_images_is_refused(self, tmp_path: Path, content: object) -> None:
+        self.python_version(tmp_path)
+        with (tmp_path / "data_batch_1").open("wb") as file:
+            pickle.dump(content, file, protocol=2)
+        found = items(tmp_path)
+        assert found["data_batch_1#00000"].problem is not None
+        assert found["test_batch#00004"].problem is None
+
+    @pytest.mark.parametrize("protocol", range(6))
+    def test_the_unpickler_builds_plain_values_only(self, protocol: int) -> None:
+        plain = {b"a": [1, 2.5, "x", (b"y", None)], b"b": {1: True}}
+        assert cifar10.loads(pickle.dumps(plain, protocol)) == plain
+        for evil in (print, Evil(), Path("x"), np.float64, {b"x": io.BytesIO}):
+            with pytest.raises(ValueError, match=r"not a plain pickle: .* is not allowed"):
+                cifar10.loads(pickle.dumps({b"x": evil}, protocol))
+
+    def test_a_pickle_cannot_change_what_it_may_call(self) -> None:
+        # numpy's _reconstruct with a state, as BUILD would set attributes on it.
+        program = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n}X\x01\x00\x00\x00aK\x01sb."
+        with pytest.raises(ValueError, match="a state for a function"):
+            cifar10.loads(program)
+
+    def test_a_file_of_another_length_is_refused(self, tmp_path: Path) -> None:
+        self.binary_version(tmp_path)
+        path = tmp_path / "data_batch_1.bin"
+        path.write_bytes(path.read_bytes()[:-1])
+        assert "not a whole number" in problems(tmp_path)["data_batch_1.bin#00000"]
+
+    def test_a_folder_without_batches(self, tmp_path: Path) -> None:
+        with pytest.raises(BadDataError, match="no batches of CIFAR-10; unpack"):
+            list_data(f"cifar10:{tmp_path}", Options())
+
+
+def test_digits_are_whole_and_always_the_same() -> None:
+    found = items("digits")
+    assert len(found) == IMAGES
+    assert {item.label for item in found.values()} == set("0123456789")
+    pixels = np.asarray(Image.open(io.BytesIO(found["0/0000.bmp"].load())))
+    assert pixels.shape == (8, 8, 3)
+    assert pixels[0, :, 0].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]
+    # The split follows from these bytes.
+    assert hashlib.sha256(found["0/0000.bmp"].load()).hexdigest()[:8] == "f460f17e"
+
+
+class MemoryFileSystem(FileSystem):  # Beam finds it by its scheme
+    """Files of a dict, at mem://."""
+
+    content: dict[str, bytes] = {}
+
+    @classmethod
+    def scheme(cls) -> str:
+        return "mem"
+
+    def match(self, patterns: list[str], limits: object = None) -> list[MatchResult]:
+        def found(pattern: str) -> list[FileMetadata]:
+            if pattern.endswith("/**"):
+                names = [name for name in self.content if name.startswith(pattern[:-2])]
+            else:
+                names = [name for name in self.content if name == pattern]
+            return [FileMetadata(name, len(self.content[name])) for name in names]
+
+        return [MatchResult(pattern, found(pattern)) for pattern in patterns]
+
+    def open(self, path: str, *_: object, **__: object) -> io.BytesIO:
+        if path not in self.content:
+            raise BeamIOError(f"no {path}")
+        return io.BytesIO(self.content[path])
+
+    def checksum(self, path: str) -> str:
+        return f"crc of {self.content[path]!r}"
+
+    def join(self, basepath: str, *paths: str) -> str:
+        return "/".join([basepath, *paths])
+
+    def split(self, path: str) -> tuple[str, str]:
+        head, _, tail = path.rpartition("/")
+        return head, tail
+
+    def mkdirs(self, path: str) -> None: ...
+    def has_dirs(self) -> bool:
+        return False
+
+    def _list(self, dir_or_prefix: str) -> Iterator[FileMetadata]: ...  # type: ignore[empty-body]
+    def create(self, *_: object, **__: object) -> None: ...
+    def copy(self, *_: object) -> None: ...
+    def rename(self, *_: object) -> None: ...
+    def exists(self, path: str) -> bool:
+        return path in self.content
+
+    def size(self, path: str) -> int:
+        return len(self.content[path])
+
+    def last_updated(self, path: str) -> float: ...  # type: ignore[empty-body]
+    def metadata(self, path: str) -> FileMetadata: ...
+    def delete(self, paths: object) -> None: ...
+
+
+class TestRemote:
+    @pytest.fixture
+    def store(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+        content: dict[str, bytes] = {}
+        monkeypatch.setattr(MemoryFileSystem, "content", content)
+        return content
+
+    def test_a_folder(self, store: dict[str, bytes]) -> None:
+        store |= {
+            "mem://b/pets/cat/1.png": b"one",
+            "mem://b/pets/dog/x/2.PNG": b"two",
+            "mem://b/pets/dog/.hidden.png": b"",
+            "mem://b/pets/dog/notes.txt": b"",
+            "mem://b/other/3.png": b"",
+        }
+        found = items("mem://b/pets")
+        assert {n: (i.label, i.load()) for n, i in found.items()} == {
+            "cat/1.png": ("cat", b"one"),
+            "dog/x/2.PNG": ("dog", b"two"),
+        }
+
+    def test_the_fingerprint_asks_the_store_and_reads_nothing(
+        self, store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def of() -> str:
+            return fingerprint(list_data("mem://b/pets", Options()))
+
+        store["mem://b/pets/cat/1.png"] = b"one"
+        monkeypatch.setattr(MemoryFileSystem, "open", None)
+        before = of()
+        assert of() == before
+        store["mem://b/pets/cat/1.png"] = b"two"
+        assert of() != before
+
+    def test_a_manifest_and_a_file_that_is_gone(self, store: dict[str, bytes]) -> None:
+        store["mem://b/list.csv"] = b"path,label\n1.png,cat\nmem://b/no.png,dog\n"
+        store["mem://b/1.png"] = b"one"
+        found = items("mem://b/list.csv")
+        assert found["1.png"].load() == b"one"
+        with pytest.raises(files.Unusable, match="unreadable"):
+            found["mem://b/no.png"].load()
+
+    def test_records(self, store: dict[str, bytes], tmp_path: Path) -> None:
+        path = write_records(tmp_path / "x.tfrecord", example(image=IMAGE, label=1))
+        store["mem://b/x-train.tfrecord"] = path.read_bytes()
+        (item,) = items("mem://b/x-train.tfrecord").values()
+        assert (item.label, item.split, item.load()) == ("1", "train", IMAGE)
+
+    @pytest.mark.parametrize(
+        ("scheme", "extra"), [("gs", "gcp"), ("s3", "aws"), ("hdfs", "hadoop")]
+    )
+    def test_an_extra_that_is_not_installed_is_named(
+        self, scheme: str, extra: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+        with pytest.raises(BadDataError, match=rf"needs an extra: .*apache-beam\[{extra}\]"):
+            list_data(f"{scheme}://bucket/pets", Options())
+
+    def test_a_scheme_that_nothing_reads(self) -> None:
+        with pytest.raises(BadDataError, match="ftp:// cannot be read here; copy the data"):
+            list_data("ftp://host/pets", Options())
+
+
+def test_gzip_is_told_from_its_content(tmp_path: Path) -> None:
+    plain = write_records(tmp_path / "x.tfrecord", example(image=IMAGE, label=1))
+    plain.write_bytes(gzip.compress(plain.read_bytes()))
+    assert list(labels(plain).values()) == ["1"]
