@@ -19,6 +19,7 @@ def complete(schema: schema_pb2.Schema, classes: Sequence[str]) -> None:
     # Inference takes a number that is only ever 0 or 1 for a truth value.
     by_name[features.CHANNELS].int_domain.CopyFrom(schema_pb2.IntDomain(min=1, max=4))
     by_name[features.SPAN].int_domain.CopyFrom(schema_pb2.IntDomain(min=0))
+    by_name[features.LABEL].int_domain.CopyFrom(schema_pb2.IntDomain(min=0))
     # A kind of file that has not come yet is no anomaly: ingest made it fit.
     by_name[features.FORMAT].domain = features.FORMAT
     by_name[features.NORMALIZED].ClearField("domain")
