@@ -64,12 +64,27 @@ class PromotionFailed(UserError):  # noqa: N818
     meaning = "promotion failed, and the old versions stay"
 
 
+class SchemaDiffers(UserError):  # noqa: N818
+    """A candidate schema that is not the committed one."""
+
+    exit_code = 8
+    meaning = "schemas differ"
+
+
 EXIT_CODES: dict[int, str] = {
     0: "pushed, or nothing to do",
     UNEXPECTED: "unexpected failure",
     **{
         kind.exit_code: kind.meaning
-        for kind in (ConfigError, DataError, NotBlessed, NodeFailed, WorkspaceBusy, PromotionFailed)
+        for kind in (
+            ConfigError,
+            DataError,
+            NotBlessed,
+            NodeFailed,
+            WorkspaceBusy,
+            PromotionFailed,
+            SchemaDiffers,
+        )
     },
     INTERRUPTED: "interrupted",
 }
