@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock doctor venv clean
+.PHONY: help run test browser lint format lock doctor venv clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -13,6 +13,9 @@ run: venv ## Train, evaluate and push a model; options in ARGS="--data DIR"
 
 test: venv ## Run the tests; options for pytest in ARGS="-k name"
 	.venv/bin/python -m pytest $(ARGS)
+
+browser: ## Install the browser of the page tests, which are skipped without (Debian and Ubuntu)
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium; }
 
 lint: venv ## Check style, format and types
 	.venv/bin/ruff check .

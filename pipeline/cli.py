@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from pipeline.commands.serve import serve
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
 
 if TYPE_CHECKING:
@@ -314,6 +315,9 @@ def _write_traceback(error: Exception) -> Path:
     with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
         traceback.print_exception(error, file=file)
     return Path(path)
+
+
+app.command()(_reported(LogFormat.PLAIN)(serve))
 
 
 if __name__ == "__main__":

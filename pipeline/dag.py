@@ -204,7 +204,6 @@ def evaluation(config: Config) -> tfma.EvalConfig:
                     tfma.MetricConfig(
                         class_name="SparseCategoricalAccuracy", per_slice_thresholds=[threshold]
                     ),
-                    tfma.MetricConfig(class_name="SparseCategoricalCrossentropy"),
                 ]
             )
         ],

@@ -38,3 +38,14 @@ def two_classes(tmp_path: Path, image_bytes: Callable[..., bytes]) -> Path:
                 image_bytes(color=(index, 100 * offset, 50))
             )
     return root
+
+
+@pytest.fixture(scope="session")
+def colour_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three exports of tests.tiny_export that differ in how sure they are; copy, do not change."""
+    from tests.tiny_export import export_colour_model
+
+    root = tmp_path_factory.mktemp("colour-models")
+    for number in (1, 2, 3):
+        export_colour_model(root / str(number), sharpness=4.0 * number)
+    return [root / str(number) for number in (1, 2, 3)]

@@ -60,7 +60,9 @@ def raising(error: BaseException) -> Callable[..., int]:
 
 
 class TestHelp:
-    @pytest.mark.parametrize("args", [["--help"], ["run", "--help"], ["doctor", "--help"]])
+    @pytest.mark.parametrize(
+        "args", [["--help"], ["run", "--help"], ["serve", "--help"], ["doctor", "--help"]]
+    )
     def test_help_imports_nothing_heavy(self, args: list[str]) -> None:
         code = (
             "import sys, contextlib\n"

@@ -1,1 +1,1 @@
-"""Measurements, each as ratios within one run; pytest does not collect them."""
+"""Measurements; run by hand, never collected by pytest."""

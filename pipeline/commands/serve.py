@@ -1,0 +1,77 @@
+"""`perennial serve`: run a model server over what was pushed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.serving import launch
+
+# Beside the models; written when a version is promoted.
+CONFIG_FILE = "models.config"
+_LOOPBACK = "127.0.0.1"
+
+
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Name of the model; not needed where there is one.", metavar="[MODEL]"),
+    ] = None,
+    workspace: Annotated[Path, typer.Option(help="Folder of the runs.", metavar="DIR")] = Path(
+        "workspace"
+    ),
+    port: Annotated[int, typer.Option(help="For gRPC.", min=1, max=65535)] = 8500,
+    rest_port: Annotated[int, typer.Option(help="For REST and the page.", min=1, max=65535)] = 8501,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than loopback let others in.")
+    ] = _LOOPBACK,
+    own: Annotated[
+        bool, typer.Option("--own", help="Use the development server even if another is present.")
+    ] = False,
+) -> None:
+    """Serve the pushed models: newest versions, or as promoted; new ones are taken over running.
+
+    Runs the best server present: the tensorflow_model_server that TENSORFLOW_MODEL_SERVER names or
+    that is on PATH, TensorFlow Serving's image where a Docker engine answers, or Perennial's own
+    development server, which also has a page at / to try images on.
+    """
+    from pipeline.serving import launch
+
+    source = _source(Path(workspace).absolute() / "serving", model)
+    backend = launch.own_backend() if own else launch.find_backend()
+    everywhere = backend.kind is launch.Kind.TENSORFLOW_SERVING
+    if everywhere and host != _LOOPBACK:
+        raise ConfigError(
+            f"--host {host}: tensorflow_model_server always listens on every address; leave --host "
+            "out, or use --own"
+        )
+    arguments = launch.command(backend, source, port, rest_port, host)
+    where = f"{'every address' if everywhere else host}, REST on {rest_port}, gRPC on {port}"
+    print(f"Serving {', '.join(source.models)} with {backend.kind} on {where}", flush=True)
+    # The server takes this process's place, and so its terminal and its signals.
+    os.execvp(arguments[0], arguments)
+
+
+def _source(serving: Path, model: str | None) -> launch.Source:
+    from pipeline.serving.launch import Source
+
+    promoted = serving / CONFIG_FILE
+    if promoted.exists():
+        source = Source.of_config(promoted)
+        if model is None or model in source.models:
+            return source
+    pushed = sorted(path.name for path in serving.glob("*/") if any(path.glob("[0-9]*/")))
+    if not pushed:
+        raise ConfigError(f"{serving} holds no pushed model; run `perennial run` first")
+    if model is None and len(pushed) > 1:
+        raise ConfigError(f"{serving} holds {', '.join(pushed)}; say which one to serve")
+    if model is not None and model not in pushed:
+        raise ConfigError(f"{serving} holds no model {model}, but {', '.join(pushed)}")
+    name = model or pushed[0]
+    return Source.of_model(serving / name, name)

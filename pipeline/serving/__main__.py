@@ -1,0 +1,95 @@
+"""The development server as a process, with the flags of tensorflow_model_server.
+
+Prints one line once both ports are open, and ends on SIGTERM or SIGINT when what runs is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+
+BANNER = (
+    "Perennial's development server: for trying and testing models on this machine.\n"
+    "It has no batching, authentication or encryption; in production run TensorFlow Serving."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until a signal comes; return the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    print(BANNER, flush=True)
+    # Its errors come back as status codes and are logged here.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _stderr_closed():
+        from pipeline.serving.server import ModelServer
+    from pipeline.serving.errors import ServingError
+
+    finished = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: finished.set())
+    try:
+        server = ModelServer(
+            options.model_base_path,
+            options.model_name,
+            config_file=options.model_config_file,
+            host=options.host,
+            grpc_port=options.port,
+            rest_port=options.rest_api_port,
+            poll_seconds=options.file_system_poll_wait_seconds,
+            config_poll_seconds=options.model_config_file_poll_wait_seconds,
+            load_retries=options.max_num_load_retries,
+            retry_seconds=options.load_retry_interval_micros / 1e6,
+        )
+        server.start()
+    except (ServingError, OSError) as error:
+        print(f"perennial: error: {error}", file=sys.stderr)
+        return 2
+    host = options.host
+    print(
+        f"Open http://{host}:{server.rest_port}/ to try it. "
+        f"REST is at {host}:{server.rest_port}, gRPC at {host}:{server.grpc_port}",
+        flush=True,
+    )
+    finished.wait()
+    server.stop()
+    return 0
+
+
+@contextlib.contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Keep away what TensorFlow writes while it loads, before it knows of any log level."""
+    saved = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.serving", description=BANNER)
+    served = parser.add_mutually_exclusive_group(required=True)
+    served.add_argument("--model_base_path", metavar="DIR", help="folder of numbered versions")
+    served.add_argument("--model_config_file", metavar="FILE", help="text-proto ModelServerConfig")
+    parser.add_argument("--model_name", default="perennial", help="not for --model_config_file")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8500, help="for gRPC; 0 for a free one")
+    parser.add_argument("--rest_api_port", type=int, default=8501, help="0 for a free one")
+    parser.add_argument("--file_system_poll_wait_seconds", type=float, default=1.0)
+    parser.add_argument("--model_config_file_poll_wait_seconds", type=float, default=0.0)
+    parser.add_argument("--max_num_load_retries", type=int, default=1)
+    parser.add_argument("--load_retry_interval_micros", type=int, default=1_000_000)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

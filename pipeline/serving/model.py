@@ -1,0 +1,140 @@
+"""One version of a model in memory: its signatures, its classes and its warm-up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.serving.errors import ServingError, invalid
+from pipeline.serving.session import Session
+from pipeline.serving.tensors import Arrays, from_proto
+
+if TYPE_CHECKING:
+    from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+
+DEFAULT_SIGNATURE = "serving_default"
+WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
+CLASSES_FILE = Path("assets.extra", "classes.json")
+_MOST_WARMUP_RECORDS = 1000
+_LARGEST_WARMUP_TENSOR = 1 << 30
+
+
+class LoadedModel:
+    """A version that answers. Many threads may call `predict`; `close` comes after all of them.
+
+    classes: names in the order of the probabilities, empty where the export does not say.
+    warmup_records: how many requests were replayed while loading.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Load the model in `directory` and replay its warm-up requests.
+
+        Raises:
+            ServingError: it cannot be loaded, or a warm-up request fails.
+        """
+        if not (directory / "saved_model.pb").is_file():
+            raise ServingError("NOT_FOUND", f"{directory} holds no saved_model.pb")
+        self.classes = _read_classes(directory / CLASSES_FILE)
+        self._session = Session(directory)
+        try:
+            self.warmup_records = self._warm_up(directory / WARMUP_FILE)
+        except BaseException:
+            self._session.close()
+            raise
+
+    @property
+    def signatures(self) -> dict[str, SignatureDef]:
+        """What can be asked for, by name."""
+        return self._session.signatures
+
+    def signature(self, name: str) -> SignatureDef:
+        """Return the signature of that name, the default one for "".
+
+        Raises:
+            ServingError: FAILED_PRECONDITION; there is none.
+        """
+        key = name or DEFAULT_SIGNATURE
+        found = self.signatures.get(key)
+        if found is None:
+            raise ServingError(
+                "FAILED_PRECONDITION",
+                f'Serving signature key "{key}" not found; there are {sorted(self.signatures)}',
+            )
+        return found
+
+    def predict(
+        self,
+        inputs: Arrays,
+        signature_name: str = "",
+        output_filter: Collection[str] = (),
+        timeout: float | None = None,
+    ) -> Arrays:
+        """Run a signature on arrays by input name; `timeout` in seconds.
+
+        Returns:
+            All outputs by name, or those in `output_filter`.
+
+        Raises:
+            ServingError: the request does not fit the signature, or TensorFlow refuses it.
+        """
+        signature = self.signature(signature_name)
+        if inputs.keys() != signature.inputs.keys():
+            raise invalid(
+                "input size does not match signature: "
+                f"sent extra {sorted(inputs.keys() - signature.inputs.keys())}, "
+                f"missing {sorted(signature.inputs.keys() - inputs.keys())}"
+            )
+        unknown = set(output_filter) - signature.outputs.keys()
+        if unknown:
+            raise invalid(f"output tensor alias not found in signature: {sorted(unknown)}")
+        if any(array.ndim and array.shape[0] == 0 for array in inputs.values()):
+            raise invalid("the batch is empty")
+        names = list(output_filter) or list(signature.outputs)
+        results = self._session.run(
+            {signature.inputs[name].name: array for name, array in inputs.items()},
+            [signature.outputs[name].name for name in names],
+            timeout,
+        )
+        return dict(zip(names, results, strict=True))
+
+    def close(self) -> None:
+        """Free its memory."""
+        self._session.close()
+
+    def _warm_up(self, path: Path) -> int:
+        if not path.exists():
+            return 0
+        import tensorflow as tf
+        from google.protobuf.message import DecodeError
+        from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+        number = 0
+        try:
+            # tf.data would start TensorFlow's eager runtime, which takes all memory of a GPU.
+            for record in tf.compat.v1.io.tf_record_iterator(str(path)):
+                number += 1
+                if number > _MOST_WARMUP_RECORDS:
+                    raise invalid(f"{path} has more than {_MOST_WARMUP_RECORDS} records")
+                log = PredictionLog.FromString(record)
+                if log.WhichOneof("log_type") != "predict_log":
+                    raise invalid(f"warm-up record {number} of {path} is no predict request")
+                request = log.predict_log.request
+                inputs = {
+                    name: from_proto(name, proto, _LARGEST_WARMUP_TENSOR)
+                    for name, proto in request.inputs.items()
+                }
+                self.predict(inputs, request.model_spec.signature_name, request.output_filter)
+        except (DecodeError, tf.errors.OpError) as error:
+            raise invalid(f"{path} cannot be read at record {number}: {error}") from error
+        return number
+
+
+def _read_classes(path: Path) -> list[str]:
+    try:
+        return [str(name) for name in json.loads(path.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError) as error:
+        raise invalid(f"{path} is not a JSON list of class names: {error}") from error

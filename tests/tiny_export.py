@@ -1,0 +1,107 @@
+"""SavedModels for tests of serving, made in seconds instead of trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.features import IMAGE
+
+CLASSES = ["red", "green", "blue"]
+SIZE = 8  # pixels on a side that images are resized to
+
+
+def export_colour_model(directory: Path, sharpness: float = 1.0) -> None:
+    """Write a model that tells images apart by their mean colour, with a trained one's signatures:
+
+    serving_default(image_bytes: string [N]) and serving_examples(examples: string [N]), both to
+    {"probabilities": float32 [N, 3], "label": string [N]}. `sharpness` scales the logits, so that
+    versions can be told apart by their probabilities.
+    """
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    model = keras.Sequential(
+        [
+            keras.layers.Input((SIZE, SIZE, 3)),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(len(CLASSES)),
+        ]
+    )
+    model.layers[-1].set_weights([np.eye(3) * sharpness / 255, np.zeros(3)])
+
+    def decode(encoded: tf.Tensor) -> tf.Tensor:
+        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        return tf.image.resize(image, (SIZE, SIZE))
+
+    def classify(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32)
+        probabilities = tf.nn.softmax(model(tf.reshape(images, (-1, SIZE, SIZE, 3))))
+        label = tf.gather(tf.constant(CLASSES), tf.argmax(probabilities, -1))
+        return {"probabilities": probabilities, "label": label}
+
+    def classify_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        features = tf.io.parse_example(examples, {IMAGE: tf.io.FixedLenFeature([], tf.string)})
+        return classify(features[IMAGE])
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    for name, function, argument in (
+        ("serving_default", classify, "image_bytes"),
+        ("serving_examples", classify_examples, "examples"),
+    ):
+        spec = tf.TensorSpec([None], tf.string, name=argument)
+        archive.add_endpoint(name, function, input_signature=[spec])
+    archive.write_out(str(directory), verbose=False)
+    extra = directory / "assets.extra"
+    extra.mkdir()
+    (extra / "classes.json").write_text(json.dumps(CLASSES))
+
+
+def export_waiting_model(directory: Path) -> None:
+    """Write a model that computes until a file exists: serving_default(path: string [1])."""
+    import keras
+    import tensorflow as tf
+
+    def wait(path: tf.Tensor) -> dict[str, tf.Tensor]:
+        def absent(_: tf.Tensor) -> tf.Tensor:
+            return tf.equal(tf.size(tf.io.matching_files(path)), 0)
+
+        turns = tf.while_loop(absent, lambda turn: (turn + 1,), (tf.constant(0),))
+        return {"turns": tf.reshape(turns[0], [1])}
+
+    archive = keras.export.ExportArchive()
+    archive.track(keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)]))
+    archive.add_endpoint("serving_default", wait, [tf.TensorSpec([1], tf.string, name="path")])
+    archive.write_out(str(directory), verbose=False)
+
+
+def export_wide_model(directory: Path) -> None:
+    """Write a model that answers some MB: serving_default(text: string [1]) to float32 [1, 3e6]."""
+    import tensorflow as tf
+
+    class Wide(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([1], tf.string, "text")])
+        def call(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"wide": tf.zeros([tf.size(text), 3_000_000])}
+
+    module = Wide()
+    tf.saved_model.save(module, str(directory), module.call.get_concrete_function())
+
+
+def write_warmup(directory: Path, values: Sequence[bytes], signature: str, argument: str) -> None:
+    """Put warm-up requests, one for each value, into the SavedModel in `directory`."""
+    import tensorflow as tf
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    path = directory / "assets.extra" / "tf_serving_warmup_requests"
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for value in values:
+            log = PredictionLog()
+            request = log.predict_log.request
+            request.model_spec.signature_name = signature
+            request.inputs[argument].CopyFrom(tf.make_tensor_proto([value]))
+            writer.write(log.SerializeToString())
