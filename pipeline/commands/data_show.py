@@ -76,10 +76,12 @@ def _samples(
     chosen = _first_of_each(os.path.join(examples_uri, f"Split-{SPLIT}", "*"), counts, per_class)
     names = [(label, name) for label, rows in chosen.items() for name, _ in rows]
     encoded = [data for rows in chosen.values() for _, data in rows]
-    before = tf.stack(
-        [transform.load_image(data, config.transform.image_size, **policy) for data in encoded]
-    )
-    after = _augmented(config, before, variants)
+
+    def resized(size: int) -> tf.Tensor:
+        return tf.stack([transform.load_image(data, size, **policy) for data in encoded])
+
+    before = resized(config.transform.image_size)
+    after = _augmented(config, resized(config.transform.training_size), variants)
     rendered = [
         (label, Sample(name, _png(image), [_png(changed[index]) for changed in after]))
         for index, ((label, name), image) in enumerate(zip(names, before, strict=True))
@@ -117,16 +119,22 @@ def _first_of_each(
 
 
 def _augmented(config: Config, images: tf.Tensor, variants: int) -> list[tf.Tensor]:
-    """`variants` versions of uint8 [N, size, size, 3] by the augmentation of the first phase."""
+    """`variants` versions of the training images by the augmentation of the first phase."""
     import tensorflow as tf
 
     from trainer_module import recipes
+    from trainer_module.recipes.base import TrainingData
 
     recipe = recipes.get(config.train.recipe)
     settings = config.train.hyperparameters
     model = recipe.build_model(settings, config.transform.image_size, 2)
-    dataset = tf.data.Dataset.from_tensor_slices(images)
-    phase = next(recipe.phases(settings, model, dataset, config.train.epochs, 1))
+    data = TrainingData(
+        images=tf.data.Dataset.from_tensor_slices(images),
+        size=len(images),
+        batch_size=config.train.batch_size,
+        epochs=config.train.epochs,
+    )
+    phase = next(recipe.phases(settings, model, data))
     if phase.augment is None:
         return []
     labels = tf.zeros([len(images)], tf.int64)
