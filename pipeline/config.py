@@ -34,7 +34,8 @@ from pydantic.fields import FieldInfo
 
 from components.image_example_gen import source_name
 from pipeline.errors import ConfigError, DataError
-from pipeline.probe import usual_size
+from pipeline.probe import survey, usual_size
+from pipeline.recipe_choice import AUTO, choose, count_gpus
 from pipeline.settings import (
     BUILT_IN_SOURCES,
     LOCATION,
@@ -60,7 +61,7 @@ class Loaded(NamedTuple):
     """A configuration, and for each of its dotted keys the layer that set it.
 
     An origin is "default", "preset:<name>", "recipe:<name>" (derived from the data),
-    "file:<path>" or "command line".
+    "file:<path>", "command line" or, of a recipe that was chosen, "auto: <why>".
     """
 
     config: Config
@@ -74,8 +75,9 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     """
     given = [] if path is None else [_file_layer(path)]
     given += [_Layer(COMMAND_LINE, _nested(key, value)) for key, value in (overrides or {}).items()]
-    recipe = _recipe(given)
     source, _ = _last(given, "data.source", DataConfig.model_fields["source"].default)
+    given += _chosen(given, source)
+    recipe = _recipe(given)
 
     model = config_class(recipe)
     values: dict[str, Any] = {}
@@ -238,6 +240,19 @@ def _sizes_by_recipe(recipe: str, values: Tree, source: object) -> dict[str, int
     # A folder that is not on this machine is taken for one of photographs.
     sizes = derive(config, *(usual_size(str(source)) or PHOTOGRAPH))
     return {f"transform.{name}": size for name, size in sizes.items()}
+
+
+def _chosen(layers: Iterable[_Layer], source: object) -> Iterator[_Layer]:
+    """Where the recipe is to be chosen, the layer that names it."""
+    if _last(layers, "train.recipe", None)[0] != AUTO:
+        return
+    try:
+        found = survey(DataConfig.model_validate({"source": source}).source)
+    except ValidationError:
+        found = None  # reported with everything else
+    images, side = (found.images, min(found.height, found.width)) if found else (None, None)
+    recipe, reason = choose(images, side, count_gpus())
+    yield _Layer(f"{AUTO}: {reason}", _nested("train.recipe", recipe))
 
 
 def _recipe(layers: Iterable[_Layer]) -> str:

@@ -1,21 +1,38 @@
-"""A look at a data set before anything is run: how large its images are."""
+"""A look at a data set before anything is run: how many images it has and how large they are."""
 
 from __future__ import annotations
 
 import io
 import itertools
 import statistics
+from typing import NamedTuple
 
 from components.errors import BadDataError
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
 
 SAMPLE = 100
-DIGITS = (8.0, 8.0)
+
+
+class Survey(NamedTuple):
+    """What is known of a data set: `images` it has, median `height` and `width` in pixels."""
+
+    images: int | None
+    height: float
+    width: float
+
+
+DIGITS = Survey(1797, 8.0, 8.0)
 
 
 def usual_size(source: str) -> tuple[float, float] | None:
-    """Median height and width in pixels of about `SAMPLE` images from all over the data set.
+    """Median height and width, or None: see `survey`."""
+    found = survey(source)
+    return (found.height, found.width) if found else None
+
+
+def survey(source: str) -> Survey | None:
+    """Look at about `SAMPLE` images from all over the data set.
 
     `source` is what data.source may be. None for what is not on this machine, is split into spans,
     or has no readable image.
@@ -46,4 +63,10 @@ def usual_size(source: str) -> tuple[float, float] | None:
     if not sizes:
         return None
     widths, heights = zip(*sizes, strict=True)
-    return statistics.median(heights), statistics.median(widths)
+    counts = [unit.inputs for unit in units]
+    known = [count for count in counts if count is not None]
+    return Survey(
+        sum(known) if len(known) == len(counts) else None,
+        statistics.median(heights),
+        statistics.median(widths),
+    )

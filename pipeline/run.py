@@ -12,11 +12,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components import progress
 from components.image_example_gen import source_name
 from pipeline.config import check_paths, dump_toml
 from pipeline.console import Console
 from pipeline.errors import NotBlessed
 from pipeline.noise import quiet
+from pipeline.recipe_choice import AUTO
 from pipeline.settings import Config
 from pipeline.workspace import Workspace
 
@@ -64,6 +66,9 @@ def run(config: Config, origins: Mapping[str, str], log_format: str) -> int:
         folder = workspace.run_dir(run_id)
         folder.mkdir(parents=True)
         (folder / "config.toml").write_text(dump_toml(config, origins), encoding="utf-8")
+        if (origin := origins["train.recipe"]).startswith(AUTO):
+            text = f"recipe {config.train.recipe}, chosen by {origin}"
+            progress.report("note", text=text)
         outcome = _execute(config, workspace, run_id)
         record = describe(outcome, config)
         write_json(folder / "run.json", record)

@@ -273,7 +273,8 @@ class TrainConfig(Section):
     """
 
     recipe: str = Field(
-        default="vit", description="A file of trainer_module/recipes, without its .py."
+        default="vit",
+        description="A file of trainer_module/recipes, without its .py; auto: by data and GPUs.",
     )
     seed: int = Field(
         default=0, ge=0, le=2**32 - 1, description="Seed of weights, shuffling and augmentation."

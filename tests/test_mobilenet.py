@@ -44,7 +44,11 @@ def awaken(model: keras.Model) -> None:
 
 def by_layer(model: keras.Model) -> dict[str, list[np.ndarray]]:
     base = model.get_layer(BASE)
-    return {layer.name: layer.get_weights() for layer in [*base.layers, model.get_layer("logits")]}
+    return {
+        layer.name: layer.get_weights()
+        for layer in [*base.layers, model.get_layer("logits")]
+        if layer.weights
+    }
 
 
 @pytest.fixture(scope="module")
@@ -100,22 +104,14 @@ def test_phase_one_changes_the_head_and_nothing_else(
     assert changed(trained["built"], trained["head"]) == {"logits"}
 
 
-def test_phase_two_changes_upper_layers_but_no_statistics_of_batch_normalization(
+def test_phase_two_changes_upper_layers_but_no_batch_normalization(
     trained: dict[str, dict[str, list[np.ndarray]]],
 ) -> None:
     base = mobilenet.build_model(Config(**RANDOM), SIZE, 2).get_layer(BASE)
-    different = changed(trained["built"], trained["all"])
-    lower = {layer.name for layer in base.layers[:100]}
-    assert not different & lower
+    norms = {x.name for x in base.layers if isinstance(x, keras.layers.BatchNormalization)}
+    assert len(norms) == 52
     upper = {layer.name for layer in base.layers[100:] if layer.weights}
-    assert len(different & upper) > len(upper) / 2
-    norms = [layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    assert len(norms) > 40
-    for norm in norms:
-        for old, new in zip(
-            trained["built"][norm.name][2:], trained["all"][norm.name][2:], strict=True
-        ):
-            np.testing.assert_array_equal(old, new, err_msg=norm.name)
+    assert changed(trained["built"], trained["all"]) == upper - norms | {"logits"}
 
 
 def test_features_and_head_together_are_the_model() -> None:

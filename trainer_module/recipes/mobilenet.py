@@ -102,8 +102,7 @@ def build_model(config: Config, image_size: int, num_classes: int) -> keras.Mode
         name=BASE,
     )
     _load(config, base)
-    # Its statistics are those of a large data set: batches of a small one would only blur them.
-    x = base(x, training=False)
+    x = base(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dropout(config.dropout, name="drop")(x)
     logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
@@ -126,8 +125,11 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
         return
     base.trainable = True
     for place, layer in enumerate(base.layers):
-        # Batch normalization below the model's call is in inference mode; its scale is trained.
-        layer.trainable = place >= config.fine_tune_from
+        # Statistics of a large data set are better than those of a few images. A frozen layer keeps
+        # them; the tutorial's `base(x, training=False)` does not in Keras 3, where the outer
+        # model's mode wins.
+        is_norm = isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = place >= config.fine_tune_from and not is_norm
     rmsprop = keras.optimizers.RMSprop(config.fine_tune_learning_rate)
     yield Phase(total - first, rmsprop, _augment(config))
 
