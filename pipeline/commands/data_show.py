@@ -81,7 +81,9 @@ def _samples(
         return tf.stack([transform.load_image(data, size, **policy) for data in encoded])
 
     before = resized(config.transform.image_size)
-    after = _augmented(config, resized(config.transform.train_size or config.transform.image_size), variants)
+    after = _augmented(
+        config, resized(config.transform.train_size or config.transform.image_size), variants
+    )
     rendered = [
         (label, Sample(name, _png(image), [_png(changed[index]) for changed in after]))
         for index, ((label, name), image) in enumerate(zip(names, before, strict=True))
