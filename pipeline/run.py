@@ -19,7 +19,7 @@ from pipeline.console import Console
 from pipeline.errors import NotBlessed
 from pipeline.noise import quiet
 from pipeline.recipe_choice import AUTO
-from pipeline.settings import Config
+from pipeline.settings import BUILT_IN_SOURCES, Config
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -89,11 +89,14 @@ def new_run_id() -> str:
 def _execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
     # Only from here on is TensorFlow needed, and its import is worth a look at the terminal.
     from components.image_example_gen.accounting import read_accounting
+    from components.image_example_gen.sources import digits
     from components.image_example_validator.executor import read_warnings
     from pipeline import local_runner
     from pipeline.verdict import read_verdict
 
     started = datetime.datetime.now(datetime.UTC)
+    if config.data.source in BUILT_IN_SOURCES:
+        digits.write_folder(workspace.root / "data" / config.data.source)
     result = local_runner.run(build_pipeline(config, workspace), workspace, run_id)
     outputs = {node.node: node.outputs for node in result.nodes}
     (pushed,) = outputs["Pusher"]["pushed_model"]

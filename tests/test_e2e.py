@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from components.atomic_pusher import versions
+from components.image_example_gen.sources import digits
 
 REPO = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "components", "trainer_module", "kubeflow")
@@ -48,18 +49,6 @@ def perennial_run(*arguments: str, tree: Path = REPO) -> Run:
     done = subprocess.run(command(*arguments), cwd=tree, capture_output=True, text=True)
     events = [json.loads(line) for line in done.stdout.splitlines()]
     return Run(done.returncode, events, done.stderr)
-
-
-def write_digits(root: Path) -> list[Path]:
-    """Write the bundled digits as a folder of class folders; the files, sorted."""
-    from components.image_example_gen.dataset import list_data
-    from components.image_example_gen.options import Options
-
-    for unit in list_data("digits", Options()).units:
-        for item in unit.items():
-            (root / item.name).parent.mkdir(parents=True, exist_ok=True)
-            (root / item.name).write_bytes(item.load())
-    return sorted(root.glob("*/*"))
 
 
 class TestDigits:
@@ -101,7 +90,7 @@ class TestDigits:
     def test_the_pushed_model_answers_through_a_session(self, first: Run, workspace: Path) -> None:
         from trainer_module.export import IMAGES, run_in_session
 
-        files = write_digits(workspace.parent / "digits")[::20]
+        files = sorted((workspace / "data" / "digits").glob("*/*.png"))[::20]
         outputs = run_in_session(first.summary["pushed"], IMAGES, [f.read_bytes() for f in files])
         right = [
             label.decode() == file.parent.name
@@ -149,7 +138,7 @@ class TestChanges:
             shutil.copytree(
                 REPO / package, root / package, ignore=shutil.ignore_patterns("__pycache__")
             )
-        write_digits(root / "all")
+        digits.write_folder(root / "all")
         for label in ("0", "1", "4"):
             (root / "data" / label).mkdir(parents=True)
             for file in sorted((root / "all" / label).iterdir())[:40]:
