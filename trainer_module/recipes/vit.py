@@ -48,7 +48,7 @@ class Config(BaseModel):
         "constant", description="cosine falls to zero over the run"
     )
     warmup_epochs: NonNegativeFloat = Field(0.0, description="linear rise; cosine only")
-    weight_decay: NonNegativeFloat = Field(1e-4, description="Of AdamW, apart from the gradient.")
+    weight_decay: NonNegativeFloat = Field(1e-4, description="decoupled, of AdamW")
     flip: bool = Field(True, description="mirror images; not where left and right differ")
     rotation: float = Field(0.02, ge=0, le=0.5, description="largest turn, in full turns")
     zoom: float = Field(0.2, ge=0, lt=1, description="largest relative change of height and width")
