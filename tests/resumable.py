@@ -22,6 +22,7 @@ import tensorflow as tf
 from trainer_module import augmentation, devices, fit
 from trainer_module.checkpoint import Checkpoints
 from trainer_module.input_pipeline import Split
+from trainer_module.recipes import vit
 from trainer_module.recipes.base import Frozen, Phase, Row, TrainingData
 
 SIZE = 8
@@ -76,7 +77,7 @@ def train(output: Path, kill_at: int = 0) -> fit.Trained:
 
     return fit.fit(
         SimpleNamespace(build_model=build_model, phases=phases),
-        None,
+        vit.Config(),  # not looked at
         train=split(42, 0),
         evaluation=split(21, 1),
         image_size=SIZE,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer_module import fit
+from trainer_module import fit, recipes
 from trainer_module.input_pipeline import Split
 from trainer_module.recipes import mobilenet
 from trainer_module.recipes.base import TrainingData
@@ -17,7 +18,7 @@ from trainer_module.recipes.mobilenet import BASE, Config
 from trainer_module.weights import WeightsError
 
 SIZE = 32
-RANDOM = {"alpha": 0.35, "weights": "none"}
+RANDOM: dict[str, Any] = {"alpha": 0.35, "weights": "none"}
 
 
 def split(count: int, seed: int) -> Split:
@@ -72,7 +73,7 @@ def trained() -> dict[str, dict[str, list[np.ndarray]]]:
         )
         # Evaluated on what it is trained on, so that the last epoch is usually the best.
         outcome = fit.fit(
-            mobilenet,
+            recipes.get("mobilenet"),
             config,
             train=split(16, 0),
             evaluation=split(16, 0),
@@ -138,7 +139,7 @@ def test_the_network_runs_once_over_each_view_in_phase_one(
     monkeypatch.setattr(fit._Training, "_features", counted)
     config = Config(**RANDOM, head_epochs=4, views=3)
     fit.fit(
-        mobilenet,
+        recipes.get("mobilenet"),
         config,
         train=split(8, 0),
         evaluation=split(4, 1),
@@ -194,8 +195,6 @@ class TestWeights:
         ({"alpha": 0.4}, 160, "alpha 0.4 has no imagenet weights"),
     ],
 )
-def test_impossible_settings_are_refused(
-    settings: dict[str, float], size: int, message: str
-) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, Any], size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mobilenet.check(Config(**settings), size, size)

@@ -89,7 +89,10 @@ def test_two_workers_train_as_one_process_does(
 
 
 class TestCheckpoints:
-    ARRAYS = {"model": [np.arange(3), np.ones((2, 2), np.float32)], "none": []}
+    ARRAYS: dict[str, list[np.ndarray]] = {
+        "model": [np.arange(3), np.ones((2, 2), np.float32)],
+        "none": [],
+    }
 
     def test_keeps_what_it_is_given_and_no_more_than_two(self, tmp_path: Path) -> None:
         checkpoints = Checkpoints(str(tmp_path / "key"))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import keras
 import numpy as np
@@ -333,6 +334,40 @@ class TestRunFn:
             assert math.isfinite(step["loss"])
             assert 0 <= step["accuracy"] <= 1
         json.dumps([event.fields for event in events])
+
+    def test_what_tensorboard_shows_is_one_value_an_epoch(
+        self, output: Path, history: dict[str, Any]
+    ) -> None:
+        for folder, key in (("train", "loss"), ("eval", "val_loss")):
+            [file] = (output / "run" / "logs" / folder).iterdir()
+            values = {
+                event.step: tf.make_ndarray(value.tensor)
+                for event in tf.compat.v1.train.summary_iterator(str(file))
+                for value in event.summary.value
+                if value.tag == "epoch_loss"
+            }
+            expected = {epoch["epoch"]: epoch[key] for epoch in history["epochs"]}
+            assert values == pytest.approx(expected, rel=1e-6)
+
+    def test_curves_are_a_point_an_epoch(self, output: Path) -> None:
+        image = ElementTree.parse(output / "run" / "curves.svg").getroot()
+        lines = [each for each in image.iter() if each.tag.endswith("polyline")]
+        assert [len(line.attrib["points"].split()) for line in lines] == [12] * 4
+
+    def test_nothing_is_left_of_the_checkpoints(self, output: Path) -> None:
+        assert not [path for path in output.parent.rglob("*.npz*") if "checkpoints" in str(path)]
+
+    def test_the_next_training_can_begin_from_the_model(
+        self, output: Path, transformed: Transformed, tmp_path: Path, history: dict[str, Any]
+    ) -> None:
+        args = transformed.fn_args(
+            tmp_path, hyperparameters={**TINY, "learning_rate": 1e-9}, epochs=1
+        )
+        args.base_model = str(output / "serving")
+        run_fn.run_fn(args)
+        warm = json.loads((tmp_path / "run" / run_fn.HISTORY_FILE).read_text())["epochs"][0]
+        best = history["epochs"][history["best_epoch"] - 1]
+        assert warm["val_loss"] == pytest.approx(best["val_loss"], rel=1e-4)
 
     def test_a_loss_that_is_no_number_stops_it_and_says_what_to_change(
         self, transformed: Transformed, tmp_path: Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -83,11 +84,11 @@ def official_arrays(
 
 
 def save(path: Path, arrays: Arrays) -> Path:
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=False, **arrays)
     return path
 
 
-def tiny(side: int = 2) -> vit.keras.Model:
+def tiny(side: int = 2) -> keras.Model:
     return vit.vision_transformer(VARIANTS["tiny/4"], image_size=4 * side, num_classes=5)
 
 
@@ -211,7 +212,7 @@ def test_gelu_is_the_tanh_approximation() -> None:
 
 
 class TestSchedule:
-    def phase(self, epochs: int | None) -> tuple[int, vit.keras.optimizers.Optimizer]:
+    def phase(self, epochs: int | None) -> tuple[int, keras.optimizers.Optimizer]:
         images = tf.data.Dataset.from_tensors(np.zeros((8, 8, 3), np.uint8))
         config = vit_finetune.Config(variant="tiny/4", warmup_steps=40)
         data = TrainingData(images, 80, 8, epochs)

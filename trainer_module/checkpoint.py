@@ -53,7 +53,8 @@ class Checkpoints:
         A file is there whole or not at all, whenever this is interrupted.
         """
         tf.io.gfile.makedirs(self._folder)
-        flat = {
+        flat: dict[str, Any] = {_META: np.array(json.dumps(dict(meta)))}
+        flat |= {
             f"{name}/{index}": np.asarray(array)
             for name, each in arrays.items()
             for index, array in enumerate(each)
@@ -61,7 +62,7 @@ class Checkpoints:
         path = posixpath.join(self._folder, f"{number:012d}.npz")
         # A zip file needs to seek, which files on remote storage cannot.
         with tempfile.NamedTemporaryFile(suffix=".npz") as file:
-            np.savez(file, **{_META: np.array(json.dumps(dict(meta)))}, **flat)
+            np.savez(file, allow_pickle=False, **flat)
             file.flush()
             tf.io.gfile.copy(file.name, f"{path}.partial", overwrite=True)
         tf.io.gfile.rename(f"{path}.partial", path, overwrite=True)

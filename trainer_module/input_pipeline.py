@@ -200,7 +200,9 @@ def feature_batches(
         change = augment
         changes = tf.constant(np.random.SeedSequence([seed, view]).generate_state(1, np.uint32))
         batches = batches.enumerate().map(
-            lambda step, batch: change(*batch, tf.stack([tf.cast(changes[0], tf.int64), step])),
+            lambda step, batch: change(
+                batch[0], batch[1], tf.stack([tf.cast(changes[0], tf.int64), step])
+            ),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
 
 # Of a batch over all replicas: the summed loss, the right answers and the images, float64 [3].
-Sums = tf.Tensor
+Sums: TypeAlias = tf.Tensor
 
 
 class Steps:
@@ -104,8 +105,8 @@ class Steps:
         """Batch normalization leaves each replica with statistics of its own share."""
         context = tf.distribute.get_replica_context()
         for variable in self._statistics:
-            mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, variable.value)
-            variable.assign(mean)
+            value = tf.identity(variable.value)
+            variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, value))
 
     def _clipped(self, gradients: list[tf.Tensor], limit: tf.Tensor) -> list[tf.Tensor]:
         replicas = self._strategy.num_replicas_in_sync

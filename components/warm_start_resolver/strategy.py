@@ -12,7 +12,7 @@ from components.baseline_resolver.strategy import MODEL, MODEL_BLESSING, blessed
 EXAMPLES = "examples"
 
 
-class WarmStartStrategy(resolver.ResolverStrategy):  # type: ignore[misc]
+class WarmStartStrategy(resolver.ResolverStrategy):
     """Resolves `model` to the latest blessed Model that was not trained on `examples`.
 
     Were it simply the latest one, a rerun on the same data would find the model of the run before,

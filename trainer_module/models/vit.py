@@ -77,7 +77,8 @@ def small_vit(
     `image_size` must be a multiple of `patch_size`.
     """
     images = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
-    x = layers.Normalization(name="normalization")(images)
+    # In float32 under mixed precision too: its statistics cannot be measured in less.
+    x = layers.Normalization(dtype="float32", name="normalization")(images)
     x = Patches(patch_size, name="patches")(x)
     x = layers.Dense(dim, name="projection")(x)
     x = PositionEmbedding(name="position")(x)
