@@ -28,7 +28,7 @@ EPOCHS = 10
 BATCH = 32
 
 
-class Reached(Exception):
+class ReachedError(Exception):
     """The accuracy that was waited for."""
 
 
@@ -81,7 +81,7 @@ def ours(train: Split, held_out: Split, config: Config, target: float) -> None:
 
     def on_epoch(row: Any) -> None:
         if row["val_accuracy"] >= target:
-            raise Reached
+            raise ReachedError
 
     try:
         fit.fit(
@@ -96,7 +96,7 @@ def ours(train: Split, held_out: Split, config: Config, target: float) -> None:
             seed=0,
             how=fit.How(on_epoch=on_epoch),
         )
-    except Reached:
+    except ReachedError:
         return
     print("the control's accuracy was not reached in as many epochs")
 
