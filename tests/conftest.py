@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+
+def pytest_configure() -> None:
+    """Hide pytest's options from absl, which takes the process's arguments for its own flags."""
+    del sys.argv[1:]
 
 
 @pytest.fixture

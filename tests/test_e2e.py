@@ -82,7 +82,7 @@ class TestDigits:
         record = json.loads((workspace / "runs" / run_id / "run.json").read_text())
         assert record["verdict"] == first.summary["verdict"]
         assert all(node["cpu_s"] >= 0 and node["peak_mb"] > 0 for node in record["nodes"])
-        assert len(record["nodes"]) == 10
+        assert len(record["nodes"]) == 11
         config = (workspace / "runs" / run_id / "config.toml").read_text()
         assert "min_accuracy = 0.95  # preset:data-digits" in config
         assert (workspace / "logs" / f"{run_id}.log").stat().st_size > 0

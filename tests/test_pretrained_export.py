@@ -53,7 +53,7 @@ def served(output: Path, image: bytes) -> np.ndarray:
 
 
 def loaded(image: bytes, size: int) -> np.ndarray:
-    return transform.load_image(tf.constant(image), size, "bilinear", center_crop=False).numpy()
+    return transform.load_image(tf.constant(image), size, "bilinear").numpy()
 
 
 @pytest.mark.parametrize(

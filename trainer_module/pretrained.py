@@ -49,7 +49,7 @@ def classify(
             f"are {len(labels)} labels; give the label names that belong to the weights"
         )
     pixels = tf.stack(
-        [transform.load_image(image, image_size, "bilinear", center_crop=False) for image in images]
+        [transform.load_image(image, image_size, "bilinear") for image in images]
     )
     probabilities = np.asarray(keras.ops.softmax(model.predict(pixels, verbose=0)))
     return [

@@ -37,7 +37,7 @@ def load(folder: Path) -> tuple[Split, Split]:
     names = sorted(path.name for path in folder.iterdir())
     files = sorted(folder.glob("*/*"))
     images = [
-        load_image(tf.constant(path.read_bytes()), SIZE, "bilinear", center_crop=False)
+        load_image(tf.constant(path.read_bytes()), SIZE, "bilinear")
         for path in files
     ]
     labels = np.array([names.index(path.parent.name) for path in files])
