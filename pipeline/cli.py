@@ -12,15 +12,19 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from pipeline.commands.classify import classify
+from pipeline.commands.models import models, promote, rollback
 from pipeline.commands.serve import serve
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
+
+if TYPE_CHECKING:
+    from pipeline.settings import Config
 
 EPILOG = f"Exit codes: {'; '.join(f'{code} {why}' for code, why in EXIT_CODES.items())}."
 
@@ -107,6 +111,37 @@ def run(
 data_app = typer.Typer(help="Look at images before a run does.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+ConfigOption = Annotated[Path | None, typer.Option(help="TOML file of settings.", metavar="FILE")]
+
+
+@data_app.command(epilog=EPILOG)
+def show(
+    source: Annotated[
+        str | None, typer.Argument(metavar="[DIR]", help="Images, as --data of run takes them.")
+    ] = None,
+    config: ConfigOption = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose augmentation to show, such as vit.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("samples.html"),
+    per_class: Annotated[int, typer.Option(min=1, max=100, help="Images of each class.")] = 8,
+    variants: Annotated[int, typer.Option(min=1, max=20, help="Augmented versions of each.")] = 2,
+    settings: SettingsOption = None,
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Write a page with samples of every class, before and after the recipe's augmentation."""
+    with _reported(log_format):
+        flags = {"data.source": source, "train.recipe": recipe, "workspace": workspace}
+        loaded = _load(config, flags, settings)
+
+        from pipeline.commands.data_show import show as show_data
+
+        code = show_data(
+            loaded, shown_as(log_format), output, per_class=per_class, variants=variants
+        )
+    raise typer.Exit(code)
+
 
 @data_app.command(epilog=EPILOG)
 def check(
@@ -117,9 +152,7 @@ def check(
             help="Folder of class folders, manifest, TFRecords, tfds:NAME or digits.",
         ),
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file of settings.", metavar="FILE")
-    ] = None,
+    config: ConfigOption = None,
     settings: SettingsOption = None,
     quarantine: Annotated[
         Path | None,
@@ -139,6 +172,69 @@ def check(
         from pipeline.commands.data import check as check_data
 
         code = check_data(loaded.config.data, shown_as(log_format), quarantine)
+    raise typer.Exit(code)
+
+
+schema_app = typer.Typer(help="Curate what the data must look like.", no_args_is_help=True)
+app.add_typer(schema_app, name="schema")
+
+SchemaOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The committed schema (default: data.schema_file)."),
+]
+
+
+@schema_app.command(epilog=EPILOG)
+def infer(
+    config: ConfigOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="digits|DIR", help="Read these images, not the latest run's."),
+    ] = None,
+    schema: SchemaOption = None,
+    workspace: WorkspaceOption = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Do not start from the committed schema.")
+    ] = False,
+    settings: SettingsOption = None,
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Write a candidate schema: the committed one, widened to what the data has."""
+    with _reported(log_format):
+        flags = {"data.source": data, "data.schema_file": schema, "workspace": workspace}
+        loaded = _load(config, flags, settings)
+
+        from pipeline.commands.schema import infer as infer_schema
+
+        code = infer_schema(loaded, shown_as(log_format), ingest=data is not None, fresh=fresh)
+    raise typer.Exit(code)
+
+
+@schema_app.command(epilog=EPILOG)
+def review(
+    config: ConfigOption = None, schema: SchemaOption = None, workspace: WorkspaceOption = None
+) -> None:
+    """Print what the candidate would change; exit code 8 where that is anything."""
+    with _reported(LogFormat.PLAIN):
+        loaded = _load(config, {"data.schema_file": schema, "workspace": workspace}, None)
+
+        from pipeline.commands.schema import review as review_schema
+
+        code = review_schema(loaded)
+    raise typer.Exit(code)
+
+
+@schema_app.command(epilog=EPILOG)
+def accept(
+    config: ConfigOption = None, schema: SchemaOption = None, workspace: WorkspaceOption = None
+) -> None:
+    """Make the candidate the committed schema."""
+    with _reported(LogFormat.PLAIN):
+        loaded = _load(config, {"data.schema_file": schema, "workspace": workspace}, None)
+
+        from pipeline.commands.schema import accept as accept_schema
+
+        code = accept_schema(loaded)
     raise typer.Exit(code)
 
 
@@ -170,6 +266,14 @@ def main() -> None:
     finally:
         # What TFX and TensorFlow made would take seconds to collect, and goes with the process.
         gc.freeze()
+
+
+def _load(path: Path | None, flags: Mapping[str, object], settings: list[str] | None) -> Config:
+    """The configuration of all layers; of `flags`, those that were given."""
+    from pipeline.config import load, parse_set
+
+    given = {key: str(value) for key, value in flags.items() if value is not None}
+    return load(path, given | dict(map(parse_set, settings or []))).config
 
 
 def shown_as(log_format: LogFormat) -> str:
@@ -215,8 +319,8 @@ def _write_traceback(error: Exception) -> Path:
     return Path(path)
 
 
-app.command()(_reported(LogFormat.PLAIN)(classify))
-app.command()(_reported(LogFormat.PLAIN)(serve))
+for _command in (serve, models, promote, rollback, classify):
+    app.command()(_reported(LogFormat.PLAIN)(_command))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from pipeline.probe import survey, usual_size
 from pipeline.recipe_choice import AUTO, choose, count_gpus
 from pipeline.settings import (
     BUILT_IN_SOURCES,
+    LOCATION,
     PATH,
     SOURCE,
     Config,
@@ -163,11 +164,12 @@ def check_paths(config: Config) -> None:
     check_data(config.data)
     if config.data.folder is not None:
         _check_outside("workspace", config.workspace, config.data.folder)
-        _check_outside("push.directory", config.push_directory, config.data.folder)
+        if "://" not in config.push_directory:
+            _check_outside("push.directory", Path(config.push_directory), config.data.folder)
     if config.data.schema_file is not None:
         _check_readable("data.schema_file", config.data.schema_file)
-    if config.push.directory is not None:
-        _check_writable("push.directory", config.push.directory)
+    if config.push.directory is not None and "://" not in config.push.directory:
+        _check_writable("push.directory", Path(config.push.directory))
 
 
 def check_data(data: DataConfig) -> None:
@@ -339,7 +341,8 @@ def _anchored(value: object, field: FieldInfo, folder: Path | None) -> object:
         return value
     if SOURCE in field.metadata and (name := source_name.parse(value)).is_local:
         return name._replace(location=_below(folder, name.location)).text
-    return _below(folder, value) if PATH in field.metadata else value
+    is_path = PATH in field.metadata or (LOCATION in field.metadata and "://" not in value)
+    return _below(folder, value) if is_path else value
 
 
 def _below(folder: Path, path: str) -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import importlib.metadata
+from collections.abc import Collection
 from typing import Any
 
-import tensorflow_data_validation as tfdv
 from tensorflow_model_analysis.proto import config_pb2 as tfma
 from tfx.components.evaluator.component import Evaluator
-from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
-from tfx.components.statistics_gen.component import StatisticsGen
 from tfx.components.trainer.component import Trainer
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration.pipeline import Pipeline
-from tfx.proto import pusher_pb2, trainer_pb2
+from tfx.proto import trainer_pb2
 from tfx.types import Channel, standard_artifacts
 
 from components import features
@@ -21,8 +21,17 @@ from components.atomic_pusher.component import AtomicPusher
 from components.baseline_resolver.strategy import BaselineStrategy
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_validator.component import ImageExampleValidator
-from components.image_schema_gen.component import ImageSchemaGen
+from components.image_example_validator.findings import Policy
+from components.image_example_validator.previous import (
+    ANOMALIES,
+    CURRENT,
+    PREVIOUS,
+    PreviousStatisticsStrategy,
+)
+from components.image_schema_gen.component import ImageSchemaGen, ImageSchemaImport
+from components.image_statistics_gen.component import ImageStatisticsGen
 from components.image_transform.component import ImageTransform
+from components.infra_validator.component import InfraValidator
 from components.warm_start_resolver.strategy import WarmStartStrategy
 from pipeline import fingerprint
 from pipeline.settings import Config
@@ -37,8 +46,13 @@ class Locations:
     push_directory: str
 
 
-def create_pipeline(config: Config, locations: Locations) -> Pipeline:
-    """Wire the nodes. Nothing is read or run here."""
+def create_pipeline(
+    config: Config, locations: Locations, only: Collection[str] | None = None
+) -> Pipeline:
+    """Wire the nodes, or `only` those with the given ids, which need no others. Nothing runs here.
+
+    Raises OSError where a curated schema cannot be read.
+    """
     example_gen = ImageExampleGen(
         input_base=config.data.source,
         splits=config.data.splits,
@@ -46,13 +60,17 @@ def create_pipeline(config: Config, locations: Locations) -> Pipeline:
         code=fingerprint.of("components.image_example_gen.component"),
     ).with_id("ImageExampleGen")
 
-    statistics_gen = StatisticsGen(
+    statistics_gen = ImageStatisticsGen(
         examples=example_gen.outputs["examples"],
-        stats_options=tfdv.StatsOptions(feature_allowlist=list(features.STATISTICS)),
-    )
+        code=fingerprint.of("components.image_statistics_gen.component"),
+    ).with_id("StatisticsGen")
 
     if config.data.schema_file:
-        schema_gen = ImportSchemaGen(schema_file=str(config.data.schema_file)).with_id("SchemaGen")
+        schema_gen = ImageSchemaImport(
+            schema_file=str(config.data.schema_file),
+            digest=hashlib.sha256(config.data.schema_file.read_bytes()).hexdigest(),
+            code=fingerprint.of("components.image_schema_gen.component"),
+        ).with_id("SchemaGen")
     else:
         schema_gen = ImageSchemaGen(
             statistics=statistics_gen.outputs["statistics"],
@@ -61,16 +79,27 @@ def create_pipeline(config: Config, locations: Locations) -> Pipeline:
         ).with_id("SchemaGen")
     schema = schema_gen.outputs["schema"]
 
+    previous_statistics = Resolver(
+        strategy_class=PreviousStatisticsStrategy,
+        **{
+            CURRENT: statistics_gen.outputs["statistics"],
+            PREVIOUS: Channel(type=standard_artifacts.ExampleStatistics),
+            ANOMALIES: Channel(type=standard_artifacts.ExampleAnomalies),
+        },
+    ).with_id("PreviousStatistics")
+
     example_validator = ImageExampleValidator(
-        statistics=statistics_gen.outputs["statistics"], schema=schema
+        statistics=statistics_gen.outputs["statistics"],
+        schema=schema,
+        previous=previous_statistics.outputs[PREVIOUS],
+        policy=Policy(**config.validation.model_dump()),
+        code=fingerprint.of("components.image_example_validator.component"),
     ).with_id("ExampleValidator")
 
     transform = ImageTransform(
         examples=example_gen.outputs["examples"],
         schema=schema,
         preprocessing_fn="trainer_module.transform.preprocessing_fn",
-        # Each statistics pass would decode every image again.
-        disable_statistics=True,
         custom_config={
             **config.transform.model_dump(mode="json"),
             "code": fingerprint.of(
@@ -122,31 +151,36 @@ def create_pipeline(config: Config, locations: Locations) -> Pipeline:
         eval_config=evaluation(config),
     )
 
+    infra_validator = _infra_validator(config, trainer, example_gen)
     pusher = AtomicPusher(
-        model=trainer.outputs["model"],
+        # With the infrastructure's blessing comes a copy of the model that has its warm-up.
+        model=None if infra_validator else trainer.outputs["model"],
+        infra_blessing=infra_validator.outputs["blessing"] if infra_validator else None,
         model_blessing=evaluator.outputs["blessing"],
-        push_destination=pusher_pb2.PushDestination(
-            filesystem=pusher_pb2.PushDestination.Filesystem(
-                base_directory=locations.push_directory
-            )
-        ),
+        evaluation=evaluator.outputs["evaluation"],
+        push_directory=locations.push_directory,
+        keep=config.push.keep,
+        served_config=config.push.served_config or "",
     ).with_id("Pusher")
 
+    nodes = [
+        example_gen,
+        statistics_gen,
+        schema_gen,
+        previous_statistics,
+        example_validator,
+        transform,
+        *([warm_start] if warm else []),
+        trainer,
+        baseline,
+        evaluator,
+        *([infra_validator] if infra_validator else []),
+        pusher,
+    ]
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=locations.pipeline_root,
-        components=[
-            example_gen,
-            statistics_gen,
-            schema_gen,
-            example_validator,
-            transform,
-            *([warm_start] if warm else []),
-            trainer,
-            baseline,
-            evaluator,
-            pusher,
-        ],
+        components=[node for node in nodes if only is None or node.id in only],
         enable_cache=True,
         beam_pipeline_args=config.beam.pipeline_args,
     )
@@ -156,6 +190,23 @@ def _recipes(config: Config) -> set[str]:
     """The recipe, and the one that it builds upon, if any."""
     base = getattr(config.train.hyperparameters, "base", None)
     return {config.train.recipe, base or config.train.recipe} & set(recipes.names())
+
+
+def _infra_validator(
+    config: Config, trainer: Trainer, example_gen: ImageExampleGen
+) -> InfraValidator | None:
+    if not config.infra_validation.enabled:
+        return None
+    return InfraValidator(
+        model=trainer.outputs["model"],
+        examples=example_gen.outputs["examples"],
+        server="pipeline.serving.launch.serve_folder",
+        code=fingerprint.of("components.infra_validator.component"),
+        # TensorFlow Serving and its protocol's package are released under the same number.
+        image_tag=importlib.metadata.version("tensorflow-serving-api"),
+        num_examples=config.infra_validation.examples,
+        max_load_seconds=config.infra_validation.max_load_seconds,
+    ).with_id("InfraValidator")
 
 
 def evaluation(config: Config) -> tfma.EvalConfig:
@@ -195,7 +246,6 @@ def evaluation(config: Config) -> tfma.EvalConfig:
                     tfma.MetricConfig(
                         class_name="SparseCategoricalAccuracy", per_slice_thresholds=[threshold]
                     ),
-                    tfma.MetricConfig(class_name="SparseCategoricalCrossentropy"),
                 ]
             )
         ],

@@ -37,7 +37,7 @@ class DataError(UserError):
 
 
 class NotBlessed(UserError):  # noqa: N818
-    """A trained model that did not pass the evaluation gate, so it was not pushed."""
+    """A trained model that did not pass evaluation or is not served, so it was not pushed."""
 
     exit_code = 4
     meaning = "model not blessed, so not pushed"
@@ -57,12 +57,34 @@ class WorkspaceBusy(UserError):  # noqa: N818
     meaning = "workspace in use by another run"
 
 
+class PromotionFailed(UserError):  # noqa: N818
+    """A version that the server did not serve when told to; what was served before still is."""
+
+    exit_code = 7
+    meaning = "promotion failed, and the old versions stay"
+
+
+class SchemaDiffers(UserError):  # noqa: N818
+    """A candidate schema that is not the committed one."""
+
+    exit_code = 8
+    meaning = "schemas differ"
+
+
 EXIT_CODES: dict[int, str] = {
     0: "pushed, or nothing to do",
     UNEXPECTED: "unexpected failure",
     **{
         kind.exit_code: kind.meaning
-        for kind in (ConfigError, DataError, NotBlessed, NodeFailed, WorkspaceBusy)
+        for kind in (
+            ConfigError,
+            DataError,
+            NotBlessed,
+            NodeFailed,
+            WorkspaceBusy,
+            PromotionFailed,
+            SchemaDiffers,
+        )
     },
     INTERRUPTED: "interrupted",
 }

@@ -32,9 +32,9 @@ from tfx.proto.orchestration import pipeline_pb2
 from tfx.types import Artifact
 
 from components import progress
-from components.errors import BadDataError
+from components.errors import BadDataError, NotServableError, PushRefusedError
 from pipeline import usage
-from pipeline.errors import DataError, NodeFailed, UserError
+from pipeline.errors import DataError, NodeFailed, NotBlessed, UserError
 from pipeline.workspace import Workspace
 
 _LOG = logging.getLogger("perennial.runner")
@@ -78,6 +78,7 @@ def run(pipeline: Pipeline, workspace: Workspace, run_id: str) -> RunResult:
 
     Raises:
         DataError: a node blamed its data (BadDataError); the message is the node's own.
+        NotBlessed: no model server serves the candidate as it should (NotServableError).
         NodeFailed: a node failed otherwise.
         KeyboardInterrupt: SIGINT or SIGTERM came. The interrupted node's execution is FAILED and
             its partial outputs are gone.
@@ -191,10 +192,14 @@ class _Run:
         if self._interrupts.seen:
             return KeyboardInterrupt()
         chain = list(_chain(error))
+        log = self._workspace.log_path(self._run_id)
         for each in chain:
             if blame := _blame_on_data(each):
                 return DataError(blame)
-        log = self._workspace.log_path(self._run_id)
+            if isinstance(each, NotServableError):
+                return NotBlessed(f"{node_id}: {each}; see {log}")
+            if isinstance(each, PushRefusedError):
+                return NodeFailed(f"{node_id}: {each}; see {log}")
         for each in chain:
             if _is_disk_full(each):
                 place = getattr(each, "filename", None) or self._fullest_disk()

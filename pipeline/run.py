@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,18 @@ from pipeline.console import Console
 from pipeline.errors import NotBlessed
 from pipeline.noise import quiet
 from pipeline.recipe_choice import AUTO
-from pipeline.settings import Config
+from pipeline.settings import BUILT_IN_SOURCES, Config
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
+    from tfx.orchestration.pipeline import Pipeline
+
     from components.image_example_gen.accounting import Accounting
     from pipeline.local_runner import RunResult
     from pipeline.verdict import Verdict
+
+
+RESOLVERS = ("PreviousStatistics", "Resolver")  # nodes that only ever look something up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Outcome:
 
     run: RunResult
     accounting: Accounting
+    warnings: list[str]
     verdict: Verdict
     pushed: str | None
     total_wall_s: float
@@ -83,21 +89,20 @@ def new_run_id() -> str:
 def _execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
     # Only from here on is TensorFlow needed, and its import is worth a look at the terminal.
     from components.image_example_gen.accounting import read_accounting
+    from components.image_example_gen.sources import digits
+    from components.image_example_validator.executor import read_warnings
     from pipeline import local_runner
-    from pipeline.dag import Locations, create_pipeline
     from pipeline.verdict import read_verdict
 
     started = datetime.datetime.now(datetime.UTC)
-    locations = Locations(
-        pipeline_root=str(workspace.artifacts),
-        push_directory=str(config.push_directory),
-    )
-    pipeline = create_pipeline(config, locations)
-    result = local_runner.run(pipeline, workspace, run_id)
+    if config.data.source in BUILT_IN_SOURCES:
+        digits.write_folder(workspace.root / "data" / config.data.source)
+    result = local_runner.run(build_pipeline(config, workspace), workspace, run_id)
     outputs = {node.node: node.outputs for node in result.nodes}
     (pushed,) = outputs["Pusher"]["pushed_model"]
     return Outcome(
         run=result,
+        warnings=read_warnings(outputs["ExampleValidator"]["anomalies"][0].uri),
         accounting=read_accounting(outputs["ImageExampleGen"]["examples"][0].uri),
         verdict=read_verdict(
             outputs["Evaluator"]["evaluation"][0], outputs["Evaluator"]["blessing"][0]
@@ -105,6 +110,19 @@ def _execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
         pushed=pushed.get_string_custom_property("pushed_destination") or None,
         total_wall_s=(datetime.datetime.now(datetime.UTC) - started).total_seconds(),
     )
+
+
+def build_pipeline(
+    config: Config, workspace: Workspace, only: Collection[str] | None = None
+) -> Pipeline:
+    """The DAG of a run in `workspace`, or `only` its nodes with the given ids."""
+    from pipeline.dag import Locations, create_pipeline
+
+    locations = Locations(
+        pipeline_root=str(workspace.artifacts),
+        push_directory=str(config.push_directory),
+    )
+    return create_pipeline(config, locations, only)
 
 
 def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
@@ -117,6 +135,7 @@ def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
             "classes": outcome.accounting.classes,
             "splits": outcome.accounting.splits,
         },
+        "warnings": outcome.warnings,
         "verdict": dataclasses.asdict(outcome.verdict),
         "pushed": outcome.pushed,
         "nodes": [
@@ -179,9 +198,9 @@ def _work(outcome: Outcome) -> str:
 
 
 def _ran(outcome: Outcome) -> list[str]:
-    """Nodes that did their work in this run. The Resolver only ever looks something up."""
+    """Nodes that did their work in this run."""
     nodes = outcome.run.nodes
-    return [n.node for n in nodes if n.state == "complete" and n.node != "Resolver"]
+    return [n.node for n in nodes if n.state == "complete" and n.node not in RESOLVERS]
 
 
 def _next_command(outcome: Outcome, config: Config) -> str:

@@ -13,7 +13,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
+from components.image_example_validator.findings import OWN_TYPES, unmatched
 
+LOCAL_RUNNER = "FnApiRunner"
+_IMAGE = "--sdk_container_image"
 BUILT_IN_SOURCES = (source_name.DIGITS,)
 
 
@@ -49,6 +52,15 @@ def _absolute_source(value: object) -> object:
     return value
 
 
+def _absolute_location(value: object) -> object:
+    if isinstance(value, str) and "://" in value:
+        if not value.partition("://")[2].strip("/"):
+            raise ValueError("must name a bucket after ://")
+        return value.rstrip("/")
+    path = _absolute_path(value)
+    return None if path is None else str(path)
+
+
 def _beam_option(value: str) -> str:
     if not value.startswith("--"):
         raise ValueError("must start with --")
@@ -60,6 +72,7 @@ def _beam_option(value: str) -> str:
 # One instance each: the settings that hold a path are found by it.
 PATH = BeforeValidator(_absolute_path)
 SOURCE = BeforeValidator(_absolute_source)
+LOCATION = BeforeValidator(_absolute_location)  # a path or a URI such as gs://bucket/models
 
 
 class Section(BaseModel):
@@ -153,6 +166,60 @@ class DataConfig(Section):
         return Path(source_name.fixed_part(name.location)) if name.is_local else None
 
 
+def _known_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := unmatched(patterns):
+        raise ValueError(
+            f"{unknown[0]!r} matches no finding: give an anomaly type of TFDV or one of "
+            f"{', '.join(OWN_TYPES)}, a feature such as image/width, or 'FEATURE TYPE', with * for "
+            "any text"
+        )
+    return patterns
+
+
+_Patterns = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_known_patterns)]
+
+
+class ValidationConfig(Section):
+    """Which findings about the data stop a run before training.
+
+    A finding has a type, such as ENUM_TYPE_UNEXPECTED_STRING_VALUES (TFDV's names), CLASS_MISSING
+    or CLASS_IMBALANCE, and a feature, such as image/class/text. Distances between distributions lie
+    in 0..1; at 1 nothing is ever found.
+    """
+
+    block: _Patterns = Field(
+        default=(),
+        description="Findings that block although `warn` lists them: types, features or "
+        "'FEATURE TYPE', with * for any text.",
+    )
+    warn: _Patterns = Field(
+        default=("COMPARATOR_*", "CLASS_IMBALANCE", "SCHEMA_NEW_COLUMN"),
+        description="Findings that are reported only; all others block.",
+    )
+    max_text_skew: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="L-infinity distance of labels and formats between train and another split.",
+    )
+    max_number_skew: float = Field(
+        # What chance alone does to a hundred images.
+        default=0.6,
+        ge=0,
+        le=1,
+        description="Jensen-Shannon divergence of sizes and brightness between train and another.",
+    )
+    max_text_drift: float = Field(
+        default=0.1, ge=0, le=1, description="As max_text_skew, against the data before."
+    )
+    max_number_drift: float = Field(
+        default=0.3, ge=0, le=1, description="As max_number_skew, against the data before."
+    )
+    max_imbalance: float = Field(
+        default=10.0, ge=1, description="Images of the largest class for one of the smallest."
+    )
+
+
 class TransformConfig(Section):
     """What Transform does to every image, in training, evaluation and serving alike.
 
@@ -178,9 +245,24 @@ class TransformConfig(Section):
         "lanczos5",
         "mitchellcubic",
         "nearest",
-    ] = Field(description="Interpolation of the resize.")
-    center_crop: bool = Field(
-        default=False, description="Cut out the central square first, instead of squeezing."
+    ] = Field(
+        description="Interpolation; `area` averages where it shrinks, cheaply, and is bilinear "
+        "where it enlarges."
+    )
+    antialias: bool = Field(
+        default=True,
+        description="Smooth before shrinking: all but `area` need it, and it doubles the cost.",
+    )
+    aspect: Literal["squeeze", "crop", "pad"] = Field(
+        default="squeeze",
+        description="How an image becomes square: its ratio changed, its central square cut out, "
+        "or black added.",
+    )
+    crop_fraction: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Central part of each side that is kept, such as 0.875 for 224 of 256 pixels.",
     )
 
 
@@ -247,19 +329,58 @@ class EvaluateConfig(Section):
     )
 
 
+class InfraValidationConfig(Section):
+    """The trial of a candidate in a model server, before a push."""
+
+    enabled: bool = Field(
+        default=True, description="Whether candidates are tried, and pushed with warm-up requests."
+    )
+    # TensorFlow Serving takes 1,000 warm-up requests, and each image makes two.
+    examples: int = Field(default=8, ge=1, le=500, description="Eval images to try it with.")
+    max_load_seconds: int = Field(
+        default=300, ge=1, description="Seconds for the server to start and load the model."
+    )
+
+
 class PushConfig(Section):
     """Where blessed models go."""
 
-    directory: Annotated[Path | None, PATH] = Field(
-        default=None, description="Folder of numbered versions; unset: <workspace>/serving/<name>."
+    directory: Annotated[str | None, LOCATION] = Field(
+        default=None,
+        description="Folder of numbered versions, or a URI such as gs://bucket/models/name; "
+        "unset: <workspace>/serving/<name>.",
+    )
+    keep: int = Field(
+        default=10, ge=1, description="Newest versions that remain, besides those being served."
+    )
+    served_config: Annotated[str | None, LOCATION] = Field(
+        default=None,
+        description="Model configuration that names the served versions; unset: models.config "
+        "beside push.directory.",
     )
 
 
 class BeamConfig(Section):
-    """How Beam runs inside the data nodes."""
+    """How Beam runs inside ImageExampleGen, StatisticsGen, Transform and Evaluator.
+
+    To run their work elsewhere, name the runner and give its options; the DAG stays as it is. Data
+    and workspace must be on storage that the workers share, and `--sdk_container_image` names an
+    image with this project installed, since a worker imports its code:
+
+    - Flink: runner FlinkRunner, args --flink_master=HOST:8081, --parallelism=N,
+      --environment_type=DOCKER, --sdk_container_image=IMAGE.
+    - Spark: runner SparkRunner, args --spark_master_url=spark://HOST:7077,
+      --environment_type=DOCKER, --sdk_container_image=IMAGE.
+    - Dataflow: runner DataflowRunner, args --project=ID, --region=NAME,
+      --temp_location=gs://BUCKET/tmp, --sdk_container_image=IMAGE.
+    """
 
     # Named always: Beam's own choice of a runner may download a Go binary.
-    runner: str = Field(default="FnApiRunner", min_length=1, description="Name of Beam's runner.")
+    runner: str = Field(
+        default=LOCAL_RUNNER,
+        min_length=1,
+        description="Beam's runner: FnApiRunner here, FlinkRunner, SparkRunner or DataflowRunner.",
+    )
     args: Annotated[
         tuple[Annotated[str, AfterValidator(_beam_option)], ...], Field(strict=False)
     ] = Field(default=(), description="Further Beam options, each as `--option=value`.")
@@ -267,7 +388,12 @@ class BeamConfig(Section):
     @property
     def pipeline_args(self) -> list[str]:
         """The command-line arguments for Beam, runner included."""
-        return [f"--runner={self.runner}", *self.args]
+        args = [f"--runner={self.runner}", *self.args]
+        if self.runner == LOCAL_RUNNER and not any(arg.startswith(_IMAGE) for arg in args):
+            # Nothing reads it. Without it TFX packs itself up for remote workers in every Beam
+            # node, which takes seconds each time, and leaves the package in the temporary folder.
+            args.append(f"{_IMAGE}=none")
+        return args
 
 
 class Config(Section):
@@ -284,15 +410,21 @@ class Config(Section):
         description="Folder for metadata, artifacts, logs and pushed models.",
     )
     data: DataConfig = Field(default=DataConfig(), description="Images and splits.")
+    validation: ValidationConfig = Field(
+        default=ValidationConfig(), description="The gate before training."
+    )
     transform: TransformConfig = Field(description="Preprocessing.")
     train: TrainConfig = Field(description="Training.")
     evaluate: EvaluateConfig = Field(
         default=EvaluateConfig(), description="The gate before a push."
     )
+    infra_validation: InfraValidationConfig = Field(
+        default=InfraValidationConfig(), description="The trial in a model server."
+    )
     push: PushConfig = Field(default=PushConfig(), description="Destination of blessed models.")
     beam: BeamConfig = Field(default=BeamConfig(), description="Data processing.")
 
     @property
-    def push_directory(self) -> Path:
-        """The folder that holds the numbered versions of the pushed model."""
-        return self.push.directory or self.workspace / "serving" / self.name
+    def push_directory(self) -> str:
+        """Path or URI of what holds the numbered versions of the pushed model."""
+        return self.push.directory or str(self.workspace / "serving" / self.name)

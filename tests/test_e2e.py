@@ -13,11 +13,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from components.atomic_pusher import versions
+from components.image_example_gen.sources import digits
+
 REPO = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "components", "trainer_module", "kubeflow")
 # Enough to go through every node, not enough to learn much.
 SMALL = ("--epochs", "1", "--set", "evaluate.min_accuracy=0", "--set", "train.batch_size=16")
-DOWNSTREAM = {"Trainer", "Evaluator", "Pusher"}
+RESOLVERS = {"PreviousStatistics", "Resolver"}
+DOWNSTREAM = {"Trainer", "Evaluator", "InfraValidator", "Pusher"}
 
 
 class Run(NamedTuple):
@@ -28,9 +32,9 @@ class Run(NamedTuple):
     stderr: str
 
     def states(self, state: str) -> set[str]:
-        """Nodes that ended in `state`, without the Resolver, which looks things up every time."""
+        """Nodes that ended in `state`, without those that look things up every time."""
         ended = [event for event in self.events if event["event"] == "node_end"]
-        return {e["node"] for e in ended if e["state"] == state} - {"Resolver"}
+        return {e["node"] for e in ended if e["state"] == state} - RESOLVERS
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -45,18 +49,6 @@ def perennial_run(*arguments: str, tree: Path = REPO) -> Run:
     done = subprocess.run(command(*arguments), cwd=tree, capture_output=True, text=True)
     events = [json.loads(line) for line in done.stdout.splitlines()]
     return Run(done.returncode, events, done.stderr)
-
-
-def write_digits(root: Path) -> list[Path]:
-    """Write the bundled digits as a folder of class folders; the files, sorted."""
-    from components.image_example_gen.dataset import list_data
-    from components.image_example_gen.options import Options
-
-    for unit in list_data("digits", Options()).units:
-        for item in unit.items():
-            (root / item.name).parent.mkdir(parents=True, exist_ok=True)
-            (root / item.name).write_bytes(item.load())
-    return sorted(root.glob("*/*"))
 
 
 class TestDigits:
@@ -90,7 +82,7 @@ class TestDigits:
         record = json.loads((workspace / "runs" / run_id / "run.json").read_text())
         assert record["verdict"] == first.summary["verdict"]
         assert all(node["cpu_s"] >= 0 and node["peak_mb"] > 0 for node in record["nodes"])
-        assert len(record["nodes"]) == 9
+        assert len(record["nodes"]) == 10
         config = (workspace / "runs" / run_id / "config.toml").read_text()
         assert "min_accuracy = 0.95  # preset:data-digits" in config
         assert (workspace / "logs" / f"{run_id}.log").stat().st_size > 0
@@ -98,7 +90,7 @@ class TestDigits:
     def test_the_pushed_model_answers_through_a_session(self, first: Run, workspace: Path) -> None:
         from trainer_module.export import IMAGES, run_in_session
 
-        files = write_digits(workspace.parent / "digits")[::20]
+        files = sorted((workspace / "data" / "digits").glob("*/*.png"))[::20]
         outputs = run_in_session(first.summary["pushed"], IMAGES, [f.read_bytes() for f in files])
         right = [
             label.decode() == file.parent.name
@@ -114,10 +106,10 @@ class TestDigits:
         again = perennial_run("--workspace", str(workspace))
         assert again.code == 0
         assert again.states("complete") == set()
-        assert len(again.states("cached")) == 8
+        assert len(again.states("cached")) == 9
         assert again.summary["pushed"] == first.summary["pushed"]
         assert again.summary["verdict"] == first.summary["verdict"]
-        assert [entry.name for entry in (workspace / "serving" / "perennial").iterdir()] == ["1"]
+        assert versions.find(first.summary["pushed"].removesuffix("/1")) == [1]
 
 
 class Tree(NamedTuple):
@@ -146,7 +138,7 @@ class TestChanges:
             shutil.copytree(
                 REPO / package, root / package, ignore=shutil.ignore_patterns("__pycache__")
             )
-        write_digits(root / "all")
+        digits.write_folder(root / "all")
         for label in ("0", "1", "4"):
             (root / "data" / label).mkdir(parents=True)
             for file in sorted((root / "all" / label).iterdir())[:40]:

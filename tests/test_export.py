@@ -73,7 +73,7 @@ def exported(
 def expected(transformed: Transformed, images: list[bytes]) -> np.ndarray:
     """Probabilities for `images`, from the pixels that the trainer reads."""
     stored = {}
-    for record in tf.data.TFRecordDataset(transformed.files("train"), compression_type="GZIP"):
+    for record in tf.data.TFRecordDataset(transformed.files("train")):
         row = tf.io.parse_single_example(record, transformed.output.transformed_feature_spec())
         stored[row[transform.LABEL_KEY].numpy()] = row[transform.IMAGE_KEY].numpy()
     pixels = [np.frombuffer(stored[index], np.uint8) for index in range(len(images))]
@@ -193,7 +193,7 @@ class TestVerify:
 
         def predict(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
             pixels = tf.map_fn(
-                lambda image: transform.load_image(image, SIZE, "bilinear", center_crop=False),
+                lambda image: transform.load_image(image, SIZE, "bilinear"),
                 image_bytes,
                 fn_output_signature=tf.TensorSpec([SIZE, SIZE, 3], tf.uint8),
             )

@@ -18,7 +18,7 @@ from tfx.orchestration.portable import execution_publish_utils, outputs_utils
 
 from components import progress
 from pipeline import local_runner
-from pipeline.errors import DataError, NodeFailed
+from pipeline.errors import DataError, NodeFailed, NotBlessed, UserError
 from pipeline.workspace import Workspace
 from tests import toy_pipeline
 
@@ -184,6 +184,24 @@ def test_bad_data_is_reported_in_the_words_of_the_node(toy: Toy, how: str) -> No
     with pytest.raises(DataError) as failed:
         toy.run()
     assert str(failed.value) == toy_pipeline.BAD_DATA
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "words"),
+    [
+        ("not servable", NotBlessed, "Second: the candidate is not served; see "),
+        ("push refused", NodeFailed, "Second: the disk is too small; see "),
+    ],
+)
+def test_what_is_refused_fails_the_run_and_is_tried_again(
+    toy: Toy, how: str, kind: type[UserError], words: str
+) -> None:
+    toy.tell("Second", how)
+    with pytest.raises(kind, match=f"^{words}"):
+        toy.run()
+    assert toy.states() == ["COMPLETE", "FAILED"]
+    toy.tell("Second", None)
+    assert _states(toy.run()) == ["cached", "complete", "complete"]
 
 
 def test_the_cause_is_reported_even_if_it_cannot_be_recorded(

@@ -1,4 +1,4 @@
-"""Schema and validation: a fixed class list, and anomalies that stop the run."""
+"""The schema: a fixed class list, inferred or curated, and never a stale one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import pytest
 import tensorflow_data_validation as tfdv
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
-from tfx.types import artifact_utils, standard_artifacts
+from tfx.types import standard_artifacts
 
 from components import features
 from components.errors import BadDataError
-from components.image_example_validator.executor import Executor
-from components.image_schema_gen.schema import class_names, complete, counted
+from components.image_schema_gen.executor import ImportExecutor
+from components.image_schema_gen.inference import infer
+from components.image_schema_gen.schema import class_names, counted, read_schema
 
 
 def statistics(
@@ -23,6 +24,7 @@ def statistics(
     normalized: str = "none",
     span: int = 0,
 ) -> statistics_pb2.DatasetFeatureStatisticsList:
+    """Statistics of one image for each of `labels`."""
     import pandas as pd
 
     frame = pd.DataFrame(
@@ -46,26 +48,17 @@ def statistics(
 
 @pytest.fixture(scope="module")
 def schema() -> schema_pb2.Schema:
-    # "z" is the most frequent and inference would put it first.
-    inferred = tfdv.infer_schema(statistics(["z", "z", "a", "m"]))
-    complete(inferred, ["a", "m", "z"])
-    return inferred
+    # "z" is the most frequent and TFDV would put it first.
+    return infer([statistics(["z", "z", "a", "m"])], ["z", "a", "m"])
 
 
-def test_the_class_list_keeps_its_order(schema: schema_pb2.Schema) -> None:
+def test_inferred_classes_are_in_alphabetical_order(schema: schema_pb2.Schema) -> None:
     assert class_names(schema) == ["a", "m", "z"]
 
 
-def test_more_classes_than_inference_keeps() -> None:
+def test_more_classes_than_tfdv_keeps() -> None:
     names = [f"class {number:04d}" for number in range(500)]
-    inferred = tfdv.infer_schema(statistics(names))
-    complete(inferred, names)
-    assert class_names(inferred) == names
-
-
-def test_a_schema_without_classes_is_refused() -> None:
-    with pytest.raises(ValueError, match="string_domain"):
-        class_names(schema_pb2.Schema())
+    assert class_names(infer([statistics(names)], names)) == names
 
 
 def test_every_feature_is_in_the_schema_and_only_the_counted_are_validated(
@@ -77,47 +70,65 @@ def test_every_feature_is_in_the_schema_and_only_the_counted_are_validated(
     assert {f.name for f in counted(schema).feature} == set(features.STATISTICS)
 
 
-class TestValidator:
-    def validate(
-        self,
-        schema: schema_pb2.Schema,
-        stats: statistics_pb2.DatasetFeatureStatisticsList,
-        tmp_path: Path,
-    ) -> None:
-        artifacts = {}
-        for key, kind in (
-            ("statistics", standard_artifacts.ExampleStatistics),
-            ("schema", standard_artifacts.Schema),
-            ("anomalies", standard_artifacts.ExampleAnomalies),
-        ):
-            artifacts[key] = kind()
-            artifacts[key].uri = str(tmp_path / key)
-        artifacts["statistics"].split_names = artifact_utils.encode_split_names(["train"])
-        artifacts["statistics"].span = 0
-        split = tmp_path / "statistics" / "Split-train"
-        split.mkdir(parents=True)
-        (split / "FeatureStats.pb").write_bytes(stats.SerializeToString())
-        (tmp_path / "schema").mkdir()
-        (tmp_path / "schema" / "schema.pbtxt").write_text(text_format.MessageToString(schema))
-        Executor().Do(
-            {key: [artifacts[key]] for key in ("statistics", "schema")},
-            {"anomalies": [artifacts["anomalies"]]},
-            {"exclude_splits": "[]"},
-        )
+def test_a_schema_that_is_built_upon_keeps_its_class_ids_and_its_rules(
+    schema: schema_pb2.Schema,
+) -> None:
+    base = schema_pb2.Schema()
+    base.CopyFrom(schema)
+    for domain in base.string_domain:
+        if domain.name == features.LABEL_TEXT:
+            domain.value[:] = ["z", "gone", "a"]
+    (width,) = (feature for feature in base.feature if feature.name == features.WIDTH)
+    width.int_domain.max = 100
 
-    def test_data_like_the_schema_passes(self, schema: schema_pb2.Schema, tmp_path: Path) -> None:
-        self.validate(schema, statistics(["a", "z"]), tmp_path)
+    widened = infer([statistics(["b", "a", "m"])], ["b", "a", "m"], base)
 
-    def test_other_kinds_of_file_and_later_spans_are_no_anomaly(
-        self, schema: schema_pb2.Schema, tmp_path: Path
-    ) -> None:
-        news = statistics(["a"], image_format="gif", normalized="cmyk", span=20_000)
-        self.validate(schema, news, tmp_path)
+    assert class_names(widened) == ["z", "gone", "a", "b", "m"]
+    names = [feature.name for feature in widened.feature]
+    assert len(names) == len(set(names))
+    (width,) = (feature for feature in widened.feature if feature.name == features.WIDTH)
+    assert width.int_domain.max == 100
 
-    def test_an_unknown_class_stops_the_run(
-        self, schema: schema_pb2.Schema, tmp_path: Path
-    ) -> None:
-        with pytest.raises(
-            BadDataError, match=r"train: image/class/text: .*missing from the schema: q"
-        ):
-            self.validate(schema, statistics(["a", "q"]), tmp_path)
+
+def test_other_kinds_of_file_and_later_spans_are_no_anomaly(schema: schema_pb2.Schema) -> None:
+    later = statistics(["a", "z"], image_format="jpeg", normalized="orientation", span=9)
+    anomalies = tfdv.validate_statistics(later, counted(schema))
+    assert dict(anomalies.anomaly_info) == {}
+
+
+class TestCuratedFile:
+    def write(self, tmp_path: Path, text: str) -> Path:
+        path = tmp_path / "schema.pbtxt"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def test_not_text_format_is_named_with_its_line(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, 'feature { name: "x" }\nfeature { nme: "y" }\n')
+        with pytest.raises(BadDataError, match=rf"{path}: not a schema .*: 2:11 : .*nme"):
+            read_schema(path)
+
+    def test_without_classes_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(BadDataError, match="no string_domain named 'image/class/text'"):
+            read_schema(self.write(tmp_path, 'feature { name: "x" }'))
+
+    def test_a_class_listed_twice_is_refused(self, tmp_path: Path) -> None:
+        domain = 'string_domain { name: "image/class/text" value: "a" value: "b" value: "a" }'
+        with pytest.raises(BadDataError, match="class 'a' is listed twice"):
+            read_schema(self.write(tmp_path, domain))
+
+    def test_missing_file_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(BadDataError, match=r"absent\.pbtxt"):
+            read_schema(tmp_path / "absent.pbtxt")
+
+    def test_is_imported_with_its_order_and_what_transform_needs(self, tmp_path: Path) -> None:
+        source = 'string_domain { name: "image/class/text" value: "z" value: "ä" }'
+        output = standard_artifacts.Schema()
+        output.uri = str(tmp_path / "out")
+        (tmp_path / "out").mkdir()
+        properties = {"schema_file": str(self.write(tmp_path, source))}
+        ImportExecutor().Do({}, {"schema": [output]}, properties)
+
+        written = schema_pb2.Schema()
+        text_format.Parse((tmp_path / "out" / "schema.pbtxt").read_text("utf-8"), written)
+        assert class_names(written) == ["z", "ä"]
+        assert {feature.name for feature in written.feature} == set(features.IDENTIFYING)

@@ -39,7 +39,7 @@ from pipeline.serving.launch import (
     find_backend,
     own_backend,
 )
-from pipeline.serving.server import ModelServer
+from pipeline.serving.server import ModelServer, read_config
 from pipeline.serving.service import Limits
 from tests.serving_kit import (
     MODEL,
@@ -767,12 +767,16 @@ class TestServeCommand:
         (arguments,) = started
         assert arguments[:3] == [sys.executable, "-m", "pipeline.serving"]
         assert {
-            "--model_name=digits",
-            f"--model_base_path={serving / 'digits'}",
+            f"--model_config_file={serving / 'models.config'}",
+            "--model_config_file_poll_wait_seconds=1",
             "--port=1500",
             "--rest_api_port=1501",
             "--host=127.0.0.1",
         } <= set(arguments)
+        # Without a policy it is the newest version; the file is there to be followed.
+        source = Source.of_config(serving / "models.config")
+        assert source.models == {"digits": serving / "digits"}
+        assert "policy" not in (serving / "models.config").read_text()
 
     def test_what_was_promoted_is_served(
         self, tmp_path: Path, serving: Path, started: list[list[str]]
@@ -782,8 +786,11 @@ class TestServeCommand:
         assert self.invoke(tmp_path, MODEL).exit_code == 0
         for arguments in started:
             assert f"--model_config_file={serving / 'models.config'}" in arguments
+        before = read_config(serving / "models.config").model_config_list.config[0]
         assert self.invoke(tmp_path, "digits").exit_code == 0
-        assert "--model_name=digits" in started[-1]
+        promoted, newest = read_config(serving / "models.config").model_config_list.config
+        assert promoted == before
+        assert newest.name == "digits"
 
     def test_one_of_several_models_must_be_named(
         self, tmp_path: Path, serving: Path, started: list[list[str]]
@@ -793,7 +800,7 @@ class TestServeCommand:
         assert result.exit_code == 2
         assert "holds digits, flowers; say which" in result.output
         assert self.invoke(tmp_path, "flowers").exit_code == 0
-        assert [a for a in started[0] if "name" in a] == ["--model_name=flowers"]
+        assert list(Source.of_config(serving / "models.config").models) == ["flowers"]
 
     def test_a_model_that_is_not_there_is_an_error(
         self, tmp_path: Path, serving: Path, started: list[list[str]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,8 +44,7 @@ def encode(image: Image.Image, image_format: str = "PNG", **options: Any) -> byt
     return buffer.getvalue()
 
 
-def load(encoded: bytes, size: int = SIZE, resize: str = "bilinear", **options: bool) -> np.ndarray:
-    options = {"center_crop": False, **options}
+def load(encoded: bytes, size: int = SIZE, resize: str = "bilinear", **options: Any) -> np.ndarray:
     return transform.load_image(tf.constant(encoded), size, resize, **options).numpy()
 
 
@@ -70,7 +68,7 @@ def transformed(tmp_path_factory: pytest.TempPathFactory, encoded: list[bytes]) 
 def rows(transformed: Transformed, encoded: list[bytes]) -> list[dict[str, Any]]:
     """The transformed training example of each of `encoded`."""
     spec = transformed.output.transformed_feature_spec()
-    records = tf.data.TFRecordDataset(transformed.files("train"), compression_type="GZIP")
+    records = tf.data.TFRecordDataset(transformed.files("train"))
     found = {}
     for record in records:
         row = tf.io.parse_single_example(record, spec)
@@ -107,23 +105,6 @@ class TestMaterialised:
             transform.prepare(transformed.output, SIZE, [encoded[0], b"no image"])
 
 
-class TestSchemas:
-    def test_scalars_and_lists_of_one_give_the_same(
-        self, tmp_path: Path, encoded: list[bytes], rows: list[dict[str, Any]]
-    ) -> None:
-        train = [(encoded[0], "ant")]
-        scalars = run_transform(tmp_path, {"train": train}, CLASSES, image_size=SIZE, shape=[])
-        pixels = transform.prepare(scalars.output, SIZE, [encoded[0]])
-        assert transform.encode_pixels(pixels[0]) == rows[0][transform.IMAGE_KEY]
-
-    def test_features_that_may_be_missing_are_refused(self) -> None:
-        sparse = tf.sparse.from_dense([[b"x"]])
-        config = {"image_size": 4, "resize": "area", "center_crop": False, "classes": CLASSES}
-        inputs = dict.fromkeys((features.IMAGE, features.LABEL_TEXT, features.SHA256), sparse)
-        with pytest.raises(ValueError, match=r"'image/encoded' has no fixed shape .*`shape { dim"):
-            transform.preprocessing_fn(inputs, config)
-
-
 class TestPixels:
     def test_survive_a_round_trip_whatever_their_bytes(self) -> None:
         images = np.stack(
@@ -158,9 +139,11 @@ class TestPixels:
         np.testing.assert_array_equal(load(gif), np.full((SIZE, SIZE, 3), (200, 100, 50)))
 
     def test_are_averaged_where_an_image_shrinks(self) -> None:
-        board = Image.fromarray((np.indices((48, 48)).sum(axis=0) % 2 * 255).astype(np.uint8))
+        lines = np.zeros((96, 96), np.uint8)
+        lines[:, ::8] = 255
         for resize in ("area", "bicubic", "bilinear"):
-            assert np.abs(load(encode(board), resize=resize).astype(int) - 128).max() <= 16
+            shrunk = load(encode(Image.fromarray(lines)), size=12, resize=resize)
+            assert np.abs(shrunk[:, 1:-1].astype(int) - 32).max() <= 16
 
     def test_saturate_where_interpolation_overshoots(self) -> None:
         step = Image.fromarray(np.repeat([[0] * 4 + [255] * 4], 8, axis=0).astype(np.uint8))
@@ -172,20 +155,51 @@ class TestPixels:
             load(encode(picture()), resize="cubic-ish")
 
 
-class TestCenterCrop:
+class TestAspect:
     @pytest.mark.parametrize(("width", "height"), [(20, 8), (8, 20), (9, 20)])
-    def test_keeps_the_central_square(self, width: int, height: int) -> None:
+    def test_crop_keeps_the_central_square(self, width: int, height: int) -> None:
         image = picture(width, height)
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         square = image.crop((left, top, left + side, top + side))
         np.testing.assert_array_equal(
-            load(encode(image), size=side, center_crop=True), np.asarray(square)
+            load(encode(image), size=side, aspect="crop"), np.asarray(square)
         )
 
-    def test_without_it_the_whole_image_is_squeezed(self) -> None:
+    def test_squeeze_keeps_the_whole_image(self) -> None:
         image = np.zeros((8, 32), np.uint8)
         image[:, :8] = 255
         squeezed = load(encode(Image.fromarray(image)), size=8)
         assert squeezed[:, :2].min() > 128
         assert squeezed[:, 3:].max() < 128
+
+    @pytest.mark.parametrize("resize", ["area", "bilinear"])
+    def test_pad_keeps_the_ratio_and_adds_black(self, resize: str) -> None:
+        padded = load(encode(Image.new("L", (32, 16), 255)), 8, resize, aspect="pad")
+        np.testing.assert_array_equal(padded[2:6], np.full((4, 8, 3), 255))
+        assert not padded[:2].any()
+        assert not padded[6:].any()
+
+    def test_pad_leaves_something_of_a_panorama(self) -> None:
+        assert load(encode(Image.new("L", (400, 1), 255)), 8, aspect="pad").any()
+
+    def test_crop_fraction_cuts_the_same_off_every_side(self) -> None:
+        image = np.zeros((16, 16), np.uint8)
+        image[4:12, 4:12] = 255
+        cut = load(encode(Image.fromarray(image)), size=8, crop_fraction=0.5)
+        np.testing.assert_array_equal(cut, np.full((8, 8, 3), 255))
+
+
+class TestResize:
+    def test_area_does_not_repeat_pixels_where_it_enlarges(self) -> None:
+        ramp = np.repeat([[0, 80, 160, 240]], 4, axis=0).astype(np.uint8)
+        row = load(encode(Image.fromarray(ramp)), size=16, resize="area")[0, :, 0]
+        assert len(set(row.tolist())) > 8
+
+    def test_without_antialias_pixels_are_skipped(self) -> None:
+        stripes = Image.fromarray((np.indices((64, 64))[1] % 8 // 7 * 255).astype(np.uint8))
+        smooth, rough = (
+            load(encode(stripes), size=8, antialias=antialias) for antialias in (True, False)
+        )
+        assert 16 < smooth[4, 4, 0] < 64
+        assert rough[4, 4, 0] in (0, 255)

@@ -25,7 +25,7 @@ from tfx.types import Artifact, Channel
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components import progress
-from components.errors import BadDataError
+from components.errors import BadDataError, NotServableError, PushRefusedError
 from pipeline.workspace import Workspace
 
 BAD_DATA = "folder 'cats' has no images [0 of 10]; add some"
@@ -83,6 +83,14 @@ def _bad_data(_: Path) -> None:
     raise BadDataError(BAD_DATA)
 
 
+def _not_servable(_: Path) -> None:
+    raise NotServableError("the candidate is not served")
+
+
+def _push_refused(_: Path) -> None:
+    raise PushRefusedError("the disk is too small")
+
+
 def _bad_data_in_beam(_: Path) -> None:
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         pipeline | beam.Create([1]) | "Read" >> beam.Map(_bad_data)
@@ -124,6 +132,8 @@ def _terminated(_: Path) -> None:
 ACTIONS = {
     "fail": _fail,
     "bad data": _bad_data,
+    "not servable": _not_servable,
+    "push refused": _push_refused,
     "bad data in beam": _bad_data_in_beam,
     "bad data as text": _bad_data_as_text,
     "disk full": _disk_full,

@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
 import tensorflow as tf
 import tensorflow_transform as tft
-import tensorflow_transform.beam as tft_beam
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
-from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io, schema_utils
+from tensorflow_transform.tf_metadata import schema_utils
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 from components import features
+from components.image_transform import executor
 from trainer_module import transform
 
 # An encoded image and the name of its class.
@@ -78,71 +77,43 @@ def run_transform(
     image_size: int = 8,
     train_size: int | None = None,
     resize: str = "bilinear",
-    center_crop: bool = False,
-    suffix: str = ".gz",
-    shape: Sequence[int] = (1,),
 ) -> Transformed:
-    """Run `preprocessing_fn` over `splits` in Beam and write what TFX would.
-
-    `shape` is that of the raw features in the schema, `suffix` the end of the examples' file names.
-    """
+    """Do what ImageTransform does for `splits`, with its code, but without TFX and Beam."""
     graph = root / "graph"
-    raw_metadata = dataset_metadata.DatasetMetadata.from_feature_spec(raw_spec(shape))
     function = functools.partial(
         transform.preprocessing_fn,
         custom_config={
             "image_size": image_size,
             "train_size": train_size,
             "resize": resize,
-            "center_crop": center_crop,
+            "antialias": True,
+            "aspect": "squeeze",
+            "crop_fraction": 1.0,
             "classes": list(classes),
         },
     )
-    with (
-        beam.Pipeline(runner="FnApiRunner") as pipeline,
-        tft_beam.Context(temp_dir=str(root / "temp")),
-    ):
-        data = {
-            split: (
-                pipeline
-                | f"Create {split}"
-                >> beam.Create(
-                    {name: [value] if shape else value for name, value in raw(*image).items()}
-                    for image in images
-                ),
-                raw_metadata,
-            )
-            for split, images in splits.items()
-        }
-        transform_fn = data["train"] | tft_beam.AnalyzeDataset(function)
-        _ = transform_fn | tft_beam.WriteTransformFn(str(graph))
-        for split, dataset in data.items():
-            rows, _ = (dataset, transform_fn) | f"Transform {split}" >> tft_beam.TransformDataset()
-            _ = (
-                rows
-                | f"Encode {split}" >> beam.Map(serialized)
-                | f"Write {split}"
-                >> beam.io.WriteToTFRecord(str(root / split), file_name_suffix=suffix, num_shards=1)
-            )
-    metadata_io.write_metadata(raw_metadata, str(graph / tft.TFTransformOutput.RAW_METADATA_DIR))
+    executor.write_graph(function, str(graph))
+    for split, images in splits.items():
+        source = write_records(root / f"raw-{split}", [serialized(raw(*each)) for each in images])
+        write_records(root / f"{split}-0", executor.transform_records(str(graph), source))
     schema = root / "schema.pbtxt"
     schema.write_text(text_format.MessageToString(schema_of(classes)))
     return Transformed(root, graph, schema, image_size, train_size)
 
 
+def write_records(path: Path, records: Iterable[bytes]) -> str:
+    """Write an uncompressed TFRecord file and return its path."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            writer.write(record)
+    return str(path)
+
+
 def schema_of(classes: Sequence[str]) -> schema_pb2.Schema:
     """The schema of `raw` examples."""
-    schema = schema_utils.schema_from_feature_spec(raw_spec())
+    schema = schema_utils.schema_from_feature_spec(executor.INPUTS)
     schema.string_domain.add(name=features.LABEL_TEXT, value=classes)
     return schema
-
-
-def raw_spec(shape: Sequence[int] = (1,)) -> dict[str, tf.io.FixedLenFeature]:
-    """How to parse `raw` examples."""
-    return {
-        name: tf.io.FixedLenFeature(shape, tf.string)
-        for name in (features.IMAGE, features.LABEL_TEXT, features.SHA256)
-    }
 
 
 def raw(encoded: bytes, label: str) -> dict[str, bytes]:

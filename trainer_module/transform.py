@@ -18,6 +18,8 @@ IMAGE_KEY = "image"  # bytes: size * size * 3 pixel values, row by row, RGB
 TRAIN_IMAGE_KEY = "train_image"  # the same at another size, to be cropped at random in training
 LABEL_KEY = "label"  # int64, position in the class list; -1 for a class that is not in it
 
+RESIZE_POLICY = ("resize", "antialias", "aspect", "crop_fraction")  # of the configuration
+
 
 def preprocessing_fn(
     inputs: Mapping[str, tf.Tensor], custom_config: Mapping[str, Any]
@@ -27,28 +29,24 @@ def preprocessing_fn(
     Args:
         inputs: the features of `components.features`, dense, shape [N] or [N, 1].
         custom_config: `image_size` (pixels, both sides), `train_size` (the same for training, or
-            None for equal), `resize` (a method of `tf.image.resize`),
-            `center_crop` (cut the largest central square first instead of squeezing the image into
-            one), `classes` (class names; a label is the position in this list).
+            None for equal), `resize`, `antialias`, `aspect` and `crop_fraction` (see
+            `resize_image`), `classes` (class names; a label is the position in this list).
 
     Returns:
         `IMAGE_KEY` and, with a `train_size`, `TRAIN_IMAGE_KEY`: string [N], `LABEL_KEY`: int64 [N]
         and the content hash: string [N].
 
     Raises:
-        ValueError: a sparse feature, or an unknown `resize`.
         tf.errors.InvalidArgumentError: when run, on bytes that are no image; it fails the batch.
     """
     sizes = {IMAGE_KEY: int(custom_config["image_size"])}
     if custom_config["train_size"]:
         sizes[TRAIN_IMAGE_KEY] = int(custom_config["train_size"])
-    resize = custom_config["resize"]
-    crop = custom_config["center_crop"]
+    policy = {name: custom_config[name] for name in RESIZE_POLICY}
 
     def pixels(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
         return {
-            key: encode_pixels(load_image(encoded, size, resize, center_crop=crop))
-            for key, size in sizes.items()
+            key: encode_pixels(load_image(encoded, size, **policy)) for key, size in sizes.items()
         }
 
     images = tf.map_fn(
@@ -63,20 +61,70 @@ def preprocessing_fn(
     }
 
 
-def load_image(encoded: tf.Tensor, size: int, resize: str, *, center_crop: bool) -> tf.Tensor:
-    """Pixels, uint8 [size, size, 3], of one encoded JPEG, PNG, GIF (first frame), BMP or WebP.
+def decode_image(encoded: tf.Tensor) -> tf.Tensor:
+    """Pixels, uint8 [H, W, 3], of one encoded JPEG, PNG, GIF (first frame), BMP or WebP.
 
     Gray is repeated over the three channels and alpha is dropped. EXIF orientation is not applied.
     """
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image.set_shape([None, None, 3])
-    if center_crop:
-        side = tf.minimum(tf.shape(image)[0], tf.shape(image)[1])
-        image = tf.image.resize_with_crop_or_pad(image, side, side)
-    # Without antialiasing a photo shrunk to a tenth keeps one pixel in a hundred.
-    image = tf.image.resize(image, [size, size], method=resize, antialias=True)
+    return image
+
+
+def load_image(encoded: tf.Tensor, size: int, resize: str, **policy: Any) -> tf.Tensor:
+    """Decode, then resize: see `decode_image` and `resize_image`."""
+    return resize_image(decode_image(encoded), size, resize, **policy)
+
+
+def resize_image(
+    image: tf.Tensor,
+    size: int,
+    resize: str,
+    *,
+    antialias: bool = True,
+    aspect: str = "squeeze",
+    crop_fraction: float = 1.0,
+) -> tf.Tensor:
+    """Bring uint8 [H, W, 3] to uint8 [size, size, 3].
+
+    Args:
+        image: pixels.
+        size: pixels, both sides.
+        resize: a method of `tf.image.resize`. "area" averages what it shrinks, at hardly any cost,
+            and is bilinear where it enlarges, for which TensorFlow's own repeats pixels.
+        antialias: widen the method's kernel where it shrinks; "area" needs none.
+        aspect: "squeeze" changes the aspect ratio, "crop" keeps the central square only, "pad"
+            keeps all and adds black on two sides.
+        crop_fraction: keep the central part of each side after that, in (0, 1].
+    """
+    if aspect == "crop":
+        side = tf.reduce_min(tf.shape(image)[:2])
+        image = _central(image, tf.stack([side, side]))
+    if crop_fraction < 1:
+        image = _central(image, _scaled(tf.shape(image)[:2], crop_fraction))
+    target = tf.constant([size, size])
+    if aspect == "pad":
+        shape = tf.shape(image)[:2]
+        target = _scaled(shape, size / tf.reduce_max(shape))
+    if resize == "area":
+        image = tf.image.resize(image, tf.minimum(target, tf.shape(image)[:2]), method="area")
+        image = tf.image.resize(image, target, method="bilinear")
+    else:
+        image = tf.image.resize(image, target, method=resize, antialias=antialias)
     # The cast saturates because bicubic and Lanczos overshoot at edges.
-    return tf.saturate_cast(tf.round(image), tf.uint8)
+    image = tf.saturate_cast(tf.round(image), tf.uint8)
+    return tf.ensure_shape(tf.image.resize_with_crop_or_pad(image, size, size), [size, size, 3])
+
+
+def _central(image: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    top, left = tf.unstack((tf.shape(image)[:2] - shape) // 2)
+    return image[top : top + shape[0], left : left + shape[1]]
+
+
+def _scaled(shape: tf.Tensor, factor: Any) -> tf.Tensor:
+    scaled = tf.round(tf.cast(shape, tf.float64) * tf.cast(factor, tf.float64))
+    # The short side of a panorama must not vanish.
+    return tf.maximum(tf.cast(scaled, tf.int32), 1)
 
 
 def encode_pixels(image: tf.Tensor) -> tf.Tensor:
@@ -112,10 +160,4 @@ def _label_ids(names: tf.Tensor, classes: Sequence[str]) -> tf.Tensor:
 
 
 def _flat(inputs: Mapping[str, tf.Tensor], name: str) -> tf.Tensor:
-    tensor = inputs[name]
-    if isinstance(tensor, tf.SparseTensor):
-        raise ValueError(
-            f"feature {name!r} has no fixed shape in the schema, so examples may lack it; "
-            "let SchemaGen infer shapes, or give it `shape { dim { size: 1 } }` in the schema file"
-        )
-    return tf.reshape(tensor, [-1])
+    return tf.reshape(inputs[name], [-1])

@@ -1,23 +1,26 @@
-"""Copies a blessed model beside its destination, makes it durable, and renames it into place."""
+"""Pushes a blessed model to where servers find it, whole, and only once."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
-import uuid
+import contextlib
+import datetime
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import tensorflow_model_analysis as tfma
 from tfx import types
 from tfx.components.pusher import executor as pusher
 from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils, standard_component_specs
-from tfx.utils import proto_utils
+from tfx.utils import io_utils, proto_utils
 
-MANIFEST = "perennial-manifest.json"
-STAGING_PREFIX = ".staging-"
+from components.atomic_pusher import filesystem, object_store, served, storage
+
+EVALUATION_KEY = "evaluation"
+KEEP_KEY = "keep"
+SERVED_CONFIG_KEY = "served_config"
 
 
 class Executor(pusher.Executor):
@@ -33,7 +36,11 @@ class Executor(pusher.Executor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Push if blessed, and record destination and version on the `pushed_model` artifact."""
+        """Push if blessed, and record destination and version on the `pushed_model` artifact.
+
+        Raises:
+            PushRefusedError: the destination cannot take it.
+        """
         self._log_startup(input_dict, output_dict, exec_properties)
         pushed = artifact_utils.get_single_instance(
             output_dict[standard_component_specs.PUSHED_MODEL_KEY]
@@ -45,65 +52,63 @@ class Executor(pusher.Executor):
         proto_utils.json_to_proto(
             exec_properties[standard_component_specs.PUSH_DESTINATION_KEY], destination
         )
-        base = Path(destination.filesystem.base_directory)
-        version = push(Path(self.GetModelPath(input_dict)), base)
+        base = destination.filesystem.base_directory
+        config = exec_properties[SERVED_CONFIG_KEY] or served.default_config(base)
+        with _local(self.GetModelPath(input_dict)) as model:
+            version = push(model, base, self._record(input_dict), exec_properties[KEEP_KEY], config)
         self._MarkPushed(
-            pushed, pushed_destination=str(base / str(version)), pushed_version=str(version)
+            pushed,
+            pushed_destination=storage.join(base, str(version)),
+            pushed_version=str(version),
         )
 
+    def _record(self, input_dict: dict[str, list[types.Artifact]]) -> dict[str, Any]:
+        now = datetime.datetime.now(datetime.UTC)
+        run = self._context.pipeline_run_id if self._context else None
+        record = {
+            "run": run,
+            "pushed": now.isoformat(timespec="seconds"),
+            "metrics": _metrics(artifact_utils.get_single_instance(input_dict[EVALUATION_KEY])),
+        }
+        infra = input_dict.get(standard_component_specs.INFRA_BLESSING_KEY)
+        if infra:
+            blessing = artifact_utils.get_single_instance(infra)
+            record["validated"] = blessing.get_string_custom_property("server")
+        return record
 
-def push(model: Path, base: Path) -> int:
-    """Make `model` the highest version below `base`, once.
 
-    Returns the version: the existing one where the highest already holds the same files. A killed
-    push leaves at most a hidden staging directory, which the next push removes.
+def push(model: Path, base: str, record: dict[str, Any], keep: int, config: str) -> int:
+    """Push by the way that fits `base`, a path or a URI; never remove what `config` names.
+
+    See `filesystem.push` and `object_store.push`.
     """
-    base.mkdir(parents=True, exist_ok=True)
-    for leftover in base.glob(f"{STAGING_PREFIX}*"):
-        shutil.rmtree(leftover)
-    manifest = {
-        str(file.relative_to(model)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(model.rglob("*"))
-        if file.is_file()
-    }
-    highest = max(versions(base), default=0)
-    if highest and _read_manifest(base / str(highest)) == manifest:
-        return highest
-    staging = base / f"{STAGING_PREFIX}{uuid.uuid4().hex}"
-    try:
-        shutil.copytree(model, staging)
-        (staging / MANIFEST).write_text(json.dumps(manifest, indent=2))
-        _sync(staging)
-        staging.rename(base / str(highest + 1))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    _sync_one(base)
-    return highest + 1
+
+    def pinned() -> set[int]:
+        return served.pinned(config, base)
+
+    if storage.is_uri(base):
+        return object_store.push(model, base, record, keep, pinned)
+    return filesystem.push(model, Path(base), record, keep, pinned)
 
 
-def versions(base: Path) -> list[int]:
-    """The version numbers below `base`, unsorted: every all-digit entry, as TF Serving reads it."""
-    if not base.is_dir():
-        return []
-    return [int(entry.name) for entry in base.iterdir() if entry.name.isdecimal()]
+def _metrics(evaluation: types.Artifact) -> dict[str, float]:
+    """The candidate's metrics over all examples, by name."""
+    # TFMA names a model only where there are two.
+    for name in ("candidate", ""):
+        result = tfma.load_eval_result(evaluation.uri, model_name=name)
+        for slice_key, metrics in result.slicing_metrics:
+            if slice_key == ():
+                values = metrics[""][""].items()
+                return {key: v["doubleValue"] for key, v in values if "doubleValue" in v}
+    return {}
 
 
-def _read_manifest(version: Path) -> dict[str, str] | None:
-    try:
-        manifest: dict[str, str] = json.loads((version / MANIFEST).read_text())
-    except (OSError, ValueError):
-        return None
-    return manifest
-
-
-def _sync(folder: Path) -> None:
-    for path in [folder, *folder.rglob("*")]:
-        _sync_one(path)
-
-
-def _sync_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+@contextlib.contextmanager
+def _local(model: str) -> Iterator[Path]:
+    """The model as a local folder, fetched first where artifacts are in an object store."""
+    if not storage.is_uri(model):
+        yield Path(model)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        io_utils.copy_dir(model, folder)
+        yield Path(folder)

@@ -1,1 +1,1 @@
-"""ImageExampleValidator: anomalies stop the run before anything is trained on them."""
+"""ImageExampleValidator: what is wrong with the data stops the run or is reported."""

@@ -2,16 +2,78 @@
 
 from __future__ import annotations
 
-from tfx.components.example_validator import component
-from tfx.dsl.components.base import executor_spec
+import dataclasses
+import json
+
+from tfx import types
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import component_spec, standard_artifacts, standard_component_specs
 
 from components.image_example_validator import executor
+from components.image_example_validator.findings import Policy
+from components.image_example_validator.previous import PREVIOUS
 
 
-class ImageExampleValidator(component.ExampleValidator):
-    """ExampleValidator that stops the run on anomalies, before anything is trained.
+class ImageExampleValidatorSpec(component_spec.ComponentSpec):
+    """Parameters, inputs and output of ImageExampleValidator."""
 
-    TFX's own only sets a property on its output, and the run goes on.
+    PARAMETERS = {
+        executor.POLICY_KEY: component_spec.ExecutionParameter(type=str),
+        "code": component_spec.ExecutionParameter(type=str),
+    }
+    INPUTS = {
+        standard_component_specs.STATISTICS_KEY: component_spec.ChannelParameter(
+            type=standard_artifacts.ExampleStatistics
+        ),
+        standard_component_specs.SCHEMA_KEY: component_spec.ChannelParameter(
+            type=standard_artifacts.Schema
+        ),
+        PREVIOUS: component_spec.ChannelParameter(
+            type=standard_artifacts.ExampleStatistics, optional=True
+        ),
+    }
+    OUTPUTS = {
+        standard_component_specs.ANOMALIES_KEY: component_spec.ChannelParameter(
+            type=standard_artifacts.ExampleAnomalies
+        ),
+    }
+
+
+class ImageExampleValidator(base_component.BaseComponent):
+    """Validates statistics, and stops the run on findings that the policy does not let pass.
+
+    TFX's ExampleValidator only sets a property on its output, and the run goes on; nor does it
+    compare splits with each other or with the data before.
     """
 
+    SPEC_CLASS = ImageExampleValidatorSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+
+    def __init__(
+        self,
+        statistics: types.BaseChannel,
+        schema: types.BaseChannel,
+        previous: types.BaseChannel,
+        policy: Policy,
+        code: str,
+    ) -> None:
+        """Construct the component.
+
+        Args:
+          statistics: ImageStatisticsGen's output.
+          schema: to validate against; comparators in it win over those of the policy.
+          previous: statistics to measure drift against, as PreviousStatisticsStrategy finds them;
+            may turn out empty.
+          policy: thresholds, and what only warns.
+          code: fingerprint of the executor's source, so that a change of it misses the cache.
+        """
+        super().__init__(
+            spec=ImageExampleValidatorSpec(
+                statistics=statistics,
+                schema=schema,
+                previous=previous,
+                policy=json.dumps(dataclasses.asdict(policy)),
+                code=code,
+                anomalies=types.Channel(type=standard_artifacts.ExampleAnomalies),
+            )
+        )

@@ -50,3 +50,47 @@ class ImageSchemaGen(base_component.BaseComponent):
                 schema=types.Channel(type=standard_artifacts.Schema),
             )
         )
+
+
+class ImageSchemaImportSpec(component_spec.ComponentSpec):
+    """Parameters and output of ImageSchemaImport."""
+
+    PARAMETERS = {
+        standard_component_specs.SCHEMA_FILE_KEY: component_spec.ExecutionParameter(type=str),
+        "digest": component_spec.ExecutionParameter(type=str),
+        "code": component_spec.ExecutionParameter(type=str),
+    }
+    INPUTS: dict[str, component_spec.ChannelParameter] = {}
+    OUTPUTS = {
+        standard_component_specs.SCHEMA_KEY: component_spec.ChannelParameter(
+            type=standard_artifacts.Schema
+        ),
+    }
+
+
+class ImageSchemaImport(base_component.BaseComponent):
+    """Brings a curated schema into the pipeline.
+
+    TFX's ImportSchemaGen is cached by the file's name alone, so that an edited schema would be
+    ignored, and takes any schema, be there a class list in it or not.
+    """
+
+    SPEC_CLASS = ImageSchemaImportSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.ImportExecutor)
+
+    def __init__(self, schema_file: str, digest: str, code: str) -> None:
+        """Construct the component.
+
+        Args:
+          schema_file: path of a schema.pbtxt with a class list.
+          digest: of the file's content, so that a change of it misses the cache.
+          code: fingerprint of the executor's source, for the same reason.
+        """
+        super().__init__(
+            spec=ImageSchemaImportSpec(
+                schema_file=schema_file,
+                digest=digest,
+                code=code,
+                schema=types.Channel(type=standard_artifacts.Schema),
+            )
+        )

@@ -1,11 +1,11 @@
-"""Infers the schema of the derived features and completes it."""
+"""Writes the schema: inferred from the data, or a curated one as it is."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
-import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import types
 from tfx.components.schema_gen import executor as schema_gen
@@ -15,7 +15,8 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import io_utils
 
 from components.image_example_gen.accounting import read_accounting
-from components.image_schema_gen.schema import complete
+from components.image_schema_gen.inference import infer
+from components.image_schema_gen.schema import add_identifying, read_schema
 
 
 class Executor(base_executor.BaseExecutor):
@@ -35,10 +36,30 @@ class Executor(base_executor.BaseExecutor):
         examples_uri = artifact_utils.get_single_uri(
             input_dict[standard_component_specs.EXAMPLES_KEY]
         )
-        schema = schema_pb2.Schema()
-        for split in artifact_utils.decode_split_names(statistics.split_names):
-            split_statistics = stats_artifact_utils.load_statistics(statistics, split).proto()
-            schema = tfdv.update_schema(schema, split_statistics)
-        complete(schema, read_accounting(examples_uri).classes)
-        schema_uri = artifact_utils.get_single_uri(output_dict[standard_component_specs.SCHEMA_KEY])
-        io_utils.write_pbtxt_file(os.path.join(schema_uri, schema_gen.DEFAULT_FILE_NAME), schema)
+        splits = artifact_utils.decode_split_names(statistics.split_names)
+        schema = infer(
+            [stats_artifact_utils.load_statistics(statistics, split).proto() for split in splits],
+            read_accounting(examples_uri).classes,
+        )
+        _write(schema, output_dict)
+
+
+class ImportExecutor(base_executor.BaseExecutor):
+    """Executor of ImageSchemaImport."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Write `schema.pbtxt`. Raises BadDataError where the file cannot serve as one."""
+        self._log_startup(input_dict, output_dict, exec_properties)
+        schema = read_schema(Path(exec_properties[standard_component_specs.SCHEMA_FILE_KEY]))
+        add_identifying(schema)
+        _write(schema, output_dict)
+
+
+def _write(schema: schema_pb2.Schema, output_dict: dict[str, list[types.Artifact]]) -> None:
+    uri = artifact_utils.get_single_uri(output_dict[standard_component_specs.SCHEMA_KEY])
+    io_utils.write_pbtxt_file(os.path.join(uri, schema_gen.DEFAULT_FILE_NAME), schema)

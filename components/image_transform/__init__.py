@@ -1,1 +1,1 @@
-"""ImageTransform: TFX's Transform with the class list taken from the schema at run time."""
+"""ImageTransform: preprocessing as a saved graph, and every example put through it once."""

@@ -13,8 +13,6 @@ from pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from pipeline.serving import launch
 
-# Beside the models; written when a version is promoted.
-CONFIG_FILE = "models.config"
 _LOOPBACK = "127.0.0.1"
 
 
@@ -35,7 +33,10 @@ def serve(
         bool, typer.Option("--own", help="Use the development server even if another is present.")
     ] = False,
 ) -> None:
-    """Serve the pushed models: newest versions, or as promoted; new ones are taken over running.
+    """Serve the pushed models: newest versions, or as promoted, and follow every change.
+
+    What is served is in models.config beside the models. Until a version is promoted or rolled
+    back, that is the newest one; from then on a new version is served when it is promoted.
 
     Runs the best server present: the tensorflow_model_server that TENSORFLOW_MODEL_SERVER names or
     that is on PATH, TensorFlow Serving's image where a Docker engine answers, or Perennial's own
@@ -59,19 +60,32 @@ def serve(
 
 
 def _source(serving: Path, model: str | None) -> launch.Source:
+    from components.atomic_pusher.served import FILE
     from pipeline.serving.launch import Source
+    from pipeline.serving.promotion import Target, follow_newest
 
-    promoted = serving / CONFIG_FILE
-    if promoted.exists():
-        source = Source.of_config(promoted)
+    config = serving / FILE
+    if config.exists():
+        source = Source.of_config(config)
         if model is None or model in source.models:
             return source
+    name = pushed_model(serving, model)
+    # With a file to follow from the start, a promotion needs no restart.
+    follow_newest(Target(name, str(serving / name), str(config)))
+    return Source.of_config(config)
+
+
+def pushed_model(serving: Path, model: str | None) -> str:
+    """The name of the pushed model that is meant.
+
+    Raises:
+        ConfigError: there is none of that name or, without a name, not exactly one.
+    """
     pushed = sorted(path.name for path in serving.glob("*/") if any(path.glob("[0-9]*/")))
     if not pushed:
         raise ConfigError(f"{serving} holds no pushed model; run `perennial run` first")
     if model is None and len(pushed) > 1:
-        raise ConfigError(f"{serving} holds {', '.join(pushed)}; say which one to serve")
+        raise ConfigError(f"{serving} holds {', '.join(pushed)}; say which one is meant")
     if model is not None and model not in pushed:
         raise ConfigError(f"{serving} holds no model {model}, but {', '.join(pushed)}")
-    name = model or pushed[0]
-    return Source.of_model(serving / name, name)
+    return model or pushed[0]

@@ -183,6 +183,11 @@ def command(
     ]
 
 
+def serve_folder(base_path: str, model_name: str) -> ServerProcess:
+    """Make a process of the best server present for the newest version in a folder."""
+    return ServerProcess(find_backend(), Source.of_model(Path(base_path), model_name))
+
+
 class ServerProcess:
     """A server of any kind as a child process on free ports of loopback; a context manager.
 
@@ -208,6 +213,9 @@ class ServerProcess:
         self._log: IO[bytes] | None = None
         self._process: subprocess.Popen | None = None
         self.returncode: int | None = None  # once it has ended
+
+    def __str__(self) -> str:
+        return str(self.backend.kind)
 
     def __enter__(self) -> Self:
         self._log = tempfile.TemporaryFile()

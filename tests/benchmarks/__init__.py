@@ -1,1 +1,1 @@
-"""Measurements; run by hand, never collected by pytest."""
+"""Measurements, as ratios against a baseline in the same run. Not part of the test suite."""

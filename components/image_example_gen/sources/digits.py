@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from components.errors import BadDataError
 from components.image_example_gen.options import Options
@@ -41,10 +43,36 @@ def _file() -> Path:
     )
 
 
+def write_folder(target: Path) -> None:
+    """Write `target`/<digit>/<index>.png, to look at and to ask a served model about.
+
+    The folder appears whole, in one rename; one that is there already stays as it is.
+    """
+    if target.exists():
+        return
+    # Slow to import, and only the first run needs it.
+    from PIL import Image
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".digits-") as name:
+        staging = Path(name, target.name)
+        for index, (pixels, label) in enumerate(zip(*_read(_file()), strict=True)):
+            folder = staging / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{index:04d}.png")
+        staging.rename(target)
+
+
+def _read(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Scans, uint8 [N, 8, 8] from 0 (paper) to 255 (ink), and their digits, int64 [N]."""
+    # In the file, 64 gray levels from 0 to 16 come before each digit.
+    rows = np.loadtxt(path, delimiter=",", dtype=np.int64)
+    scans = (rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
+    return scans, rows[:, 64]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Digits(Unit):
-    """Rows of 64 gray levels, 0 (paper) to 16 (ink), and the digit."""
-
     path: str
 
     @property
@@ -52,9 +80,7 @@ class _Digits(Unit):
         return IMAGES
 
     def items(self) -> Iterator[Item]:
-        rows = np.loadtxt(self.path, delimiter=",", dtype=np.int64)
-        gray = (rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
-        for index, (pixels, label) in enumerate(zip(gray, rows[:, 64], strict=True)):
+        for index, (pixels, label) in enumerate(zip(*_read(Path(self.path)), strict=True)):
             rgb = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)
             yield Item(
                 name=f"{label}/{index:04d}.bmp",

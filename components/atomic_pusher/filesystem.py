@@ -1,0 +1,112 @@
+"""Push to a file system: a version is there as a whole or not at all.
+
+The model is copied into a hidden folder beside its destination, made durable, and renamed. A killed
+push leaves at most a hidden folder, which no server looks at and which the next push removes.
+Nothing here needs TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from components.atomic_pusher import storage, versions
+from components.errors import PushRefusedError
+
+_STAGING = ".staging-"
+_DOOMED = ".removed-"
+_LOCK = ".lock"
+
+
+def push(
+    model: Path,
+    base: Path,
+    record: Mapping[str, Any],
+    keep: int,
+    served: Callable[[], Collection[int]],
+) -> int:
+    """Make `model` the highest version below `base`, once, and remove superseded versions.
+
+    Args:
+        model: folder of a SavedModel.
+        base: folder of numbered versions; made where it is missing.
+        record: for the manifest.
+        keep: how many of the newest versions remain, at least 1.
+        served: tells, while nobody can change it, which versions must remain in any case.
+
+    Returns:
+        The version: the existing one where the highest already holds the same files.
+
+    Raises:
+        PushRefusedError: `base` holds other things, or its disk has not the space. Nothing changed.
+        OSError: from the disk. Nothing changed, unless superseded versions could not be removed.
+    """
+    versions.find(str(base))  # before anything is written into a folder that is not ours
+    base.mkdir(parents=True, exist_ok=True)
+    with locked(base):
+        for leftover in (*base.glob(f"{_STAGING}*"), *base.glob(f"{_DOOMED}*")):
+            shutil.rmtree(leftover)
+        numbers = versions.find(str(base))
+        pinned = served()
+        files = versions.local_digests(model)
+        version = max(numbers, default=0)
+        newest = versions.read_manifest(str(base), version)
+        if newest is None or newest.files != files:
+            version += 1
+            _publish(model, base / str(version), versions.Manifest(files, record))
+        for number in versions.superseded([*numbers, version], keep, pinned):
+            doomed = base / f"{_DOOMED}{uuid.uuid4().hex}"
+            (base / str(number)).rename(doomed)
+            shutil.rmtree(doomed)
+    return version
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only one that changes what is in `folder`; waits for whoever does.
+
+    The lock of a killed process is gone with it.
+    """
+    with open(folder / _LOCK, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _publish(model: Path, destination: Path, manifest: versions.Manifest) -> None:
+    base = destination.parent
+    _check_space(model, base)
+    staging = base / f"{_STAGING}{uuid.uuid4().hex}"
+    try:
+        shutil.copytree(model, staging)
+        (staging / versions.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        for path in [*staging.rglob("*"), staging]:
+            storage.sync(path)
+        staging.rename(destination)
+    except (OSError, shutil.Error) as error:
+        if "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
+            raise PushRefusedError(f"the disk that holds {base} is full; free some") from error
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    storage.sync(base)
+
+
+def _check_space(model: Path, base: Path) -> None:
+    """Refuse early: on a full disk others would fail too while the copy is under way."""
+    disk = os.statvfs(base)
+    block = disk.f_frsize
+    sizes = [path.stat().st_size for path in model.rglob("*")]
+    needed = sum(-(-size // block) * block for size in sizes) + 16 * block  # manifest, folders
+    free = disk.f_bavail * block
+    if free < needed:
+        raise PushRefusedError(
+            f"the model takes {needed / 1e6:,.1f} MB and the disk that holds {base} has "
+            f"{free / 1e6:,.1f} MB free; free some, or choose another push.directory"
+        )

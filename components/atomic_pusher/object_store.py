@@ -1,0 +1,67 @@
+"""Push to an object store: a new prefix is complete and verified before anything points at it.
+
+There is no rename and no lock. A version counts once its manifest is there, which is written last;
+what a killed push left is never counted and goes with the next push. Servers must be told versions
+by a model configuration (`perennial promote`), because one that follows the newest number would see
+objects as they arrive; and one pipeline only may push below a prefix.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from components.atomic_pusher import storage, versions
+from components.errors import PushRefusedError
+
+
+def push(
+    model: Path,
+    base: str,
+    record: Mapping[str, Any],
+    keep: int,
+    served: Callable[[], Collection[int]],
+) -> int:
+    """As `filesystem.push`, for a URI that TensorFlow's file systems know.
+
+    Raises:
+        PushRefusedError: there are other things below `base`, or what was written is not what is
+            read back; then the new prefix is removed again.
+        tf.errors.OpError: from the store; likewise.
+    """
+    numbers = versions.find(base)
+    pinned = served()
+    files = versions.local_digests(model)
+    complete = {n: m for n in numbers if (m := versions.read_manifest(base, n)) is not None}
+    version = max(complete, default=0)
+    if version == 0 or complete[version].files != files:
+        version = max(numbers, default=0) + 1
+        _publish(model, storage.join(base, str(version)), versions.Manifest(files, record))
+        complete[version] = versions.Manifest(files, record)
+    halves = [number for number in numbers if number not in complete]
+    for number in [*halves, *versions.superseded(complete, keep, pinned)]:
+        if number not in pinned:
+            storage.gfile().rmtree(storage.join(base, str(number)))
+    return version
+
+
+def _publish(model: Path, prefix: str, manifest: versions.Manifest) -> None:
+    gfile = storage.gfile()
+    try:
+        for name in sorted(manifest.files, key=lambda name: (name == "saved_model.pb", name)):
+            target = storage.join(prefix, name)
+            gfile.makedirs(storage.parent(target))
+            with (model / name).open("rb") as source, gfile.GFile(target, "wb") as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
+        for name, digest in manifest.files.items():
+            if versions.digest_of(storage.join(prefix, name)) != digest:
+                raise PushRefusedError(
+                    f"{storage.join(prefix, name)} does not read back as it was written; run again"
+                )
+        storage.write_text(storage.join(prefix, versions.MANIFEST), manifest.to_json())
+    except BaseException:
+        if gfile.exists(prefix):
+            gfile.rmtree(prefix)
+        raise

@@ -1,0 +1,84 @@
+"""The interface of InfraValidator."""
+
+from __future__ import annotations
+
+from tfx import types
+from tfx.components.infra_validator import component
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.proto import infra_validator_pb2
+from tfx.types import component_spec, standard_artifacts, standard_component_specs
+
+from components.infra_validator import executor
+
+
+class InfraValidatorSpec(standard_component_specs.InfraValidatorSpec):
+    """TFX's interface, what starts the server, and what TFX's cache does not look at."""
+
+    PARAMETERS = {
+        **standard_component_specs.InfraValidatorSpec.PARAMETERS,
+        executor.SERVER_KEY: component_spec.ExecutionParameter(type=str),
+        "code": component_spec.ExecutionParameter(type=str),
+    }
+
+
+class InfraValidator(component.InfraValidator):
+    """Serves the candidate and asks it about real images, in both ways that clients do.
+
+    TFX's own needs Docker or Kubernetes, and without either reports a model that is not blessed in
+    a run that succeeds; it also looks at no answer. Here a server process does, and a candidate
+    that is not served as it should be fails the node.
+    """
+
+    SPEC_CLASS = InfraValidatorSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+
+    def __init__(
+        self,
+        model: types.BaseChannel,
+        examples: types.BaseChannel,
+        server: str,
+        code: str,
+        image_tag: str,
+        split: str = "eval",
+        num_examples: int = 8,
+        max_load_seconds: int = 300,
+    ) -> None:
+        """Construct the component.
+
+        Args:
+            model: the Trainer's; its signatures are those of trainer_module.export.
+            examples: raw ones, with encoded images.
+            server: dotted name of what makes a `executor.Server` of a folder of versions and a
+                model's name; not used within Kubeflow Pipelines, where TFX starts a pod.
+            code: digest of the sources.
+            image_tag: of tensorflow/serving, for that pod.
+            split: of `examples`.
+            num_examples: how many of them to send; each is 2 requests, of at most 1,000.
+            max_load_seconds: for the server to start and load.
+        """
+        base_component.BaseComponent.__init__(
+            self,
+            spec=InfraValidatorSpec(
+                model=model,
+                examples=examples,
+                blessing=types.Channel(type=standard_artifacts.InfraBlessing),
+                serving_spec=infra_validator_pb2.ServingSpec(
+                    tensorflow_serving=infra_validator_pb2.TensorFlowServing(tags=[image_tag]),
+                    kubernetes=infra_validator_pb2.KubernetesConfig(),
+                    model_name="candidate",
+                ),
+                validation_spec=infra_validator_pb2.ValidationSpec(
+                    max_loading_time_seconds=max_load_seconds, num_tries=2
+                ),
+                request_spec=infra_validator_pb2.RequestSpec(
+                    tensorflow_serving=infra_validator_pb2.TensorFlowServingRequestSpec(
+                        signature_names=[executor.IMAGES, executor.EXAMPLES]
+                    ),
+                    split_name=split,
+                    num_examples=num_examples,
+                    make_warmup=True,
+                ),
+                server=server,
+                code=code,
+            ),
+        )

@@ -1,0 +1,337 @@
+"""Serves the candidate with its warm-up requests, and compares the answers with this process's."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from tensorflow_serving.apis import (
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_log_pb2,
+    prediction_service_pb2_grpc,
+)
+from tfx import types
+from tfx.components.infra_validator import error_types, executor, serving_bins
+from tfx.components.infra_validator.model_server_clients import tensorflow_serving_client
+from tfx.components.infra_validator.model_server_runners import base_runner, kubernetes_runner
+from tfx.dsl.io import fileio
+from tfx.proto import infra_validator_pb2
+from tfx.types import artifact_utils
+from tfx.utils import import_utils, io_utils, kube_utils, path_utils
+from tfx.utils.model_paths import tf_serving_flavor
+
+from components import features
+from components.errors import NotServableError
+from components.progress import report
+
+IMAGES, EXAMPLES = "serving_default", "serving_examples"
+SERVER_KEY = "server"
+TOLERANCE = 1e-4  # on probabilities: the same graph on the same kind of processor
+_PREDICT_SECONDS = 60.0
+
+
+class Server(Protocol):
+    """A server process, as a context manager, of the newest version in a folder."""
+
+    host: str
+    grpc_port: int
+
+    def __enter__(self) -> Server: ...
+
+    def __exit__(self, *details: Any) -> None: ...
+
+    def wait_ready(self, timeout: float) -> None:
+        """Wait until the model can be used; raise what keeps it from that."""
+
+    def last_words(self) -> str:
+        """The end of its log."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A request, and what the candidate answers to it in this process."""
+
+    request: predict_pb2.PredictRequest
+    probabilities: np.ndarray  # float32 [1, classes]
+    label: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What serving the candidate took, in seconds: each signature's median, one image a request."""
+
+    server: str
+    load_s: float
+    latency_s: dict[str, float]
+
+
+class Executor(executor.Executor):
+    """TFX's executor, with a server process where there is no cluster, and with a closer look."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Bless the model and put a copy with warm-up requests beside the blessing.
+
+        Raises:
+            NotServableError: the server does not load it, or answers otherwise than this process.
+                It is raised and not only recorded, since the Pusher skips what is not blessed and a
+                run that pushed nothing would look like one that did.
+        """
+        self._make_server = import_utils.import_class_by_path(exec_properties[SERVER_KEY])
+        super().Do(input_dict, output_dict, exec_properties)
+
+    def _Do(
+        self,
+        model: types.Artifact,
+        examples: types.Artifact | None,
+        blessing: types.Artifact,
+        serving_spec: infra_validator_pb2.ServingSpec,
+        validation_spec: infra_validator_pb2.ValidationSpec,
+        request_spec: infra_validator_pb2.RequestSpec | None,
+    ) -> None:
+        assert examples
+        assert request_spec
+        records = read_examples(examples, request_spec.split_name, request_spec.num_examples)
+        path = self._PrepareModelPath(model, serving_spec)
+        questions = make_questions(path, serving_spec.model_name, records)
+        # Loaded with it, so that what is pushed is what was tried: a bad warm-up fails the load.
+        write_warmup(path, [question.request for question in questions])
+        (binary,) = serving_bins.parse_serving_binaries(serving_spec)
+        measured = self._attempt(path, binary, serving_spec, validation_spec, questions)
+
+        io_utils.copy_dir(path, path_utils.stamped_model_path(blessing.uri))
+        io_utils.write_string_file(os.path.join(blessing.uri, "INFRA_BLESSED"), "")
+        blessing.set_int_custom_property("has_model", 1)
+        blessing.set_int_custom_property("blessed", 1)
+        blessing.set_string_custom_property("server", measured.server)
+        blessing.set_float_custom_property("load_s", measured.load_s)
+        for signature, seconds in measured.latency_s.items():
+            blessing.set_float_custom_property(f"{signature}_s", seconds)
+        latencies = ", ".join(f"{1e3 * s:.1f} ms {name}" for name, s in measured.latency_s.items())
+        report(
+            "note",
+            text=f"{measured.server} loads the model in {measured.load_s:.1f} s and answers as the "
+            f"trainer does; median of {len(records)} requests: {latencies}",
+        )
+
+    def _attempt(
+        self,
+        path: str,
+        binary: serving_bins.ServingBinary,
+        serving_spec: infra_validator_pb2.ServingSpec,
+        validation_spec: infra_validator_pb2.ValidationSpec,
+        questions: Sequence[Question],
+    ) -> Measured:
+        for remaining in reversed(range(validation_spec.num_tries)):
+            try:
+                return self._ValidateOnce(path, binary, serving_spec, validation_spec, questions)
+            except (error_types.GracefulShutdown, NotServableError):
+                raise
+            except Exception as error:
+                logging.exception("The candidate is not served; %d tries remain.", remaining)
+                reason = " ".join(str(error).split()) or type(error).__name__
+        raise NotServableError(f"the candidate is not served, so it is not pushed: {reason}")
+
+    def _ValidateOnce(
+        self,
+        model_path: str,
+        serving_binary: serving_bins.ServingBinary,
+        serving_spec: infra_validator_pb2.ServingSpec,
+        validation_spec: infra_validator_pb2.ValidationSpec,
+        requests: Sequence[Question],
+    ) -> Measured:
+        deadline = time.time() + validation_spec.max_loading_time_seconds
+        runner: base_runner.BaseModelServerRunner
+        # It is asked only there, as it fails where no cluster is configured.
+        if kube_utils.KFP_POD_NAME in os.environ and kube_utils.is_inside_kfp():
+            runner = kubernetes_runner.KubernetesRunner(model_path, serving_binary, serving_spec)
+        else:
+            base = tf_serving_flavor.parse_model_base_path(model_path)
+            folder = os.path.join(base, serving_spec.model_name)
+            runner = ProcessRunner(self._make_server(folder, serving_spec.model_name))
+        started = time.perf_counter()
+        try:
+            runner.Start()
+            runner.WaitUntilRunning(deadline)
+            client = Client(runner.GetEndpoint(), serving_spec.model_name)
+            client.WaitUntilModelLoaded(deadline, polling_interval_sec=1)
+            load_s = time.perf_counter() - started
+            latency_s = ask(client, requests)
+        except Exception:
+            # A pod that has not started has no log, and asking for it fails too.
+            with contextlib.suppress(Exception):
+                logging.error("Log of %r:\n%s", runner, runner.GetLogs())
+            raise
+        finally:
+            runner.Stop()
+        return Measured(repr(runner), load_s, latency_s)
+
+    @contextlib.contextmanager
+    def _InstallGracefulShutdownHandler(self) -> Iterator[None]:
+        # Where somebody handles SIGTERM already, as the local runner does, it would go unnoticed.
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            with super()._InstallGracefulShutdownHandler():
+                yield
+            return
+        try:
+            yield
+        finally:
+            self._Cleanup()
+
+
+class ProcessRunner(base_runner.BaseModelServerRunner):
+    """TFX's view of a server process."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._stack = contextlib.ExitStack()
+
+    def __repr__(self) -> str:
+        return str(self._server)
+
+    def GetEndpoint(self) -> str:
+        return f"{self._server.host}:{self._server.grpc_port}"
+
+    def Start(self) -> None:
+        self._stack.enter_context(self._server)
+
+    def WaitUntilRunning(self, deadline: float) -> None:
+        self._server.wait_ready(deadline - time.time())
+
+    def GetLogs(self) -> str:
+        return self._server.last_words()
+
+    def Stop(self) -> None:
+        self._stack.close()
+
+
+class Client(tensorflow_serving_client.TensorFlowServingClient):
+    """TFX's client, which keeps the answers and does not wait forever."""
+
+    def __init__(self, endpoint: str, model_name: str) -> None:
+        super().__init__(endpoint, model_name)
+        # A proxy that the environment names is for elsewhere.
+        channel = grpc.insecure_channel(endpoint, [("grpc.enable_http_proxy", 0)])
+        self._channel = channel
+        self._model_service = model_service_pb2_grpc.ModelServiceStub(channel)
+        self._prediction_service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        self.answer: predict_pb2.PredictResponse | None = None
+
+    def _SendRequest(self, request: predict_pb2.PredictRequest) -> None:
+        self.answer = self._prediction_service.Predict(request, timeout=_PREDICT_SECONDS)
+
+
+def ask(client: Client, questions: Sequence[Question]) -> dict[str, float]:
+    """Compare the server's answers; returns each signature's median seconds.
+
+    Raises:
+        NotServableError: an answer is another than in this process.
+        error_types.ValidationFailed: there is none.
+    """
+    seconds: dict[str, list[float]] = {IMAGES: [], EXAMPLES: []}
+    for question in questions:
+        started = time.perf_counter()
+        client.SendRequests([question.request])
+        signature = question.request.model_spec.signature_name
+        seconds[signature].append(time.perf_counter() - started)
+        assert client.answer
+        _compare(question, client.answer)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _compare(question: Question, answer: predict_pb2.PredictResponse) -> None:
+    signature = question.request.model_spec.signature_name
+    missing = {"probabilities", "label"} - set(answer.outputs)
+    if missing:
+        raise NotServableError(f"served {signature} gives no {' and no '.join(sorted(missing))}")
+    probabilities = tf.make_ndarray(answer.outputs["probabilities"])
+    expected = question.probabilities
+    if probabilities.shape != expected.shape or not np.allclose(
+        probabilities, expected, rtol=0, atol=TOLERANCE
+    ):
+        raise NotServableError(
+            f"served {signature} gives other probabilities than the trainer's process: "
+            f"{np.array2string(probabilities, threshold=8)}, not "
+            f"{np.array2string(expected, threshold=8)}"
+        )
+    (label,) = tf.make_ndarray(answer.outputs["label"]).tolist()
+    top = np.sort(expected[0])[-2:]
+    if label != question.label and top[-1] - top[0] > 2 * TOLERANCE:  # else it is a tie
+        raise NotServableError(
+            f"served {signature} says {label!r} where the trainer's process says {question.label!r}"
+        )
+
+
+def read_examples(examples: types.Artifact, split: str, number: int) -> list[bytes]:
+    """Read the first serialized tf.Examples of a split: the same ones every time.
+
+    TFX's reader shuffles, and so the warm-up file of the same model would differ each time.
+    """
+    pattern = os.path.join(artifact_utils.get_split_uri([examples], split), "*")
+    files = sorted(fileio.glob(pattern))
+    compression = "GZIP" if files and files[0].endswith(".gz") else ""
+    dataset = tf.data.TFRecordDataset(files, compression_type=compression).take(number)
+    records: list[bytes] = list(dataset.as_numpy_iterator())
+    if not records:
+        raise NotServableError(f"the split {split!r} has no example to try the candidate with")
+    return records
+
+
+def make_questions(path: str, model_name: str, records: Sequence[bytes]) -> list[Question]:
+    """For each record one request with its image and one with itself, and their answers here.
+
+    Raises:
+        NotServableError: the model does not answer in this process.
+    """
+    try:
+        signatures = tf.saved_model.load(path).signatures
+        return [
+            _question(signatures[signature], signature, name, model_name, value)
+            for record in records
+            for signature, name, value in (
+                (IMAGES, "image_bytes", _image(record)),
+                (EXAMPLES, "examples", record),
+            )
+        ]
+    except (OSError, KeyError, tf.errors.OpError) as error:
+        reason = " ".join(str(error).split())
+        raise NotServableError(f"the candidate does not answer when loaded: {reason}") from error
+
+
+def _question(function: Any, signature: str, name: str, model_name: str, value: bytes) -> Question:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model_name
+    request.model_spec.signature_name = signature
+    request.inputs[name].CopyFrom(tf.make_tensor_proto([value]))
+    answer = function(**{name: tf.constant([value])})
+    (label,) = answer["label"].numpy().tolist()
+    return Question(request, answer["probabilities"].numpy(), label)
+
+
+def _image(record: bytes) -> bytes:
+    (image,) = tf.train.Example.FromString(record).features.feature[features.IMAGE].bytes_list.value
+    return image
+
+
+def write_warmup(path: str, requests: Sequence[predict_pb2.PredictRequest]) -> None:
+    """Put the requests into a SavedModel, for servers to replay while they load it."""
+    logs = [
+        prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+        for request in requests
+    ]
+    io_utils.write_tfrecord_file(path_utils.warmup_file_path(path), *logs)

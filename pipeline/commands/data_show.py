@@ -1,0 +1,221 @@
+"""`perennial data show`: a page with samples of every class, before and after augmentation."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ConfigError
+from pipeline.settings import Config
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+SPLIT = "train"
+SMALLEST_SHOWN = 96  # pixels on the page; smaller images are enlarged, each pixel a square
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One image: its file, and PNGs of what the model is given, before and after augmentation."""
+
+    name: str
+    before: bytes
+    after: list[bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassSamples:
+    """Samples of one class, and how many images the split has of it."""
+
+    label: str
+    images: int
+    samples: list[Sample]
+
+
+def show(config: Config, log_format: str, output: Path, *, per_class: int, variants: int) -> int:
+    """Write the page. The data is ingested first, or taken from the cache.
+
+    Args:
+      config: names data, recipe and workspace.
+      log_format: "rich", "plain" or "json".
+      output: the HTML file; it needs no other.
+      per_class: samples of each class, the first ones of the training split.
+      variants: augmented versions of each.
+
+    Raises ConfigError where `output` cannot be written, and UserError as a run does.
+    """
+    from pipeline.partial import run_nodes
+
+    with run_nodes(config, ("ImageExampleGen",), log_format) as outputs:
+        (examples,) = outputs["ImageExampleGen"]["examples"]
+        classes = list(_samples(config, examples.uri, per_class, variants))
+    try:
+        output.write_text(page(config, classes), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--output {str(output)!r}: {error.strerror}") from None
+    print(f"{output}: {sum(len(each.samples) for each in classes)} images; open it in a browser")
+    return 0
+
+
+def _samples(
+    config: Config, examples_uri: str, per_class: int, variants: int
+) -> Iterator[ClassSamples]:
+    import tensorflow as tf
+
+    from components.image_example_gen.accounting import read_accounting
+    from trainer_module import transform
+
+    policy = {name: getattr(config.transform, name) for name in transform.RESIZE_POLICY}
+    counts = read_accounting(examples_uri).splits[SPLIT]
+    chosen = _first_of_each(os.path.join(examples_uri, f"Split-{SPLIT}", "*"), counts, per_class)
+    names = [(label, name) for label, rows in chosen.items() for name, _ in rows]
+    encoded = [data for rows in chosen.values() for _, data in rows]
+
+    def resized(size: int) -> tf.Tensor:
+        return tf.stack([transform.load_image(data, size, **policy) for data in encoded])
+
+    before = resized(config.transform.image_size)
+    after = _augmented(
+        config, resized(config.transform.train_size or config.transform.image_size), variants
+    )
+    rendered = [
+        (label, Sample(name, _png(image), [_png(changed[index]) for changed in after]))
+        for index, ((label, name), image) in enumerate(zip(names, before, strict=True))
+    ]
+    for label, images in sorted(counts.items()):
+        yield ClassSamples(label, images, [s for owner, s in rendered if owner == label])
+
+
+def _first_of_each(
+    pattern: str, counts: dict[str, int], per_class: int
+) -> dict[str, list[tuple[str, bytes]]]:
+    """File name and bytes of the first images of each class; reads no further than it must."""
+    import tensorflow as tf
+
+    from components import features
+
+    wanted = {label: min(per_class, images) for label, images in counts.items()}
+    chosen: dict[str, list[tuple[str, bytes]]] = {label: [] for label in wanted}
+    spec = {
+        name: tf.io.FixedLenFeature([], tf.string)
+        for name in (features.LABEL_TEXT, features.FILENAME, features.IMAGE)
+    }
+    files = sorted(tf.io.gfile.glob(pattern))
+    for row in (
+        tf.data.TFRecordDataset(files)
+        .map(lambda record: tf.io.parse_single_example(record, spec))
+        .as_numpy_iterator()
+    ):
+        label = row[features.LABEL_TEXT].decode()
+        if len(chosen[label]) < wanted[label]:
+            chosen[label].append((row[features.FILENAME].decode(), row[features.IMAGE]))
+            if all(len(rows) == wanted[name] for name, rows in chosen.items()):
+                break
+    return chosen
+
+
+def _augmented(config: Config, images: tf.Tensor, variants: int) -> list[tf.Tensor]:
+    """`variants` versions of the training images by the augmentation of the first phase."""
+    import tensorflow as tf
+
+    from trainer_module import recipes
+    from trainer_module.recipes.base import TrainingData
+
+    recipe = recipes.get(config.train.recipe)
+    settings = config.train.hyperparameters
+    model = recipe.build_model(settings, config.transform.image_size, 2)
+    data = TrainingData(
+        images=tf.data.Dataset.from_tensor_slices(images),
+        size=len(images),
+        batch_size=config.train.batch_size,
+        epochs=config.train.epochs,
+    )
+    phase = next(recipe.phases(settings, model, data))
+    if phase.augment is None:
+        return []
+    labels = tf.zeros([len(images)], tf.int64)
+    return [
+        phase.augment(images, labels, tf.constant([config.train.seed, step], tf.int64))[0]
+        for step in range(variants)
+    ]
+
+
+def _png(image: tf.Tensor) -> bytes:
+    import tensorflow as tf
+
+    return tf.io.encode_png(image).numpy()
+
+
+def page(config: Config, classes: list[ClassSamples]) -> str:
+    """The page. Names of classes and files are shown as text, whatever is in them."""
+    size = config.transform.image_size
+    shown = max(size, SMALLEST_SHOWN)
+    augmented = any(sample.after for each in classes for sample in each.samples)
+    facts = [
+        f"{len(classes)} classes, {sum(each.images for each in classes):,} training images",
+        f"recipe {config.train.recipe}, {size} x {size} pixels",
+        "first row of each class: as evaluated and served; below: as augmented for training"
+        if augmented
+        else "this recipe changes nothing in training",
+    ]
+    return _PAGE.format(
+        title=html.escape(f"Samples of {config.data.source}"),
+        facts="".join(f"<li>{html.escape(fact)}</li>" for fact in facts),
+        shown=shown,
+        sections="\n".join(map(_section, classes)),
+    )
+
+
+def _section(group: ClassSamples) -> str:
+    columns = "".join(
+        '<div class="sample">'
+        + "".join(
+            f'<img class="{kind}" alt="{html.escape(sample.name)}" '
+            f'title="{html.escape(sample.name)}" src="data:image/png;base64,'
+            f'{base64.b64encode(png).decode()}">'
+            for kind, png in [
+                ("before", sample.before),
+                *(("after", each) for each in sample.after),
+            ]
+        )
+        + f'<span class="name">{html.escape(sample.name.rpartition("/")[2])}</span></div>'
+        for sample in group.samples
+    )
+    return (
+        f"<section><h2>{html.escape(group.label)} <small>{group.images:,} images</small></h2>"
+        f'<div class="samples">{columns}</div></section>'
+    )
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; padding: 0 1.5rem;
+ max-width: 90rem; }}
+h1 {{ font-size: 1.4rem; margin: 0; overflow-wrap: anywhere; }}
+h2 {{ font-size: 1.05rem; margin: 1.75rem 0 .5rem; overflow-wrap: anywhere; }}
+ul {{ margin: .5rem 0 0; padding: 0; list-style: none; }}
+ul, small, .name {{ color: GrayText; font-weight: normal; }}
+.samples {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
+.sample {{ display: flex; flex-direction: column; gap: 4px; width: {shown}px; }}
+img {{ width: {shown}px; height: {shown}px; image-rendering: pixelated; border-radius: 4px; }}
+.before {{ margin-bottom: 6px; outline: 2px solid #2a7de1; }}
+.name {{ font-size: .75rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }}
+</style>
+<h1>{title}</h1>
+<ul>{facts}</ul>
+{sections}
+</html>
+"""

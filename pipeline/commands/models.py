@@ -1,0 +1,227 @@
+"""`perennial models`, `promote` and `rollback`: which versions there are, and which are served."""
+
+from __future__ import annotations
+
+import enum
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.serving.promotion import Serving, Target
+
+_ACCURACY = "sparse_categorical_accuracy"
+
+
+class Label(enum.StrEnum):
+    """What a version can be promoted to."""
+
+    CANARY = "canary"
+    STABLE = "stable"
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The model; not needed where there is one."),
+]
+WorkspaceOption = Annotated[Path, typer.Option(help="Folder of the runs.", metavar="DIR")]
+DirectoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR|URI",
+        help="Folder of numbered versions, where push.directory is not in the workspace.",
+    ),
+]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config-file",
+        metavar="FILE|URI",
+        help="Model configuration that servers follow (default: models.config beside the model).",
+    ),
+]
+ServerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--server",
+        metavar="HOST:PORT",
+        help="gRPC address of a server to wait for; can be repeated.",
+    ),
+]
+TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for a server.", min=1)]
+
+
+def models(
+    model: ModelOption = None,
+    workspace: WorkspaceOption = Path("workspace"),
+    directory: DirectoryOption = None,
+    config_file: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """List the pushed versions: run, metrics, labels and verdict."""
+    from pipeline.serving import promotion
+
+    target = _target(workspace, model, directory, config_file)
+    if target.base is None:
+        raise ConfigError("the versions cannot be seen from here; name their folder: --directory")
+    rows = _rows(target.base, promotion.current(target))
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+        return
+    _print_table(rows)
+
+
+def promote(
+    version: Annotated[int, typer.Argument(help="A version that `perennial models` lists.", min=1)],
+    to: Annotated[Label, typer.Option(help="canary first, then stable.")],
+    model: ModelOption = None,
+    workspace: WorkspaceOption = Path("workspace"),
+    directory: DirectoryOption = None,
+    config_file: ConfigOption = None,
+    server: ServerOption = None,
+    timeout: TimeoutOption = 120.0,
+) -> None:
+    """Let servers serve a version as canary or stable, beside the ones they serve.
+
+    Rewrites the model configuration that servers follow, in one step. With --server it waits until
+    that one has the version AVAILABLE and it answers a smoke request, and else puts the old
+    configuration back. Every change is a line in models.audit.jsonl beside the configuration.
+    """
+    from pipeline.serving import promotion
+
+    target = _target(workspace, model, directory, config_file)
+    _check_servers(server)
+    serving = promotion.promote(target, version, to.value, server or (), timeout)
+    print(_told(target, serving))
+
+
+def rollback(
+    model: ModelOption = None,
+    workspace: WorkspaceOption = Path("workspace"),
+    directory: DirectoryOption = None,
+    config_file: ConfigOption = None,
+    server: ServerOption = None,
+    timeout: TimeoutOption = 120.0,
+) -> None:
+    """Withdraw the canary or, where there is none, bring back the version that was stable before.
+
+    Where servers follow the newest version, they serve the one before it from now on, and no newer
+    one until it is promoted.
+    """
+    from pipeline.serving import promotion
+
+    target = _target(workspace, model, directory, config_file)
+    _check_servers(server)
+    print(_told(target, promotion.rollback(target, server or (), timeout)))
+
+
+def _target(
+    workspace: Path, model: str | None, directory: str | None, config_file: str | None
+) -> Target:
+    from components.atomic_pusher import served, storage
+    from pipeline.commands.serve import pushed_model
+    from pipeline.serving.promotion import Target
+
+    if directory is not None:
+        base = directory if storage.is_uri(directory) else str(Path(directory).absolute())
+        config = config_file or served.default_config(base)
+        return Target(model or storage.name(base), base, _absolute(config))
+    if config_file is not None:
+        return _target_of_config(_absolute(config_file), model)
+    serving = workspace.absolute() / "serving"
+    name = pushed_model(serving, model)
+    return Target(name, str(serving / name), str(serving / served.FILE))
+
+
+def _target_of_config(location: str, model: str | None) -> Target:
+    from components.atomic_pusher import served, storage
+    from pipeline.serving.promotion import Target
+
+    try:
+        found = {m.name: m.base_path for m in served.read(location).model_config_list.config}
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if (model or (len(found) == 1 and next(iter(found)))) not in found:
+        there_are = ", ".join(found) or "none"
+        raise ConfigError(f"{location}: name the model; there are: {there_are}")
+    name = model or next(iter(found))
+    # A path of the server's machine need not be one here.
+    seen = storage.is_uri(found[name]) or Path(found[name]).is_dir()
+    return Target(name, found[name] if seen else None, location)
+
+
+def _absolute(location: str) -> str:
+    from components.atomic_pusher import storage
+
+    return location if storage.is_uri(location) else str(Path(location).absolute())
+
+
+def _check_servers(servers: list[str] | None) -> None:
+    for server in servers or ():
+        host, _, port = server.rpartition(":")
+        if not (host and port.isdecimal()):
+            raise ConfigError(f"--server {server}: must be HOST:PORT, such as localhost:8500")
+
+
+def _rows(base: str, serving: Serving) -> list[dict[str, Any]]:
+    from components.atomic_pusher import versions
+    from components.errors import PushRefusedError
+
+    try:
+        numbers = versions.find(base)
+    except PushRefusedError as error:
+        raise ConfigError(str(error)) from error
+    rows = []
+    for number in reversed(numbers):
+        manifest = versions.read_manifest(base, number)
+        record = manifest.record if manifest else {}
+        newest = serving.loaded is None and number == numbers[-1]
+        rows.append(
+            {
+                "version": number,
+                "run": record.get("run"),
+                "pushed": record.get("pushed"),
+                "metrics": record.get("metrics", {}),
+                "labels": [label for label, n in serving.labels.items() if n == number],
+                "served": newest or number in (serving.loaded or ()),
+                "verdict": _verdict(record) if manifest else "unknown: it has no manifest",
+            }
+        )
+    return rows
+
+
+def _verdict(record: Any) -> str:
+    validated = record.get("validated")
+    return f"blessed, tried in {validated}" if validated else "blessed, not tried in a server"
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("version", "labels", "accuracy", "run", "pushed"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("verdict")
+    for row in rows:
+        accuracy = row["metrics"].get(_ACCURACY)
+        labels = ", ".join(row["labels"]) or ("(newest)" if row["served"] else "")
+        table.add_row(
+            str(row["version"]),
+            labels,
+            "" if accuracy is None else f"{accuracy:.2%}",
+            row["run"] or "",
+            (row["pushed"] or "").partition("T")[0],
+            row["verdict"],
+        )
+    Console().print(table)
+
+
+def _told(target: Target, serving: Serving) -> str:
+    labels = ", ".join(f"{label} is version {number}" for label, number in serving.labels.items())
+    return f"{target.name}: {labels} (in {target.config})"

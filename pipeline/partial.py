@@ -1,0 +1,64 @@
+"""Runs of a part of the DAG, for commands that need no model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.config import check_paths
+from pipeline.console import Console
+from pipeline.noise import quiet
+from pipeline.run import build_pipeline, new_run_id
+from pipeline.settings import Config
+from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tfx.types import Artifact
+
+
+@contextlib.contextmanager
+def run_nodes(
+    config: Config, nodes: Collection[str], log_format: str
+) -> Iterator[Mapping[str, Mapping[str, Sequence[Artifact]]]]:
+    """Run the nodes with the given ids, whose inputs all come from each other, in the workspace.
+
+    Yields the artifacts by node and output name, with the workspace still locked and libraries
+    still quiet. What the nodes did is in the cache for the next run. Raises UserError, as a run.
+    """
+    # Not needed here, and not necessarily there yet.
+    config = config.model_copy(
+        update={"data": config.data.model_copy(update={"schema_file": None})}
+    )
+    check_paths(config)
+    workspace, run_id = Workspace(config.workspace), new_run_id()
+    with (
+        workspace.lock(),
+        quiet(workspace.log_path(run_id)) as terminal,
+        Console.create(log_format, terminal.stdout),
+    ):
+        from pipeline import local_runner
+
+        result = local_runner.run(build_pipeline(config, workspace, nodes), workspace, run_id)
+        yield {node.node: node.outputs for node in result.nodes}
+
+
+def latest_artifact(config: Config, type_name: str) -> Artifact | None:
+    """The newest artifact of a type in the workspace that is still there, or None."""
+    workspace = Workspace(config.workspace)
+    if not workspace.metadata.exists():
+        return None
+    import ml_metadata
+    from ml_metadata.proto import metadata_store_pb2
+    from tfx.types import artifact_utils, standard_artifacts  # noqa: F401 - registers the types
+
+    store = ml_metadata.MetadataStore(workspace.connection())
+    found = [
+        artifact
+        for artifact in store.get_artifacts_by_type(type_name)
+        if artifact.state == metadata_store_pb2.Artifact.LIVE
+    ]
+    if not found:
+        return None
+    (kind,) = store.get_artifact_types_by_id([found[-1].type_id])
+    return artifact_utils.deserialize_artifact(kind, max(found, key=lambda each: each.id))

@@ -1,0 +1,68 @@
+"""perennial data show: what is on the page, and that names on it are only text."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+
+EVIL = "<script>alert(1)<"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("show")
+    for offset, label in enumerate((EVIL, 'a"b')):
+        (root / "data" / label).mkdir(parents=True)
+        for index in range(30):
+            image = Image.linear_gradient("L").resize((20, 10)).rotate(8 * index + 4 * offset)
+            image.save(root / "data" / label / f'{index} "><img src=x>.png'.replace("/", ""))
+    output = root / "page.html"
+    command = ["data", "show", str(root / "data"), "--workspace", str(root / "workspace")]
+    command += ["--output", str(output), "--per-class", "3", "--variants", "2"]
+    command += ["--set", "transform.image_size=12", "--set", "train.hyperparameters.patch_size=4"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    return output.read_text(encoding="utf-8")
+
+
+def test_every_sample_is_there_before_and_after_augmentation(page: str) -> None:
+    images = re.findall(r'<img class="(\w+)".*? src="data:image/png;base64,([^"]+)"', page)
+    assert [kind for kind, _ in images] == ["before", "after", "after"] * 6
+    sizes = {Image.open(io.BytesIO(base64.b64decode(data))).size for _, data in images}
+    assert sizes == {(12, 12)}
+
+
+def test_augmentation_is_that_of_the_recipe(page: str) -> None:
+    images = re.findall(r"base64,([^\"]+)", page)
+    assert images[0] != images[1]
+
+
+def test_names_are_text_and_nothing_else(page: str) -> None:
+    assert html.escape(EVIL) in page
+    assert "<script" not in page
+    assert re.findall(r"<img(?! class=)", page) == []
+
+
+def test_the_page_loads_nothing(page: str) -> None:
+    assert "default-src 'none'" in page
+    assert re.findall(r"(?:src|href)=\"(?!data:)", page) == []
+
+
+def test_a_page_that_cannot_be_written_is_named(
+    two_classes: Path, tmp_path: Path, image_bytes: Callable[..., bytes]
+) -> None:
+    target = tmp_path / "absent" / "page.html"
+    command = ["data", "show", str(two_classes), "--workspace", str(tmp_path / "workspace")]
+    result = CliRunner().invoke(app, [*command, "--output", str(target), "--per-class", "1"])
+    assert result.exit_code == 2
+    assert f"--output '{target}': No such file" in result.output

@@ -1,0 +1,312 @@
+"""The manifests in kubeflow/serving: valid by the strict schemas, and saying what they should."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+import yaml
+from google.protobuf import text_format
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+from pipeline.serving.metrics import REQUEST_COUNT, REQUEST_LATENCY
+from tests.kustomize import Resource, render
+
+SERVING = Path(__file__).resolve().parent.parent / "kubeflow" / "serving"
+OVERLAYS = sorted(path.name for path in (SERVING / "overlays").iterdir())
+KUBERNETES = "1.31"  # the oldest one that is supported
+NAMESPACE = "perennial-serving"
+SELECTOR = {"app.kubernetes.io/name": "model-server"}
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Metadata(Strict):
+    name: str
+    namespace: Literal["perennial-serving"]
+
+
+Duration = Annotated[str, Field(pattern=r"^\d+(ms|s|m|h)$")]
+
+
+class Endpoint(Strict):
+    port: str
+    path: str
+    interval: Duration
+
+
+class MonitorSpec(Strict):
+    selector: dict[Literal["matchLabels"], dict[str, str]]
+    endpoints: Annotated[list[Endpoint], Field(min_length=1)]
+
+
+class ServiceMonitor(Strict):
+    apiVersion: Literal["monitoring.coreos.com/v1"]  # noqa: N815
+    kind: Literal["ServiceMonitor"]
+    metadata: Metadata
+    spec: MonitorSpec
+
+
+class Annotations(Strict):
+    summary: str
+    description: str
+
+
+class Rule(Strict):
+    alert: Annotated[str, Field(pattern=r"^[A-Z]\w+$")]
+    expr: str
+    for_: Annotated[Duration | None, Field(alias="for")] = None
+    labels: dict[Literal["severity"], Literal["critical", "warning"]]
+    annotations: Annotations
+
+
+class Group(Strict):
+    name: str
+    rules: Annotated[list[Rule], Field(min_length=1)]
+
+
+class PrometheusRule(Strict):
+    apiVersion: Literal["monitoring.coreos.com/v1"]  # noqa: N815
+    kind: Literal["PrometheusRule"]
+    metadata: Metadata
+    spec: dict[Literal["groups"], list[Group]]
+
+
+class KServeModel(Strict):
+    modelFormat: dict[Literal["name"], Literal["tensorflow"]]  # noqa: N815
+    runtimeVersion: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+(-gpu)?$")]  # noqa: N815
+    protocolVersion: Literal["v1"]  # noqa: N815
+    storageUri: Annotated[str, Field(pattern=r"^(pvc|gs|s3)://\S+/\d+$")]  # noqa: N815
+    resources: dict[str, Any]
+    securityContext: dict[str, Any]  # noqa: N815
+
+
+class Predictor(Strict):
+    minReplicas: Annotated[int, Field(ge=1)]  # noqa: N815
+    maxReplicas: int  # noqa: N815
+    automountServiceAccountToken: Literal[False]  # noqa: N815
+    securityContext: dict[str, Any]  # noqa: N815
+    model: KServeModel
+
+
+class InferenceService(Strict):
+    apiVersion: Literal["serving.kserve.io/v1beta1"]  # noqa: N815
+    kind: Literal["InferenceService"]
+    metadata: Metadata
+    spec: dict[Literal["predictor"], Predictor]
+
+
+CUSTOM: dict[str, type[BaseModel]] = {
+    "ServiceMonitor": ServiceMonitor,
+    "PrometheusRule": PrometheusRule,
+    "InferenceService": InferenceService,
+}
+
+
+@pytest.fixture(params=OVERLAYS)
+def resources(request: pytest.FixtureRequest) -> dict[str, Resource]:
+    """The resources of an overlay by kind, each of which is there once."""
+    rendered = render(SERVING / "overlays" / request.param)
+    by_kind = {resource["kind"]: resource for resource in rendered}
+    assert len(by_kind) == len(rendered)
+    return by_kind
+
+
+@pytest.fixture
+def pod(resources: dict[str, Resource]) -> Resource:
+    found: Resource = resources["Deployment"]["spec"]["template"]["spec"]
+    return found
+
+
+@pytest.fixture
+def container(pod: Resource) -> Resource:
+    (found,) = pod["containers"]
+    assert isinstance(found, dict)
+    return found
+
+
+def validate(resource: Resource) -> None:
+    custom = CUSTOM.get(resource["kind"])
+    if custom is not None:
+        custom.model_validate(resource)
+        return
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    kubernetes_validate.validate(resource, KUBERNETES, strict=True)
+
+
+class TestSchemas:
+    def test_every_resource_is_valid(self, resources: dict[str, Resource]) -> None:
+        for resource in resources.values():
+            validate(resource)
+
+    def test_a_misspelt_field_is_found(self, resources: dict[str, Resource]) -> None:
+        kubernetes_validate = pytest.importorskip("kubernetes_validate")
+        resources["Deployment"]["spec"]["template"]["spec"]["containers"][0]["arg"] = []
+        with pytest.raises(kubernetes_validate.ValidationError):
+            validate(resources["Deployment"])
+        resources["PrometheusRule"]["spec"]["groups"][0]["rules"][0]["expression"] = "1"
+        with pytest.raises(ValidationError):
+            validate(resources["PrometheusRule"])
+
+    def test_the_inference_service_is_valid(self) -> None:
+        validate(yaml.safe_load((SERVING / "kserve" / "inferenceservice.yaml").read_text()))
+
+    def test_all_that_is_promised_is_there(self, resources: dict[str, Resource]) -> None:
+        assert resources.keys() >= {
+            *("Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"),
+            *("NetworkPolicy", "ConfigMap", "ServiceMonitor", "PrometheusRule"),
+        }
+
+    @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not on PATH")
+    @pytest.mark.parametrize("overlay", OVERLAYS)
+    def test_kubectl_renders_the_same(self, overlay: str) -> None:
+        command = ["kubectl", "kustomize", str(SERVING / "overlays" / overlay)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+        def key(resource: Resource) -> str:
+            return str(resource["kind"])
+
+        theirs = sorted(yaml.safe_load_all(done.stdout), key=key)
+        assert sorted(render(SERVING / "overlays" / overlay), key=key) == theirs
+
+
+class TestPods:
+    def test_keep_the_restricted_standard(
+        self, resources: dict[str, Resource], pod: Resource, container: Resource
+    ) -> None:
+        enforced = resources["Namespace"]["metadata"]["labels"]
+        assert enforced["pod-security.kubernetes.io/enforce"] == "restricted"
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & pod.keys()
+        kinds = {kind for volume in pod["volumes"] for kind in volume.keys() - {"name"}}
+        assert kinds <= {"emptyDir", "configMap", "persistentVolumeClaim"}
+
+    def test_run_an_image_that_is_pinned_by_digest(self, container: Resource) -> None:
+        assert re.fullmatch(r"tensorflow/serving@sha256:[0-9a-f]{64}", container["image"])
+
+    def test_are_ready_only_with_a_loaded_model(self, container: Resource) -> None:
+        for probe in ("startupProbe", "readinessProbe"):
+            assert container[probe]["httpGet"]["path"] == "/v1/models/perennial/metadata"
+
+    def test_mount_what_the_server_is_told_to_read(
+        self, resources: dict[str, Resource], pod: Resource, container: Resource
+    ) -> None:
+        flags = dict(argument.removeprefix("--").split("=") for argument in container["args"])
+        mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert {mount["name"] for mount in mounts.values()} == volumes.keys()
+        files = resources["ConfigMap"]["data"]
+        for flag in ("model_config_file", "monitoring_config_file"):
+            folder, _, name = flags[flag].rpartition("/")
+            assert name in files
+            # A subPath is not updated in a running pod.
+            assert mounts[folder] == {
+                "name": mounts[folder]["name"],
+                "mountPath": folder,
+                "readOnly": True,
+            }
+            config_map = volumes[mounts[folder]["name"]]["configMap"]["name"]
+            assert config_map == resources["ConfigMap"]["metadata"]["name"]
+
+        config = text_format.Parse(files["models.config"], ModelServerConfig())
+        (model,) = config.model_config_list.config
+        assert model.name == "perennial"
+        assert set(model.version_labels.values()) <= set(
+            model.model_version_policy.specific.versions
+        )
+        if "PersistentVolumeClaim" in resources:
+            assert model.base_path == "/models/perennial"
+            assert mounts["/models"]["readOnly"] is True
+            claim = volumes[mounts["/models"]["name"]]["persistentVolumeClaim"]["claimName"]
+            assert claim == resources["PersistentVolumeClaim"]["metadata"]["name"]
+        else:
+            assert model.base_path.startswith("gs://")
+            assert "/models" not in mounts
+
+    def test_follow_a_changed_configuration_without_a_restart(
+        self, resources: dict[str, Resource], container: Resource
+    ) -> None:
+        assert "--model_config_file_poll_wait_seconds=30" in container["args"]
+        assert "--allow_version_labels_for_unavailable_models=true" in container["args"]
+        assert resources["ConfigMap"]["metadata"]["name"] == "model-server"  # no hash
+
+    def test_gpu_pods_get_a_gpu(self) -> None:
+        (deployment,) = (
+            r for r in render(SERVING / "overlays" / "gpu") if r["kind"] == "Deployment"
+        )
+        pod = deployment["spec"]["template"]["spec"]
+        assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+        assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
+
+
+class TestReferences:
+    def test_everything_is_in_the_namespace(self, resources: dict[str, Resource]) -> None:
+        for kind, resource in resources.items():
+            metadata = resource["metadata"]
+            name = metadata["name"] if kind == "Namespace" else metadata["namespace"]
+            assert name == NAMESPACE
+
+    def test_selectors_find_the_pods_and_the_service(self, resources: dict[str, Resource]) -> None:
+        template = resources["Deployment"]["spec"]["template"]
+        assert template["metadata"]["labels"].items() >= SELECTOR.items()
+        assert resources["Service"]["metadata"]["labels"].items() >= SELECTOR.items()
+        for kind in ("Deployment", "PodDisruptionBudget", "ServiceMonitor"):
+            assert resources[kind]["spec"]["selector"] == {"matchLabels": SELECTOR}
+        assert resources["Service"]["spec"]["selector"] == SELECTOR
+        assert resources["NetworkPolicy"]["spec"]["podSelector"] == {"matchLabels": SELECTOR}
+
+    def test_ports_are_those_of_the_container(
+        self, resources: dict[str, Resource], container: Resource
+    ) -> None:
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        assert ports == {"grpc": 8500, "http": 8501}
+        assert {"--port=8500", "--rest_api_port=8501"} <= set(container["args"])
+        services = {port["targetPort"] for port in resources["Service"]["spec"]["ports"]}
+        allowed = {
+            port["port"]
+            for rule in resources["NetworkPolicy"]["spec"]["ingress"]
+            for port in rule["ports"]
+        }
+        (endpoint,) = resources["ServiceMonitor"]["spec"]["endpoints"]
+        assert services == allowed == ports.keys() >= {endpoint["port"]}
+
+    def test_metrics_are_scraped_where_they_are(self, resources: dict[str, Resource]) -> None:
+        (endpoint,) = resources["ServiceMonitor"]["spec"]["endpoints"]
+        assert f'path: "{endpoint["path"]}"' in resources["ConfigMap"]["data"]["monitoring.config"]
+
+    def test_the_autoscaler_scales_the_deployment(self, resources: dict[str, Resource]) -> None:
+        target = resources["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+        assert target["kind"] == "Deployment"
+        assert target["name"] == resources["Deployment"]["metadata"]["name"]
+        # It would be set back with each `kubectl apply`.
+        assert "replicas" not in resources["Deployment"]["spec"]
+
+    def test_the_server_is_reached_by_named_clients_only(
+        self, resources: dict[str, Resource]
+    ) -> None:
+        policy = resources["NetworkPolicy"]["spec"]
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+        for rule in policy["ingress"]:
+            for source in rule["from"]:
+                assert {} not in source.values() or "podSelector" in source
+
+    def test_alerts_watch_errors_latency_and_versions(self, resources: dict[str, Resource]) -> None:
+        (group,) = resources["PrometheusRule"]["spec"]["groups"]
+        expressions = {rule["alert"]: rule["expr"] for rule in group["rules"]}
+        assert f'{REQUEST_COUNT}{{status!="OK"}}' in expressions["ModelServerErrors"]
+        assert f"{REQUEST_LATENCY}_bucket" in expressions["ModelServerSlow"]
+        assert 'load_attempt_count{status="fail"}' in expressions["ModelVersionNotAvailable"]
+        for expression in expressions.values():
+            assert expression.count("(") == expression.count(")")

@@ -1,0 +1,376 @@
+"""`perennial models`, `promote` and `rollback`, with the project's own server following along."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.testing
+
+from components.atomic_pusher import filesystem, storage, versions
+from pipeline import cli
+from pipeline.commands.serve import _source
+from pipeline.errors import ConfigError, PromotionFailed
+from pipeline.serving import promotion
+from pipeline.serving.client import Client, strings
+from pipeline.serving.promotion import CANARY, STABLE, Serving, Target
+from pipeline.serving.server import ModelServer
+from tests.serving_kit import MODEL, picture
+
+REPO = Path(__file__).resolve().parent.parent
+SECONDS = 60.0
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, colour_models: list[Path]) -> Path:
+    """A workspace in which three versions were pushed."""
+    workspace = tmp_path / "workspace"
+    for number, model in enumerate(colour_models, 1):
+        record = {
+            "run": f"run-{number}",
+            "pushed": f"2026-01-0{number}T12:00:00+00:00",
+            "metrics": {"sparse_categorical_accuracy": 0.9 + number / 100},
+            "validated": "a server",
+        }
+        filesystem.push(model, workspace / "serving" / MODEL, record, 10, lambda: ())
+    return workspace
+
+
+@pytest.fixture
+def target(workspace: Path) -> Target:
+    serving = workspace / "serving"
+    return Target(MODEL, str(serving / MODEL), str(serving / "models.config"))
+
+
+@pytest.fixture
+def server(workspace: Path, target: Target) -> Iterator[ModelServer]:
+    """A server as `perennial serve` starts it, only more eager."""
+    source = _source(workspace / "serving", None)
+    server = ModelServer(
+        config_file=source.config_file,
+        poll_seconds=0.05,
+        config_poll_seconds=0.05,
+        load_retries=0,
+        retry_seconds=0.05,
+    )
+    with server:
+        server.wait_ready(SECONDS)
+        yield server
+
+
+@pytest.fixture
+def client(server: ModelServer) -> Iterator[Client]:
+    with Client(server.host, server.grpc_port, server.rest_port) as client:
+        yield client
+
+
+def address(server: ModelServer) -> str:
+    return f"{server.host}:{server.grpc_port}"
+
+
+def answering(client: Client, label: str = "") -> int:
+    inputs = {"image_bytes": strings([picture()])}
+    return client.predict(MODEL, inputs, label=label)[0]
+
+
+def states(client: Client) -> dict[int, str]:
+    return {version: state for version, (state, _) in client.status(MODEL).items()}
+
+
+def audit(target: Target) -> list[dict[str, object]]:
+    """The changes that ended, each of which was logged before it began."""
+    text = storage.read_text(str(Path(target.config).with_name(promotion.AUDIT_FILE)))
+    entries = [json.loads(line) for line in (text or "").splitlines()]
+    assert all(entry["result"] == "started" for entry in entries[::2])
+    for started, ended in zip(entries[::2], entries[1::2], strict=False):
+        assert {**started, "at": 0, "result": 0} == {**ended, "at": 0, "result": 0}
+    return entries[1::2]
+
+
+def perennial(*arguments: str) -> typer.testing.Result:
+    return typer.testing.CliRunner().invoke(cli.app, arguments)
+
+
+class TestWithServer:
+    def test_a_version_becomes_canary_then_stable_and_is_rolled_back(
+        self, target: Target, server: ModelServer, client: Client
+    ) -> None:
+        at = (address(server),)
+        assert answering(client) == 3
+        # What was served becomes stable by name, so that only the label is new.
+        promotion.rollback(target, at, SECONDS)
+        assert answering(client) == answering(client, STABLE) == 2
+
+        promotion.promote(target, 3, CANARY, at, SECONDS)
+        assert (answering(client, STABLE), answering(client, CANARY)) == (2, 3)
+        assert promotion.current(target) == Serving.of({STABLE: 2, CANARY: 3})
+
+        promotion.promote(target, 3, STABLE, at, SECONDS)
+        assert answering(client) == answering(client, STABLE) == 3
+        assert answering(client, "previous") == 2
+
+        promotion.rollback(target, at, SECONDS)
+        assert answering(client) == answering(client, STABLE) == 2
+        done = [(entry["action"], entry["result"]) for entry in audit(target)]
+        assert done == [
+            ("rollback", "done"),
+            ("promote 3 to canary", "done"),
+            ("promote 3 to stable", "done"),
+            ("rollback", "done"),
+        ]
+        assert audit(target)[1]["from"] == {"labels": {"stable": 2}, "loaded": [2]}
+        assert audit(target)[1]["to"] == {"labels": {"stable": 2, "canary": 3}, "loaded": [2, 3]}
+        assert all("@" in str(entry["who"]) for entry in audit(target))
+
+    def test_a_label_in_use_moves_to_a_version_that_is_not_loaded(
+        self, target: Target, server: ModelServer, client: Client
+    ) -> None:
+        at = (address(server),)
+        promotion.promote(target, 1, STABLE, at, SECONDS)
+        promotion.promote(target, 2, CANARY, at, SECONDS)
+        promotion.promote(target, 3, CANARY, at, SECONDS)
+        assert (answering(client, STABLE), answering(client, CANARY)) == (1, 3)
+        promotion.promote(target, 2, STABLE, at, SECONDS)
+        assert (answering(client, STABLE), answering(client, CANARY)) == (2, 3)
+
+    def test_a_version_that_cannot_be_loaded_puts_the_old_configuration_back(
+        self, target: Target, server: ModelServer, client: Client, tmp_path: Path
+    ) -> None:
+        broken = tmp_path / "broken"
+        broken.mkdir()
+        (broken / "saved_model.pb").write_bytes(b"junk")
+        assert target.base
+        promotion.promote(target, 2, STABLE, (address(server),), SECONDS)
+        filesystem.push(broken, Path(target.base), {}, 10, lambda: ())
+        before = storage.read_text(target.config)
+        with pytest.raises(PromotionFailed, match="version 4"):
+            promotion.promote(target, 4, CANARY, (address(server),), SECONDS)
+        assert storage.read_text(target.config) == before
+        assert answering(client, STABLE) == 2
+        assert str(audit(target)[-1]["result"]).startswith("failed: ")
+
+    def test_a_version_that_answers_nonsense_puts_the_old_configuration_back(
+        self, target: Target, server: ModelServer, client: Client, tmp_path: Path
+    ) -> None:
+        from tests.tiny_export import export_colour_model
+
+        export_colour_model(tmp_path / "nan", sharpness=float("nan"))
+        assert target.base
+        promotion.promote(target, 2, STABLE, (address(server),), SECONDS)
+        filesystem.push(tmp_path / "nan", Path(target.base), {}, 10, lambda: ())
+        with pytest.raises(PromotionFailed, match="version 4 gives no probabilities"):
+            promotion.promote(target, 4, CANARY, (address(server),), SECONDS)
+        assert promotion.current(target) == Serving.of({STABLE: 2})
+
+    def test_a_server_that_does_not_follow_puts_the_old_configuration_back(
+        self, target: Target
+    ) -> None:
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            at = f"127.0.0.1:{nobody.getsockname()[1]}"
+            with pytest.raises(PromotionFailed, match="the old one is back in force"):
+                promotion.promote(target, 2, STABLE, (at,), timeout=1.0)
+        assert not Path(target.config).exists()
+
+    def test_a_push_changes_what_is_served_until_something_is_promoted(
+        self,
+        target: Target,
+        server: ModelServer,
+        client: Client,
+        colour_models: list[Path],
+    ) -> None:
+        assert target.base
+
+        def push(name: str) -> int:
+            record = {"run": name}
+            model = colour_models[0 if name == "first" else 1]
+            return filesystem.push(model, Path(target.base or ""), record, 10, lambda: ())
+
+        assert push("first") == 4
+        client.wait_available(MODEL, 4, SECONDS)
+        assert answering(client) == 4
+        promotion.rollback(target, (address(server),), SECONDS)
+        assert push("second") == 5
+        promotion.promote(target, 4, CANARY, (address(server),), SECONDS)
+        assert answering(client, STABLE) == 3
+        assert 5 not in states(client)
+
+    def test_a_server_that_starts_cold_serves_the_labels(
+        self, workspace: Path, target: Target
+    ) -> None:
+        promotion.promote(target, 1, STABLE)
+        promotion.promote(target, 2, CANARY)
+        source = _source(workspace / "serving", None)
+        with ModelServer(config_file=source.config_file) as server:
+            server.wait_ready(SECONDS)
+            with Client(server.host, server.grpc_port, server.rest_port) as client:
+                assert (answering(client, STABLE), answering(client, CANARY)) == (1, 2)
+
+    def test_the_written_procedure_does_what_it_says(
+        self, target: Target, server: ModelServer, client: Client
+    ) -> None:
+        config = Path(target.config)
+        promotion.promote(target, 2, STABLE, (address(server),), SECONDS)
+        text = (REPO / "kubeflow" / "serving" / "README.md").read_text()
+        steps = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        expected = [{STABLE: 2, CANARY: 3}, {"previous": 2, STABLE: 3}, {STABLE: 2}]
+        assert len(steps) == len(expected)
+        for step, labels in zip(steps, expected, strict=True):
+            command, apply = step.strip().splitlines()
+            assert apply == "kubectl apply -k kubeflow/serving/overlays/cpu"
+            program, *arguments = shlex.split(
+                command.replace("$NEW", "3").replace("$CONFIG", shlex.quote(str(config)))
+            )
+            assert program == "perennial"
+            result = perennial(*arguments)
+            assert result.exit_code == 0, result.output
+            promotion._wait(address(server), MODEL, Serving.of(labels), SECONDS)
+            assert {label: answering(client, label) for label in labels} == labels
+
+
+class TestRules:
+    """What needs no server."""
+
+    def test_stable_needs_a_canary_first(self, target: Target) -> None:
+        promotion.promote(target, 1, STABLE)
+        with pytest.raises(ConfigError, match="promote it to canary first, or name a server"):
+            promotion.promote(target, 2, STABLE)
+        promotion.promote(target, 2, CANARY)
+        assert promotion.promote(target, 2, STABLE) == Serving.of({STABLE: 2, "previous": 1})
+
+    def test_rollback_withdraws_the_canary_first(self, target: Target) -> None:
+        promotion.promote(target, 1, STABLE)
+        promotion.promote(target, 2, CANARY)
+        promotion.promote(target, 2, STABLE)
+        promotion.promote(target, 3, CANARY)
+        assert promotion.rollback(target) == Serving.of({STABLE: 2, "previous": 1})
+        assert promotion.rollback(target) == Serving.of({STABLE: 1})
+        with pytest.raises(ConfigError, match="no version before 1"):
+            promotion.rollback(target)
+
+    def test_a_canary_beside_the_newest_leaves_the_newest_stable(self, target: Target) -> None:
+        assert promotion.promote(target, 1, CANARY) == Serving.of({STABLE: 3, CANARY: 1})
+
+    def test_an_older_version_made_stable_is_the_one_without_a_label_too(
+        self, target: Target
+    ) -> None:
+        promotion.promote(target, 3, STABLE)
+        promotion.promote(target, 1, CANARY)
+        assert promotion.promote(target, 1, STABLE) == Serving.of({STABLE: 1})
+
+    def test_the_same_again_changes_nothing(self, target: Target) -> None:
+        promotion.promote(target, 2, STABLE)
+        before = Path(target.config).stat()
+        promotion.promote(target, 2, STABLE)
+        assert Path(target.config).stat() == before
+        assert len(audit(target)) == 1
+
+    def test_a_version_that_is_not_there_is_refused(self, target: Target) -> None:
+        with pytest.raises(ConfigError, match="has no version 9; there are: 1, 2, 3"):
+            promotion.promote(target, 9, CANARY)
+
+    def test_a_version_that_is_not_what_was_pushed_is_refused(self, target: Target) -> None:
+        (Path(target.base or "") / "2" / "saved_model.pb").write_bytes(b"other")
+        with pytest.raises(ConfigError, match=r"is not what was pushed: saved_model\.pb"):
+            promotion.promote(target, 2, CANARY)
+
+    def test_other_models_of_the_configuration_stay(self, target: Target) -> None:
+        other = 'model_config_list { config { name: "other" base_path: "/other" } }'
+        Path(target.config).write_text(other)
+        promotion.promote(target, 1, STABLE)
+        text = Path(target.config).read_text()
+        assert 'name: "other"' in text
+        assert f'name: "{MODEL}"' in text
+
+    def test_versions_that_are_served_survive_pushes(
+        self, target: Target, tmp_path: Path, colour_models: list[Path]
+    ) -> None:
+        from components.atomic_pusher.executor import push
+
+        promotion.promote(target, 1, STABLE)
+        promotion.promote(target, 2, CANARY)
+        assert push(colour_models[0], target.base or "", {}, 1, target.config) == 4
+        assert versions.find(target.base or "") == [1, 2, 4]
+
+    def test_killed_while_it_writes_it_leaves_a_whole_configuration(
+        self, target: Target, workspace: Path
+    ) -> None:
+        promotion.promote(target, 1, STABLE)
+        before = storage.read_text(target.config)
+        script = (
+            "import os, signal, sys; from pathlib import Path; from pipeline import cli;"
+            "Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL); cli.main()"
+        )
+        arguments = ["promote", "2", "--to", "canary", "--workspace", str(workspace)]
+        command = [sys.executable, "-c", script, *arguments]
+        done = subprocess.run(command, cwd=REPO, env={**os.environ}, check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert storage.read_text(target.config) == before
+        log = Path(target.config).with_name(promotion.AUDIT_FILE).read_text().splitlines()
+        assert json.loads(log[-1])["action"] == "promote 2 to canary"
+        assert promotion.promote(target, 2, CANARY) == Serving.of({STABLE: 1, CANARY: 2})
+
+    def test_an_object_store_is_promoted_alike(self, colour_models: list[Path]) -> None:
+        from components.atomic_pusher import object_store
+
+        base = "ram://promotion/models/colours"
+        for number in (1, 2):
+            object_store.push(colour_models[number], base, {}, 10, lambda: ())
+        target = Target("colours", base, "ram://promotion/models/models.config")
+        promotion.promote(target, 1, STABLE)
+        promotion.promote(target, 2, CANARY)
+        assert promotion.current(target) == Serving.of({STABLE: 1, CANARY: 2})
+        assert f'base_path: "{base}"' in (storage.read_text(target.config) or "")
+        log = storage.read_text("ram://promotion/models/models.audit.jsonl") or ""
+        assert len(log.splitlines()) == 4
+
+
+class TestCommands:
+    def test_models_lists_versions_with_run_metrics_labels_and_verdict(
+        self, workspace: Path, target: Target
+    ) -> None:
+        given = ("--workspace", str(workspace))
+        assert "(newest)" in perennial("models", *given).output
+        assert perennial("promote", "2", "--to", "stable", *given).exit_code == 0
+        assert perennial("promote", "3", "--to", "canary", *given).exit_code == 0
+        lines = perennial("models", *given, "--json").output.splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert [(row["version"], row["run"], row["labels"]) for row in rows] == [
+            (3, "run-3", ["canary"]),
+            (2, "run-2", ["stable"]),
+            (1, "run-1", []),
+        ]
+        assert rows[0]["metrics"] == {"sparse_categorical_accuracy": 0.93}
+        assert [row["served"] for row in rows] == [True, True, False]
+        assert all(row["verdict"] == "blessed, tried in a server" for row in rows)
+        table = perennial("models", *given).output
+        assert re.search(r"3 +canary +93\.00% +run-3", table)
+
+    def test_rollback_says_what_is_served_now(self, workspace: Path) -> None:
+        result = perennial("rollback", "--workspace", str(workspace))
+        assert result.exit_code == 0
+        assert "stable is version 2" in result.output
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("rollback", "--model", "other"), "holds no model other"),
+            (("promote", "1", "--to", "canary", "--server", "here"), "must be HOST:PORT"),
+            (("models", "--config-file", "/absent"), "name the model"),
+        ],
+    )
+    def test_what_cannot_be_done_is_one_line(
+        self, workspace: Path, arguments: tuple[str, ...], message: str
+    ) -> None:
+        result = perennial(*arguments, "--workspace", str(workspace))
+        assert result.exit_code == 2
+        assert message in result.output
