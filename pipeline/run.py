@@ -206,8 +206,9 @@ def _ran(outcome: Outcome) -> list[str]:
 def _next_command(outcome: Outcome, config: Config) -> str:
     if outcome.pushed is None:
         return "change the data or the settings above, such as --epochs, and run again"
+    folder = os.path.relpath(config.workspace)
+    workspace = "" if folder == "workspace" else f" --workspace {shlex.quote(folder)}"
     if config.data.source == source_name.DIGITS:
-        return "perennial run --data DIR with a folder of your own class folders"
-    workspace = shlex.quote(os.path.relpath(config.workspace))
+        return f"perennial serve{workspace}, or perennial run --data DIR with your own images"
     source = shlex.quote(config.data.source)
-    return f"add images and run again: perennial run --data {source} --workspace {workspace}"
+    return f"add images and run again: perennial run --data {source}{workspace}"

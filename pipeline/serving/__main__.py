@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal comes; return the exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # Its advice on deprecated functions is for those who write programs.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     print(BANNER, flush=True)
     # Its errors come back as status codes and are logged here.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
