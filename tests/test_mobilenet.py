@@ -34,13 +34,13 @@ def awaken(model: keras.Model) -> None:
     """Give batch normalization the statistics of some images: random features are all 0 else."""
     base = model.get_layer(BASE)
     norms = [layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    usual = norms[0].momentum
+    before = [(norm.momentum, norm.trainable) for norm in norms]
     for norm in norms:
-        norm.momentum = 0.0
+        norm.momentum, norm.trainable = 0.0, True
     images = next(iter(split(16, 3).images.batch(16)))[0]
     base(tf.cast(images, tf.float32) / 127.5 - 1, training=True)
-    for norm in norms:
-        norm.momentum = usual
+    for norm, settings in zip(norms, before, strict=True):
+        norm.momentum, norm.trainable = settings
 
 
 def by_layer(model: keras.Model) -> dict[str, list[np.ndarray]]:

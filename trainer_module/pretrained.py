@@ -48,9 +48,7 @@ def classify(
             f"the weights {weights.source} tell {model.output_shape[-1]} classes apart, but there "
             f"are {len(labels)} labels; give the label names that belong to the weights"
         )
-    pixels = tf.stack(
-        [transform.load_image(image, image_size, "bilinear") for image in images]
-    )
+    pixels = tf.stack([transform.load_image(image, image_size, "bilinear") for image in images])
     probabilities = np.asarray(keras.ops.softmax(model.predict(pixels, verbose=0)))
     return [
         [(labels[place], float(row[place])) for place in np.argsort(-row, kind="stable")[:top]]

@@ -1,9 +1,10 @@
 """MobileNetV2's first phase: features computed once, against the network run in every epoch.
 
 python -m tests.benchmarks.mobilenet_features WEIGHTS FOLDER: WEIGHTS is an .h5 file of alpha 0.35,
-FOLDER has one folder of images per class. Both run in this process, after a warm-up, on the same
-images and with the same optimizer; the control is the tutorial's loop, without its augmentation.
-Prints the CPU and wall time of each until it reaches the control's best validation accuracy.
+FOLDER has one folder of images per class, which train repeatedly to come to the tutorial's 2,000
+images. Both run in this process on the same images and with the same optimizer; the control is the
+tutorial's loop, without its augmentation. Prints the time that the control takes, and the time in
+which the recipe reaches the control's best validation accuracy, both with building the model.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from trainer_module.transform import load_image
 SIZE = 160
 EPOCHS = 10
 BATCH = 32
+IMAGES = 2000
 
 
 class ReachedError(Exception):
@@ -36,19 +38,17 @@ def load(folder: Path) -> tuple[Split, Split]:
     """Four images in five to train with, the rest to validate with."""
     names = sorted(path.name for path in folder.iterdir())
     files = sorted(folder.glob("*/*"))
-    images = [
-        load_image(tf.constant(path.read_bytes()), SIZE, "bilinear")
-        for path in files
-    ]
+    images = [load_image(tf.constant(path.read_bytes()), SIZE, "bilinear") for path in files]
     labels = np.array([names.index(path.parent.name) for path in files])
 
     def split(chosen: np.ndarray) -> Split:
-        pixels = np.stack([images[index] for index in np.flatnonzero(chosen)])
+        pixels = np.stack([images[index] for index in chosen])
         dataset = tf.data.Dataset.from_tensor_slices((pixels, labels[chosen]))
         return Split(dataset, labels[chosen], len(names))
 
     held_out = np.arange(len(files)) % 5 == 0
-    return split(~held_out), split(held_out)
+    training = np.resize(np.flatnonzero(~held_out), IMAGES)
+    return split(training), split(np.flatnonzero(held_out))
 
 
 def timed(work: Callable[[], None]) -> tuple[float, float]:
