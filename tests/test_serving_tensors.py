@@ -146,6 +146,10 @@ class TestJson:
     def test_any_json_is_read_or_refused(self, content: Any, form: str) -> None:
         self.assert_read_or_refused(json.dumps({form: content}).encode())
 
+    def test_a_number_too_large_for_its_type_is_refused(self) -> None:
+        _, code = outcome(functools.partial(parsed, {"inputs": [3.5e38]}, "number"))
+        assert code == "INVALID_ARGUMENT"
+
     def assert_read_or_refused(self, body: bytes) -> None:
         for name, info in INPUTS.items():
             inputs = {name: info}

@@ -170,7 +170,11 @@ def _from_json(name: str, value: Any, number: int) -> np.ndarray:
         limits = np.iinfo(wanted)
         if int(array.min()) < limits.min or int(array.max()) > limits.max:
             raise invalid(f"input {name!r} has values outside of {dtype.name}: {_short(value)}")
-    return array.astype(wanted)
+    with np.errstate(over="ignore"):  # refused below
+        converted = array.astype(wanted)
+    if wanted.kind == "f" and array.size and np.any(np.isinf(converted) & np.isfinite(array)):
+        raise invalid(f"input {name!r} has values outside of {dtype.name}: {_short(value)}")
+    return converted
 
 
 def _strings(name: str, value: Any) -> np.ndarray:
