@@ -46,7 +46,9 @@ class Recorder(logging.Handler):
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     monkeypatch.setattr(progress.LOGGER, "handlers", [recorder])
-    monkeypatch.setattr(progress.LOGGER, "level", logging.INFO)
+    # Not the bare attribute: a logger remembers which levels were off.
+    monkeypatch.setattr(progress.LOGGER, "level", progress.LOGGER.level)
+    progress.LOGGER.setLevel(logging.INFO)
     return recorder
 
 
