@@ -1,1 +1,1 @@
-"""What is particular to Kubeflow Pipelines. So far nothing: the DAG runs locally."""
+"""What runs on Kubernetes. So far that is serving: see serving/README.md. The DAG runs locally."""
