@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from pipeline.verdict import Verdict
 
 
-RESOLVERS = ("PreviousStatistics", "Resolver")  # nodes that only ever look something up
+# Nodes that only ever look something up.
+RESOLVERS = ("PreviousStatistics", "WarmStart", "Resolver")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 import tensorflow_model_analysis as tfma
@@ -50,7 +49,7 @@ def read_verdict(evaluation: Artifact, blessing: Artifact) -> Verdict:
             for feature, label in slice_key
             if feature == features.LABEL_TEXT
         },
-        reasons=_reasons(tfma.load_validation_result(os.path.join(evaluation.uri))),
+        reasons=_reasons(tfma.load_validation_result(evaluation.uri)),
     )
 
 
