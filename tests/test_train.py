@@ -266,7 +266,8 @@ class TestRunFn:
         events: list[logging.LogRecord],
     ) -> Path:
         """What a run wrote."""
-        output = tmp_path_factory.mktemp("run")
+        output = tmp_path_factory.mktemp("trainer") / "execution"  # beside it go checkpoints
+        output.mkdir()
         handler = logging.Handler()
         handler.emit = events.append  # type: ignore[method-assign, assignment]
         progress.LOGGER.addHandler(handler)
