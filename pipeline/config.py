@@ -75,9 +75,36 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     `overrides` are the command line's: dotted keys and values, later ones win. Raises ConfigError.
     """
     given = [] if path is None else [_file_layer(path)]
-    given += [_Layer(COMMAND_LINE, _nested(key, value)) for key, value in (overrides or {}).items()]
+    given += _layers({COMMAND_LINE: overrides or {}})
+    return _load(given)
+
+
+def load_given(layers: Mapping[str, Mapping[str, Any]]) -> Loaded:
+    """As `load`, of layers by origin, each with its dotted keys and values; later ones win."""
+    return _load(_layers(layers))
+
+
+def given_settings(loaded: Loaded) -> dict[str, Any]:
+    """What the file and the command line set, as JSON-able values by dotted key.
+
+    `load_given` makes the same configuration of it, unless presets or images have changed.
+    """
+    values = loaded.config.model_dump(mode="json")
+    return {
+        key: _at(values, key)
+        for key, origin in loaded.origins.items()
+        if origin == COMMAND_LINE or origin.startswith("file:")
+    }
+
+
+def setting(config: Config, key: str) -> tuple[FieldInfo, Any]:
+    """The declaration and the value of a dotted key. Raises KeyError where there is none."""
+    return _settings(type(config))[key], _at(config.model_dump(mode="json"), key)
+
+
+def _load(given: list[_Layer]) -> Loaded:
     source, _ = _last(given, "data.source", DataConfig.model_fields["source"].default)
-    given += _chosen(given, source)
+    given = [*given, *_chosen(given, source)]
     recipe = _recipe(given)
 
     model = config_class(recipe)
@@ -212,6 +239,18 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not TOML: nested too deeply") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def _layers(values: Mapping[str, Mapping[str, Any]]) -> list[_Layer]:
+    return [
+        _Layer(origin, _nested(key, value))
+        for origin, settings in values.items()
+        for key, value in settings.items()
+    ]
+
+
+def _at(tree: Any, key: str) -> Any:
+    return functools.reduce(lambda table, part: table[part], key.split("."), tree)
 
 
 def _preset_layers(recipe: str, source: object, environment: object) -> Iterator[_Layer]:
@@ -401,8 +440,10 @@ _WORDING = {
 
 def _describe(error: ValidationError, origins: Mapping[str, str]) -> str:
     """All of pydantic's findings as one line: origin, key, value and what is allowed."""
+    items = error.errors(include_url=False)
     findings = []
-    for item in error.errors(include_url=False):
+    # What is derived from other settings is missing where those are wrong.
+    for item in [item for item in items if item["type"] != "missing"] or items:
         key = ".".join(map(str, item["loc"]))
         message = item["msg"].removeprefix("Value error, ")
         allowed = _WORDING.get(item["type"]) or re.sub(r"^\w+ should ", "must ", message)

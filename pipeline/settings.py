@@ -545,7 +545,8 @@ class MetadataConfig(Section):
     port: int | None = Field(
         default=None, ge=1, le=65535, description="Unset: 3306 of MySQL, 5432 of PostgreSQL."
     )
-    database: str = Field(default="metadata", min_length=1, description="Name of the database.")
+    database: str = Field(default="perennial", min_length=1, description="Name of the database.")
+    tls: bool = Field(default=False, description="Encrypt the connection; mysql only.")
     secret: _KubernetesName = Field(
         default="perennial-metadata", description="Secret with the keys `user` and `password`."
     )
