@@ -64,9 +64,9 @@ class Kubeflow:
         self._host = (host or "http://kubeflow").rstrip("/")
         self._namespace = connection.namespace
         with self._told():
-            self._client = _Client(**_options(connection, self._host), dry_run=dry_run)
-            server = self._client.server
-            server.call_api = self._record(server) if dry_run else _in_time(server.call_api)
+            self._client = _Client(**_options(connection, self._host))
+        server = self._client.server
+        server.call_api = self._record(server) if dry_run else _watched(server)
 
     def upload(self, package: Package) -> Version:
         """Make the package a version of the pipeline of its name, unless it is one already."""
@@ -240,10 +240,12 @@ class Kubeflow:
 
 
 class _Client(kfp.Client):
-    """Without the retries of kfp's first look, which take half a minute and print tracebacks."""
+    """Made without asking whether there are several users: --namespace says so.
 
-    def __init__(self, *, dry_run: bool, **options: Any) -> None:
-        self._dry_run = dry_run
+    kfp would ask five times, half a minute long, and print a traceback each time.
+    """
+
+    def __init__(self, **options: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             super().__init__(**options)
@@ -254,26 +256,24 @@ class _Client(kfp.Client):
         return self._run_api.api_client
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> api.V2beta1GetHealthzResponse:
-        if self._dry_run:
-            return api.V2beta1GetHealthzResponse(multi_user=False)
-        ask = _in_time(self._healthz_api.healthz_service_get_healthz)
-        return ask()
+        return api.V2beta1GetHealthzResponse(multi_user=False)
 
 
-def _in_time(ask: Any) -> Any:
-    """`ask` that waits for seconds, not for ever, and that tells JSON from a login page."""
+def _watched(server: api.ApiClient) -> Any:
+    """`server.call_api` that waits for seconds only, and tells the API from a login page."""
+    ask = server.call_api
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call_api(*args: Any, **kwargs: Any) -> Any:
         kwargs["_request_timeout"] = kwargs.get("_request_timeout") or (_CONNECT_S, _READ_S)
-        try:
-            return ask(*args, **kwargs)
-        except (AttributeError, TypeError, ValueError):
+        answer = ask(*args, **kwargs)
+        if "html" in (server.last_response.getheader("Content-Type") or ""):
             raise KubeflowRefused(
-                "the host answers, but not as Kubeflow's API does: probably with a login page; "
-                "give --cookies-file or --token-file, or check --host"
-            ) from None
+                f"{server.configuration.host}: answers with a web page, perhaps to log in, and not "
+                "as Kubeflow's API; give --cookies-file or --token-file, or check --host"
+            )
+        return answer
 
-    return call
+    return call_api
 
 
 def _options(connection: Connection, host: str) -> dict[str, Any]:
