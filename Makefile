@@ -40,6 +40,12 @@ lock: | .venv/bin/uv ## Pin the dependencies of pyproject.toml anew; newest ones
 	.venv/bin/uv pip compile pyproject.toml --quiet --all-extras --generate-hashes \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_39 \
 		--custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
+	@for device in cpu gpu; do \
+		.venv/bin/uv pip compile kubeflow/image/$$device.in --constraint requirements.lock \
+			$$(test $$device = gpu || echo --no-deps) --quiet --generate-hashes --no-annotate \
+			--python-version 3.11 --python-platform x86_64-manylinux_2_39 \
+			--custom-compile-command "make lock" --output-file kubeflow/image/$$device.lock; \
+	done
 
 .venv/bin/uv:
 	@$(MAKE) --no-print-directory venv

@@ -4,7 +4,7 @@
 | --- | --- |
 | `KIND` | `mysql` (MariaDB too), `postgresql` or `sqlite` |
 | `HOST`, `PORT` | of the database server; ports are 3306 and 5432 by default |
-| `DATABASE`, `USER` | `perennial` by default; the database must exist, its tables are made |
+| `DATABASE`, `USER` | `metadata` and `perennial` by default; must exist, the tables are made |
 | `PASSWORD` | from a Kubernetes secret |
 | `TLS` | `true` encrypts the connection; `mysql` only |
 | `PATH` | file of `sqlite`, for trials on one machine |
@@ -47,7 +47,7 @@ def connection_config(env: Mapping[str, str]) -> metadata_store_pb2.ConnectionCo
         raise ConfigError(f"{PREFIX}KIND = {kind!r}: must be {', '.join(KINDS)}")
     host = _value(env, "HOST", "must be the name or address of the database server")
     port = _port(env, PORTS[kind])
-    database = env.get(f"{PREFIX}DATABASE") or "perennial"
+    database = env.get(f"{PREFIX}DATABASE") or "metadata"
     user = env.get(f"{PREFIX}USER") or "perennial"
     password = _value(env, "PASSWORD", "must come from a Kubernetes secret")
     tls = _tls(env, kind)
@@ -88,7 +88,7 @@ def location(env: Mapping[str, str]) -> str:
     if kind == "sqlite":
         return f"sqlite file {env[f'{PREFIX}PATH']}"
     user = env.get(f"{PREFIX}USER") or "perennial"
-    database = env.get(f"{PREFIX}DATABASE") or "perennial"
+    database = env.get(f"{PREFIX}DATABASE") or "metadata"
     return f"{kind} database {database} at {_address(env)} as {user}"
 
 
@@ -129,11 +129,11 @@ def _value(env: Mapping[str, str], name: str, rule: str) -> str:
 
 def _port(env: Mapping[str, str], default: int) -> int:
     text = env.get(f"{PREFIX}PORT") or str(default)
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
-        # Kubernetes puts such a URI there where a Service is named perennial-metadata.
-        hint = "; rename the Service perennial-metadata" if "://" in text else ""
-        raise ConfigError(f"{PREFIX}PORT = {text!r}: must be a number from 1 to 65535{hint}")
-    return int(text)
+    # What Kubernetes itself puts there where the Service is called perennial-metadata.
+    number = text.rpartition(":")[2] if text.startswith("tcp://") else text
+    if not (number.isascii() and number.isdigit() and 0 < int(number) < 65536):
+        raise ConfigError(f"{PREFIX}PORT = {text!r}: must be a number from 1 to 65535")
+    return int(number)
 
 
 def _tls(env: Mapping[str, str], kind: str) -> bool:

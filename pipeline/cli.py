@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from pipeline.commands import schedule
 from pipeline.commands.classify import classify
 from pipeline.commands.models import models, promote, rollback
 from pipeline.commands.serve import serve
+from pipeline.commands.submit import submit
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
 
 if TYPE_CHECKING:
@@ -319,8 +321,14 @@ def _write_traceback(error: Exception) -> Path:
     return Path(path)
 
 
-for _command in (serve, models, promote, rollback, classify):
+for _command in (serve, models, promote, rollback, classify, submit):
     app.command()(_reported(LogFormat.PLAIN)(_command))
+
+schedule_app = typer.Typer(help="Run a pipeline on Kubeflow by the clock.", no_args_is_help=True)
+app.add_typer(schedule_app, name="schedule")
+schedule_app.command("list")(_reported(LogFormat.PLAIN)(schedule.list_schedules))
+for _command in (schedule.create, schedule.pause, schedule.resume, schedule.delete):
+    schedule_app.command()(_reported(LogFormat.PLAIN)(_command))
 
 
 if __name__ == "__main__":

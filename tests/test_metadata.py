@@ -58,12 +58,17 @@ class TestSettings:
     def test_mysql(self) -> None:
         config = connection_config(POD).mysql
         assert (config.host, config.port) == ("metadata-db", 3306)
-        assert (config.database, config.user, config.password) == ("perennial",) * 2 + (PASSWORD,)
+        assert (config.database, config.user) == ("metadata", "perennial")
+        assert config.password == PASSWORD
         assert config.skip_db_creation
         assert not config.HasField("ssl_options")
 
     def test_mysql_by_tcp_on_this_host(self) -> None:
         assert connection_config(changed(POD, HOST="localhost")).mysql.host == "127.0.0.1"
+
+    def test_the_port_of_a_service_that_is_called_perennial_metadata(self) -> None:
+        env = changed(POD, PORT="tcp://10.0.0.1:3307")
+        assert connection_config(env).mysql.port == 3307
 
     def test_mysql_encrypted(self) -> None:
         assert connection_config(changed(POD, TLS="true")).mysql.HasField("ssl_options")
@@ -86,7 +91,6 @@ class TestSettings:
             ({"KIND": "sqlite"}, "PATH is not set: must be the path"),
             ({"HOST": ""}, "HOST is empty: must be the name"),
             ({"PASSWORD": None}, "PASSWORD is not set: must come from a Kubernetes secret"),
-            ({"PORT": "tcp://10.0.0.1:3306"}, "1 to 65535; rename the Service perennial-metadata"),
             ({"PORT": "70000"}, "PORT = '70000': must be a number from 1 to 65535"),
             ({"TLS": "1"}, "TLS = '1': must be true or false"),
             ({"KIND": "postgresql", "TLS": "true"}, "postgresql client is built without TLS"),
@@ -102,7 +106,7 @@ class TestSettings:
         assert PASSWORD not in str(caught.value)
 
     def test_the_location_is_told_without_the_password(self) -> None:
-        assert location(POD) == "mysql database perennial at metadata-db:3306 as perennial"
+        assert location(POD) == "mysql database metadata at metadata-db:3306 as perennial"
         assert "/data/m.db" in location(changed({}, KIND="sqlite", PATH="/data/m.db"))
 
 
@@ -179,7 +183,7 @@ class TestDatabase:
 
     def test_a_wrong_password_is_one_clear_line(self, database: Database) -> None:
         problem = _refused(changed(database.env, PASSWORD="not the one"))
-        assert f"{database.kind} database perennial at 127.0.0.1:{database.port} as" in problem
+        assert f"{database.kind} database metadata at 127.0.0.1:{database.port} as" in problem
         assert "does not let this account in; check user and password" in problem
         assert ("mysql_native_password" in problem) == (database.kind == "mysql")
         assert "not the one" not in problem
