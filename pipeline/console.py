@@ -204,7 +204,7 @@ class _PlainConsole(Console):
             case "run_start":
                 return f"run {fields['run_id']}: {len(self._nodes)} nodes"
             case "run_end":
-                return f"run {fields['state']} after {_duration(fields['wall_s'])}"
+                return f"run {fields['state']} after {duration(fields['wall_s'])}"
             case "node_start":
                 return f"{self._numbered(fields['node'])} started"
             case "node_end":
@@ -292,7 +292,7 @@ class _RichConsole(Console):
             ran = node.state in ("complete", "failed")
             cells = [self._icon(node), Text(node.name), Text(_state(node))]
             if wide:
-                cells.append(Text(_duration(node.cpu_s) if ran else ""))
+                cells.append(Text(duration(node.cpu_s) if ran else ""))
                 cells.append(Text(_memory(node.peak_mb) if ran else ""))
                 cells.append(Text(node.epoch, style="dim"))
             table.add_row(*cells)
@@ -343,19 +343,19 @@ def _state(node: _Node) -> str:
         case "waiting":
             return ""
         case "running":
-            return _duration(time.time() - node.started)
+            return duration(time.time() - node.started)
         case "cached" | "skipped":
             return node.state
-    return _duration(node.wall_s)
+    return duration(node.wall_s)
 
 
 def _ending(node: _Node) -> str:
     match node.state:
         case "complete":
-            costs = f"CPU {_duration(node.cpu_s)}, peak memory {_memory(node.peak_mb)}"
-            return f"complete in {_duration(node.wall_s)} ({costs})"
+            costs = f"CPU {duration(node.cpu_s)}, peak memory {_memory(node.peak_mb)}"
+            return f"complete in {duration(node.wall_s)} ({costs})"
         case "failed":
-            return f"failed after {_duration(node.wall_s)}"
+            return f"failed after {duration(node.wall_s)}"
     return node.state
 
 
@@ -389,7 +389,8 @@ def _figure(value: Any) -> str:
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`12.3 s`, `4 min 05 s` or `2 h 10 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
