@@ -41,7 +41,14 @@ from pipeline.report.facts import (
 )
 
 EVIL = '<script>alert("1")</script>'
-NAMES = (EVIL, "$\\frac", "Zoë & <b>Søn</b>", "a'b\"c", "ice-cream parlour with a long name", "{{x}}")
+NAMES = (
+    EVIL,
+    "$\\frac",
+    "Zoë & <b>Søn</b>",
+    "a'b\"c",
+    "ice-cream parlour with a long name",
+    "{{x}}",
+)
 
 
 def estimate(value: float, width: float = 0.03) -> Estimate:
@@ -219,7 +226,9 @@ def facts(
         evaluation=evaluation,
         verdict=Verdict(
             blessed=state is State.PUSHED,
-            baseline=Baseline(id=7, uri="/tmp/work/artifacts/Trainer/model/7") if champion else None,
+            baseline=Baseline(id=7, uri="/tmp/work/artifacts/Trainer/model/7")
+            if champion
+            else None,
             compared_classes=list(classes[1:]) if champion else [],
             note="compared with model 7 over the classes that both know",
             checks=[

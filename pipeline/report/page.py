@@ -219,11 +219,11 @@ def _figure(value: float | None, share: bool = False) -> str:
 
 
 def _interval(estimate: Estimate, share: bool = False) -> str:
-    """`97.9 to 99.5 %`; empty where there is none."""
+    """`97.9 to 99.5%`; empty where there is none."""
     if estimate.low is None or estimate.high is None:
         return ""
     if share:
-        return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f} %"
+        return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}%"
     return f"{estimate.low:.3g} to {estimate.high:.3g}"
 
 

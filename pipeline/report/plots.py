@@ -246,7 +246,7 @@ def _one_curve(training: Training, values: Sequence[float]) -> Figure:
     figure, axes = _figure(height=150)
     epochs = [row["epoch"] for row in training.epochs]
     axes.plot(epochs, values, color=FIRST, **_marker(epochs))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.25 * max(values) or 1)
     _epochs(axes, training)
     return figure
 
@@ -400,7 +400,7 @@ def _recall(evaluation: Figures) -> _Drawn:
     _legend(axes)
     worst = classes[0]
     text = (
-        "Recall of each class with its 95 % interval, worst first: "
+        "Recall of each class with its 95% interval, worst first: "
         f"{worst.name} with {percent(worst.recall.value)}."
     )
     return "Recall by class", text, figure
