@@ -44,10 +44,10 @@ class ImageEvaluatorSpec(component_spec.ComponentSpec):
 class ImageEvaluator(base_beam_component.BaseBeamComponent):
     """Evaluates a candidate and the latest blessed model on the same images, and judges.
 
-    TFMA asks the models' exported signatures, as TFX's Evaluator has it do. That one however blesses
-    by thresholds on differences alone, whatever chance explains, and some of its metrics are wrong
-    for more than two classes. Here every prediction is kept, figures have intervals, and `gate`
-    holds the checks. Outputs are those of TFX's Evaluator and what `figures` describes.
+    TFMA asks the models' exported signatures, as it does for TFX's Evaluator. That one judges by
+    the plain difference, whatever chance explains, by one threshold for every slice, and passes a
+    class that has no image. Here every prediction is kept, figures have intervals, and `gate` holds
+    the checks. Outputs are those of TFX's Evaluator, with the files that `figures` describes.
     """
 
     SPEC_CLASS = ImageEvaluatorSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         classes = {name: read_classes(path) for name, path in models.items()}
 
         table = self._predict(examples, models, len(classes[CANDIDATE]), evaluation.uri)
-        _check_predictions(table)
+        _check_predictions(table, models)
         write_table(table, os.path.join(evaluation.uri, figures.PREDICTIONS))
         result = _figures(table, classes, models, _images(examples, _LATENCY_IMAGES))
         _check_count(evaluation.uri, result.candidate)
@@ -211,7 +211,7 @@ def _slices(table: pa.Table) -> dict[str, np.ndarray]:
     return {feature: table[feature].to_numpy() for feature in SLICES}
 
 
-def _check_predictions(table: pa.Table) -> None:
+def _check_predictions(table: pa.Table, models: Iterable[str]) -> None:
     """Raise what `Executor.Do` raises."""
     unknown = np.flatnonzero(table["label"].to_numpy() < 0)
     if len(unknown):
@@ -220,15 +220,14 @@ def _check_predictions(table: pa.Table) -> None:
             f"{len(unknown)} images, such as {name} of the {split} split, are of a class that the "
             "model does not know; correct their labels or train with images of that class"
         )
-    for model in (CANDIDATE, BASELINE):
+    for model in models:
         answered = table.filter(pc.is_valid(table[model]))
         bad = np.flatnonzero(~np.isfinite(_probabilities(answered, model)).all(axis=1))
         if len(bad):
             name = answered["filename"][int(bad[0])].as_py()
             raise NotServableError(
                 f"the {model}'s probabilities are no numbers for {len(bad)} of {len(answered)} "
-                f"images, such as {name}; train with a lower learning rate, or with train.precision "
-                '= "float32"'
+                f"images, such as {name}; train with a lower learning rate, or in float32"
             )
 
 

@@ -14,7 +14,6 @@ from scipy import stats
 
 from components.image_evaluator.bounds import (
     CEILINGS,
-    CLASS,
     CLASS_FLOORS,
     FLOORS,
     LATENCIES,
@@ -73,7 +72,7 @@ def decide(evidence: Evidence, baseline: Baseline | None) -> Verdict:
 
 def _note(pairs: Pairs | None) -> str:
     if pairs is None:
-        return "no baseline: the first model, held to the absolute bounds only"
+        return "no baseline, as this is the first model: held to the absolute bounds only"
     images = len(pairs.candidate)
     if not images:
         return (
