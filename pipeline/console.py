@@ -114,6 +114,19 @@ class Console(logging.Handler, abc.ABC):
         progress.LOGGER.removeHandler(self)
         progress.LOGGER.setLevel(self._previous_level)
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """What became of each node so far: node, state, wall_s, cpu_s and peak_mb."""
+        return [
+            {
+                "node": node.name,
+                "state": node.state,
+                "wall_s": node.wall_s,
+                "cpu_s": node.cpu_s,
+                "peak_mb": node.peak_mb,
+            }
+            for node in self._nodes.values()
+        ]
+
     def summary(self, rows: Sequence[tuple[str, str]], data: Mapping[str, Any]) -> None:
         """Show the outcome of a run: `rows` of label and value to people, `data` to machines."""
         self._now = time.time()

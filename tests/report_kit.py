@@ -21,6 +21,7 @@ from components.image_evaluator.figures import (
     Verdict,
 )
 from pipeline.report.facts import (
+    Accuracies,
     Artifact,
     Code,
     Data,
@@ -32,6 +33,7 @@ from pipeline.report.facts import (
     Prediction,
     Predictions,
     Run,
+    RunData,
     Sample,
     Setting,
     Spread,
@@ -136,13 +138,18 @@ def run(state: State = State.PUSHED, number: int = 1, accuracy: float | None = 0
         error=None if pushed else "accuracy 0.9000 is below evaluate.min_accuracy = 0.9500",
         name="perennial",
         recipe="vit",
-        source="/data/<i>photos</i>/{SPAN}",
+        data=RunData(source="/data/<i>photos</i>/{SPAN}"),
         settings=settings,
         code=Code(versions={"perennial": "0.1.0", "tensorflow": "2.21"}, commit="7a59f67"),
         nodes=[Node(node="Trainer", state="complete", wall_s=35.2, cpu_s=42.8, peak_mb=1260)],
         pushed=f"/tmp/work space/serving/perennial/{number}" if pushed else None,
-        accuracy=None if accuracy is None else estimate(accuracy),
-        baseline_accuracy=None if accuracy is None or number == 1 else estimate(accuracy - 0.01),
+        verdict=None
+        if accuracy is None
+        else Accuracies(
+            accuracy=accuracy,
+            interval=(accuracy - 0.03, accuracy + 0.02),
+            baseline_accuracy=accuracy - 0.01 if number > 1 else None,
+        ),
     )
 
 

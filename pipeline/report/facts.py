@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from components.image_evaluator.figures import Estimate, Figures, Verdict
 
+RECORD = "run.json"
+
 
 class State(enum.StrEnum):
     """How far a run came. The record of a killed one says RUNNING, and it is read as CUT_OFF."""
@@ -50,28 +52,52 @@ class Code(_Fact):
     modified: bool = False
 
 
+class RunData(_Fact):
+    """data.source of a run."""
+
+    source: str
+
+
+class Accuracies(_Fact):
+    """What a record keeps of a verdict: accuracy with its 95% interval, and the baseline's."""
+
+    accuracy: float
+    interval: tuple[float, float]
+    baseline_accuracy: float | None
+
+
 class Run(_Fact):
-    """The record of a run, which is also runs/<run_id>/run.json.
+    """The record of a run, RECORD in its folder. It has more there, such as all of the verdict.
 
     started: UTC, ISO 8601. error: why it failed or was rejected. pushed: the version's folder.
-    accuracy, baseline_accuracy: of the candidate and of the latest blessed model on the same
-    images.
     """
 
     run_id: str
     started: str
-    state: State = State.RUNNING
+    state: State
     wall_s: float | None = None
     error: str | None = None
-    name: str = ""
-    recipe: str = ""
-    source: str = ""
-    settings: dict[str, Setting] = Field(default_factory=dict)
-    code: Code = Code(versions={})
+    name: str
+    recipe: str
+    data: RunData
+    settings: dict[str, Setting]
+    code: Code
     nodes: list[Node] = Field(default_factory=list)
     pushed: str | None = None
-    accuracy: Estimate | None = None
-    baseline_accuracy: Estimate | None = None
+    verdict: Accuracies | None = None
+
+    @property
+    def accuracy(self) -> Estimate | None:
+        """The candidate's."""
+        if self.verdict is None:
+            return None
+        low, high = self.verdict.interval
+        return Estimate(value=self.verdict.accuracy, low=low, high=high)
+
+    @property
+    def baseline_accuracy(self) -> float | None:
+        """The latest blessed model's, on the same images."""
+        return self.verdict.baseline_accuracy if self.verdict else None
 
     @property
     def version(self) -> str | None:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import ValidationError
 
 from pipeline.errors import ConfigError
-from pipeline.report.facts import Facts, Run, State
+from pipeline.report.facts import RECORD, Facts, Run, State
 
 if TYPE_CHECKING:
     from pipeline.workspace import Workspace
 
-RECORD = "run.json"
 FACTS = "report.json"
 LATEST = "latest"
 

@@ -170,7 +170,7 @@ def rerun(facts: Facts) -> list[str]:
     run = facts.run
     folder = Path(str(run.value("workspace", "workspace"))) / "runs" / run.run_id
     command = f".venv/bin/perennial run --config {shlex.quote(str(folder / 'config.toml'))}"
-    if "{" in run.source and facts.data and facts.data.spans:
+    if "{" in run.data.source and facts.data and facts.data.spans:
         # The latest spans may be others by now.
         first, last = min(facts.data.spans), max(facts.data.spans)
         command += f" --set data.first_span={first} --set data.last_span={last}"

@@ -412,13 +412,13 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def _history(runs: Sequence[Run]) -> _Drawn:
-    known = [(run, run.accuracy) for run in runs if run.accuracy and run.accuracy.value is not None]
+    known = [(run, run.accuracy) for run in runs if run.accuracy]
     figure, axes = _figure(720, 260)
     places = range(len(known))
     held = [
-        (place, run.baseline_accuracy.value)
+        (place, run.baseline_accuracy)
         for place, (run, _) in enumerate(known)
-        if run.baseline_accuracy and run.baseline_accuracy.value is not None
+        if run.baseline_accuracy is not None
     ]
     axes.plot(
         [place for place, _ in held],

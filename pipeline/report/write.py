@@ -79,9 +79,9 @@ def summary(run: Run) -> dict[str, Any]:
         "state": run.state.value,
         "version": run.version,
         **_estimate("accuracy", run.accuracy),
-        **_estimate("baseline_accuracy", run.baseline_accuracy),
+        "baseline_accuracy": run.baseline_accuracy,
         "recipe": run.recipe,
-        "data": run.source,
+        "data": run.data.source,
         "wall_s": run.wall_s,
         "error": run.error,
     }
