@@ -205,7 +205,7 @@ class _PlainConsole(Console):
             self._show_summary(fields["rows"])
         elif text := self._text(event, fields):
             now = time.strftime("%H:%M:%S", time.localtime(self._now))
-            self._write(f"{now} {_printable(text)}")
+            self._write(f"{now} {printable(text)}")
 
     def _show_summary(self, rows: Sequence[tuple[str, str]]) -> None:
         self._write("")
@@ -280,7 +280,7 @@ class _RichConsole(Console):
 
     def _show(self, event: str, fields: Mapping[str, Any]) -> None:
         if event == "note":
-            self._terminal.print(Text(_printable(str(fields["text"]))))
+            self._terminal.print(Text(printable(str(fields["text"]))))
         elif event == "summary":
             self._show_summary(fields["rows"])
 
@@ -323,7 +323,7 @@ class _RichConsole(Console):
         table.add_column()
         table.add_column(no_wrap=True, overflow=self._overflow)
         table.add_row(
-            Text(_printable(step.what)),
+            Text(printable(step.what)),
             ProgressBar(step.total, step.done, width=24 if wide else 10),
             Text(_count(step) + (_figures(step.extras) if wide else "")),
         )
@@ -384,7 +384,7 @@ def _progress(step: _Step) -> str:
 
 def _count(step: _Step) -> str:
     of_total = f"/{step.total:,}" if step.total else ""
-    return f"{step.done:,}{of_total} {_printable(step.unit)}"
+    return f"{step.done:,}{of_total} {printable(step.unit)}"
 
 
 def _figures(metrics: Mapping[str, Any]) -> str:
@@ -397,7 +397,7 @@ def _figures(metrics: Mapping[str, Any]) -> str:
 
 def _figure(value: Any) -> str:
     if not isinstance(value, numbers.Real):
-        return _printable(str(value))
+        return printable(str(value))
     number = float(value)
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
@@ -415,7 +415,7 @@ def _memory(megabytes: float) -> str:
     return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """`text` on one line, and without what would steer a terminal: file names may hold anything."""
     return "".join(character if character.isprintable() else "?" for character in text)
 

@@ -50,9 +50,14 @@ class Workspace:
 
     def connection(self) -> metadata_store_pb2.ConnectionConfig:
         """How TFX connects to `metadata`."""
-        from tfx.orchestration.metadata import sqlite_metadata_connection_config
+        # As TFX's own function makes it, whose module takes seconds to import.
+        from ml_metadata.proto import metadata_store_pb2
 
-        return sqlite_metadata_connection_config(str(self.metadata))
+        sqlite = metadata_store_pb2.SqliteMetadataSourceConfig(
+            filename_uri=str(self.metadata),
+            connection_mode=metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE,
+        )
+        return metadata_store_pb2.ConnectionConfig(sqlite=sqlite)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

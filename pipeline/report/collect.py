@@ -121,7 +121,7 @@ def _content(uri: str | None, *names: str) -> bytes | None:
 
 def _data(where: Mapping[str, str]) -> Data | None:
     from components.image_example_gen.accounting import FILE_NAME, QUARANTINE
-    from components.image_example_validator.executor import FINDINGS_FILE
+    from components.image_example_validator.findings import FINDINGS_FILE
 
     accounting = _content(where.get("examples"), FILE_NAME)
     if accounting is None:

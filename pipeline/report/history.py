@@ -86,6 +86,25 @@ def read_facts(workspace: Workspace, run: Run) -> Facts:
         return Facts(run=run)
 
 
+def summary(run: Run) -> dict[str, Any]:
+    """A run in one flat row."""
+    found = run.accuracy
+    return {
+        "run": run.run_id,
+        "started": run.started,
+        "state": run.state.value,
+        "version": run.version,
+        "accuracy": found.value if found else None,
+        "accuracy_low": found.low if found else None,
+        "accuracy_high": found.high if found else None,
+        "baseline_accuracy": run.baseline_accuracy,
+        "recipe": run.recipe,
+        "data": run.data.source,
+        "wall_s": run.wall_s,
+        "error": run.error,
+    }
+
+
 def promotions(workspace: Workspace) -> list[Promotion]:
     """Changes of what is served from the workspace, newest first."""
     return list(_promotions(workspace.root / "serving"))[::-1]

@@ -260,6 +260,7 @@ def _epochs(axes: Axes, training: Training) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set_xlim(0.5, len(training.epochs) + 0.5)
     axes.set_xlabel("epoch")
     for start in training.phase_starts[1:]:
         axes.axvline(start - 0.5, color=INK, linewidth=1, linestyle=":")
@@ -331,7 +332,7 @@ def _reliability(evaluation: Figures) -> _Drawn:
             [each.confidence for each in bins],
             [each.accuracy for each in bins],
             color=color,
-            linewidth=1.2,
+            linewidth=0.8,
             label=name,
         )
         axes.scatter(

@@ -61,7 +61,7 @@ def write_index(workspace: Workspace) -> Path:
         plot = plots.draw_history(runs[::-1])
         write_file(workspace.runs / f"{plot.name}.svg", plot.svg)
         write_file(workspace.runs / f"{plot.name}.png", plot.png)
-    rows = [summary(run) for run in runs]
+    rows = [history.summary(run) for run in runs]
     write_file(workspace.runs / "runs.json", json.dumps(rows, indent=1) + "\n")
     write_file(workspace.runs / "runs.csv", _csv(rows))
     path = workspace.runs / INDEX
@@ -69,22 +69,6 @@ def write_index(workspace: Workspace) -> Path:
     text = page.render_index(str(workspace.root), runs, pages, history.promotions(workspace), plot)
     write_file(path, text)
     return path
-
-
-def summary(run: Run) -> dict[str, Any]:
-    """A run in one flat row: what `perennial runs` and the index have of it."""
-    return {
-        "run": run.run_id,
-        "started": run.started,
-        "state": run.state.value,
-        "version": run.version,
-        **_estimate("accuracy", run.accuracy),
-        "baseline_accuracy": run.baseline_accuracy,
-        "recipe": run.recipe,
-        "data": run.data.source,
-        "wall_s": run.wall_s,
-        "error": run.error,
-    }
 
 
 def write_file(path: Path, content: str | bytes) -> None:
