@@ -14,7 +14,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kfp import compiler, dsl
 
@@ -44,11 +44,15 @@ class Node:
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "-", self.id).strip("-").lower()
 
 
-def compile_pipeline(loaded: Loaded) -> str:
-    """The pipeline as YAML of two documents: the pipeline, and what it wants of Kubernetes.
+class Compiled(NamedTuple):
+    """A pipeline as YAML of two documents: the pipeline itself, and what it wants of Kubernetes."""
 
-    Raises ConfigError.
-    """
+    text: str
+    nodes: list[Node]
+
+
+def compile_pipeline(loaded: Loaded) -> Compiled:
+    """Compile the DAG with the settings in `loaded`. Raises ConfigError."""
     config, kubeflow = loaded.config, loaded.config.kubeflow
     if kubeflow.pipeline_root is None:
         raise ConfigError(
@@ -62,7 +66,7 @@ def compile_pipeline(loaded: Loaded) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(path))
-        return path.read_text(encoding="utf-8")
+        return Compiled(path.read_text(encoding="utf-8"), nodes)
 
 
 def _find_nodes(config: Config, pipeline_root: str) -> list[Node]:

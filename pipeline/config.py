@@ -89,11 +89,10 @@ def given_settings(loaded: Loaded) -> dict[str, Any]:
 
     `load_given` makes the same configuration of it, unless presets or images have changed.
     """
-    values = loaded.config.model_dump(mode="json")
     return {
-        key: _at(values, key)
-        for key, origin in loaded.origins.items()
-        if origin == COMMAND_LINE or origin.startswith("file:")
+        key: value
+        for key, value in items(loaded.config, loaded.origins)
+        if loaded.origins[key].startswith((COMMAND_LINE, "file:"))
     }
 
 
@@ -183,6 +182,13 @@ def dump_toml(config: Config, origins: Mapping[str, str]) -> str:
     A setting that is unset (None) is left out.
     """
     return "\n".join(_dump_section(config, origins, ())) + "\n"
+
+
+def items(config: Config, origins: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    """Each setting by its dotted key, as a JSON-able value."""
+    tree = config.model_dump(mode="json")
+    for key in origins:
+        yield key, _at(tree, key)
 
 
 def check_paths(config: Config) -> None:
