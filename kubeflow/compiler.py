@@ -21,22 +21,23 @@ from kfp import compiler, dsl
 from kubeflow import node_pools, parameters
 from kubeflow import plan as planning
 from kubeflow.parameters import PIPELINE_ROOT, Parameter
+from kubeflow.results import METRICS, REPORT
 from pipeline.config import Loaded
 from pipeline.errors import ConfigError
 from pipeline.settings import DEFAULT_POOL, Config, KubeflowConfig, Pool
 
 ENTRYPOINT = ["python3", "-m", "kubeflow.entrypoint"]
-_PLAN = "plan"
-_JUDGES = "ModelEvaluation"
+_PLAN, _RECORD = "plan", "record"
+_REPORTED = {"ModelEvaluation", "PushedModel"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """A node of the DAG. judges: whether it says how good a model is."""
+    """A node of the DAG. reports: whether there is something to report of the run after it."""
 
     id: str
     upstream: tuple[str, ...]
-    judges: bool
+    reports: bool
 
     @property
     def task(self) -> str:
@@ -75,8 +76,8 @@ def _find_nodes(config: Config, pipeline_root: str) -> list[Node]:
         Node(
             id=node.pipeline_node.node_info.id,
             upstream=tuple(node.pipeline_node.upstream_nodes),
-            judges=any(
-                output.artifact_spec.type.name == _JUDGES
+            reports=any(
+                output.artifact_spec.type.name in _REPORTED
                 for output in node.pipeline_node.outputs.outputs.values()
             ),
         )
@@ -97,7 +98,9 @@ def _pipeline(
         _set_up(plan, kubeflow, pool, _PLAN)
         tasks: dict[str, dsl.PipelineTask] = {}
         for node in nodes:
-            task = _node_component(kubeflow, node)(plan=plan.outputs[_PLAN])
+            wanted = (_PLAN, _RECORD) if node.reports else (_PLAN,)
+            inputs = {name: plan.outputs[name] for name in wanted}
+            task = _node_component(kubeflow, node)(**inputs)
             task.after(*(tasks[upstream] for upstream in node.upstream))
             _set_up(task, kubeflow, node_pools.pool_of(kubeflow, node.id), node.id)
             tasks[node.id] = task
@@ -134,11 +137,14 @@ def _plan_component(
         args += [",".join(node.id for node in nodes)]
         for parameter in own:
             args += ["--parameter", parameter.name, values[parameter.name]]
-        args += ["--pipeline-root", values[PIPELINE_ROOT], "--output", values[_PLAN]]
+        args += ["--pipeline-root", values[PIPELINE_ROOT]]
+        args += ["--run-id", dsl.PIPELINE_JOB_ID_PLACEHOLDER]
+        args += ["--output", values[_PLAN], "--record", values[_RECORD]]
         return dsl.ContainerSpec(image=image, command=ENTRYPOINT, args=args)
 
     inputs: list[tuple[str, Any]] = [(parameter.name, parameter.type) for parameter in own]
-    inputs += [(PIPELINE_ROOT, str), (_PLAN, dsl.OutputPath(str))]
+    inputs += [(PIPELINE_ROOT, str)]
+    inputs += [(name, dsl.OutputPath(str)) for name in (_PLAN, _RECORD)]
     return dsl.container_component(_function(_PLAN, container, inputs))
 
 
@@ -150,13 +156,13 @@ def _node_component(kubeflow: KubeflowConfig, node: Node) -> Any:
         args += ["--run-id", dsl.PIPELINE_JOB_ID_PLACEHOLDER]
         # All of what Kubeflow wants to have back, in its own words.
         args += ["--executor-input", "{{$}}"]
-        if node.judges:
-            args += ["--report", values["report"].path]
+        if node.reports:
+            args += ["--record", values[_RECORD], "--report", values[REPORT].path]
         return dsl.ContainerSpec(image=image, command=ENTRYPOINT, args=args)
 
-    interface: list[tuple[str, Any]] = [(_PLAN, str), ("metrics", dsl.Output[dsl.Metrics])]
-    if node.judges:
-        interface.append(("report", dsl.Output[dsl.Markdown]))
+    interface: list[tuple[str, Any]] = [(_PLAN, str), (METRICS, dsl.Output[dsl.Metrics])]
+    if node.reports:
+        interface += [(_RECORD, str), (REPORT, dsl.Output[dsl.HTML])]
     return dsl.container_component(_function(node.task, container, interface))
 
 

@@ -54,14 +54,17 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--nodes", required=True, help="ids of the compiled nodes, with commas")
     plan.add_argument("--parameter", nargs=2, action="append", default=[], help="name and value")
     plan.add_argument("--pipeline-root", required=True)
+    plan.add_argument("--run-id", required=True, help="name that the pods of a run share")
     plan.add_argument("--output", type=Path, required=True, help="file for the plan")
+    plan.add_argument("--record", type=Path, required=True, help="file for what reports say")
     node = actions.add_parser("node")
     node.set_defaults(action=_node)
     node.add_argument("--node", required=True, help="its id")
     node.add_argument("--plan", required=True, help="what `plan` wrote")
     node.add_argument("--run-id", required=True, help="name that the pods of a run share")
     node.add_argument("--executor-input", type=json.loads, required=True, help="Kubeflow's message")
-    node.add_argument("--report", type=Path, help="file for a report in Markdown")
+    node.add_argument("--record", type=json.loads, help="what `plan` wrote for reports")
+    node.add_argument("--report", type=Path, help="file for a report")
     return parser
 
 
@@ -76,7 +79,8 @@ def _plan(options: argparse.Namespace) -> None:
 
     from tfx.orchestration.metadata import Metadata
 
-    from kubeflow import metadata, plan
+    from kubeflow import metadata, plan, results
+    from pipeline.run import beginning
 
     # The tables are made here, by one pod and before two nodes could at once.
     with Metadata(metadata.connection_config(os.environ)):
@@ -88,8 +92,9 @@ def _plan(options: argparse.Namespace) -> None:
             f"this image and these parameters make the nodes {nodes}, but {options.nodes} were "
             "compiled; compile the pipeline again, with the image's version of the code"
         )
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(plan.encode(ir), encoding="utf-8")
+    record = beginning(loaded.config, loaded.origins, options.run_id)
+    results.write_file(options.record, json.dumps(record))
+    results.write_file(options.output, plan.encode(ir))
 
 
 def _node(options: argparse.Namespace) -> None:
@@ -119,7 +124,10 @@ def _node(options: argparse.Namespace) -> None:
     )
     with runner.interruptible():
         result = runner.run(node, finished=attempts.clean_up(connection, ir, node))
-        results.write(result, options.executor_input, options.report)
+        page = results.report(connection, options.record, result) if options.report else None
+        if page is not None:
+            results.write_file(options.report, page)
+        results.write(options.executor_input, result, page)
 
 
 def _failed(kind: str, message: str, exit_code: int) -> int:

@@ -49,12 +49,13 @@ def apply(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> None:
     _place(task, kubeflow, pool)
     _environment(task, kubeflow.metadata, pool)
     _volumes(task, pool)
-    task.set_retry(
-        num_retries=pool.retries,
-        backoff_duration=f"{pool.retry_delay}s",
-        backoff_factor=pool.retry_factor,
-        backoff_max_duration=f"{pool.retry_max_delay}s",
-    )
+    if pool.retries:
+        task.set_retry(
+            num_retries=pool.retries,
+            backoff_duration=f"{pool.retry_delay}s",
+            backoff_factor=pool.retry_factor,
+            backoff_max_duration=f"{pool.retry_max_delay}s",
+        )
     if pool.timeout is not None:
         kubernetes.set_timeout(task, pool.timeout)
     kubernetes.set_image_pull_policy(task, pool.image_pull)
