@@ -227,9 +227,16 @@ def _image(encoded: tf.Tensor, channels: int) -> tf.Tensor:
 
 
 def _accepted(encoded: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
-    """`encoded`, which whoever decodes it cannot have before the condition is checked."""
-    with tf.control_dependencies([tf.debugging.Assert(condition, [REFUSAL])]):
-        return tf.identity(encoded)
+    """`encoded` where the condition holds; fails with `REFUSAL` in its message where not.
+
+    An assertion would be run with the rest of a graph even where nobody asks for its images.
+    """
+
+    def refuse() -> tf.Tensor:
+        message = tf.strings.join([REFUSAL, _text(encoded, 0, 0)])  # else it is folded, and logged
+        return tf.strings.as_string(tf.strings.to_number(message))
+
+    return tf.cond(condition, lambda: encoded, refuse)
 
 
 def _on_white(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -266,7 +273,7 @@ def _orientation(encoded: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(ordered * tf.constant(weights, tf.int64), -1)
 
     directory = at + number(head[4:])
-    size = 12 * number(_bytes(encoded, directory, 2))
+    size = 12 * tf.maximum(number(_bytes(encoded, directory, 2)), 1)
     entries = tf.reshape(_bytes(encoded, directory + 2, size), [-1, 12])
     is_it = (number(entries[:, :2]) == 0x112) & (number(entries[:, 2:4]) == 3)
     # Of several the last would win; -1 is for none.

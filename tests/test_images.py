@@ -180,7 +180,8 @@ SAMPLES = {
 @pytest.mark.parametrize("name", SAMPLES)
 class TestDamage:
     """Whatever is done to a file, it is stored as something readable, or refused; and a server
-    that is sent it answers or refuses."""
+    that is sent it answers or refuses.
+    """
 
     def check(self, data: bytes) -> None:
         picture: Picture | None = None
@@ -243,7 +244,12 @@ def test_what_tensorflow_misreads_is_refused_in_so_many_words(name: str) -> None
 
 def test_hostile_exif_is_no_reason_to_turn_an_image() -> None:
     plain = _graph(corpus.make("JPEG", 1)).pixels.numpy()
-    for tail in (b"", b"\xff" * 8, b"\0\0\0\x08\xff\xff", b"\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\x09"):
+    for tail in (
+        b"",
+        b"\xff" * 8,
+        b"\0\0\0\x08\xff\xff",
+        b"\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\x09",
+    ):
         data = corpus.make("JPEG", 1, exif=b"Exif\0\0MM\0*" + tail)
         decoded = _graph(data)
         assert decoded.orientation == 1
