@@ -42,8 +42,8 @@ def _template(expected: Mapping[int, bytes]) -> list[list[int]]:
     return [values, masks]
 
 
-# First bytes of images of which TensorFlow's decoder alone makes the right pixels: JPEGs, where EXIF
-# is nowhere in them, plain BMPs, and PNGs of 8 bits, gray or RGB, whose pixels follow at once.
+# First bytes of images of which TensorFlow's decoder alone makes the right pixels: JPEGs where they
+# hold no EXIF, plain BMPs, and PNGs of 8 bits, gray or RGB, whose pixels follow at once.
 # Nearly all are of these kinds, and are spared a walk through their segments.
 _ORDINARY = np.array(
     [
