@@ -195,7 +195,7 @@ def _all_hold(name: str, found: Mapping[str, Comparison], key: str) -> Check:
         f"{max(found[worst].fall, 0):.4f}, on {worst}"
     )
     if by_chance := sum(each.p is not None for each in found.values()):
-        reason += f"; {by_chance} fall by more, but not by more than chance explains"
+        reason += f"; {by_chance} beyond it, which chance explains"
     if few := sum(each.too_few for each in found.values()):
         reason += f"; on {few}, with too few images for a test, the plain difference decides"
     return Check(
