@@ -335,7 +335,7 @@ class TestAugmentation:
 def test_training_unaugmented_sees_what_evaluation_sees() -> None:
     data = coloured(5, 32)
     phase = only_phase(Config(variant="tiny", crop=False, flip=False))
-    training = input_pipeline.training_batches(data, 5, 0, phase.augment)
+    training = input_pipeline.training_batches(data, 5, 0, phase.augment, epochs=range(1))
     evaluation = input_pipeline.evaluation_batches(data, 5)
     seen = {image.numpy().tobytes() for image in next(iter(training))[0]}
     assert seen == {image.numpy().tobytes() for image in next(iter(evaluation))[0]}

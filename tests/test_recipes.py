@@ -220,11 +220,11 @@ class TestVit:
         assert float(rate(6)) == pytest.approx(0.5)
 
     def test_without_any_change_there_is_no_augmentation(self) -> None:
-        assert vit._augment(vit.Config(flip=False, rotation=0.0, zoom=0.0)) is None
+        assert augmentation.flip_turn_scale(flip=False, rotation=0.0, zoom=0.0) is None
 
     def test_without_flip_an_asymmetric_image_is_never_mirrored(self, images: np.ndarray) -> None:
-        augment = vit._augment(vit.Config(flip=False, rotation=0.0, zoom=1e-6))
-        assert augment is not None
+        augment = augmentation.flip_turn_scale(flip=False, rotation=0.0, zoom=1e-6)
+        assert augment
         same, _ = augment(tf.constant(images), tf.zeros([6], tf.int64), seed(0, 0))
         np.testing.assert_array_equal(same, images)
 
@@ -239,14 +239,40 @@ class TestAugmentation:
         assert 60 < kept.sum() < 140
 
     def test_nothing_to_turn_or_scale_leaves_pixels_as_they_are(self, images: np.ndarray) -> None:
-        same = augmentation.random_rotation_zoom(
-            tf.constant(images), seed(0, 1), rotation=0.0, zoom=0.0
+        same = augmentation.random_move(
+            tf.constant(images), seed(0, 1), flip=False, rotation=0.0, zoom=0.0
         )
         np.testing.assert_array_equal(same, images)
 
+    def test_flip_before_a_move_mirrors_some_images(self, images: np.ndarray) -> None:
+        many = np.repeat(images[:1], 200, axis=0)
+        flipped = augmentation.random_move(
+            tf.constant(many), seed(0, 1), flip=True, rotation=0.0, zoom=0.0
+        ).numpy()
+        kept = (flipped == many).all(axis=(1, 2, 3))
+        mirrored = (flipped == many[:, :, ::-1]).all(axis=(1, 2, 3))
+        np.testing.assert_array_equal(kept, ~mirrored)
+        assert 60 < kept.sum() < 140
+
+    def test_pixels_are_read_as_keras_reads_them(self) -> None:
+        random = np.random.default_rng(0)
+        images = random.integers(0, 256, (20, 13, 17, 3), np.uint8)
+        # From half to twice the size, and places up to two images away.
+        matrices = random.uniform(-2, 2, (6, 20)).astype(np.float32)
+        matrices[[2, 5]] *= 17
+        expected = keras.ops.image.affine_transform(
+            images.astype(np.float32),
+            np.concatenate([matrices.T, np.zeros((20, 2), np.float32)], axis=1),
+            interpolation="bilinear",
+            fill_mode="reflect",
+        )
+        found = augmentation._sampled(tf.constant(images), tf.constant(matrices))
+        difference = np.abs(np.asarray(found, np.float32) - np.asarray(expected))
+        assert difference.max() < 0.51
+
     def test_interpolation_does_not_darken(self) -> None:
         flat = tf.fill([50, SIZE, SIZE, 3], tf.constant(101, tf.uint8))
-        moved = augmentation.random_rotation_zoom(flat, seed(0, 1), rotation=0.1, zoom=0.3)
+        moved = augmentation.random_move(flat, seed(0, 1), flip=True, rotation=0.1, zoom=0.3)
         np.testing.assert_array_equal(moved, flat)
 
     @pytest.mark.parametrize(
@@ -257,8 +283,8 @@ class TestAugmentation:
         image = np.zeros((1, 41, 41, 3), np.uint8)
         image[:, 19:22, 29:32] = 255
         many = tf.constant(np.repeat(image, 200, axis=0))
-        moved = augmentation.random_rotation_zoom(
-            many, seed(3, 4), rotation=rotation, zoom=zoom
+        moved = augmentation.random_move(
+            many, seed(3, 4), flip=False, rotation=rotation, zoom=zoom
         ).numpy()[..., 0]
         mass = moved / moved.sum(axis=(1, 2), keepdims=True)
         x = (mass.sum(axis=1) * np.arange(41)).sum(axis=1) - 20

@@ -92,7 +92,8 @@ def masks(strategy: tf.distribute.Strategy) -> list[float]:
         optimizer.build(model.trainable_variables)
     pixels, labels = np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.int64)
     data = Split(tf.data.Dataset.from_tensor_slices((pixels, labels)), labels, 2)
-    batches = input_pipeline.training_batches(data, 2, 0, None, replicas=devices.replicas(strategy))
+    replicas = devices.replicas(strategy)
+    batches = input_pipeline.training_batches(data, 2, 0, None, epochs=range(1), replicas=replicas)
     for _ in range(2):
         steps = Steps(model, optimizer, strategy)
         for _ in range(2):
@@ -126,7 +127,7 @@ def one_step(clip: float | None = None, accumulation: int = 1, factor: float = 1
     optimizer.build(model.trainable_variables)
     strategy = tf.distribute.get_strategy()
     steps = Steps(model, optimizer, strategy, accumulation=accumulation, clip=clip)
-    batches = input_pipeline.training_batches(split(7, 0), 7, 0, None)
+    batches = input_pipeline.training_batches(split(7, 0), 7, 0, None, epochs=range(1))
     loss, _, count = np.asarray(steps.train(iter(batches)))
     assert count == 7
     assert loss == pytest.approx(7 * np.log(3), rel=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,11 +32,14 @@ class Split:
             features are computed, those stand in their place: (float32 [...], int64 label).
         labels: int64 [N], the same labels.
         classes: how many classes there are.
+        features: float32 [views * N, ...], of which the first N stand in for `images` in an epoch
+            of training, and the next N in the next epoch; None: there are none.
     """
 
     images: tf.data.Dataset
     labels: np.ndarray
     classes: int
+    features: tf.Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -139,45 +143,65 @@ def training_batches(
     seed: int,
     augment: Augment | None,
     *,
-    epoch: int = 0,
+    epochs: range,
     balance: str = "none",
     first_step: int = 0,
     replicas: Replicas = Replicas(),
 ) -> tf.data.Dataset:
-    """One epoch of batches from `first_step` on, whose order and changes follow `seed` and `epoch`.
+    """Batches of `epochs`, whose order and changes follow `seed` and the number of the epoch.
 
-    Any epoch can so be had without those before it. With one replica elements are (images, labels,
-    weights float32 [B], images of the whole batch float32 []). With more, those of one batch for
-    the local replicas follow each other. The last batch holds what is left of the epoch. Data
-    beyond a quarter of memory is shuffled within a window of that size.
+    The first of the epochs begins with the batch `first_step`: any batch can be had without those
+    before it. With one replica elements are (images, labels, weights float32 [B], images of the
+    whole batch float32 []). With more, those of one batch for the local replicas follow each other.
+    The last batch of an epoch holds what is left of it. Data beyond a quarter of memory is shuffled
+    within a window of that size.
 
     `balance` is one of "none", which shows every image once; "class_weight", so too, but images of
     rare classes weigh more, so that the weights of all classes are equal and 1 on average; and
     "sampling", which shows as many images of each class, in all about as many as there are.
     """
-    order, changes = np.random.SeedSequence([seed, epoch]).generate_state(2)
-    images = split.images
-    if balance == "sampling":
-        images = _resampled(split, np.random.default_rng([seed, epoch]))
     weights = np.ones(split.classes, np.float32)
     if balance == "class_weight":
         weights = (split.size / (split.classes * np.maximum(split.counts, 1))).astype(np.float32)
+    features = split.features
+    # What is in memory as a whole is found by its place, which is faster to shuffle.
+    images = split.images if features is None else tf.data.Dataset.range(split.size)
+    spec = tf.nest.flatten(images.element_spec)[0]
+    window = max(min(split.size, _capacity(spec)), 1)
 
-    def changed(step: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+    def looked_up(epoch: tf.Tensor, places: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        view = epoch % (len(features) // split.size)
+        return tf.gather(features, view * split.size + places), tf.gather(split.labels, places)
+
+    def one_epoch(epoch: tf.Tensor, seeds: tf.Tensor) -> tf.data.Dataset:
+        # With a seed of 0, TensorFlow would ask whether the other is 0 too, which no tensor tells.
+        tf.compat.v1.set_random_seed(1)
+        shown = _resampled(images, split, seed, epoch) if balance == "sampling" else images
+        step = tf.where(epoch == epochs.start, tf.constant(first_step, tf.int64), 0)
+        batches = (
+            shown.shuffle(window, seed=seeds[0], reshuffle_each_iteration=False)
+            .batch(batch_size)
+            .skip(step)
+        )
+        if features is not None:
+            batches = batches.map(functools.partial(looked_up, epoch))
+        shared = _shared(batches, step, replicas)
+        return shared.map(lambda step, batch: (tf.stack([seeds[1], step]), batch))
+
+    def changed(seed: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
         images, labels, kept, total = batch
         kept *= tf.gather(weights, labels)
         if augment:
-            images, labels = augment(images, labels, tf.stack([tf.cast(changes, tf.int64), step]))
+            images, labels = augment(images, labels, seed)
         return images, labels, kept, total
 
-    window = max(min(split.size, _capacity(images.element_spec[0])), 1)
-    batches = (
-        images.shuffle(window, seed=int(order), reshuffle_each_iteration=False)
-        .batch(batch_size)
-        .skip(first_step)
-    )
+    states = [np.random.SeedSequence([seed, epoch]).generate_state(2) for epoch in epochs]
+    # One data set for all epochs: it takes as long to make as a hundred steps of a small model.
     return (
-        _shared(batches, first_step, replicas)
+        tf.data.Dataset.from_tensor_slices(
+            (np.array(epochs, np.int64), np.array(states, np.int64).reshape(-1, 2))
+        )
+        .flat_map(one_epoch)
         .map(changed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .prefetch(tf.data.AUTOTUNE)
     )
@@ -214,7 +238,9 @@ def epoch_size(split: Split, balance: str) -> int:
     return split.classes * _per_class(split) if balance == "sampling" else split.size
 
 
-def _shared(batches: tf.data.Dataset, first_step: int, replicas: Replicas) -> tf.data.Dataset:
+def _shared(
+    batches: tf.data.Dataset, first_step: int | tf.Tensor, replicas: Replicas
+) -> tf.data.Dataset:
     """Batches of (images, labels) as (number, batch), where numbers differ between replicas."""
 
     def whole(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tuple]:
@@ -245,19 +271,25 @@ def _shared(batches: tf.data.Dataset, first_step: int, replicas: Replicas) -> tf
     )
 
 
-def _resampled(split: Split, random: np.random.Generator) -> tf.data.Dataset:
+def _resampled(
+    images: tf.data.Dataset, split: Split, seed: int, epoch: tf.Tensor
+) -> tf.data.Dataset:
     """As many images of each class, each image as often as any other of its class, or once more."""
     wanted = _per_class(split)
-    repeats = np.zeros(split.size, np.int64)
-    for label in range(split.classes):
-        places = random.permutation(np.flatnonzero(split.labels == label))
-        if places.size:
-            repeats[places] = wanted // places.size
-            repeats[places[: wanted % places.size]] += 1
-    counted = tf.data.Dataset.zip(split.images, tf.data.Dataset.from_tensor_slices(repeats))
-    return counted.flat_map(
-        lambda image, count: tf.data.Dataset.from_tensors(image).repeat(count)
-    ).apply(tf.data.experimental.assert_cardinality(int(repeats.sum())))
+
+    def counts(epoch: np.ndarray) -> np.ndarray:
+        random = np.random.default_rng([seed, int(epoch)])
+        repeats = np.zeros(split.size, np.int64)
+        for label in range(split.classes):
+            places = random.permutation(np.flatnonzero(split.labels == label))
+            if places.size:
+                repeats[places] = wanted // places.size
+                repeats[places[: wanted % places.size]] += 1
+        return repeats
+
+    repeats = tf.ensure_shape(tf.numpy_function(counts, [epoch], tf.int64), [split.size])
+    counted = tf.data.Dataset.zip(images, tf.data.Dataset.from_tensor_slices(repeats))
+    return counted.flat_map(lambda image, count: tf.data.Dataset.from_tensors(image).repeat(count))
 
 
 def _per_class(split: Split) -> int:

@@ -73,7 +73,7 @@ def accuracy(model: str, examples: Path) -> tuple[int, int]:
     signature = tf.saved_model.load(model).signatures[EXAMPLES]
     files = [str(file) for file in sorted(examples.glob("*/Split-test/*"))]
     right = count = 0
-    for batch in tf.data.TFRecordDataset(files, compression_type="GZIP").batch(32):
+    for batch in tf.data.TFRecordDataset(files).batch(32):
         spec = {features.LABEL_TEXT: tf.io.FixedLenFeature([], tf.string)}
         truth = tf.io.parse_example(batch, spec)[features.LABEL_TEXT]
         right += int(tf.reduce_sum(tf.cast(signature(batch)["label"] == truth, tf.int32)))

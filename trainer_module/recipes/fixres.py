@@ -125,6 +125,7 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
     """
     import keras
 
+    from trainer_module import augmentation
     from trainer_module.models.views import seen_through
 
     if config.vanilla:
@@ -148,7 +149,8 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
     if config.batch_norm == "reestimate":
         _reestimate(second_model, trained[0], data.images.batch(data.batch_size))
     optimizer = keras.optimizers.Adam(config.second_learning_rate)
-    second = yield Phase(epochs[1], optimizer, _flip(config), model=second_model, rebuild=rebuild)
+    flip = augmentation.flip_turn_scale(flip=config.flip)
+    second = yield Phase(epochs[1], optimizer, flip, model=second_model, rebuild=rebuild)
     kept = config.high if quality(second) > quality(first) else config.low
     gain = 100 * (second["val_accuracy"] - first["val_accuracy"])
     progress.report(
@@ -242,8 +244,11 @@ def _base_phases(
     else:
         import keras
 
+        from trainer_module import augmentation
+
         optimizer = keras.optimizers.Adam(config.learning_rate)
-        yield Phase(data.epochs or EPOCHS, optimizer, _flip(config))
+        flip = augmentation.flip_turn_scale(flip=config.flip)
+        yield Phase(data.epochs or EPOCHS, optimizer, flip)
 
 
 def _random_crops(config: Config, size: int, then: Augment | None) -> Augment:
@@ -257,19 +262,6 @@ def _random_crops(config: Config, size: int, then: Augment | None) -> Augment:
         crop_seed, next_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
         images = augmentation.random_resized_crop(images, crop_seed, size, min_area=config.min_area)
         return then(images, labels, next_seed) if then else (images, labels)
-
-    return augment
-
-
-def _flip(config: Config) -> Augment | None:
-    if not config.flip:
-        return None
-    from trainer_module import augmentation
-
-    def augment(
-        images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        return augmentation.random_flip(images, seed), labels
 
     return augment
 

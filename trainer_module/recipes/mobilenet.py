@@ -28,9 +28,6 @@ from trainer_module.recipes.base import Frozen, Phase, Row, TrainingData
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
-
-    from trainer_module.input_pipeline import Augment
 
 IMAGENET = "imagenet"
 NONE = "none"
@@ -112,6 +109,9 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
     """Train the head on features computed once, then the upper layers along with it."""
     import keras
 
+    from trainer_module import augmentation
+
+    augment = augmentation.flip_turn_scale(flip=config.flip, rotation=config.rotation)
     total = data.epochs or EPOCHS
     first = total // 2 if config.head_epochs is None else min(config.head_epochs, total)
     base = model.get_layer(BASE)
@@ -119,7 +119,7 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
         base.trainable = False
         frozen = Frozen(*_split(model), views=config.views)
         adam = keras.optimizers.Adam(config.learning_rate)
-        yield Phase(first, adam, _augment(config), frozen=frozen)
+        yield Phase(first, adam, augment, frozen=frozen)
     if first == total:
         return
     base.trainable = True
@@ -130,7 +130,7 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
         is_norm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = place >= config.fine_tune_from and not is_norm
     rmsprop = keras.optimizers.RMSprop(config.fine_tune_learning_rate)
-    yield Phase(total - first, rmsprop, _augment(config))
+    yield Phase(total - first, rmsprop, augment)
 
 
 def _split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -172,25 +172,3 @@ def _load(config: Config, base: keras.Model) -> None:
         raise WeightsError(
             f"the weights {config.weights} cannot be loaded into MobileNetV2: {reason}; {advice}"
         ) from error
-
-
-def _augment(config: Config) -> Augment | None:
-    if not (config.flip or config.rotation):
-        return None
-    import tensorflow as tf
-
-    from trainer_module import augmentation
-
-    def augment(
-        images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        flip_seed, turn_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-        if config.flip:
-            images = augmentation.random_flip(images, flip_seed)
-        if config.rotation:
-            images = augmentation.random_rotation_zoom(
-                images, turn_seed, rotation=config.rotation, zoom=0.0
-            )
-        return images, labels
-
-    return augment

@@ -19,9 +19,6 @@ from trainer_module.weights import WeightSpec
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
-
-    from trainer_module.input_pipeline import Augment
 
 STEPS = 500  # where no epochs are given
 
@@ -83,6 +80,8 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
     """Train the whole network once."""
     import keras
 
+    from trainer_module import augmentation
+
     epochs = data.epochs or -(-STEPS // data.steps_per_epoch)
     steps = epochs * data.steps_per_epoch
     warmup = min(config.warmup_steps, steps // 5)
@@ -93,17 +92,4 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
         warmup_steps=warmup,
     )
     optimizer = keras.optimizers.SGD(rate, momentum=config.momentum)
-    yield Phase(epochs, optimizer, _augment(config), clip=config.clip)
-
-
-def _augment(config: Config) -> Augment | None:
-    if not config.flip:
-        return None
-    from trainer_module import augmentation
-
-    def augment(
-        images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        return augmentation.random_flip(images, seed), labels
-
-    return augment
+    yield Phase(epochs, optimizer, augmentation.flip_turn_scale(flip=config.flip), clip=config.clip)
