@@ -112,6 +112,78 @@ class TestDigits:
         assert versions.find(first.summary["pushed"].removesuffix("/1")) == [1]
 
 
+class TestRecipes:
+    """Each recipe that the digits' default run does not use, at a small size, to a pushed model."""
+
+    SETTINGS = {
+        "bit": {
+            "transform.image_size": 32,
+            "transform.train_size": 36,
+            "train.hyperparameters.variant": "tiny",
+        },
+        "fixres": {
+            "train.epochs": 2,
+            "transform.image_size": 24,
+            "train.hyperparameters.base": "bit",
+            "train.hyperparameters.settings": '{variant = "tiny", crop = false}',
+            "train.hyperparameters.low": 16,
+            "train.hyperparameters.high": 24,
+        },
+        "mobilenet": {
+            "transform.image_size": 32,
+            "train.hyperparameters.alpha": 0.35,
+            "train.hyperparameters.weights": "none",
+            "train.hyperparameters.head_epochs": 0,
+        },
+        "vit_finetune": {
+            "transform.image_size": 12,
+            "train.gradient_accumulation": 2,
+            "train.hyperparameters.variant": "tiny/4",
+        },
+    }
+
+    @pytest.fixture(scope="class")
+    def shared(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A folder for the data, weights in the official form, and a workspace."""
+        root = tmp_path_factory.mktemp("recipes")
+        digits.write_folder(root / "all")
+        for label in ("0", "1"):
+            (root / "data" / label).mkdir(parents=True)
+            for file in sorted((root / "all" / label).iterdir())[:40]:
+                shutil.copy(file, root / "data" / label)
+        return root
+
+    def weights(self, recipe: str, folder: Path) -> dict[str, str]:
+        """Random ones: those of vit_finetune are for 8 px, so that positions are resized."""
+        from tests import test_vision_transformer, test_weights
+
+        if recipe == "bit":
+            arrays = test_weights.official_arrays()
+        elif recipe == "vit_finetune":
+            variant = test_vision_transformer.VARIANTS["tiny/4"]
+            arrays = test_vision_transformer.official_arrays(variant, 2)
+        else:
+            return {}
+        spec = test_weights.save(folder / f"{recipe}.npz", arrays)
+        prefix = "train.hyperparameters.weights"
+        return {f"{prefix}.source": spec.source, f"{prefix}.sha256": spec.sha256}
+
+    @pytest.mark.parametrize("recipe", sorted(SETTINGS))
+    def test_runs_from_images_to_a_pushed_model(self, recipe: str, shared: Path) -> None:
+        from trainer_module.export import IMAGES, run_in_session
+
+        settings = {**self.SETTINGS[recipe], **self.weights(recipe, shared)}
+        settings["evaluate.max_accuracy_drop"] = 1
+        given = [f"--set={key}={value}" for key, value in settings.items()]
+        place = ("--workspace", str(shared / "workspace"), "--data", str(shared / "data"))
+        run = perennial_run(*place, *SMALL, "--recipe", recipe, *given)
+        assert run.code == 0, run.stderr
+        assert run.states("complete") >= DOWNSTREAM
+        image = next((shared / "data" / "0").iterdir()).read_bytes()
+        outputs = run_in_session(run.summary["pushed"], IMAGES, [image])
+        assert outputs["probabilities"].sum() == pytest.approx(1, abs=1e-4)
+
+
 class Tree(NamedTuple):
     """A private copy of the sources, a small data set and a workspace in which it was run once."""
 

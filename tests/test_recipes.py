@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from tests.test_mobilenet import awaken
-from trainer_module import augmentation, recipes
+from trainer_module import augmentation, recipes, warm_start
 from trainer_module.models.vit import Patches, small_vit
 from trainer_module.recipes import vit
 from trainer_module.recipes.base import Phase, TrainingData
@@ -138,6 +138,26 @@ class TestEveryRecipe:
         loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
         np.testing.assert_array_equal(model(images), loaded(images))
 
+    def test_a_warm_start_keeps_what_is_known_of_classes_that_stay(
+        self, name: str, images: np.ndarray, tmp_path: Path
+    ) -> None:
+        earlier, phases = self.model(name, images)
+        # What is kept of fixres may be the model of its second stage.
+        earlier = phases[-1].model or earlier
+        random = np.random.default_rng(0)
+        earlier.set_weights([random.uniform(0.1, 1, each.shape) for each in earlier.get_weights()])
+        serving = str(tmp_path / "Format-Serving")
+        warm_start.save(earlier, ["ant", "bee", "cat"], serving)
+        model = recipes.get(name).build_model(self.config(name), size_of(name), 4)
+        warm_start.load(model, ["bee", "cow", "ant", "dog"], serving)
+        if name == "fixres":
+            earlier, model = earlier.layers[-1], model.layers[-1]
+            features = np.array([random.uniform(0, 1, (2, model.layers[-1].kernel.shape[0]))])[0]
+            logits = [net.layers[-1](features) for net in (earlier, model)]
+        else:
+            logits = [net(images) for net in (earlier, model)]
+        np.testing.assert_allclose(logits[1].numpy()[:, [2, 0]], logits[0][:, :2], rtol=1e-4)
+
     def test_phases_last_the_epochs_asked_for(self, name: str, images: np.ndarray) -> None:
         _, phases = self.model(name, images)
         assert sum(phase.epochs for phase in phases) == 5
@@ -173,6 +193,29 @@ class TestEveryRecipe:
             assert np.any(weight.numpy() != old), f"{weight.path} did not train"
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "sizes", "message"),
+    [
+        ("bit", {}, (128, 128), "train_size higher"),
+        ("bit", {"crop": False}, (128, 160), "leave transform.train_size unset"),
+        ("bit", {"schedule": (5, 5, 7)}, (128, 160), "must rise"),
+        ("mobilenet", {}, (31, 31), "image_size 31 is too small"),
+        ("mobilenet", {}, (160, 200), "train_size 200 must be image_size 160"),
+        ("mobilenet", {"alpha": 0.4}, (160, 160), "alpha 0.4 has no imagenet weights"),
+        ("vit", {}, (70, 70), "image_size 70 is not a multiple of patch_size 6"),
+        ("vit", {}, (72, 80), "train_size 80 must be image_size 72"),
+        ("vit_finetune", {}, (100, 100), "image_size 100 is not a multiple of the patches' 16"),
+        ("vit_finetune", {"weights": {"source": "folder"}}, (96, 96), "must be an .npz file"),
+    ],
+)
+def test_settings_and_sizes_that_make_no_sense_are_refused(
+    name: str, settings: dict[str, Any], sizes: tuple[int, int], message: str
+) -> None:
+    recipe = recipes.get(name)
+    with pytest.raises(ValueError, match=message):
+        recipe.check(recipe.Config.model_validate(settings), *sizes)
+
+
 class TestVit:
     def test_parameters_of_the_article_s_model(self) -> None:
         dim, key, mlp, tokens, classes = 64, 4 * 64, 128, (72 // 6) ** 2, 10
@@ -191,8 +234,6 @@ class TestVit:
         np.testing.assert_array_equal(patches[:, 2], images[:, 4:, :4].reshape(6, -1))
 
     def test_patches_that_do_not_tile_the_image_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="image_size 70 is not a multiple of patch_size 6"):
-            vit.check(vit.Config(), 70, 70)
         with pytest.raises(ValueError, match="image_size 70"):
             vit.build_model(vit.Config(), 70, 2)
 

@@ -5,7 +5,7 @@
 For each phase of each recipe, at its published size of images and with a smaller batch,
 
 - input: steps a second of the trainer with its real input, once the cache is warm, over those with
-  one batch over and over; every other epoch of one training is of the one kind and of the other;
+  one batch over and over; epochs of one training are first of the one kind, then of the other;
 - script: the time of a step over that of Keras's own `fit` in the plain script of the source, both
   with one batch over and over, in turns. There is none for vit_finetune, whose source is not in
   Keras: there, and for bit, whose source takes the network as it is, it is `fit` of our network.
@@ -19,7 +19,7 @@ import dataclasses
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -28,21 +28,21 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from trainer_module import fit, input_pipeline, recipes
+from trainer_module import fit, recipes
 from trainer_module.input_pipeline import Split
 from trainer_module.recipes.base import TrainingData
 from trainer_module.steps import Steps
 
 CLASSES = 5
-BATCHES = 12  # of an epoch
-ROUNDS = 5
+BATCHES = 10  # of an epoch
+ROUNDS = 3
 
 Seconds = tuple[float, float]  # wall clock, CPU
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A recipe as its source has it; `phases` of `ROUNDS` measured pairs of epochs each."""
+    """A recipe as its source has it; how many phases its training has."""
 
     settings: dict[str, Any]
     image_size: int
@@ -92,25 +92,22 @@ def noise(size: int, count: int) -> Split:
 def measure_input(name: str, case: Case) -> None:
     """Print the ratios for one recipe, one a phase."""
     epochs = 2 + 2 * ROUNDS  # the first of each kind build graphs and fill caches
-    taken: list[Seconds] = []
-    real_batches, train_epoch = input_pipeline.training_batches, fit._Training._train_epoch
+    taken: dict[Steps, list[Seconds]] = {}
+    constant: dict[Steps, Iterator] = {}
+    train_epoch = fit._Training._train_epoch
 
-    def batches(*args: Any, epoch: int, **options: Any) -> tf.data.Dataset:
-        real = real_batches(*args, epoch=epoch, **options)
-        if epoch % 2 == 0:
-            return real
-        return tf.data.Dataset.from_tensors(next(iter(real))).repeat()
-
-    def timed(*args: Any) -> None:
+    def timed(self: Any, steps: Steps, batches: Iterator, optimizer: Any) -> None:
+        if steps not in constant:
+            first = tf.data.Dataset.from_tensors(next(batches)).repeat()
+            constant[steps], taken[steps] = iter(first), []
+        done = len(taken[steps])
+        real = done == 0 or 2 <= done < 2 + ROUNDS
         start = now()
-        train_epoch(*args)
-        taken.append(since(start))
+        train_epoch(self, steps, batches if real else constant[steps], optimizer)
+        taken[steps].append(since(start))
 
     recipe = recipes.get(name)
-    with (
-        mock.patch.object(input_pipeline, "training_batches", batches),
-        mock.patch.object(fit._Training, "_train_epoch", timed),
-    ):
+    with mock.patch.object(fit._Training, "_train_epoch", timed):
         fit.fit(
             recipe,
             recipe.Config(**case.settings),
@@ -122,12 +119,11 @@ def measure_input(name: str, case: Case) -> None:
             epochs=case.phases * epochs,
             seed=0,
         )
-    for phase in range(case.phases):
-        measured = taken[phase * epochs : (phase + 1) * epochs][2:]
+    for phase, times in enumerate(taken.values(), start=1):
+        measured = times[2:]
         # Steps a second are the inverse of the time.
-        print(
-            f"{name} phase {phase + 1}, input: {ratio(measured[1::2], measured[::2])}", flush=True
-        )
+        text = ratio(measured[ROUNDS:], measured[:ROUNDS])
+        print(f"{name} phase {phase}, input: {text}", flush=True)
 
 
 def measure_script(name: str, case: Case) -> None:
