@@ -4,7 +4,11 @@ Sources: "An Image is Worth 16x16 Words" (arXiv 2010.11929), "How to train your 
 2106.10270) and their code, google-research/vision_transformer, for schedule, networks and weights.
 On small data sets 500 steps with a warm-up of 100 do; the defaults otherwise are the papers'.
 
-Not run with published weights by this project's tests: they are not part of it.
+Command: `perennial run --recipe vit_finetune --data DIR --set
+train.hyperparameters.weights.source=FILE.npz`, and its sha256, which the first run tells.
+
+Result: none yet. Published weights are not part of this project, and its tests run the tiny variant
+with random ones.
 """
 
 from __future__ import annotations
