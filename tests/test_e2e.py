@@ -156,12 +156,12 @@ class TestRecipes:
     def weights(self, recipe: str, folder: Path) -> dict[str, str]:
         """Random ones: those of vit_finetune are for 8 px, so that positions are resized."""
         from tests import test_vision_transformer, test_weights
+        from trainer_module.models.vision_transformer import VARIANTS
 
         if recipe == "bit":
             arrays = test_weights.official_arrays()
         elif recipe == "vit_finetune":
-            variant = test_vision_transformer.VARIANTS["tiny/4"]
-            arrays = test_vision_transformer.official_arrays(variant, 2)
+            arrays = test_vision_transformer.official_arrays(VARIANTS["tiny/4"], 2)
         else:
             return {}
         spec = test_weights.save(folder / f"{recipe}.npz", arrays)

@@ -21,7 +21,7 @@ Reached here, with the tiny BiT as base, seed 0, on 2 CPU cores:
   train.hyperparameters, base=bit, low=64, high=96, min_area=0.25 and
   settings={variant="tiny",crop=false,learning_rate=0.5,patience=0}.
 
-ResNet50V2 was not trained: it takes a GPU.
+ResNet50V2 was trained for single steps only, in a test: more takes a GPU.
 """
 
 from __future__ import annotations
