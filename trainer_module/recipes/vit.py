@@ -7,8 +7,8 @@ values; it reports 70.32 % top-1 and 97.73 % top-5 accuracy on CIFAR-10's test i
 Command: `perennial run`, the digits at the size in pipeline/presets/data-digits.toml: 16 px in
 patches of 4, 3 blocks of 64, 369,681 parameters, 30 epochs in batches of 32.
 
-Result: 99.5 % of 367 evaluation images with seed 0, on 2 CPU cores. The article's own model and 2,000
-of CIFAR-10's images: docs/results.md.
+Result: 99.5 % of 367 evaluation images with seed 0, on 2 CPU cores. The article's own model on
+2,000 of CIFAR-10's images: docs/results.md.
 """
 
 from __future__ import annotations
