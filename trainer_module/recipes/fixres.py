@@ -13,8 +13,8 @@ was better takes what Transform gives.
 Reached here, with the tiny BiT as base, seed 0, on 2 CPU cores:
 
 - `perennial run --recipe fixres`: 97.3 % of 367 digits held out (docs/results.md). In an earlier
-  run the second stage, at 48 px, reached 89.90 % after 98.23 % at 40 px, so it was not kept: digits fill their images, and random crops of them
-  hardly look larger.
+  run the second stage, at 48 px, reached 89.90 % after 98.23 % at 40 px, so it was not
+  kept: digits fill their images, and random crops of them hardly look larger.
 - 100 photos of each of 5 flowers (a part of tf_flowers): 64.42 % of the 104 held out, at 96 px,
   2.88 points (3 images) more than after the first stage at 64 px; `perennial run --recipe fixres
   --data DIR --epochs 70` with, by --set, train.batch_size=32, transform.image_size=110 and, below
