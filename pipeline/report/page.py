@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.console import duration
-from pipeline.report.facts import Facts, Run, State
-from pipeline.report.history import Promotion
+from pipeline.report.facts import Facts, Promotion, Run, State
 from pipeline.report.plots import NOTHING, Plot, percent
 
 if TYPE_CHECKING:
