@@ -27,7 +27,6 @@ from components.image_evaluator.analysis import (
     BASELINE,
     CANDIDATE,
     analyse,
-    read_table,
     write_table,
 )
 from components.image_evaluator.bounds import CLASS, Bounds
@@ -120,7 +119,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     output=output if split == EVAL else os.path.join(output, split),
                     predictions=part,
                 )
-        tables = [read_table(part) for part in parts.values()]
+        tables = [figures.read_table(part) for part in parts.values()]
         for part in parts.values():
             fileio.remove(part)
         return pa.concat_tables(tables)
@@ -198,7 +197,7 @@ def _model_figures(
 
 
 def _of_split(table: pa.Table, split: str) -> pa.Table:
-    return table.filter(pc.field("split") == split)
+    return table.filter(pc.equal(table["split"], split))
 
 
 def _probabilities(table: pa.Table, model: str) -> np.ndarray:
