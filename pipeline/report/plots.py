@@ -316,7 +316,7 @@ def _confusion(evaluation: Figures) -> _Drawn:
     axes.spines[["left", "bottom", "right", "top"]].set_visible(True)
     if len(names) <= _COUNTED:
         for row, column in zip(*np.nonzero(counts), strict=True):
-            color = "white" if shares[row, column] > 0.45 else INK
+            color = "white" if shares[row, column] > 0.7 else INK
             axes.text(
                 column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=color
             )
