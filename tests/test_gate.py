@@ -244,7 +244,7 @@ class TestAbsoluteBounds:
             ({"max_latency_p95_ms": 8.0}, "latency p95 in ms"),
         ],
     )
-    def test_one_that_is_not_kept(self, bound: dict[str, float], name: str) -> None:
+    def test_one_that_is_not_kept(self, bound: dict[str, Any], name: str) -> None:
         verdict = decide(**bound)
         (field,) = bound
         assert failed(verdict) == [field]
