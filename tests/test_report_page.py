@@ -132,6 +132,8 @@ def test_dark_is_dark_and_print_is_light_and_has_everything(
     assert page.evaluate(color) == "#fff"
     assert not page.locator("nav").is_visible()
     assert folded.is_visible()
+    page.set_viewport_size({"width": 700, "height": 990})  # A4 and its margins
+    assert page.evaluate("document.documentElement.scrollWidth") == 700
     assert page.pdf()[:5] == b"%PDF-"
 
 
