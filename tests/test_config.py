@@ -479,6 +479,7 @@ class TestDump:
             "push.directory",
             "push.served_config",
             "transform.train_size",
+            *(f"evaluate.{key}" for key, bound in values(config)["evaluate"].items() if not bound),
         }
 
     @pytest.mark.parametrize("recipe", recipes.names())
