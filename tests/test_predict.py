@@ -105,14 +105,6 @@ def test_text_has_a_line_for_each_file_and_bad_ones_on_stderr(
     assert problems[2:] == ["perennial: error: 2 of 3 files cannot be used"]
 
 
-def test_images_are_prepared_as_for_training(workspace: Path, tmp_path: Path) -> None:
-    # Ingest shows what is transparent on white; the model alone would see the blue.
-    Image.new("RGBA", (8, 8), (*PURE["blue"], 0)).save(tmp_path / "clear.png")
-    result = invoke(workspace / "serving" / MODEL, tmp_path, "--json")
-    shares = [each["probability"] for each in answers(result)["clear.png"]["classes"]]
-    assert shares == pytest.approx([1 / 3] * 3, abs=1e-5)
-
-
 def test_a_server_s_classes_are_named_only_where_they_are_known(
     server: ModelServer, images: Path, tmp_path: Path
 ) -> None:

@@ -111,6 +111,13 @@ class TestCollect:
             number = int(each.filename.removesuffix(".png"))
             assert each.image == pictures.thumbnail(report_kit.picture(number))
 
+    def test_pictures_are_as_the_model_sees_them(self) -> None:
+        buffer = io.BytesIO()
+        Image.new("RGBA", (8, 6), (0, 0, 255, 0)).save(buffer, "PNG")
+        with Image.open(io.BytesIO(pictures.thumbnail(buffer.getvalue()))) as shown:
+            assert shown.size == (8, 6)
+            assert shown.getpixel((0, 0)) == (255, 255, 255)
+
     def test_candidate_against_baseline_over_the_classes_that_both_know(self, facts: Facts) -> None:
         assert facts.predictions
         assert facts.predictions.duel

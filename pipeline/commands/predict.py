@@ -59,7 +59,7 @@ def predict(
 ) -> None:
     """Say what a model sees on images. Exit code 3 where one of the files is no usable image.
 
-    Images are prepared as for training: turned upright, TIFF and the like converted.
+    Files that a model cannot read, such as TIFF, are converted first, as for training.
     """
     from pipeline.noise import quiet
 
