@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,10 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from components.atomic_pusher import versions
 from components.image_example_gen.sources import digits
+from pipeline.config import items, load
+from pipeline.report import page
+from pipeline.report.facts import Facts, State
 
 REPO = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "components", "trainer_module", "kubeflow")
@@ -86,6 +92,61 @@ class TestDigits:
         config = (workspace / "runs" / run_id / "config.toml").read_text()
         assert "min_accuracy = 0.95  # preset:data-digits" in config
         assert (workspace / "logs" / f"{run_id}.log").stat().st_size > 0
+
+    def test_leaves_a_report_of_all_there_is_to_tell(self, first: Run, workspace: Path) -> None:
+        folder = workspace / "runs" / first.summary["run_id"]
+        facts = Facts.model_validate_json((folder / "report.json").read_bytes())
+        assert facts.run.state is State.PUSHED
+        assert facts.run.settings["evaluate.min_accuracy"].origin == "preset:data-digits"
+        assert facts.data
+        assert facts.data.all_images == 1797
+        assert facts.training
+        assert len(facts.training.epochs) == 30
+        assert facts.evaluation
+        assert facts.evaluation.examples == facts.data.images("eval")
+        assert facts.verdict
+        assert facts.predictions
+        confusion = np.array(facts.evaluation.candidate.confusion)
+        assert facts.predictions.wrong == confusion.sum() - confusion.trace()
+        text = (folder / "report.html").read_text(encoding="utf-8")
+        for title in ("Verdict", "Data", "Training", "Evaluation", "Mistakes", "Lineage"):
+            assert f">{title}" in text
+        shown = len(facts.predictions.grid) + len(facts.predictions.mistakes)
+        assert text.count("<img ") == shown + 8 * 4  # samples: prepared, patches, 2 augmented
+        assert first.summary["run_id"] in (workspace / "runs" / "index.html").read_text()
+
+    def test_the_report_s_command_is_for_the_same_run(self, first: Run, workspace: Path) -> None:
+        folder = workspace / "runs" / first.summary["run_id"]
+        facts = Facts.model_validate_json((folder / "report.json").read_bytes())
+        command = shlex.split(page.rerun(facts)[-1])
+        assert command[:-1] == [".venv/bin/perennial", "run", "--config"]
+        again = load(Path(command[-1]))
+        settings = {key: setting.value for key, setting in facts.run.settings.items()}
+        assert dict(items(again.config, again.origins)) == settings
+
+    def test_the_run_s_model_can_be_asked_about_files_of_any_kind(
+        self, first: Run, workspace: Path
+    ) -> None:
+        folder = workspace.parent / "asked"
+        folder.mkdir()
+        three = next((workspace / "data" / "digits" / "3").iterdir())
+        with Image.open(three) as image:
+            image.save(folder / "three.tiff")
+        (folder / "junk.png").write_bytes(b"junk")
+        arguments = ["predict", first.summary["run_id"], str(folder), "--json", "--top", "2"]
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", *arguments, "--workspace", str(workspace)],
+            cwd=REPO,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 3
+        assert done.stderr == "perennial: error: 1 of 2 files cannot be used\n"
+        junk, asked = map(json.loads, done.stdout.splitlines())
+        assert "not an image" in junk["error"]
+        assert asked["file"] == str(folder / "three.tiff")
+        assert asked["classes"][0]["label"] == "3"
+        assert len(asked["classes"]) == 2
 
     def test_the_pushed_model_answers_through_a_session(self, first: Run, workspace: Path) -> None:
         from trainer_module.export import IMAGES, run_in_session
@@ -318,6 +379,14 @@ class TestBadInput:
         (two_classes / "cat" / "00.png").write_bytes(b"not a PNG")
         run = run_on(two_classes, "--set", "data.max_bad_fraction=0.01")
         self.check(run, 3, "cat/00.png", "not an image", "1 of 80 inputs", "max_bad_fraction")
+        (note,) = [e["text"] for e in run.events if e.get("text", "").startswith("report: ")]
+        text = Path(note.removeprefix("report: ")).read_text()
+        assert "max_bad_fraction" in text
+        record = json.loads((Path(note.removeprefix("report: ")).parent / "run.json").read_text())
+        assert record["state"] == "failed"
+        states = {node["node"]: node["state"] for node in record["nodes"]}
+        assert states["ImageExampleGen"] == "failed"
+        assert states["Pusher"] == "skipped"
 
     def test_no_write_permission(self, two_classes: Path) -> None:
         run = perennial_run("--workspace", "/proc/perennial", "--data", str(two_classes))
