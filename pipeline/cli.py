@@ -20,7 +20,11 @@ import typer
 
 from pipeline.commands import schedule
 from pipeline.commands.classify import classify
+from pipeline.commands.compile import compile_dag
 from pipeline.commands.models import models, promote, rollback
+from pipeline.commands.predict import predict
+from pipeline.commands.report import compare, report, runs
+from pipeline.commands.report import show as show_run
 from pipeline.commands.serve import serve
 from pipeline.commands.submit import submit
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
@@ -321,8 +325,13 @@ def _write_traceback(error: Exception) -> Path:
     return Path(path)
 
 
-for _command in (serve, models, promote, rollback, classify, submit):
+for _command in (
+    *(runs, show_run, compare, report, predict),
+    *(serve, models, promote, rollback, classify),
+    submit,
+):
     app.command()(_reported(LogFormat.PLAIN)(_command))
+app.command("compile")(_reported(LogFormat.PLAIN)(compile_dag))
 
 schedule_app = typer.Typer(help="Run a pipeline on Kubeflow by the clock.", no_args_is_help=True)
 app.add_typer(schedule_app, name="schedule")

@@ -50,9 +50,14 @@ class Workspace:
 
     def connection(self) -> metadata_store_pb2.ConnectionConfig:
         """How TFX connects to `metadata`."""
-        from tfx.orchestration.metadata import sqlite_metadata_connection_config
+        # As TFX's own function makes it, whose module takes seconds to import.
+        from ml_metadata.proto import metadata_store_pb2
 
-        return sqlite_metadata_connection_config(str(self.metadata))
+        sqlite = metadata_store_pb2.SqliteMetadataSourceConfig(
+            filename_uri=str(self.metadata),
+            connection_mode=metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE,
+        )
+        return metadata_store_pb2.ConnectionConfig(sqlite=sqlite)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -85,6 +90,17 @@ class Workspace:
             finally:
                 self._locked = False
                 file.truncate(0)
+
+    def is_busy(self) -> bool:
+        """Whether another run holds the workspace."""
+        try:
+            with open(self.root / "run.lock", "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return not self._locked
+        except OSError:
+            pass  # nothing has run here
+        return False
 
     def recover(self) -> list[str]:
         """Undo what killed runs left half-done, and return one line about each such execution.

@@ -19,7 +19,7 @@ from components.image_example_gen.sources import digits
 REPO = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "components", "trainer_module", "kubeflow")
 # Enough to go through every node, not enough to learn much.
-SMALL = ("--epochs", "1", "--set", "evaluate.min_accuracy=0", "--set", "train.batch_size=16")
+SMALL = ("--epochs", "1", "--set", "evaluate.min_accuracy=0.01", "--set", "train.batch_size=16")
 RESOLVERS = {"PreviousStatistics", "Resolver"}
 DOWNSTREAM = {"Trainer", "Evaluator", "InfraValidator", "Pusher"}
 
