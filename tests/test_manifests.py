@@ -223,8 +223,12 @@ def test_a_namespace_of_its_own_is_restricted_and_bounded() -> None:
 
 
 def test_the_namespace_of_kubeflow_itself_is_left_alone() -> None:
-    kinds = {each["kind"] for each in render(MANIFESTS / "overlays" / "standalone")}
+    rendered = render(MANIFESTS / "overlays" / "standalone")
+    kinds = {each["kind"] for each in rendered}
     assert not kinds & {"Namespace", "ResourceQuota", "LimitRange"}
+    # Nor does a policy hold for the pods of others.
+    policy = of(rendered, "NetworkPolicy")["spec"]
+    assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "perennial-metadata"}
 
 
 class TestCronJobs:
