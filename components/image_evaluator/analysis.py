@@ -14,6 +14,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
@@ -261,7 +262,8 @@ class _WritePredictions(beam.PTransform):
 
 def _write(tables: list[pa.Table], path: str) -> None:
     # Workers finish in any order, and the same models are to give the same file.
-    write_table(pa.concat_tables([SCHEMA.empty_table(), *tables]).sort_by("sha256"), path)
+    table = pa.concat_tables([SCHEMA.empty_table(), *tables])
+    write_table(table.take(pc.sort_indices(table, sort_keys=[("sha256", "ascending")])), path)
 
 
 def write_table(table: pa.Table, path: str) -> None:
@@ -270,9 +272,3 @@ def write_table(table: pa.Table, path: str) -> None:
     pq.write_table(table, buffer)
     with fileio.open(path, "wb") as file:
         file.write(buffer.getvalue())
-
-
-def read_table(path: str) -> pa.Table:
-    """Read Parquet from a path or URI."""
-    with fileio.open(path, "rb") as file:
-        return pq.read_table(io.BytesIO(file.read()))

@@ -57,12 +57,9 @@ class Bounds:
         value: float | None = getattr(self, field)
         return value
 
-    def drop(self, feature: str, value: str) -> tuple[str, float] | None:
-        """The name in `max_drop` that applies to a slice, and its bound; None where none does."""
-        for name in (f"{feature}={value}", feature):
-            if name in self.max_drop:
-                return name, self.max_drop[name]
-        return None
+    def applies(self, name: str, label: str) -> bool:
+        """Whether a bound in `max_drop` is the one for a slice such as "brightness=dark"."""
+        return name == label or (name == label.partition("=")[0] and label not in self.max_drop)
 
     @property
     def pass_everything(self) -> bool:

@@ -6,24 +6,33 @@ None of them shrinks to a point where nothing went wrong, as a bootstrap's does.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 
 from components.image_evaluator.figures import Estimate
 
 LEVEL = 0.95
-_Z = float(stats.norm.ppf((1 + LEVEL) / 2))
+Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 UNDEFINED = Estimate(value=None)
 
 
+def share(value: float, images: float) -> Estimate:
+    """A share of `images` > 0, which need not be whole, with Wilson's score interval."""
+    centre = (value + Z**2 / (2 * images)) / (1 + Z**2 / images)
+    half = Z * math.sqrt(value * (1 - value) / images + (Z / (2 * images)) ** 2)
+    half /= 1 + Z**2 / images
+    # The ends at 0 and 1 are exact but for rounding.
+    return Estimate(
+        value=value,
+        low=max(0.0, min(centre - half, value)),
+        high=min(1.0, max(centre + half, value)),
+    )
+
+
 def proportion(successes: int, trials: int) -> Estimate:
-    """A share, with Wilson's score interval; undefined without trials."""
-    if not trials:
-        return UNDEFINED
-    interval = stats.binomtest(successes, trials).proportion_ci(LEVEL, method="wilson")
-    return Estimate(value=successes / trials, low=float(interval.low), high=float(interval.high))
+    """`share`, which is undefined without trials."""
+    return share(successes / trials, trials) if trials else UNDEFINED
 
 
 def f1(right: int, missed: int, wrong: int) -> Estimate:
@@ -38,24 +47,18 @@ def f1(right: int, missed: int, wrong: int) -> Estimate:
     return Estimate(**{name: 2 * each / (1 + each) for name, each in jaccard.model_dump().items()})
 
 
-def mean(parts: Iterable[Estimate], weights: Sequence[float] | None = None) -> Estimate:
-    """The weighted mean of independent estimates, by default all weigh the same.
+def average(value: float, variance: float, images: float) -> Estimate:
+    """An average of shares, with Wilson's interval for as many images as have that variance.
 
-    Its distance to either end of the interval is the root of the sum of the parts' squared weighted
-    distances to theirs: Zou and Donner, "Construction of confidence limits about effect measures",
-    Statistics in Medicine 27 (2008). Parts that are not defined do not count.
+    Args:
+        value: the average, 0 to 1.
+        variance: its variance, estimated from all that each image contributes; 0 where nothing
+            went wrong, or nothing right.
+        images: how many have its variance where all shares are equal and independent, which is
+            taken where it is less: a variance estimated from few mistakes may be far too small.
     """
-    known = [each for each in parts if each.value is not None]
-    if not known:
-        return UNDEFINED
-    values, lows, highs = np.array([[each.value, each.low, each.high] for each in known]).T
-    shares = np.full(len(known), 1 / len(known)) if weights is None else np.asarray(weights)
-    value = float(shares @ values)
-    return Estimate(
-        value=value,
-        low=value - math.hypot(*(shares * (values - lows))),
-        high=value + math.hypot(*(shares * (highs - values))),
-    )
+    effective = value * (1 - value) / variance if variance else math.inf
+    return share(value, min(effective, images))
 
 
 def sample_mean(values: np.ndarray) -> Estimate:
@@ -67,22 +70,33 @@ def sample_mean(values: np.ndarray) -> Estimate:
     return Estimate(value=value, low=max(0.0, value - error), high=value + error)
 
 
-def auc(value: float, positives: int, negatives: int) -> Estimate:
-    """An area under the ROC curve, with a score interval.
+def calibration_error(right: np.ndarray, confidence: np.ndarray, bins: np.ndarray) -> Estimate:
+    """The mean distance of confidence and accuracy over the bins, weighted by their images.
 
-    It holds all areas from which `value` is no more than 1.96 standard errors away, these after
-    Hanley and McNeil at that area: method 5 of Newcombe, "Confidence intervals for an effect size
-    measure based on the Mann-Whitney statistic, part 2", Statistics in Medicine 25 (2006).
+    Args:
+        right: bool [N], N > 0.
+        confidence: float [N].
+        bins: number of each image's bin, int [N].
+
+    The interval is the normal one, with Agresti and Coull's variance of each bin's accuracy, and
+    the variance of confidence within and of the distance between bins. Its lower end leaves room
+    for what chance adds: also a perfectly calibrated model has a distance in every bin.
     """
-    each = (positives + negatives) / 2 - 1
+    counts = np.bincount(bins)
+    filled = counts > 0
+    number = counts[filled]
+    weight = number / number.sum()
 
-    def excess(area: float) -> float:
-        spread = 1 + each * ((1 - area) / (2 - area) + area / (1 + area))
-        return (area - value) ** 2 - _Z**2 * area * (1 - area) * spread / (positives * negatives)
+    def per_bin(values: np.ndarray) -> np.ndarray:
+        return np.bincount(bins, values)[filled]
 
-    tiny = 1e-9  # at 0 and 1 themselves the error is 0
-    return Estimate(
-        value=value,
-        low=optimize.brentq(excess, 0.0, min(value, 1 - tiny)) if value else 0.0,
-        high=optimize.brentq(excess, max(value, tiny), 1.0) if value < 1 else 1.0,
-    )
+    accuracy, mean = per_bin(right) / number, per_bin(confidence) / number
+    distance = np.abs(accuracy - mean)
+    value = float(weight @ distance)
+    likely = (per_bin(right) + 2) / (number + 4)
+    chance = likely * (1 - likely)
+    spread = per_bin(confidence**2) / number - mean**2
+    variance = weight @ (chance + spread + (distance - value) ** 2) / number.sum()
+    half = Z * math.sqrt(max(variance, 0.0))
+    added = float(weight @ np.sqrt(2 / math.pi * chance / number))
+    return Estimate(value=value, low=max(0.0, value - half - added), high=min(1.0, value + half))

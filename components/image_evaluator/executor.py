@@ -27,7 +27,6 @@ from components.image_evaluator.analysis import (
     BASELINE,
     CANDIDATE,
     analyse,
-    read_table,
     write_table,
 )
 from components.image_evaluator.bounds import CLASS, Bounds
@@ -82,7 +81,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         _check_predictions(table, models)
         write_table(table, os.path.join(evaluation.uri, figures.PREDICTIONS))
         result = _figures(table, classes, models, _images(examples, _LATENCY_IMAGES))
-        _check_count(evaluation.uri, result.candidate)
+        # TFMA names a model only where there are two.
+        name = CANDIDATE if BASELINE in models else ""
+        _check_count(evaluation.uri, name, result.candidate)
         _write_json(result, os.path.join(evaluation.uri, figures.FIGURES))
 
         judged = _of_split(table, EVAL)
@@ -120,7 +121,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     output=output if split == EVAL else os.path.join(output, split),
                     predictions=part,
                 )
-        tables = [read_table(part) for part in parts.values()]
+        tables = [figures.read_table(part) for part in parts.values()]
         for part in parts.values():
             fileio.remove(part)
         return pa.concat_tables(tables)
@@ -198,7 +199,7 @@ def _model_figures(
 
 
 def _of_split(table: pa.Table, split: str) -> pa.Table:
-    return table.filter(pc.field("split") == split)
+    return table.filter(pc.equal(table["split"], split))
 
 
 def _probabilities(table: pa.Table, model: str) -> np.ndarray:
@@ -231,23 +232,19 @@ def _check_predictions(table: pa.Table, models: Iterable[str]) -> None:
             )
 
 
-def _check_count(evaluation_uri: str, candidate: ModelFigures) -> None:
+def _check_count(evaluation_uri: str, model_name: str, candidate: ModelFigures) -> None:
     """Raise RuntimeError where TFMA counted otherwise: then an image was lost, or came twice."""
-    for name in (CANDIDATE, ""):  # TFMA names a model only where there are two
-        for key, metrics in tfma.load_eval_result(evaluation_uri, model_name=name).slicing_metrics:
-            if key == ():
-                found = metrics[""][""]
-                counted = found["example_count"]["doubleValue"]
-                accuracy = found["sparse_categorical_accuracy"]["doubleValue"]
-                own = candidate.metrics["accuracy"].value
-                assert own is not None
-                if counted != candidate.examples or abs(accuracy - own) > 1e-6:
-                    raise RuntimeError(
-                        f"TFMA counts {counted:.0f} images and accuracy {accuracy}, their "
-                        f"predictions are {candidate.examples} with accuracy {own}"
-                    )
-                return
-    raise RuntimeError(f"TFMA's result in {evaluation_uri} has no metrics over all images")
+    result = tfma.load_eval_result(evaluation_uri, model_name=model_name)
+    (found,) = (metrics[""][""] for key, metrics in result.slicing_metrics if key == ())
+    counted = found["example_count"]["doubleValue"]
+    accuracy = found["sparse_categorical_accuracy"]["doubleValue"]
+    own = candidate.metrics["accuracy"].value
+    assert own is not None
+    if counted != candidate.examples or abs(accuracy - own) > 1e-6:
+        raise RuntimeError(
+            f"TFMA counts {counted:.0f} images and accuracy {accuracy}, their predictions are "
+            f"{candidate.examples} with accuracy {own}"
+        )
 
 
 def _shards(examples: types.Artifact, split: str) -> list[str]:

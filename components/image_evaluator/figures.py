@@ -172,11 +172,17 @@ def read_verdict(blessing_uri: str) -> Verdict:
 
 def read_predictions(evaluation_uri: str) -> pa.Table:
     """Read the predictions of a ModelEvaluation artifact. Raises OSError or ValueError."""
+    return read_table(os.path.join(evaluation_uri, PREDICTIONS))
+
+
+def read_table(path: str) -> pa.Table:
+    """Read Parquet from a path or URI. Raises OSError or ValueError."""
     import io
 
     import pyarrow.parquet as pq
 
-    return pq.read_table(io.BytesIO(_bytes(os.path.join(evaluation_uri, PREDICTIONS))))
+    # Arrow's threads sometimes abort a process that ends soon after.
+    return pq.read_table(io.BytesIO(_bytes(path)), use_threads=False, pre_buffer=False)
 
 
 def _read(path: str, kind: type[_Record]) -> _Record:

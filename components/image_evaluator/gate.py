@@ -149,36 +149,58 @@ def no_worse(evidence: Evidence) -> Iterator[Check]:
     pairs, bounds = evidence.pairs, evidence.bounds
     if pairs and len(pairs.candidate):
         everything = np.ones(len(pairs.candidate), bool)
-        key = "evaluate.max_accuracy_drop"
-        yield _compared(pairs, everything, bounds, "accuracy", key, bounds.max_accuracy_drop)
+        bound = bounds.max_accuracy_drop
+        found = compare(pairs, everything, bounds, bound)
+        yield found.check(
+            "max_accuracy_drop", "accuracy", f"evaluate.max_accuracy_drop = {bound:g}"
+        )
 
 
 def no_slice_worse(evidence: Evidence) -> Iterator[Check]:
-    """Accuracy on each class or slice with a bound of its own, against the latest blessed model."""
+    """Accuracy on each class or slice that a bound is about, against the latest blessed model.
+
+    A line for each that fails, and where none does one for all that the bound is about.
+    """
     pairs, bounds = evidence.pairs, evidence.bounds
     if not (pairs and len(pairs.candidate)):
         return
-    present = {
-        (feature, value): values == value
-        for feature, values in pairs.slices.items()
-        for value in sorted(set(values.tolist()))
-    }
-    for (feature, value), chosen in present.items():
-        if found := bounds.drop(feature, value):
-            name, bound = found
-            key = f"evaluate.max_drop.{name!r}"
-            yield _compared(pairs, chosen, bounds, f"accuracy on {feature}={value}", key, bound)
     for name, bound in bounds.max_drop.items():
-        feature, _, value = name.partition("=")
-        if value and (feature, value) not in present:
-            yield Check(
-                name=name,
-                passed=False,
-                value=None,
-                bound=bound,
-                reason=f"evaluate.max_drop names {name!r}, of which there is no image to compare "
-                "on; correct the name or remove it",
-            )
+        key = f"evaluate.max_drop {name!r} = {bound:g}"
+        found = {
+            label: compare(pairs, chosen, bounds, bound)
+            for label, chosen in _slices(pairs)
+            if bounds.applies(name, label)
+        }
+        failed = [label for label, each in found.items() if not each.passed]
+        for label in failed if len(found) > 1 else found:
+            yield found[label].check(label, f"accuracy on {label}", key)
+        if len(found) > 1 and not failed:
+            yield _all_hold(name, found, key)
+        if not found and "=" in name:
+            reason = f"there is no image of {name!r} to compare on; correct {key} or remove it"
+            yield Check(name=name, passed=False, value=None, bound=bound, reason=reason)
+
+
+def _slices(pairs: Pairs) -> Iterator[tuple[str, np.ndarray]]:
+    """Every slice's name, such as "brightness=dark", and which images are in it."""
+    for feature, values in pairs.slices.items():
+        for value in sorted(set(values.tolist())):
+            yield f"{feature}={value}", values == value
+
+
+def _all_hold(name: str, found: Mapping[str, Comparison], key: str) -> Check:
+    worst = max(found, key=lambda label: found[label].fall)
+    reason = (
+        f"accuracy on each of {len(found)} slices by {name} keeps {key}; the largest fall is "
+        f"{max(found[worst].fall, 0):.4f}, on {worst}"
+    )
+    if by_chance := sum(each.p is not None for each in found.values()):
+        reason += f"; {by_chance} beyond it, which chance explains"
+    if few := sum(each.too_few for each in found.values()):
+        reason += f"; on {few}, with too few images for a test, the plain difference decides"
+    return Check(
+        name=name, passed=True, value=found[worst].fall, bound=found[worst].bound, reason=reason
+    )
 
 
 CHECKS: Sequence[Callable[[Evidence], Iterator[Check]]] = (
@@ -192,7 +214,7 @@ CHECKS: Sequence[Callable[[Evidence], Iterator[Check]]] = (
 
 
 def _held(field: str, what: str, value: float | None, bound: float) -> Check:
-    key = f"evaluate.{field} = {bound:.4f}"
+    key = f"evaluate.{field} = {bound:g}"
     if value is None:
         return Check(
             name=field,
@@ -214,40 +236,82 @@ def _held(field: str, what: str, value: float | None, bound: float) -> Check:
     return Check(name=field, passed=passed, value=value, bound=bound, reason=reason)
 
 
-def _compared(
-    pairs: Pairs, chosen: np.ndarray, bounds: Bounds, what: str, key: str, margin: float
-) -> Check:
-    """Whether the candidate's accuracy on the `chosen` images fell by more than `margin`.
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two models on the same images.
 
-    A fall beyond the margin fails where chance does not explain it, by McNemar's exact test on the
-    images that one of the two models had right and the other wrong. Where there are fewer images
-    than the test needs to notice anything (`min_examples`), every fall beyond the margin fails.
+    Attributes:
+        candidate: share of the images that it had right.
+        baseline: the same.
+        images: how many there are.
+        lost: those that only the baseline had right.
+        gained: those that only the candidate had right.
+        bound: how far accuracy may fall.
+        p: of McNemar's test, where accuracy fell by more and there are enough images for a test.
+        too_few: there are not.
+        passed: the verdict.
+    """
+
+    candidate: float
+    baseline: float
+    images: int
+    lost: int
+    gained: int
+    bound: float
+    p: float | None
+    too_few: bool
+    passed: bool
+
+    @property
+    def fall(self) -> float:
+        return (self.lost - self.gained) / self.images
+
+    def check(self, name: str, what: str, key: str) -> Check:
+        """As a line of the gate."""
+        if self.fall <= 0:
+            found = "no fall"
+        elif self.passed and self.p is None:
+            found = f"falls by {self.fall:.4f}, within {key}"
+        else:
+            found = f"falls by {self.fall:.4f}, more than {key}"
+        if self.p is not None:
+            found += ", but no more than chance explains" if self.passed else ", not by chance"
+            found += f" (McNemar's test, p = {self.p:.2g})"
+        if self.too_few:
+            found += f"; {self.images:,} are too few for a test, so the plain difference decides"
+        reason = (
+            f"{what} {self.candidate:.4f} against the latest blessed model's {self.baseline:.4f} "
+            f"({self.images:,} images, {self.lost:,} lost, {self.gained:,} gained): {found}"
+        )
+        return Check(
+            name=name, passed=self.passed, value=self.fall, bound=self.bound, reason=reason
+        )
+
+
+def compare(pairs: Pairs, chosen: np.ndarray, bounds: Bounds, bound: float) -> Comparison:
+    """Whether the candidate's accuracy on the `chosen` images fell by more than `bound`.
+
+    Such a fall fails where chance does not explain it, by McNemar's exact test on the images that
+    one of the two models had right and the other wrong. A test on few images explains everything
+    by chance, so with fewer than `min_examples` any fall by more than `bound` fails.
     """
     candidate, baseline = pairs.candidate[chosen], pairs.baseline[chosen]
     images = len(candidate)
     lost, gained = int((baseline & ~candidate).sum()), int((candidate & ~baseline).sum())
-    fall = (lost - gained) / images
-    reason = (
-        f"{what} {candidate.mean():.4f} against the latest blessed model's {baseline.mean():.4f} "
-        f"({images:,} images, {lost} lost, {gained} gained)"
+    fell = lost - gained > bound * images + 1e-9  # the product may be a rounding error short
+    too_few = images < bounds.min_examples
+    p = mcnemar(lost, gained, images, bound) if fell and not too_few else None
+    return Comparison(
+        candidate=float(candidate.mean()),
+        baseline=float(baseline.mean()),
+        images=images,
+        lost=lost,
+        gained=gained,
+        bound=bound,
+        p=p,
+        too_few=too_few,
+        passed=not fell or (p is not None and p >= bounds.significance),
     )
-    too_few = f"; {images} are too few for a test, so that the plain difference decides"
-    if lost - gained <= margin * images + 1e-9:  # the product may be a rounding error short
-        passed = True
-        reason += f": falls by {fall:.4f}, within {key} = {margin:.4f}" if fall > 0 else ": no fall"
-        reason += too_few if images < bounds.min_examples else ""
-    else:
-        p = mcnemar(lost, gained, images, margin)
-        passed = images >= bounds.min_examples and p >= bounds.significance
-        reason += f": falls by {fall:.4f}, more than {key} = {margin:.4f}"
-        if images < bounds.min_examples:
-            reason += too_few
-        elif passed:
-            reason += f", but no more than chance explains (McNemar's test: p = {p:.2g})"
-        else:
-            reason += f", and more than chance explains (McNemar's test: p = {p:.2g})"
-    name = what.removeprefix("accuracy on ")
-    return Check(name=name, passed=passed, value=fall, bound=margin, reason=reason)
 
 
 def mcnemar(lost: int, gained: int, images: int, margin: float = 0.0) -> float:

@@ -24,6 +24,7 @@ from components.image_evaluator.figures import (
 )
 
 BINS = 15  # as in Guo et al., "On calibration of modern neural networks" (2017)
+EDGES = np.linspace(0, 1, BINS + 1)
 MOST_VALUES = 20  # of a feature, those with the most images
 TOP = 5
 
@@ -45,49 +46,42 @@ def model_figures(
         latency: to be kept with the figures.
 
     Macro averages are over the classes that have images; a precision without predictions counts as
-    0 in them. Macro F1's and precision's intervals take the classes for independent. The macro AUC
-    is of each class against the rest. The log loss clips probabilities at float32's epsilon.
+    0 in them. The macro AUC is of each class against the rest. The log loss clips probabilities at
+    float32's epsilon.
     """
     ranks = _ranks(labels, probabilities)
+    right, confidence = ranks == 0, probabilities.max(axis=1).astype(np.float64)
     confusion = _confusion(labels, probabilities.argmax(axis=1), len(classes))
-    areas = [_auc(labels == index, probabilities[:, index]) for index in range(len(classes))]
-    per_class = [
-        _class_figures(name, confusion, index, areas[index].value)
-        for index, name in enumerate(classes)
-    ]
-    reliability = _reliability(probabilities.max(axis=1), ranks == 0)
-    present = [each for each in per_class if each.support]
-    recall = estimates.mean(each.recall for each in present)
+    areas, macro_auc = _areas(labels, probabilities)
+    # Of (low, high] each, as `figures.ReliabilityBin` has them.
+    bins = np.digitize(confidence, EDGES[1:-1], right=True)
+    macro = _macro(confusion)
     metrics = {
-        "accuracy": _share(ranks == 0),
+        "accuracy": _share(right),
         **({"top_5_accuracy": _share(ranks < TOP)} if len(classes) > TOP else {}),
-        "balanced_accuracy": recall,
-        "macro_precision": estimates.mean(_or_zero(each.precision) for each in present),
-        "macro_recall": recall,
-        "macro_f1": estimates.mean(each.f1 for each in present),
-        "macro_auc": estimates.mean(areas),
+        "balanced_accuracy": macro["recall"],
+        **{f"macro_{name}": estimate for name, estimate in macro.items()},
+        "macro_auc": macro_auc,
         "log_loss": estimates.sample_mean(_losses(labels, probabilities)),
-        "ece": _calibration_error(reliability),
+        "ece": estimates.calibration_error(right, confidence, bins),
     }
     return ModelFigures(
         classes=list(classes),
         examples=len(labels),
         metrics=metrics,
-        per_class=per_class,
+        per_class=[
+            _class_figures(name, confusion, index, areas[index])
+            for index, name in enumerate(classes)
+        ],
         confusion=confusion.tolist(),
-        reliability=reliability,
-        slices=list(_slices(slices, ranks == 0)),
+        reliability=_reliability(right, confidence, bins),
+        slices=list(_slices(slices, right)),
         latency=latency,
     )
 
 
 def _share(chosen: np.ndarray) -> Estimate:
     return estimates.proportion(int(chosen.sum()), len(chosen))
-
-
-def _or_zero(estimate: Estimate) -> Estimate:
-    """Nothing is known of a precision without predictions, but that it lies in 0..1."""
-    return Estimate(value=0, low=0, high=1) if estimate.value is None else estimate
 
 
 def _ranks(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -119,14 +113,84 @@ def _class_figures(
     )
 
 
-def _auc(positive: np.ndarray, scores: np.ndarray) -> Estimate:
-    """Mann and Whitney's: the share of pairs in which the positive has the higher score."""
-    positives = int(positive.sum())
-    negatives = len(positive) - positives
-    if not (positives and negatives):
-        return estimates.UNDEFINED
-    won = stats.rankdata(scores)[positive].sum() - positives * (positives + 1) / 2
-    return estimates.auc(float(won / (positives * negatives)), positives, negatives)
+def _macro(confusion: np.ndarray) -> dict[str, Estimate]:
+    """Averages over the classes with images, in which precision without predictions counts as 0.
+
+    Each image's contribution to an average is what its derivative by the image's weight is.
+    """
+    total = len(confusion)
+    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    present = support > 0
+    classes = present.sum()
+    shown, taken = np.maximum(support, 1), np.maximum(predicted, 1)
+    recall, precision = np.diag(confusion) / shown, np.diag(confusion) / taken
+    either = support + predicted
+    f1 = 2 * np.diag(confusion) / np.maximum(either, 1)
+    right = np.eye(total)
+    by_either = np.where(present, 1 / np.maximum(either, 1), 0)
+    # By true and predicted class.
+    contributions = {
+        "precision": (right - precision) * (present & (predicted > 0)) / taken,
+        "recall": (right - recall[:, None]) / shown[:, None],
+        "f1": 2 * right * by_either - (f1 * by_either)[:, None] - f1 * by_either,
+    }
+    effective = classes**2 / (1 / support[present]).sum()
+    return {
+        name: estimates.average(
+            value=float(values[present].mean()),
+            variance=float((confusion * (contributions[name] / classes) ** 2).sum()),
+            images=float(effective),
+        )
+        for name, values in (("precision", precision), ("recall", recall), ("f1", f1))
+    }
+
+
+def _areas(labels: np.ndarray, probabilities: np.ndarray) -> tuple[list[float | None], Estimate]:
+    """The area under each class's ROC curve, the others being negative, and their mean.
+
+    An area is the share of pairs of a positive and a negative of which the positive has the higher
+    score; an image contributes to it by the share of its own pairs, as in DeLong et al.,
+    "Comparing the areas under two or more correlated ROC curves", Biometrics 44 (1988).
+    """
+    images, classes = probabilities.shape
+    areas: list[float | None] = []
+    contributions = np.zeros(images)
+    shares = []
+    for index in range(classes):
+        positive = labels == index
+        positives, negatives = int(positive.sum()), int(images - positive.sum())
+        if not (positives and negatives):
+            areas.append(None)
+            continue
+        scores = probabilities[:, index]
+        ranks = stats.rankdata(scores)
+        won = ranks.copy()
+        won[positive] -= stats.rankdata(scores[positive])
+        won[~positive] = positives - (ranks[~positive] - stats.rankdata(scores[~positive]))
+        own = np.where(positive, won / negatives, won / positives)
+        area = float(own[positive].mean())
+        areas.append(area)
+        contributions += (own - area) / np.where(positive, positives, negatives)
+        shares.append(_area_images(area, positives, negatives))
+    if not shares:
+        return areas, estimates.UNDEFINED
+    known = [area for area in areas if area is not None]
+    mean = estimates.average(
+        value=float(np.mean(known)),
+        variance=float(((contributions / len(known)) ** 2).sum()),
+        images=len(known) ** 2 / sum(1 / each for each in shares),
+    )
+    return areas, mean
+
+
+def _area_images(area: float, positives: int, negatives: int) -> float:
+    """How many images' share has the variance of an area, after Hanley and McNeil.
+
+    In the form of Newcombe, "Confidence intervals for an effect size measure based on the
+    Mann-Whitney statistic, part 2", Statistics in Medicine 25 (2006), method 4.
+    """
+    others = (positives + negatives) / 2 - 1
+    return positives * negatives / (1 + others * ((1 - area) / (2 - area) + area / (1 + area)))
 
 
 def _losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -135,45 +199,23 @@ def _losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return -np.log(np.clip(own, epsilon, 1 - epsilon))
 
 
-def _reliability(confidence: np.ndarray, right: np.ndarray) -> list[ReliabilityBin]:
-    edges = np.linspace(0, 1, BINS + 1)
-    bins = np.digitize(confidence, edges[1:-1], right=True)
+def _reliability(
+    right: np.ndarray, confidence: np.ndarray, bins: np.ndarray
+) -> list[ReliabilityBin]:
     found = []
     for index in range(BINS):
         inside = bins == index
         count = int(inside.sum())
         found.append(
             ReliabilityBin(
-                low=float(edges[index]),
-                high=float(edges[index + 1]),
+                low=float(EDGES[index]),
+                high=float(EDGES[index + 1]),
                 count=count,
-                confidence=float(confidence[inside].mean(dtype=np.float64)) if count else None,
+                confidence=float(confidence[inside].mean()) if count else None,
                 accuracy=float(right[inside].mean()) if count else None,
             )
         )
     return found
-
-
-def _calibration_error(reliability: Sequence[ReliabilityBin]) -> Estimate:
-    """The mean distance of confidence and accuracy over the bins, weighted by their images."""
-    filled = [each for each in reliability if each.count]
-    images = sum(each.count for each in filled)
-    gaps = []
-    for each in filled:
-        assert each.confidence is not None
-        assert each.accuracy is not None
-        share = estimates.proportion(round(each.accuracy * each.count), each.count)
-        assert share.low is not None
-        assert share.high is not None
-        ends = (share.low - each.confidence, share.high - each.confidence)
-        gaps.append(
-            Estimate(
-                value=abs(each.accuracy - each.confidence),
-                low=0.0 if ends[0] < 0 < ends[1] else min(map(abs, ends)),
-                high=max(map(abs, ends)),
-            )
-        )
-    return estimates.mean(gaps, [each.count / images for each in filled])
 
 
 def _slices(slices: Mapping[str, np.ndarray], right: np.ndarray) -> list[SliceFigures]:
