@@ -47,8 +47,7 @@ def apply(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> None:
     """Give `task` the resources, place, environment and patience of `pool`."""
     _resources(task, pool)
     _place(task, kubeflow, pool)
-    _environment(task, kubeflow.metadata, pool)
-    _volumes(task, pool)
+    _environment(task, kubeflow, pool)
     if pool.retries:
         task.set_retry(
             num_retries=pool.retries,
@@ -59,8 +58,9 @@ def apply(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> None:
     if pool.timeout is not None:
         kubernetes.set_timeout(task, pool.timeout)
     kubernetes.set_image_pull_policy(task, pool.image_pull)
-    if pool.image_pull_secrets:
-        kubernetes.set_image_pull_secrets(task, list(pool.image_pull_secrets))
+    pull_secrets = [*kubeflow.image_pull_secrets, *pool.image_pull_secrets]
+    if pull_secrets:
+        kubernetes.set_image_pull_secrets(task, pull_secrets)
     kubernetes.set_security_context(task, run_as_non_root=True, run_as_user=kubeflow.run_as_user)
 
 
@@ -100,19 +100,22 @@ def _tolerate(task: PipelineTask, toleration: Toleration) -> None:
     )
 
 
-def _environment(task: PipelineTask, metadata: MetadataConfig, pool: Pool) -> None:
+def _environment(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> None:
+    metadata = kubeflow.metadata
     # Beam's steps would take hold of a card that they do not use.
     hidden = {} if pool.accelerator else {HIDE_GPUS: ""}
-    for name, value in {**hidden, **_metadata(metadata), **pool.env}.items():
+    for name, value in {**hidden, **_metadata(metadata), **kubeflow.env, **pool.env}.items():
         task.set_env_variable(name, value)
     if metadata.kind != "sqlite":
         keys = {"user": f"{_METADATA}USER", "password": f"{_METADATA}PASSWORD"}
         kubernetes.use_secret_as_env(task, metadata.secret, keys)
-    for secret in pool.secrets:
+    for secret in (*kubeflow.secrets, *pool.secrets):
         if secret.path is not None:
             kubernetes.use_secret_as_volume(task, secret.name, secret.path)
         elif secret.key is not None and secret.env is not None:
             kubernetes.use_secret_as_env(task, secret.name, {secret.key: secret.env})
+    for volume in (*kubeflow.volumes, *pool.volumes):
+        kubernetes.mount_pvc(task, pvc_name=volume.claim, mount_path=volume.path)
 
 
 def _metadata(metadata: MetadataConfig) -> dict[str, str]:
@@ -127,8 +130,3 @@ def _metadata(metadata: MetadataConfig) -> dict[str, str]:
             "TLS": str(metadata.tls).lower(),
         }
     return {f"{_METADATA}{name}": value for name, value in values.items()}
-
-
-def _volumes(task: PipelineTask, pool: Pool) -> None:
-    for volume in pool.volumes:
-        kubernetes.mount_pvc(task, pvc_name=volume.claim, mount_path=volume.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import zlib
 
-from tfx.dsl.compiler import compiler, constants
+from tfx.dsl.compiler import constants
 from tfx.orchestration.portable import runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 
@@ -16,6 +16,8 @@ from pipeline.settings import Config
 def make(config: Config, pipeline_root: str) -> pipeline_pb2.Pipeline:
     """The DAG of a run that writes below `pipeline_root`, a path or URI. Raises ConfigError."""
     # Every component is imported with it, and the nodes of a run need only their own.
+    from tfx.dsl.compiler import compiler
+
     from pipeline.dag import Locations, create_pipeline
 
     root = pipeline_root.rstrip("/")

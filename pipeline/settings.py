@@ -559,7 +559,22 @@ class Spot(Section):
     )
 
 
-class Pool(Section):
+class Surroundings(Section):
+    """What pods find around them: of all pods, or of those of one pool."""
+
+    env: Mapping[_EnvName, str] = Field(default={}, description="Environment variables.")
+    secrets: Annotated[tuple[Secret, ...], Field(strict=False)] = Field(
+        default=(), description="Secrets, by reference only."
+    )
+    volumes: Annotated[tuple[Volume, ...], Field(strict=False)] = Field(
+        default=(), description="Persistent volumes."
+    )
+    image_pull_secrets: Annotated[tuple[_KubernetesName, ...], Field(strict=False)] = Field(
+        default=(), description="Secrets of the registry."
+    )
+
+
+class Pool(Surroundings):
     """Where and how the pods of some nodes of the DAG run.
 
     Quantities are Kubernetes' own, such as 500m or 8Gi.
@@ -568,9 +583,6 @@ class Pool(Section):
     image: _Image | None = Field(default=None, description="Unset: kubeflow.image.")
     image_pull: Literal["Always", "IfNotPresent", "Never"] = Field(
         default="IfNotPresent", description="When the image is pulled."
-    )
-    image_pull_secrets: Annotated[tuple[_KubernetesName, ...], Field(strict=False)] = Field(
-        default=(), description="Secrets of the registry."
     )
     cpu: _Quantity = Field(default="2", description="CPUs that are reserved.")
     cpu_limit: _Quantity | None = Field(default=None, description="Unset: no limit.")
@@ -600,13 +612,6 @@ class Pool(Section):
     )
     retry_max_delay: int = Field(
         default=3600, ge=0, le=3600, description="Longest delay in seconds."
-    )
-    env: Mapping[_EnvName, str] = Field(default={}, description="Environment variables.")
-    secrets: Annotated[tuple[Secret, ...], Field(strict=False)] = Field(
-        default=(), description="Secrets, by reference only."
-    )
-    volumes: Annotated[tuple[Volume, ...], Field(strict=False)] = Field(
-        default=(), description="Persistent volumes."
     )
 
     @model_validator(mode="after")
@@ -655,10 +660,11 @@ def _with_default_pool(pools: object) -> object:
     return {DEFAULT_POOL: {}, **pools} if isinstance(pools, Mapping) else pools
 
 
-class KubeflowConfig(Section):
+class KubeflowConfig(Surroundings):
     """How `perennial compile` turns the DAG into a pipeline of Kubeflow.
 
-    Every node of the DAG is a pod of the pool that `nodes` names, else of the pool `cpu`.
+    Every node of the DAG is a pod of the pool that `nodes` names, else of the pool `cpu`. What is
+    set for all pods is added to by pools.
     """
 
     environment: Environment | None = Field(

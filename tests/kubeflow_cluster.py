@@ -1,7 +1,7 @@
 """A stand-in for a cluster: kfp's own orchestrator, with a process for each pod.
 
 Kubernetes' part is played here: pods are tried again as the compiled retry policy says, and can be
-killed.
+killed. The Trainer's leave a checkpoint after every step, so that it need not run for long.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Pod:
         return [each for each in self.events if each["event"] == event]
 
 
-PLAN = "plan"
+PLAN, TRAINER = "plan", "Trainer"
 
 
 def _name(command: list[str]) -> str:
@@ -120,13 +120,14 @@ class Cluster:
         return [pod for pod in self.pods if pod.name == name][-1]
 
     def _start(self, command: list[str], watch: Watcher) -> Pod:
-        assert command[0] == "python3"
+        assert command[:2] == ["python3", "-m"]
         options = [index for index, part in enumerate(command) if part.startswith("--")]
         pod = Pod({command[index]: command[index + 1] for index in options})
         self.pods.append(pod)
+        module = "tests.eager_pod" if pod.name == TRAINER else command[2]
         with tempfile.TemporaryFile("w+", encoding="utf-8") as stderr:
             process = subprocess.Popen(
-                [sys.executable, *command[1:]],
+                [sys.executable, "-m", module, *command[3:]],
                 cwd=REPO,
                 env=self._env,
                 stdout=subprocess.PIPE,
