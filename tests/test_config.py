@@ -163,7 +163,7 @@ class TestPools:
             ({"kubeflow.pools.g.spot": True}, ("pools.g.spot needs kubeflow.spot",)),
             ({"kubeflow.pools.g.memory": "8 GB"}, ("kubeflow.pools.g.memory = '8 GB'",)),
             ({"kubeflow.pools.g.memry": "8Gi"}, ("did you mean 'kubeflow.pools.g.memory'?",)),
-            ({"kubeflow.pools.g": 3}, ("must be a table of settings (image,",)),
+            ({"kubeflow.pools.g": 3}, ("must be a table of settings (",)),
             ({"kubeflow.pools": 3}, ("kubeflow.pools = 3",)),
             ({"kubeflow.pools.g.secrets": [{"name": "s"}]}, ("either key and env, or path",)),
             ({"kubeflow.image": "perennial"}, ("tag or a digest",)),
