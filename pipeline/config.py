@@ -5,8 +5,10 @@ Layers, later ones win key by key:
 1. the defaults in `pipeline.settings` and those of the recipe's own `Config`;
 2. `presets/recipe-<train.recipe>.toml`;
 3. `presets/data-<data.source>.toml`, for a built-in data set only;
-4. the TOML file given with --config;
-5. the command line: named flags, then `--set KEY=VALUE`.
+4. for `perennial retrain`, `presets/retrain.toml`, and `presets/retrain-spans.toml` where the
+   source has spans;
+5. the TOML file given with --config;
+6. the command line: named flags, then `--set KEY=VALUE`.
 
 Where none of them sets `transform.image_size`, a recipe that has a rule for it derives the sizes
 from those of the images.
@@ -68,10 +70,16 @@ class Loaded(NamedTuple):
     origins: dict[str, str]
 
 
-def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Loaded:
+def load(
+    path: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    scheduled: bool = False,
+) -> Loaded:
     """Build the configuration from all layers.
 
-    `overrides` are the command line's: dotted keys and values, later ones win. Raises ConfigError.
+    `overrides` are the command line's: dotted keys and values, later ones win. `scheduled` adds
+    what a retraining does by default, below the file. Raises ConfigError.
     """
     given = [] if path is None else [_file_layer(path)]
     given += [_Layer(COMMAND_LINE, _nested(key, value)) for key, value in (overrides or {}).items()]
@@ -82,7 +90,8 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     model = config_class(recipe)
     values: dict[str, Any] = {}
     origins = dict.fromkeys(_settings(model), "default")
-    for layer in [*_preset_layers(recipe, source), *given]:
+    presets = [*_preset_layers(recipe, source), *(_scheduled(source) if scheduled else ())]
+    for layer in [*presets, *given]:
         settings = _flatten(layer, model)
         values.update(settings)
         origins.update(dict.fromkeys(settings, layer.origin))
@@ -223,6 +232,12 @@ def _preset_layers(recipe: str, source: object) -> Iterator[_Layer]:
             with_recipe = tree.pop("recipe", {}).get(recipe, {})
             yield _Layer(f"preset:{name}", tree)
             yield _Layer(f"preset:{name}", with_recipe)
+
+
+def _scheduled(source: object) -> Iterator[_Layer]:
+    spans = isinstance(source, str) and source_name.parse(source).has_spans
+    for name in ("retrain", *(("retrain-spans",) if spans else ())):
+        yield _Layer(f"preset:{name}", _read_toml(PRESETS / f"{name}.toml"))
 
 
 def _sizes_by_recipe(recipe: str, values: Tree, source: object) -> dict[str, int]:

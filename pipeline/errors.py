@@ -71,6 +71,13 @@ class SchemaDiffers(UserError):  # noqa: N818
     meaning = "schemas differ"
 
 
+class DriftFound(UserError):  # noqa: N818
+    """New images that differ from those that the champion was made of, and no retraining."""
+
+    exit_code = 9
+    meaning = "new images have drifted, and nothing was retrained"
+
+
 EXIT_CODES: dict[int, str] = {
     0: "pushed, or nothing to do",
     UNEXPECTED: "unexpected failure",
@@ -84,6 +91,7 @@ EXIT_CODES: dict[int, str] = {
             WorkspaceBusy,
             PromotionFailed,
             SchemaDiffers,
+            DriftFound,
         )
     },
     INTERRUPTED: "interrupted",

@@ -58,9 +58,20 @@ def run(config: Config, origins: Mapping[str, str], log_format: str) -> int:
     """
     check_paths(config)
     workspace = Workspace(config.workspace)
-    run_id = new_run_id()
+    with workspace.lock():
+        run_locked(config, origins, log_format, workspace, new_run_id())
+    return 0
+
+
+def run_locked(
+    config: Config,
+    origins: Mapping[str, str],
+    log_format: str,
+    workspace: Workspace,
+    run_id: str,
+) -> dict[str, Any]:
+    """As `run`, for who holds the workspace already. Returns the content of run.json."""
     with (
-        workspace.lock(),
         quiet(workspace.log_path(run_id)) as terminal,
         Console.create(log_format, terminal.stdout) as console,
     ):
@@ -78,7 +89,7 @@ def run(config: Config, origins: Mapping[str, str], log_format: str) -> int:
         raise NotBlessed(
             f"the model was not blessed, so it was not pushed: {'; '.join(outcome.verdict.reasons)}"
         )
-    return 0
+    return record
 
 
 def new_run_id() -> str:

@@ -50,9 +50,15 @@ class Workspace:
 
     def connection(self) -> metadata_store_pb2.ConnectionConfig:
         """How TFX connects to `metadata`."""
-        from tfx.orchestration.metadata import sqlite_metadata_connection_config
+        # Not by TFX's function: a look at the history should not wait for TFX's imports.
+        from ml_metadata.proto import metadata_store_pb2
 
-        return sqlite_metadata_connection_config(str(self.metadata))
+        config = metadata_store_pb2.ConnectionConfig()
+        config.sqlite.filename_uri = str(self.metadata)
+        config.sqlite.connection_mode = (
+            metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
+        )
+        return config
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -21,7 +21,7 @@ from components.image_example_gen.accounting import (
     write_lines,
 )
 from components.image_example_gen.dataset import DataSet
-from components.image_example_gen.inputs import Input, Problem, judge, scan
+from components.image_example_gen.inputs import INPUTS_FILE, Input, Problem, judge, scan
 from components.image_example_gen.options import Options
 from components.image_example_gen.writing import Facts, Outcome, Target, Work
 
@@ -42,6 +42,7 @@ class Ingest:
     """The outcome: the record, and the lines of its lists."""
 
     accounting: Accounting
+    inputs: list[dict[str, Any]]
     quarantine: list[dict[str, Any]]
     duplicates: list[dict[str, Any]]
     near_duplicates: list[dict[str, Any]]
@@ -49,6 +50,7 @@ class Ingest:
     def write(self, folder: str) -> None:
         """Write the record and the lists."""
         write_accounting(self.accounting, folder)
+        write_lines(self.inputs, os.path.join(folder, INPUTS_FILE))
         write_lines(self.quarantine, os.path.join(folder, QUARANTINE))
         write_lines(self.duplicates, os.path.join(folder, DUPLICATES))
         write_lines(self.near_duplicates, os.path.join(folder, NEAR_DUPLICATES))
@@ -203,6 +205,16 @@ def _account(
     accounting.check_balance()
     return Ingest(
         accounting,
+        inputs=[
+            {
+                "path": entry.name,
+                "label": entry.label,
+                "sha256": entry.sha256 or None,
+                "span": entry.span,
+                "fate": entry.fate,
+            }
+            for entry in inputs
+        ],
         quarantine=[
             {
                 "path": entry.name,

@@ -13,6 +13,8 @@ from components.image_example_gen.files import Unusable
 from components.image_example_gen.parallel import in_order
 from components.image_example_gen.sources.base import Item
 
+INPUTS_FILE = "inputs.jsonl"  # in an Examples artifact: every input and its fate
+
 # An image that is in several splits stays where it is held out, so that these stay comparable.
 _HELD_OUT_FIRST = {"test": 0, "eval": 1}
 
@@ -47,6 +49,13 @@ class Input:
     @property
     def is_kept(self) -> bool:
         return self.problem is None and not self.duplicate_of
+
+    @property
+    def fate(self) -> str:
+        """What became of it, in a word: the name of its split, or why it is in none."""
+        if self.problem:
+            return "quarantined"
+        return "duplicate" if self.duplicate_of else self.split
 
 
 def scan(data: DataSet) -> list[list[Input]]:
