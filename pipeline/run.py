@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import json
 import os
 import secrets
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tfx.orchestration.pipeline import Pipeline
 
     from components.image_example_gen.accounting import Accounting
-    from pipeline.local_runner import RunResult
+    from pipeline.local_runner import NodeResult, RunResult
     from pipeline.verdict import Verdict
 
 
@@ -157,11 +158,25 @@ def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
                 "wall_s": round(node.wall_s, 3),
                 "cpu_s": round(node.cpu_s, 3),
                 "peak_mb": round(node.peak_mb, 1),
+                **_images(node),
             }
             for node in outcome.run.nodes
         ],
         "wall_s": round(outcome.total_wall_s, 3),
     }
+
+
+def _images(node: NodeResult) -> dict[str, int]:
+    """How many images a node worked on, and how many it took over from earlier runs."""
+    from components import reuse
+
+    for artifact in itertools.chain(*node.outputs.values()):
+        own = node.state == "complete" and node.node not in RESOLVERS
+        if own and artifact.has_custom_property(reuse.DONE):
+            return {
+                name: artifact.get_int_custom_property(name) for name in (reuse.DONE, reuse.REUSED)
+            }
+    return {}
 
 
 def write_json(path: Path, value: Any) -> None:

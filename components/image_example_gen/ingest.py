@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from components import reuse
 from components.errors import BadDataError
 from components.image_example_gen import near_duplicates, writing
 from components.image_example_gen.accounting import (
@@ -39,9 +40,10 @@ Pair = tuple[Input, Input]
 
 @dataclasses.dataclass(frozen=True)
 class Ingest:
-    """The outcome: the record, and the lines of its lists."""
+    """The outcome: the record, images by file, and the lines of its lists."""
 
     accounting: Accounting
+    shards: Mapping[str, int]
     inputs: list[dict[str, Any]]
     quarantine: list[dict[str, Any]]
     duplicates: list[dict[str, Any]]
@@ -50,6 +52,7 @@ class Ingest:
     def write(self, folder: str) -> None:
         """Write the record and the lists."""
         write_accounting(self.accounting, folder)
+        reuse.write_shards(folder, self.shards)
         write_lines(self.inputs, os.path.join(folder, INPUTS_FILE))
         write_lines(self.quarantine, os.path.join(folder, QUARANTINE))
         write_lines(self.duplicates, os.path.join(folder, DUPLICATES))
@@ -82,6 +85,7 @@ def ingest(
     options: Options,
     work: Worker,
     output: str | None = None,
+    code: str = "",
 ) -> Ingest:
     """Read, judge and decode every input, and account for it.
 
@@ -91,6 +95,7 @@ def ingest(
       options: how it is read, and whether near duplicates are put into one split.
       work: runs `writing.write` on each piece of work.
       output: folder of the Examples artifact, None where nothing is written.
+      code: fingerprint of the source code.
 
     Raises BadDataError where there is nothing to ingest.
     """
@@ -100,34 +105,38 @@ def ingest(
         raise BadDataError(f"{data.source}: no images found; {data.hint}")
     judge(inputs, shares)
     classes = sorted({entry.label for entry in inputs if entry.problem is None})
-    pieces = _pieces(data, units, classes)
+    pieces = _pieces(data, units, classes, reuse.key(code, options.max_pixels))
     outcomes = work(pieces, sum(entry.is_kept for entry in inputs))
     facts = _settle(units, outcomes)
+    shards: dict[str, int] = {}
+    for piece in pieces:
+        shards |= writing.shards(piece, outcomes[piece.index])
     kept = [entry for entry in inputs if entry.is_kept]
     thumbs = [facts[entry.name].thumb for entry in kept]
     pairs = near_duplicates.find(thumbs)
     if options.group_near_duplicates:
         moves = _grouped(kept, near_duplicates.groups(pairs))
         if output is not None:
-            writing.move(output, moves)
+            changed = shards | writing.move(output, moves)
+            shards = {name: count for name, count in changed.items() if count is not None}
     named = [(kept[pair.first], kept[pair.second]) for pair in pairs]
-    return _account(data, inputs, classes, facts, named)
+    return _account(data, inputs, classes, facts, named, shards)
 
 
-def _pieces(data: DataSet, units: list[list[Input]], classes: list[str]) -> list[Work]:
+def _pieces(
+    data: DataSet, units: list[list[Input]], classes: list[str], made_by: str
+) -> list[Work]:
     ids = {name: index for index, name in enumerate(classes)}
-    return [
-        Work(
-            index=index,
-            total=len(units),
-            unit=data.units[index],
-            targets=tuple(
-                Target(ids[entry.label], entry.split, entry.sha256) if entry.is_kept else None
-                for entry in unit
-            ),
+    pieces = []
+    for index, unit in enumerate(units):
+        targets = tuple(
+            Target(ids[entry.label], entry.split, entry.sha256) if entry.is_kept else None
+            for entry in unit
         )
-        for index, unit in enumerate(units)
-    ]
+        names = [(entry.name, entry.label) for entry in unit]
+        key = reuse.key(made_by, data.units[index].span, names, targets)
+        pieces.append(Work(index, key, data.units[index], targets))
+    return pieces
 
 
 def _settle(units: list[list[Input]], outcomes: Mapping[int, list[Outcome]]) -> dict[str, Facts]:
@@ -170,6 +179,7 @@ def _account(
     classes: list[str],
     facts: Mapping[str, Facts],
     pairs: list[Pair],
+    shards: Mapping[str, int],
 ) -> Ingest:
     counts = Counter((entry.split, entry.label) for entry in inputs if entry.is_kept)
     found = {split for split, _ in counts}
@@ -205,6 +215,7 @@ def _account(
     accounting.check_balance()
     return Ingest(
         accounting,
+        shards=shards,
         inputs=[
             {
                 "path": entry.name,

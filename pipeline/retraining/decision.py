@@ -40,7 +40,7 @@ class Situation:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """Whether to retrain, whether to raise an alarm about drift, and why; a line for each reason."""
+    """Whether to retrain, whether to raise an alarm about drift, and a line for each reason."""
 
     retrain: bool
     alarm: bool
@@ -77,13 +77,13 @@ def decide(situation: Situation, policy: RetrainConfig) -> Decision:
 def _reasons(situation: Situation, policy: RetrainConfig) -> tuple[list[str], list[str]]:
     """Reasons for a retraining, and what speaks against it."""
     news, last = situation.news, situation.last
-    found, against = [], []
+    found: list[str] = []
+    against: list[str] = []
     if situation.forced:
         found.append("it is forced")
     if situation.unfinished:
         found.append(situation.unfinished)
-    for number in news.empty_spans:
-        against.append(f"span {number} holds nothing")
+    against += [f"span {number} holds nothing" for number in news.empty_spans]
     if last is None:
         found.append("no model has been judged yet")
         return found, against

@@ -20,7 +20,7 @@ class Distance:
 
 @dataclasses.dataclass(frozen=True)
 class Drift:
-    """Distances between `images` new images and `reference` others that the champion was made of."""
+    """Distances of `images` new images from `reference` others that the champion was made of."""
 
     images: int
     reference: int

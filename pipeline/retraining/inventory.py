@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -150,7 +149,7 @@ def _signature(contents: list[Content]) -> tuple[str, int]:
             state = [files.digest(content.path)]
         elif content.path:
             try:
-                status = os.stat(content.path)
+                status = Path(content.path).stat()
             except OSError:
                 return "", 0
             state = [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]

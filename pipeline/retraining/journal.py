@@ -1,15 +1,15 @@
 """What was decided and what came of it: one JSON object a line, never rewritten.
 
-Every line has `at` (UTC) and `event`. "decision" has the fields of `decision.Decision`; "started" and
-"ended" have the `run` that followed from it, and "ended" its `result`: blessed, rejected, failed or
-interrupted, with the reason in `detail`. "alarm" tells of drift.
+Every line has `at` (UTC) and `event`. "decision" has the fields of `decision.Decision`; "started"
+and "ended" have the `run` that followed from it, and "ended" its `result`: blessed, rejected,
+failed or interrupted, with the reason in `detail`. "alarm" tells of drift.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from components.atomic_pusher import storage
@@ -41,7 +41,7 @@ def _entries(text: str) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-def unfinished(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+def unfinished(entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The entry of the last run where it did not end, or ended without a verdict."""
     for entry in reversed(entries):
         if entry["event"] == "started":
@@ -51,7 +51,7 @@ def unfinished(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
     return None
 
 
-def last_alarm(entries: list[dict[str, Any]]) -> datetime.datetime | None:
+def last_alarm(entries: Sequence[Mapping[str, Any]]) -> datetime.datetime | None:
     """When drift last raised an alarm."""
     alarms = [entry["at"] for entry in entries if entry["event"] == "alarm"]
     return datetime.datetime.fromisoformat(alarms[-1]) if alarms else None

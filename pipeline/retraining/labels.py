@@ -1,4 +1,4 @@
-"""What is served after a push: a retraining labels, and never replaces the stable version unasked."""
+"""What is served after a push: labels are set, the stable version is not replaced unasked."""
 
 from __future__ import annotations
 

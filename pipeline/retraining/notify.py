@@ -19,8 +19,8 @@ TIMEOUT_S = 10.0
 def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
     """Tell that `event` befell the model called `name`.
 
-    Returns why that failed, None where it did not or nobody is to be told. Raises nothing: a night's
-    work is not lost because a chat is down.
+    Returns why that failed, None where it did not or nobody is to be told. Raises nothing: a
+    night's work is not lost because a chat is down.
     """
     url = os.environ.get(config.webhook_env, "").strip()
     if not url or event not in config.on:

@@ -12,9 +12,9 @@ from typing import Any
 from components.errors import BadDataError
 from components.image_example_gen.inputs import INPUTS_FILE
 from pipeline.config import check_paths
-from pipeline.errors import DataError, DriftFound, NotBlessed, UserError
+from pipeline.errors import DataError, DriftFound, NotBlessed
 from pipeline.retraining import history, inventory, journal, labels, notify
-from pipeline.retraining.decision import Decision, Situation, decide
+from pipeline.retraining.decision import Situation, decide
 from pipeline.retraining.history import History
 from pipeline.retraining.inventory import Inventory, News
 from pipeline.run import new_run_id, run_locked
@@ -86,7 +86,7 @@ class _Night:
         known = _inputs_of(past)
         if known is None:
             past = dataclasses.replace(past, last=None)
-        current, news = self._news(known or {})
+        _, news = self._news(known or {})
         return Situation(
             now=self._now,
             news=news,
