@@ -147,6 +147,7 @@ def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
             "source": config.data.source,
             "classes": outcome.accounting.classes,
             "splits": outcome.accounting.splits,
+            "held_out": outcome.accounting.held_out,
         },
         "warnings": outcome.warnings,
         "verdict": dataclasses.asdict(outcome.verdict),

@@ -136,6 +136,11 @@ class DataConfig(Section):
     last_span: int | None = Field(
         default=None, ge=0, description="Train on the spans up to this one, not on the latest."
     )
+    held_out: Literal["window", "all"] = Field(
+        default="window",
+        description="Spans whose eval and test images are used: those trained on, or all up to "
+        "the latest of them, so that models of different windows are judged alike.",
+    )
     max_pixels: int = Field(
         default=Options.max_pixels,
         ge=1,

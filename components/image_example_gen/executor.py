@@ -72,17 +72,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             targets = [target for piece in pieces for target in piece.targets if target]
             for split in {*shares, *(target.split for target in targets)}:
                 tf.io.gfile.makedirs(os.path.join(examples.uri, f"Split-{split}"))
-            outcomes = {
-                piece.index: found
-                for piece in pieces
-                if (found := units.take_over(piece)) is not None
-            }
-            rest = [piece for piece in pieces if piece.index not in outcomes]
+            known = {piece.index: units.take_over(piece) for piece in pieces}
+            rest = [left for _, left in known.values() if left.images]
             fresh = self._write(rest, options.max_pixels, examples.uri)
             units.keep(rest, fresh)
             done = sum(piece.images for piece in rest)
             reuse.account(examples, done, images - done)
-            return {**outcomes, **fresh}
+            return {index: [*found, *fresh.get(index, [])] for index, (found, _) in known.items()}
 
         data = list_data(source, options, _resolved(exec_properties))
         code = exec_properties.get(CODE_KEY, "")

@@ -22,7 +22,7 @@ from components.image_example_gen.accounting import (
     write_lines,
 )
 from components.image_example_gen.dataset import DataSet
-from components.image_example_gen.inputs import INPUTS_FILE, Input, Problem, judge, scan
+from components.image_example_gen.inputs import INPUTS_FILE, OUTSIDE, Input, Problem, judge, scan
 from components.image_example_gen.options import Options
 from components.image_example_gen.writing import Facts, Outcome, Target, Work
 
@@ -30,6 +30,7 @@ from components.image_example_gen.writing import Facts, Outcome, Target, Work
 Worker = Callable[[Sequence[Work], int], Mapping[int, list[Outcome]]]
 
 SPLITS = ("train", "eval", "test")
+HELD_OUT = SPLITS[1:]
 MAX_PAIRS_LISTED = 10_000
 IMBALANCE = 10  # times as many images in one class as in another
 TINY = 8  # times smaller than the median image, by the shorter side
@@ -103,8 +104,10 @@ def ingest(
     inputs = [entry for unit in units for entry in unit]
     if not inputs:
         raise BadDataError(f"{data.source}: no images found; {data.hint}")
-    judge(inputs, shares)
-    classes = sorted({entry.label for entry in inputs if entry.problem is None})
+    judge(inputs, shares, data.window if options.held_out == "all" else None)
+    classes = sorted(
+        {entry.label for entry in inputs if entry.problem is None and not entry.is_outside}
+    )
     pieces = _pieces(data, units, classes, reuse.key(code, options.max_pixels))
     outcomes = work(pieces, sum(entry.is_kept for entry in inputs))
     facts = _settle(units, outcomes)
@@ -133,9 +136,18 @@ def _pieces(
             Target(ids[entry.label], entry.split, entry.sha256) if entry.is_kept else None
             for entry in unit
         )
-        names = [(entry.name, entry.label) for entry in unit]
-        key = reuse.key(made_by, data.units[index].span, names, targets)
-        pieces.append(Work(index, key, data.units[index], targets))
+        kept = [
+            (position, unit[position].name, unit[position].label, target)
+            for position, target in enumerate(targets)
+            if target
+        ]
+        keys = {
+            split: reuse.key(
+                made_by, data.units[index].span, [each for each in kept if each[3].split == split]
+            )
+            for split in sorted({target.split for _, _, _, target in kept})
+        }
+        pieces.append(Work(index, keys, data.units[index], targets))
     return pieces
 
 
@@ -165,7 +177,8 @@ def _grouped(kept: list[Input], groups: list[list[int]]) -> dict[str, tuple[str,
     moves: dict[str, tuple[str, str]] = {}
     for group in groups:
         members = [kept[position] for position in group]
-        anchor = min(members, key=lambda entry: (not entry.is_given, entry.sha256))
+        # What came first stays, so that later copies of it move no image into another split.
+        anchor = min(members, key=lambda entry: (not entry.is_given, entry.span, entry.sha256))
         for entry in members:
             if entry.split != anchor.split and not entry.is_given:
                 moves[entry.sha256] = (entry.split, anchor.split)
@@ -185,6 +198,7 @@ def _account(
     found = {split for split, _ in counts}
     across_splits = [pair for pair in pairs if pair[0].split != pair[1].split]
     across_classes = [pair for pair in pairs if pair[0].label != pair[1].label]
+    outside = sum(entry.is_outside for entry in inputs)
     accounting = Accounting(
         classes=classes,
         splits={
@@ -192,14 +206,15 @@ def _account(
             for split in SPLITS
             if split in found
         },
-        inputs=len(inputs),
+        inputs=len(inputs) - outside,
         duplicates=sum(bool(entry.duplicate_of) for entry in inputs),
         quarantined=_counted(entry.problem.kind for entry in inputs if entry.problem),
-        ignored=dict(sorted(data.ignored.items())),
+        ignored=dict(sorted((data.ignored + Counter({OUTSIDE: outside})).items())),
         normalized=_counted(
             fact.normalized for fact in facts.values() if fact.normalized != "none"
         ),
         spans=[span.number for span in data.spans],
+        held_out={split: _digest(inputs, split) for split in HELD_OUT if split in found},
         near_duplicates={
             "pairs": len(pairs),
             "across_splits": len(across_splits),
@@ -254,6 +269,14 @@ def _account(
             )[:MAX_PAIRS_LISTED]
         ],
     )
+
+
+def _digest(inputs: Sequence[Input], split: str) -> str:
+    """Equal for splits of the same images with the same labels."""
+    images = sorted(
+        (entry.sha256, entry.label) for entry in inputs if entry.is_kept and entry.split == split
+    )
+    return reuse.key(images)
 
 
 def _counted(values: Iterable[str]) -> dict[str, int]:

@@ -1,7 +1,8 @@
-"""Units that an earlier ingest wrote just so: their files are taken over, nothing is decoded."""
+"""Parts of units that an earlier ingest wrote just so: taken over as files, nothing is decoded."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import posixpath
 from collections.abc import Iterable, Mapping
@@ -19,39 +20,56 @@ _PASSING = ("changed", "unreadable")
 
 
 class Units:
-    """What became of the units of the ingests beside the artifact at `uri`."""
+    """What became of the units of the ingests beside the artifact at `uri`, by split."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._known = reuse.earlier(uri, f"{FOLDER}/*.json")
         self._shards = reuse.earlier(uri, "Split-*/*") if self._known else {}
 
-    def take_over(self, work: Work) -> list[Outcome] | None:
-        """The outcomes of a unit, whose files are there from now on; None where it is not known."""
-        location = self._known.get(_name(work))
-        if location is None:
-            return None
-        with tf.io.gfile.GFile(location) as file:
-            outcomes = decode(json.loads(file.read()))
-        needed = shards(work, outcomes)
-        # Files that were changed later, to bring near duplicates together, have other names.
-        if not self._shards.keys() >= needed.keys():
-            return None
-        for name in needed:
-            reuse.take_over(self._shards[name], posixpath.join(self._uri, name))
-        self._write(work, outcomes)
-        return outcomes
+    def take_over(self, work: Work) -> tuple[list[Outcome], Work]:
+        """The outcomes that are known, whose files are there from now on, and what is left."""
+        outcomes: list[Outcome] = []
+        taken = set()
+        for split in work.keys:
+            found = self._take_over(work, split)
+            if found is not None:
+                outcomes += found
+                taken.add(split)
+        targets = tuple(
+            None if target is None or target.split in taken else target for target in work.targets
+        )
+        return outcomes, dataclasses.replace(work, targets=targets)
 
     def keep(self, pieces: Iterable[Work], outcomes: Mapping[int, list[Outcome]]) -> None:
         """Let later ingests take over what these units became."""
         for work in pieces:
-            found = outcomes[work.index]
-            kinds = {fate.kind for _, fate in found if isinstance(fate, Problem)}
-            if not kinds.intersection(_PASSING):
-                self._write(work, found)
+            by_split: dict[str, list[Outcome]] = {}
+            for position, fate in outcomes[work.index]:
+                if target := work.targets[position]:
+                    by_split.setdefault(target.split, []).append((position, fate))
+            for split, found in by_split.items():
+                kinds = {fate.kind for _, fate in found if isinstance(fate, Problem)}
+                if not kinds.intersection(_PASSING):
+                    self._write(_name(work, split), found)
 
-    def _write(self, work: Work, outcomes: list[Outcome]) -> None:
-        path = posixpath.join(self._uri, _name(work))
+    def _take_over(self, work: Work, split: str) -> list[Outcome] | None:
+        location = self._known.get(_name(work, split))
+        if location is None:
+            return None
+        with tf.io.gfile.GFile(location) as file:
+            outcomes = decode(json.loads(file.read()))
+        # Files that were changed later, to bring near duplicates together, have other names.
+        needed = shards(work, outcomes)
+        if not self._shards.keys() >= needed.keys():
+            return None
+        for name in needed:
+            reuse.take_over(self._shards[name], posixpath.join(self._uri, name))
+        self._write(_name(work, split), outcomes)
+        return outcomes
+
+    def _write(self, name: str, outcomes: list[Outcome]) -> None:
+        path = posixpath.join(self._uri, name)
         tf.io.gfile.makedirs(posixpath.dirname(path))
         with tf.io.gfile.GFile(f"{path}.partial", "w") as file:
             file.write(json.dumps(encode(outcomes)))
@@ -71,8 +89,8 @@ def decode(rows: Iterable[Any]) -> list[Outcome]:
     return [(at, Problem(*fate) if is_bad else _facts(*fate)) for at, is_bad, fate in rows]
 
 
-def _name(work: Work) -> str:
-    return f"{FOLDER}/{work.key}.json"
+def _name(work: Work, split: str) -> str:
+    return f"{FOLDER}/{work.keys[split]}.json"
 
 
 def _text(value: Any) -> Any:

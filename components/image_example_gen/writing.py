@@ -45,17 +45,17 @@ class Facts(NamedTuple):
 class Work:
     """A unit with the target of each of its inputs, None for those that are not to be written.
 
-    `key` is a digest of all that the outcome depends on.
+    `keys` has, by split, a digest of all that the outcome of its inputs depends on.
     """
 
     index: int
-    key: str
+    keys: Mapping[str, str]
     unit: SpanUnit
     targets: tuple[Target | None, ...]
 
-    @property
-    def shard(self) -> str:
-        return f"{SHARD}{self.unit.span:05d}-{self.key}"
+    def shard(self, split: str) -> str:
+        """Path in the artifact of the file for the inputs of a split."""
+        return f"Split-{split}/{SHARD}{self.unit.span:05d}-{self.keys[split]}"
 
     @property
     def images(self) -> int:
@@ -74,7 +74,7 @@ def shards(work: Work, outcomes: Sequence[Outcome]) -> dict[str, int]:
         for position, fate in outcomes
         if isinstance(fate, Facts) and (target := work.targets[position])
     )
-    return {f"Split-{split}/{work.shard}": count for split, count in written.items()}
+    return {work.shard(split): count for split, count in written.items()}
 
 
 class _Task(NamedTuple):
@@ -105,7 +105,7 @@ def write(work: Work, max_pixels: int, images: int, output: str | None) -> list[
             if output is None or not record:
                 continue
             if split not in writers:
-                paths[split] = os.path.join(output, f"Split-{split}", work.shard)
+                paths[split] = os.path.join(output, work.shard(split))
                 writer = tf.io.TFRecordWriter(f"{paths[split]}.partial")
                 writers[split] = stack.enter_context(writer)
             writers[split].write(record)
