@@ -378,7 +378,7 @@ class DriftConfig(Section):
         default=0.2, ge=0, le=1, description="L-infinity distance of the shares of classes."
     )
     max_statistics_distance: float = Field(
-        default=0.3,
+        default=0.15,
         ge=0,
         le=1,
         description="Jensen-Shannon divergence of sizes, brightness and contrast.",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,3 +32,9 @@ class Drift:
     def findings(self) -> list[str]:
         """The distances above their limits, a line each."""
         return [str(each) for each in self.distances if each.value > each.limit]
+
+
+def from_json(value: Mapping[str, Any]) -> Drift:
+    """Undo `dataclasses.asdict`."""
+    distances = tuple(Distance(**each) for each in value["distances"])
+    return Drift(value["images"], value["reference"], distances)

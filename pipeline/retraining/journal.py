@@ -2,7 +2,8 @@
 
 Every line has `at` (UTC) and `event`. "decision" has the fields of `decision.Decision`; "started"
 and "ended" have the `run` that followed from it, and "ended" its `result`: blessed, rejected,
-failed or interrupted, with the reason in `detail`. "alarm" tells of drift.
+failed or interrupted, with the reason in `detail`. "drift" has what was measured of a batch of
+new images, and "alarm" tells that it was found too much.
 """
 
 from __future__ import annotations

@@ -13,8 +13,10 @@ from components.errors import BadDataError
 from components.image_example_gen.inputs import INPUTS_FILE
 from pipeline.config import check_paths
 from pipeline.errors import DataError, DriftFound, NotBlessed
-from pipeline.retraining import history, inventory, journal, labels, notify
+from pipeline.noise import quiet
+from pipeline.retraining import drift_report, history, inventory, journal, labels, notify
 from pipeline.retraining.decision import Situation, decide
+from pipeline.retraining.drift_report import Drift
 from pipeline.retraining.history import History
 from pipeline.retraining.inventory import Inventory, News
 from pipeline.run import new_run_id, run_locked
@@ -40,7 +42,7 @@ def retrain(
       origins: the layer that set each of them, as `config.load` returns it.
       log_format: "rich", "plain" or "json".
       force: retrain whatever the policy says.
-      dry_run: decide only; nothing is recorded and nobody is told.
+      dry_run: decide only; nothing but measured drift is recorded, and nobody is told.
       now: the time that ages are measured by, UTC; the clock's if None.
 
     Returns 0 where a model is pushed or was already, and where there was nothing to do. Raises
@@ -86,14 +88,14 @@ class _Night:
         known = _inputs_of(past)
         if known is None:
             past = dataclasses.replace(past, last=None)
-        _, news = self._news(known or {})
+        current, news = self._news(known or {})
         return Situation(
             now=self._now,
             news=news,
             last=past.last,
             champion=past.champion,
             unfinished=_cut_off(entries),
-            drift=None,
+            drift=self._drift(past, current, news, entries),
             last_alarm=journal.last_alarm(entries),
             forced=forced,
         )
@@ -108,6 +110,30 @@ class _Night:
         latest = max((entry.span for entry in known.values()), default=-1)
         empty = tuple(number for number in spans if number > latest and number not in filled)
         return current, dataclasses.replace(inventory.compare(known, current), empty_spans=empty)
+
+    def _drift(
+        self,
+        past: History,
+        current: Inventory,
+        news: News,
+        entries: Sequence[Mapping[str, Any]],
+    ) -> Drift | None:
+        """How the new images differ; what was measured of the same ones before is not again."""
+        names = {*news.new, *news.changed}
+        limits, champion = self._config.retrain.drift, past.champion
+        if past.last is None or champion is None or len(names) < limits.min_examples:
+            return None
+        batch = inventory.digest({name: current[name] for name in names})
+        for entry in reversed(entries):
+            if entry["event"] == "drift" and entry["batch"] == batch:
+                return drift_report.from_json(entry["drift"])
+        with quiet(self._workspace.log_path("drift")):
+            from pipeline.retraining.drift import measure
+
+            found = measure(self._config.data, names, champion.examples, champion.uri, limits)
+        if found is not None:
+            self.record("drift", batch=batch, drift=dataclasses.asdict(found))
+        return found
 
     def run(self, origins: Mapping[str, str]) -> int:
         """Run the DAG, label what it pushes, and tell what came of it."""
@@ -173,7 +199,6 @@ def _facts(situation: Situation) -> dict[str, Any]:
         "new": len(news.new),
         "changed": len(news.changed),
         "removed": len(news.removed),
-        "drift": None if situation.drift is None else dataclasses.asdict(situation.drift),
     }
 
 
