@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from pipeline.commands.classify import classify
+from pipeline.commands.feedback import feedback
+from pipeline.commands.gc import collect
 from pipeline.commands.models import models, promote, rollback
 from pipeline.commands.serve import serve
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
@@ -364,7 +366,8 @@ def _write_traceback(error: Exception) -> Path:
     return Path(path)
 
 
-for _command in (serve, models, promote, rollback, classify):
+app.command("gc")(_reported(LogFormat.PLAIN)(collect))
+for _command in (feedback, serve, models, promote, rollback, classify):
     app.command()(_reported(LogFormat.PLAIN)(_command))
 
 
