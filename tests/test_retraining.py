@@ -18,6 +18,9 @@ import pytest
 from PIL import Image
 
 from components.atomic_pusher import versions
+from components.image_example_gen import inputs
+from components.image_example_gen.dataset import DataSet
+from components.image_example_gen.inputs import Input
 from components.image_example_gen.options import Options
 from pipeline.config import load
 from pipeline.errors import ConfigError, DataError
@@ -169,10 +172,12 @@ class TestInventory:
         source, memo = f"{tmp_path}/data/{{SPAN}}", tmp_path / "memo.json"
         self.write(tmp_path / "data", 1, 1)
         read: list[int] = []
-        scan = inventory.scan
-        monkeypatch.setattr(
-            inventory, "scan", lambda data: read.extend(s.span for s in data.units) or scan(data)
-        )
+
+        def scan(data: DataSet) -> list[list[Input]]:
+            read.extend(unit.span for unit in data.units)
+            return inputs.scan(data)
+
+        monkeypatch.setattr(inventory, "scan", scan)
         first, spans = inventory.take(source, Options(spans=9), memo)
         assert (read, spans) == ([1], [1])
         assert inventory.take(source, Options(spans=9), memo)[0] == first

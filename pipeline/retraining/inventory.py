@@ -49,6 +49,11 @@ class News:
     empty_spans: tuple[int, ...] = ()
 
     @property
+    def images(self) -> tuple[str, ...]:
+        """Names of what there is to learn from."""
+        return self.new + self.changed
+
+    @property
     def count(self) -> int:
         return len(self.new) + len(self.changed) + len(self.removed)
 
@@ -83,7 +88,7 @@ def digest(inventory: Inventory) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def take(source: str, options: Options, memo: Path) -> tuple[Inventory, list[int]]:
+def take(source: str, options: Options, memo: Path | None) -> tuple[Inventory, list[int]]:
     """Read what the data holds, and the numbers of its spans.
 
     Spans whose files have the size, times and inode numbers that they had at the last call are not
@@ -92,12 +97,12 @@ def take(source: str, options: Options, memo: Path) -> tuple[Inventory, list[int
     Args:
       source: data.source.
       options: how it is read.
-      memo: file in which what was read is kept from call to call.
+      memo: file in which what was read is kept from call to call, if anything is.
 
     Raises BadDataError where the data cannot be listed.
     """
     data = list_data(source, options)
-    known = _load(memo)
+    known = _load(memo) if memo else {}
     fresh: dict[str, tuple[str, dict[str, Entry]]] = {}
     for span in data.spans:
         part = _part(data, span.number)
@@ -112,7 +117,8 @@ def take(source: str, options: Options, memo: Path) -> tuple[Inventory, list[int
             if changed_ns > time.time_ns() - _SETTLED_NS:
                 signature = ""
         fresh[span.location] = (signature, entries)
-    _save(memo, fresh)
+    if memo:
+        _save(memo, fresh)
     inventory = {name: each for _, entries in fresh.values() for name, each in entries.items()}
     return inventory, [span.number for span in data.spans]
 

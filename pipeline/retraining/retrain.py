@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from components.errors import BadDataError
-from components.image_example_gen.inputs import INPUTS_FILE
 from pipeline.config import check_paths
-from pipeline.errors import DataError, DriftFound, NotBlessed
+from pipeline.errors import DriftFound, NotBlessed, UserError
 from pipeline.noise import quiet
-from pipeline.retraining import drift_report, history, inventory, journal, labels, notify
-from pipeline.retraining.decision import Situation, decide
-from pipeline.retraining.drift_report import Drift
-from pipeline.retraining.history import History
-from pipeline.retraining.inventory import Inventory, News
+from pipeline.retraining import journal, labels, notify
+from pipeline.retraining.decision import decide
+from pipeline.retraining.look import Place, look, record
 from pipeline.run import new_run_id, run_locked
 from pipeline.settings import Config
 from pipeline.workspace import Workspace
@@ -50,16 +45,20 @@ def retrain(
     """
     check_paths(config)
     workspace = Workspace(config.workspace)
+    now = now or datetime.datetime.now(datetime.UTC)
     with workspace.lock():
-        night = _Night(config, workspace, log_format, now or datetime.datetime.now(datetime.UTC))
-        situation = night.look(force)
+        night = _Night(config, workspace, log_format, now)
+        try:
+            situation = look(config, night.place, now, force)
+        except UserError as error:
+            night.notify("failed", str(error))
+            raise
         decision = decide(situation, config.retrain)
         night.say("decision", str(decision), **decision.as_json())
         if dry_run:
             return 0
-        night.record("decision", **decision.as_json(), **_facts(situation))
+        record(night.place, decision, situation)
         if decision.alarm:
-            night.record("alarm")
             night.notify("drift", str(decision))
         if decision.retrain:
             return night.run(origins)
@@ -77,63 +76,12 @@ class _Night:
         self._log_format = log_format
         self._now = now
         self._started = time.monotonic()
-        self._journal = str(workspace.root / journal.FILE)
-
-    def look(self, forced: bool) -> Situation:
-        """What there is to decide on."""
-        config, entries = self._config, journal.read(self._journal)
-        past = History()
-        if self._workspace.metadata.exists():
-            past = history.read(self._workspace.connection(), config.name)
-        known = _inputs_of(past)
-        if known is None:
-            past = dataclasses.replace(past, last=None)
-        current, news = self._news(known or {})
-        return Situation(
-            now=self._now,
-            news=news,
-            last=past.last,
-            champion=past.champion,
-            unfinished=_cut_off(entries),
-            drift=self._drift(past, current, news, entries),
-            last_alarm=journal.last_alarm(entries),
-            forced=forced,
+        self.place = Place(
+            workspace.connection() if workspace.metadata.exists() else None,
+            str(workspace.root / journal.FILE),
+            workspace.root / MEMO,
+            quiet(workspace.log_path("drift")),
         )
-
-    def _news(self, known: Inventory) -> tuple[Inventory, News]:
-        data = self._config.data
-        try:
-            current, spans = inventory.take(data.source, data.options, self._workspace.root / MEMO)
-        except BadDataError as error:
-            raise DataError(str(error)) from error
-        filled = {entry.span for entry in current.values()}
-        latest = max((entry.span for entry in known.values()), default=-1)
-        empty = tuple(number for number in spans if number > latest and number not in filled)
-        return current, dataclasses.replace(inventory.compare(known, current), empty_spans=empty)
-
-    def _drift(
-        self,
-        past: History,
-        current: Inventory,
-        news: News,
-        entries: Sequence[Mapping[str, Any]],
-    ) -> Drift | None:
-        """How the new images differ; what was measured of the same ones before is not again."""
-        names = {*news.new, *news.changed}
-        limits, champion = self._config.retrain.drift, past.champion
-        if past.last is None or champion is None or len(names) < limits.min_examples:
-            return None
-        batch = inventory.digest({name: current[name] for name in names})
-        for entry in reversed(entries):
-            if entry["event"] == "drift" and entry["batch"] == batch:
-                return drift_report.from_json(entry["drift"])
-        with quiet(self._workspace.log_path("drift")):
-            from pipeline.retraining.drift import measure
-
-            found = measure(self._config.data, names, champion.examples, champion.uri, limits)
-        if found is not None:
-            self.record("drift", batch=batch, drift=dataclasses.asdict(found))
-        return found
 
     def run(self, origins: Mapping[str, str]) -> int:
         """Run the DAG, label what it pushes, and tell what came of it."""
@@ -158,7 +106,7 @@ class _Night:
     def record(self, event: str, **fields: Any) -> None:
         """Add to the journal."""
         elapsed = datetime.timedelta(seconds=time.monotonic() - self._started)
-        journal.append(self._journal, event, self._now + elapsed, **fields)
+        journal.append(self.place.log, event, self._now + elapsed, **fields)
 
     def notify(self, event: str, text: str) -> None:
         """Tell the webhook, and here where that fails."""
@@ -171,35 +119,6 @@ class _Night:
             ts = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
             text = json.dumps({"ts": ts, "event": event, "text": text, **fields})
         print(text, flush=True)
-
-
-def _inputs_of(past: History) -> Inventory | None:
-    """What the last judged training was made of, None where that is not known any more."""
-    if past.last is None or not past.last.examples:
-        return None
-    try:
-        return inventory.read_inputs(f"{past.last.examples}/{INPUTS_FILE}")
-    except OSError:
-        return None
-
-
-def _cut_off(entries: Sequence[Mapping[str, Any]]) -> str:
-    entry = journal.unfinished(entries)
-    if entry is None:
-        return ""
-    if entry["event"] == "started" or entry["result"] == "interrupted":
-        return f"run {entry['run']} was cut off, and is continued"
-    return f"run {entry['run']} failed, and is tried again"
-
-
-def _facts(situation: Situation) -> dict[str, Any]:
-    """What a decision was made on, for the journal."""
-    news = situation.news
-    return {
-        "new": len(news.new),
-        "changed": len(news.changed),
-        "removed": len(news.removed),
-    }
 
 
 def _result(error: BaseException) -> str:
