@@ -118,7 +118,7 @@ def _execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
         warnings=read_warnings(outputs["ExampleValidator"]["anomalies"][0].uri),
         accounting=read_accounting(outputs["ImageExampleGen"]["examples"][0].uri),
         verdict=read_verdict(
-            outputs["Evaluator"]["evaluation"][0], outputs["Evaluator"]["blessing"][0]
+            outputs["Evaluator"]["evaluation"][0].uri, outputs["Evaluator"]["blessing"][0].uri
         ),
         pushed=pushed.get_string_custom_property("pushed_destination") or None,
         total_wall_s=(datetime.datetime.now(datetime.UTC) - started).total_seconds(),
@@ -195,10 +195,14 @@ def _rows(outcome: Outcome, config: Config, workspace: Workspace) -> list[tuple[
     worst = min(verdict.class_accuracy, key=lambda name: verdict.class_accuracy[name])
     rows = [
         ("Data", f"{splits}; {len(outcome.accounting.classes)} classes"),
-        ("Accuracy", f"{verdict.accuracy:.2%} of {verdict.examples:,} eval images"),
+        ("Accuracy", _accuracy(verdict)),
         ("Weakest class", f"{worst} ({verdict.class_accuracy[worst]:.1%})"),
         ("Baseline", _baseline(verdict)),
-        ("Blessed", "yes" if verdict.blessed else f"no: {'; '.join(verdict.reasons)}"),
+        *(
+            ("" if index else "Checks", f"{'ok' if check['passed'] else 'NO'}  {check['reason']}")
+            for index, check in enumerate(verdict.checks)
+        ),
+        ("Blessed", "yes" if verdict.blessed else "no"),
         ("Pushed", _pushed(outcome)),
         ("Time", f"{outcome.total_wall_s:.1f} s; {_work(outcome)}"),
         ("Log", str(workspace.log_path(run_id))),
@@ -207,11 +211,18 @@ def _rows(outcome: Outcome, config: Config, workspace: Workspace) -> list[tuple[
     return [*rows, ("Next", _next_command(outcome, config))]
 
 
+def _accuracy(verdict: Verdict) -> str:
+    low, high = verdict.interval
+    text = f"{verdict.accuracy:.2%} ({low:.1%} to {high:.1%}) of {verdict.examples:,} eval images"
+    if verdict.test_accuracy is not None:
+        text += f"; {verdict.test_accuracy:.2%} of the test images"
+    return text
+
+
 def _baseline(verdict: Verdict) -> str:
     if verdict.baseline_accuracy is None:
-        return "none: no other blessed model in this workspace"
-    difference = 100 * (verdict.accuracy - verdict.baseline_accuracy)
-    return f"{verdict.baseline_accuracy:.2%} (this model {difference:+.2f} points)"
+        return verdict.note
+    return f"{verdict.baseline_accuracy:.2%}; {verdict.note}"
 
 
 def _pushed(outcome: Outcome) -> str:

@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -193,13 +193,13 @@ class TestDamage:
             shape = as_transform_reads(picture.encoded).shape
             assert shape == (picture.height, picture.width, 3)
 
-    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=15)
     @given(share=st.floats(0, 1, exclude_max=True))
     def test_truncated(self, name: str, share: float) -> None:
         data = SAMPLES[name]
         self.check(data[: int(len(data) * share)])
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=25)
     @given(
         flips=st.lists(
             st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)),
@@ -223,7 +223,7 @@ def test_a_file_that_lacks_a_tenth_is_refused(name: str) -> None:
         read(data[: len(data) * 9 // 10])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.sampled_from([b"", b"\xff\xd8\xff\xe1", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF"]),
     st.binary(max_size=300),
