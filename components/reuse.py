@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import posixpath
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from components.progress import report
 if TYPE_CHECKING:
     from tfx import types
 
+SHARD = "data_tfrecord-"  # what the names of ImageExampleGen's files begin with
 SHARDS_FILE = "shards.json"  # in an Examples artifact: images by file, whose names hold digests
 DONE = "images_done"
 REUSED = "images_reused"
@@ -47,6 +49,12 @@ def earlier(uri: str, pattern: str) -> dict[str, str]:
         if execution != own and execution.isdecimal():
             found[name] = path
     return found
+
+
+def span_of(path: str) -> int | None:
+    """The span that all images of a shard come from, or of a file made of it; None if unknown."""
+    found = re.search(rf"{SHARD}(\d+)-[^/]*$", path)
+    return int(found[1]) if found else None
 
 
 def take_over(source: str, target: str) -> None:

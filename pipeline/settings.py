@@ -319,6 +319,15 @@ class TrainConfig(Section):
         description="Make rare classes count as much as others: weigh their images more, or show "
         "them more often.",
     )
+    recent_weight: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="How often an epoch shows each image of the latest spans; others come once.",
+    )
+    recent_spans: int = Field(
+        default=1, ge=1, description="How many of the latest spans recent_weight is for."
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
         description="What training calculates with; auto: the fastest that the GPU has, float32 "

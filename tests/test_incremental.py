@@ -261,6 +261,19 @@ class TestHeldOut:
         assert [entry.fate for entry in inputs] == ["duplicate", "train", "duplicate", "eval"]
 
 
+def test_recent_spans_can_count_more(tmp_path: Path) -> None:
+    from trainer_module.run_fn import weighted
+
+    names = ["00001-aa", "00002-aa", "00002-bb", "00003-aa", "moved-aa"]
+    files = [str(tmp_path / f"transformed_examples-data_tfrecord-{name}-cc") for name in names]
+    for file in files:
+        Path(file).touch()
+    pattern = [str(tmp_path / "*")]
+    assert weighted(pattern, 1, 2) == pattern
+    shown = Counter(weighted(pattern, 3, 2))
+    assert [shown[file] for file in files] == [1, 3, 3, 3, 1]
+
+
 class TestCorrections:
     def test_a_later_span_corrects_a_label(self) -> None:
         inputs = [

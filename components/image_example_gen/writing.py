@@ -21,8 +21,6 @@ from components.image_example_gen.inputs import Problem
 from components.image_example_gen.parallel import in_order
 from components.image_example_gen.sources.base import Item
 
-SHARD = "data_tfrecord-"  # what file names begin with
-
 
 class Target(NamedTuple):
     """What an input is to become: position of its class, split, and the digest of its bytes."""
@@ -55,7 +53,7 @@ class Work:
 
     def shard(self, split: str) -> str:
         """Path in the artifact of the file for the inputs of a split."""
-        return f"Split-{split}/{SHARD}{self.unit.span:05d}-{self.keys[split]}"
+        return f"Split-{split}/{reuse.SHARD}{self.unit.span:05d}-{self.keys[split]}"
 
     @property
     def images(self) -> int:
@@ -185,7 +183,7 @@ def move(output: str, moves: Mapping[str, tuple[str, str]]) -> dict[str, int | N
     files = _Moving(output, moves)
     for split in sorted({source for source, _ in moves.values()}):
         for path in sorted(
-            tf.io.gfile.glob(os.path.join(output, f"Split-{split}", f"{SHARD}*[0-9a-f]"))
+            tf.io.gfile.glob(os.path.join(output, f"Split-{split}", f"{reuse.SHARD}*[0-9a-f]"))
         ):
             files.split_off(split, path.rpartition("/")[2])
     files.close()
@@ -227,7 +225,7 @@ class _Moving:
         for split, writer in self._writers.items():
             writer.close()
             path = self._partial(split)
-            name = f"{SHARD}moved-{reuse.key(self._moved[split])}"
+            name = f"{reuse.SHARD}moved-{reuse.key(self._moved[split])}"
             tf.io.gfile.rename(path, os.path.join(self._output, f"Split-{split}", name))
             self.changed[f"Split-{split}/{name}"] = len(self._moved[split])
 
@@ -238,4 +236,4 @@ class _Moving:
         self._moved.setdefault(split, []).append(origin)
 
     def _partial(self, split: str) -> str:
-        return os.path.join(self._output, f"Split-{split}", f"{SHARD}moved.partial")
+        return os.path.join(self._output, f"Split-{split}", f"{reuse.SHARD}moved.partial")
