@@ -18,11 +18,17 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from pipeline.commands import schedule
 from pipeline.commands.classify import classify
+from pipeline.commands.compile import compile_dag
 from pipeline.commands.feedback import feedback
 from pipeline.commands.gc import collect
 from pipeline.commands.models import models, promote, rollback
+from pipeline.commands.predict import predict
+from pipeline.commands.report import compare, report, runs
+from pipeline.commands.report import show as show_run
 from pipeline.commands.serve import serve
+from pipeline.commands.submit import submit
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
 
 if TYPE_CHECKING:
@@ -366,9 +372,20 @@ def _write_traceback(error: Exception) -> Path:
     return Path(path)
 
 
-app.command("gc")(_reported(LogFormat.PLAIN)(collect))
-for _command in (feedback, serve, models, promote, rollback, classify):
+for _command in (
+    *(runs, show_run, compare, report, predict),
+    *(serve, models, promote, rollback, classify),
+    *(feedback, submit),
+):
     app.command()(_reported(LogFormat.PLAIN)(_command))
+app.command("gc")(_reported(LogFormat.PLAIN)(collect))
+app.command("compile")(_reported(LogFormat.PLAIN)(compile_dag))
+
+schedule_app = typer.Typer(help="Run a pipeline on Kubeflow by the clock.", no_args_is_help=True)
+app.add_typer(schedule_app, name="schedule")
+schedule_app.command("list")(_reported(LogFormat.PLAIN)(schedule.list_schedules))
+for _command in (schedule.create, schedule.pause, schedule.resume, schedule.delete):
+    schedule_app.command()(_reported(LogFormat.PLAIN)(_command))
 
 
 if __name__ == "__main__":

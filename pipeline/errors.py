@@ -78,6 +78,20 @@ class DriftFound(UserError):  # noqa: N818
     meaning = "new images have drifted, and nothing was retrained"
 
 
+class KubeflowUnreachable(UserError):  # noqa: N818
+    """An installation of Kubeflow Pipelines that does not answer."""
+
+    exit_code = 10
+    meaning = "Kubeflow does not answer"
+
+
+class KubeflowRefused(UserError):  # noqa: N818
+    """A request that Kubeflow Pipelines answered with a refusal."""
+
+    exit_code = 11
+    meaning = "Kubeflow refused the request"
+
+
 EXIT_CODES: dict[int, str] = {
     0: "pushed, or nothing to do",
     UNEXPECTED: "unexpected failure",
@@ -92,6 +106,8 @@ EXIT_CODES: dict[int, str] = {
             PromotionFailed,
             SchemaDiffers,
             DriftFound,
+            KubeflowUnreachable,
+            KubeflowRefused,
         )
     },
     INTERRUPTED: "interrupted",

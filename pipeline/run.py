@@ -6,20 +6,23 @@ import dataclasses
 import datetime
 import itertools
 import json
+import logging
 import os
 import secrets
 import shlex
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import progress
 from components.image_example_gen import source_name
-from pipeline.config import check_paths, dump_toml
+from pipeline.config import check_paths, dump_toml, items
 from pipeline.console import Console
 from pipeline.errors import NotBlessed
 from pipeline.noise import quiet
 from pipeline.recipe_choice import AUTO
+from pipeline.report.facts import RECORD, State
 from pipeline.settings import BUILT_IN_SOURCES, Config
 from pipeline.workspace import Workspace
 
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from pipeline.local_runner import NodeResult, RunResult
     from pipeline.verdict import Verdict
 
+
+_LOG = logging.getLogger("perennial.run")
 
 # Nodes that only ever look something up.
 RESOLVERS = ("PreviousStatistics", "WarmStart", "Resolver")
@@ -71,7 +76,7 @@ def run_locked(
     workspace: Workspace,
     run_id: str,
 ) -> dict[str, Any]:
-    """As `run`, for who holds the workspace already. Returns the content of run.json."""
+    """As `run`, for who holds the workspace already. Returns what the run came to."""
     with (
         quiet(workspace.log_path(run_id)) as terminal,
         Console.create(log_format, terminal.stdout) as console,
@@ -82,21 +87,77 @@ def run_locked(
         if (origin := origins["train.recipe"]).startswith(AUTO):
             text = f"recipe {config.train.recipe}, chosen by {origin}"
             progress.report("note", text=text)
-        outcome = _execute(config, workspace, run_id)
-        record = describe(outcome, config)
-        write_json(folder / "run.json", record)
-        console.summary(_rows(outcome, config, workspace), record)
+        record = beginning(config, origins, run_id)
+        write_json(folder / RECORD, record)
+        started = time.monotonic()
+        try:
+            outcome = _execute(config, workspace, run_id)
+        except BaseException as error:
+            record |= {"nodes": console.nodes(), "wall_s": round(time.monotonic() - started, 3)}
+            write_json(folder / RECORD, record | _end(error))
+            # Whoever interrupts a run wants to be gone.
+            if isinstance(error, Exception) and (page := _report(workspace, run_id)):
+                progress.report("note", text=f"report: {page}")
+            raise
+        summary = describe(outcome, config)
+        write_json(folder / RECORD, record | summary | _end(outcome))
+        page = _report(workspace, run_id)
+        console.summary(_rows(outcome, config, workspace, page), summary)
     if outcome.pushed is None:
         raise NotBlessed(
             f"the model was not blessed, so it was not pushed: {'; '.join(outcome.verdict.reasons)}"
         )
-    return record
+    return summary
 
 
 def new_run_id() -> str:
     """A name that sorts by time and that no other run has."""
     now = datetime.datetime.now(datetime.UTC)
     return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def beginning(config: Config, origins: Mapping[str, str], run_id: str) -> dict[str, Any]:
+    """What is known of a run before it does anything; see `report.facts.Run`."""
+    from pipeline.report import code_version
+
+    return {
+        "run_id": run_id,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "state": State.RUNNING,
+        "name": config.name,
+        "recipe": config.train.recipe,
+        "data": {"source": config.data.source},
+        "settings": {
+            key: {"value": value, "origin": origins[key]} for key, value in items(config, origins)
+        },
+        "code": code_version.find().model_dump(),
+    }
+
+
+def _end(how: Outcome | BaseException) -> dict[str, Any]:
+    """How the run ended, and why not well."""
+    match how:
+        case Outcome(pushed=None):
+            return {"state": State.REJECTED, "error": "; ".join(how.verdict.reasons)}
+        case Outcome():
+            return {"state": State.PUSHED}
+        case NotBlessed():
+            return {"state": State.REJECTED, "error": str(how)}
+        case KeyboardInterrupt():
+            return {"state": State.INTERRUPTED}
+    return {"state": State.FAILED, "error": str(how) or type(how).__name__}
+
+
+def _report(workspace: Workspace, run_id: str) -> Path | None:
+    """Write the pages. Never raises: a page must not decide how a run ends."""
+    try:
+        from pipeline.report import history, write
+
+        return write.report(workspace, history.find(workspace, run_id))
+    except Exception as error:
+        _LOG.exception("the report could not be written")
+        progress.report("note", text=f"the report could not be written: {error}")
+        return None
 
 
 def _execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
@@ -139,7 +200,7 @@ def build_pipeline(
 
 
 def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
-    """The outcome as JSON-able values: the content of run.json and of the summary event."""
+    """The outcome as JSON-able values: the summary event, and most of run.json."""
     return {
         "run_id": outcome.run.run_id,
         "recipe": config.train.recipe,
@@ -187,7 +248,9 @@ def write_json(path: Path, value: Any) -> None:
     partial.replace(path)
 
 
-def _rows(outcome: Outcome, config: Config, workspace: Workspace) -> list[tuple[str, str]]:
+def _rows(
+    outcome: Outcome, config: Config, workspace: Workspace, page: Path | None
+) -> list[tuple[str, str]]:
     verdict, run_id = outcome.verdict, outcome.run.run_id
     splits = ", ".join(
         f"{outcome.accounting.examples(split):,} {split}" for split in outcome.accounting.splits
@@ -206,7 +269,7 @@ def _rows(outcome: Outcome, config: Config, workspace: Workspace) -> list[tuple[
         ("Pushed", _pushed(outcome)),
         ("Time", f"{outcome.total_wall_s:.1f} s; {_work(outcome)}"),
         ("Log", str(workspace.log_path(run_id))),
-        ("Details", str(workspace.run_dir(run_id) / "run.json")),
+        *([("Report", str(page))] if page else []),
     ]
     return [*rows, ("Next", _next_command(outcome, config))]
 

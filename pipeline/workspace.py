@@ -50,15 +50,14 @@ class Workspace:
 
     def connection(self) -> metadata_store_pb2.ConnectionConfig:
         """How TFX connects to `metadata`."""
-        # Not by TFX's function: a look at the history should not wait for TFX's imports.
+        # As TFX's own function makes it, whose module takes seconds to import.
         from ml_metadata.proto import metadata_store_pb2
 
-        config = metadata_store_pb2.ConnectionConfig()
-        config.sqlite.filename_uri = str(self.metadata)
-        config.sqlite.connection_mode = (
-            metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
+        sqlite = metadata_store_pb2.SqliteMetadataSourceConfig(
+            filename_uri=str(self.metadata),
+            connection_mode=metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE,
         )
-        return config
+        return metadata_store_pb2.ConnectionConfig(sqlite=sqlite)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -91,6 +90,17 @@ class Workspace:
             finally:
                 self._locked = False
                 file.truncate(0)
+
+    def is_busy(self) -> bool:
+        """Whether another run holds the workspace."""
+        try:
+            with open(self.root / "run.lock", "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return not self._locked
+        except OSError:
+            pass  # nothing has run here
+        return False
 
     def recover(self) -> list[str]:
         """Undo what killed runs left half-done, and return one line about each such execution.

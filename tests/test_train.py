@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from xml.etree import ElementTree
 
 import keras
 import numpy as np
@@ -20,7 +19,7 @@ import tensorflow as tf
 from components import features, progress
 from components.errors import BadDataError
 from tests.transformed import Transformed, run_transform, serialized
-from trainer_module import export, fit, input_pipeline, recipes, run_fn, transform
+from trainer_module import export, fit, input_pipeline, recipes, reports, run_fn, transform
 from trainer_module.input_pipeline import Replicas, Split
 from trainer_module.recipes.base import Phase
 
@@ -350,10 +349,16 @@ class TestRunFn:
             expected = {epoch["epoch"]: epoch[key] for epoch in history["epochs"]}
             assert values == pytest.approx(expected, rel=1e-6)
 
-    def test_curves_are_a_point_an_epoch(self, output: Path) -> None:
-        image = ElementTree.parse(output / "run" / "curves.svg").getroot()
-        lines = [each for each in image.iter() if each.tag.endswith("polyline")]
-        assert [len(line.attrib["points"].split()) for line in lines] == [12] * 4
+    def test_samples_are_a_training_image_of_each_class_and_its_augmented_versions(
+        self, output: Path
+    ) -> None:
+        with np.load(output / "run" / reports.SAMPLES_FILE) as arrays:
+            images, labels = arrays["images"], arrays["labels"]
+        assert sorted(labels) == list(range(len(CLASSES)))
+        assert images.shape == (len(CLASSES), 1 + reports.VARIANTS, SIZE, SIZE, 3)
+        assert images.dtype == np.uint8
+        for version in range(1, 1 + reports.VARIANTS):
+            assert (images[:, version] != images[:, 0]).any()
 
     def test_nothing_is_left_of_the_checkpoints(self, output: Path) -> None:
         assert not [path for path in output.parent.rglob("*.npz*") if "checkpoints" in str(path)]

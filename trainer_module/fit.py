@@ -46,6 +46,7 @@ class How:
         strategy: the devices; None: TensorFlow's default one.
         checkpoints: where to continue from, and to leave what another call can continue from.
         prepare: is given the new model before anything else is done with it.
+        on_phase: is given each phase before it is fitted, with its number from 0.
         on_epoch: is given the mapping of each epoch, also of those before a continuation.
     """
 
@@ -55,6 +56,7 @@ class How:
     strategy: tf.distribute.Strategy | None = None
     checkpoints: Checkpoints | None = None
     prepare: Callable[[keras.Model], None] = lambda _: None
+    on_phase: Callable[[int, Phase], None] = lambda *_: None
     on_epoch: Callable[[Row], None] = lambda _: None
 
 
@@ -122,6 +124,7 @@ def fit(
                     phase = phases.send(best)  # type: ignore[arg-type]  # None starts it
             except StopIteration:
                 break
+            how.on_phase(number, phase)
             model, rebuild = phase.model or model, phase.rebuild or rebuild
             best = training.fit_phase(number, phase, model, rebuild)
     return training.trained()

@@ -22,6 +22,7 @@ from components import features
 from components.errors import BadDataError
 from components.image_example_validator.findings import (
     DATASET,
+    FINDINGS_FILE,
     Finding,
     Level,
     Policy,
@@ -32,7 +33,6 @@ from components.image_schema_gen.schema import class_counts, class_names, counte
 from components.progress import report
 
 POLICY_KEY = "policy"
-FINDINGS_FILE = "findings.json"
 MAX_LISTED = 5
 REFERENCE_SPLIT = "train"  # which the others are compared with
 
