@@ -29,6 +29,7 @@ from pipeline.retraining.decision import Situation, decide
 from pipeline.retraining.drift_report import Distance, Drift
 from pipeline.retraining.history import Trained
 from pipeline.retraining.inventory import Entry, News
+from pipeline.retraining.look import decide_in_cluster
 from pipeline.serving import promotion
 from pipeline.settings import DriftConfig, NotifyConfig, RetrainConfig
 
@@ -442,3 +443,17 @@ def test_a_decision_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_the_first_task_of_a_cluster_decides_too_and_keeps_its_journal(tmp_path: Path) -> None:
+    from ml_metadata.proto import metadata_store_pb2
+
+    path = tmp_path / "data" / "1" / "cat" / "x.png"
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(path)
+    config = load(None, {"data.source": f"{tmp_path}/data/{{SPAN}}"}, scheduled=True).config
+    connection = metadata_store_pb2.ConnectionConfig(fake_database={})
+    decision = decide_in_cluster(config, connection, str(tmp_path))
+    assert decision.retrain
+    [entry] = journal.read(str(tmp_path / journal.FILE))
+    assert (entry["new"], entry["reasons"]) == (1, ["no model has been judged yet"])
