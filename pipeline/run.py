@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import json
 import logging
 import os
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from tfx.orchestration.pipeline import Pipeline
 
     from components.image_example_gen.accounting import Accounting
-    from pipeline.local_runner import RunResult
+    from pipeline.local_runner import NodeResult, RunResult
     from pipeline.verdict import Verdict
 
 
@@ -64,9 +65,20 @@ def run(config: Config, origins: Mapping[str, str], log_format: str) -> int:
     """
     check_paths(config)
     workspace = Workspace(config.workspace)
-    run_id = new_run_id()
+    with workspace.lock():
+        run_locked(config, origins, log_format, workspace, new_run_id())
+    return 0
+
+
+def run_locked(
+    config: Config,
+    origins: Mapping[str, str],
+    log_format: str,
+    workspace: Workspace,
+    run_id: str,
+) -> dict[str, Any]:
+    """As `run`, for who holds the workspace already. Returns what the run came to."""
     with (
-        workspace.lock(),
         quiet(workspace.log_path(run_id)) as terminal,
         Console.create(log_format, terminal.stdout) as console,
     ):
@@ -96,7 +108,7 @@ def run(config: Config, origins: Mapping[str, str], log_format: str) -> int:
         raise NotBlessed(
             f"the model was not blessed, so it was not pushed: {'; '.join(outcome.verdict.reasons)}"
         )
-    return 0
+    return summary
 
 
 def new_run_id() -> str:
@@ -197,6 +209,7 @@ def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
             "source": config.data.source,
             "classes": outcome.accounting.classes,
             "splits": outcome.accounting.splits,
+            "held_out": outcome.accounting.held_out,
         },
         "warnings": outcome.warnings,
         "verdict": dataclasses.asdict(outcome.verdict),
@@ -208,11 +221,25 @@ def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
                 "wall_s": round(node.wall_s, 3),
                 "cpu_s": round(node.cpu_s, 3),
                 "peak_mb": round(node.peak_mb, 1),
+                **_images(node),
             }
             for node in outcome.run.nodes
         ],
         "wall_s": round(outcome.total_wall_s, 3),
     }
+
+
+def _images(node: NodeResult) -> dict[str, int]:
+    """How many images a node worked on, and how many it took over from earlier runs."""
+    from components import reuse
+
+    for artifact in itertools.chain(*node.outputs.values()):
+        own = node.state == "complete" and node.node not in RESOLVERS
+        if own and artifact.has_custom_property(reuse.DONE):
+            return {
+                name: artifact.get_int_custom_property(name) for name in (reuse.DONE, reuse.REUSED)
+            }
+    return {}
 
 
 def write_json(path: Path, value: Any) -> None:
