@@ -124,6 +124,7 @@ class TestShippedPresets:
         known = {f"recipe-{name}" for name in recipes.names()}
         known |= {f"data-{name}" for name in BUILT_IN_SOURCES}
         known |= {f"kubeflow-{name}" for name in ENVIRONMENTS}
+        known |= {"retrain", "retrain-spans"}
         assert {path.stem for path in PRESETS.glob("*.toml")} <= known
 
     def test_recipe_tables_name_recipes_that_exist(self) -> None:
