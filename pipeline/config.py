@@ -168,6 +168,10 @@ def check_paths(config: Config) -> None:
             _check_outside("push.directory", Path(config.push_directory), config.data.folder)
     if config.data.schema_file is not None:
         _check_readable("data.schema_file", config.data.schema_file)
+    for name in ("private_key", "public_key"):
+        key = getattr(config.push.signing, name)
+        if key is not None:
+            _check_readable(f"push.signing.{name}", key)
     if config.push.directory is not None and "://" not in config.push.directory:
         _check_writable("push.directory", Path(config.push.directory))
 

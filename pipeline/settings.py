@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
@@ -342,6 +342,27 @@ class InfraValidationConfig(Section):
     )
 
 
+class SigningConfig(Section):
+    """Whether pushed versions are signed; `perennial serve --public-key` then serves no others."""
+
+    private_key: Annotated[Path | None, PATH] = Field(
+        default=None,
+        description="Elliptic private key, a PEM file without passphrase that only the pusher can "
+        "read; unset: versions are not signed.",
+    )
+    public_key: Annotated[Path | None, PATH] = Field(
+        default=None,
+        description="The public key of the pair, with which each version is checked before it "
+        "appears.",
+    )
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.private_key is None) != (self.public_key is None):
+            raise ValueError("private_key and public_key must be given together")
+        return self
+
+
 class PushConfig(Section):
     """Where blessed models go."""
 
@@ -358,6 +379,7 @@ class PushConfig(Section):
         description="Model configuration that names the served versions; unset: models.config "
         "beside push.directory.",
     )
+    signing: SigningConfig = Field(default=SigningConfig(), description="Signed versions.")
 
 
 class BeamConfig(Section):

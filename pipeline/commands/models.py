@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import json
 from pathlib import Path
@@ -52,6 +53,14 @@ ServerOption = Annotated[
         help="gRPC address of a server to wait for; can be repeated.",
     ),
 ]
+PublicKeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        envvar="PERENNIAL_PUBLIC_KEY",
+        help="Refuse a version that the holder of the private key did not sign.",
+    ),
+]
 TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for a server.", min=1)]
 
 
@@ -85,6 +94,7 @@ def promote(
     config_file: ConfigOption = None,
     server: ServerOption = None,
     timeout: TimeoutOption = 120.0,
+    public_key: PublicKeyOption = None,
 ) -> None:
     """Let servers serve a version as canary or stable, beside the ones they serve.
 
@@ -94,7 +104,7 @@ def promote(
     """
     from pipeline.serving import promotion
 
-    target = _target(workspace, model, directory, config_file)
+    target = _target(workspace, model, directory, config_file, public_key)
     _check_servers(server)
     serving = promotion.promote(target, version, to.value, server or (), timeout)
     print(_told(target, serving))
@@ -107,6 +117,7 @@ def rollback(
     config_file: ConfigOption = None,
     server: ServerOption = None,
     timeout: TimeoutOption = 120.0,
+    public_key: PublicKeyOption = None,
 ) -> None:
     """Withdraw the canary or, where there is none, bring back the version that was stable before.
 
@@ -115,12 +126,23 @@ def rollback(
     """
     from pipeline.serving import promotion
 
-    target = _target(workspace, model, directory, config_file)
+    target = _target(workspace, model, directory, config_file, public_key)
     _check_servers(server)
     print(_told(target, promotion.rollback(target, server or (), timeout)))
 
 
 def _target(
+    workspace: Path,
+    model: str | None,
+    directory: str | None,
+    config_file: str | None,
+    public_key: Path | None = None,
+) -> Target:
+    target = _located(workspace, model, directory, config_file)
+    return dataclasses.replace(target, public_key=public_key)
+
+
+def _located(
     workspace: Path, model: str | None, directory: str | None, config_file: str | None
 ) -> Target:
     from components.atomic_pusher import served, storage
