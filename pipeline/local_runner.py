@@ -6,10 +6,13 @@ for a success, and leaves the node that Ctrl-C hit running forever in the metada
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
+import faulthandler
 import gc
 import logging
+import os
 import re
 import shutil
 import signal
@@ -21,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, Literal
 
+import psutil
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.compiler import compiler, constants
 from tfx.orchestration import metadata
@@ -39,6 +43,8 @@ from pipeline.workspace import Workspace
 
 _LOG = logging.getLogger("perennial.runner")
 _LONGEST_MESSAGE = 300
+_GRACE_S = 60.0  # for a node that takes too long to end when it is told to
+_LOG_DESCRIPTOR = 2  # where `noise.quiet` sends it
 
 State = Literal["complete", "cached", "skipped"]
 
@@ -70,16 +76,19 @@ class RunResult:
     nodes: tuple[NodeResult, ...]
 
 
-def run(pipeline: Pipeline, workspace: Workspace, run_id: str) -> RunResult:
+def run(
+    pipeline: Pipeline, workspace: Workspace, run_id: str, node_timeout: float | None = None
+) -> RunResult:
     """Run every node of `pipeline` under `run_id`, which must be new to the workspace.
 
     The caller holds the workspace's lock. Progress is reported as events (components/progress.py):
-    run_start, node_start, node_end and run_end.
+    run_start, node_start, node_end and run_end. A node that has not ended after `node_timeout`
+    seconds is interrupted; one that does not react to that takes the process with it.
 
     Raises:
         DataError: a node blamed its data (BadDataError); the message is the node's own.
         NotBlessed: no model server serves the candidate as it should (NotServableError).
-        NodeFailed: a node failed otherwise.
+        NodeFailed: a node failed otherwise, or took too long.
         KeyboardInterrupt: SIGINT or SIGTERM came. The interrupted node's execution is FAILED and
             its partial outputs are gone.
         ValueError: the pipeline does not live in the workspace.
@@ -89,11 +98,13 @@ def run(pipeline: Pipeline, workspace: Workspace, run_id: str) -> RunResult:
     gc.freeze()
     for line in workspace.recover():
         progress.report("note", text=line)
-    return _Run(pipeline, workspace, run_id).execute()
+    return _Run(pipeline, workspace, run_id, node_timeout).execute()
 
 
 class _Run:
-    def __init__(self, pipeline: Pipeline, workspace: Workspace, run_id: str) -> None:
+    def __init__(
+        self, pipeline: Pipeline, workspace: Workspace, run_id: str, node_timeout: float | None
+    ) -> None:
         if pipeline.pipeline_info.pipeline_root != str(workspace.artifacts):
             raise ValueError(
                 f"the pipeline root is {pipeline.pipeline_info.pipeline_root}, but the workspace "
@@ -107,7 +118,7 @@ class _Run:
         self._connection = workspace.connection()
         self._workspace = workspace
         self._run_id = run_id
-        self._interrupts = _Interrupts()
+        self._interrupts = _Interrupts(node_timeout)
 
     def execute(self) -> RunResult:
         # The compiler sorts nodes topologically.
@@ -138,7 +149,7 @@ class _Run:
         progress.report("node_start", node=node_id)
         used = usage.Usage()
         try:
-            with usage.measure() as used:
+            with usage.measure() as used, self._interrupts.within_time(node_id):
                 info = self._launcher(node).launch()
             self._interrupts.check()
             execution_id = (info.execution_id if info else None) or None
@@ -189,10 +200,15 @@ class _Run:
             _LOG.exception("recovery is left to the next run")
 
     def _explain(self, node_id: str, error: BaseException) -> UserError | KeyboardInterrupt:
+        log = self._workspace.log_path(self._run_id)
+        if self._interrupts.timed_out:
+            limit = f"node_timeout = {self._interrupts.node_timeout:g} s"
+            return NodeFailed(
+                f"{node_id} was stopped: it took longer than {limit}; {log} shows where it was"
+            )
         if self._interrupts.seen:
             return KeyboardInterrupt()
         chain = list(_chain(error))
-        log = self._workspace.log_path(self._run_id)
         for each in chain:
             if blame := _blame_on_data(each):
                 return DataError(blame)
@@ -207,6 +223,15 @@ class _Run:
                     f"{node_id} failed: no space left on the disk that holds {place}; "
                     f"free some and run again; see {log}"
                 )
+            if isinstance(each, MemoryError):
+                return NodeFailed(
+                    f"{node_id} failed: out of memory; free some, or make train.batch_size or "
+                    f"transform.image_size smaller, and run again; see {log}"
+                )
+        if not self._workspace.metadata.exists():
+            return NodeFailed(
+                f"{node_id} failed: {self._workspace.metadata} is gone; put it back and run again"
+            )
         return NodeFailed(f"{node_id} failed: {_describe(error)}; see {log}")
 
     def _fullest_disk(self) -> str:
@@ -222,11 +247,14 @@ class _Interrupts:
     """Turns SIGINT and SIGTERM into KeyboardInterrupt, and remembers that they came.
 
     Beam and TensorFlow catch everything, KeyboardInterrupt included, and raise an error of their
-    own, which would make an interrupted node look like a failed one.
+    own, which would make an interrupted node look like a failed one. A node that takes longer than
+    `node_timeout` seconds is sent a SIGTERM.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, node_timeout: float | None) -> None:
+        self.node_timeout = node_timeout
         self.seen = False
+        self.timed_out = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> None:
@@ -240,6 +268,37 @@ class _Interrupts:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def within_time(self, node: str) -> Iterator[None]:
+        """Interrupt the block where it takes too long."""
+        ended = threading.Event()
+        if self.node_timeout is not None:
+            watch = threading.Thread(target=self._watch, args=(node, ended), daemon=True)
+            watch.start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+    def _watch(self, node: str, ended: threading.Event) -> None:
+        if ended.wait(self.node_timeout):
+            return
+        faulthandler.dump_traceback(_LOG_DESCRIPTOR)
+        self.timed_out = True
+        text = f"{node} has taken longer than node_timeout = {self.node_timeout:g} s: stopping it"
+        progress.report("note", text=text)
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGTERM)
+        if ended.wait(_GRACE_S):
+            return
+        # It waits in native code, which no signal ends. The next run recovers, as after a kill.
+        progress.report("note", text=f"{node} does not react: ending the process")
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        os._exit(NodeFailed.exit_code)
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a library swallowed one."""

@@ -431,6 +431,11 @@ class Config(Section):
         default=Path("workspace"),
         description="Folder for metadata, artifacts, logs and pushed models.",
     )
+    node_timeout: int | None = Field(
+        default=None,
+        ge=1,
+        description="Seconds after which a node that has not ended is stopped; unset: never.",
+    )
     data: DataConfig = Field(default=DataConfig(), description="Images and splits.")
     validation: ValidationConfig = Field(
         default=ValidationConfig(), description="The gate before training."
