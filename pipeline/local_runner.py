@@ -43,6 +43,7 @@ from pipeline.workspace import Workspace
 
 _LOG = logging.getLogger("perennial.runner")
 _LONGEST_MESSAGE = 300
+_FULL_BYTES = 64 * 1024  # a disk that has no more left is taken for full
 _GRACE_S = 60.0  # for a node that takes too long to end when it is told to
 _LOG_DESCRIPTOR = 2  # where `noise.quiet` sends it
 
@@ -146,9 +147,9 @@ class _Run:
 
     def _run_node(self, node: pipeline_pb2.PipelineNode) -> NodeResult:
         node_id = node.node_info.id
-        progress.report("node_start", node=node_id)
         used = usage.Usage()
         try:
+            progress.report("node_start", node=node_id)
             with usage.measure() as used, self._interrupts.within_time(node_id):
                 info = self._launcher(node).launch()
             self._interrupts.check()
@@ -156,8 +157,8 @@ class _Run:
             state, outputs = self._outcome(execution_id)
         except BaseException as error:
             _LOG.exception("%s failed", node_id)
+            failure = self._explain(node_id, error)  # before what filled a disk is removed
             self._undo()
-            failure = self._explain(node_id, error)
             _report_end(node_id, "failed", used, str(failure) or "interrupted")
             raise failure from error
         _report_end(node_id, state, used)
@@ -216,13 +217,18 @@ class _Run:
                 return NotBlessed(f"{node_id}: {each}; see {log}")
             if isinstance(each, PushRefusedError):
                 return NodeFailed(f"{node_id}: {each}; see {log}")
+        fullest = self._fullest_disk()
+        # SQLite and others do not always say what kept them from writing.
+        full = fullest if shutil.disk_usage(fullest).free < _FULL_BYTES else None
         for each in chain:
             if _is_disk_full(each):
-                place = getattr(each, "filename", None) or self._fullest_disk()
-                return NodeFailed(
-                    f"{node_id} failed: no space left on the disk that holds {place}; "
-                    f"free some and run again; see {log}"
-                )
+                full = getattr(each, "filename", None) or full or fullest
+        if full:
+            return NodeFailed(
+                f"{node_id} failed: no space left on the disk that holds {full}; "
+                f"free some and run again; see {log}"
+            )
+        for each in chain:
             if isinstance(each, MemoryError):
                 return NodeFailed(
                     f"{node_id} failed: out of memory; free some, or make train.batch_size or "
