@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test browser lint format lock sbom licenses audit doctor venv clean
+.PHONY: help run test browser lint format lock docs sbom licenses audit doctor venv clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ lock: | .venv/bin/uv ## Pin the dependencies of pyproject.toml anew; newest ones
 	.venv/bin/uv pip compile pyproject.toml --quiet --all-extras --generate-hashes \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_39 \
 		--custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
+
+docs: venv ## Write docs/reference anew, from the settings and the commands
+	.venv/bin/python -m pipeline.reference
 
 sbom: venv ## Write sbom.cdx.json, a CycloneDX bill of all that is installed
 	.venv/bin/cyclonedx-py environment .venv --pyproject pyproject.toml --output-reproducible \

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from pipeline import examples
 from pipeline.commands.classify import classify
 from pipeline.commands.models import models, promote, rollback
 from pipeline.commands.serve import serve
@@ -33,7 +34,6 @@ app = typer.Typer(
     help="Retrains image classifiers: from a folder of images to an evaluated, pushed model.",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -321,6 +321,7 @@ def _write_traceback(error: Exception) -> Path:
 
 for _command in (serve, models, promote, rollback, classify):
     app.command()(_reported(LogFormat.PLAIN)(_command))
+examples.attach(app, EPILOG)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,9 @@ from trainer_module import recipes
 PRESETS = Path(__file__).parent / "presets"
 COMMAND_LINE = "command line"
 HYPERPARAMETERS = "train.hyperparameters."
+# What settings of earlier versions are called now, by their dotted keys. An entry stays for as long
+# as files with the old name may be around: for good, it costs nothing.
+RENAMED: Mapping[str, str] = {}
 PHOTOGRAPH = (480.0, 640.0)  # pixels
 
 # The tables of a TOML file, or the settings in them; what tomllib returns.
@@ -354,6 +357,8 @@ def _below(folder: Path, path: str) -> str:
 
 
 def _unknown(key: str, value: object, section: type[BaseModel], root: type[Config]) -> str:
+    if key in RENAMED:
+        return f"{key!r} is called {RENAMED[key]!r} now; change the name"
     settings = _settings(root)
     tables = {key.rpartition(".")[0] for key in settings} - {""}
     hint = _hint(key, tables if isinstance(value, Mapping) else settings)

@@ -25,11 +25,12 @@ from hypothesis import strategies as st
 from components.errors import BadDataError
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.images import read_image
+from components.image_schema_gen.inference import infer
 from components.image_schema_gen.schema import class_names
 from pipeline.config import load
 from pipeline.errors import ConfigError
 from tests import image_corpus as corpus
-from tests.test_schema import infer, statistics
+from tests.test_schema import statistics
 from tests.test_sources import example, items, labels, problems, put, write_records
 from tests.test_weights import saved_model
 from trainer_module.weights import WeightsError, load_npz

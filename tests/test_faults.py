@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from components.atomic_pusher import versions
-from components.atomic_pusher.signing import verify_version
+from components.atomic_pusher.signing import Keys, verify_version
 from components.image_example_gen.sources import digits
 from tests.test_e2e import SMALL, Run, command, perennial_run
 from tests.test_signing import make_keys  # noqa: F401 - a fixture
@@ -136,7 +136,7 @@ class TestOneRunAfterTheOther:
         self,
         arguments: list[str],
         disks: tuple[Path, Path],
-        make_keys: Callable[..., object],  # noqa: F811
+        make_keys: Callable[[str], Keys],  # noqa: F811
     ) -> None:
         keys = make_keys("mine")
         base = str(disks[1] / "digits")

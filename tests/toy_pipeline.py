@@ -144,7 +144,7 @@ def _hung(_: Path) -> None:
 def _hung_in_native_code(_: Path) -> None:
     # A lock that is taken twice; no signal ends the wait.
     lock = ctypes.create_string_buffer(256)
-    for _ in range(2):
+    for _turn in range(2):
         ctypes.CDLL(None).pthread_mutex_lock(lock)
 
 

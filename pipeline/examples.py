@@ -1,0 +1,51 @@
+"""What to type: the examples at the end of each command's --help and in docs/reference/cli.md."""
+
+from __future__ import annotations
+
+import inspect
+
+import typer
+
+# By command. Each line is tried by the tests as far as its options go.
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "run": (
+        "perennial run",
+        "perennial run --data photos --recipe auto --workspace work",
+        "perennial run --config perennial.toml --set train.epochs=20 --log-format json",
+    ),
+    "doctor": ("perennial doctor --workspace work",),
+    "version": ("perennial version",),
+    "data check": ("perennial data check photos --quarantine bad.jsonl",),
+    "data show": ("perennial data show photos --recipe bit --output samples.html",),
+    "schema infer": ("perennial schema infer --data photos --schema schema.pbtxt",),
+    "schema review": ("perennial schema review --schema schema.pbtxt",),
+    "schema accept": ("perennial schema accept --schema schema.pbtxt",),
+    "serve": (
+        "perennial serve",
+        "perennial serve perennial --workspace work --own --public-key signing.pub",
+    ),
+    "models": ("perennial models --workspace work --json",),
+    "promote": (
+        "perennial promote 3 --to canary --server localhost:8500",
+        "perennial promote 3 --to stable --public-key signing.pub",
+    ),
+    "rollback": ("perennial rollback --server localhost:8500",),
+    "classify": (
+        "perennial classify cat.jpg --weights BiT-M-R50x1-ILSVRC2012.npz --labels names.txt",
+    ),
+}
+
+
+def attach(group: typer.Typer, exit_codes: str, parents: tuple[str, ...] = ()) -> None:
+    """Let every command's --help end with its examples and the exit codes."""
+    for command in group.registered_commands:
+        assert command.callback is not None
+        name = command.name or command.callback.__name__.replace("_", "-")
+        # Each paragraph as one line, which is then broken where the terminal is.
+        paragraphs = inspect.cleandoc(command.callback.__doc__ or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(each.split()) for each in paragraphs)
+        lines = EXAMPLES.get(" ".join((*parents, name)), ())
+        command.epilog = "\n\n".join([*(f"Example: {line}" for line in lines), exit_codes])
+    for each in group.registered_groups:
+        assert each.typer_instance is not None
+        attach(each.typer_instance, exit_codes, (*parents, str(each.name)))
