@@ -14,6 +14,7 @@ import pytest
 
 from components.atomic_pusher import filesystem, served, storage, versions
 from components.atomic_pusher.executor import push
+from pipeline.errors import ConfigError
 from pipeline.serving import promotion
 from pipeline.serving.promotion import CANARY, STABLE, Target
 from pipeline.serving.server import ModelServer
@@ -70,7 +71,7 @@ def test_a_push_keeps_what_is_promoted_meanwhile(tmp_path: Path, base: Path) -> 
             newest = max(versions.find(str(base)))
             try:
                 promotion.promote(target, newest, CANARY)
-            except promotion.ConfigError:
+            except ConfigError:
                 continue  # it was superseded before its turn, and is refused as not there
             assert {2, newest} <= set(versions.find(str(base)))
         pushing.result()
@@ -88,7 +89,7 @@ def test_promotions_take_turns_and_are_both_on_record(tmp_path: Path, base: Path
 
     def change(turn: int) -> None:
         # Whoever comes second may find that there is nothing to withdraw.
-        with contextlib.suppress(promotion.ConfigError):
+        with contextlib.suppress(ConfigError):
             promotion.promote(target, 2, CANARY) if turn % 2 else promotion.rollback(target)
 
     with ThreadPoolExecutor(8) as pool:
