@@ -21,6 +21,9 @@ import typer
 from pipeline import examples
 from pipeline.commands.classify import classify
 from pipeline.commands.models import models, promote, rollback
+from pipeline.commands.predict import predict
+from pipeline.commands.report import compare, report, runs
+from pipeline.commands.report import show as show_run
 from pipeline.commands.serve import serve
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
 
@@ -319,7 +322,10 @@ def _write_traceback(error: Exception) -> Path:
     return Path(path)
 
 
-for _command in (serve, models, promote, rollback, classify):
+for _command in (
+    *(runs, show_run, compare, report, predict),
+    *(serve, models, promote, rollback, classify),
+):
     app.command()(_reported(LogFormat.PLAIN)(_command))
 examples.attach(app, EPILOG)
 

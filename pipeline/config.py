@@ -159,6 +159,13 @@ def dump_toml(config: Config, origins: Mapping[str, str]) -> str:
     return "\n".join(_dump_section(config, origins, ())) + "\n"
 
 
+def items(config: Config, origins: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    """Each setting by its dotted key, as a JSON-able value."""
+    tree = config.model_dump(mode="json")
+    for key in origins:
+        yield key, functools.reduce(lambda table, part: table[part], key.split("."), tree)
+
+
 def check_paths(config: Config) -> None:
     """Check what the configuration points at, before anything is started or created.
 

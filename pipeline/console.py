@@ -114,6 +114,19 @@ class Console(logging.Handler, abc.ABC):
         progress.LOGGER.removeHandler(self)
         progress.LOGGER.setLevel(self._previous_level)
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """What became of each node so far: node, state, wall_s, cpu_s and peak_mb."""
+        return [
+            {
+                "node": node.name,
+                "state": node.state,
+                "wall_s": node.wall_s,
+                "cpu_s": node.cpu_s,
+                "peak_mb": node.peak_mb,
+            }
+            for node in self._nodes.values()
+        ]
+
     def summary(self, rows: Sequence[tuple[str, str]], data: Mapping[str, Any]) -> None:
         """Show the outcome of a run: `rows` of label and value to people, `data` to machines."""
         self._now = time.time()
@@ -192,7 +205,7 @@ class _PlainConsole(Console):
             self._show_summary(fields["rows"])
         elif text := self._text(event, fields):
             now = time.strftime("%H:%M:%S", time.localtime(self._now))
-            self._write(f"{now} {_printable(text)}")
+            self._write(f"{now} {printable(text)}")
 
     def _show_summary(self, rows: Sequence[tuple[str, str]]) -> None:
         self._write("")
@@ -204,7 +217,7 @@ class _PlainConsole(Console):
             case "run_start":
                 return f"run {fields['run_id']}: {len(self._nodes)} nodes"
             case "run_end":
-                return f"run {fields['state']} after {_duration(fields['wall_s'])}"
+                return f"run {fields['state']} after {duration(fields['wall_s'])}"
             case "node_start":
                 return f"{self._numbered(fields['node'])} started"
             case "node_end":
@@ -267,7 +280,7 @@ class _RichConsole(Console):
 
     def _show(self, event: str, fields: Mapping[str, Any]) -> None:
         if event == "note":
-            self._terminal.print(Text(_printable(str(fields["text"]))))
+            self._terminal.print(Text(printable(str(fields["text"]))))
         elif event == "summary":
             self._show_summary(fields["rows"])
 
@@ -292,7 +305,7 @@ class _RichConsole(Console):
             ran = node.state in ("complete", "failed")
             cells = [self._icon(node), Text(node.name), Text(_state(node))]
             if wide:
-                cells.append(Text(_duration(node.cpu_s) if ran else ""))
+                cells.append(Text(duration(node.cpu_s) if ran else ""))
                 cells.append(Text(_memory(node.peak_mb) if ran else ""))
                 cells.append(Text(node.epoch, style="dim"))
             table.add_row(*cells)
@@ -310,7 +323,7 @@ class _RichConsole(Console):
         table.add_column()
         table.add_column(no_wrap=True, overflow=self._overflow)
         table.add_row(
-            Text(_printable(step.what)),
+            Text(printable(step.what)),
             ProgressBar(step.total, step.done, width=24 if wide else 10),
             Text(_count(step) + (_figures(step.extras) if wide else "")),
         )
@@ -343,19 +356,19 @@ def _state(node: _Node) -> str:
         case "waiting":
             return ""
         case "running":
-            return _duration(time.time() - node.started)
+            return duration(time.time() - node.started)
         case "cached" | "skipped":
             return node.state
-    return _duration(node.wall_s)
+    return duration(node.wall_s)
 
 
 def _ending(node: _Node) -> str:
     match node.state:
         case "complete":
-            costs = f"CPU {_duration(node.cpu_s)}, peak memory {_memory(node.peak_mb)}"
-            return f"complete in {_duration(node.wall_s)} ({costs})"
+            costs = f"CPU {duration(node.cpu_s)}, peak memory {_memory(node.peak_mb)}"
+            return f"complete in {duration(node.wall_s)} ({costs})"
         case "failed":
-            return f"failed after {_duration(node.wall_s)}"
+            return f"failed after {duration(node.wall_s)}"
     return node.state
 
 
@@ -371,7 +384,7 @@ def _progress(step: _Step) -> str:
 
 def _count(step: _Step) -> str:
     of_total = f"/{step.total:,}" if step.total else ""
-    return f"{step.done:,}{of_total} {_printable(step.unit)}"
+    return f"{step.done:,}{of_total} {printable(step.unit)}"
 
 
 def _figures(metrics: Mapping[str, Any]) -> str:
@@ -384,12 +397,13 @@ def _figures(metrics: Mapping[str, Any]) -> str:
 
 def _figure(value: Any) -> str:
     if not isinstance(value, numbers.Real):
-        return _printable(str(value))
+        return printable(str(value))
     number = float(value)
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`12.3 s`, `4 min 05 s` or `2 h 10 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -401,7 +415,7 @@ def _memory(megabytes: float) -> str:
     return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """`text` on one line, and without what would steer a terminal: file names may hold anything."""
     return "".join(character if character.isprintable() else "?" for character in text)
 

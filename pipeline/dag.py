@@ -6,19 +6,16 @@ import dataclasses
 import hashlib
 import importlib.metadata
 from collections.abc import Collection
-from typing import Any
 
-from tensorflow_model_analysis.proto import config_pb2 as tfma
-from tfx.components.evaluator.component import Evaluator
 from tfx.components.trainer.component import Trainer
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import trainer_pb2
 from tfx.types import Channel, standard_artifacts
 
-from components import features
 from components.atomic_pusher.component import AtomicPusher
 from components.baseline_resolver.strategy import BaselineStrategy
+from components.image_evaluator.component import ImageEvaluator
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_validator.component import ImageExampleValidator
 from components.image_example_validator.findings import Policy
@@ -143,13 +140,13 @@ def create_pipeline(
         model_blessing=Channel(type=standard_artifacts.ModelBlessing),
     ).with_id("Resolver")
 
-    evaluator = Evaluator(
+    evaluator = ImageEvaluator(
         examples=example_gen.outputs["examples"],
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
-        schema=schema,
-        eval_config=evaluation(config),
-    )
+        bounds=config.evaluate.bounds,
+        code=fingerprint.of("components.image_evaluator.component"),
+    ).with_id("Evaluator")
 
     infra_validator = _infra_validator(config, trainer, example_gen)
     pusher = AtomicPusher(
@@ -209,46 +206,3 @@ def _infra_validator(
         num_examples=config.infra_validation.examples,
         max_load_seconds=config.infra_validation.max_load_seconds,
     ).with_id("InfraValidator")
-
-
-def evaluation(config: Config) -> tfma.EvalConfig:
-    """TFMA's configuration: accuracy overall and by class, bounded overall only.
-
-    The exported signatures are evaluated on the raw examples, as a server would be asked.
-    """
-    overall = [tfma.SlicingSpec()]
-    threshold = tfma.PerSliceMetricThreshold(
-        slicing_specs=overall,
-        threshold=tfma.MetricThreshold(
-            value_threshold=tfma.GenericValueThreshold(
-                lower_bound={"value": config.evaluate.min_accuracy}
-            ),
-            change_threshold=tfma.GenericChangeThreshold(
-                direction=tfma.MetricDirection.HIGHER_IS_BETTER,
-                absolute={"value": -config.evaluate.max_accuracy_drop},
-            ),
-        ),
-    )
-    spec: dict[str, Any] = {
-        "signature_name": "serving_examples",
-        "prediction_key": "probabilities",
-        "preprocessing_function_names": ["transform_labels"],
-        "label_key": "label",
-    }
-    return tfma.EvalConfig(
-        model_specs=[
-            tfma.ModelSpec(name="candidate", **spec),
-            tfma.ModelSpec(name="baseline", is_baseline=True, **spec),
-        ],
-        slicing_specs=[*overall, tfma.SlicingSpec(feature_keys=[features.LABEL_TEXT])],
-        metrics_specs=[
-            tfma.MetricsSpec(
-                metrics=[
-                    tfma.MetricConfig(class_name="ExampleCount"),
-                    tfma.MetricConfig(
-                        class_name="SparseCategoricalAccuracy", per_slice_thresholds=[threshold]
-                    ),
-                ]
-            )
-        ],
-    )

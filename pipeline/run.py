@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import logging
 import os
 import secrets
 import shlex
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from components import progress
 from components.image_example_gen import source_name
-from pipeline.config import check_paths, dump_toml
+from pipeline.config import check_paths, dump_toml, items
 from pipeline.console import Console
 from pipeline.errors import NotBlessed
 from pipeline.noise import quiet
 from pipeline.recipe_choice import AUTO
+from pipeline.report.facts import RECORD, State
 from pipeline.settings import BUILT_IN_SOURCES, Config
 from pipeline.workspace import Workspace
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from pipeline.local_runner import RunResult
     from pipeline.verdict import Verdict
 
+
+_LOG = logging.getLogger("perennial.run")
 
 # Nodes that only ever look something up.
 RESOLVERS = ("PreviousStatistics", "WarmStart", "Resolver")
@@ -71,10 +75,22 @@ def run(config: Config, origins: Mapping[str, str], log_format: str) -> int:
         if (origin := origins["train.recipe"]).startswith(AUTO):
             text = f"recipe {config.train.recipe}, chosen by {origin}"
             progress.report("note", text=text)
-        outcome = _execute(config, workspace, run_id)
-        record = describe(outcome, config)
-        write_json(folder / "run.json", record)
-        console.summary(_rows(outcome, config, workspace), record)
+        record = _beginning(config, origins, run_id)
+        write_json(folder / RECORD, record)
+        started = time.monotonic()
+        try:
+            outcome = _execute(config, workspace, run_id)
+        except BaseException as error:
+            record |= {"nodes": console.nodes(), "wall_s": round(time.monotonic() - started, 3)}
+            write_json(folder / RECORD, record | _end(error))
+            # Whoever interrupts a run wants to be gone.
+            if isinstance(error, Exception) and (page := _report(workspace, run_id)):
+                progress.report("note", text=f"report: {page}")
+            raise
+        summary = describe(outcome, config)
+        write_json(folder / RECORD, record | summary | _end(outcome))
+        page = _report(workspace, run_id)
+        console.summary(_rows(outcome, config, workspace, page), summary)
     if outcome.pushed is None:
         raise NotBlessed(
             f"the model was not blessed, so it was not pushed: {'; '.join(outcome.verdict.reasons)}"
@@ -86,6 +102,50 @@ def new_run_id() -> str:
     """A name that sorts by time and that no other run has."""
     now = datetime.datetime.now(datetime.UTC)
     return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _beginning(config: Config, origins: Mapping[str, str], run_id: str) -> dict[str, Any]:
+    """What is known of a run before it does anything; see `report.facts.Run`."""
+    from pipeline.report import code_version
+
+    return {
+        "run_id": run_id,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "state": State.RUNNING,
+        "name": config.name,
+        "recipe": config.train.recipe,
+        "data": {"source": config.data.source},
+        "settings": {
+            key: {"value": value, "origin": origins[key]} for key, value in items(config, origins)
+        },
+        "code": code_version.find().model_dump(),
+    }
+
+
+def _end(how: Outcome | BaseException) -> dict[str, Any]:
+    """How the run ended, and why not well."""
+    match how:
+        case Outcome(pushed=None):
+            return {"state": State.REJECTED, "error": "; ".join(how.verdict.reasons)}
+        case Outcome():
+            return {"state": State.PUSHED}
+        case NotBlessed():
+            return {"state": State.REJECTED, "error": str(how)}
+        case KeyboardInterrupt():
+            return {"state": State.INTERRUPTED}
+    return {"state": State.FAILED, "error": str(how) or type(how).__name__}
+
+
+def _report(workspace: Workspace, run_id: str) -> Path | None:
+    """Write the pages. Never raises: a page must not decide how a run ends."""
+    try:
+        from pipeline.report import history, write
+
+        return write.report(workspace, history.find(workspace, run_id))
+    except Exception as error:
+        _LOG.exception("the report could not be written")
+        progress.report("note", text=f"the report could not be written: {error}")
+        return None
 
 
 def _execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
@@ -109,7 +169,7 @@ def _execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
         warnings=read_warnings(outputs["ExampleValidator"]["anomalies"][0].uri),
         accounting=read_accounting(outputs["ImageExampleGen"]["examples"][0].uri),
         verdict=read_verdict(
-            outputs["Evaluator"]["evaluation"][0], outputs["Evaluator"]["blessing"][0]
+            outputs["Evaluator"]["evaluation"][0].uri, outputs["Evaluator"]["blessing"][0].uri
         ),
         pushed=pushed.get_string_custom_property("pushed_destination") or None,
         total_wall_s=time.perf_counter() - started,
@@ -130,7 +190,7 @@ def build_pipeline(
 
 
 def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
-    """The outcome as JSON-able values: the content of run.json and of the summary event."""
+    """The outcome as JSON-able values: the summary event, and most of run.json."""
     return {
         "run_id": outcome.run.run_id,
         "recipe": config.train.recipe,
@@ -163,7 +223,9 @@ def write_json(path: Path, value: Any) -> None:
     partial.replace(path)
 
 
-def _rows(outcome: Outcome, config: Config, workspace: Workspace) -> list[tuple[str, str]]:
+def _rows(
+    outcome: Outcome, config: Config, workspace: Workspace, page: Path | None
+) -> list[tuple[str, str]]:
     verdict, run_id = outcome.verdict, outcome.run.run_id
     splits = ", ".join(
         f"{outcome.accounting.examples(split):,} {split}" for split in outcome.accounting.splits
@@ -171,23 +233,34 @@ def _rows(outcome: Outcome, config: Config, workspace: Workspace) -> list[tuple[
     worst = min(verdict.class_accuracy, key=lambda name: verdict.class_accuracy[name])
     rows = [
         ("Data", f"{splits}; {len(outcome.accounting.classes)} classes"),
-        ("Accuracy", f"{verdict.accuracy:.2%} of {verdict.examples:,} eval images"),
+        ("Accuracy", _accuracy(verdict)),
         ("Weakest class", f"{worst} ({verdict.class_accuracy[worst]:.1%})"),
         ("Baseline", _baseline(verdict)),
-        ("Blessed", "yes" if verdict.blessed else f"no: {'; '.join(verdict.reasons)}"),
+        *(
+            ("" if index else "Checks", f"{'ok' if check['passed'] else 'NO'}  {check['reason']}")
+            for index, check in enumerate(verdict.checks)
+        ),
+        ("Blessed", "yes" if verdict.blessed else "no"),
         ("Pushed", _pushed(outcome)),
         ("Time", f"{outcome.total_wall_s:.1f} s; {_work(outcome)}"),
         ("Log", str(workspace.log_path(run_id))),
-        ("Details", str(workspace.run_dir(run_id) / "run.json")),
+        *([("Report", str(page))] if page else []),
     ]
     return [*rows, ("Next", _next_command(outcome, config))]
 
 
+def _accuracy(verdict: Verdict) -> str:
+    low, high = verdict.interval
+    text = f"{verdict.accuracy:.2%} ({low:.1%} to {high:.1%}) of {verdict.examples:,} eval images"
+    if verdict.test_accuracy is not None:
+        text += f"; {verdict.test_accuracy:.2%} of the test images"
+    return text
+
+
 def _baseline(verdict: Verdict) -> str:
     if verdict.baseline_accuracy is None:
-        return "none: no other blessed model in this workspace"
-    difference = 100 * (verdict.accuracy - verdict.baseline_accuracy)
-    return f"{verdict.baseline_accuracy:.2%} (this model {difference:+.2f} points)"
+        return verdict.note
+    return f"{verdict.baseline_accuracy:.2%}; {verdict.note}"
 
 
 def _pushed(outcome: Outcome) -> str:

@@ -1,88 +1,59 @@
-"""What the Evaluator found, in the terms of the configuration."""
+"""What the Evaluator found, as a run's summary tells it."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-import tensorflow_model_analysis as tfma
-from tensorflow_model_analysis.proto import validation_result_pb2
-from tfx.types import Artifact
-
-from components import features
-
-ACCURACY = "sparse_categorical_accuracy"
-_CANDIDATE, _BASELINE = "candidate", "baseline"
+from components.image_evaluator import figures
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """The gate's decision on a candidate.
 
-    Accuracies are fractions of the `examples` of the eval split; `baseline_accuracy` is that of
-    the latest blessed model on the same examples, None where there was none. `reasons` holds one
-    line per bound that was not kept.
+    Accuracies are shares of the `examples` of the eval split, with a 95 % `interval`;
+    `baseline_accuracy` is that of the latest blessed model, None where there was none. A class
+    without images has no accuracy. `note` says what was compared with what; `checks` are those of
+    the gate, and `reasons` the lines of those that failed.
     """
 
     blessed: bool
     examples: int
     accuracy: float
+    interval: tuple[float, float]
+    test_accuracy: float | None
     baseline_accuracy: float | None
     class_accuracy: dict[str, float]
+    note: str
+    checks: list[dict[str, Any]]
     reasons: list[str]
 
 
-def read_verdict(evaluation: Artifact, blessing: Artifact) -> Verdict:
+def read_verdict(evaluation_uri: str, blessing_uri: str) -> Verdict:
     """Read the outputs of the Evaluator node."""
-    # TFMA names a model only where there are two.
-    compared = blessing.has_custom_property("baseline_model_id")
-    candidate = _load_metrics(evaluation.uri, _CANDIDATE if compared else "")
-    baseline = _load_metrics(evaluation.uri, _BASELINE) if compared else None
+    found, verdict = figures.read_figures(evaluation_uri), figures.read_verdict(blessing_uri)
+    accuracy = found.candidate.metrics["accuracy"]
+    assert accuracy.value is not None
+    assert accuracy.low is not None
+    assert accuracy.high is not None
     return Verdict(
-        blessed=blessing.get_int_custom_property("blessed") == 1,
-        examples=int(candidate[()]["example_count"]),
-        accuracy=candidate[()][ACCURACY],
-        baseline_accuracy=baseline[()][ACCURACY] if baseline else None,
+        blessed=verdict.blessed,
+        examples=found.examples,
+        accuracy=accuracy.value,
+        interval=(accuracy.low, accuracy.high),
+        test_accuracy=_accuracy(found.test),
+        baseline_accuracy=_accuracy(found.baseline),
         class_accuracy={
-            label: metrics[ACCURACY]
-            for slice_key, metrics in candidate.items()
-            for feature, label in slice_key
-            if feature == features.LABEL_TEXT
+            each.name: each.recall.value
+            for each in found.candidate.per_class
+            if each.recall.value is not None
         },
-        reasons=_reasons(tfma.load_validation_result(evaluation.uri)),
+        note=verdict.note,
+        checks=[check.model_dump() for check in verdict.checks],
+        reasons=verdict.reasons,
     )
 
 
-def _load_metrics(uri: str, model_name: str) -> dict[tuple[tuple[str, str], ...], dict[str, float]]:
-    """Metric values by slice; the overall slice is the empty tuple."""
-    result = tfma.load_eval_result(uri, model_name=model_name)
-    return {
-        slice_key: {
-            name: value["doubleValue"]
-            for name, value in by_output[""][""].items()
-            if "doubleValue" in value
-        }
-        for slice_key, by_output in result.slicing_metrics
-    }
-
-
-def _reasons(result: validation_result_pb2.ValidationResult) -> list[str]:
-    return [
-        _reason(failure)
-        for by_slice in result.metric_validations_per_slice
-        for failure in by_slice.failures
-    ]
-
-
-def _reason(failure: Any) -> str:
-    name = failure.metric_key.name.removeprefix("sparse_categorical_")
-    value = failure.metric_value.double_value.value
-    threshold = failure.metric_threshold
-    if failure.metric_key.is_diff:
-        bound = -threshold.change_threshold.absolute.value
-        return (
-            f"{name} is {-value:.4f} below the latest blessed model's, more than "
-            f"evaluate.max_accuracy_drop = {bound:.4f} allows"
-        )
-    bound = threshold.value_threshold.lower_bound.value
-    return f"{name} {value:.4f} is below evaluate.min_accuracy = {bound:.4f}"
+def _accuracy(model: figures.ModelFigures | None) -> float | None:
+    return model.metrics["accuracy"].value if model else None

@@ -97,6 +97,17 @@ class Workspace:
                 self._locked = False
                 file.truncate(0)
 
+    def is_busy(self) -> bool:
+        """Whether another run holds the workspace."""
+        try:
+            with open(self.root / "run.lock", "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return not self._locked
+        except OSError:
+            pass  # nothing has run here
+        return False
+
     def recover(self) -> list[str]:
         """Undo what killed runs left half-done, and return one line about each such execution.
 

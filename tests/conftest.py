@@ -7,13 +7,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 from PIL import Image
 
 
 def pytest_configure() -> None:
-    """Hide pytest's options from absl, which takes the process's arguments for its own flags."""
+    """Hide pytest's options from absl, which takes the process's arguments for its own flags.
+
+    Examples of property tests may take any time: on a busy machine the first traces a graph.
+    """
     del sys.argv[1:]
+    hypothesis.settings.register_profile(
+        "any-time", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("any-time")
 
 
 @pytest.fixture

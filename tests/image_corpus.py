@@ -92,10 +92,43 @@ def bomb(width: int = 60_000, height: int = 60_000) -> bytes:
 
 
 def gif_partial_first_frame(seed: int) -> bytes:
-    """The first frame covers a corner of the canvas only."""
+    """The first frame covers a part in the middle of the canvas only."""
     data = bytearray(make("GIF", seed, "P"))
     data[6:10] = struct.pack("<HH", WIDTH + 8, HEIGHT + 8)
+    at = data.index(b"," + struct.pack("<HHHH", 0, 0, WIDTH, HEIGHT))
+    data[at + 1 : at + 5] = struct.pack("<HH", 5, 3)
     return bytes(data)
+
+
+def gif_local_palette(seed: int) -> bytes:
+    """With a comment of several parts, a colour table of its own and a transparent colour."""
+    image = picture(seed, "P")
+    return encoded(image, "GIF", include_color_table=True, transparency=4, comment=b"c" * 700)
+
+
+def bmp_version_5(seed: int) -> bytes:
+    """With the longest of headers, 124 bytes."""
+    plain = make("BMP", seed)
+    header = struct.pack("<I", 124) + plain[18:54] + b"BGRs".rjust(20, b"\0") + bytes(64)
+    size = struct.pack("<IHHI", len(plain) + 84, 0, 0, 14 + len(header))
+    return b"BM" + size + header + plain[54:]
+
+
+def turned_little_endian(seed: int) -> bytes:
+    """A quarter turn, after other tags, as phones write it."""
+    tags = [(0x010F, 2, 4, b"Cam\0"), (0x0112, 3, 1, b"\x06\0\0\0"), (0x0128, 3, 1, b"\2\0\0\0")]
+    entries = b"".join(struct.pack("<HHI", *tag[:3]) + tag[3] for tag in tags)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    return make("JPEG", seed, exif=exif)
+
+
+def turned_after_profile(seed: int) -> bytes:
+    """EXIF is behind a comment and a colour profile as long as a segment can be."""
+    data = oriented(8, seed)
+    at = data.index(b"\xff\xe1")
+    profile = b"ICC_PROFILE\0\1\1".ljust(65_533, b"\xff")
+    comment = b"\xff\xfe\0\x09comment"
+    return data[:at] + comment + b"\xff\xe2\xff\xff" + profile + data[at:]
 
 
 def bmp_rle(seed: int) -> bytes:
@@ -147,21 +180,27 @@ VALID: dict[str, tuple[Callable[[int], bytes], str]] = {
     "gray 16 bit.png": (lambda n: make("PNG", n, "I;16"), "16-bit"),
     "rgb 16 bit.png": (png_16_bit_rgb, "16-bit"),
     "turned.png": (lambda n: oriented(6, n, "PNG"), "orientation"),
+    "2 bit palette.png": (lambda n: encoded(picture(n).quantize(4), "PNG", bits=2), "none"),
+    "little endian turned.jpg": (turned_little_endian, "orientation"),
+    "photo with profile.jpg": (turned_after_profile, "orientation"),
     "animated.png": (lambda n: animation("PNG", n), "none"),
     "still.gif": (lambda n: make("GIF", n, "P"), "none"),
     "animated.gif": (lambda n: animation("GIF", n), "none"),
     "transparent.gif": (lambda n: make("GIF", n, "P", transparency=3), "alpha"),
     "partial.gif": (gif_partial_first_frame, "alpha"),
+    "local palette.gif": (gif_local_palette, "alpha"),
     "rgb.bmp": (lambda n: make("BMP", n), "none"),
+    "version 5.bmp": (bmp_version_5, "none"),
     "palette.bmp": (lambda n: make("BMP", n, "P"), "bmp"),
     "gray.bmp": (lambda n: make("BMP", n, "L"), "bmp"),
     "bilevel.bmp": (lambda n: make("BMP", n, "1"), "bmp"),
     "alpha.bmp": (lambda n: make("BMP", n, "RGBA"), "bmp"),
     "rle.bmp": (bmp_rle, "bmp"),
-    "lossy.webp": (lambda n: make("WEBP", n), "webp"),
-    "lossless.webp": (lambda n: make("WEBP", n, lossless=True), "webp"),
-    "alpha.webp": (lambda n: make("WEBP", n, "RGBA"), "webp"),
-    "animated.webp": (lambda n: animation("WEBP", n), "webp"),
+    "lossy.webp": (lambda n: make("WEBP", n), "none"),
+    "lossless.webp": (lambda n: make("WEBP", n, lossless=True), "none"),
+    "alpha.webp": (lambda n: make("WEBP", n, "RGBA"), "alpha"),
+    "turned.webp": (lambda n: oriented(6, n, "WEBP"), "orientation"),
+    "animated.webp": (lambda n: animation("WEBP", n), "first-frame"),
     "plain.tif": (lambda n: make("TIFF", n), "tiff"),
     "lzw.TIFF": (lambda n: make("TIFF", n, compression="tiff_lzw"), "tiff"),
     "deflate.tiff": (lambda n: make("TIFF", n, compression="tiff_adobe_deflate"), "tiff"),

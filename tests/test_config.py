@@ -301,6 +301,8 @@ class TestValues:
             ({"evaluate.min_accuracy": 95}, "evaluate.min_accuracy = 95: must be less than"),
             ({"evaluate.min_accuracy": float("nan")}, "= nan: must be a finite number"),
             ({"evaluate.max_accuracy_drop": -0.1}, "= -0.1: must be greater than or equal to 0"),
+            ({"evaluate.max_drop": {"colour": 0.1}}, "'colour' names no slice: give class, size"),
+            ({"evaluate.max_drop": {"class=cat": 2}}, "evaluate.max_drop.class=cat = 2: must be"),
             ({"beam.args": "--x"}, "beam.args = '--x': must be a list, in square brackets"),
             ({"beam.args": ["x=1"]}, "beam.args.0 = 'x=1': must start with --"),
             ({"beam.args": ["--a", "--runner=B"]}, "beam.args.1 = '--runner=B': must not name the"),
@@ -324,6 +326,11 @@ class TestValues:
             load(file, {"train.seed": -1})
         for part in (f"{file}: train.epochs", f"{file}: train.batch_size", "line: train.seed"):
             assert part in str(caught.value)
+
+    def test_a_gate_without_any_bound_is_refused(self) -> None:
+        nothing = {"evaluate.min_accuracy": 0, "evaluate.max_accuracy_drop": 1}
+        with pytest.raises(ConfigError, match="command line: evaluate: no bound is left"):
+            load(None, {"data.source": "photos", "transform.image_size": 32, **nothing})
 
     def test_what_the_recipe_finds_wrong_is_refused_before_anything_runs(
         self, presets: Path
@@ -491,6 +498,7 @@ class TestDump:
             "push.signing.private_key",
             "push.signing.public_key",
             "transform.train_size",
+            *(f"evaluate.{key}" for key, bound in values(config)["evaluate"].items() if not bound),
         }
 
     @pytest.mark.parametrize("recipe", recipes.names())

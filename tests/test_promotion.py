@@ -38,7 +38,7 @@ def workspace(tmp_path: Path, colour_models: list[Path]) -> Path:
         record = {
             "run": f"run-{number}",
             "pushed": f"2026-01-0{number}T12:00:00+00:00",
-            "metrics": {"sparse_categorical_accuracy": 0.9 + number / 100},
+            "metrics": {"accuracy": 0.9 + number / 100},
             "validated": "a server",
         }
         filesystem.push(model, workspace / "serving" / MODEL, record, 10, lambda: ())
@@ -349,7 +349,7 @@ class TestCommands:
             (2, "run-2", ["stable"]),
             (1, "run-1", []),
         ]
-        assert rows[0]["metrics"] == {"sparse_categorical_accuracy": 0.93}
+        assert rows[0]["metrics"] == {"accuracy": 0.93}
         assert [row["served"] for row in rows] == [True, True, False]
         assert all(row["verdict"] == "blessed, tried in a server" for row in rows)
         table = perennial("models", *given).output

@@ -163,6 +163,6 @@ def test_a_retrained_model_takes_over_without_an_error_and_is_rolled_back(
     assert [manifest and manifest.record["run"] for manifest in manifests] == runs
     for manifest in manifests:
         assert manifest
-        assert manifest.record["metrics"]["sparse_categorical_accuracy"] >= 0.9
+        assert manifest.record["metrics"]["accuracy"] >= 0.9
         assert manifest.record["validated"]
         assert "assets.extra/tf_serving_warmup_requests" in manifest.files

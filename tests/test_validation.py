@@ -104,7 +104,7 @@ class TestFindings:
             policy(),
         )
         ((_, _, findings),) = results
-        assert {each.feature for each in findings} == {features.WIDTH, features.ASPECT}
+        assert {each.feature for each in findings} == {features.ASPECT}
         for finding in findings:
             assert finding.type == "COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH"
             assert "between these and the previous statistics" in finding.text

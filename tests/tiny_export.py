@@ -6,18 +6,21 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.features import IMAGE
+from components.features import IMAGE, LABEL_TEXT
 
 CLASSES = ["red", "green", "blue"]
 SIZE = 8  # pixels on a side that images are resized to
 
 
-def export_colour_model(directory: Path, sharpness: float = 1.0) -> None:
+def export_colour_model(
+    directory: Path, sharpness: float = 1.0, classes: Sequence[str] = CLASSES, channels: str = "rgb"
+) -> None:
     """Write a model that tells images apart by their mean colour, with a trained one's signatures:
 
     serving_default(image_bytes: string [N]) and serving_examples(examples: string [N]), both to
-    {"probabilities": float32 [N, 3], "label": string [N]}. `sharpness` scales the logits, so that
-    versions can be told apart by their probabilities.
+    {"probabilities": float32 [N, classes], "label": string [N]}, and transform_labels(examples) to
+    {"label": int64 [N]}. `sharpness` scales the logits, so that versions can be told apart by their
+    probabilities; `channels` names the one that speaks for each class.
     """
     import keras
     import numpy as np
@@ -27,10 +30,11 @@ def export_colour_model(directory: Path, sharpness: float = 1.0) -> None:
         [
             keras.layers.Input((SIZE, SIZE, 3)),
             keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dense(len(CLASSES)),
+            keras.layers.Dense(len(classes)),
         ]
     )
-    model.layers[-1].set_weights([np.eye(3) * sharpness / 255, np.zeros(3)])
+    votes = np.eye(3)[:, ["rgb".index(channel) for channel in channels]]
+    model.layers[-1].set_weights([votes * sharpness / 255, np.zeros(len(classes))])
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
@@ -39,25 +43,32 @@ def export_colour_model(directory: Path, sharpness: float = 1.0) -> None:
     def classify(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         images = tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32)
         probabilities = tf.nn.softmax(model(tf.reshape(images, (-1, SIZE, SIZE, 3))))
-        label = tf.gather(tf.constant(CLASSES), tf.argmax(probabilities, -1))
+        label = tf.gather(tf.constant(classes), tf.argmax(probabilities, -1))
         return {"probabilities": probabilities, "label": label}
 
     def classify_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         features = tf.io.parse_example(examples, {IMAGE: tf.io.FixedLenFeature([], tf.string)})
         return classify(features[IMAGE])
 
+    def label_ids(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        spec = {LABEL_TEXT: tf.io.FixedLenFeature([], tf.string)}
+        known = tf.io.parse_example(examples, spec)[LABEL_TEXT][:, None] == list(classes)
+        found = tf.argmax(tf.cast(known, tf.int64), axis=1)
+        return {"label": tf.where(tf.reduce_any(known, axis=1), found, -1)}
+
     archive = keras.export.ExportArchive()
     archive.track(model)
     for name, function, argument in (
         ("serving_default", classify, "image_bytes"),
         ("serving_examples", classify_examples, "examples"),
+        ("transform_labels", label_ids, "examples"),
     ):
         spec = tf.TensorSpec([None], tf.string, name=argument)
         archive.add_endpoint(name, function, input_signature=[spec])
     archive.write_out(str(directory), verbose=False)
     extra = directory / "assets.extra"
     extra.mkdir()
-    (extra / "classes.json").write_text(json.dumps(CLASSES))
+    (extra / "classes.json").write_text(json.dumps(list(classes)))
 
 
 def export_waiting_model(directory: Path) -> None:

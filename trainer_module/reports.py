@@ -1,20 +1,23 @@
-"""What is left of a training to look at: TensorBoard's event files and the learning curves."""
+"""What is left of a training to look at: TensorBoard's event files and sample images."""
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 
+import numpy as np
 import tensorflow as tf
 
+from trainer_module.input_pipeline import Augment, Split
+
 LOGS = "logs"  # `tensorboard --logdir` shows it, after `pip install tensorboard`
-CURVES_FILE = "curves.svg"
+SAMPLES_FILE = "samples.npz"
+SAMPLES = 8  # images, each of another class
+VARIANTS = 2  # augmented versions of each
+SIDE = 160  # pixels
 
 Row = Mapping[str, float]
-
-_WIDTH, _HEIGHT, _MARGIN = 360, 240, 48
-_COLORS = {"": "#1f77b4", "val_": "#d62728"}
 
 
 # tf.summary.scalar is TensorBoard's, which TensorFlow does not bring along.
@@ -43,60 +46,30 @@ class EventFiles:
             writer.flush()
 
 
-def curves(rows: Sequence[Row], phase_starts: Sequence[int]) -> str:
-    """Loss and accuracy by epoch, training (blue) and evaluation (red), as an SVG image.
+def samples(split: Split, augment: Augment | None, image_size: int, seed: int) -> bytes:
+    """One training image of each of the first few classes, as it is and as `augment` changes it.
 
-    A dashed line is drawn before each epoch of `phase_starts`, as where fine-tuning begins.
+    Returns the content of an .npz file: images uint8 [N, 1 + VARIANTS, S, S, 3], labels int64 [N];
+    [N, 1, S, S, 3] where nothing is augmented. S is image_size, or SIDE if that is less.
     """
-    charts = "".join(
-        f'<g transform="translate({index * (_WIDTH + 2 * _MARGIN)},0)">'
-        f"{_chart(rows, metric, phase_starts)}</g>"
-        for index, metric in enumerate(("loss", "accuracy"))
-    )
-    width, height = 2 * (_WIDTH + 2 * _MARGIN), _HEIGHT + 2 * _MARGIN
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'font-family="sans-serif" font-size="12">'
-        f'<rect width="100%" height="100%" fill="white"/>{charts}</svg>\n'
-    )
-
-
-def _chart(rows: Sequence[Row], metric: str, phase_starts: Sequence[int]) -> str:
-    series = {prefix: [row[prefix + metric] for row in rows] for prefix in _COLORS}
-    values = [value for each in series.values() for value in each]
-    low, high = (0.0, 1.0) if metric == "accuracy" else (min([0.0, *values]), max(values))
-    last = max(len(rows), 2)
-
-    def x(epoch: float) -> float:
-        return round(_MARGIN + (epoch - 1) / (last - 1) * _WIDTH, 1)
-
-    def y(value: float) -> float:
-        return round(_MARGIN + (high - value) / ((high - low) or 1) * _HEIGHT, 1)
-
-    parts = [
-        f'<rect x="{_MARGIN}" y="{_MARGIN}" width="{_WIDTH}" height="{_HEIGHT}" fill="none" '
-        'stroke="#999"/>',
-        _text(_MARGIN, _MARGIN - 12, metric, "start"),
-        _text(_MARGIN - 6, y(high) + 4, f"{high:.3g}", "end"),
-        _text(_MARGIN - 6, y(low) + 4, f"{low:.3g}", "end"),
-        _text(x(1), _MARGIN + _HEIGHT + 18, "1", "middle"),
-        _text(x(last), _MARGIN + _HEIGHT + 18, f"epoch {last}", "middle"),
+    _, first = np.unique(split.labels, return_index=True)
+    rows = set(np.sort(first)[:SAMPLES].tolist())
+    chosen = [
+        example for row, example in enumerate(split.images.take(max(rows) + 1)) if row in rows
     ]
-    parts += [
-        f'<path d="M{x(start - 0.5)} {_MARGIN}v{_HEIGHT}" stroke="#999" stroke-dasharray="4"/>'
-        for start in phase_starts
+    images = tf.stack([image for image, _ in chosen])
+    labels = tf.stack([label for _, label in chosen])
+    versions = [images]
+    if augment:
+        versions += [
+            augment(images, labels, tf.constant([seed, step], tf.int64))[0]
+            for step in range(VARIANTS)
+        ]
+    side = min(image_size, SIDE)
+    shown = [
+        tf.cast(tf.round(tf.image.resize(version, (side, side), "area")), tf.uint8)
+        for version in versions
     ]
-    for order, (prefix, each) in enumerate(series.items()):
-        points = " ".join(f"{x(epoch)},{y(value)}" for epoch, value in enumerate(each, 1))
-        color, name = _COLORS[prefix], "evaluation" if prefix else "training"
-        label = _text(_MARGIN + 120 + 90 * order, _MARGIN - 12, name, "start")
-        parts.append(
-            f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>'
-            f'<circle cx="{x(len(each))}" cy="{y(each[-1])}" r="3" fill="{color}"/>'
-            f'<g fill="{color}">{label}</g>'
-        )
-    return "".join(parts)
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
+    buffer = io.BytesIO()
+    np.savez(buffer, images=tf.stack(shown, axis=1).numpy(), labels=labels.numpy())
+    return buffer.getvalue()

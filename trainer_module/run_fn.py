@@ -33,7 +33,7 @@ from trainer_module import (
     warm_start,
 )
 from trainer_module.input_pipeline import Split
-from trainer_module.recipes.base import Recipe
+from trainer_module.recipes.base import Phase, Recipe
 
 HISTORY_FILE = "history.json"
 VERIFIED_IMAGES = 8
@@ -50,7 +50,7 @@ def run_fn(fn_args: FnArgs) -> None:
 
     In `fn_args.model_run_dir`: history.json, which tells the images of each split, the steps and
     seconds of training, every epoch and which one was best (the mappings of `fit.Trained`);
-    curves.svg; and TensorBoard's event files in logs.
+    samples.npz, see `reports.samples`; and TensorBoard's event files in logs.
 
     Raises:
         BadDataError: a split or a class without images.
@@ -98,6 +98,11 @@ def _run(
             text = warm_start.load(model, classes, fn_args.base_model)
             progress.report("note", text=text)
 
+    def show(number: int, phase: Phase) -> None:
+        if writes and number == 0:
+            samples = reports.samples(train, phase.augment, size, settings["seed"])
+            _write(fn_args, reports.SAMPLES_FILE, samples)
+
     started = time.monotonic()
     with _dtype_policy(devices.dtype_policy(settings["precision"])):
         trained = fit.fit(
@@ -117,6 +122,7 @@ def _run(
                 strategy=strategy,
                 checkpoints=checkpoints,
                 prepare=prepare,
+                on_phase=show,
                 on_epoch=events.write if events else lambda _: None,
             ),
         )
@@ -131,9 +137,7 @@ def _run(
         "phase_starts": trained.phase_starts,
         "epochs": trained.epochs,
     }
-    _write(fn_args, HISTORY_FILE, json.dumps(history, indent=2) + "\n")
-    curves = reports.curves(trained.epochs, trained.phase_starts[1:])
-    _write(fn_args, reports.CURVES_FILE, curves)
+    _write(fn_args, HISTORY_FILE, (json.dumps(history, indent=2) + "\n").encode())
 
     model = trained.model
     if mixed or strategy.num_replicas_in_sync > 1:
@@ -186,5 +190,7 @@ def _dtype_policy(name: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _write(fn_args: FnArgs, name: str, text: str) -> None:
-    io_utils.write_string_file(os.path.join(fn_args.model_run_dir, name), text)
+def _write(fn_args: FnArgs, name: str, content: bytes) -> None:
+    tf.io.gfile.makedirs(fn_args.model_run_dir)
+    with tf.io.gfile.GFile(os.path.join(fn_args.model_run_dir, name), "wb") as file:
+        file.write(content)

@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components import features
+from components.decoding import decode
 
 IMAGE_KEY = "image"  # bytes: size * size * 3 pixel values, row by row, RGB
 TRAIN_IMAGE_KEY = "train_image"  # the same at another size, to be cropped at random in training
@@ -61,19 +62,9 @@ def preprocessing_fn(
     }
 
 
-def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """Pixels, uint8 [H, W, 3], of one encoded JPEG, PNG, GIF (first frame), BMP or WebP.
-
-    Gray is repeated over the three channels and alpha is dropped. EXIF orientation is not applied.
-    """
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
-    return image
-
-
 def load_image(encoded: tf.Tensor, size: int, resize: str, **policy: Any) -> tf.Tensor:
-    """Decode, then resize: see `decode_image` and `resize_image`."""
-    return resize_image(decode_image(encoded), size, resize, **policy)
+    """Decode, then resize: see `components.decoding` and `resize_image`."""
+    return resize_image(decode(encoded).pixels, size, resize, **policy)
 
 
 def resize_image(

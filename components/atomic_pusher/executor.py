@@ -6,7 +6,6 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-import tensorflow_model_analysis as tfma
 from tfx import types
 from tfx.components.pusher import executor as pusher
 from tfx.proto import pusher_pb2
@@ -14,6 +13,7 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
 from components.atomic_pusher import filesystem, object_store, served, signing, storage
+from components.image_evaluator import figures
 
 EVALUATION_KEY = "evaluation"
 KEEP_KEY = "keep"
@@ -104,11 +104,5 @@ def push(
 
 def _metrics(evaluation: types.Artifact) -> dict[str, float]:
     """The candidate's metrics over all examples, by name."""
-    # TFMA names a model only where there are two.
-    for name in ("candidate", ""):
-        result = tfma.load_eval_result(evaluation.uri, model_name=name)
-        for slice_key, metrics in result.slicing_metrics:
-            if slice_key == ():
-                values = metrics[""][""].items()
-                return {key: v["doubleValue"] for key, v in values if "doubleValue" in v}
-    return {}
+    found = figures.read_figures(evaluation.uri).candidate.metrics
+    return {name: each.value for name, each in found.items() if each.value is not None}

@@ -17,6 +17,7 @@ from components import features
 CLASS_IMBALANCE = "CLASS_IMBALANCE"  # the largest class is too many times the smallest
 CLASS_MISSING = "CLASS_MISSING"  # the schema lists a class that a split has no image of
 OWN_TYPES = (CLASS_IMBALANCE, CLASS_MISSING)
+FINDINGS_FILE = "findings.json"  # in an ExampleAnomalies artifact
 DATASET = "dataset"  # stands for the feature where a finding is about all of the data
 
 

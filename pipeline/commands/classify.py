@@ -56,7 +56,13 @@ def classify(
 
 
 def _read(image: Path) -> bytes:
+    from components.image_example_gen.conversion import readable
+    from components.image_example_gen.files import Unusable
+    from components.image_example_gen.options import Options
+
     try:
-        return image.read_bytes()
+        return readable(image.read_bytes(), Options.max_pixels)
     except OSError as error:
         raise DataError(f"{image}: cannot be read: {error.strerror}") from None
+    except Unusable as error:
+        raise DataError(f"{image}: {error}") from None

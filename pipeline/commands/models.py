@@ -15,8 +15,6 @@ from pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from pipeline.serving.promotion import Serving, Target
 
-_ACCURACY = "sparse_categorical_accuracy"
-
 
 class Label(enum.StrEnum):
     """What a version can be promoted to."""
@@ -231,7 +229,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         table.add_column(heading, no_wrap=True)
     table.add_column("verdict")
     for row in rows:
-        accuracy = row["metrics"].get(_ACCURACY)
+        accuracy = row["metrics"].get("accuracy")
         labels = ", ".join(row["labels"]) or ("(newest)" if row["served"] else "")
         table.add_row(
             str(row["version"]),

@@ -48,5 +48,7 @@ def _prepare(name: str, data_dir: Path) -> Path:
         builder = tfds.builder(name, data_dir=str(data_dir))
         builder.download_and_prepare()
     except Exception as error:  # its own, and those of whatever it downloads with
-        raise BadDataError(f"tfds:{name}: cannot be prepared: {error}") from error
+        # Of an unknown name it goes on with a thousand that it knows.
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BadDataError(f"tfds:{name}: cannot be prepared: {reason}") from error
     return Path(builder.data_path)

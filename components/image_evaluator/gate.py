@@ -1,0 +1,333 @@
+"""The gate: every check that a candidate must pass to be blessed.
+
+A check is a function from the `Evidence` to the lines it comes to, none where no bound asks for it.
+To add one, write it, name it in `CHECKS`, and give its bound a field in `bounds.Bounds`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+from components.image_evaluator.bounds import (
+    CEILINGS,
+    CLASS_FLOORS,
+    FLOORS,
+    LATENCIES,
+    Bounds,
+)
+from components.image_evaluator.figures import Baseline, Check, Estimate, ModelFigures, Verdict
+
+_NAMED = 5  # classes in a line
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """What candidate and baseline made of the same N images, all of classes that both know.
+
+    Each model chooses among all of its own classes, as it does when served.
+
+    Attributes:
+        classes: those that both know.
+        added: those that only the candidate knows.
+        removed: those that only the baseline knows.
+        candidate: whether it was right, bool [N].
+        baseline: the same.
+        slices: by "class" and each of `figures.SLICES`, strings [N].
+    """
+
+    classes: list[str]
+    added: list[str]
+    removed: list[str]
+    candidate: np.ndarray
+    baseline: np.ndarray
+    slices: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What the checks go by; `pairs` is None without a baseline."""
+
+    bounds: Bounds
+    candidate: ModelFigures
+    pairs: Pairs | None
+
+
+def decide(evidence: Evidence, baseline: Baseline | None) -> Verdict:
+    """Make every check. Raises ValueError where the bounds let everything pass."""
+    if evidence.bounds.pass_everything:
+        raise ValueError("there is no bound that a model could fail")
+    checks = [check for make in CHECKS for check in make(evidence)]
+    return Verdict(
+        blessed=all(check.passed for check in checks),
+        baseline=baseline,
+        compared_classes=evidence.pairs.classes if evidence.pairs else [],
+        note=_note(evidence.pairs),
+        checks=checks,
+    )
+
+
+def _note(pairs: Pairs | None) -> str:
+    if pairs is None:
+        return "no baseline, as this is the first model: held to the absolute bounds only"
+    images = len(pairs.candidate)
+    if not images:
+        return (
+            "the latest blessed model knows no class of these images: held to the absolute bounds "
+            "only, like a first model"
+        )
+    if not (pairs.added or pairs.removed):
+        return f"compared with the latest blessed model on the same {images:,} images"
+    changes = [
+        f"{len(names)} {what} ({_listed(names)})"
+        for what, names in (("added", pairs.added), ("removed", pairs.removed))
+        if names
+    ]
+    return (
+        f"the classes changed, {' and '.join(changes)}: compared with the latest blessed model "
+        f"over the {len(pairs.classes)} that both know ({_listed(pairs.classes)}), on their "
+        f"{images:,} images"
+    )
+
+
+def absolute(evidence: Evidence) -> Iterator[Check]:
+    """Metrics over all images."""
+    metrics = evidence.candidate.metrics
+    for field, name in {**FLOORS, **CEILINGS}.items():
+        bound = evidence.bounds.of(field)
+        if bound is not None:
+            yield _held(field, name, metrics.get(name, Estimate(value=None)).value, bound)
+
+
+def every_class(evidence: Evidence) -> Iterator[Check]:
+    """Precision and recall of the class that has the lowest."""
+    for field, name in CLASS_FLOORS.items():
+        bound = evidence.bounds.of(field)
+        if bound is not None:
+            # What was never predicted has no precision, and is none the better for it.
+            values = {
+                each.name: getattr(each, name).value or 0.0
+                for each in evidence.candidate.per_class
+                if each.support
+            }
+            worst = min(values, key=values.__getitem__)
+            yield _held(field, f"{name} of {worst!r}, the lowest,", values[worst], bound)
+
+
+def coverage(evidence: Evidence) -> Iterator[Check]:
+    """Every class has images to be judged on: metrics only skip one that has none."""
+    missing = [each.name for each in evidence.candidate.per_class if not each.support]
+    total = len(evidence.candidate.classes)
+    yield Check(
+        name="coverage",
+        passed=not missing,
+        value=total - len(missing),
+        bound=total,
+        reason=(
+            f"no image of {_listed(missing)} to judge the model on; add some, or raise data.eval"
+            if missing
+            else f"all {total} classes have images to judge the model on"
+        ),
+    )
+
+
+def latency(evidence: Evidence) -> Iterator[Check]:
+    """Milliseconds for one image."""
+    measured = evidence.candidate.latency
+    for field, name in LATENCIES.items():
+        bound = evidence.bounds.of(field)
+        if bound is not None:
+            value = getattr(measured, name) if measured else None
+            yield _held(field, f"latency {name.removesuffix('_ms')} in ms", value, bound)
+
+
+def no_worse(evidence: Evidence) -> Iterator[Check]:
+    """Accuracy against the latest blessed model."""
+    pairs, bounds = evidence.pairs, evidence.bounds
+    if pairs and len(pairs.candidate):
+        everything = np.ones(len(pairs.candidate), bool)
+        bound = bounds.max_accuracy_drop
+        found = compare(pairs, everything, bounds, bound)
+        yield found.check(
+            "max_accuracy_drop", "accuracy", f"evaluate.max_accuracy_drop = {bound:g}"
+        )
+
+
+def no_slice_worse(evidence: Evidence) -> Iterator[Check]:
+    """Accuracy on each class or slice that a bound is about, against the latest blessed model.
+
+    A line for each that fails, and where none does one for all that the bound is about.
+    """
+    pairs, bounds = evidence.pairs, evidence.bounds
+    if not (pairs and len(pairs.candidate)):
+        return
+    for name, bound in bounds.max_drop.items():
+        key = f"evaluate.max_drop {name!r} = {bound:g}"
+        found = {
+            label: compare(pairs, chosen, bounds, bound)
+            for label, chosen in _slices(pairs)
+            if bounds.applies(name, label)
+        }
+        failed = [label for label, each in found.items() if not each.passed]
+        for label in failed if len(found) > 1 else found:
+            yield found[label].check(label, f"accuracy on {label}", key)
+        if len(found) > 1 and not failed:
+            yield _all_hold(name, found, key)
+        if not found and "=" in name:
+            reason = f"there is no image of {name!r} to compare on; correct {key} or remove it"
+            yield Check(name=name, passed=False, value=None, bound=bound, reason=reason)
+
+
+def _slices(pairs: Pairs) -> Iterator[tuple[str, np.ndarray]]:
+    """Every slice's name, such as "brightness=dark", and which images are in it."""
+    for feature, values in pairs.slices.items():
+        for value in sorted(set(values.tolist())):
+            yield f"{feature}={value}", values == value
+
+
+def _all_hold(name: str, found: Mapping[str, Comparison], key: str) -> Check:
+    worst = max(found, key=lambda label: found[label].fall)
+    reason = (
+        f"accuracy on each of {len(found)} slices by {name} keeps {key}; the largest fall is "
+        f"{max(found[worst].fall, 0):.4f}, on {worst}"
+    )
+    if by_chance := sum(each.p is not None for each in found.values()):
+        reason += f"; {by_chance} beyond it, which chance explains"
+    if few := sum(each.too_few for each in found.values()):
+        reason += f"; on {few}, with too few images for a test, the plain difference decides"
+    return Check(
+        name=name, passed=True, value=found[worst].fall, bound=found[worst].bound, reason=reason
+    )
+
+
+CHECKS: Sequence[Callable[[Evidence], Iterator[Check]]] = (
+    absolute,
+    every_class,
+    coverage,
+    latency,
+    no_worse,
+    no_slice_worse,
+)
+
+
+def _held(field: str, what: str, value: float | None, bound: float) -> Check:
+    key = f"evaluate.{field} = {bound:g}"
+    if value is None:
+        return Check(
+            name=field,
+            passed=False,
+            value=None,
+            bound=bound,
+            reason=f"{what} is not defined for this data, so that {key} cannot be checked; "
+            "remove the bound",
+        )
+    floor = field.startswith("min_")
+    passed = value >= bound if floor else value <= bound
+    wording = {
+        (True, True): "is at least",
+        (True, False): "is below",
+        (False, True): "is at most",
+        (False, False): "is above",
+    }[floor, passed]
+    reason = f"{what} {value:.4f} {wording} {key}"
+    return Check(name=field, passed=passed, value=value, bound=bound, reason=reason)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two models on the same images.
+
+    Attributes:
+        candidate: share of the images that it had right.
+        baseline: the same.
+        images: how many there are.
+        lost: those that only the baseline had right.
+        gained: those that only the candidate had right.
+        bound: how far accuracy may fall.
+        p: of McNemar's test, where accuracy fell by more and there are enough images for a test.
+        too_few: there are not.
+        passed: the verdict.
+    """
+
+    candidate: float
+    baseline: float
+    images: int
+    lost: int
+    gained: int
+    bound: float
+    p: float | None
+    too_few: bool
+    passed: bool
+
+    @property
+    def fall(self) -> float:
+        return (self.lost - self.gained) / self.images
+
+    def check(self, name: str, what: str, key: str) -> Check:
+        """As a line of the gate."""
+        if self.fall <= 0:
+            found = "no fall"
+        elif self.passed and self.p is None:
+            found = f"falls by {self.fall:.4f}, within {key}"
+        else:
+            found = f"falls by {self.fall:.4f}, more than {key}"
+        if self.p is not None:
+            found += ", but no more than chance explains" if self.passed else ", not by chance"
+            found += f" (McNemar's test, p = {self.p:.2g})"
+        if self.too_few:
+            found += f"; {self.images:,} are too few for a test, so the plain difference decides"
+        reason = (
+            f"{what} {self.candidate:.4f} against the latest blessed model's {self.baseline:.4f} "
+            f"({self.images:,} images, {self.lost:,} lost, {self.gained:,} gained): {found}"
+        )
+        return Check(
+            name=name, passed=self.passed, value=self.fall, bound=self.bound, reason=reason
+        )
+
+
+def compare(pairs: Pairs, chosen: np.ndarray, bounds: Bounds, bound: float) -> Comparison:
+    """Whether the candidate's accuracy on the `chosen` images fell by more than `bound`.
+
+    Such a fall fails where chance does not explain it, by McNemar's exact test on the images that
+    one of the two models had right and the other wrong. A test on few images explains everything
+    by chance, so with fewer than `min_examples` any fall by more than `bound` fails.
+    """
+    candidate, baseline = pairs.candidate[chosen], pairs.baseline[chosen]
+    images = len(candidate)
+    lost, gained = int((baseline & ~candidate).sum()), int((candidate & ~baseline).sum())
+    fell = lost - gained > bound * images + 1e-9  # the product may be a rounding error short
+    too_few = images < bounds.min_examples
+    p = mcnemar(lost, gained, images, bound) if fell and not too_few else None
+    return Comparison(
+        candidate=float(candidate.mean()),
+        baseline=float(baseline.mean()),
+        images=images,
+        lost=lost,
+        gained=gained,
+        bound=bound,
+        p=p,
+        too_few=too_few,
+        passed=not fell or (p is not None and p >= bounds.significance),
+    )
+
+
+def mcnemar(lost: int, gained: int, images: int, margin: float = 0.0) -> float:
+    """The chance of losing at least as many by a candidate that is exactly `margin` worse.
+
+    McNemar's exact one-sided test: an image that only one of the models has right is as likely to
+    be lost as gained where they are equally good. With a margin, of the share s of such images
+    (s + margin) / 2 are lost, which makes (s + margin) / 2s of them, and 1 where s <= margin.
+    """
+    changed = lost + gained
+    if not changed:
+        return 1.0
+    chance = min(1.0, 0.5 + margin * images / (2 * changed))
+    return float(stats.binomtest(lost, changed, chance, alternative="greater").pvalue)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(repr, names[:_NAMED])) + more

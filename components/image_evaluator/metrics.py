@@ -1,0 +1,235 @@
+"""All figures of a model, from its probabilities for images whose class is known.
+
+They are computed here and not by TFMA, whose per-class and macro metrics are wrong or missing for a
+model with more than two classes, and whose intervals are random.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+from components.image_evaluator import estimates
+from components.image_evaluator.figures import (
+    SLICES,
+    ClassFigures,
+    Estimate,
+    Latency,
+    ModelFigures,
+    ReliabilityBin,
+    SliceFigures,
+)
+
+BINS = 15  # as in Guo et al., "On calibration of modern neural networks" (2017)
+EDGES = np.linspace(0, 1, BINS + 1)
+MOST_VALUES = 20  # of a feature, those with the most images
+TOP = 5
+
+
+def model_figures(
+    classes: Sequence[str],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    slices: Mapping[str, np.ndarray],
+    latency: Latency | None = None,
+) -> ModelFigures:
+    """Judge a model by its predictions.
+
+    Args:
+        classes: names, in the order of the probabilities.
+        labels: true classes, int [N], positions in `classes`; N > 0.
+        probabilities: float [N, classes], finite.
+        slices: by each of `figures.SLICES`, strings [N].
+        latency: to be kept with the figures.
+
+    Macro averages are over the classes that have images; a precision without predictions counts as
+    0 in them. The macro AUC is of each class against the rest. The log loss clips probabilities at
+    float32's epsilon.
+    """
+    ranks = _ranks(labels, probabilities)
+    right, confidence = ranks == 0, probabilities.max(axis=1).astype(np.float64)
+    confusion = _confusion(labels, probabilities.argmax(axis=1), len(classes))
+    areas, macro_auc = _areas(labels, probabilities)
+    # Of (low, high] each, as `figures.ReliabilityBin` has them.
+    bins = np.digitize(confidence, EDGES[1:-1], right=True)
+    macro = _macro(confusion)
+    metrics = {
+        "accuracy": _share(right),
+        **({"top_5_accuracy": _share(ranks < TOP)} if len(classes) > TOP else {}),
+        "balanced_accuracy": macro["recall"],
+        **{f"macro_{name}": estimate for name, estimate in macro.items()},
+        "macro_auc": macro_auc,
+        "log_loss": estimates.sample_mean(_losses(labels, probabilities)),
+        "ece": estimates.calibration_error(right, confidence, bins),
+    }
+    return ModelFigures(
+        classes=list(classes),
+        examples=len(labels),
+        metrics=metrics,
+        per_class=[
+            _class_figures(name, confusion, index, areas[index])
+            for index, name in enumerate(classes)
+        ],
+        confusion=confusion.tolist(),
+        reliability=_reliability(right, confidence, bins),
+        slices=list(_slices(slices, right)),
+        latency=latency,
+    )
+
+
+def _share(chosen: np.ndarray) -> Estimate:
+    return estimates.proportion(int(chosen.sum()), len(chosen))
+
+
+def _ranks(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """How many classes come before the true one, int [N]; of equal ones the first, as in argmax."""
+    own = np.take_along_axis(probabilities, labels[:, None], axis=1)
+    earlier = np.arange(probabilities.shape[1]) < labels[:, None]
+    before = (probabilities > own) | (earlier & (probabilities == own))
+    return np.asarray(before.sum(axis=1))
+
+
+def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    cells = np.bincount(labels * classes + predicted, minlength=classes**2)
+    return cells.reshape(classes, classes)
+
+
+def _class_figures(
+    name: str, confusion: np.ndarray, index: int, area: float | None
+) -> ClassFigures:
+    right = int(confusion[index, index])
+    support, predicted = int(confusion[index].sum()), int(confusion[:, index].sum())
+    return ClassFigures(
+        name=name,
+        support=support,
+        predicted=predicted,
+        precision=estimates.proportion(right, predicted),
+        recall=estimates.proportion(right, support),
+        f1=estimates.f1(right, support - right, predicted - right),
+        auc=area,
+    )
+
+
+def _macro(confusion: np.ndarray) -> dict[str, Estimate]:
+    """Averages over the classes with images, in which precision without predictions counts as 0.
+
+    Each image's contribution to an average is what its derivative by the image's weight is.
+    """
+    total = len(confusion)
+    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    present = support > 0
+    classes = present.sum()
+    shown, taken = np.maximum(support, 1), np.maximum(predicted, 1)
+    recall, precision = np.diag(confusion) / shown, np.diag(confusion) / taken
+    either = support + predicted
+    f1 = 2 * np.diag(confusion) / np.maximum(either, 1)
+    right = np.eye(total)
+    by_either = np.where(present, 1 / np.maximum(either, 1), 0)
+    # By true and predicted class.
+    contributions = {
+        "precision": (right - precision) * (present & (predicted > 0)) / taken,
+        "recall": (right - recall[:, None]) / shown[:, None],
+        "f1": 2 * right * by_either - (f1 * by_either)[:, None] - f1 * by_either,
+    }
+    effective = classes**2 / (1 / support[present]).sum()
+    return {
+        name: estimates.average(
+            value=float(values[present].mean()),
+            variance=float((confusion * (contributions[name] / classes) ** 2).sum()),
+            images=float(effective),
+        )
+        for name, values in (("precision", precision), ("recall", recall), ("f1", f1))
+    }
+
+
+def _areas(labels: np.ndarray, probabilities: np.ndarray) -> tuple[list[float | None], Estimate]:
+    """The area under each class's ROC curve, the others being negative, and their mean.
+
+    An area is the share of pairs of a positive and a negative of which the positive has the higher
+    score; an image contributes to it by the share of its own pairs, as in DeLong et al.,
+    "Comparing the areas under two or more correlated ROC curves", Biometrics 44 (1988).
+    """
+    images, classes = probabilities.shape
+    areas: list[float | None] = []
+    contributions = np.zeros(images)
+    shares = []
+    for index in range(classes):
+        positive = labels == index
+        positives, negatives = int(positive.sum()), int(images - positive.sum())
+        if not (positives and negatives):
+            areas.append(None)
+            continue
+        scores = probabilities[:, index]
+        ranks = stats.rankdata(scores)
+        won = ranks.copy()
+        won[positive] -= stats.rankdata(scores[positive])
+        won[~positive] = positives - (ranks[~positive] - stats.rankdata(scores[~positive]))
+        own = np.where(positive, won / negatives, won / positives)
+        area = float(own[positive].mean())
+        areas.append(area)
+        contributions += (own - area) / np.where(positive, positives, negatives)
+        shares.append(_area_images(area, positives, negatives))
+    if not shares:
+        return areas, estimates.UNDEFINED
+    known = [area for area in areas if area is not None]
+    mean = estimates.average(
+        value=float(np.mean(known)),
+        variance=float(((contributions / len(known)) ** 2).sum()),
+        images=len(known) ** 2 / sum(1 / each for each in shares),
+    )
+    return areas, mean
+
+
+def _area_images(area: float, positives: int, negatives: int) -> float:
+    """How many images' share has the variance of an area, after Hanley and McNeil.
+
+    In the form of Newcombe, "Confidence intervals for an effect size measure based on the
+    Mann-Whitney statistic, part 2", Statistics in Medicine 25 (2006), method 4.
+    """
+    others = (positives + negatives) / 2 - 1
+    return positives * negatives / (1 + others * ((1 - area) / (2 - area) + area / (1 + area)))
+
+
+def _losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    epsilon = np.finfo(np.float32).eps
+    own = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0].astype(np.float64)
+    return -np.log(np.clip(own, epsilon, 1 - epsilon))
+
+
+def _reliability(
+    right: np.ndarray, confidence: np.ndarray, bins: np.ndarray
+) -> list[ReliabilityBin]:
+    found = []
+    for index in range(BINS):
+        inside = bins == index
+        count = int(inside.sum())
+        found.append(
+            ReliabilityBin(
+                low=float(EDGES[index]),
+                high=float(EDGES[index + 1]),
+                count=count,
+                confidence=float(confidence[inside].mean()) if count else None,
+                accuracy=float(right[inside].mean()) if count else None,
+            )
+        )
+    return found
+
+
+def _slices(slices: Mapping[str, np.ndarray], right: np.ndarray) -> list[SliceFigures]:
+    found = []
+    for feature in SLICES:
+        values = slices[feature]
+        common = [value for value, _ in Counter(values.tolist()).most_common(MOST_VALUES)]
+        found += [
+            SliceFigures(
+                feature=feature,
+                value=value,
+                support=int((values == value).sum()),
+                accuracy=_share(right[values == value]),
+            )
+            for value in sorted(common)
+        ]
+    return found

@@ -1,0 +1,233 @@
+"""`perennial predict`: what a model says of images, wherever the model is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from pipeline.console import printable
+from pipeline.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_BATCH = 16  # images a request
+_MAX_PIXELS = 100_000_000  # as data.max_pixels
+_SAVED = "saved_model.pb"
+_CLASSES = Path("assets.extra") / "classes.json"
+_ADDRESS = re.compile(r"[^/\s]+:\d+")
+
+# Encoded images to their probabilities [N, classes] and likeliest classes.
+Predict = Callable[[Sequence[bytes]], tuple["np.ndarray", list[str]]]
+
+
+def predict(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A run (or latest), a pushed version's number or folder, HOST:PORT (gRPC), or "
+            "http://HOST:PORT (REST)."
+        ),
+    ],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")
+    ],
+    top: Annotated[int, typer.Option(min=1, metavar="K", help="Classes shown for each image.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    workspace: Annotated[Path, typer.Option(help="Folder of the runs.", metavar="DIR")] = Path(
+        "workspace"
+    ),
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="The model, where a server is asked.")
+    ] = "perennial",
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Names of the classes, one a line, which a server does not tell (default: those "
+            "of the workspace's pushed model, if they are the same).",
+        ),
+    ] = None,
+) -> None:
+    """Say what a model sees on images. Exit code 3 where one of the files is no usable image.
+
+    Files that a model cannot read, such as TIFF, are converted first, as for training.
+    """
+    from pipeline.noise import quiet
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet(Path(os.devnull)):  # what it says while it is loaded is not for us
+        files = list(_files(images))
+        ask, classes = _model(model, workspace, name, labels)
+    unusable = 0
+    for start in range(0, len(files), _BATCH):
+        for file, result in _predicted(files[start : start + _BATCH], ask, classes, top):
+            unusable += isinstance(result, str)
+            _tell(file, result, as_json)
+    if unusable:
+        raise DataError(f"{unusable} of {len(files)} files cannot be used")
+
+
+def _files(images: Sequence[Path]) -> Iterator[Path]:
+    from components.image_example_gen.sources.folder import EXTENSIONS
+
+    for path in images:
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+        if not found:
+            raise DataError(f"{path}: no file in this folder is named like an image")
+        yield from found
+
+
+_Classes = list[tuple[str, float]]
+
+
+def _predicted(
+    files: Sequence[Path], ask: Predict, classes: Sequence[str], top: int
+) -> Iterator[tuple[Path, _Classes | str]]:
+    """For each file the likeliest classes, or what is wrong with it."""
+    import numpy as np
+
+    from components.image_example_gen.files import Unusable
+    from components.image_example_gen.images import read_image
+
+    prepared: dict[int, bytes] = {}
+    problems: dict[int, str] = {}
+    for index, file in enumerate(files):
+        try:
+            prepared[index] = read_image(file.read_bytes(), _MAX_PIXELS).encoded
+        except OSError as error:
+            problems[index] = error.strerror or str(error)
+        except Unusable as error:
+            problems[index] = str(error)
+    answers: dict[int, _Classes] = {}
+    if prepared:
+        probabilities, labels = ask(list(prepared.values()))
+        for index, row, label in zip(prepared, probabilities, labels, strict=True):
+            order = np.argsort(-row, kind="stable")[:top]
+            known = len(classes) == len(row) and classes[order[0]] == label
+            names = classes if known else {**{i: f"class {i}" for i in order}, order[0]: label}
+            answers[index] = [(names[i], float(row[i])) for i in order]
+    for index, file in enumerate(files):
+        yield file, answers[index] if index in answers else problems[index]
+
+
+def _tell(file: Path, result: _Classes | str, as_json: bool) -> None:
+    if as_json:
+        rows = (
+            {"error": result}
+            if isinstance(result, str)
+            else {"classes": [{"label": label, "probability": p} for label, p in result]}
+        )
+        print(json.dumps({"file": str(file), **rows}))
+    elif isinstance(result, str):
+        print(printable(f"{file}: {result}"), file=sys.stderr)
+    else:
+        shares = ", ".join(f"{label} {share:.1%}" for label, share in result)
+        print(printable(f"{file}: {shares}"))
+
+
+def _model(
+    model: str, workspace: Path, name: str, labels: Path | None
+) -> tuple[Predict, Sequence[str]]:
+    """What answers, and the names of its classes as far as they are known."""
+    if "://" in model or _ADDRESS.fullmatch(model):
+        return _server(model, name), _labels(labels, workspace / "serving" / name)
+    folder = _folder(model, workspace, name)
+    return _saved_model(folder), _labels(labels, folder.parent, folder)
+
+
+def _folder(model: str, workspace: Path, name: str) -> Path:
+    """The SavedModel that is meant. Raises ConfigError."""
+    from pipeline.report import history
+    from pipeline.workspace import Workspace
+
+    pushed = workspace / "serving" / name / model
+    if model.isdecimal() and pushed.is_dir():
+        return pushed
+    if Path(model).is_dir():
+        folder = Path(model)
+        if (folder / _SAVED).is_file():
+            return folder
+        if newest := _newest(folder):
+            return newest
+        raise ConfigError(f"{folder}: holds neither {_SAVED} nor numbered versions of a model")
+    place = Workspace(workspace)
+    facts = history.read_facts(place, history.find(place, model))
+    artifact = facts.artifact("model")
+    folder = Path(artifact.uri) / "Format-Serving" if artifact else Path()
+    if not (folder / _SAVED).is_file():
+        raise ConfigError(f"run {facts.run.run_id} ({facts.run.state}) has no model")
+    return folder
+
+
+def _newest(base: Path) -> Path | None:
+    """The highest of the numbered versions in `base`."""
+    versions = [path for path in base.glob("[0-9]*/") if (path / _SAVED).is_file()]
+    return max(versions, key=lambda path: int(path.name), default=None)
+
+
+def _labels(given: Path | None, base: Path, folder: Path | None = None) -> list[str]:
+    """The class names of the file, or else of the model in `folder`, or else the newest in base."""
+    if given is not None:
+        try:
+            return given.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--labels {given}: cannot be read: {error}") from None
+    where = folder or _newest(base)
+    if where is None or not (where / _CLASSES).is_file():
+        return []
+    return [str(name) for name in json.loads((where / _CLASSES).read_text(encoding="utf-8"))]
+
+
+def _saved_model(folder: Path) -> Predict:
+    import tensorflow as tf
+
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        signature = loaded.signatures["serving_default"]
+    except (OSError, KeyError, tf.errors.OpError) as error:
+        raise ConfigError(f"{folder}: is no model that can be asked: {error}") from None
+
+    def ask(encoded: Sequence[bytes]) -> tuple[np.ndarray, list[str]]:
+        assert loaded  # or its variables would be gone
+        outputs = signature(tf.constant(list(encoded)))
+        labels = [label.decode() for label in outputs["label"].numpy()]
+        return outputs["probabilities"].numpy(), labels
+
+    return ask
+
+
+def _server(address: str, name: str) -> Predict:
+    import numpy as np
+
+    from components.image_example_gen import images  # noqa: F401 - is heavy, too
+    from pipeline.serving.client import Client, strings
+    from pipeline.serving.errors import ServingError
+
+    url = urlsplit(address if "://" in address else f"grpc://{address}")
+    if url.scheme not in ("http", "grpc") or not url.hostname or not url.port:
+        raise ConfigError(f"{address}: must be HOST:PORT or http://HOST:PORT")
+    client = Client(url.hostname, url.port, url.port)
+
+    def ask(encoded: Sequence[bytes]) -> tuple[np.ndarray, list[str]]:
+        try:
+            if url.scheme == "http":
+                rows = client.predict_images(name, encoded)
+                return np.array([row["probabilities"] for row in rows]), [r["label"] for r in rows]
+            _, outputs = client.predict(name, {"image_bytes": strings(encoded)})
+        except ServingError as error:
+            raise ConfigError(f"{address}, model {name}: {error.code}: {error}") from None
+        return outputs["probabilities"], [label.decode() for label in outputs["label"]]
+
+    return ask

@@ -1,0 +1,341 @@
+"""`perennial report`, `runs`, `show` and `compare`: what came of runs, as a page and as text."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.console import printable
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from components.image_evaluator.figures import Estimate, Verdict
+    from pipeline.report.facts import Facts
+
+MAX_ROWS = 10  # of confusions, weakest classes and mistakes
+_PIPE_COLUMNS = 160  # where there is no terminal to ask
+
+WorkspaceOption = Annotated[Path, typer.Option(help="Folder of the runs.", metavar="DIR")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_RUN = "Id of a run, its beginning or end; or latest."
+
+
+def report(
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help=_RUN)] = "latest",
+    workspace: WorkspaceOption = Path("workspace"),
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder to write to (default: the run's own)."),
+    ] = None,
+) -> None:
+    """Write a run's page anew, with its figures, JSON and CSV, and the index of all runs."""
+    from pipeline.noise import quiet
+    from pipeline.report import history, write
+    from pipeline.report.collect import artifacts_of, collect
+    from pipeline.workspace import Workspace
+
+    place = Workspace(workspace)
+    found = history.find(place, run)
+    try:
+        with quiet(place.log_path(found.run_id)):
+            if output is None:
+                page = write.report(place, found)
+            else:
+                page = write.write_report(collect(found, artifacts_of(place, found.run_id)), output)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be written: {error.strerror}") from None
+    print(page)
+    if output is None:
+        print(place.runs / write.INDEX)
+
+
+def runs(
+    workspace: WorkspaceOption = Path("workspace"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """List the runs, newest first."""
+    from pipeline.report import history
+    from pipeline.workspace import Workspace
+
+    found = history.runs(Workspace(workspace))
+    if as_json:
+        for run in found:
+            print(json.dumps(history.summary(run)))
+        return
+    _table(
+        ("run", "state", "accuracy", "champion", "recipe", "data", "time"),
+        [
+            (
+                run.run_id,
+                f"{run.state} v{run.version}" if run.version else run.state.value,
+                _share(run.accuracy),
+                "" if run.baseline_accuracy is None else f"{run.baseline_accuracy:.2%}",
+                run.recipe,
+                run.data.source,
+                "" if run.wall_s is None else f"{run.wall_s:.0f} s",
+            )
+            for run in found
+        ],
+    )
+
+
+def show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help=_RUN)] = "latest",
+    workspace: WorkspaceOption = Path("workspace"),
+    as_json: JsonOption = False,
+) -> None:
+    """Show what the report of a run says."""
+    facts = _facts(workspace, run)
+    if as_json:
+        print(facts.model_dump_json(indent=2))
+        return
+    _show(facts)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help=_RUN)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    workspace: WorkspaceOption = Path("workspace"),
+    as_json: JsonOption = False,
+) -> None:
+    """Show in what two runs differ: figures, classes, data and settings."""
+    first, second = _facts(workspace, a), _facts(workspace, b)
+    found = differences(first, second)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    names = (first.run.run_id, second.run.run_id)
+    _say(f"{names[0]} ({first.run.state}) and {names[1]} ({second.run.state})")
+    for title, rows in found.items():
+        heading = ("", *names, "change") if title in ("metrics", "classes") else ("", *names)
+        cells = [
+            [row["name"], *(_text(value) for key, value in row.items() if key != "name")]
+            for row in rows
+        ]
+        _table(heading, cells, title)
+    if not any(found.values()):
+        _say("They do not differ.")
+
+
+def differences(first: Facts, second: Facts) -> dict[str, list[dict[str, Any]]]:
+    """What two runs differ in: metrics, classes (by recall), data and settings.
+
+    Each row has a name, the values `a` and `b` and, of numbers, their change from a to b.
+    """
+    metrics, classes = [], []
+    if first.evaluation and second.evaluation:
+        one, other = first.evaluation.candidate, second.evaluation.candidate
+        metrics = [
+            _row(name, one.metrics[name].value, other.metrics[name].value)
+            for name in one.metrics
+            if name in other.metrics
+        ]
+        known = {each.name: each.recall.value for each in other.per_class}
+        changed = [
+            _row(each.name, each.recall.value, known[each.name])
+            for each in one.per_class
+            if each.name in known and known[each.name] != each.recall.value
+        ]
+        classes = sorted(changed, key=lambda row: -abs(row["change"] or 0))
+    counts = [_counts(facts) for facts in (first, second)]
+    settings = [{k: s.value for k, s in facts.run.settings.items()} for facts in (first, second)]
+    return {
+        "metrics": metrics,
+        "classes": classes,
+        "data": _different(*counts),
+        "settings": _different(*settings),
+    }
+
+
+def _counts(facts: Facts) -> dict[str, Any]:
+    found: dict[str, Any] = {"source": facts.run.data.source}
+    if facts.data:
+        found |= {f"{split} images": facts.data.images(split) for split in facts.data.splits}
+        found["classes"] = len(facts.data.classes)
+        found["duplicates"] = facts.data.duplicates
+        found["quarantined"] = sum(facts.data.quarantined.values())
+        found["spans"] = facts.data.spans
+    return found
+
+
+def _different(one: dict[str, Any], other: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "a": one.get(name), "b": other.get(name)}
+        for name in {**one, **other}
+        if one.get(name) != other.get(name)
+    ]
+
+
+def _row(name: str, a: float | None, b: float | None) -> dict[str, Any]:
+    change = None if a is None or b is None else b - a
+    return {"name": name, "a": a, "b": b, "change": change}
+
+
+def _facts(workspace: Path, name: str) -> Facts:
+    from pipeline.report import history
+    from pipeline.workspace import Workspace
+
+    place = Workspace(workspace)
+    return history.read_facts(place, history.find(place, name))
+
+
+def _show(facts: Facts) -> None:
+    from pipeline.report import page
+    from pipeline.report.plots import percent
+
+    run = facts.run
+    what, why = page.headline(facts)
+    _say(f"{run.run_id}: {what}{f': {why}' if why else ''}")
+    if facts.verdict:
+        _show_checks(facts.verdict)
+    if facts.data:
+        data = facts.data
+        rows = [(split, f"{data.images(split):,} images") for split in data.splits]
+        rows += [("classes", str(len(data.classes))), ("duplicates", f"{data.duplicates:,}")]
+        rows += [("quarantined", f"{count:,} {kind}") for kind, count in data.quarantined.items()]
+        rows += [("finding", f"{f.split}, {f.feature}: {f.text}") for f in data.anomalies or []]
+        rows += [("finding", finding) for finding in data.findings]
+        _table(("data", run.data.source), rows)
+    if facts.training:
+        best = facts.training.epochs[facts.training.best_epoch - 1]
+        rows = [
+            ("best epoch", f"{facts.training.best_epoch} of {len(facts.training.epochs)}"),
+            ("training", f"accuracy {percent(best['accuracy'])}, loss {best['loss']:.4g}"),
+            (
+                "evaluation",
+                f"accuracy {percent(best['val_accuracy'])}, loss {best['val_loss']:.4g}",
+            ),
+            ("steps", f"{facts.training.steps:,} in {facts.training.seconds:.0f} s"),
+        ]
+        _table(("training", f"recipe {run.recipe}"), rows)
+    if facts.evaluation:
+        _show_evaluation(facts)
+    changed = [(k, _text(s.value), s.origin) for k, s in run.settings.items()]
+    _table(
+        ("setting", "value", "set by"), [row for row in changed if row[2] != "default"], "settings"
+    )
+    _say("again: " + " && ".join(page.rerun(facts)))
+
+
+def _show_checks(verdict: Verdict) -> None:
+    """All that failed, and the first of those that passed."""
+    checks = sorted(verdict.checks, key=lambda check: check.passed)
+    failed = len(verdict.checks) - sum(check.passed for check in checks)
+    shown = checks[: max(failed, MAX_ROWS)]
+    _table(
+        ("check", "", "reason"),
+        [(check.name, "passed" if check.passed else "FAILED", check.reason) for check in shown],
+        "verdict",
+    )
+    if len(checks) > len(shown):
+        _say(f"and {len(checks) - len(shown)} more that passed")
+
+
+def _show_evaluation(facts: Facts) -> None:
+    from pipeline.report import page
+    from pipeline.report.plots import percent
+
+    evaluation = facts.evaluation
+    assert evaluation
+    compared = ("champion",) if evaluation.baseline else ()
+    tested = ("test split",) if evaluation.test else ()
+    _table(
+        ("metric", "candidate", "95% interval", *compared, *tested),
+        [
+            (
+                row["title"],
+                page.figure(row["candidate"].value, row["share"]),
+                page.interval(row["candidate"], row["share"]),
+                *(_optional(row["baseline"], row["share"]) for _ in compared),
+                *(_optional(row["test"], row["share"]) for _ in tested),
+            )
+            for row in page.metric_rows(evaluation)
+        ],
+        "evaluation",
+    )
+    weakest = [row["candidate"] for row in page.worst_first(evaluation)]
+    _table(
+        ("class", "images", "precision", "recall", "F1"),
+        [
+            (
+                each.name,
+                f"{each.support:,}",
+                *(percent(value.value) for value in (each.precision, each.recall, each.f1)),
+            )
+            for each in weakest[:MAX_ROWS]
+        ],
+        f"weakest {min(len(weakest), MAX_ROWS)} of {len(weakest)} classes",
+    )
+    _table(
+        ("true", "taken for", "images", "of the class"),
+        [
+            (label, predicted, f"{count:,}", percent(share))
+            for label, predicted, count, share in page.confusions(evaluation)[:MAX_ROWS]
+        ],
+        "most frequent confusions",
+    )
+    if facts.predictions:
+        _table(
+            ("image", "is", "taken for", "confidence"),
+            [
+                (each.filename, each.label, each.top[0][0], percent(each.top[0][1]))
+                for each in facts.predictions.mistakes[:MAX_ROWS]
+            ],
+            f"most confident of {facts.predictions.wrong:,} mistakes",
+        )
+
+
+def _optional(estimate: Estimate | None, share: bool) -> str:
+    from pipeline.report import page
+
+    return page.figure(estimate.value if estimate else None, share)
+
+
+def _share(estimate: Estimate | None) -> str:
+    return "" if estimate is None or estimate.value is None else f"{estimate.value:.2%}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+def _say(text: str) -> None:
+    print(printable(text))
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """Print a table, unless it has no rows."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = list(rows)
+    if not rows:
+        return
+    table = Table(
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+        title=title.capitalize() if title else None,
+        title_justify="left",
+        title_style="bold",
+    )
+    for name in heading:
+        table.add_column(Text(printable(name)), overflow="fold")
+    for row in rows:
+        # Text, because names may look like Rich's markup.
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    if sys.stdout.isatty():
+        Console(highlight=False).print("", table)
+        return
+    console = Console(highlight=False, width=_PIPE_COLUMNS)
+    with console.capture() as capture:
+        console.print("", table)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))

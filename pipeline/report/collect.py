@@ -1,0 +1,310 @@
+"""Facts about a run, gathered from its artifacts; ML Metadata tells where those of a run are."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from components import features
+from components.image_evaluator import figures
+from components.image_evaluator.figures import EVAL, Figures, Verdict
+from pipeline.report import pictures
+from pipeline.report.facts import (
+    Artifact,
+    Data,
+    Distance,
+    Duel,
+    Facts,
+    Finding,
+    Prediction,
+    Predictions,
+    Run,
+    Sample,
+    Spread,
+    Training,
+    Unusable,
+)
+
+if TYPE_CHECKING:
+    from pipeline.workspace import Workspace
+
+MAX_UNUSABLE = 20
+MAX_PICTURES = 24  # of the grid, and again of the mistakes
+TOP = 3  # classes named for an image
+UNKNOWN = "a class that the model does not know"
+
+_TRAIN = "train"
+_MEASURES = {1: "L-infinity", 2: "Jensen-Shannon"}  # DriftSkewInfo.Measurement.Type
+_SPREADS = (
+    features.WIDTH,
+    features.HEIGHT,
+    features.ASPECT,
+    features.MEAN,
+    features.CONTRAST,
+    features.BYTES,
+)
+
+
+def artifacts_of(workspace: Workspace, run_id: str) -> list[Artifact]:
+    """What the run's nodes put out or took from the cache, as ML Metadata has it.
+
+    An infrastructure blessing is named "infra_blessing" and not, as its node does, "blessing".
+    """
+    if not workspace.metadata.exists():
+        return []
+    import ml_metadata
+    from ml_metadata.proto import metadata_store_pb2
+
+    store = ml_metadata.MetadataStore(workspace.connection())
+    context = store.get_context_by_type_and_name("pipeline_run", run_id)
+    if context is None:
+        return []
+    succeeded = (metadata_store_pb2.Execution.COMPLETE, metadata_store_pb2.Execution.CACHED)
+    executions = [
+        execution.id
+        for execution in store.get_executions_by_context(context.id)
+        if execution.last_known_state in succeeded
+    ]
+    events = [
+        event
+        for event in store.get_events_by_execution_ids(sorted(executions))
+        if event.type == metadata_store_pb2.Event.OUTPUT
+    ]
+    found = {each.id: each for each in store.get_artifacts_by_id([e.artifact_id for e in events])}
+    return [_artifact(event, found[event.artifact_id]) for event in events]
+
+
+def _artifact(event: Any, artifact: Any) -> Artifact:
+    name = event.path.steps[0].key
+    return Artifact(
+        name="infra_blessing" if artifact.type == "InfraBlessing" else name,
+        uri=artifact.uri,
+        execution=event.execution_id,
+        fingerprint=artifact.custom_properties["input_fingerprint"].string_value
+        if "input_fingerprint" in artifact.custom_properties
+        else "",
+    )
+
+
+def collect(run: Run, artifacts: Sequence[Artifact]) -> Facts:
+    """Read what there is of `artifacts`, by paths or URIs; what is no longer there is left out."""
+    where = {artifact.name: artifact.uri for artifact in artifacts}
+    evaluation, verdict = _evaluation(where)
+    data = _data(where)
+    return Facts(
+        run=run,
+        data=data,
+        samples=_samples(where, run, data.classes) if data else [],
+        training=_training(where),
+        evaluation=evaluation,
+        verdict=verdict,
+        predictions=_predictions(where, evaluation, verdict) if evaluation else None,
+        artifacts=list(artifacts),
+    )
+
+
+def _content(uri: str | None, *names: str) -> bytes | None:
+    """A file below `uri`; None where there is none."""
+    import tensorflow as tf
+
+    if not uri or not tf.io.gfile.exists(path := os.path.join(uri, *names)):
+        return None
+    with tf.io.gfile.GFile(path, "rb") as file:
+        content: bytes = file.read()
+        return content
+
+
+def _data(where: Mapping[str, str]) -> Data | None:
+    from components.image_example_gen.accounting import FILE_NAME, QUARANTINE
+    from components.image_example_validator.findings import FINDINGS_FILE
+
+    accounting = _content(where.get("examples"), FILE_NAME)
+    if accounting is None:
+        return None
+    record = json.loads(accounting)
+    lines = (_content(where.get("examples"), QUARANTINE) or b"").splitlines()
+    rows = [json.loads(line) for line in lines[:MAX_UNUSABLE]]
+    anomalies = _content(where.get("anomalies"), FINDINGS_FILE)
+    return Data(
+        **record,
+        unusable=[Unusable(input=row["path"], reason=row["reason"]) for row in rows],
+        anomalies=None
+        if anomalies is None
+        else [Finding(**finding) for finding in json.loads(anomalies)],
+        distances=list(_distances(where.get("anomalies"), record["splits"])),
+        spreads=list(_spreads(where.get("statistics"))),
+    )
+
+
+def _distances(uri: str | None, splits: Collection[str]) -> Iterator[Distance]:
+    from tensorflow_metadata.proto.v0 import anomalies_pb2
+
+    for split in splits:
+        content = _content(uri, f"Split-{split}", "SchemaDiff.pb")
+        for info in anomalies_pb2.Anomalies.FromString(content or b"").drift_skew_info:
+            for compared, measurements in (
+                ("skew", info.skew_measurements),
+                ("drift", info.drift_measurements),
+            ):
+                for each in measurements:
+                    yield Distance(
+                        split=split,
+                        feature=".".join(info.path.step),
+                        compared=compared,
+                        measure=_MEASURES.get(each.type, ""),
+                        value=each.value,
+                        bound=each.threshold,
+                    )
+
+
+def _spreads(uri: str | None) -> Iterator[Spread]:
+    from tensorflow_metadata.proto.v0 import statistics_pb2
+
+    content = _content(uri, f"Split-{_TRAIN}", "FeatureStats.pb")
+    statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString(content or b"")
+    for dataset in statistics.datasets:
+        known = {".".join(each.path.step): each.num_stats for each in dataset.features}
+        for name in _SPREADS:
+            if name in known:
+                stats = known[name]
+                yield Spread(feature=name, low=stats.min, median=stats.median, high=stats.max)
+
+
+def _training(where: Mapping[str, str]) -> Training | None:
+    history = _content(where.get("model_run"), "history.json")
+    return Training.model_validate_json(history) if history else None
+
+
+def _samples(where: Mapping[str, str], run: Run, classes: Sequence[str]) -> list[Sample]:
+    content = _content(where.get("model_run"), "samples.npz")
+    if content is None:
+        return []
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        images, labels = arrays["images"], arrays["labels"]
+    patch = _patch_size(run)
+    size = run.value("transform.image_size", 0)
+    return [
+        Sample(
+            label=classes[label],
+            before=pictures.encode(versions[0]),
+            patches=pictures.patches(versions[0], size // patch) if patch else None,
+            after=[pictures.encode(version) for version in versions[1:]],
+        )
+        for label, versions in zip(labels, images, strict=True)
+    ]
+
+
+def _patch_size(run: Run) -> int | None:
+    """Side of a vision transformer's patches in pixels; None for another network."""
+    if size := run.value("train.hyperparameters.patch_size"):
+        return int(size)
+    # As in "B/16".
+    end = str(run.value("train.hyperparameters.variant", "")).rpartition("/")[2]
+    return int(end) if end.isdecimal() else None
+
+
+def _evaluation(where: Mapping[str, str]) -> tuple[Figures | None, Verdict | None]:
+    evaluation, blessing = where.get("evaluation", ""), where.get("blessing", "")
+    return (
+        figures.read_figures(evaluation) if _content(evaluation, figures.FIGURES) else None,
+        figures.read_verdict(blessing) if _content(blessing, figures.VERDICT) else None,
+    )
+
+
+def _predictions(
+    where: Mapping[str, str], evaluation: Figures, verdict: Verdict | None
+) -> Predictions | None:
+    if _content(where["evaluation"], figures.PREDICTIONS) is None:
+        return None
+    import pyarrow.compute as pc
+
+    table = figures.read_predictions(where["evaluation"])
+    table = table.filter(pc.equal(table["split"], EVAL)).sort_by("sha256")
+    classes = evaluation.candidate.classes
+    labels = table["label"].to_numpy()
+    named = np.array([*classes, UNKNOWN])[labels]  # an unknown class is -1
+    probabilities = _matrix(table["candidate"], len(classes))
+    chosen = probabilities.argmax(axis=1)
+    (wrong,) = np.nonzero(chosen != labels)
+    # Stable: of equally confident ones those come first that came first in other runs, too.
+    by_confidence = np.argsort(-probabilities[wrong, chosen[wrong]], kind="stable")
+    mistakes = wrong[by_confidence][:MAX_PICTURES].tolist()
+    grid = list(range(min(MAX_PICTURES, len(labels))))
+    baseline = None
+    if evaluation.baseline:
+        others = evaluation.baseline.classes
+        best = _matrix(table["baseline"], len(others)).argmax(axis=1)
+        baseline = np.array(others)[best]
+
+    shown = sorted({*mistakes, *grid})
+    best = {row: np.argsort(-probabilities[row], kind="stable")[:TOP] for row in shown}
+    digests, names = table["sha256"].to_pylist(), table["filename"].to_pylist()
+    images = _images(where.get("examples"), {digests[row] for row in shown})
+    known = {
+        row: Prediction(
+            filename=names[row],
+            label=str(named[row]),
+            probability=float(probabilities[row, labels[row]]) if labels[row] >= 0 else 0.0,
+            top=[(classes[index], float(probabilities[row, index])) for index in best[row]],
+            baseline=None if baseline is None else str(baseline[row]),
+            image=images.get(digests[row], b""),
+        )
+        for row in shown
+    }
+    return Predictions(
+        grid=[known[row] for row in grid],
+        mistakes=[known[row] for row in mistakes],
+        wrong=len(wrong),
+        duel=None
+        if baseline is None
+        else _duel(named, chosen == labels, baseline, verdict.compared_classes if verdict else ()),
+    )
+
+
+def _matrix(column: Any, classes: int) -> np.ndarray:
+    """A column of lists as float32 [N, classes]."""
+    values: np.ndarray = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(-1, classes)
+
+
+def _duel(
+    labels: np.ndarray, right: np.ndarray, baseline: np.ndarray, classes: Sequence[str]
+) -> Duel:
+    compared = np.isin(labels, classes) if classes else np.ones(len(labels), bool)
+    other, right = (baseline == labels)[compared], right[compared]
+    return Duel(
+        both=int((right & other).sum()),
+        only_candidate=int((right & ~other).sum()),
+        only_baseline=int((~right & other).sum()),
+        neither=int((~right & ~other).sum()),
+    )
+
+
+def _images(uri: str | None, wanted: set[str]) -> dict[str, bytes]:
+    """Pictures of evaluation images by SHA-256 of the original; reads no further than it must."""
+    if uri is None:
+        return {}
+    import tensorflow as tf
+
+    spec = {
+        name: tf.io.FixedLenFeature([], tf.string) for name in (features.SHA256, features.IMAGE)
+    }
+    found: dict[str, bytes] = {}
+    files = sorted(tf.io.gfile.glob(os.path.join(uri, f"Split-{EVAL}", "*")))
+    for batch in (
+        tf.data.TFRecordDataset(files)
+        .batch(64)
+        .map(lambda records: tf.io.parse_example(records, spec))
+        .as_numpy_iterator()
+    ):
+        for digest, encoded in zip(batch[features.SHA256], batch[features.IMAGE], strict=True):
+            if (name := digest.decode()) in wanted:
+                found[name] = pictures.thumbnail(encoded)
+        if len(found) == len(wanted):
+            break
+    return found

@@ -1,0 +1,118 @@
+"""The runs of a workspace, as their records and the log of promotions tell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from pipeline.errors import ConfigError
+from pipeline.report.facts import RECORD, Facts, Promotion, Run, State
+
+if TYPE_CHECKING:
+    from pipeline.workspace import Workspace
+
+FACTS = "report.json"
+LATEST = "latest"
+
+
+def runs(workspace: Workspace) -> list[Run]:
+    """All runs whose record can be read, newest first."""
+    found = (read(workspace, run_id) for run_id in reversed(_ids(workspace)))
+    return [run for run in found if run is not None]
+
+
+def read(workspace: Workspace, run_id: str) -> Run | None:
+    """The record of one run; None where there is none that can be read."""
+    try:
+        run = Run.model_validate_json((workspace.run_dir(run_id) / RECORD).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    alive = run_id == _ids(workspace)[-1] and workspace.is_busy()
+    if run.state is State.RUNNING and not alive:
+        return run.model_copy(update={"state": State.CUT_OFF})
+    return run
+
+
+def _ids(workspace: Workspace) -> list[str]:
+    """Of all runs, oldest first."""
+    return sorted(path.parent.name for path in workspace.runs.glob(f"*/{RECORD}"))
+
+
+def find(workspace: Workspace, name: str) -> Run:
+    """The run of an id, of the beginning or the end of one, or the "latest".
+
+    Raises ConfigError where that is not exactly one.
+    """
+    known = _ids(workspace)
+    if not known:
+        raise ConfigError(f"{workspace.root} has no runs; name another with --workspace")
+    if name == LATEST:
+        chosen = known[-1:]
+    elif name in known:
+        chosen = [name]
+    else:
+        chosen = [each for each in known if each.startswith(name) or each.endswith(name)]
+    if len(chosen) != 1:
+        which = f"is any of {', '.join(chosen[-5:])}" if chosen else "is no run"
+        raise ConfigError(
+            f"{name} {which} of {workspace.root}; there are {len(known)}, which `perennial runs` "
+            f"lists: the latest is {known[-1]}"
+        )
+    run = read(workspace, chosen[0])
+    if run is None:
+        raise ConfigError(f"{workspace.run_dir(chosen[0]) / RECORD} cannot be read")
+    return run
+
+
+def read_facts(workspace: Workspace, run: Run) -> Facts:
+    """What the run's report has written down, without its pictures; the record alone without it."""
+    try:
+        content = json.loads((workspace.run_dir(run.run_id) / FACTS).read_bytes())
+        return Facts.model_validate({**content, "run": run})
+    except (OSError, ValueError):
+        return Facts(run=run)
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """A run in one flat row."""
+    found = run.accuracy
+    return {
+        "run": run.run_id,
+        "started": run.started,
+        "state": run.state.value,
+        "version": run.version,
+        "accuracy": found.value if found else None,
+        "accuracy_low": found.low if found else None,
+        "accuracy_high": found.high if found else None,
+        "baseline_accuracy": run.baseline_accuracy,
+        "recipe": run.recipe,
+        "data": run.data.source,
+        "wall_s": run.wall_s,
+        "error": run.error,
+    }
+
+
+def promotions(workspace: Workspace) -> list[Promotion]:
+    """Changes of what is served from the workspace, newest first."""
+    return list(_promotions(workspace.root / "serving"))[::-1]
+
+
+def _promotions(serving: Path) -> Iterator[Promotion]:
+    from pipeline.serving.promotion import AUDIT_FILE
+
+    try:
+        lines = (serving / AUDIT_FILE).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        entry: dict[str, Any] = json.loads(line)
+        yield Promotion(
+            at=entry["at"],
+            action=entry["action"],
+            labels=entry["to"]["labels"],
+            result=entry["result"],
+        )

@@ -1,0 +1,59 @@
+"""Small pictures for the pages: PNG where pixels are to be seen, JPEG for photographs."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]  # [H, W, 3], RGB
+
+SIDE = 144  # pixels: the longer side of what is shown, at most
+_EXACT = 64  # pixels: up to here every one of them is kept
+_GAP = 2  # pixels between patches
+_MOST_PATCHES = 32  # a side; of more nothing could be seen
+
+
+def thumbnail(encoded: bytes) -> bytes:
+    """A smaller version of an encoded image, as training and serving see it."""
+    from components import decoding
+
+    return encode(decoding.decode_now(encoded).pixels.numpy())
+
+
+def encode(pixels: Pixels) -> bytes:
+    """The same of an image that is not encoded."""
+    image, buffer = Image.fromarray(pixels), io.BytesIO()
+    if max(image.size) <= _EXACT:
+        image.save(buffer, "PNG", optimize=True)
+    else:
+        image.thumbnail((SIDE, SIDE))
+        image.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def patches(pixels: Pixels, count: int) -> bytes | None:
+    """The image cut into `count` x `count` patches, as a vision transformer is given it.
+
+    None where they would be too small to be seen.
+    """
+    if not 1 < count <= _MOST_PATCHES:
+        return None
+    each = max(pixels.shape[0] // count, 1, 2 * SIDE // (3 * count))
+    few = pixels.shape[0] <= _EXACT
+    whole = Image.fromarray(pixels).resize(
+        (count * each,) * 2, Image.Resampling.NEAREST if few else Image.Resampling.BICUBIC
+    )
+    side = count * (each + _GAP) - _GAP
+    sheet = np.zeros([side, side, 4], np.uint8)  # what is between them is transparent
+    for row in range(count):
+        for column in range(count):
+            box = (column * each, row * each, (column + 1) * each, (row + 1) * each)
+            top, left = row * (each + _GAP), column * (each + _GAP)
+            sheet[top : top + each, left : left + each, :3] = np.asarray(whole.crop(box))
+            sheet[top : top + each, left : left + each, 3] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(sheet).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,181 @@
+"""Writes what is reported of runs: pages, and beside them the same as figures, JSON and CSV.
+
+runs/index.html, history.svg, history.png, runs.json, runs.csv
+runs/<run>/report.html, report.json, figures/*.svg, figures/*.png, tables/*.csv
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.report import history, page, plots
+from pipeline.report.collect import artifacts_of, collect
+from pipeline.report.facts import Facts, Run
+
+if TYPE_CHECKING:
+    from components.image_evaluator.figures import Estimate, Figures
+    from pipeline.workspace import Workspace
+
+PAGE = "report.html"
+INDEX = "index.html"
+
+
+def report(workspace: Workspace, run: Run) -> Path:
+    """Write a run's page into its folder, and the index. Returns the page."""
+    folder = workspace.run_dir(run.run_id)
+    facts = collect(run, artifacts_of(workspace, run.run_id))
+    path = write_report(facts, folder, index=f"../{INDEX}")
+    write_index(workspace)
+    return path
+
+
+def write_report(facts: Facts, folder: Path, index: str | None = None) -> Path:
+    """Write the page and what belongs to it, each file whole or not at all. Returns the page.
+
+    index: link to the page of all runs, if there is one. Raises OSError.
+    """
+    drawn = plots.draw(facts)
+    for plot in drawn:
+        write_file(folder / "figures" / f"{plot.name}.svg", plot.svg)
+        write_file(folder / "figures" / f"{plot.name}.png", plot.png)
+    tables = dict(_tables(facts))
+    for name, rows in tables.items():
+        write_file(folder / "tables" / f"{name}.csv", _csv(rows))
+    write_file(folder / history.FACTS, facts.model_dump_json(indent=1) + "\n")
+    # Last: what it links to is there.
+    path = folder / PAGE
+    write_file(path, page.render(facts, drawn, tables, index))
+    return path
+
+
+def write_index(workspace: Workspace) -> Path:
+    """Write the page of all runs. Raises OSError."""
+    runs = history.runs(workspace)
+    promotions = history.promotions(workspace)
+    plot = None
+    if any(run.accuracy for run in runs):
+        plot = plots.draw_history(runs[::-1], promotions)
+        write_file(workspace.runs / f"{plot.name}.svg", plot.svg)
+        write_file(workspace.runs / f"{plot.name}.png", plot.png)
+    rows = [history.summary(run) for run in runs]
+    write_file(workspace.runs / "runs.json", json.dumps(rows, indent=1) + "\n")
+    write_file(workspace.runs / "runs.csv", _csv(rows))
+    path = workspace.runs / INDEX
+    pages = {run.run_id for run in runs if (workspace.run_dir(run.run_id) / PAGE).exists()}
+    text = page.render_index(str(workspace.root), runs, pages, promotions, plot)
+    write_file(path, text)
+    return path
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file that is either absent, as it was before, or whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+    partial.replace(path)
+
+
+_Row = Mapping[str, Any]
+
+
+def _tables(facts: Facts) -> Iterator[tuple[str, list[_Row]]]:
+    if facts.data:
+        splits = facts.data.splits
+        yield (
+            "data",
+            [
+                {"class": name, **{split: splits[split].get(name, 0) for split in splits}}
+                for name in facts.data.classes
+            ],
+        )
+    if facts.training:
+        yield "epochs", list(facts.training.epochs)
+    if facts.evaluation:
+        yield from _evaluation_tables(facts.evaluation)
+
+
+def _evaluation_tables(evaluation: Figures) -> Iterator[tuple[str, list[_Row]]]:
+    models = [
+        (name, model)
+        for name, model in (
+            ("candidate", evaluation.candidate),
+            ("baseline", evaluation.baseline),
+            ("test", evaluation.test),
+        )
+        if model
+    ]
+    yield (
+        "metrics",
+        [
+            {"model": name, "metric": metric, **_estimate("value", value)}
+            for name, model in models
+            for metric, value in model.metrics.items()
+        ],
+    )
+    yield (
+        "classes",
+        [
+            {
+                "model": name,
+                "class": each.name,
+                "support": each.support,
+                "predicted": each.predicted,
+                **_estimate("precision", each.precision),
+                **_estimate("recall", each.recall),
+                **_estimate("f1", each.f1),
+                "auc": each.auc,
+            }
+            for name, model in models
+            for each in model.per_class
+        ],
+    )
+    yield (
+        "confusion",
+        [
+            {"model": name, "true": true, "predicted": predicted, "images": count}
+            for name, model in models
+            for true, row in zip(model.classes, model.confusion, strict=True)
+            for predicted, count in zip(model.classes, row, strict=True)
+            if count
+        ],
+    )
+    for title in ("reliability", "slices"):
+        yield (
+            title,
+            [
+                {"model": name, **_flat(each.model_dump())}
+                for name, model in models
+                for each in getattr(model, title)
+            ],
+        )
+
+
+def _flat(row: _Row) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            flat |= {key if name == "value" else f"{key}_{name}": v for name, v in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    value, low, high = (
+        (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None)
+    )
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _csv(rows: Iterable[_Row]) -> str:
+    rows = list(rows)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
