@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test browser lint format lock docs sbom licenses audit doctor venv clean
+.PHONY: help run test browser services lint format lock docs sbom licenses audit doctor venv clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -16,6 +16,12 @@ test: venv ## Run the tests; options for pytest in ARGS="-k name"
 
 browser: ## Install the browser of the page tests, which are skipped without (Debian and Ubuntu)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium; }
+
+services: ## Install the databases of the metadata tests, which are skipped without
+	@PATH=$$PATH:/usr/sbin command -v mariadbd >/dev/null || { apt-get update -qq && \
+		apt-get install -qq -y mariadb-server-core mariadb-client-core; }
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { apt-get update -qq && \
+		apt-get install -qq -y postgresql; }
 
 lint: venv ## Check style, format and types
 	.venv/bin/ruff check .
@@ -34,6 +40,12 @@ lock: | .venv/bin/uv ## Pin the dependencies of pyproject.toml anew; newest ones
 	.venv/bin/uv pip compile pyproject.toml --quiet --all-extras --generate-hashes \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_39 \
 		--custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
+	@for device in cpu gpu; do \
+		.venv/bin/uv pip compile kubeflow/image/$$device.in --constraint requirements.lock \
+			$$(test $$device = gpu || echo --no-deps) --quiet --generate-hashes --no-annotate \
+			--python-version 3.11 --python-platform x86_64-manylinux_2_39 \
+			--custom-compile-command "make lock" --output-file kubeflow/image/$$device.lock; \
+	done
 
 docs: venv ## Write docs/reference anew, from the settings and the commands
 	.venv/bin/python -m pipeline.reference

@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from pipeline import examples
+from pipeline.commands import schedule
 from pipeline.commands.classify import classify
+from pipeline.commands.compile import compile_dag
 from pipeline.commands.models import models, promote, rollback
 from pipeline.commands.predict import predict
 from pipeline.commands.report import compare, report, runs
 from pipeline.commands.report import show as show_run
 from pipeline.commands.serve import serve
+from pipeline.commands.submit import submit
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
 
 if TYPE_CHECKING:
@@ -255,10 +258,11 @@ def doctor(workspace: WorkspaceOption = None, log_format: LogFormatOption = LogF
 def version() -> None:
     """Print the versions of perennial and of what it runs on."""
     for package in ("perennial", "tfx", "tensorflow", "keras"):
-        try:
-            found = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found = "not installed"
+        found = "not installed"
+        # The container image for CPUs has a TensorFlow without the kernels for GPUs.
+        for name in (f"{package}-cpu", package):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found = importlib.metadata.version(name)
         print(package, found)
 
 
@@ -325,8 +329,16 @@ def _write_traceback(error: Exception) -> Path:
 for _command in (
     *(runs, show_run, compare, report, predict),
     *(serve, models, promote, rollback, classify),
+    submit,
 ):
     app.command()(_reported(LogFormat.PLAIN)(_command))
+app.command("compile")(_reported(LogFormat.PLAIN)(compile_dag))
+
+schedule_app = typer.Typer(help="Run a pipeline on Kubeflow by the clock.", no_args_is_help=True)
+app.add_typer(schedule_app, name="schedule")
+schedule_app.command("list")(_reported(LogFormat.PLAIN)(schedule.list_schedules))
+for _command in (schedule.create, schedule.pause, schedule.resume, schedule.delete):
+    schedule_app.command()(_reported(LogFormat.PLAIN)(_command))
 examples.attach(app, EPILOG)
 
 

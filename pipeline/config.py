@@ -4,7 +4,8 @@ Layers, later ones win key by key:
 
 1. the defaults in `pipeline.settings` and those of the recipe's own `Config`;
 2. `presets/recipe-<train.recipe>.toml`;
-3. `presets/data-<data.source>.toml`, for a built-in data set only;
+3. `presets/data-<data.source>.toml`, for a built-in data set only, and
+   `presets/kubeflow-<kubeflow.environment>.toml`;
 4. the TOML file given with --config;
 5. the command line: named flags, then `--set KEY=VALUE`.
 
@@ -27,7 +28,7 @@ import reprlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
@@ -77,15 +78,42 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     `overrides` are the command line's: dotted keys and values, later ones win. Raises ConfigError.
     """
     given = [] if path is None else [_file_layer(path)]
-    given += [_Layer(COMMAND_LINE, _nested(key, value)) for key, value in (overrides or {}).items()]
+    given += _layers({COMMAND_LINE: overrides or {}})
+    return _load(given)
+
+
+def load_given(layers: Mapping[str, Mapping[str, Any]]) -> Loaded:
+    """As `load`, of layers by origin, each with its dotted keys and values; later ones win."""
+    return _load(_layers(layers))
+
+
+def given_settings(loaded: Loaded) -> dict[str, Any]:
+    """What the file and the command line set, as JSON-able values by dotted key.
+
+    `load_given` makes the same configuration of it, unless presets or images have changed.
+    """
+    return {
+        key: value
+        for key, value in items(loaded.config, loaded.origins)
+        if loaded.origins[key].startswith((COMMAND_LINE, "file:"))
+    }
+
+
+def setting(config: Config, key: str) -> tuple[FieldInfo, Any]:
+    """The declaration and the value of a dotted key. Raises KeyError where there is none."""
+    return _settings(type(config))[key], _at(config.model_dump(mode="json"), key)
+
+
+def _load(given: list[_Layer]) -> Loaded:
     source, _ = _last(given, "data.source", DataConfig.model_fields["source"].default)
-    given += _chosen(given, source)
+    given = [*given, *_chosen(given, source)]
     recipe = _recipe(given)
 
     model = config_class(recipe)
     values: dict[str, Any] = {}
     origins = dict.fromkeys(_settings(model), "default")
-    for layer in [*_preset_layers(recipe, source), *given]:
+    environment, _ = _last(given, "kubeflow.environment", None)
+    for layer in [*_preset_layers(recipe, source, environment), *given]:
         settings = _flatten(layer, model)
         values.update(settings)
         origins.update(dict.fromkeys(settings, layer.origin))
@@ -163,7 +191,7 @@ def items(config: Config, origins: Mapping[str, str]) -> Iterator[tuple[str, Any
     """Each setting by its dotted key, as a JSON-able value."""
     tree = config.model_dump(mode="json")
     for key in origins:
-        yield key, functools.reduce(lambda table, part: table[part], key.split("."), tree)
+        yield key, _at(tree, key)
 
 
 def check_paths(config: Config) -> None:
@@ -226,8 +254,20 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not TOML: {error}") from None
 
 
-def _preset_layers(recipe: str, source: object) -> Iterator[_Layer]:
-    names = [f"recipe-{recipe}"]
+def _layers(values: Mapping[str, Mapping[str, Any]]) -> list[_Layer]:
+    return [
+        _Layer(origin, _nested(key, value))
+        for origin, settings in values.items()
+        for key, value in settings.items()
+    ]
+
+
+def _at(tree: Any, key: str) -> Any:
+    return functools.reduce(lambda table, part: table[part], key.split("."), tree)
+
+
+def _preset_layers(recipe: str, source: object, environment: object) -> Iterator[_Layer]:
+    names = [f"recipe-{recipe}", f"kubeflow-{environment}"]
     if source in BUILT_IN_SOURCES:
         names.append(f"data-{source}")
     for name in names:
@@ -314,8 +354,16 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
+def _named_section(field: FieldInfo) -> type[BaseModel] | None:
+    """The kind of the tables in a table of tables, whose names are free."""
+    if get_origin(field.annotation) is not Mapping:
+        return None
+    _, kind = get_args(field.annotation)
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
 def _settings(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
-    """All dotted keys that hold a value, not a table."""
+    """All dotted keys that hold a value or tables with names of their own."""
     found: dict[str, FieldInfo] = {}
     for name, field in model.model_fields.items():
         section = _section(field)
@@ -338,16 +386,25 @@ def _flat_items(
         key, field = prefix + name, model.model_fields.get(name)
         if field is None:
             raise ConfigError(f"{_where(layer.origin)}: {_unknown(key, value, model, root)}")
-        section = _section(field)
-        if section is None:
-            yield key, _anchored(value, field, layer.folder)
-        elif isinstance(value, Mapping):
-            yield from _flat_items(layer, value, section, f"{key}.", root)
+        section, named = _section(field), _named_section(field)
+        if section is not None:
+            yield from _table_items(layer, value, section, key, root)
+        elif named is not None and isinstance(value, Mapping):
+            for each, table in value.items():
+                yield from _table_items(layer, table, named, f"{key}.{each}", root)
         else:
-            raise ConfigError(
-                f"{_where(layer.origin)}: {key} = {_shown(value)}: must be a table of settings"
-                f" ({', '.join(section.model_fields)})"
-            )
+            yield key, _anchored(value, field, layer.folder)
+
+
+def _table_items(
+    layer: _Layer, value: object, section: type[BaseModel], key: str, root: type[Config]
+) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{_where(layer.origin)}: {key} = {_shown(value)}: must be a table of settings"
+            f" ({', '.join(section.model_fields)})"
+        )
+    yield from _flat_items(layer, value, section, f"{key}.", root)
 
 
 def _anchored(value: object, field: FieldInfo, folder: Path | None) -> object:
@@ -366,7 +423,8 @@ def _below(folder: Path, path: str) -> str:
 def _unknown(key: str, value: object, section: type[BaseModel], root: type[Config]) -> str:
     if key in RENAMED:
         return f"{key!r} is called {RENAMED[key]!r} now; change the name"
-    settings = _settings(root)
+    table = key.rpartition(".")[0]
+    settings = [*_settings(root), *(f"{table}.{name}" for name in section.model_fields if table)]
     tables = {key.rpartition(".")[0] for key in settings} - {""}
     hint = _hint(key, tables if isinstance(value, Mapping) else settings)
     return f"unknown key {key!r}" + (hint or f"; there are {', '.join(section.model_fields)}")
@@ -397,8 +455,10 @@ _WORDING = {
 
 def _describe(error: ValidationError, origins: Mapping[str, str]) -> str:
     """All of pydantic's findings as one line: origin, key, value and what is allowed."""
+    items = error.errors(include_url=False)
     findings = []
-    for item in error.errors(include_url=False):
+    # What is derived from other settings is missing where those are wrong.
+    for item in [item for item in items if item["type"] != "missing"] or items:
         key = ".".join(map(str, item["loc"]))
         message = item["msg"].removeprefix("Value error, ")
         allowed = _WORDING.get(item["type"]) or re.sub(r"^\w+ should ", "must ", message)
@@ -438,12 +498,15 @@ def _dump_section(
     if path:
         yield f"\n[{'.'.join(path)}]"
     tables = []
-    for name in type(section).model_fields:
+    for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if isinstance(value, BaseModel):
+        if _section(field) is not None:
             tables.append((value, (*path, name)))
+        elif _named_section(field) is not None:
+            tables += [(table, (*path, name, each)) for each, table in value.items()]
         elif value is not None:
-            origin = _toml_string(origins[".".join((*path, name))])[1:-1]
+            # Of a table with a name of its own, what no layer sets has no origin.
+            origin = _toml_string(origins.get(".".join((*path, name)), "default"))[1:-1]
             yield f"{name} = {_toml_value(value)}  # {origin}"
     # Last, because in TOML a setting after a table's header belongs to that table.
     for value, table in tables:
@@ -459,6 +522,8 @@ def _toml_value(value: object) -> str:
         return _toml_string(str(value))
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, BaseModel):
+        return _toml_value(value.model_dump(exclude_none=True))
     if isinstance(value, Mapping):
         items = (f"{_toml_string(str(key))} = {_toml_value(item)}" for key, item in value.items())
         return f"{{{', '.join(items)}}}"

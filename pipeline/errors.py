@@ -71,6 +71,20 @@ class SchemaDiffers(UserError):  # noqa: N818
     meaning = "schemas differ"
 
 
+class KubeflowUnreachable(UserError):  # noqa: N818
+    """An installation of Kubeflow Pipelines that does not answer."""
+
+    exit_code = 10
+    meaning = "Kubeflow does not answer"
+
+
+class KubeflowRefused(UserError):  # noqa: N818
+    """A request that Kubeflow Pipelines answered with a refusal."""
+
+    exit_code = 11
+    meaning = "Kubeflow refused the request"
+
+
 EXIT_CODES: dict[int, str] = {
     0: "pushed, or nothing to do",
     UNEXPECTED: "unexpected failure",
@@ -84,6 +98,8 @@ EXIT_CODES: dict[int, str] = {
             WorkspaceBusy,
             PromotionFailed,
             SchemaDiffers,
+            KubeflowUnreachable,
+            KubeflowRefused,
         )
     },
     INTERRUPTED: "interrupted",

@@ -20,16 +20,16 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.compiler import compiler, constants
 from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
-from tfx.orchestration.pipeline import Pipeline
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.orchestration.portable.mlmd import execution_lib
 from tfx.proto.orchestration import pipeline_pb2
@@ -40,6 +40,9 @@ from components.errors import BadDataError, NotServableError, PushRefusedError
 from pipeline import usage
 from pipeline.errors import DataError, NodeFailed, NotBlessed, UserError
 from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tfx.orchestration.pipeline import Pipeline
 
 _LOG = logging.getLogger("perennial.runner")
 _LONGEST_MESSAGE = 300
@@ -102,63 +105,55 @@ def run(
     return _Run(pipeline, workspace, run_id, node_timeout).execute()
 
 
-class _Run:
+class NodeRunner:
+    """Runs single nodes of a run, and leaves nothing half-done behind.
+
+    Args of its construction:
+        ir: the whole DAG, with the run's id in it.
+        connection: of ML Metadata.
+        undo: called after a failure, to mark what was cut off and to remove its partial output.
+        log: where to find what libraries said, for messages.
+        node_timeout: seconds after which a node is stopped.
+    """
+
     def __init__(
-        self, pipeline: Pipeline, workspace: Workspace, run_id: str, node_timeout: float | None
+        self,
+        ir: pipeline_pb2.Pipeline,
+        connection: metadata_store_pb2.ConnectionConfig,
+        undo: Callable[[], object],
+        log: str,
+        node_timeout: float | None = None,
     ) -> None:
-        if pipeline.pipeline_info.pipeline_root != str(workspace.artifacts):
-            raise ValueError(
-                f"the pipeline root is {pipeline.pipeline_info.pipeline_root}, but the workspace "
-                f"recovers what is in {workspace.artifacts}"
-            )
-        self._ir = compiler.Compiler().compile(pipeline)
-        runtime_parameter_utils.substitute_runtime_parameter(
-            self._ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
-        )
-        self._deployment = runner_utils.extract_local_deployment_config(self._ir)
-        self._connection = workspace.connection()
-        self._workspace = workspace
-        self._run_id = run_id
+        self._ir = ir
+        self._deployment = runner_utils.extract_local_deployment_config(ir)
+        self._connection = connection
+        self._undo = undo
+        self._log = log
         self._interrupts = _Interrupts(node_timeout)
 
-    def execute(self) -> RunResult:
-        # The compiler sorts nodes topologically.
-        waiting = [node.pipeline_node for node in self._ir.nodes]
-        progress.report(
-            "run_start", run_id=self._run_id, nodes=[node.node_info.id for node in waiting]
-        )
-        results: list[NodeResult] = []
-        started = time.perf_counter()
-        state = "failed"
-        try:
-            with self._interrupts:
-                while waiting:
-                    results.append(self._run_node(waiting.pop(0)))
-            state = "complete"
-        except KeyboardInterrupt:
-            state = "interrupted"
-            raise
-        finally:
-            for node in waiting:
-                _report_end(node.node_info.id, "skipped", usage.Usage())
-            wall_s = round(time.perf_counter() - started, 3)
-            progress.report("run_end", run_id=self._run_id, state=state, wall_s=wall_s)
-        return RunResult(self._run_id, tuple(results))
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within, SIGINT and SIGTERM interrupt the node that runs."""
+        with self._interrupts:
+            yield
 
-    def _run_node(self, node: pipeline_pb2.PipelineNode) -> NodeResult:
+    def run(self, node: pipeline_pb2.PipelineNode, finished: int | None = None) -> NodeResult:
+        """Run `node`, unless an earlier attempt has: its execution is `finished`.
+
+        Raises what `run` of this module raises of nodes.
+        """
         node_id = node.node_info.id
         used = usage.Usage()
         try:
             progress.report("node_start", node=node_id)
             with usage.measure() as used, self._interrupts.within_time(node_id):
-                info = self._launcher(node).launch()
+                execution_id = finished or self._launch(node)
             self._interrupts.check()
-            execution_id = (info.execution_id if info else None) or None
             state, outputs = self._outcome(execution_id)
         except BaseException as error:
             _LOG.exception("%s failed", node_id)
             failure = self._explain(node_id, error)  # before what filled a disk is removed
-            self._undo()
+            self._undo_quietly()
             _report_end(node_id, "failed", used, str(failure) or "interrupted")
             raise failure from error
         _report_end(node_id, state, used)
@@ -170,16 +165,17 @@ class _Run:
             **dataclasses.asdict(used),
         )
 
-    def _launcher(self, node: pipeline_pb2.PipelineNode) -> launcher.Launcher:
+    def _launch(self, node: pipeline_pb2.PipelineNode) -> int | None:
         node_id = node.node_info.id
-        return launcher.Launcher(
+        info = launcher.Launcher(
             pipeline_node=node,
             mlmd_connection=metadata.Metadata(self._connection),
             pipeline_info=self._ir.pipeline_info,
             pipeline_runtime_spec=self._ir.runtime_spec,
             executor_spec=runner_utils.extract_executor_spec(self._deployment, node_id),
             custom_driver_spec=runner_utils.extract_custom_driver_spec(self._deployment, node_id),
-        )
+        ).launch()
+        return (info.execution_id if info else None) or None
 
     def _outcome(self, execution_id: int | None) -> tuple[State, Mapping[str, Sequence[Artifact]]]:
         if execution_id is None:
@@ -193,19 +189,18 @@ class _Run:
         cached = execution.last_known_state == metadata_store_pb2.Execution.CACHED
         return "cached" if cached else "complete", outputs
 
-    def _undo(self) -> None:
+    def _undo_quietly(self) -> None:
         """Leave no running execution and no partial output; where that fails the next run does."""
         try:
-            self._workspace.recover()
+            self._undo()
         except Exception:
             _LOG.exception("recovery is left to the next run")
 
     def _explain(self, node_id: str, error: BaseException) -> UserError | KeyboardInterrupt:
-        log = self._workspace.log_path(self._run_id)
         if self._interrupts.timed_out:
-            limit = f"node_timeout = {self._interrupts.node_timeout:g} s"
             return NodeFailed(
-                f"{node_id} was stopped: it took longer than {limit}; {log} shows where it was"
+                f"{node_id} was stopped: it took longer than node_timeout = "
+                f"{self._interrupts.node_timeout:g} s; {self._log} shows where it was"
             )
         if self._interrupts.seen:
             return KeyboardInterrupt()
@@ -214,9 +209,9 @@ class _Run:
             if blame := _blame_on_data(each):
                 return DataError(blame)
             if isinstance(each, NotServableError):
-                return NotBlessed(f"{node_id}: {each}; see {log}")
+                return NotBlessed(f"{node_id}: {each}; see {self._log}")
             if isinstance(each, PushRefusedError):
-                return NodeFailed(f"{node_id}: {each}; see {log}")
+                return NodeFailed(f"{node_id}: {each}; see {self._log}")
         fullest = self._fullest_disk()
         # SQLite and others do not always say what kept them from writing.
         full = fullest if shutil.disk_usage(fullest).free < _FULL_BYTES else None
@@ -226,23 +221,70 @@ class _Run:
         if full:
             return NodeFailed(
                 f"{node_id} failed: no space left on the disk that holds {full}; "
-                f"free some and run again; see {log}"
+                f"free some and run again; see {self._log}"
             )
         for each in chain:
             if isinstance(each, MemoryError):
                 return NodeFailed(
                     f"{node_id} failed: out of memory; free some, or make train.batch_size or "
-                    f"transform.image_size smaller, and run again; see {log}"
+                    f"transform.image_size smaller, and run again; see {self._log}"
                 )
-        if not self._workspace.metadata.exists():
-            return NodeFailed(
-                f"{node_id} failed: {self._workspace.metadata} is gone; put it back and run again"
-            )
-        return NodeFailed(f"{node_id} failed: {_describe(error)}; see {log}")
+        file = self._connection.sqlite.filename_uri
+        if file and not Path(file).exists():
+            return NodeFailed(f"{node_id} failed: {file} is gone; put it back and run again")
+        return NodeFailed(f"{node_id} failed: {_describe(error)}; see {self._log}")
 
     def _fullest_disk(self) -> str:
-        places = (str(self._workspace.root), tempfile.gettempdir())
+        root = self._ir.runtime_spec.pipeline_root.field_value.string_value
+        places = [place for place in (root, tempfile.gettempdir()) if Path(place).is_dir()]
         return min(places, key=lambda place: shutil.disk_usage(place).free)
+
+
+class _Run:
+    def __init__(
+        self, pipeline: Pipeline, workspace: Workspace, run_id: str, node_timeout: float | None
+    ) -> None:
+        if pipeline.pipeline_info.pipeline_root != str(workspace.artifacts):
+            raise ValueError(
+                f"the pipeline root is {pipeline.pipeline_info.pipeline_root}, but the workspace "
+                f"recovers what is in {workspace.artifacts}"
+            )
+        self._ir = compiler.Compiler().compile(pipeline)
+        runtime_parameter_utils.substitute_runtime_parameter(
+            self._ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
+        )
+        self._run_id = run_id
+        self._runner = NodeRunner(
+            self._ir,
+            workspace.connection(),
+            workspace.recover,
+            str(workspace.log_path(run_id)),
+            node_timeout,
+        )
+
+    def execute(self) -> RunResult:
+        # The compiler sorts nodes topologically.
+        waiting = [node.pipeline_node for node in self._ir.nodes]
+        progress.report(
+            "run_start", run_id=self._run_id, nodes=[node.node_info.id for node in waiting]
+        )
+        results: list[NodeResult] = []
+        started = time.perf_counter()
+        state = "failed"
+        try:
+            with self._runner.interruptible():
+                while waiting:
+                    results.append(self._runner.run(waiting.pop(0)))
+            state = "complete"
+        except KeyboardInterrupt:
+            state = "interrupted"
+            raise
+        finally:
+            for node in waiting:
+                _report_end(node.node_info.id, "skipped", usage.Usage())
+            wall_s = round(time.perf_counter() - started, 3)
+            progress.report("run_end", run_id=self._run_id, state=state, wall_s=wall_s)
+        return RunResult(self._run_id, tuple(results))
 
 
 class _NotExecutedError(Exception):

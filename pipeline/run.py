@@ -75,7 +75,7 @@ def run(config: Config, origins: Mapping[str, str], log_format: str) -> int:
         if (origin := origins["train.recipe"]).startswith(AUTO):
             text = f"recipe {config.train.recipe}, chosen by {origin}"
             progress.report("note", text=text)
-        record = _beginning(config, origins, run_id)
+        record = beginning(config, origins, run_id)
         write_json(folder / RECORD, record)
         started = time.monotonic()
         try:
@@ -104,7 +104,7 @@ def new_run_id() -> str:
     return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def _beginning(config: Config, origins: Mapping[str, str], run_id: str) -> dict[str, Any]:
+def beginning(config: Config, origins: Mapping[str, str], run_id: str) -> dict[str, Any]:
     """What is known of a run before it does anything; see `report.facts.Run`."""
     from pipeline.report import code_version
 

@@ -17,7 +17,7 @@ from components.image_example_gen.options import Options
 from pipeline import config as config_module
 from pipeline.config import PRESETS, check_paths, config_class, dump_toml, load, parse_set
 from pipeline.errors import ConfigError, DataError
-from pipeline.settings import BUILT_IN_SOURCES, Config
+from pipeline.settings import BUILT_IN_SOURCES, ENVIRONMENTS, Config
 from trainer_module import recipes
 
 
@@ -121,15 +121,64 @@ class TestShippedPresets:
         loaded = load(None, {"train.recipe": recipe, "data.source": source})
         assert isinstance(loaded.config.train.hyperparameters, recipes.get(recipe).Config)
 
-    def test_every_preset_belongs_to_a_recipe_or_a_data_set(self) -> None:
+    def test_every_preset_belongs_to_a_setting(self) -> None:
         known = {f"recipe-{name}" for name in recipes.names()}
         known |= {f"data-{name}" for name in BUILT_IN_SOURCES}
+        known |= {f"kubeflow-{name}" for name in ENVIRONMENTS}
         assert {path.stem for path in PRESETS.glob("*.toml")} <= known
 
     def test_recipe_tables_name_recipes_that_exist(self) -> None:
         for path in PRESETS.glob("*.toml"):
             tables = tomllib.loads(path.read_text(encoding="utf-8")).get("recipe", {})
             assert set(tables) <= set(recipes.names()), path.name
+
+
+class TestPools:
+    """Tables of settings whose names are free."""
+
+    def test_a_setting_of_a_pool_leaves_its_others_as_they_are(self) -> None:
+        given = {"kubeflow.environment": "gke", "kubeflow.pools.gpu-l4.memory": "30Gi"}
+        config, origins = load(None, given)
+        pool = config.kubeflow.pools["gpu-l4"]
+        assert (pool.memory, pool.accelerator) == ("30Gi", "nvidia.com/gpu")
+        assert origins["kubeflow.pools.gpu-l4.memory"] == "command line"
+        assert origins["kubeflow.pools.gpu-l4.accelerator"] == "preset:kubeflow-gke"
+
+    @pytest.mark.parametrize("environment", ENVIRONMENTS)
+    def test_environments_train_on_a_gpu_and_do_everything_else_on_the_pool_that_is_always_there(
+        self, environment: str
+    ) -> None:
+        kubeflow = load(None, {"kubeflow.environment": environment}).config.kubeflow
+        assert set(kubeflow.nodes) == {"Trainer"}
+        assert kubeflow.pools[kubeflow.nodes["Trainer"]].accelerator == "nvidia.com/gpu"
+        assert kubeflow.pools["cpu"].accelerator is None
+
+    @pytest.mark.parametrize(
+        ("overrides", "words"),
+        [
+            ({"kubeflow.nodes.Trainer": "gpu"}, ("nodes.Trainer = 'gpu'", "no such pool", "cpu")),
+            ({"kubeflow.pools.g.accelerator": "nvidia.com/gpu"}, ("needs an accelerator_limit",)),
+            ({"kubeflow.pools.g.accelerator_limit": 1}, ("needs an accelerator",)),
+            ({"kubeflow.pools.g.accelerator": "NVIDIA_TESLA_T4"}, ("Vertex", "nvidia.com/gpu")),
+            ({"kubeflow.pools.g.accelerator": "gpu"}, ("resource of a device plugin",)),
+            ({"kubeflow.pools.g.spot": True}, ("pools.g.spot needs kubeflow.spot",)),
+            ({"kubeflow.pools.g.memory": "8 GB"}, ("kubeflow.pools.g.memory = '8 GB'",)),
+            ({"kubeflow.pools.g.memry": "8Gi"}, ("did you mean 'kubeflow.pools.g.memory'?",)),
+            ({"kubeflow.pools.g": 3}, ("must be a table of settings (image,",)),
+            ({"kubeflow.pools": 3}, ("kubeflow.pools = 3",)),
+            ({"kubeflow.pools.g.secrets": [{"name": "s"}]}, ("either key and env, or path",)),
+            ({"kubeflow.image": "perennial"}, ("tag or a digest",)),
+            ({"kubeflow.image": "registry:5000/perennial"}, ("tag or a digest",)),
+            ({"kubeflow.metadata.kind": "sqlite"}, ("kubeflow.metadata: path",)),
+        ],
+    )
+    def test_impossible_settings_are_refused(
+        self, overrides: dict[str, Any], words: tuple[str, ...]
+    ) -> None:
+        with pytest.raises(ConfigError) as error:
+            load(None, overrides)
+        for word in ("command line: ", *words):
+            assert word in str(error.value)
 
 
 def descriptions(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str | None]]:
@@ -469,6 +518,8 @@ settings = st.fixed_dictionaries(
         "evaluate.min_accuracy": st.floats(0, 1),
         "push.directory": paths,
         "beam.args": st.lists(names.map(lambda name: f"--o={name}"), max_size=3),
+        "kubeflow.environment": st.sampled_from(ENVIRONMENTS),
+        "kubeflow.pools.big.node_selector": st.dictionaries(names, names, max_size=2),
     },
 )
 
@@ -492,6 +543,14 @@ class TestDump:
             "data.schema_file",
             "data.first_span",
             "data.last_span",
+            "kubeflow.environment",
+            "kubeflow.image",
+            "kubeflow.metadata.path",
+            "kubeflow.metadata.port",
+            "kubeflow.pipeline_root",
+            "kubeflow.pools",  # what is in it has origins of its own
+            "kubeflow.run_as_user",
+            "kubeflow.spot",
             "node_timeout",
             "push.directory",
             "push.served_config",

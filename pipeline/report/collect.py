@@ -31,6 +31,8 @@ from pipeline.report.facts import (
 )
 
 if TYPE_CHECKING:
+    from ml_metadata.proto import metadata_store_pb2
+
     from pipeline.workspace import Workspace
 
 MAX_UNUSABLE = 20
@@ -51,16 +53,21 @@ _SPREADS = (
 
 
 def artifacts_of(workspace: Workspace, run_id: str) -> list[Artifact]:
+    """As `artifacts_in`, of the workspace's metadata, if there is any."""
+    if not workspace.metadata.exists():
+        return []
+    return artifacts_in(workspace.connection(), run_id)
+
+
+def artifacts_in(connection: metadata_store_pb2.ConnectionConfig, run_id: str) -> list[Artifact]:
     """What the run's nodes put out or took from the cache, as ML Metadata has it.
 
     An infrastructure blessing is named "infra_blessing" and not, as its node does, "blessing".
     """
-    if not workspace.metadata.exists():
-        return []
     import ml_metadata
     from ml_metadata.proto import metadata_store_pb2
 
-    store = ml_metadata.MetadataStore(workspace.connection())
+    store = ml_metadata.MetadataStore(connection)
     context = store.get_context_by_type_and_name("pipeline_run", run_id)
     if context is None:
         return []

@@ -1,0 +1,62 @@
+"""Prints the locked requirements of a layer of the image, hashes included.
+
+python3 kubeflow/image/requirements.py build | base | cpu | gpu
+
+The layers differ in TensorFlow only: its package for GPUs has their kernels, which are most of it,
+and needs NVIDIA's libraries. Tests, linters and build tools are in no layer.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+_IMAGE = Path(__file__).resolve().parent
+_ROOT = _IMAGE.parent.parent
+# TensorFlow's own is added for CPU or GPU, and it needs libclang only to build extensions.
+_NOT_IN_BASE = ("tensorflow", "libclang")
+_NAME = r"^[A-Za-z0-9._-]+"
+
+
+def of_layer(layer: str) -> dict[str, str]:
+    """The lock files' entries of `layer` by name of the package."""
+    locked = entries((_ROOT / "requirements.lock").read_text(encoding="utf-8"))
+    match layer:
+        case "build":  # what the few source distributions are built with
+            return {name: locked[name] for name in ("setuptools",)}
+        case "base":
+            return {name: locked[name] for name in needed(locked) if name not in _NOT_IN_BASE}
+        case "cpu":
+            return entries((_IMAGE / "cpu.lock").read_text(encoding="utf-8"))
+        case "gpu":
+            of_gpu = entries((_IMAGE / "gpu.lock").read_text(encoding="utf-8"))
+            nvidia = {name: of_gpu[name] for name in of_gpu if name.startswith("nvidia-")}
+            return {"tensorflow": locked["tensorflow"], **nvidia}
+    raise SystemExit(f"{layer!r} is no layer; there are build, base, cpu and gpu")
+
+
+def entries(lock: str) -> dict[str, str]:
+    """A lock file, cut into the packages that it names."""
+    found = re.findall(r"^[a-z0-9].*?(?=^[a-z0-9]|\Z)", lock, re.MULTILINE | re.DOTALL)
+    return {entry.split("==")[0]: entry for entry in found}
+
+
+def needed(locked: dict[str, str]) -> list[str]:
+    """The packages that the project's dependencies lead to, by what uv noted on each: `# via`."""
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]["signing"]
+    names = [re.match(_NAME, each) for each in [*project["dependencies"], *extras]]
+    wanted = {name[0].lower().replace("_", "-") for name in names if name}
+    parents = {
+        name: set(re.findall(r"^ +#(?: via)? +([a-z0-9-]+)$", entry, re.MULTILINE))
+        for name, entry in locked.items()
+    }
+    while more := {n for n in locked if n not in wanted and parents[n] & wanted}:
+        wanted |= more
+    return [name for name in locked if name in wanted]
+
+
+if __name__ == "__main__":
+    print("".join(of_layer(sys.argv[1]).values()), end="")

@@ -1,0 +1,68 @@
+"""What a pod says: one JSON object a line on standard output, and what native libraries print."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+from collections.abc import Iterator
+from typing import TextIO
+
+from components import progress
+
+# They tell at INFO what they are made of, for pages.
+_WORDY = ("absl", "apache_beam", "tensorflow")
+
+
+@contextlib.contextmanager
+def as_json() -> Iterator[TextIO]:
+    """Yield the process's standard output, to which log records of INFO and up go as JSON.
+
+    What else is printed goes to standard error.
+    """
+    with open(os.dup(1), "w", buffering=1, encoding="utf-8", errors="backslashreplace") as stdout:
+        os.dup2(2, 1)
+        try:
+            with _logging_to(stdout):
+                yield stdout
+        finally:
+            os.dup2(stdout.fileno(), 1)
+
+
+@contextlib.contextmanager
+def _logging_to(stdout: TextIO) -> Iterator[None]:
+    handler = logging.StreamHandler(stdout)
+    handler.setFormatter(_Formatter())
+    handler.addFilter(lambda record: record.name != progress.LOGGER.name)  # has its own rendering
+    root = logging.getLogger()
+    levels = {root: logging.INFO}
+    levels |= {logging.getLogger(name): logging.WARNING for name in _WORDY}
+    previous = {logger: logger.level for logger in levels}
+    for logger, level in levels.items():
+        logger.setLevel(level)
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        for logger, level in previous.items():
+            logger.setLevel(level)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+        line = {
+            "ts": moment.isoformat(timespec="milliseconds"),
+            "event": "log",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)

@@ -1,0 +1,108 @@
+"""A compiled pipeline, read back: what it is called and which parameters it takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from kubeflow import parameters
+from kubeflow.parameters import PIPELINE_ROOT
+from pipeline.errors import ConfigError
+
+_ENTRYPOINT = ["python3", "-m", "kubeflow.entrypoint"]
+_COMPILE = "compile it with perennial compile"
+
+
+class Package(NamedTuple):
+    """A file that `perennial compile` wrote.
+
+    parameters: as in the specification's inputDefinitions, by name. given: the settings that were
+    compiled into it. version: follows from the content.
+    """
+
+    path: Path
+    name: str
+    parameters: Mapping[str, Mapping[str, Any]]
+    given: Mapping[str, Any]
+    version: str
+
+
+def read(path: Path) -> Package:
+    """Read what `perennial compile` wrote. Raises ConfigError for anything else."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; {_COMPILE}") from None
+    try:
+        documents = list(yaml.load_all(content, Loader=yaml.CSafeLoader))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" (at line {where.line + 1})" if where else ""
+        raise ConfigError(f"{path}: not YAML{line}; {_COMPILE}") from None
+    try:
+        spec = documents[0]
+        name = spec["pipelineInfo"]["name"]
+        executors = spec["deploymentSpec"]["executors"].values()
+        containers = [executor["container"] for executor in executors]
+        declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise ConfigError(f"{path}: is no pipeline of Kubeflow; {_COMPILE}") from None
+    for container in containers:
+        args = container.get("args", [])
+        if container.get("command") == _ENTRYPOINT and args[:2] == ["plan", "--given"]:
+            given = json.loads(args[2])
+            version = hashlib.sha256(content).hexdigest()[:12]
+            return Package(path, name, declared, given, version)
+    raise ConfigError(f"{path}: pipeline {name!r} is not one of this project; {_COMPILE}")
+
+
+def arguments(package: Package, given: Iterable[str]) -> dict[str, Any]:
+    """The values of NAME=VALUE texts by name, each of the type that the pipeline declares.
+
+    A run's own check of its settings is made here too. Raises ConfigError.
+    """
+    values: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--param {text!r}: must be NAME=VALUE")
+        if name not in package.parameters:
+            known = ", ".join(package.parameters) or "none"
+            raise ConfigError(f"--param {text!r}: no such parameter; there are {known}")
+        values[name] = _value(text, value, package.parameters[name]["parameterType"])
+    for name, declared in package.parameters.items():
+        if name not in values and "defaultValue" not in declared and not declared.get("isOptional"):
+            raise ConfigError(f"parameter {name} has no default: give --param {name}=...")
+    settings = {name: value for name, value in values.items() if name != PIPELINE_ROOT}
+    parameters.load(package.given, settings)
+    return values
+
+
+def _value(text: str, value: str, kind: str) -> Any:
+    match kind:
+        case "STRING":
+            return value
+        case "BOOLEAN":
+            if value in ("true", "false"):
+                return value == "true"
+            raise ConfigError(f"--param {text!r}: must be true or false")
+        case "NUMBER_INTEGER":
+            try:
+                return int(value)
+            except ValueError:
+                raise ConfigError(f"--param {text!r}: must be a whole number") from None
+        case "NUMBER_DOUBLE":
+            try:
+                number = float(value)
+            except ValueError:
+                number = math.nan
+            if not math.isfinite(number):
+                raise ConfigError(f"--param {text!r}: must be a number")
+            return number
+    raise ConfigError(f"--param {text!r}: parameters of type {kind} cannot be given")

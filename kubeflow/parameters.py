@@ -1,0 +1,164 @@
+"""The parameters of a compiled pipeline: settings that can be changed from run to run."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pipeline import config as configuration
+from pipeline.errors import ConfigError
+from pipeline.recipe_choice import AUTO
+from pipeline.settings import Config
+
+PIPELINE_ROOT = "pipeline_root"
+# What every pipeline has. All others are called as the last part of their key.
+_NAMED = {"data_root": "data.source", "span": "data.last_span", "recipe": "train.recipe"}
+
+Kind = Literal["str", "int", "float", "bool"]
+
+
+class Parameter(NamedTuple):
+    """One setting as a parameter of a pipeline.
+
+    kind: the type of the setting's values. unset: whether it may have none; Kubeflow is then told
+    that it is a string, of which "" stands for that. default: as compiled, of the type that
+    Kubeflow is told.
+    """
+
+    name: str
+    key: str
+    kind: Kind
+    unset: bool
+    default: str | int | float | bool
+    description: str
+
+    @property
+    def type(self) -> type:
+        """What Kubeflow is told."""
+        if self.unset:
+            return str
+        return {"str": str, "int": int, "float": float, "bool": bool}[self.kind]
+
+    def value(self, given: object) -> object:
+        """The setting's value for what a run was given.
+
+        Kubeflow hands everything over as text. What cannot be read is returned as it is, for the
+        configuration to refuse.
+        """
+        if not isinstance(given, str):
+            return given
+        if self.unset and not given:
+            return None
+        if self.kind == "str":
+            return given
+        try:
+            value = json.loads(given)
+        except ValueError:
+            return given
+        if self.kind == "int" and isinstance(value, float) and value.is_integer():
+            return int(value)  # Kubeflow's numbers are floating-point
+        return value
+
+
+def of(config: Config) -> list[Parameter]:
+    """All parameters but the pipeline root. Raises ConfigError for a key that cannot be one."""
+    named = dict(_NAMED)
+    for key in config.kubeflow.parameters:
+        name = key.rpartition(".")[2]
+        if name in (*named, PIPELINE_ROOT):
+            raise ConfigError(
+                f"kubeflow.parameters: {key!r} would be called {name}, as is "
+                f"{named.get(name, name)!r}; leave one of them out"
+            )
+        named[name] = key
+    return [_parameter(name, key, config) for name, key in named.items()]
+
+
+def load(given: Mapping[str, Any], arguments: Mapping[str, object]) -> configuration.Loaded:
+    """The configuration of one run.
+
+    Args:
+      given: what `compiled` returned.
+      arguments: values by parameter, perhaps as text. One that is as compiled changes nothing: it
+        leaves the setting to the presets, which may be those of another recipe.
+
+    Raises ConfigError, which names the parameter.
+    """
+    compiled = configuration.load_given({"as compiled": given})
+    known = {parameter.name: parameter for parameter in of(compiled.config)}
+    layers: dict[str, Mapping[str, Any]] = {"as compiled": given}
+    for name, text in arguments.items():
+        parameter = known.get(name)
+        if parameter is None:
+            raise ConfigError(f"parameter {name}: no such parameter; there are {', '.join(known)}")
+        value = parameter.value(text)
+        if value != parameter.value(parameter.default):
+            layers[f"parameter {name}"] = {parameter.key: value}
+    loaded = configuration.load_given(layers)
+    _refuse_auto(loaded)
+    return loaded
+
+
+def compiled(loaded: configuration.Loaded) -> dict[str, Any]:
+    """What a pipeline must know of its configuration, by dotted key; presets are in the image.
+
+    Raises ConfigError for a recipe that was chosen by looking at this machine.
+    """
+    _refuse_auto(loaded)
+    return {
+        key: value
+        for key, value in configuration.given_settings(loaded).items()
+        if key == "kubeflow.parameters" or not key.startswith(("kubeflow.", "workspace"))
+    }
+
+
+def _refuse_auto(loaded: configuration.Loaded) -> None:
+    if loaded.origins["train.recipe"].startswith(AUTO):
+        raise ConfigError(
+            f"train.recipe = {AUTO!r}: looks at the data and the GPUs of this machine, which does "
+            "not train; name a recipe"
+        )
+
+
+def _parameter(name: str, key: str, config: Config) -> Parameter:
+    try:
+        field, value = configuration.setting(config, key)
+    except KeyError:
+        raise ConfigError(f"kubeflow.parameters: {key!r}: no such setting") from None
+    kinds = _kinds(field.annotation)
+    unset = type(None) in kinds
+    (kind, *others) = kinds - {type(None)}
+    if others or kind not in (str, int, float, bool):
+        raise ConfigError(
+            f"kubeflow.parameters: {key!r}: must be a setting that is a string, a number or a "
+            "boolean"
+        )
+    default = ("" if value is None else _text(value)) if unset else value
+    return Parameter(
+        name=name,
+        key=key,
+        kind=kind.__name__,
+        unset=unset,
+        default=default,
+        description=field.description or "",
+    )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types of values that an annotation allows; a path is a string."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _kinds(arguments[0])
+    if origin is Literal:
+        return {type(value) for value in arguments}
+    if origin in (typing.Union, types.UnionType):
+        return set().union(*map(_kinds, arguments))
+    return {str if annotation is Path else annotation}

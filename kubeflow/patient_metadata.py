@@ -1,0 +1,64 @@
+"""A connection to ML Metadata that outlives a restart of its database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Self
+
+from tfx.orchestration.metadata import Metadata
+
+from components.progress import report
+from kubeflow.metadata import connection_config, location, refusal
+from pipeline.errors import NodeFailed
+
+FIRST_PATIENCE_S = 60.0
+PATIENCE_S = 600.0
+
+
+class PatientMetadata(Metadata):
+    """Waits for the database, which TFX gives up after some 5 s.
+
+    A node connects anew before and after its work, so that hours of training are published even
+    where the database was away at their end. A call that is under way when it goes fails the node,
+    and Kubeflow's retry repeats it.
+    """
+
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        first_patience_s: float = FIRST_PATIENCE_S,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        """See `connection_config` for `env` and what it raises.
+
+        Args:
+            env: names the database.
+            first_patience_s: how long, in seconds, the first connection is tried for: until then
+                the settings may be wrong, and no work is lost yet.
+            patience_s: how long later ones are.
+        """
+        super().__init__(connection_config(env))
+        self._env = env
+        self._first_patience_s = first_patience_s
+        self._patience_s = patience_s
+        self._connected_before = False
+
+    def __enter__(self) -> Self:
+        """Connect. Raises NodeFailed, with what may be wrong, when the time is up."""
+        patience = self._patience_s if self._connected_before else self._first_patience_s
+        deadline = time.monotonic() + patience
+        told = False
+        while True:
+            try:
+                super().__enter__()
+            except RuntimeError:  # after ten tries
+                problem = f"ML Metadata in {location(self._env)}: {refusal(self._env)}"
+            else:
+                self._connected_before = True
+                return self
+            if time.monotonic() >= deadline:
+                raise NodeFailed(problem)
+            if not told:
+                report("note", text=f"{problem}; trying for {patience:.0f} s")
+                told = True

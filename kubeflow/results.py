@@ -1,0 +1,104 @@
+"""What Kubeflow shows of a node: its metrics and, where a model was judged or pushed, a report."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components import progress
+
+if TYPE_CHECKING:
+    from ml_metadata.proto import metadata_store_pb2
+
+    from pipeline.local_runner import NodeResult
+
+_LOG = logging.getLogger("perennial.kubeflow")
+
+METRICS = "metrics"
+REPORT = "report"
+# Outputs of a node after which there is something to report.
+_EVALUATION, _BLESSING, _PUSHED = "evaluation", "blessing", "pushed_model"
+
+
+def write(executor_input: Mapping[str, Any], result: NodeResult, report: str | None) -> None:
+    """Write what Kubeflow wants to have of a node to the places that it names.
+
+    Args:
+      executor_input: Kubeflow's own message, which names them.
+      result: what became of the node.
+      report: a page, of a node that has one.
+    """
+    outputs = executor_input["outputs"]
+    written = {METRICS: _artifact(outputs, METRICS) | {"metadata": _metrics(result)}}
+    if report is not None:
+        written[REPORT] = _artifact(outputs, REPORT)
+    artifacts = {name: {"artifacts": [artifact]} for name, artifact in written.items()}
+    write_file(Path(outputs["outputFile"]), json.dumps({"artifacts": artifacts}))
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file, and the folder that it is in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _artifact(outputs: Mapping[str, Any], name: str) -> dict[str, Any]:
+    (artifact,) = outputs["artifacts"][name]["artifacts"]
+    return {key: artifact[key] for key in ("name", "uri")}
+
+
+def _metrics(result: NodeResult) -> dict[str, float]:
+    metrics: dict[str, float] = {
+        "seconds": round(result.wall_s, 3),
+        "cpu_seconds": round(result.cpu_s, 3),
+        "peak_megabytes": round(result.peak_mb, 1),
+        "cached": float(result.state == "cached"),
+    }
+    if _EVALUATION in result.outputs:
+        from pipeline.verdict import read_verdict
+
+        verdict = read_verdict(result.outputs[_EVALUATION][0].uri, result.outputs[_BLESSING][0].uri)
+        metrics |= {"accuracy": verdict.accuracy, "blessed": float(verdict.blessed)}
+        if verdict.baseline_accuracy is not None:
+            metrics["baseline_accuracy"] = verdict.baseline_accuracy
+    if _PUSHED in result.outputs:
+        metrics["pushed"] = float(_pushed(result) is not None)
+    return metrics
+
+
+def _pushed(result: NodeResult) -> str | None:
+    (model,) = result.outputs[_PUSHED]
+    return model.get_string_custom_property("pushed_destination") or None
+
+
+def report(
+    connection: metadata_store_pb2.ConnectionConfig,
+    record: Mapping[str, Any],
+    result: NodeResult,
+) -> str | None:
+    """The page of the run so far; None where it cannot be made, which is no reason to fail.
+
+    Args:
+      connection: of ML Metadata, which knows the artifacts of the run.
+      record: what `pipeline.run.beginning` says of the run.
+      result: of the node that has just ended.
+    """
+    from pipeline.report import page, plots
+    from pipeline.report.collect import artifacts_in, collect
+    from pipeline.report.facts import Run, State
+
+    known = dict(record)
+    if _PUSHED in result.outputs:
+        pushed = _pushed(result)
+        known |= {"state": State.PUSHED if pushed else State.REJECTED, "pushed": pushed}
+    try:
+        run = Run.model_validate(known)
+        facts = collect(run, artifacts_in(connection, run.run_id))
+        return page.render(facts, plots.draw(facts))
+    except Exception as error:
+        _LOG.exception("no report")
+        progress.report("note", text=f"the report could not be made: {error}")
+        return None

@@ -1,0 +1,78 @@
+"""`perennial compile`: the DAG as a file for Kubeflow Pipelines."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.config import Loaded
+    from pipeline.settings import Pool
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+def compile_dag(
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of settings.", metavar="FILE")
+    ] = None,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The pipeline.")] = Path(
+        "pipeline.yaml"
+    ),
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any setting, such as kubeflow.environment=gke; can be repeated.",
+        ),
+    ] = None,
+) -> None:
+    """Write the DAG as a pipeline for Kubeflow, with the pools of [kubeflow].
+
+    What a run can change is a parameter of the pipeline; everything else is as it is set here.
+    """
+    from pipeline.config import load, parse_set
+    from pipeline.noise import quiet
+
+    if output.suffix not in _SUFFIXES:
+        raise ConfigError(f"--output {output}: must end with {' or '.join(_SUFFIXES)}")
+    loaded = load(config, dict(map(parse_set, settings or [])))
+    with tempfile.TemporaryDirectory(prefix="perennial-") as folder, quiet(Path(folder) / "log"):
+        from kubeflow import compiler
+
+        compiled = compiler.compile_pipeline(loaded)
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(compiled.text, encoding="utf-8")
+        partial.replace(output)
+    except OSError as error:
+        raise ConfigError(f"--output {output}: cannot be written: {error.strerror}") from error
+    _say(loaded, [node.id for node in compiled.nodes], output)
+
+
+def _say(loaded: Loaded, nodes: list[str], output: Path) -> None:
+    from kubeflow import node_pools, parameters
+
+    kubeflow = loaded.config.kubeflow
+    named = [f"{each.name}={each.default}" for each in parameters.of(loaded.config)]
+    print(f"Pipeline    {loaded.config.name}: {len(nodes)} nodes")
+    print(f"Parameters  {', '.join([*named, f'pipeline_root={kubeflow.pipeline_root}'])}")
+    for name, pool in kubeflow.pools.items():
+        placed = [node for node in nodes if node_pools.pool_of(kubeflow, node) is pool]
+        if placed:
+            print(f"Pool        {name} ({_size(pool)}): {', '.join(placed)}")
+    print(f"Written     {output}")
+    print(f"Next        perennial submit {shlex.quote(str(output))} --host URL")
+
+
+def _size(pool: Pool) -> str:
+    size = f"{pool.cpu} CPUs, {pool.memory}"
+    return f"{size}, {pool.accelerator_limit} {pool.accelerator}" if pool.accelerator else size

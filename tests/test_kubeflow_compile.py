@@ -1,0 +1,307 @@
+"""Compiled pipelines: as committed, valid by the strict schemas, and saying what they should."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp import components
+from kfp.kubernetes import kubernetes_executor_config_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2
+from typer.testing import CliRunner
+
+from kubeflow import parameters, plan
+from kubeflow.compiler import Node, compile_pipeline
+from pipeline import cli
+from pipeline.config import load
+from pipeline.errors import ConfigError
+from pipeline.settings import ENVIRONMENTS
+from tests import golden
+
+ARGO_NAME = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9]*")
+PLACEHOLDER = re.compile(
+    r"{{\$(?:|\.pipeline_job_uuid"
+    r"|\.inputs\.parameters\['(?P<input>\w+)'\]"
+    r"|\.outputs\.parameters\['(?P<output>\w+)'\]\.output_file"
+    r"|\.outputs\.artifacts\['(?P<artifact>\w+)'\]\.path)}}"
+)
+GPU_NODES = {"trainer", "infra-validator"}
+# What compiling cannot do without.
+NEEDED = {"kubeflow.image": "registry.example/perennial:1", "kubeflow.pipeline_root": "/mnt/root"}
+
+
+class Compiled(NamedTuple):
+    """The documents of a compiled pipeline."""
+
+    text: str
+    spec: dict[str, Any]
+    platform: dict[str, Any]
+
+    @property
+    def executors(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.spec["deploymentSpec"]["executors"]
+        return found
+
+    @property
+    def pods(self) -> dict[str, Any]:
+        """What is asked of Kubernetes, by executor."""
+        found: dict[str, Any] = self.platform["platforms"]["kubernetes"]["deploymentSpec"]
+        return found["executors"]
+
+    @property
+    def tasks(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.spec["root"]["dag"]["tasks"]
+        return found
+
+
+@pytest.fixture(scope="module", params=ENVIRONMENTS)
+def environment(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def compiled(environment: str) -> Compiled:
+    text = golden.compiled(environment)
+    return Compiled(text, *yaml.safe_load_all(text))
+
+
+def test_is_as_committed(compiled: Compiled, environment: str) -> None:
+    committed = golden.path(environment).read_text(encoding="utf-8")
+    assert compiled.text == committed, "run python -m tests.golden and look at what changed"
+
+
+def test_keeps_to_the_schemas(compiled: Compiled) -> None:
+    json_format.ParseDict(compiled.spec, pipeline_spec_pb2.PipelineSpec())
+    deployment = pipeline_spec_pb2.PipelineDeploymentConfig()
+    json_format.ParseDict(compiled.spec["deploymentSpec"], deployment)
+    assert {each.WhichOneof("spec") for each in deployment.executors.values()} == {"container"}
+    json_format.ParseDict(compiled.platform, pipeline_spec_pb2.PlatformSpec())
+    for pod in compiled.pods.values():
+        json_format.ParseDict(pod, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+
+
+def test_kfp_loads_it(compiled: Compiled, environment: str) -> None:
+    component = components.load_component_from_file(str(golden.path(environment)))
+    assert component.name == "photos"
+    inputs = component.component_spec.inputs
+    assert {name: (each.type, each.default) for name, each in inputs.items()} == {
+        "data_root": ("String", "gs://example-images/photos"),
+        "span": ("String", ""),
+        "recipe": ("String", "vit"),
+        "epochs": ("String", "5"),
+        "batch_size": ("Integer", 256),
+        "seed": ("Integer", 0),
+        "learning_rate": ("Float", 0.001),
+        "min_accuracy": ("String", "0.5"),
+        "pipeline_root": ("String", "gs://example-artifacts/photos"),
+    }
+
+
+def test_argo_takes_the_names(compiled: Compiled) -> None:
+    for name in (*compiled.tasks, *compiled.executors, *compiled.spec["components"]):
+        assert ARGO_NAME.fullmatch(name), name
+
+
+def test_kubernetes_is_asked_for_the_tasks_that_there_are(compiled: Compiled) -> None:
+    assert compiled.pods.keys() == compiled.executors.keys()
+
+
+def test_placeholders_are_of_what_the_component_has(compiled: Compiled) -> None:
+    for component in compiled.spec["components"].values():
+        inputs = component["inputDefinitions"]["parameters"]
+        outputs = component["outputDefinitions"]
+        for part in compiled.executors[component["executorLabel"]]["container"]["args"]:
+            for match in PLACEHOLDER.finditer(part):
+                assert match["input"] is None or match["input"] in inputs
+                assert match["output"] is None or match["output"] in outputs["parameters"]
+                assert match["artifact"] is None or match["artifact"] in outputs["artifacts"]
+            assert "{{" not in PLACEHOLDER.sub("", part)
+
+
+def test_order_is_that_of_the_dag(compiled: Compiled, environment: str) -> None:
+    config = load(None, golden.SETTINGS | {"kubeflow.environment": environment}).config
+    ir = plan.make(config, "gs://root")
+    for node in (each.pipeline_node for each in ir.nodes):
+        task = compiled.tasks[Node(node.node_info.id, (), False).task]
+        upstream = {Node(each, (), False).task for each in node.upstream_nodes}
+        assert set(task["dependentTasks"]) == upstream | {"plan"}
+        assert task["taskInfo"]["name"] == node.node_info.id
+        assert task["cachingOptions"] == {}
+    assert len(compiled.tasks) == len(ir.nodes) + 1
+
+
+def test_only_nodes_of_a_gpu_pool_see_gpus(compiled: Compiled) -> None:
+    for name, executor in compiled.executors.items():
+        container = executor["container"]
+        env = {each["name"]: each.get("value", "") for each in container["env"]}
+        gpu = name.removeprefix("exec-") in GPU_NODES
+        assert env.get("CUDA_VISIBLE_DEVICES") == (None if gpu else "")
+        assert ("accelerator" in container["resources"]) == gpu
+        assert ("nodeSelector" in compiled.pods[name]) == gpu
+        assert ("@sha256:" in container["image"]) == gpu
+        if gpu:
+            assert container["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
+            assert container["resources"]["accelerator"]["resourceCount"] == "1"
+            (shared,) = compiled.pods[name]["emptyDirMounts"]
+            assert (shared["mountPath"], shared["medium"]) == ("/dev/shm", "Memory")
+            assert compiled.pods[name]["activeDeadlineSeconds"] == "86400"
+
+
+def test_every_pod_has_its_surroundings_and_retries(compiled: Compiled) -> None:
+    for pod in compiled.pods.values():
+        assert [each["constant"] for each in pod["pvcMount"]] == ["images"]
+        assert [each["secretName"] for each in pod["secretAsVolume"]] == ["cloud-account"]
+        variables = [each["envVar"] for secret in pod["secretAsEnv"] for each in secret["keyToEnv"]]
+        assert variables == [
+            "PERENNIAL_METADATA_USER",
+            "PERENNIAL_METADATA_PASSWORD",
+            "AWS_ACCESS_KEY_ID",
+        ]
+        assert pod["securityContext"] == {"runAsNonRoot": True, "runAsUser": "1000"}
+    for task in compiled.tasks.values():
+        assert task["retryPolicy"] == {
+            "maxRetryCount": 2,
+            "backoffDuration": "60s",
+            "backoffFactor": 2.0,
+            "backoffMaxDuration": "3600s",
+        }
+
+
+def test_nodes_that_judge_or_push_have_a_report(compiled: Compiled) -> None:
+    reports = {
+        name
+        for name, component in compiled.spec["components"].items()
+        if "report" in component["outputDefinitions"].get("artifacts", {})
+    }
+    assert reports == {"comp-evaluator", "comp-pusher"}
+
+
+@pytest.mark.parametrize(
+    ("id", "task"),
+    [("ImageExampleGen", "image-example-gen"), ("A.b_C", "a-b-c"), ("Trainer2", "trainer2")],
+)
+def test_task_names(id: str, task: str) -> None:  # noqa: A002
+    assert Node(id, (), False).task == task
+
+
+class TestRefused:
+    """One line on stderr, exit code 2, nothing written."""
+
+    @pytest.mark.parametrize(
+        ("settings", "words"),
+        [
+            ({"kubeflow.image": None}, ("kubeflow.image is not set",)),
+            ({"kubeflow.image": "perennial"}, ("kubeflow.image = 'perennial'", "tag or a digest")),
+            ({"kubeflow.pipeline_root": None}, ("kubeflow.pipeline_root is not set",)),
+            ({"kubeflow.nodes": '{Trainer = "gpu"}'}, ("no such pool", "there are cpu")),
+            ({"kubeflow.nodes": '{Tuner = "cpu"}'}, ("no such node", "Trainer")),
+            ({"kubeflow.parameters": '["train.epoch"]'}, ("'train.epoch'", "no such setting")),
+            ({"kubeflow.parameters": '["beam.args"]'}, ("'beam.args'", "must be a setting that")),
+            (
+                {"kubeflow.parameters": '["data.eval", "kubeflow.pipeline_root"]'},
+                ("would be called pipeline_root",),
+            ),
+            ({"train.recipe": "auto"}, ("train.recipe", "name a recipe")),
+            ({"data.schema_file": "/absent"}, ("data.schema_file", "No such file")),
+        ],
+    )
+    def test_settings(
+        self, settings: dict[str, str | None], words: tuple[str, ...], tmp_path: Path
+    ) -> None:
+        file = tmp_path / "pipeline.yaml"
+        given = {k: v for k, v in {**NEEDED, **settings}.items() if v is not None}
+        sets = [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
+        result = CliRunner().invoke(cli.app, ["compile", "--output", str(file), *sets])
+        self.check(result.exit_code, result.stderr, words)
+        assert not file.exists()
+
+    def test_a_file_that_is_not_called_yaml(self, tmp_path: Path) -> None:
+        result = CliRunner().invoke(cli.app, ["compile", "--output", str(tmp_path / "p.json")])
+        self.check(result.exit_code, result.stderr, ("p.json", ".yaml"))
+
+    def check(self, code: int, stderr: str, words: tuple[str, ...]) -> None:
+        assert code == ConfigError.exit_code, stderr
+        (line,) = stderr.splitlines()
+        for word in ("perennial: error: ", *words):
+            assert word in line
+
+
+class TestParameters:
+    def given(self, **settings: Any) -> dict[str, Any]:
+        return parameters.compiled(load(None, {"data.source": "/images", **settings}))
+
+    def test_what_is_compiled_are_the_settings_that_a_user_made(self) -> None:
+        given = self.given(**NEEDED, **{"workspace": "/w", "train.epochs": 3})
+        assert given == {"data.source": "/images", "train.epochs": 3}
+
+    def test_a_parameter_changes_its_setting(self) -> None:
+        arguments = {"data_root": "/new", "span": "7", "epochs": "2", "learning_rate": "0.5"}
+        config = parameters.load(self.given(), arguments).config
+        assert (config.data.source, config.data.last_span) == ("/new", 7)
+        assert config.train.epochs == 2
+        assert config.train.hyperparameters.model_dump()["learning_rate"] == 0.5
+
+    def test_numbers_come_as_kubeflow_writes_them(self) -> None:
+        config = parameters.load(self.given(), {"seed": "3.0", "min_accuracy": "1"}).config
+        assert (config.train.seed, config.evaluate.min_accuracy) == (3, 1.0)
+
+    def test_another_recipe_brings_its_own_presets_where_parameters_are_as_compiled(self) -> None:
+        given = self.given()
+        own = {each.name: str(each.default) for each in parameters.of(load(None, given).config)}
+        config = parameters.load(given, {**own, "recipe": "bit", "seed": "5"}).config
+        assert config.train.recipe == "bit"
+        assert config.train.batch_size == 64
+        assert config.train.seed == 5
+
+    def test_an_empty_text_unsets_what_may_be_unset(self) -> None:
+        given = self.given(**{"train.recipe": "bit", "train.epochs": 3})
+        assert parameters.load(given, {"epochs": ""}).config.train.epochs is None
+
+    @pytest.mark.parametrize(
+        ("name", "text", "words"),
+        [
+            ("epochs", "many", "train.epochs = 'many': must be a valid integer"),
+            ("epochs", "1.5", "train.epochs = 1.5: must be a valid integer"),
+            ("epochs", "0", "train.epochs = 0: must be greater than or equal to 1"),
+            ("batch_size", "true", "train.batch_size = true: must be a valid integer"),
+            ("learning_rate", "fast", "learning_rate = 'fast': must be a valid number"),
+            ("recipe", "best", "train.recipe = 'best': no such recipe"),
+            ("data_root", "", "data.source = '': must not be empty"),
+        ],
+    )
+    def test_the_wrong_type_is_one_line_that_names_the_parameter(
+        self, name: str, text: str, words: str
+    ) -> None:
+        with pytest.raises(ConfigError) as error:
+            parameters.load(self.given(), {name: text})
+        assert str(error.value).startswith(f"parameter {name}: ")
+        assert words in str(error.value)
+        assert ";" not in str(error.value).partition("there are")[0].removesuffix("; ")
+
+    def test_no_such_parameter(self) -> None:
+        with pytest.raises(ConfigError, match="parameter epoch: no such parameter; there are data"):
+            parameters.load(self.given(), {"epoch": "1"})
+
+    def test_a_recipe_by_this_machine_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="name a recipe"):
+            parameters.load(self.given(), {"recipe": "auto"})
+
+
+def test_a_setting_of_each_kind_can_be_a_parameter() -> None:
+    keys = ["train.warm_start", "train.precision", "data.schema_file", "train.train_size"]
+    config = load(None, {"kubeflow.parameters": keys[:3]}).config
+    kinds = {each.name: (each.type, each.default) for each in parameters.of(config)[3:]}
+    assert kinds == {
+        "warm_start": (bool, False),
+        "precision": (str, "auto"),
+        "schema_file": (str, ""),
+    }
+
+
+def test_compiling_needs_no_data(tmp_path: Path) -> None:
+    settings = {**NEEDED, "data.source": str(tmp_path / "absent")}
+    assert len(compile_pipeline(load(None, settings)).nodes) > 5

@@ -1,0 +1,186 @@
+"""Pods of small nodes: which attempts succeed, what they leave behind and what they say."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_metadata
+import pytest
+from ml_metadata.proto import metadata_store_pb2
+from tfx.dsl.compiler import compiler
+
+from kubeflow import metadata, plan
+from pipeline.workspace import Workspace
+from tests import toy_pipeline
+from tests.kubeflow_cluster import REPO
+
+pytestmark = pytest.mark.filterwarnings("ignore:label\\(\\) is deprecated")
+
+
+class Done(NamedTuple):
+    """A pod that has ended: exit code, JSON lines and what it was to tell Kubeflow."""
+
+    code: int
+    events: list[dict[str, Any]]
+    stderr: str
+    output: Path
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [each for each in self.events if each["event"] == event]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        (artifact,) = json.loads(self.output.read_text())["artifacts"]["metrics"]["artifacts"]
+        found: dict[str, float] = artifact["metadata"]
+        return found
+
+
+class Toy:
+    """The toy pipeline as pods that share a metadata file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.workspace = Workspace(folder / "workspace")
+        self.control = folder / "control"
+        self.control.mkdir()
+        self._output = folder / "output.json"
+        self.env = {
+            "PERENNIAL_METADATA_KIND": "sqlite",
+            "PERENNIAL_METADATA_PATH": str(folder / "metadata.sqlite"),
+        }
+        self.pipeline = toy_pipeline.create(self.workspace, self.control)
+
+    def pod(self, node: str, run: str = "run-1") -> Done:
+        self._output.unlink(missing_ok=True)
+        text = plan.encode(compiler.Compiler().compile(self.pipeline))
+        outputs = {
+            "artifacts": {"metrics": {"artifacts": [{"name": "metrics", "uri": "/m"}]}},
+            "outputFile": str(self._output),
+        }
+        command = [sys.executable, "-m", "kubeflow.entrypoint", "node", "--node", node]
+        command += ["--plan", text, "--run-id", run]
+        command += ["--executor-input", json.dumps({"outputs": outputs})]
+        env = {**self.env, "PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPO)}
+        done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True)
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        return Done(done.returncode, events, done.stderr, self._output)
+
+    def tell(self, node: str, action: str | None) -> None:
+        (self.control / node).unlink(missing_ok=True)
+        if action is not None:
+            (self.control / node).write_text(action)
+
+    def states(self) -> list[str]:
+        """Of all executions, in order."""
+        store = ml_metadata.MetadataStore(metadata.connection_config(self.env))
+        names = metadata_store_pb2.Execution.State.Name
+        return [names(each.last_known_state) for each in store.get_executions()]
+
+    def outputs(self, node: str) -> list[Path]:
+        """Folders that hold output or temporary files of the node's executions."""
+        root = self.workspace.artifacts / node
+        return [*root.glob("text/*"), *root.glob(".system/executor_execution/*")]
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    return Toy(tmp_path)
+
+
+def test_nodes_run_in_processes_of_their_own_and_the_next_run_takes_them_from_the_cache(
+    toy: Toy,
+) -> None:
+    first = toy.pod("First")
+    assert (first.code, first.stderr.count("Traceback")) == (0, 0)
+    assert [event["state"] for event in first.of("node_end")] == ["complete"]
+    assert first.metrics.keys() == {"seconds", "cpu_seconds", "peak_megabytes", "cached"}
+    again = toy.pod("First", run="run-2")
+    assert [event["state"] for event in again.of("node_end")] == ["cached"]
+    assert again.metrics["cached"] == 1
+    assert toy.states() == ["COMPLETE", "CACHED"]
+
+
+def test_a_pod_that_is_killed_is_retried_in_its_run(toy: Toy) -> None:
+    toy.tell("First", "killed")
+    assert toy.pod("First").code == -signal.SIGKILL
+    assert toy.states() == ["RUNNING"]
+    (half,) = toy.workspace.artifacts.glob("First/text/*/text")
+    assert half.read_text() == "half "
+    other = half.with_name("left over")
+    other.touch()
+
+    toy.tell("First", None)
+    retried = toy.pod("First")
+    assert retried.code == 0
+    assert any("First was cut off" in event["text"] for event in retried.of("note"))
+    assert toy.states() == ["COMPLETE"]
+    assert half.read_text() == "First "
+    assert not other.exists()
+
+
+def test_a_pod_that_is_told_to_end_leaves_nothing_half_done(toy: Toy) -> None:
+    toy.tell("First", "terminated")
+    ended = toy.pod("First")
+    assert ended.code == 130
+    assert [event["kind"] for event in ended.of("error")] == ["Interrupted"]
+    assert toy.states() == ["FAILED"]
+    assert toy.outputs("First") == []
+    assert not ended.output.exists()
+
+
+def test_a_failed_node_fails_its_pod_and_says_why_once_in_json(toy: Toy) -> None:
+    toy.tell("First", "fail")
+    failed = toy.pod("First")
+    assert failed.code == 5
+    (error,) = failed.of("error")
+    assert error["message"].startswith("First failed: ValueError: the first line; see ")
+    (log,) = [event for event in failed.of("log") if event["level"] == "ERROR"]
+    assert "ValueError: the first line" in log["traceback"]
+    assert toy.states() == ["FAILED"]
+    toy.tell("First", "bad data")
+    assert toy.pod("First").code == 3
+
+
+def test_a_node_that_the_launcher_gives_up_on_fails_its_pod(toy: Toy) -> None:
+    toy.pipeline = toy_pipeline.create_unresolvable(toy.workspace, toy.control)
+    assert toy.pod("Look").code == 0
+    failed = toy.pod("Needy")
+    assert failed.code == 5
+    assert "Needy failed: InputResolutionError" in failed.of("error")[0]["message"]
+    assert toy.states() == ["COMPLETE", "FAILED"]
+
+
+def test_what_succeeded_before_its_pod_was_lost_is_not_done_twice(toy: Toy) -> None:
+    toy.pipeline = toy_pipeline.create_unresolvable(toy.workspace, toy.control)
+    states = [event["state"] for _ in range(2) for event in toy.pod("Look").of("node_end")]
+    assert states == ["complete", "complete"]
+    assert toy.states() == ["COMPLETE"]
+
+
+def test_without_a_database_it_is_one_line(toy: Toy) -> None:
+    toy.env = {}
+    refused = toy.pod("First")
+    assert refused.code == 2
+    (error,) = refused.events
+    assert error["message"].startswith("PERENNIAL_METADATA_KIND is not set")
+
+
+def test_a_light_node_imports_neither_beam_nor_all_components_of_tfx(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from kubeflow import imports\n"
+        "imports.defer('tfx.components')\n"
+        "with imports.without('apache_beam'):\n"
+        "    import kubeflow.attempts, pipeline.local_runner\n"
+        "heavy = ('apache_beam', 'tensorflow_data_validation', 'tensorflow_model_analysis')\n"
+        "print([name for name in heavy if name in sys.modules])\n"
+        "import tensorflow_data_validation, tfx.components\n"
+        "print(tfx.components.Trainer.__name__, 'apache_beam' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "Trainer True"]
