@@ -30,6 +30,23 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "perennial promote 3 --to stable --public-key signing.pub",
     ),
     "rollback": ("perennial rollback --server localhost:8500",),
+    "runs": ("perennial runs --workspace work",),
+    "show": ("perennial show latest", "perennial show latest --json"),
+    "compare": ("perennial compare 20261122-031038-ca8f latest",),
+    "report": ("perennial report latest --output page",),
+    "predict": (
+        "perennial predict latest cat.jpg --top 5",
+        "perennial predict localhost:8500 photos --json",
+    ),
+    "compile": ("perennial compile --config flowers.toml --output flowers.yaml",),
+    "submit": ("perennial submit flowers.yaml --param epochs=5 --wait",),
+    "schedule create": (
+        "perennial schedule create flowers.yaml --name nightly --cron '0 0 3 * * *'",
+    ),
+    "schedule list": ("perennial schedule list --host http://localhost:8080",),
+    "schedule pause": ("perennial schedule pause nightly",),
+    "schedule resume": ("perennial schedule resume nightly",),
+    "schedule delete": ("perennial schedule delete nightly",),
     "classify": (
         "perennial classify cat.jpg --weights BiT-M-R50x1-ILSVRC2012.npz --labels names.txt",
     ),
