@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.errors import ConfigError
+from pipeline.noise import quiet
 
 if TYPE_CHECKING:
     from pipeline.serving.promotion import Serving, Target
+
+_UNHEARD = Path(os.devnull)  # for what TensorFlow says while it is loaded
 
 
 class Label(enum.StrEnum):
@@ -104,7 +108,8 @@ def promote(
 
     target = _target(workspace, model, directory, config_file, public_key)
     _check_servers(server)
-    serving = promotion.promote(target, version, to.value, server or (), timeout)
+    with quiet(_UNHEARD):
+        serving = promotion.promote(target, version, to.value, server or (), timeout)
     print(_told(target, serving))
 
 
@@ -126,7 +131,9 @@ def rollback(
 
     target = _target(workspace, model, directory, config_file, public_key)
     _check_servers(server)
-    print(_told(target, promotion.rollback(target, server or (), timeout)))
+    with quiet(_UNHEARD):
+        serving = promotion.rollback(target, server or (), timeout)
+    print(_told(target, serving))
 
 
 def _target(
