@@ -137,6 +137,14 @@ def only(root: Path, pattern: str) -> Any:
     return json.loads(path.read_text())
 
 
+def figures(history: Mapping[str, Any]) -> list[dict[str, float]]:
+    """What a training came to by epoch, without how fast it was."""
+    return [
+        {key: value for key, value in row.items() if key != "images_per_s"}
+        for row in history["epochs"]
+    ]
+
+
 def test_every_node_runs_and_the_model_is_pushed(first: Result, site: Site) -> None:
     assert first.succeeded, first.pods[-1].stderr[-2000:]
     assert first.states("complete") == DATA_NODES | {
@@ -190,7 +198,7 @@ def test_it_reproduces_the_local_run(first: Result, site: Site, local: Path) -> 
     ours, theirs = (
         only(root, "Trainer/model_run/*/history.json") for root in (site.root, artifacts)
     )
-    assert ours["epochs"] == theirs["epochs"]
+    assert figures(ours) == figures(theirs)
     verdict = json.loads(next(local.glob("runs/*/run.json")).read_text())["verdict"]
     shown = first.shown("Evaluator")["metrics"]["metadata"]
     assert shown["accuracy"] == verdict["accuracy"]

@@ -5,11 +5,11 @@
         [--volume /etc/pip.conf:/etc/pip.conf:ro ...]
 
 Without --base, the base image is fetched from its registry. On Debian 13 with Python 3.11 as a
-stand-in for it, in MB, before libclang (62 MB) was left out:
+stand-in for it, in MB:
 
              base  packages  TensorFlow  project    all
-    cpu       160     1,405       1,043        3  2,611
-    gpu       160     1,405       5,944        3  7,512
+    cpu       160     1,341       1,043        4  2,548
+    gpu       160     1,341       5,944        4  7,449
 
 of the GPU's 5,944, TensorFlow is 1,450 and NVIDIA's libraries are the rest. Bytecode is 401 of the
 CPU's. What was built for it ran the digits with `perennial run` as its user to a verdict.
