@@ -21,13 +21,13 @@ from kfp import compiler, dsl
 from kubeflow import node_pools, parameters
 from kubeflow import plan as planning
 from kubeflow.parameters import PIPELINE_ROOT, Parameter
-from kubeflow.results import METRICS, REPORT
+from kubeflow.results import METRICS, REPORT, RETRAIN
 from pipeline.config import Loaded
 from pipeline.errors import ConfigError
 from pipeline.settings import DEFAULT_POOL, Config, KubeflowConfig, Pool
 
 ENTRYPOINT = ["python3", "-m", "kubeflow.entrypoint"]
-_PLAN, _RECORD = "plan", "record"
+_PLAN, _RECORD, _DECISION = "plan", "record", "decision"
 _REPORTED = {"ModelEvaluation", "PushedModel"}
 
 
@@ -52,8 +52,12 @@ class Compiled(NamedTuple):
     nodes: list[Node]
 
 
-def compile_pipeline(loaded: Loaded) -> Compiled:
-    """Compile the DAG with the settings in `loaded`. Raises ConfigError."""
+def compile_pipeline(loaded: Loaded, *, decides: bool = False) -> Compiled:
+    """Compile the DAG with the settings in `loaded`. Raises ConfigError.
+
+    With `decides`, the first task looks for new data, by the policy of `[retrain]`, and where there
+    is nothing to do no other pod is started.
+    """
     config, kubeflow = loaded.config, loaded.config.kubeflow
     if kubeflow.pipeline_root is None:
         raise ConfigError(
@@ -63,7 +67,7 @@ def compile_pipeline(loaded: Loaded) -> Compiled:
     given = parameters.compiled(loaded)
     nodes = _find_nodes(config, kubeflow.pipeline_root)
     node_pools.check_nodes(kubeflow, [node.id for node in nodes])
-    pipeline = _pipeline(config.name, kubeflow, given, parameters.of(config), nodes)
+    pipeline = _pipeline(config.name, kubeflow, given, parameters.of(config), nodes, decides)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(path))
@@ -91,11 +95,19 @@ def _pipeline(
     given: dict[str, Any],
     own: Sequence[Parameter],
     nodes: Sequence[Node],
+    decides: bool,
 ) -> Any:
     def wire(**channels: Any) -> None:
         pool = kubeflow.pools[DEFAULT_POOL]
-        plan = _plan_component(kubeflow, given, own, nodes)(**channels)
+        plan = _plan_component(kubeflow, given, own, nodes, decides)(**channels)
         _set_up(plan, kubeflow, pool, _PLAN)
+        if decides:
+            with dsl.If(plan.outputs[_DECISION] == RETRAIN, name=RETRAIN):
+                wire_nodes(plan)
+        else:
+            wire_nodes(plan)
+
+    def wire_nodes(plan: dsl.PipelineTask) -> None:
         tasks: dict[str, dsl.PipelineTask] = {}
         for node in nodes:
             wanted = (_PLAN, _RECORD) if node.reports else (_PLAN,)
@@ -129,7 +141,9 @@ def _plan_component(
     given: dict[str, Any],
     own: Sequence[Parameter],
     nodes: Sequence[Node],
+    decides: bool,
 ) -> Any:
+    outputs = (_PLAN, _RECORD, _DECISION) if decides else (_PLAN, _RECORD)
     image = node_pools.image_of(kubeflow, kubeflow.pools[DEFAULT_POOL])
 
     def container(**values: Any) -> dsl.ContainerSpec:
@@ -140,11 +154,13 @@ def _plan_component(
         args += ["--pipeline-root", values[PIPELINE_ROOT]]
         args += ["--run-id", dsl.PIPELINE_JOB_ID_PLACEHOLDER]
         args += ["--output", values[_PLAN], "--record", values[_RECORD]]
+        if decides:
+            args += ["--decision", values[_DECISION]]
         return dsl.ContainerSpec(image=image, command=ENTRYPOINT, args=args)
 
     inputs: list[tuple[str, Any]] = [(parameter.name, parameter.type) for parameter in own]
     inputs += [(PIPELINE_ROOT, str)]
-    inputs += [(name, dsl.OutputPath(str)) for name in (_PLAN, _RECORD)]
+    inputs += [(name, dsl.OutputPath(str)) for name in outputs]
     return dsl.container_component(_function(_PLAN, container, inputs))
 
 

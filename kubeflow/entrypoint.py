@@ -15,11 +15,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from components import progress
 from kubeflow import imports, logs
 from pipeline.console import Console
 from pipeline.errors import INTERRUPTED, UNEXPECTED, ConfigError, UserError
+
+if TYPE_CHECKING:
+    from pipeline.settings import Config
 
 _LOG = logging.getLogger("perennial.kubeflow")
 
@@ -57,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--run-id", required=True, help="name that the pods of a run share")
     plan.add_argument("--output", type=Path, required=True, help="file for the plan")
     plan.add_argument("--record", type=Path, required=True, help="file for what reports say")
+    plan.add_argument("--decision", type=Path, help="file for whether there is anything to do")
     node = actions.add_parser("node")
     node.set_defaults(action=_node)
     node.add_argument("--node", required=True, help="its id")
@@ -71,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
 def _plan(options: argparse.Namespace) -> None:
     from kubeflow import parameters
 
-    loaded = parameters.load(options.given, dict(options.parameter))
+    scheduled = options.decision is not None
+    loaded = parameters.load(options.given, dict(options.parameter), scheduled=scheduled)
     if not options.pipeline_root:
         raise ConfigError("parameter pipeline_root: must not be empty")
     origins = {key: origin for key, origin in loaded.origins.items() if origin != "default"}
@@ -83,8 +89,11 @@ def _plan(options: argparse.Namespace) -> None:
     from pipeline.run import beginning
 
     # The tables are made here, by one pod and before two nodes could at once.
-    with Metadata(metadata.connection_config(os.environ)):
+    connection = metadata.connection_config(os.environ)
+    with Metadata(connection):
         pass
+    if options.decision and not _decide(loaded.config, connection, options):
+        return
     ir = plan.make(loaded.config, options.pipeline_root)
     nodes = ",".join(node.pipeline_node.node_info.id for node in ir.nodes)
     if nodes != options.nodes:
@@ -95,6 +104,20 @@ def _plan(options: argparse.Namespace) -> None:
     record = beginning(loaded.config, loaded.origins, options.run_id)
     results.write_file(options.record, json.dumps(record))
     results.write_file(options.output, plan.encode(ir))
+
+
+def _decide(config: Config, connection: Any, options: argparse.Namespace) -> bool:
+    """Whether the run goes on. All outputs of the task have to be there, also where it does not."""
+    from kubeflow import results
+    from pipeline.retraining.look import decide_in_cluster
+
+    decision = decide_in_cluster(config, connection, options.pipeline_root)
+    progress.report("note", text=str(decision))
+    results.write_file(options.decision, results.RETRAIN if decision.retrain else "nothing to do")
+    if not decision.retrain:
+        results.write_file(options.record, "")
+        results.write_file(options.output, "")
+    return decision.retrain
 
 
 def _node(options: argparse.Namespace) -> None:

@@ -78,13 +78,16 @@ def of(config: Config) -> list[Parameter]:
     return [_parameter(name, key, config) for name, key in named.items()]
 
 
-def load(given: Mapping[str, Any], arguments: Mapping[str, object]) -> configuration.Loaded:
+def load(
+    given: Mapping[str, Any], arguments: Mapping[str, object], *, scheduled: bool = False
+) -> configuration.Loaded:
     """The configuration of one run.
 
     Args:
       given: what `compiled` returned.
       arguments: values by parameter, perhaps as text. One that is as compiled changes nothing: it
         leaves the setting to the presets, which may be those of another recipe.
+      scheduled: whether a retraining's presets count too.
 
     Raises ConfigError, which names the parameter.
     """
@@ -98,7 +101,7 @@ def load(given: Mapping[str, Any], arguments: Mapping[str, object]) -> configura
         value = parameter.value(text)
         if value != parameter.value(parameter.default):
             layers[f"parameter {name}"] = {parameter.key: value}
-    loaded = configuration.load_given(layers)
+    loaded = configuration.load_given(layers, scheduled=scheduled)
     _refuse_auto(loaded)
     return loaded
 

@@ -19,6 +19,7 @@ _LOG = logging.getLogger("perennial.kubeflow")
 
 METRICS = "metrics"
 REPORT = "report"
+RETRAIN = "retrain"  # a decision; every other one is that there is nothing to do
 # Outputs of a node after which there is something to report.
 _EVALUATION, _BLESSING, _PUSHED = "evaluation", "blessing", "pushed_model"
 

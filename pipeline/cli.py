@@ -22,6 +22,8 @@ from pipeline import examples
 from pipeline.commands import schedule
 from pipeline.commands.classify import classify
 from pipeline.commands.compile import compile_dag
+from pipeline.commands.feedback import feedback
+from pipeline.commands.gc import collect
 from pipeline.commands.models import models, promote, rollback
 from pipeline.commands.predict import predict
 from pipeline.commands.report import compare, report, runs
@@ -111,6 +113,51 @@ def run(
         from pipeline.run import run as run_pipeline
 
         code = run_pipeline(loaded.config, loaded.origins, shown_as(log_format))
+    raise typer.Exit(code)
+
+
+@app.command(epilog=EPILOG)
+def retrain(
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of settings.", metavar="FILE")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|'ROOT/{SPAN}'|...",
+            help="As for run; of spans, all are read where data.spans does not say otherwise.",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How to train, such as vit.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Retrain whatever the policy says.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the decision, and do nothing.")
+    ] = False,
+    settings: SettingsOption = None,
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Retrain where there is reason to: new images, an old model, drift. For a schedule.
+
+    Says what it decides and why. A model that passes the gate is pushed, and labelled canary. What
+    was decided when, and what came of it, is in WORKSPACE/retraining.jsonl.
+    """
+    with _reported(log_format):
+        from pipeline.config import load, parse_set
+
+        flags = {"data.source": data, "train.recipe": recipe, "workspace": workspace}
+        given = {key: value for key, value in flags.items() if value is not None}
+        loaded = load(config, given | dict(map(parse_set, settings or [])), scheduled=True)
+
+        from pipeline.retraining.retrain import retrain as run_retraining
+
+        code = run_retraining(
+            loaded.config, loaded.origins, shown_as(log_format), force=force, dry_run=dry_run
+        )
     raise typer.Exit(code)
 
 
@@ -329,9 +376,10 @@ def _write_traceback(error: Exception) -> Path:
 for _command in (
     *(runs, show_run, compare, report, predict),
     *(serve, models, promote, rollback, classify),
-    submit,
+    *(feedback, submit),
 ):
     app.command()(_reported(LogFormat.PLAIN)(_command))
+app.command("gc")(_reported(LogFormat.PLAIN)(collect))
 app.command("compile")(_reported(LogFormat.PLAIN)(compile_dag))
 
 schedule_app = typer.Typer(help="Run a pipeline on Kubeflow by the clock.", no_args_is_help=True)

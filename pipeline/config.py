@@ -6,8 +6,10 @@ Layers, later ones win key by key:
 2. `presets/recipe-<train.recipe>.toml`;
 3. `presets/data-<data.source>.toml`, for a built-in data set only, and
    `presets/kubeflow-<kubeflow.environment>.toml`;
-4. the TOML file given with --config;
-5. the command line: named flags, then `--set KEY=VALUE`.
+4. for a retraining, `presets/retrain.toml`, and `presets/retrain-spans.toml` where the source has
+   spans;
+5. the TOML file given with --config;
+6. the command line: named flags, then `--set KEY=VALUE`.
 
 Where none of them sets `transform.image_size`, a recipe that has a rule for it derives the sizes
 from those of the images.
@@ -72,19 +74,25 @@ class Loaded(NamedTuple):
     origins: dict[str, str]
 
 
-def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Loaded:
+def load(
+    path: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    scheduled: bool = False,
+) -> Loaded:
     """Build the configuration from all layers.
 
-    `overrides` are the command line's: dotted keys and values, later ones win. Raises ConfigError.
+    `overrides` are the command line's: dotted keys and values, later ones win. `scheduled` adds
+    what a retraining does by default, below the file. Raises ConfigError.
     """
     given = [] if path is None else [_file_layer(path)]
     given += _layers({COMMAND_LINE: overrides or {}})
-    return _load(given)
+    return _load(given, scheduled)
 
 
-def load_given(layers: Mapping[str, Mapping[str, Any]]) -> Loaded:
+def load_given(layers: Mapping[str, Mapping[str, Any]], *, scheduled: bool = False) -> Loaded:
     """As `load`, of layers by origin, each with its dotted keys and values; later ones win."""
-    return _load(_layers(layers))
+    return _load(_layers(layers), scheduled)
 
 
 def given_settings(loaded: Loaded) -> dict[str, Any]:
@@ -104,7 +112,7 @@ def setting(config: Config, key: str) -> tuple[FieldInfo, Any]:
     return _settings(type(config))[key], _at(config.model_dump(mode="json"), key)
 
 
-def _load(given: list[_Layer]) -> Loaded:
+def _load(given: list[_Layer], scheduled: bool) -> Loaded:
     source, _ = _last(given, "data.source", DataConfig.model_fields["source"].default)
     given = [*given, *_chosen(given, source)]
     recipe = _recipe(given)
@@ -113,7 +121,11 @@ def _load(given: list[_Layer]) -> Loaded:
     values: dict[str, Any] = {}
     origins = dict.fromkeys(_settings(model), "default")
     environment, _ = _last(given, "kubeflow.environment", None)
-    for layer in [*_preset_layers(recipe, source, environment), *given]:
+    presets = [
+        *_preset_layers(recipe, source, environment),
+        *(_scheduled(source) if scheduled else ()),
+    ]
+    for layer in [*presets, *given]:
         settings = _flatten(layer, model)
         values.update(settings)
         origins.update(dict.fromkeys(settings, layer.origin))
@@ -277,6 +289,12 @@ def _preset_layers(recipe: str, source: object, environment: object) -> Iterator
             with_recipe = tree.pop("recipe", {}).get(recipe, {})
             yield _Layer(f"preset:{name}", tree)
             yield _Layer(f"preset:{name}", with_recipe)
+
+
+def _scheduled(source: object) -> Iterator[_Layer]:
+    spans = isinstance(source, str) and source_name.parse(source).has_spans
+    for name in ("retrain", *(("retrain-spans",) if spans else ())):
+        yield _Layer(f"preset:{name}", _read_toml(PRESETS / f"{name}.toml"))
 
 
 def _sizes_by_recipe(recipe: str, values: Tree, source: object) -> dict[str, int]:

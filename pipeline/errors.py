@@ -71,6 +71,13 @@ class SchemaDiffers(UserError):  # noqa: N818
     meaning = "schemas differ"
 
 
+class DriftFound(UserError):  # noqa: N818
+    """New images that differ from those that the champion was made of, and no retraining."""
+
+    exit_code = 9
+    meaning = "new images have drifted, and nothing was retrained"
+
+
 class KubeflowUnreachable(UserError):  # noqa: N818
     """An installation of Kubeflow Pipelines that does not answer."""
 
@@ -98,6 +105,7 @@ EXIT_CODES: dict[int, str] = {
             WorkspaceBusy,
             PromotionFailed,
             SchemaDiffers,
+            DriftFound,
             KubeflowUnreachable,
             KubeflowRefused,
         )

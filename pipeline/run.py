@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import json
 import logging
 import os
 import secrets
 import shlex
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from tfx.orchestration.pipeline import Pipeline
 
     from components.image_example_gen.accounting import Accounting
-    from pipeline.local_runner import RunResult
+    from pipeline.local_runner import NodeResult, RunResult
     from pipeline.verdict import Verdict
 
 
@@ -37,6 +38,7 @@ _LOG = logging.getLogger("perennial.run")
 
 # Nodes that only ever look something up.
 RESOLVERS = ("PreviousStatistics", "WarmStart", "Resolver")
+_PASSED_CHECKS = 12  # lines of a summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +65,20 @@ def run(config: Config, origins: Mapping[str, str], log_format: str) -> int:
     """
     check_paths(config)
     workspace = Workspace(config.workspace)
-    run_id = new_run_id()
+    with workspace.lock():
+        run_locked(config, origins, log_format, workspace, new_run_id())
+    return 0
+
+
+def run_locked(
+    config: Config,
+    origins: Mapping[str, str],
+    log_format: str,
+    workspace: Workspace,
+    run_id: str,
+) -> dict[str, Any]:
+    """As `run`, for who holds the workspace already. Returns what the run came to."""
     with (
-        workspace.lock(),
         quiet(workspace.log_path(run_id)) as terminal,
         Console.create(log_format, terminal.stdout) as console,
     ):
@@ -95,7 +108,7 @@ def run(config: Config, origins: Mapping[str, str], log_format: str) -> int:
         raise NotBlessed(
             f"the model was not blessed, so it was not pushed: {'; '.join(outcome.verdict.reasons)}"
         )
-    return 0
+    return summary
 
 
 def new_run_id() -> str:
@@ -198,6 +211,7 @@ def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
             "source": config.data.source,
             "classes": outcome.accounting.classes,
             "splits": outcome.accounting.splits,
+            "held_out": outcome.accounting.held_out,
         },
         "warnings": outcome.warnings,
         "verdict": dataclasses.asdict(outcome.verdict),
@@ -209,11 +223,25 @@ def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
                 "wall_s": round(node.wall_s, 3),
                 "cpu_s": round(node.cpu_s, 3),
                 "peak_mb": round(node.peak_mb, 1),
+                **_images(node),
             }
             for node in outcome.run.nodes
         ],
         "wall_s": round(outcome.total_wall_s, 3),
     }
+
+
+def _images(node: NodeResult) -> dict[str, int]:
+    """How many images a node worked on, and how many it took over from earlier runs."""
+    from components import reuse
+
+    for artifact in itertools.chain(*node.outputs.values()):
+        own = node.state == "complete" and node.node not in RESOLVERS
+        if own and artifact.has_custom_property(reuse.DONE):
+            return {
+                name: artifact.get_int_custom_property(name) for name in (reuse.DONE, reuse.REUSED)
+            }
+    return {}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -236,10 +264,7 @@ def _rows(
         ("Accuracy", _accuracy(verdict)),
         ("Weakest class", f"{worst} ({verdict.class_accuracy[worst]:.1%})"),
         ("Baseline", _baseline(verdict)),
-        *(
-            ("" if index else "Checks", f"{'ok' if check['passed'] else 'NO'}  {check['reason']}")
-            for index, check in enumerate(verdict.checks)
-        ),
+        *_checks(verdict.checks),
         ("Blessed", "yes" if verdict.blessed else "no"),
         ("Pushed", _pushed(outcome)),
         ("Time", f"{outcome.total_wall_s:.1f} s; {_work(outcome)}"),
@@ -247,6 +272,15 @@ def _rows(
         *([("Report", str(page))] if page else []),
     ]
     return [*rows, ("Next", _next_command(outcome, config))]
+
+
+def _checks(checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """All that failed, and so many of the others that a bound on every class fits a screen."""
+    failed = [f"NO  {check['reason']}" for check in checks if not check["passed"]]
+    passed = [f"ok  {check['reason']}" for check in checks if check["passed"]]
+    more = len(passed) - _PASSED_CHECKS
+    lines = [*failed, *passed[:_PASSED_CHECKS], *([f"ok  and {more} more"] if more > 0 else [])]
+    return [("" if index else "Checks", line) for index, line in enumerate(lines)]
 
 
 def _accuracy(verdict: Verdict) -> str:

@@ -147,6 +147,11 @@ class DataConfig(Section):
     last_span: int | None = Field(
         default=None, ge=0, description="Train on the spans up to this one, not on the latest."
     )
+    held_out: Literal["window", "all"] = Field(
+        default="window",
+        description="Spans whose eval and test images are used: those trained on, or all up to "
+        "the latest of them, so that models of different windows are judged alike.",
+    )
     max_pixels: int = Field(
         default=Options.max_pixels,
         ge=1,
@@ -316,6 +321,15 @@ class TrainConfig(Section):
         description="Make rare classes count as much as others: weigh their images more, or show "
         "them more often.",
     )
+    recent_weight: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="How often an epoch shows each image of the latest spans; others come once.",
+    )
+    recent_spans: int = Field(
+        default=1, ge=1, description="How many of the latest spans recent_weight is for."
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
         description="What training calculates with; auto: the fastest that the GPU has, float32 "
@@ -476,6 +490,75 @@ class PushConfig(Section):
         "beside push.directory.",
     )
     signing: SigningConfig = Field(default=SigningConfig(), description="Signed versions.")
+
+
+class DriftConfig(Section):
+    """When new images count as drifted from those that the champion was made of.
+
+    A distance at its limit is never found; labels and statistics have distances in 0..1.
+    """
+
+    min_examples: int = Field(
+        default=100, ge=1, description="New images that are measured together, at least."
+    )
+    max_label_distance: float = Field(
+        default=0.2, ge=0, le=1, description="L-infinity distance of the shares of classes."
+    )
+    max_statistics_distance: float = Field(
+        default=0.15,
+        ge=0,
+        le=1,
+        description="Jensen-Shannon divergence of sizes, brightness and contrast.",
+    )
+    max_embedding_shift: float = Field(
+        default=0.5,
+        ge=0,
+        description="Distance of the mean embeddings, in standard deviations of the reference.",
+    )
+    cooldown_days: float = Field(
+        default=7.0, ge=0, description="Days after an alarm in which there is no other."
+    )
+    retrains: bool = Field(
+        default=False, description="Whether drift is a reason to retrain, not only an alarm."
+    )
+
+
+class RetrainConfig(Section):
+    """What `perennial retrain` does by itself."""
+
+    min_new_examples: int = Field(
+        default=1, ge=1, description="Images new, changed or removed that are worth a training."
+    )
+    max_age_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="Age of the champion from which on any news is worth one; unset: none is.",
+    )
+    promote: Literal["none", "canary", "stable"] = Field(
+        default="canary",
+        description="Label that a pushed version gets; the first version is stable in any case, "
+        "but for none.",
+    )
+    servers: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=(),
+        description="gRPC addresses, HOST:PORT, of servers that must follow a promotion.",
+    )
+    drift: DriftConfig = Field(default=DriftConfig(), description="Drift of new images.")
+
+
+class NotifyConfig(Section):
+    """Who is told what came of a scheduled retraining."""
+
+    webhook_env: str = Field(
+        default="PERENNIAL_WEBHOOK",
+        min_length=1,
+        description="Environment variable with the URL that gets Slack's JSON; the URL is secret.",
+    )
+    on: Annotated[
+        tuple[Literal["blessed", "rejected", "failed", "drift"], ...], Field(strict=False)
+    ] = Field(
+        default=("blessed", "rejected", "failed", "drift"), description="What is worth telling."
+    )
 
 
 class BeamConfig(Section):
@@ -766,6 +849,8 @@ class Config(Section):
         default=InfraValidationConfig(), description="The trial in a model server."
     )
     push: PushConfig = Field(default=PushConfig(), description="Destination of blessed models.")
+    retrain: RetrainConfig = Field(default=RetrainConfig(), description="Scheduled retraining.")
+    notify: NotifyConfig = Field(default=NotifyConfig(), description="Messages of retrainings.")
     beam: BeamConfig = Field(default=BeamConfig(), description="Data processing.")
     kubeflow: KubeflowConfig = Field(
         default=KubeflowConfig(), description="The DAG on Kubeflow Pipelines."

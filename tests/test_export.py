@@ -143,6 +143,27 @@ class TestLabels:
         assert export.run_in_session(exported, export.LABELS, examples)["label"].tolist() == [5]
 
 
+class TestEmbeddings:
+    def test_are_what_the_last_layer_is_given(
+        self, exported: str, transformed: Transformed, images: list[bytes]
+    ) -> None:
+        pixels = transform.prepare(transformed.output, SIZE, images)
+        expected = np.asarray(pixels, np.float32).reshape(len(images), -1) / 64
+        found = export.run_in_session(exported, export.EMBEDDINGS, images)
+        assert list(found) == ["embedding"]
+        np.testing.assert_allclose(found["embedding"], expected, atol=1e-5)
+
+    def test_of_a_model_that_ends_in_another_are_those_of_that_one(
+        self, model: keras.Model
+    ) -> None:
+        inputs = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+        outer = keras.Model(inputs, model(keras.layers.Identity()(inputs)))
+        pixels = np.arange(SIZE * SIZE * 3, dtype=np.uint8).reshape(1, SIZE, SIZE, 3)
+        found = [export.penultimate(each).predict_on_batch(pixels) for each in (model, outer)]
+        np.testing.assert_allclose(found[0], found[1])
+        assert found[0].shape == (1, SIZE * SIZE * 3)
+
+
 def save_directly(model: keras.Model, predict: Callable[..., dict], target: str) -> None:
     model.predict_images = tf.function(predict)
     tf.saved_model.save(model, target, signatures=signatures(model.predict_images))

@@ -257,9 +257,14 @@ class TestJudge:
         assert self.judged(found, order) == first
         for sha256 in {content for _, content, _, _ in found}:
             copies = [item for item in first if item.sha256 == sha256]
-            if len({item.label for item in copies}) > 1:
-                assert all(item.problem and item.problem.kind == "conflict" for item in copies)
+            newest = max(item.span for item in copies)
+            latest = {item.label for item in copies if item.span == newest}
+            kinds = {item.problem and item.problem.kind for item in copies}
+            if len(latest) > 1:
+                assert kinds == {"conflict"}
             else:
+                assert kinds <= {None, "relabelled"}
+                assert {item.label for item in copies if not item.problem} == latest
                 assert sum(item.is_kept for item in copies) == 1
                 (kept,) = [item for item in copies if item.is_kept]
                 assert {item.duplicate_of for item in copies} <= {"", kept.name}

@@ -305,3 +305,22 @@ def test_a_setting_of_each_kind_can_be_a_parameter() -> None:
 def test_compiling_needs_no_data(tmp_path: Path) -> None:
     settings = {**NEEDED, "data.source": str(tmp_path / "absent")}
     assert len(compile_pipeline(load(None, settings)).nodes) > 5
+
+
+def test_a_first_task_that_decides_is_all_that_runs_where_there_is_nothing_to_do() -> None:
+    settings = {**NEEDED, "data.source": "/images/{SPAN}"}
+    compiled = compile_pipeline(load(None, settings, scheduled=True), decides=True)
+    spec, platform = yaml.safe_load_all(compiled.text)
+    tasks = spec["root"]["dag"]["tasks"]
+    assert len(tasks) == 2
+    [rest] = [task for name, task in tasks.items() if name != "plan"]
+    condition = rest["triggerPolicy"]["condition"]
+    assert condition == "inputs.parameter_values['pipelinechannel--plan-decision'] == 'retrain'"
+    inner = spec["components"][rest["componentRef"]["name"]]["dag"]["tasks"]
+    assert len(inner) == len(compiled.nodes)
+    assert "warm-start" in inner
+    executors = spec["deploymentSpec"]["executors"]
+    assert platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].keys() <= (
+        executors.keys()
+    )
+    assert "--decision" in executors["exec-plan"]["container"]["args"]

@@ -57,6 +57,8 @@ class Transformed:
                 "batch_size": 16,
                 "epochs": 1,
                 "balance": "none",
+                "recent_weight": 1,
+                "recent_spans": 1,
                 "gradient_accumulation": 1,
                 "precision": "auto",
                 "jit_compile": False,

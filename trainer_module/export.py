@@ -21,6 +21,7 @@ from trainer_module import transform
 IMAGES = "serving_default"
 EXAMPLES = "serving_examples"
 LABELS = "transform_labels"
+EMBEDDINGS = "embeddings"
 CLASSES_FILE = "assets.extra/classes.json"
 
 
@@ -35,13 +36,15 @@ def export(
     classes: Sequence[str],
     export_dir: str,
 ) -> None:
-    """Write `model`, pixels to logits, as a SavedModel with three signatures.
+    """Write `model`, pixels to logits, as a SavedModel with four signatures.
 
     - serving_default(image_bytes: string [N], encoded images) and
       serving_examples(examples: string [N], serialized tf.Examples with "image/encoded") give
       {"probabilities": float32 [N, classes], "label": string [N], the most probable class}.
     - transform_labels(examples: string [N], with "image/class/text") gives {"label": int64 [N]},
       -1 for a class that the model does not know; evaluation takes the true labels from it.
+    - embeddings(image_bytes: string [N]) gives {"embedding": float32 [N, D]}, what the last layer
+      is given; drift is measured in it.
 
     One image that cannot be decoded fails its whole batch. The class names, in the order of the
     probabilities, are also in assets.extra/classes.json.
@@ -64,6 +67,13 @@ def export(
     def predict_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         return predict(parsed(examples, features.IMAGE))
 
+    embed = penultimate(model)
+
+    def embeddings(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        pixels = prepared(features.IMAGE, image_bytes)[transform.IMAGE_KEY]
+        outputs = embed(transform.decode_pixels(pixels, image_size), training=False)
+        return {"embedding": tf.cast(outputs, tf.float32)}
+
     def labels(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         names = parsed(examples, features.LABEL_TEXT)
         return {"label": prepared(features.LABEL_TEXT, names)[transform.LABEL_KEY]}
@@ -71,11 +81,13 @@ def export(
     # Saved by other means a Keras 3 model loads, and then finds no variables in a server's session.
     archive = keras.export.ExportArchive()
     archive.track(model)
+    archive.track(embed)
     archive.track(prepare)
     for name, function, argument in (
         (IMAGES, predict, "image_bytes"),
         (EXAMPLES, predict_examples, "examples"),
         (LABELS, labels, "examples"),
+        (EMBEDDINGS, embeddings, "image_bytes"),
     ):
         archive.add_endpoint(name, function, [tf.TensorSpec([None], tf.string, argument)])
     archive.write_out(export_dir, verbose=False)
@@ -83,6 +95,14 @@ def export(
     io_utils.write_string_file(
         os.path.join(export_dir, CLASSES_FILE), json.dumps(list(classes), ensure_ascii=False) + "\n"
     )
+
+
+def penultimate(model: keras.Model) -> keras.Model:
+    """The part of `model`, or of the model that it ends in, before the last layer."""
+    last = model.layers[-1]
+    if isinstance(last, keras.Model):
+        return keras.Model(model.inputs, penultimate(last)(model.layers[-2].output))
+    return keras.Model(model.inputs, last.input)
 
 
 def run_in_session(

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,7 +19,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.components.trainer.fn_args_utils import FnArgs
 from tfx.utils import io_utils
 
-from components import progress
+from components import progress, reuse
 from components.image_schema_gen.schema import class_names
 from trainer_module import (
     checkpoint,
@@ -153,7 +153,22 @@ def _training_split(fn_args: FnArgs, classes: list[str], cache: str) -> Split:
     size, key = fn_args.custom_config["image_size"], transform.IMAGE_KEY
     if train_size := fn_args.custom_config["train_size"]:
         size, key = train_size, transform.TRAIN_IMAGE_KEY
-    return input_pipeline.read(fn_args.train_files, size, classes, "training", key, cache)
+    files = weighted(
+        fn_args.train_files,
+        fn_args.custom_config["recent_weight"],
+        fn_args.custom_config["recent_spans"],
+    )
+    return input_pipeline.read(files, size, classes, "training", key, cache)
+
+
+def weighted(patterns: Sequence[str], weight: int, spans: int) -> Sequence[str]:
+    """Files that match `patterns`, those of the latest `spans` spans `weight` times."""
+    if weight == 1:
+        return patterns
+    files = [file for pattern in patterns for file in tf.io.gfile.glob(pattern)]
+    numbers = sorted({span for file in files if (span := reuse.span_of(file)) is not None})
+    recent = [file for file in files if reuse.span_of(file) in numbers[-spans:]]
+    return files + recent * (weight - 1)
 
 
 def _export(fn_args: FnArgs, model: keras.Model, evaluation: Split, classes: list[str]) -> None:

@@ -30,7 +30,11 @@ class SpanUnit:
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """Everything that an ingest reads. `source` is for messages."""
+    """Everything that an ingest reads.
+
+    `source` is for messages. `window` has the numbers of the spans to train on; of others only what
+    is held out counts.
+    """
 
     source: str
     spans: Sequence[spans.Span]
@@ -39,6 +43,7 @@ class DataSet:
     ignored: Counter[str]
     notes: list[str]
     hint: str
+    window: frozenset[int]
 
     @property
     def inputs(self) -> int | None:
@@ -69,7 +74,8 @@ def list_data(
         ignored.update(listing.ignored)
         notes += [prefix + note for note in listing.notes]
     ignored = +ignored  # without what was counted as zero
-    return DataSet(source, chosen, units, contents, ignored, notes, listing.hint)
+    window = spans.window(chosen, options)
+    return DataSet(source, chosen, units, contents, ignored, notes, listing.hint, window)
 
 
 def fingerprint(data: DataSet) -> str:

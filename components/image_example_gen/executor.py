@@ -15,17 +15,19 @@ from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_component_specs
 
+from components import reuse
 from components.image_example_gen import writing
 from components.image_example_gen.dataset import list_data
 from components.image_example_gen.ingest import ingest, split_names
-from components.image_example_gen.inputs import Problem
 from components.image_example_gen.options import Options
 from components.image_example_gen.spans import Span
-from components.image_example_gen.writing import Facts, Outcome, Work
+from components.image_example_gen.units import Units, decode, encode
+from components.image_example_gen.writing import Outcome, Work
 from components.progress import report
 
 SPLITS_KEY = "splits"
 OPTIONS_KEY = "options"
+CODE_KEY = "code"
 SPANS_KEY = "resolved_spans"  # added by the driver
 
 _OUTCOMES = "outcomes.json"
@@ -64,23 +66,23 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             output_dict[standard_component_specs.EXAMPLES_KEY]
         )
 
+        units = Units(examples.uri)
+
         def work(pieces: Sequence[Work], images: int) -> Mapping[int, list[Outcome]]:
             targets = [target for piece in pieces for target in piece.targets if target]
             for split in {*shares, *(target.split for target in targets)}:
                 tf.io.gfile.makedirs(os.path.join(examples.uri, f"Split-{split}"))
-            path = os.path.join(examples.uri, _OUTCOMES)
-            with self._make_beam_pipeline() as pipeline:
-                _ = (
-                    pipeline
-                    | "Units" >> beam.Create(pieces, reshuffle=True)
-                    | "Write" >> beam.ParDo(_Write(options.max_pixels, images, examples.uri))
-                    | "Collect" >> beam.combiners.ToList()
-                    | "Keep" >> beam.Map(_save, path)
-                )
-            return _load(path)
+            known = {piece.index: units.take_over(piece) for piece in pieces}
+            rest = [left for _, left in known.values() if left.images]
+            fresh = self._write(rest, options.max_pixels, examples.uri)
+            units.keep(rest, fresh)
+            done = sum(piece.images for piece in rest)
+            reuse.account(examples, done, images - done)
+            return {index: [*found, *fresh.get(index, [])] for index, (found, _) in known.items()}
 
         data = list_data(source, options, _resolved(exec_properties))
-        result = ingest(data, shares, options, work, examples.uri)
+        code = exec_properties.get(CODE_KEY, "")
+        result = ingest(data, shares, options, work, examples.uri, code)
         result.write(examples.uri)
         names = split_names(shares, result.accounting)
         examples.split_names = artifact_utils.encode_split_names(names)
@@ -88,6 +90,24 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         for finding in result.accounting.findings:
             report("note", text=finding)
         result.check(names, source, options)
+
+    def _write(
+        self, pieces: Sequence[Work], max_pixels: int, output: str
+    ) -> dict[int, list[Outcome]]:
+        """Decode and write units."""
+        images = sum(piece.images for piece in pieces)
+        path = os.path.join(output, _OUTCOMES)
+        if not pieces:
+            return {}
+        with self._make_beam_pipeline() as pipeline:
+            _ = (
+                pipeline
+                | "Units" >> beam.Create(pieces, reshuffle=True)
+                | "Write" >> beam.ParDo(_Write(max_pixels, images, output))
+                | "Collect" >> beam.combiners.ToList()
+                | "Keep" >> beam.Map(_save, path)
+            )
+        return _load(path)
 
 
 def _resolved(exec_properties: Mapping[str, Any]) -> list[Span] | None:
@@ -97,12 +117,8 @@ def _resolved(exec_properties: Mapping[str, Any]) -> list[Span] | None:
 
 def _save(outcomes: list[tuple[int, list[Outcome]]], path: str) -> None:
     """Write the outcomes to a file, which is how they get out of Beam."""
-    rows = [
-        [index, [[position, isinstance(fate, Problem), fate] for position, fate in found]]
-        for index, found in outcomes
-    ]
     with tf.io.gfile.GFile(path, "w") as file:
-        file.write(json.dumps(rows, default=bytes.hex))
+        file.write(json.dumps([[index, encode(found)] for index, found in outcomes]))
 
 
 def _load(path: str) -> dict[int, list[Outcome]]:
@@ -110,11 +126,4 @@ def _load(path: str) -> dict[int, list[Outcome]]:
     with tf.io.gfile.GFile(path) as file:
         rows = json.loads(file.read())
     tf.io.gfile.remove(path)
-    return {
-        index: [(at, Problem(*fate) if is_bad else _facts(*fate)) for at, is_bad, fate in found]
-        for index, found in rows
-    }
-
-
-def _facts(width: int, height: int, normalized: str, thumb: str) -> Facts:
-    return Facts(width, height, normalized, bytes.fromhex(thumb))
+    return {index: decode(found) for index, found in rows}

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from components import reuse
 from components.errors import BadDataError
 from components.image_example_gen import near_duplicates, writing
 from components.image_example_gen.accounting import (
@@ -21,7 +22,7 @@ from components.image_example_gen.accounting import (
     write_lines,
 )
 from components.image_example_gen.dataset import DataSet
-from components.image_example_gen.inputs import Input, Problem, judge, scan
+from components.image_example_gen.inputs import INPUTS_FILE, OUTSIDE, Input, Problem, judge, scan
 from components.image_example_gen.options import Options
 from components.image_example_gen.writing import Facts, Outcome, Target, Work
 
@@ -29,6 +30,7 @@ from components.image_example_gen.writing import Facts, Outcome, Target, Work
 Worker = Callable[[Sequence[Work], int], Mapping[int, list[Outcome]]]
 
 SPLITS = ("train", "eval", "test")
+HELD_OUT = SPLITS[1:]
 MAX_PAIRS_LISTED = 10_000
 IMBALANCE = 10  # times as many images in one class as in another
 TINY = 8  # times smaller than the median image, by the shorter side
@@ -39,9 +41,11 @@ Pair = tuple[Input, Input]
 
 @dataclasses.dataclass(frozen=True)
 class Ingest:
-    """The outcome: the record, and the lines of its lists."""
+    """The outcome: the record, images by file, and the lines of its lists."""
 
     accounting: Accounting
+    shards: Mapping[str, int]
+    inputs: list[dict[str, Any]]
     quarantine: list[dict[str, Any]]
     duplicates: list[dict[str, Any]]
     near_duplicates: list[dict[str, Any]]
@@ -49,6 +53,8 @@ class Ingest:
     def write(self, folder: str) -> None:
         """Write the record and the lists."""
         write_accounting(self.accounting, folder)
+        reuse.write_shards(folder, self.shards)
+        write_lines(self.inputs, os.path.join(folder, INPUTS_FILE))
         write_lines(self.quarantine, os.path.join(folder, QUARANTINE))
         write_lines(self.duplicates, os.path.join(folder, DUPLICATES))
         write_lines(self.near_duplicates, os.path.join(folder, NEAR_DUPLICATES))
@@ -80,6 +86,7 @@ def ingest(
     options: Options,
     work: Worker,
     output: str | None = None,
+    code: str = "",
 ) -> Ingest:
     """Read, judge and decode every input, and account for it.
 
@@ -89,6 +96,7 @@ def ingest(
       options: how it is read, and whether near duplicates are put into one split.
       work: runs `writing.write` on each piece of work.
       output: folder of the Examples artifact, None where nothing is written.
+      code: fingerprint of the source code.
 
     Raises BadDataError where there is nothing to ingest.
     """
@@ -96,36 +104,51 @@ def ingest(
     inputs = [entry for unit in units for entry in unit]
     if not inputs:
         raise BadDataError(f"{data.source}: no images found; {data.hint}")
-    judge(inputs, shares)
-    classes = sorted({entry.label for entry in inputs if entry.problem is None})
-    pieces = _pieces(data, units, classes)
+    judge(inputs, shares, data.window if options.held_out == "all" else None)
+    classes = sorted(
+        {entry.label for entry in inputs if entry.problem is None and not entry.is_outside}
+    )
+    pieces = _pieces(data, units, classes, reuse.key(code, options.max_pixels))
     outcomes = work(pieces, sum(entry.is_kept for entry in inputs))
     facts = _settle(units, outcomes)
+    shards: dict[str, int] = {}
+    for piece in pieces:
+        shards |= writing.shards(piece, outcomes[piece.index])
     kept = [entry for entry in inputs if entry.is_kept]
     thumbs = [facts[entry.name].thumb for entry in kept]
     pairs = near_duplicates.find(thumbs)
     if options.group_near_duplicates:
         moves = _grouped(kept, near_duplicates.groups(pairs))
         if output is not None:
-            writing.move(output, moves)
+            changed = shards | writing.move(output, moves)
+            shards = {name: count for name, count in changed.items() if count is not None}
     named = [(kept[pair.first], kept[pair.second]) for pair in pairs]
-    return _account(data, inputs, classes, facts, named)
+    return _account(data, inputs, classes, facts, named, shards)
 
 
-def _pieces(data: DataSet, units: list[list[Input]], classes: list[str]) -> list[Work]:
+def _pieces(
+    data: DataSet, units: list[list[Input]], classes: list[str], made_by: str
+) -> list[Work]:
     ids = {name: index for index, name in enumerate(classes)}
-    return [
-        Work(
-            index=index,
-            total=len(units),
-            unit=data.units[index],
-            targets=tuple(
-                Target(ids[entry.label], entry.split, entry.sha256) if entry.is_kept else None
-                for entry in unit
-            ),
+    pieces = []
+    for index, unit in enumerate(units):
+        targets = tuple(
+            Target(ids[entry.label], entry.split, entry.sha256) if entry.is_kept else None
+            for entry in unit
         )
-        for index, unit in enumerate(units)
-    ]
+        kept = [
+            (position, unit[position].name, unit[position].label, target)
+            for position, target in enumerate(targets)
+            if target
+        ]
+        keys = {
+            split: reuse.key(
+                made_by, data.units[index].span, [each for each in kept if each[3].split == split]
+            )
+            for split in sorted({target.split for _, _, _, target in kept})
+        }
+        pieces.append(Work(index, keys, data.units[index], targets))
+    return pieces
 
 
 def _settle(units: list[list[Input]], outcomes: Mapping[int, list[Outcome]]) -> dict[str, Facts]:
@@ -154,7 +177,8 @@ def _grouped(kept: list[Input], groups: list[list[int]]) -> dict[str, tuple[str,
     moves: dict[str, tuple[str, str]] = {}
     for group in groups:
         members = [kept[position] for position in group]
-        anchor = min(members, key=lambda entry: (not entry.is_given, entry.sha256))
+        # What came first stays, so that later copies of it move no image into another split.
+        anchor = min(members, key=lambda entry: (not entry.is_given, entry.span, entry.sha256))
         for entry in members:
             if entry.split != anchor.split and not entry.is_given:
                 moves[entry.sha256] = (entry.split, anchor.split)
@@ -168,11 +192,13 @@ def _account(
     classes: list[str],
     facts: Mapping[str, Facts],
     pairs: list[Pair],
+    shards: Mapping[str, int],
 ) -> Ingest:
     counts = Counter((entry.split, entry.label) for entry in inputs if entry.is_kept)
     found = {split for split, _ in counts}
     across_splits = [pair for pair in pairs if pair[0].split != pair[1].split]
     across_classes = [pair for pair in pairs if pair[0].label != pair[1].label]
+    outside = sum(entry.is_outside for entry in inputs)
     accounting = Accounting(
         classes=classes,
         splits={
@@ -180,14 +206,15 @@ def _account(
             for split in SPLITS
             if split in found
         },
-        inputs=len(inputs),
+        inputs=len(inputs) - outside,
         duplicates=sum(bool(entry.duplicate_of) for entry in inputs),
         quarantined=_counted(entry.problem.kind for entry in inputs if entry.problem),
-        ignored=dict(sorted(data.ignored.items())),
+        ignored=dict(sorted((data.ignored + Counter({OUTSIDE: outside})).items())),
         normalized=_counted(
             fact.normalized for fact in facts.values() if fact.normalized != "none"
         ),
         spans=[span.number for span in data.spans],
+        held_out={split: _digest(inputs, split) for split in HELD_OUT if split in found},
         near_duplicates={
             "pairs": len(pairs),
             "across_splits": len(across_splits),
@@ -203,6 +230,17 @@ def _account(
     accounting.check_balance()
     return Ingest(
         accounting,
+        shards=shards,
+        inputs=[
+            {
+                "path": entry.name,
+                "label": entry.label,
+                "sha256": entry.sha256 or None,
+                "span": entry.span,
+                "fate": entry.fate,
+            }
+            for entry in inputs
+        ],
         quarantine=[
             {
                 "path": entry.name,
@@ -231,6 +269,14 @@ def _account(
             )[:MAX_PAIRS_LISTED]
         ],
     )
+
+
+def _digest(inputs: Sequence[Input], split: str) -> str:
+    """Equal for splits of the same images with the same labels."""
+    images = sorted(
+        (entry.sha256, entry.label) for entry in inputs if entry.is_kept and entry.split == split
+    )
+    return reuse.key(images)
 
 
 def _counted(values: Iterable[str]) -> dict[str, int]:

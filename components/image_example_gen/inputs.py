@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from components.image_example_gen.counter import Counter
@@ -12,6 +12,10 @@ from components.image_example_gen.dataset import DataSet
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.parallel import in_order
 from components.image_example_gen.sources.base import Item
+
+INPUTS_FILE = "inputs.jsonl"  # in an Examples artifact: every input and its fate
+
+OUTSIDE = "of spans before the window"
 
 # An image that is in several splits stays where it is held out, so that these stay comparable.
 _HELD_OUT_FIRST = {"test": 0, "eval": 1}
@@ -32,7 +36,8 @@ class Input:
     """One input and its fate: an example of `split`, a duplicate, or quarantined.
 
     `sha256` is "" where there are no bytes to be had. `is_given` tells a split that the source
-    names from one that follows from the content.
+    names from one that follows from the content. `is_outside` marks what is only of use for a
+    training on its span, and that is not in the window.
     """
 
     name: str
@@ -43,10 +48,20 @@ class Input:
     problem: Problem | None
     duplicate_of: str = ""
     is_given: bool = False
+    is_outside: bool = False
 
     @property
     def is_kept(self) -> bool:
-        return self.problem is None and not self.duplicate_of
+        return self.problem is None and not self.duplicate_of and not self.is_outside
+
+    @property
+    def fate(self) -> str:
+        """What became of it, in a word: the name of its split, or why it is in none."""
+        if self.problem:
+            return "quarantined"
+        if self.is_outside:
+            return OUTSIDE
+        return "duplicate" if self.duplicate_of else self.split
 
 
 def scan(data: DataSet) -> list[list[Input]]:
@@ -75,28 +90,66 @@ def _hashed(item: Item) -> tuple[Item, str, Problem | None]:
     return item, hashlib.sha256(data).hexdigest(), problem
 
 
-def judge(inputs: Iterable[Input], shares: Mapping[str, int]) -> None:
+def judge(
+    inputs: Iterable[Input], shares: Mapping[str, int], window: Collection[int] | None = None
+) -> None:
     """Decide on duplicates and conflicts, and on the split of what is kept.
 
-    The outcome depends on the set of inputs only, not on their order.
+    The outcome depends on the set of inputs only, not on their order. What is held out stays so: a
+    split follows from the content, and spans that are not in `window`, where there is one, still
+    give what they hold out, of classes that are still taught.
     """
     usable = [entry for entry in inputs if entry.problem is None]
     same: dict[str, list[Input]] = {}
+    given = {entry.split for entry in usable} - {""}
     for entry in usable:
         same.setdefault(entry.sha256, []).append(entry)
-    given = {entry.split for entry in usable} - {""}
-    for copies in same.values():
-        labels = sorted({entry.label for entry in copies})
-        copies.sort(key=lambda entry: (_HELD_OUT_FIRST.get(entry.split, 2), entry.span, entry.name))
-        for entry in copies[1:]:
-            entry.duplicate_of = copies[0].name
-        if len(labels) > 1:
-            shown = ", ".join(map(repr, labels))
-            for entry in copies:
-                entry.problem = Problem("conflict", f"the same bytes are labelled {shown}")
-                entry.duplicate_of = ""
-    for entry in usable:
         _split(entry, shares, given)
+    for copies in same.values():
+        _choose(_agreed(copies), window)
+    if window is None:
+        return
+    taught = {entry.label for entry in usable if entry.is_kept and entry.split == "train"}
+    for entry in usable:
+        if entry.span not in window and entry.label not in taught and not entry.problem:
+            entry.is_outside = True
+
+
+def _agreed(copies: list[Input]) -> list[Input]:
+    """The inputs, all of the same bytes, without those whose label is wrong or in doubt.
+
+    A later span corrects the labels of earlier ones.
+    """
+    newest = max(entry.span for entry in copies)
+    labels = sorted({entry.label for entry in copies if entry.span == newest})
+    shown = ", ".join(map(repr, labels))
+    for entry in copies:
+        if len(labels) > 1:
+            entry.problem = Problem("conflict", f"the same bytes are labelled {shown}")
+        elif entry.label != labels[0]:
+            entry.problem = Problem("relabelled", f"span {newest} labels the same bytes {shown}")
+    return [entry for entry in copies if entry.problem is None]
+
+
+def _choose(copies: list[Input], window: Collection[int] | None) -> None:
+    """Keep one of the inputs, which are all the same."""
+
+    def is_old(entry: Input) -> bool:
+        return window is not None and entry.span not in window
+
+    copies.sort(
+        key=lambda entry: (
+            _HELD_OUT_FIRST.get(entry.split, 2),
+            is_old(entry),
+            entry.span,
+            entry.name,
+        )
+    )
+    for place, entry in enumerate(copies):
+        if is_old(copies[0]) and copies[0].split == "train":
+            entry.is_outside = True
+        elif place:
+            entry.duplicate_of = copies[0].name
 
 
 def _split(entry: Input, shares: Mapping[str, int], given: set[str]) -> None:

@@ -16,6 +16,8 @@ class Options:
       image_feature, label_feature: features of tf.Examples; empty: the names in general use.
       spans: number of latest spans to read; for sources with {SPAN} or a date.
       first_span, last_span: read these spans, ends included, instead of the latest.
+      held_out: "all" reads the eval and test images of all spans up to the latest that is read,
+        and train images of those only; "window" reads all images of those only.
       max_pixels: images of more pixels are quarantined without being decoded.
       max_bad_fraction: share of quarantined inputs, 0 to 1, beyond which the data is refused.
       group_near_duplicates: put images that look the same into the same split.
@@ -27,6 +29,7 @@ class Options:
     spans: int = 1
     first_span: int | None = None
     last_span: int | None = None
+    held_out: str = "window"
     max_pixels: int = 100_000_000
     max_bad_fraction: float = 0.1
     group_near_duplicates: bool = False

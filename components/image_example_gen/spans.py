@@ -15,6 +15,7 @@ import datetime
 import glob
 import os
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from components.errors import BadDataError
@@ -52,11 +53,19 @@ def resolve(location: str, options: Options) -> list[Span]:
         known = latest.get(span.number)
         if known is None or (span.version or 0) > (known.version or 0):
             latest[span.number] = span
-    chosen = _chosen(sorted(latest.values()), options)
+    found = sorted(latest.values())
+    chosen = _chosen(found, options)
     if not chosen:
         there = f"; there are spans {min(latest)} to {max(latest)}" if latest else ""
         raise BadDataError(f"{location}: no such span{there}")
+    if options.held_out == "all":
+        return [span for span in found if span.number <= chosen[-1].number]
     return chosen
+
+
+def window(spans: Sequence[Span], options: Options) -> frozenset[int]:
+    """Of the spans that `resolve` found, the numbers of those to train on."""
+    return frozenset(span.number for span in _chosen(list(spans), options))
 
 
 def _chosen(spans: list[Span], options: Options) -> list[Span]:

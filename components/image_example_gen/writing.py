@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from components import features
-from components.image_example_gen.counter import Counter
+from components import features, reuse
+from components.image_example_gen.counter import Counter as Progress
 from components.image_example_gen.dataset import SpanUnit
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.images import Picture, read_image
@@ -40,20 +41,38 @@ class Facts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A unit with the target of each of its inputs, None for those that are not to be written."""
+    """A unit with the target of each of its inputs, None for those that are not to be written.
+
+    `keys` has, by split, a digest of all that the outcome of its inputs depends on.
+    """
 
     index: int
-    total: int
+    keys: Mapping[str, str]
     unit: SpanUnit
     targets: tuple[Target | None, ...]
 
+    def shard(self, split: str) -> str:
+        """Path in the artifact of the file for the inputs of a split."""
+        return f"Split-{split}/{reuse.SHARD}{self.unit.span:05d}-{self.keys[split]}"
+
     @property
-    def shard(self) -> str:
-        return f"data_tfrecord-{self.index:05d}-of-{self.total:05d}"
+    def images(self) -> int:
+        """How many are to be written."""
+        return sum(target is not None for target in self.targets)
 
 
 # The outcome of one input: its position in its unit, and what it became.
 Outcome = tuple[int, Facts | Problem]
+
+
+def shards(work: Work, outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Images in each file that `write` writes for a unit, by path in the artifact."""
+    written = Counter(
+        target.split
+        for position, fate in outcomes
+        if isinstance(fate, Facts) and (target := work.targets[position])
+    )
+    return {work.shard(split): count for split, count in written.items()}
 
 
 class _Task(NamedTuple):
@@ -74,18 +93,22 @@ def write(work: Work, max_pixels: int, images: int, output: str | None) -> list[
       output: folder of an Examples artifact; None decodes only.
     """
     writers: dict[str, tf.io.TFRecordWriter] = {}
+    paths: dict[str, str] = {}
     outcomes: list[Outcome] = []
     tasks = _tasks(work, max_pixels, outcomes)
-    with contextlib.ExitStack() as stack, Counter("ingest", images, "images") as counter:
+    with contextlib.ExitStack() as stack, Progress("ingest", images, "images") as counter:
         for position, split, record, fate in in_order(_encode, tasks, lambda task: task.item.size):
             outcomes.append((position, fate))
             counter.add()
             if output is None or not record:
                 continue
             if split not in writers:
-                path = os.path.join(output, f"Split-{split}", work.shard)
-                writers[split] = stack.enter_context(tf.io.TFRecordWriter(path))
+                paths[split] = os.path.join(output, work.shard(split))
+                writer = tf.io.TFRecordWriter(f"{paths[split]}.partial")
+                writers[split] = stack.enter_context(writer)
             writers[split].write(record)
+    for path in paths.values():
+        tf.io.gfile.rename(f"{path}.partial", path, overwrite=True)
     return outcomes
 
 
@@ -148,31 +171,69 @@ def _feature(value: bytes | str | int | float) -> tf.train.Feature:
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
 
 
-def move(output: str, moves: Mapping[str, tuple[str, str]]) -> None:
-    """Move written examples to another split.
+def move(output: str, moves: Mapping[str, tuple[str, str]]) -> dict[str, int | None]:
+    """Move written examples to another split. Files that they leave or enter get other names.
 
     Args:
       output: folder of an Examples artifact.
       moves: SHA-256 of an example to the split that it is in and the one that it goes to.
+
+    Returns the images in each file that is new, by path in the artifact; None for one that is gone.
     """
-    writers: dict[str, tf.io.TFRecordWriter] = {}
-    for source in sorted({source for source, _ in moves.values()}):
-        for path in tf.io.gfile.glob(
-            os.path.join(output, f"Split-{source}", "data_tfrecord-*-of-*")
+    files = _Moving(output, moves)
+    for split in sorted({source for source, _ in moves.values()}):
+        for path in sorted(
+            tf.io.gfile.glob(os.path.join(output, f"Split-{split}", f"{reuse.SHARD}*[0-9a-f]"))
         ):
-            partial = f"{path}.partial"
-            with tf.io.TFRecordWriter(partial) as staying:
-                for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
-                    example = tf.train.Example.FromString(record)
-                    sha256 = example.features.feature[features.SHA256].bytes_list.value[0].decode()
-                    if sha256 not in moves:
-                        staying.write(record)
-                        continue
-                    split = moves[sha256][1]
-                    if split not in writers:
-                        moved = os.path.join(output, f"Split-{split}", "data_tfrecord-moved")
-                        writers[split] = tf.io.TFRecordWriter(moved)
-                    writers[split].write(record)
-            tf.io.gfile.rename(partial, path, overwrite=True)
-    for writer in writers.values():
-        writer.close()
+            files.split_off(split, path.rpartition("/")[2])
+    files.close()
+    return files.changed
+
+
+class _Moving:
+    def __init__(self, output: str, moves: Mapping[str, tuple[str, str]]) -> None:
+        self._output = output
+        self._moves = moves
+        self._writers: dict[str, tf.io.TFRecordWriter] = {}
+        self._moved: dict[str, list[str]] = {}
+        self.changed: dict[str, int | None] = {}
+
+    def split_off(self, split: str, name: str) -> None:
+        """Copy a file without what is to move, and add that to the files that are for it."""
+        path = os.path.join(self._output, f"Split-{split}", name)
+        staying, leaving = 0, []
+        with tf.io.TFRecordWriter(f"{path}.partial") as writer:
+            for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+                example = tf.train.Example.FromString(record)
+                sha256 = example.features.feature[features.SHA256].bytes_list.value[0].decode()
+                if sha256 in self._moves:
+                    leaving.append(sha256)
+                    self._add(self._moves[sha256][1], f"{split}/{name} {sha256}", record)
+                else:
+                    writer.write(record)
+                    staying += 1
+        if not leaving:
+            tf.io.gfile.remove(f"{path}.partial")
+            return
+        rest = f"{name}-{reuse.key(leaving)}"
+        tf.io.gfile.rename(f"{path}.partial", os.path.join(self._output, f"Split-{split}", rest))
+        tf.io.gfile.remove(path)
+        self.changed |= {f"Split-{split}/{name}": None, f"Split-{split}/{rest}": staying}
+
+    def close(self) -> None:
+        """Give the files that were added to their names."""
+        for split, writer in self._writers.items():
+            writer.close()
+            path = self._partial(split)
+            name = f"{reuse.SHARD}moved-{reuse.key(self._moved[split])}"
+            tf.io.gfile.rename(path, os.path.join(self._output, f"Split-{split}", name))
+            self.changed[f"Split-{split}/{name}"] = len(self._moved[split])
+
+    def _add(self, split: str, origin: str, record: bytes) -> None:
+        if split not in self._writers:
+            self._writers[split] = tf.io.TFRecordWriter(self._partial(split))
+        self._writers[split].write(record)
+        self._moved.setdefault(split, []).append(origin)
+
+    def _partial(self, split: str) -> str:
+        return os.path.join(self._output, f"Split-{split}", f"{reuse.SHARD}moved.partial")

@@ -17,8 +17,10 @@ from tfx.components.statistics_gen import executor as statistics_gen
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_component_specs
 
-from components import features
+from components import features, reuse
 
+COLUMNS = "columns"  # folder of the derived features by shard, for the runs to come
+CODE_KEY = "code"
 ROWS = 1000  # of a batch: some 100 kB of derived features
 KINDS = {"bytes_list": tf.string, "int64_list": tf.int64, "float_list": tf.float32}
 
@@ -32,7 +34,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Write `Split-<name>/FeatureStats.pb` for every split."""
+        """Write `Split-<name>/FeatureStats.pb` for every split, and the columns of each shard."""
         self._log_startup(input_dict, output_dict, exec_properties)
         examples = artifact_utils.get_single_instance(
             input_dict[standard_component_specs.EXAMPLES_KEY]
@@ -42,21 +44,51 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         )
         statistics.split_names = examples.split_names
         statistics.span = examples.span
+        splits = artifact_utils.decode_split_names(examples.split_names)
+        files = reuse.files_of(examples.uri, splits)
+        made_by = reuse.key(exec_properties.get(CODE_KEY, ""))
+        made = {name: f"{COLUMNS}/{name}-{made_by}" for split in splits for name in files[split]}
+        reuse.take_over_known(examples.uri, statistics, made)
         with self._make_beam_pipeline() as pipeline:
-            for split in artifact_utils.decode_split_names(examples.split_names):
-                pattern = os.path.join(artifact_utils.get_split_uri([examples], split), "*")
+            for split in splits:
+                shards = [
+                    (os.path.join(examples.uri, name), os.path.join(statistics.uri, made[name]))
+                    for name in files[split]
+                ]
                 target = os.path.join(
                     artifact_utils.get_split_uri([statistics], split),
                     statistics_gen.DEFAULT_FILE_NAME,
                 )
                 _ = (
                     pipeline
-                    | f"Shards[{split}]"
-                    >> beam.Create(sorted(tf.io.gfile.glob(pattern)), reshuffle=True)
-                    | f"Read[{split}]" >> beam.FlatMap(read_columns, features.STATISTICS)
+                    | f"Shards[{split}]" >> beam.Create(shards, reshuffle=True)
+                    | f"Read[{split}]" >> beam.FlatMap(kept_columns)
                     | f"Count[{split}]" >> tfdv.GenerateStatistics(options())
                     | f"Write[{split}]" >> tfdv.WriteStatisticsToBinaryFile(target)
                 )
+
+
+def kept_columns(shard: tuple[str, str]) -> Iterator[pa.RecordBatch]:
+    """The columns of a TFRecord file; from the Arrow file where they are kept, which is made else.
+
+    Statistics are not sums: they are counted anew each time, from some hundred bytes an image.
+    """
+    source, kept = shard
+    if tf.io.gfile.exists(kept):
+        with tf.io.gfile.GFile(kept, "rb") as file, pa.ipc.open_stream(file.read()) as batches:
+            yield from batches
+        return
+    found = list(read_columns(source, features.STATISTICS))
+    if found:
+        tf.io.gfile.makedirs(kept.rpartition("/")[0])
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, found[0].schema) as writer:
+            for batch in found:
+                writer.write_batch(batch)
+        with tf.io.gfile.GFile(f"{kept}.partial", "wb") as file:
+            file.write(sink.getvalue().to_pybytes())
+        tf.io.gfile.rename(f"{kept}.partial", kept, overwrite=True)
+    yield from found
 
 
 def options() -> tfdv.StatsOptions:

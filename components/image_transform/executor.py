@@ -23,9 +23,8 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import io_utils
 
-from components import features
+from components import features, reuse
 from components.errors import BadDataError
-from components.image_example_gen.accounting import read_accounting
 from components.image_schema_gen.schema import class_names
 from components.progress import report
 
@@ -77,19 +76,30 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         write_graph(function, graph_uri)
 
         splits = artifact_utils.decode_split_names(examples.split_names)
-        accounting = read_accounting(examples.uri)
-        images = sum(accounting.examples(split) for split in splits)
         for split in splits:
             tf.io.gfile.makedirs(artifact_utils.get_split_uri([transformed], split))
-        shards = [
-            (source, os.path.join(artifact_utils.get_split_uri([transformed], split), name))
+        made_by = reuse.key(
+            exec_properties[standard_component_specs.PREPROCESSING_FN_KEY],
+            {**config, "classes": class_names(schema)},
+        )
+        files = reuse.files_of(examples.uri, splits)
+        made = {
+            name: f"Split-{split}/{PREFIX}-{name.rpartition('/')[2]}-{made_by}"
             for split in splits
-            for source, name in _shards(artifact_utils.get_split_uri([examples], split))
+            for name in files[split]
+        }
+        todo = reuse.take_over_known(examples.uri, transformed, made)
+        if not todo:
+            return
+        images = transformed.get_int_custom_property(reuse.DONE)
+        work = [
+            (os.path.join(examples.uri, name), os.path.join(transformed.uri, target))
+            for name, target in todo.items()
         ]
         with self._make_beam_pipeline() as pipeline:
             _ = (
                 pipeline
-                | "Shards" >> beam.Create(shards, reshuffle=True)
+                | "Shards" >> beam.Create(work, reshuffle=True)
                 | "Transform" >> beam.ParDo(_TransformShard(graph_uri, images))
             )
 
@@ -144,13 +154,6 @@ def _resolve(dotted: str) -> PreprocessingFn:
     return getattr(importlib.import_module(module), name)
 
 
-def _shards(uri: str) -> Iterator[tuple[str, str]]:
-    """Each file of a split, and the name of what is made of it."""
-    files = sorted(tf.io.gfile.glob(os.path.join(uri, "*")))
-    for index, file in enumerate(files):
-        yield file, f"{PREFIX}-{index:05d}-of-{len(files):05d}"
-
-
 def _serialized(row: Mapping[str, Any]) -> bytes:
     example = tf.train.Example()
     for name, (value,) in row.items():
@@ -180,13 +183,14 @@ class _TransformShard(beam.DoFn):
     def process(self, shard: tuple[str, str]) -> None:
         source, target = shard
         unreported = 0
-        with tf.io.TFRecordWriter(target) as writer:
+        with tf.io.TFRecordWriter(f"{target}.partial") as writer:
             for record in transform_records(self._graph_uri, source):
                 writer.write(record)
                 unreported += 1
                 if unreported == PROGRESS_EVERY:
                     self._report(unreported)
                     unreported = 0
+        tf.io.gfile.rename(f"{target}.partial", target, overwrite=True)
         self._report(unreported)
 
     def _report(self, images: int) -> None:

@@ -25,6 +25,14 @@ def compile_dag(
     output: Annotated[Path, typer.Option(metavar="FILE", help="The pipeline.")] = Path(
         "pipeline.yaml"
     ),
+    retrain: Annotated[
+        bool,
+        typer.Option(
+            "--retrain",
+            help="Let the first task decide, as `perennial retrain` does, whether there is anything"
+            " to do; where there is not, it is the only pod.",
+        ),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,11 +51,11 @@ def compile_dag(
 
     if output.suffix not in _SUFFIXES:
         raise ConfigError(f"--output {output}: must end with {' or '.join(_SUFFIXES)}")
-    loaded = load(config, dict(map(parse_set, settings or [])))
+    loaded = load(config, dict(map(parse_set, settings or [])), scheduled=retrain)
     with tempfile.TemporaryDirectory(prefix="perennial-") as folder, quiet(Path(folder) / "log"):
         from kubeflow import compiler
 
-        compiled = compiler.compile_pipeline(loaded)
+        compiled = compiler.compile_pipeline(loaded, decides=retrain)
     partial = output.with_name(f".{output.name}.partial")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

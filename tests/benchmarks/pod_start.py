@@ -1,7 +1,7 @@
 """What a pod costs before and beside its node's own work: `python -m tests.benchmarks.pod_start`.
 
-CPU seconds of whole processes, the least of several: importing TensorFlow, a pod that finds its node
-done by an earlier attempt, and the imports of such a pod if nothing were held back.
+CPU seconds of whole processes, the least of several: importing TensorFlow, a pod that finds its
+node done by an earlier attempt, and the imports of such a pod if nothing were held back.
 """
 
 from __future__ import annotations

@@ -1,0 +1,101 @@
+"""Parts of units that an earlier ingest wrote just so: taken over as files, nothing is decoded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import posixpath
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from components import reuse
+from components.image_example_gen.inputs import Problem
+from components.image_example_gen.writing import Facts, Outcome, Work, shards
+
+FOLDER = "units"
+# What may be otherwise the next time, with the content the same.
+_PASSING = ("changed", "unreadable")
+
+
+class Units:
+    """What became of the units of the ingests beside the artifact at `uri`, by split."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._known = reuse.earlier(uri, f"{FOLDER}/*.json")
+        self._shards = reuse.earlier(uri, "Split-*/*") if self._known else {}
+
+    def take_over(self, work: Work) -> tuple[list[Outcome], Work]:
+        """The outcomes that are known, whose files are there from now on, and what is left."""
+        outcomes: list[Outcome] = []
+        taken = set()
+        for split in work.keys:
+            found = self._take_over(work, split)
+            if found is not None:
+                outcomes += found
+                taken.add(split)
+        targets = tuple(
+            None if target is None or target.split in taken else target for target in work.targets
+        )
+        return outcomes, dataclasses.replace(work, targets=targets)
+
+    def keep(self, pieces: Iterable[Work], outcomes: Mapping[int, list[Outcome]]) -> None:
+        """Let later ingests take over what these units became."""
+        for work in pieces:
+            by_split: dict[str, list[Outcome]] = {}
+            for position, fate in outcomes[work.index]:
+                if target := work.targets[position]:
+                    by_split.setdefault(target.split, []).append((position, fate))
+            for split, found in by_split.items():
+                kinds = {fate.kind for _, fate in found if isinstance(fate, Problem)}
+                if not kinds.intersection(_PASSING):
+                    self._write(_name(work, split), found)
+
+    def _take_over(self, work: Work, split: str) -> list[Outcome] | None:
+        location = self._known.get(_name(work, split))
+        if location is None:
+            return None
+        with tf.io.gfile.GFile(location) as file:
+            outcomes = decode(json.loads(file.read()))
+        # Files that were changed later, to bring near duplicates together, have other names.
+        needed = shards(work, outcomes)
+        if not self._shards.keys() >= needed.keys():
+            return None
+        for name in needed:
+            reuse.take_over(self._shards[name], posixpath.join(self._uri, name))
+        self._write(_name(work, split), outcomes)
+        return outcomes
+
+    def _write(self, name: str, outcomes: list[Outcome]) -> None:
+        path = posixpath.join(self._uri, name)
+        tf.io.gfile.makedirs(posixpath.dirname(path))
+        with tf.io.gfile.GFile(f"{path}.partial", "w") as file:
+            file.write(json.dumps(encode(outcomes)))
+        tf.io.gfile.rename(f"{path}.partial", path, overwrite=True)
+
+
+def encode(outcomes: Iterable[Outcome]) -> list[Any]:
+    """Outcomes as JSON-able values."""
+    return [
+        [position, isinstance(fate, Problem), [_text(value) for value in fate]]
+        for position, fate in outcomes
+    ]
+
+
+def decode(rows: Iterable[Any]) -> list[Outcome]:
+    """Undo `encode`."""
+    return [(at, Problem(*fate) if is_bad else _facts(*fate)) for at, is_bad, fate in rows]
+
+
+def _name(work: Work, split: str) -> str:
+    return f"{FOLDER}/{work.keys[split]}.json"
+
+
+def _text(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def _facts(width: int, height: int, normalized: str, thumb: str) -> Facts:
+    return Facts(width, height, normalized, bytes.fromhex(thumb))

@@ -1,0 +1,134 @@
+"""Takes over, file by file, what an earlier execution of a node wrote.
+
+The name of such a file holds a digest of everything that its content depends on, so that a file of
+that name in an earlier artifact of the same output is the file that would be made. It appears when
+it is whole. Artifacts of an output are siblings, folders named after their executions.
+"""
+
+# Locations may be URIs, and pathlib would make other ones of them.
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+from components.progress import report
+
+if TYPE_CHECKING:
+    from tfx import types
+
+SHARD = "data_tfrecord-"  # what the names of ImageExampleGen's files begin with
+SHARDS_FILE = "shards.json"  # in an Examples artifact: images by file, whose names hold digests
+DONE = "images_done"
+REUSED = "images_reused"
+
+
+def key(*parts: object) -> str:
+    """Digest of JSON-able values, for a file's name."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def earlier(uri: str, pattern: str) -> dict[str, str]:
+    """Files in the earlier artifacts beside `uri`: location by path in the artifact.
+
+    Args:
+      uri: of the artifact that is being written.
+      pattern: which files, as a glob pattern relative to an artifact.
+    """
+    siblings, own = posixpath.split(uri.rstrip("/"))
+    found: dict[str, str] = {}
+    for path in tf.io.gfile.glob(posixpath.join(siblings, "[0-9]*", pattern)):
+        execution, _, name = path[len(siblings) :].lstrip("/").partition("/")
+        if execution != own and execution.isdecimal():
+            found[name] = path
+    return found
+
+
+def span_of(path: str) -> int | None:
+    """The span that all images of a shard come from, or of a file made of it; None if unknown."""
+    found = re.search(rf"{SHARD}(\d+)-[^/]*$", path)
+    return int(found[1]) if found else None
+
+
+def take_over(source: str, target: str) -> None:
+    """Have the file `source` as `target` too: the same bytes on disk where that can be."""
+    tf.io.gfile.makedirs(posixpath.dirname(target))
+    if "://" not in target:
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass  # another disk, or a file system without links
+    partial = f"{target}.partial"
+    tf.io.gfile.copy(source, partial, overwrite=True)
+    tf.io.gfile.rename(partial, target, overwrite=True)
+
+
+def write_shards(examples_uri: str, images: Mapping[str, int]) -> None:
+    """Note how many images each file of an Examples artifact has, by path in it."""
+    with tf.io.gfile.GFile(posixpath.join(examples_uri, SHARDS_FILE), "w") as file:
+        file.write(json.dumps(dict(images), indent=2))
+
+
+def read_shards(examples_uri: str) -> dict[str, int]:
+    """What `write_shards` noted; nothing for files whose names say nothing about their content."""
+    path = posixpath.join(examples_uri, SHARDS_FILE)
+    if not tf.io.gfile.exists(path):
+        return {}
+    with tf.io.gfile.GFile(path) as file:
+        return dict(json.loads(file.read()))
+
+
+def files_of(examples_uri: str, splits: Iterable[str]) -> dict[str, list[str]]:
+    """The files of each split of an Examples artifact, by path in it."""
+    return {
+        split: [
+            file[len(examples_uri) :].lstrip("/")
+            for file in sorted(
+                tf.io.gfile.glob(posixpath.join(examples_uri, f"Split-{split}", "*"))
+            )
+        ]
+        for split in splits
+    }
+
+
+def take_over_known(
+    examples_uri: str, artifact: types.Artifact, made: Mapping[str, str]
+) -> dict[str, str]:
+    """Take over what was made before of the files of an Examples artifact, and account for it.
+
+    Args:
+      examples_uri: of the examples.
+      artifact: the output, which is being written.
+      made: for each file of the examples, by path in them, the path in the output of what becomes
+        of it; its name must hold a digest of all that is done to it.
+
+    Returns the part of `made` that is still to be made.
+    """
+    images = read_shards(examples_uri)
+    folders = {posixpath.dirname(target) for target in made.values()}
+    known: dict[str, str] = {}
+    for folder in folders if images else ():
+        known |= earlier(artifact.uri, f"{folder}/*")
+    todo = {name: target for name, target in made.items() if target not in known}
+    for target in set(made.values()) - set(todo.values()):
+        take_over(known[target], posixpath.join(artifact.uri, target))
+    done = sum(images.get(name, 0) for name in todo)
+    account(artifact, done, sum(images.values()) - done)
+    return todo
+
+
+def account(artifact: types.Artifact, done: int, reused: int) -> None:
+    """Note on an output how many images were worked on, and how many were taken over."""
+    artifact.set_int_custom_property(DONE, done)
+    artifact.set_int_custom_property(REUSED, reused)
+    if reused:
+        total = done + reused
+        report("note", text=f"{reused:,} of {total:,} images are taken over from earlier runs")

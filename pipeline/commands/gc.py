@@ -1,0 +1,51 @@
+"""`perennial gc`: the disk that old runs take."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def collect(
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of settings.", metavar="FILE")
+    ] = None,
+    workspace: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the runs (default: workspace).")
+    ] = None,
+    keep: Annotated[int, typer.Option(min=1, help="Latest runs that are kept.")] = 10,
+    older_than: Annotated[
+        float, typer.Option("--older-than", metavar="DAYS", min=0, help="Younger runs are kept.")
+    ] = 30.0,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Remove; without it, say what would be.")
+    ] = False,
+) -> None:
+    """Remove the artifacts of old runs, but for those of a champion or of a pushed version.
+
+    Nothing is removed without --apply. The runs' reports, logs and history stay.
+    """
+    from components.errors import PushRefusedError
+    from pipeline.config import load
+    from pipeline.errors import ConfigError
+    from pipeline.retraining import hygiene
+    from pipeline.workspace import Workspace
+
+    settings = load(config, {} if workspace is None else {"workspace": workspace}).config
+    place = Workspace(settings.workspace)
+    now = datetime.datetime.now(datetime.UTC)
+    with place.lock():
+        try:
+            doomed = hygiene.find(settings, place, keep, older_than, now)
+        except PushRefusedError as error:
+            raise ConfigError(str(error)) from error
+        for each in doomed:
+            print(each.folder)
+        if apply:
+            hygiene.remove(place, doomed)
+    freed = sum(each.size for each in doomed) / 1e6
+    done = "removed" if apply else "could be removed; --apply does it"
+    print(f"{len(doomed):,} artifacts, {freed:,.1f} MB: {done}")

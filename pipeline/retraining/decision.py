@@ -1,0 +1,127 @@
+"""The policy: whether there is anything to do, with the reasons that a person is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from typing import Any
+
+from pipeline.retraining.drift_report import Drift
+from pipeline.retraining.history import Trained
+from pipeline.retraining.inventory import News
+from pipeline.settings import RetrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Situation:
+    """All that a decision depends on beside the policy.
+
+    Attributes:
+      now: UTC.
+      news: how the data differs from that of the last judged training.
+      last: the last training that was judged, whatever the verdict.
+      champion: the latest blessed model.
+      unfinished: what became of a retraining that was started and has no verdict; "" if there is
+        none.
+      drift: how the new images differ, where that was measured.
+      last_alarm: when drift last raised an alarm.
+      forced: a person wants it.
+    """
+
+    now: datetime.datetime
+    news: News
+    last: Trained | None = None
+    champion: Trained | None = None
+    unfinished: str = ""
+    drift: Drift | None = None
+    last_alarm: datetime.datetime | None = None
+    forced: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """Whether to retrain, whether to raise an alarm about drift, and a line for each reason."""
+
+    retrain: bool
+    alarm: bool
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{'Retraining' if self.retrain else 'Nothing to do'}: {'; '.join(self.reasons)}"
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def decide(situation: Situation, policy: RetrainConfig) -> Decision:
+    """Apply the policy. Any one of the reasons for it is enough."""
+    found, against = _reasons(situation, policy)
+    alarm = False
+    if situation.drift and situation.drift.findings:
+        told = f"drift: {'; '.join(situation.drift.findings)}"
+        quiet_until = _cool_down_end(situation, policy)
+        if quiet_until and situation.now < quiet_until:
+            against.append(
+                f"{told}; no alarm before {_day(quiet_until)}, because the last one is less than "
+                f"retrain.drift.cooldown_days = {policy.drift.cooldown_days:g} old"
+            )
+        else:
+            alarm = True
+            if policy.drift.retrains:
+                found.append(told)
+            else:
+                against.append(f"{told}; an alarm only, as retrain.drift.retrains is false")
+    return Decision(bool(found), alarm, tuple([*found, *against] if found else against))
+
+
+def _reasons(situation: Situation, policy: RetrainConfig) -> tuple[list[str], list[str]]:
+    """Reasons for a retraining, and what speaks against it."""
+    news, last = situation.news, situation.last
+    found: list[str] = []
+    against: list[str] = []
+    if situation.forced:
+        found.append("it is forced")
+    if situation.unfinished:
+        found.append(situation.unfinished)
+    against += [f"span {number} holds nothing" for number in news.empty_spans]
+    if last is None:
+        found.append("no model has been judged yet")
+        return found, against
+    if not news.count:
+        against.append(f"the data is as it was at the training of {_day(last.made)}")
+        return found, against
+    told = f"{news} since the training of {_day(last.made)}"
+    minimum = policy.min_new_examples
+    if news.count >= minimum:
+        found.append(f"{told}, and {minimum:,} {'is' if minimum == 1 else 'are'} enough")
+    elif (age := _age(situation)) is not None and age >= (policy.max_age_days or age + 1):
+        found.append(
+            f"{told}, and the champion is {age:.1f} days old, of retrain.max_age_days = "
+            f"{policy.max_age_days:g}"
+        )
+    else:
+        against.append(f"{told}, fewer than retrain.min_new_examples = {minimum:,}")
+        if age is not None and policy.max_age_days:
+            against.append(
+                f"the champion is {age:.1f} days old, younger than retrain.max_age_days = "
+                f"{policy.max_age_days:g}"
+            )
+    return found, against
+
+
+def _age(situation: Situation) -> float | None:
+    """Days since the champion was trained or since it last held its place against another."""
+    if situation.champion is None or situation.last is None:
+        return None
+    since = max(situation.champion.made, situation.last.made)
+    return (situation.now - since).total_seconds() / 86400
+
+
+def _cool_down_end(situation: Situation, policy: RetrainConfig) -> datetime.datetime | None:
+    if situation.last_alarm is None:
+        return None
+    return situation.last_alarm + datetime.timedelta(days=policy.drift.cooldown_days)
+
+
+def _day(time: datetime.datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,40 @@
+"""What is said of drift; how it is measured is in `drift`, which needs TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Distance:
+    """How far the new images are from the reference in one respect, and how far they may be."""
+
+    what: str
+    kind: str
+    value: float
+    limit: float
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.kind} {self.value:.2f}, above {self.limit:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Drift:
+    """Distances of `images` new images from `reference` others that the champion was made of."""
+
+    images: int
+    reference: int
+    distances: tuple[Distance, ...]
+
+    @property
+    def findings(self) -> list[str]:
+        """The distances above their limits, a line each."""
+        return [str(each) for each in self.distances if each.value > each.limit]
+
+
+def from_json(value: Mapping[str, Any]) -> Drift:
+    """Undo `dataclasses.asdict`."""
+    distances = tuple(Distance(**each) for each in value["distances"])
+    return Drift(value["images"], value["reference"], distances)

@@ -1,0 +1,215 @@
+"""Labelled corrections from serving become a span of the data."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime
+import hashlib
+import io
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from components.atomic_pusher import storage
+from components.atomic_pusher.filesystem import locked
+from components.errors import BadDataError
+from components.image_example_gen import source_name, spans
+from components.image_example_gen.options import Options
+from pipeline.errors import ConfigError, DataError
+
+HEADERS = {"image": ("image", "path", "file"), "label": ("label", "true label", "class")}
+BAD_ROWS = ".feedback-bad-rows.jsonl"  # hidden, so that no ingest takes it for an image
+
+
+class BadRow(NamedTuple):
+    """A line of the CSV file that became no image, and why."""
+
+    line: int
+    image: str
+    label: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Feedback:
+    """The outcome. Every row is one of `images`, a duplicate of one, or bad."""
+
+    span: Path
+    rows: int
+    images: int
+    duplicates: int
+    bad: tuple[BadRow, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows:,} rows = {self.images:,} images + {self.duplicates:,} duplicates + "
+            f"{len(self.bad):,} bad"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    line: int
+    image: str
+    label: str
+    content: bytes
+    sha256: str
+
+
+def add(table: Path, source: str, today: datetime.date | None = None) -> Feedback:
+    """Make the next span of `source` out of a CSV file with the columns `image` and `label`.
+
+    The span appears as a whole, with one folder a class. Images are paths relative to the file.
+
+    Args:
+      table: the CSV file.
+      source: a local source with {SPAN}, or {YYYY}, {MM} and {DD}, and perhaps {VERSION}.
+      today: the day of a dated span.
+
+    Raises:
+        ConfigError: `source` has no spans, or is not on this machine.
+        DataError: the table cannot be read, or not a single row can be used; nothing is written.
+    """
+    root, location = _root(source)
+    good, bad = _read(table)
+    rows = list(_agreed(good, bad))
+    if not rows:
+        first = f": line {bad[0].line}: {bad[0].reason}" if bad else ""
+        raise DataError(f"{table}: no row can be used{first}")
+    distinct = {row.sha256: row for row in reversed(rows)}
+    root.mkdir(parents=True, exist_ok=True)
+    with locked(root):
+        span = _next(location, today or datetime.datetime.now(datetime.UTC).date())
+        span.parent.mkdir(parents=True, exist_ok=True)
+        staging = root / f".feedback-{uuid.uuid4().hex}"
+        try:
+            for row in distinct.values():
+                suffix = Path(row.image).suffix.lower()
+                file = staging / row.label / f"{row.sha256[:16]}{suffix}"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(row.content)
+                storage.sync(file)
+            lines = [json.dumps(each._asdict(), ensure_ascii=False) for each in sorted(bad)]
+            (staging / BAD_ROWS).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+            staging.rename(span)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        storage.sync(span.parent)
+    return Feedback(
+        span,
+        rows=len(rows) + len(bad),
+        images=len(distinct),
+        duplicates=len(rows) - len(distinct),
+        bad=tuple(sorted(bad)),
+    )
+
+
+def _root(source: str) -> tuple[Path, str]:
+    name = source_name.parse(source)
+    if not (name.is_local and name.has_spans):
+        raise ConfigError(
+            f"data.source {source!r}: feedback becomes a span, so this must be a local path with "
+            "{SPAN} or {YYYY}-{MM}-{DD} in it"
+        )
+    return Path(source_name.fixed_part(name.location)), name.location
+
+
+def _read(table: Path) -> tuple[list[_Row], list[BadRow]]:
+    try:
+        text = table.read_text("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{table}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{table}: is not UTF-8") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    columns = {name.strip().lower(): name for name in reader.fieldnames or () if name}
+    found = {
+        what: next((columns[name] for name in names if name in columns), None)
+        for what, names in HEADERS.items()
+    }
+    if None in found.values():
+        raise DataError(
+            f"{table}: the first line must name the columns image and label, not "
+            f"{', '.join(reader.fieldnames or ()) or 'nothing'}"
+        )
+    good, bad = [], []
+    for row in reader:
+        image, label = ((row.get(found[what] or "") or "").strip() for what in HEADERS)
+        try:
+            content = _load(table.parent / image, image, label)
+        except ValueError as error:
+            bad.append(BadRow(reader.line_num, image, label, str(error)))
+            continue
+        digest = hashlib.sha256(content).hexdigest()
+        good.append(_Row(reader.line_num, image, label, content, digest))
+    return good, bad
+
+
+def _load(path: Path, image: str, label: str) -> bytes:
+    """The image's bytes. Raises ValueError where they, or the label, cannot be used."""
+    from PIL import Image
+
+    if not image:
+        raise ValueError("no image")
+    if not label:
+        raise ValueError("no label")
+    if label.startswith(".") or re.search(r"[/\\\x00-\x1f]", label):
+        raise ValueError("the label cannot be a folder's name")
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.verify()
+    except OSError as error:
+        raise ValueError(error.strerror or "not an image") from error
+    except Exception as error:  # Pillow's many
+        raise ValueError(f"not an image: {type(error).__name__}") from error
+    return content
+
+
+def _agreed(rows: list[_Row], bad: list[BadRow]) -> Iterator[_Row]:
+    """The rows whose image has one label; the others are added to `bad`."""
+    labels: dict[str, set[str]] = {}
+    for row in rows:
+        labels.setdefault(row.sha256, set()).add(row.label)
+    for row in rows:
+        if len(labels[row.sha256]) == 1:
+            yield row
+            continue
+        shown = ", ".join(map(repr, sorted(labels[row.sha256])))
+        bad.append(BadRow(row.line, row.image, row.label, f"the image is labelled {shown}"))
+
+
+def _next(location: str, today: datetime.date) -> Path:
+    """Where the next span is to be: a number or, of a day that has one, a version more."""
+    every = Options(first_span=0)
+    try:
+        known = spans.resolve(location, every)
+    except BadDataError as error:
+        if "no such span" not in str(error):
+            raise ConfigError(str(error)) from error
+        known = []
+    version = 1
+    number = max((span.number for span in known), default=0) + 1
+    if "{YYYY}" in location:
+        days = (today - datetime.date(1970, 1, 1)).days
+        same = [span.version or 0 for span in known if span.number == days]
+        if same and "{VERSION" not in location:
+            raise DataError(
+                f"{location}: {today} has its span already; add {{VERSION}} to the pattern, or "
+                "wait for tomorrow"
+            )
+        version = max(same, default=0) + 1
+    day = {"YYYY": f"{today:%Y}", "MM": f"{today:%m}", "DD": f"{today:%d}"}
+
+    def value(match: re.Match[str]) -> str:
+        width = int(match[2] or 0)
+        if match[1] in day:
+            return day[match[1]]
+        return f"{number if match[1] == 'SPAN' else version:0{width}d}"
+
+    return Path(re.sub(r"\{(SPAN|VERSION|YYYY|MM|DD)(?::([^}]*))?\}", value, location))

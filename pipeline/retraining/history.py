@@ -1,0 +1,113 @@
+"""What was trained before, from ML Metadata, whoever ran it: this machine or a cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ml_metadata import MetadataStore
+    from ml_metadata.proto import metadata_store_pb2
+
+# What ImageExampleGen's driver writes on its output, and Transform does not on its own.
+_FINGERPRINT = "input_fingerprint"
+_TOLD = "blessed"
+_MODEL = "current_model_id"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model that was judged.
+
+    Attributes:
+      model: id of its artifact.
+      uri: of the artifact.
+      blessed: the verdict.
+      made: when it was trained, UTC.
+      examples: URI of the ingested examples that it was trained on.
+    """
+
+    model: int
+    uri: str
+    blessed: bool
+    made: datetime.datetime
+    examples: str
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """The last model that was judged, and the last one that was blessed: the champion."""
+
+    last: Trained | None = None
+    champion: Trained | None = None
+
+
+def read(connection: metadata_store_pb2.ConnectionConfig, pipeline: str) -> History:
+    """Look at the models of the pipeline called `pipeline`."""
+    import ml_metadata
+
+    store = ml_metadata.MetadataStore(connection)
+    context = store.get_context_by_type_and_name("pipeline", pipeline)
+    if context is None:
+        return History()
+    types = {kind.id: kind.name for kind in store.get_artifact_types()}
+    artifacts = store.get_artifacts_by_context(context.id)
+    models = {each.id: each for each in artifacts if types[each.type_id] == "Model"}
+    blessings = {
+        each.id: each
+        for each in artifacts
+        if types[each.type_id] == "ModelBlessing" and _MODEL in each.custom_properties
+    }
+    # A model that is judged once more is taken from the cache: a new execution, the same blessing.
+    judged: dict[int, tuple[int, bool]] = {}
+    for event in store.get_events_by_artifact_ids(list(blessings)):
+        properties = blessings[event.artifact_id].custom_properties
+        model = properties[_MODEL].int_value
+        if model in models and models[model].state == models[model].LIVE:
+            told = (event.execution_id, properties[_TOLD].int_value == 1)
+            judged[model] = max(judged.get(model, told), told)
+    blessed = [model for model, (_, is_blessed) in judged.items() if is_blessed]
+
+    def trained(model: int) -> Trained:
+        artifact = models[model]
+        return Trained(
+            model=model,
+            uri=artifact.uri,
+            blessed=judged[model][1],
+            made=datetime.datetime.fromtimestamp(
+                artifact.create_time_since_epoch / 1000, datetime.UTC
+            ),
+            examples=_examples(store, model),
+        )
+
+    return History(
+        last=trained(max(judged, key=lambda model: judged[model])) if judged else None,
+        # As the Resolver has it: the latest that was trained, not that was judged.
+        champion=trained(max(blessed)) if blessed else None,
+    )
+
+
+def _examples(store: MetadataStore, artifact: int) -> str:
+    """URI of the ingested examples that an artifact comes from; "" where there are none."""
+    from ml_metadata.proto import metadata_store_pb2
+
+    event = metadata_store_pb2.Event
+    waiting, seen = [artifact], {artifact}
+    while waiting:
+        made = [
+            each.execution_id
+            for each in store.get_events_by_artifact_ids(waiting)
+            if each.type == event.OUTPUT
+        ]
+        sources = {
+            each.artifact_id
+            for each in store.get_events_by_execution_ids(made)
+            if each.type == event.INPUT
+        }
+        waiting = sorted(sources - seen)
+        seen |= sources
+        for found in store.get_artifacts_by_id(waiting):
+            if _FINGERPRINT in found.custom_properties and found.type == "Examples":
+                return str(found.uri)
+    return ""

@@ -1,0 +1,182 @@
+"""What the data holds now, by content, and how that differs from what was trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from components.image_example_gen import files, source_name
+from components.image_example_gen.dataset import DataSet, SpanUnit, list_data
+from components.image_example_gen.inputs import scan
+from components.image_example_gen.options import Options
+from components.image_example_gen.sources.base import Content
+
+# A file changed twice within the clock's tick looks as if it had been changed once.
+_SETTLED_NS = 2 * 10**9
+
+
+class Entry(NamedTuple):
+    """An input: hex digest of its bytes, "" where there are none to be had, its class and span."""
+
+    sha256: str
+    label: str
+    span: int
+
+
+# By name, which is the path within the source.
+Inventory = Mapping[str, Entry]
+
+
+@dataclasses.dataclass(frozen=True)
+class News:
+    """How one inventory differs from the one before; each input counts once.
+
+    Attributes:
+      new: names of inputs with content, or a label for it, that was not there before.
+      changed: names that were there before and now hold something else, or are labelled otherwise.
+      removed: names that are gone, together with their content.
+      empty_spans: numbers of spans that hold nothing.
+    """
+
+    new: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    empty_spans: tuple[int, ...] = ()
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Names of what there is to learn from."""
+        return self.new + self.changed
+
+    @property
+    def count(self) -> int:
+        return len(self.new) + len(self.changed) + len(self.removed)
+
+    def __str__(self) -> str:
+        named = {"new": self.new, "changed": self.changed, "removed": self.removed}
+        found = [f"{len(names):,} {what}" for what, names in named.items() if names]
+        return f"{' and '.join(found)} {'image' if self.count == 1 else 'images'}"
+
+
+def compare(before: Inventory, now: Inventory) -> News:
+    """What is news in `now`. A file that only got another name is none."""
+    known = {(entry.sha256, entry.label) for entry in before.values()}
+    there = {(entry.sha256, entry.label) for entry in now.values()}
+
+    def differs(name: str) -> bool:
+        return before[name][:2] != now[name][:2]
+
+    return News(
+        new=tuple(
+            sorted(name for name in now.keys() - before.keys() if now[name][:2] not in known)
+        ),
+        changed=tuple(sorted(name for name in now.keys() & before.keys() if differs(name))),
+        removed=tuple(
+            sorted(name for name in before.keys() - now.keys() if before[name][:2] not in there)
+        ),
+    )
+
+
+def digest(inventory: Inventory) -> str:
+    """Equal for inventories with equal names, contents and labels."""
+    lines = sorted(json.dumps([name, *entry]) for name, entry in inventory.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def take(source: str, options: Options, memo: Path | None) -> tuple[Inventory, list[int]]:
+    """Read what the data holds, and the numbers of its spans.
+
+    Spans whose files have the size, times and inode numbers that they had at the last call are not
+    read again.
+
+    Args:
+      source: data.source.
+      options: how it is read.
+      memo: file in which what was read is kept from call to call, if anything is.
+
+    Raises BadDataError where the data cannot be listed.
+    """
+    data = list_data(source, options)
+    known = _load(memo) if memo else {}
+    fresh: dict[str, tuple[str, dict[str, Entry]]] = {}
+    for span in data.spans:
+        part = _part(data, span.number)
+        signature, changed_ns = _signature(part.contents)
+        remembered, entries = known.get(span.location, ("", {}))
+        if not signature or signature != remembered:
+            entries = {
+                entry.name: Entry(entry.sha256, entry.label, entry.span)
+                for unit in scan(part)
+                for entry in unit
+            }
+            if changed_ns > time.time_ns() - _SETTLED_NS:
+                signature = ""
+        fresh[span.location] = (signature, entries)
+    if memo:
+        _save(memo, fresh)
+    inventory = {name: each for _, entries in fresh.values() for name, each in entries.items()}
+    return inventory, [span.number for span in data.spans]
+
+
+def read_inputs(location: str) -> Inventory:
+    """The inventory of an ingest, from the list that it left at the path or URI `location`.
+
+    Raises OSError where it is not there.
+    """
+    if source_name.is_remote(location):
+        import tensorflow as tf
+
+        if not tf.io.gfile.exists(location):
+            raise FileNotFoundError(location)
+        text = tf.io.gfile.GFile(location).read()
+    else:
+        text = Path(location).read_text("utf-8")
+    rows = map(json.loads, text.splitlines())
+    return {row["path"]: Entry(row["sha256"] or "", row["label"], row["span"]) for row in rows}
+
+
+def _part(data: DataSet, number: int) -> DataSet:
+    units: list[SpanUnit] = [unit for unit in data.units if unit.span == number]
+    contents = [entry for entry in data.contents if json.loads(entry.identity)[0] == number]
+    return dataclasses.replace(data, units=units, contents=contents)
+
+
+def _signature(contents: list[Content]) -> tuple[str, int]:
+    """Changes with any file, without reading it; and when the latest change was, in ns."""
+    lines, latest = [], 0
+    for content in contents:
+        state: list[object] = []
+        if content.path and source_name.is_remote(content.path):
+            state = [files.digest(content.path)]
+        elif content.path:
+            try:
+                status = Path(content.path).stat()
+            except OSError:
+                return "", 0
+            state = [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+            latest = max(latest, status.st_mtime_ns, status.st_ctime_ns)
+        lines.append(json.dumps([content.identity, *state]))
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(), latest
+
+
+def _load(memo: Path) -> dict[str, tuple[str, dict[str, Entry]]]:
+    try:
+        kept = json.loads(memo.read_text("utf-8"))
+        return {
+            location: (signature, {name: Entry(*entry) for name, entry in entries.items()})
+            for location, (signature, entries) in kept.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}  # everything is read again
+
+
+def _save(memo: Path, spans: Mapping[str, tuple[str, dict[str, Entry]]]) -> None:
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    partial = memo.with_suffix(".partial")
+    partial.write_text(json.dumps(spans), encoding="utf-8")
+    partial.replace(memo)

@@ -1,0 +1,149 @@
+"""Looks at what there is to decide on: for this machine, and for the first task of a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.atomic_pusher import storage
+from components.errors import BadDataError
+from components.image_example_gen.inputs import INPUTS_FILE
+from pipeline.errors import DataError
+from pipeline.retraining import drift_report, history, inventory, journal
+from pipeline.retraining.decision import Decision, Situation, decide
+from pipeline.retraining.drift_report import Drift
+from pipeline.retraining.history import History
+from pipeline.retraining.inventory import Inventory, News
+from pipeline.settings import Config
+
+if TYPE_CHECKING:
+    from ml_metadata.proto import metadata_store_pb2
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a decision is made.
+
+    Attributes:
+      connection: to ML Metadata; None where there is none yet.
+      log: path or URI of the journal.
+      memo: see `inventory.take`.
+      noise: entered around what imports TensorFlow.
+    """
+
+    connection: metadata_store_pb2.ConnectionConfig | None
+    log: str
+    memo: Path | None = None
+    noise: AbstractContextManager[object] = dataclasses.field(
+        default_factory=contextlib.nullcontext
+    )
+
+
+def decide_in_cluster(
+    config: Config,
+    connection: metadata_store_pb2.ConnectionConfig,
+    pipeline_root: str,
+    *,
+    force: bool = False,
+) -> Decision:
+    """The decision of a run's first task. It is in the journal below `pipeline_root` too.
+
+    Raises DataError where the data cannot be listed.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    place = Place(connection, storage.join(pipeline_root, journal.FILE))
+    situation = look(config, place, now, force)
+    decision = decide(situation, config.retrain)
+    record(place, decision, situation)
+    return decision
+
+
+def record(place: Place, decision: Decision, situation: Situation) -> None:
+    """Add a decision to the journal, and the alarm that it raises."""
+    news = situation.news
+    counts = {"new": len(news.new), "changed": len(news.changed), "removed": len(news.removed)}
+    journal.append(place.log, "decision", situation.now, **decision.as_json(), **counts)
+    if decision.alarm:
+        journal.append(place.log, "alarm", situation.now)
+
+
+def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> Situation:
+    """What there is to decide on. Raises DataError where the data cannot be listed."""
+    entries = journal.read(place.log)
+    past = history.read(place.connection, config.name) if place.connection else History()
+    known = _inputs_of(past)
+    if known is None:
+        past = dataclasses.replace(past, last=None)
+    current, news = _news(config, place, known or {})
+    return Situation(
+        now=now,
+        news=news,
+        last=past.last,
+        champion=past.champion,
+        unfinished=_cut_off(entries),
+        drift=_drift(config, place, past, {name: current[name] for name in news.images}, entries),
+        last_alarm=journal.last_alarm(entries),
+        forced=forced,
+    )
+
+
+def _news(config: Config, place: Place, known: Inventory) -> tuple[Inventory, News]:
+    data = config.data
+    try:
+        current, spans = inventory.take(data.source, data.options, place.memo)
+    except BadDataError as error:
+        raise DataError(str(error)) from error
+    filled = {entry.span for entry in current.values()}
+    latest = max((entry.span for entry in known.values()), default=-1)
+    empty = tuple(number for number in spans if number > latest and number not in filled)
+    return current, dataclasses.replace(inventory.compare(known, current), empty_spans=empty)
+
+
+def _drift(
+    config: Config,
+    place: Place,
+    past: History,
+    images: Inventory,
+    entries: Sequence[Mapping[str, Any]],
+) -> Drift | None:
+    """How new images differ; what was measured of the same ones before is not measured again."""
+    limits, champion = config.retrain.drift, past.champion
+    if past.last is None or champion is None or len(images) < limits.min_examples:
+        return None
+    batch = inventory.digest(images)
+    for entry in reversed(entries):
+        if entry["event"] == "drift" and entry["batch"] == batch:
+            return drift_report.from_json(entry["drift"])
+    with place.noise:
+        from pipeline.retraining.drift import measure
+
+        found = measure(config.data, images, champion.examples, champion.uri, limits)
+    if found is not None:
+        now = datetime.datetime.now(datetime.UTC)
+        drift = dataclasses.asdict(found)
+        journal.append(place.log, "drift", now, batch=batch, drift=drift)
+    return found
+
+
+def _inputs_of(past: History) -> Inventory | None:
+    """What the last judged training was made of, None where that is not known any more."""
+    if past.last is None or not past.last.examples:
+        return None
+    try:
+        return inventory.read_inputs(f"{past.last.examples}/{INPUTS_FILE}")
+    except OSError:
+        return None
+
+
+def _cut_off(entries: Sequence[Mapping[str, Any]]) -> str:
+    entry = journal.unfinished(entries)
+    if entry is None:
+        return ""
+    if entry["event"] == "started" or entry["result"] == "interrupted":
+        return f"run {entry['run']} was cut off, and is continued"
+    return f"run {entry['run']} failed, and is tried again"

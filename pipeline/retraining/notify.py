@@ -1,0 +1,46 @@
+"""Messages to a webhook, in the JSON that Slack, Mattermost and others take.
+
+The URL is a secret: it comes from the environment, and no message of ours holds it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+
+from pipeline.settings import NotifyConfig
+
+TIMEOUT_S = 10.0
+
+
+def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
+    """Tell that `event` befell the model called `name`.
+
+    Returns why that failed, None where it did not or nobody is to be told. Raises nothing: a
+    night's work is not lost because a chat is down.
+    """
+    url = os.environ.get(config.webhook_env, "").strip()
+    if not url or event not in config.on:
+        return None
+    if not url.lower().startswith(("http://", "https://")):
+        return f"nobody was told: {config.webhook_env} does not hold an http or https URL"
+    body = json.dumps({"text": f"perennial: {name}: {event}: {text}"}).encode()
+    try:
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S):
+            return None
+    except urllib.error.HTTPError as error:
+        return f"nobody was told: the webhook answered {error.code}"
+    except (
+        Exception
+    ) as error:  # of urllib, http.client, ssl and socket; their texts may name the URL
+        return f"nobody was told: the webhook of {config.webhook_env}: {_kind(error)}"
+
+
+def _kind(error: Exception) -> str:
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, OSError) and reason.strerror:
+        return reason.strerror
+    return type(error).__name__

@@ -1,0 +1,459 @@
+"""The parts of a retraining that need no TensorFlow: decision, inventory, journal, feedback."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import http.server
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from components.atomic_pusher import versions
+from components.image_example_gen import inputs
+from components.image_example_gen.dataset import DataSet
+from components.image_example_gen.inputs import Input
+from components.image_example_gen.options import Options
+from pipeline.config import load
+from pipeline.errors import ConfigError, DataError
+from pipeline.retraining import feedback, inventory, journal, labels, notify
+from pipeline.retraining.decision import Situation, decide
+from pipeline.retraining.drift_report import Distance, Drift
+from pipeline.retraining.history import Trained
+from pipeline.retraining.inventory import Entry, News
+from pipeline.retraining.look import decide_in_cluster
+from pipeline.serving import promotion
+from pipeline.settings import DriftConfig, NotifyConfig, RetrainConfig
+
+NOW = datetime.datetime(2026, 5, 1, 3, tzinfo=datetime.UTC)
+DRIFTED = Drift(120, 500, (Distance("image/mean", "Jensen-Shannon divergence", 0.4, 0.15),))
+
+
+def trained(days: float) -> Trained:
+    made = NOW - datetime.timedelta(days=days)
+    return Trained(1, "model", blessed=True, made=made, examples="examples")
+
+
+def situation(**changes: Any) -> Situation:
+    return dataclasses.replace(
+        Situation(NOW, News(), last=trained(3), champion=trained(3)), **changes
+    )
+
+
+class TestDecision:
+    def test_the_first_model_needs_no_reason(self) -> None:
+        decision = decide(Situation(NOW, News()), RetrainConfig())
+        assert decision.retrain
+        assert decision.reasons == ("no model has been judged yet",)
+
+    def test_without_news_there_is_nothing_to_do_however_old_the_champion(self) -> None:
+        decision = decide(
+            situation(last=trained(99), champion=trained(99)), RetrainConfig(max_age_days=1.0)
+        )
+        assert not decision.retrain
+        assert decision.reasons == (
+            "the data is as it was at the training of 2026-01-22 03:00 UTC",
+        )
+
+    @pytest.mark.parametrize(("images", "expected"), [(9, False), (10, True), (11, True)])
+    def test_enough_news_is_a_reason(self, images: int, expected: bool) -> None:
+        news = News(new=tuple(map(str, range(images))))
+        decision = decide(situation(news=news), RetrainConfig(min_new_examples=10))
+        assert decision.retrain is expected
+        assert f"{images} new images" in decision.reasons[0]
+
+    def test_changed_and_removed_images_are_news_too(self) -> None:
+        news = News(new=("a",), changed=("b",), removed=("c",))
+        decision = decide(situation(news=news), RetrainConfig(min_new_examples=3))
+        assert decision.retrain
+        assert "1 new and 1 changed and 1 removed images" in decision.reasons[0]
+
+    @pytest.mark.parametrize(("days", "expected"), [(6.9, False), (7.0, True)])
+    def test_an_old_champion_makes_do_with_less(self, days: float, expected: bool) -> None:
+        policy = RetrainConfig(min_new_examples=100, max_age_days=7.0)
+        found = situation(news=News(new=("a",)), last=trained(days), champion=trained(days))
+        assert decide(found, policy).retrain is expected
+
+    def test_a_champion_that_held_its_place_is_as_young_as_its_rival(self) -> None:
+        policy = RetrainConfig(min_new_examples=100, max_age_days=7.0)
+        found = situation(news=News(new=("a",)), last=trained(1), champion=trained(30))
+        assert not decide(found, policy).retrain
+
+    @pytest.mark.parametrize(
+        "reason", [{"forced": True}, {"unfinished": "run 7 was cut off, and is continued"}]
+    )
+    def test_force_and_what_was_cut_off_need_no_news(self, reason: dict[str, Any]) -> None:
+        assert decide(situation(**reason), RetrainConfig()).retrain
+
+    def test_drift_is_an_alarm_and_no_retraining(self) -> None:
+        decision = decide(situation(drift=DRIFTED), RetrainConfig())
+        assert decision.alarm
+        assert not decision.retrain
+        assert "image/mean: Jensen-Shannon divergence 0.40, above 0.15" in str(decision)
+
+    def test_drift_is_a_retraining_where_the_policy_says_so(self) -> None:
+        policy = RetrainConfig(drift=DriftConfig(retrains=True))
+        decision = decide(situation(drift=DRIFTED), policy)
+        assert decision.alarm
+        assert decision.retrain
+
+    @pytest.mark.parametrize(("days", "expected"), [(1.9, False), (2.0, True)])
+    def test_an_alarm_cools_down(self, days: float, expected: bool) -> None:
+        policy = RetrainConfig(drift=DriftConfig(cooldown_days=2.0, retrains=True))
+        last = NOW - datetime.timedelta(days=days)
+        decision = decide(situation(drift=DRIFTED, last_alarm=last), policy)
+        assert (decision.alarm, decision.retrain) == (expected, expected)
+        assert "drift" in str(decision)
+
+    def test_distances_at_their_limit_are_no_drift(self) -> None:
+        within = Drift(100, 100, (Distance("image/mean", "distance", 0.15, 0.15),))
+        assert not decide(situation(drift=within), RetrainConfig()).alarm
+
+    def test_an_empty_span_is_said(self) -> None:
+        decision = decide(situation(news=News(empty_spans=(7,))), RetrainConfig())
+        assert "span 7 holds nothing" in decision.reasons
+
+
+class TestNews:
+    BEFORE = {"1/a": Entry("aa", "cat", 1), "1/b": Entry("bb", "dog", 1)}
+
+    @pytest.mark.parametrize(
+        ("now", "expected"),
+        [
+            pytest.param(BEFORE, News(), id="nothing"),
+            pytest.param(
+                {**BEFORE, "2/c": Entry("cc", "cat", 2)}, News(new=("2/c",)), id="new image"
+            ),
+            pytest.param(
+                {**BEFORE, "1/b": Entry("xx", "dog", 1)}, News(changed=("1/b",)), id="new content"
+            ),
+            pytest.param(
+                {**BEFORE, "1/b": Entry("bb", "cat", 1)}, News(changed=("1/b",)), id="new label"
+            ),
+            pytest.param({"1/a": BEFORE["1/a"]}, News(removed=("1/b",)), id="removed"),
+            pytest.param(
+                {"1/a": BEFORE["1/a"], "1/z": BEFORE["1/b"]}, News(), id="another name only"
+            ),
+            pytest.param({**BEFORE, "2/a": Entry("aa", "cat", 2)}, News(), id="a copy"),
+            pytest.param(
+                {**BEFORE, "2/a": Entry("aa", "dog", 2)}, News(new=("2/a",)), id="a correction"
+            ),
+        ],
+    )
+    def test_is_told_by_content(self, now: dict[str, Entry], expected: News) -> None:
+        assert inventory.compare(self.BEFORE, now) == expected
+
+
+class TestInventory:
+    def write(self, root: Path, span: int, color: int) -> Path:
+        path = root / str(span) / "cat" / "x.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (color, 0, 0)).save(path)
+        return path
+
+    def age(self, path: Path) -> None:
+        """As if it had been written long ago; its change time cannot be set back."""
+        old = time.time_ns() - 10**12
+        import os
+
+        os.utime(path, ns=(old, old))
+
+    def test_spans_that_did_not_change_are_not_read_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(inventory, "_SETTLED_NS", 0)
+        source, memo = f"{tmp_path}/data/{{SPAN}}", tmp_path / "memo.json"
+        self.write(tmp_path / "data", 1, 1)
+        read: list[int] = []
+
+        def scan(data: DataSet) -> list[list[Input]]:
+            read.extend(unit.span for unit in data.units)
+            return inputs.scan(data)
+
+        monkeypatch.setattr(inventory, "scan", scan)
+        first, spans = inventory.take(source, Options(spans=9), memo)
+        assert (read, spans) == ([1], [1])
+        assert inventory.take(source, Options(spans=9), memo)[0] == first
+        assert read == [1]
+        self.write(tmp_path / "data", 2, 2)
+        second, _ = inventory.take(source, Options(spans=9), memo)
+        assert read == [1, 2]
+        assert inventory.compare(first, second) == News(new=("2/cat/x.png",))
+
+    def test_a_change_of_the_same_size_in_the_same_second_is_seen(self, tmp_path: Path) -> None:
+        source, memo = f"{tmp_path}/data/{{SPAN}}", tmp_path / "memo.json"
+        path = self.write(tmp_path / "data", 1, 1)
+        first, _ = inventory.take(source, Options(spans=9), memo)
+        self.write(tmp_path / "data", 1, 2)
+        self.age(path)
+        second, _ = inventory.take(source, Options(spans=9), memo)
+        assert inventory.compare(first, second) == News(changed=("1/cat/x.png",))
+
+    def test_a_damaged_memory_is_forgotten(self, tmp_path: Path) -> None:
+        source, memo = f"{tmp_path}/data/{{SPAN}}", tmp_path / "memo.json"
+        self.write(tmp_path / "data", 1, 1)
+        first, _ = inventory.take(source, Options(spans=9), memo)
+        memo.write_text("{")
+        assert inventory.take(source, Options(spans=9), memo)[0] == first
+
+
+class TestJournal:
+    def test_an_entry_that_was_cut_off_does_not_swallow_the_next(self, tmp_path: Path) -> None:
+        log = str(tmp_path / "journal.jsonl")
+        journal.append(log, "started", NOW, run="1")
+        with open(log, "a") as file:
+            file.write('{"at": "2026')
+        journal.append(log, "ended", NOW, run="1", result="blessed")
+        assert [entry["event"] for entry in journal.read(log)] == ["started", "ended"]
+
+    @pytest.mark.parametrize(
+        ("events", "expected"),
+        [
+            ([], False),
+            (["started"], True),
+            (["started", "blessed"], False),
+            (["started", "rejected"], False),
+            (["started", "failed"], True),
+            (["started", "interrupted"], True),
+            (["started", "failed", "started", "blessed"], False),
+            (["started", "blessed", "started"], True),
+        ],
+    )
+    def test_tells_what_has_no_verdict(self, events: list[str], expected: bool) -> None:
+        entries = [
+            {"event": "started"} if name == "started" else {"event": "ended", "result": name}
+            for name in events
+        ]
+        assert (journal.unfinished(entries) is not None) is expected
+
+
+class Webhook(http.server.BaseHTTPRequestHandler):
+    bodies: list[bytes] = []
+    status = 200
+
+    def do_POST(self) -> None:
+        self.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(self.status)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Webhook]]:
+    kind = type("Hook", (Webhook,), {"bodies": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/T0/SECRET"
+        monkeypatch.setenv("PERENNIAL_WEBHOOK", url)
+        yield kind
+        server.shutdown()
+
+
+class TestNotifications:
+    def test_are_slacks_json(self, webhook: type[Webhook]) -> None:
+        assert notify.send(NotifyConfig(), "blessed", "pets", "version 3") is None
+        [body] = webhook.bodies
+        assert json.loads(body) == {"text": "perennial: pets: blessed: version 3"}
+
+    def test_only_of_what_was_asked_for(self, webhook: type[Webhook]) -> None:
+        assert notify.send(NotifyConfig(on=("drift",)), "blessed", "pets", "x") is None
+        assert webhook.bodies == []
+
+    def test_a_refusal_is_said_without_the_url(self, webhook: type[Webhook]) -> None:
+        webhook.status = 403
+        told = notify.send(NotifyConfig(), "failed", "pets", "x")
+        assert told == "nobody was told: the webhook answered 403"
+
+    @pytest.mark.parametrize(
+        "url",
+        ["http://127.0.0.1:1/SECRET", "http://[SECRET", "ftp://SECRET", "http://a b/SECRET\n x"],
+    )
+    def test_no_failure_tells_the_secret(self, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+        monkeypatch.setenv("PERENNIAL_WEBHOOK", url)
+        told = notify.send(NotifyConfig(), "failed", "pets", "x")
+        assert told
+        assert "SECRET" not in told
+
+    def test_nobody_is_told_where_there_is_no_url(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("PERENNIAL_WEBHOOK", raising=False)
+        assert notify.send(NotifyConfig(), "failed", "pets", "x") is None
+
+
+class TestFeedback:
+    @pytest.fixture
+    def images(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "inbox"
+        folder.mkdir()
+        for number in range(4):
+            Image.new("RGB", (5, 5), (number, 0, 0)).save(folder / f"{number}.png")
+        (folder / "broken.png").write_bytes(b"\x89PNG no")
+        return folder
+
+    def table(self, images: Path, *rows: str, header: str = "image,label") -> Path:
+        path = images / "feedback.csv"
+        path.write_text("\n".join([header, *rows]) + "\n")
+        return path
+
+    def test_becomes_the_next_span(self, images: Path, tmp_path: Path) -> None:
+        source = f"{tmp_path}/data/{{SPAN:3}}"
+        (tmp_path / "data" / "007" / "cat").mkdir(parents=True)
+        made = feedback.add(self.table(images, "0.png,cat", "1.png,dog"), source)
+        assert made.span == tmp_path / "data" / "008"
+        assert sorted(path.parent.name for path in made.span.glob("*/*.png")) == ["cat", "dog"]
+        assert str(made) == "2 rows = 2 images + 0 duplicates + 0 bad"
+        found, spans = inventory.take(source, Options(spans=99), tmp_path / "memo")
+        assert spans == [7, 8]
+        assert sorted(entry.label for entry in found.values()) == ["cat", "dog"]
+
+    def test_every_row_is_accounted_for(self, images: Path, tmp_path: Path) -> None:
+        table = self.table(
+            images,
+            "0.png,cat",
+            "0.png,cat",
+            "1.png,cat",
+            "1.png,dog",
+            "absent.png,cat",
+            "broken.png,cat",
+            "2.png,",
+            ",cat",
+            "3.png,../cat",
+        )
+        made = feedback.add(table, f"{tmp_path}/data/{{SPAN}}")
+        assert str(made) == "9 rows = 1 images + 1 duplicates + 7 bad"
+        assert [row.line for row in made.bad] == [4, 5, 6, 7, 8, 9, 10]
+        assert "labelled 'cat', 'dog'" in made.bad[0].reason
+        lines = (made.span / feedback.BAD_ROWS).read_text().splitlines()
+        assert [json.loads(line)["line"] for line in lines] == [4, 5, 6, 7, 8, 9, 10]
+
+    def test_a_day_has_one_span_or_versions(self, images: Path, tmp_path: Path) -> None:
+        table, today = self.table(images, "0.png,cat"), datetime.date(2026, 5, 1)
+        dated = f"{tmp_path}/data/{{YYYY}}-{{MM}}-{{DD}}"
+        assert feedback.add(table, dated, today).span.name == "2026-05-01"
+        with pytest.raises(DataError, match="has its span already"):
+            feedback.add(table, dated, today)
+        versioned = f"{tmp_path}/more/{{YYYY}}-{{MM}}-{{DD}}/v{{VERSION}}"
+        made = [feedback.add(table, versioned, today).span.name for _ in range(2)]
+        assert made == ["v1", "v2"]
+
+    def test_nothing_usable_writes_nothing(self, images: Path, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"no row can be used: line 2"):
+            feedback.add(self.table(images, "absent.png,cat"), f"{tmp_path}/data/{{SPAN}}")
+        assert not (tmp_path / "data").exists()
+
+    def test_columns_must_be_named(self, images: Path, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="columns image and label, not picture, label"):
+            feedback.add(
+                self.table(images, "0.png,cat", header="picture,label"), f"{tmp_path}/{{SPAN}}"
+            )
+
+    def test_needs_spans(self, images: Path, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="SPAN"):
+            feedback.add(self.table(images, "0.png,cat"), str(tmp_path))
+
+
+class TestLabels:
+    @pytest.fixture
+    def push(self, tmp_path: Path) -> Any:
+        def make(number: int) -> int:
+            folder = tmp_path / "serving" / "perennial" / str(number)
+            folder.mkdir(parents=True)
+            (folder / "saved_model.pb").write_bytes(bytes([number]))
+            manifest = versions.Manifest(versions.local_digests(folder), {"run": f"run {number}"})
+            (folder / versions.MANIFEST).write_text(manifest.to_json())
+            return number
+
+        return make
+
+    def labels(self, config: Any) -> dict[str, int]:
+        return dict(promotion.current(labels.target(config)).labels)
+
+    def config(self, tmp_path: Path, promote: str) -> Any:
+        return load(None, {"workspace": str(tmp_path), "retrain.promote": promote}).config
+
+    def test_the_first_is_stable_and_later_ones_are_canaries(
+        self, tmp_path: Path, push: Any
+    ) -> None:
+        config = self.config(tmp_path, "canary")
+        assert labels.hold(config) is None
+        labels.label(config, push(1))
+        assert self.labels(config) == {"stable": 1}
+        for number in (2, 3):
+            labels.hold(config)
+            told = labels.label(config, push(number))
+            assert self.labels(config) == {"stable": 1, "canary": number}
+        assert told == "version 3 is canary beside version 1, which is stable"
+
+    def test_what_was_served_as_the_newest_stays_served(self, tmp_path: Path, push: Any) -> None:
+        config = self.config(tmp_path, "canary")
+        push(4)
+        assert labels.hold(config) == (
+            "version 4 is labelled stable, so that a push does not replace it"
+        )
+        labels.label(config, push(5))
+        assert self.labels(config) == {"stable": 4, "canary": 5}
+
+    def test_stable_is_a_matter_of_policy(self, tmp_path: Path, push: Any) -> None:
+        config = self.config(tmp_path, "stable")
+        labels.label(config, push(1))
+        labels.label(config, push(2))
+        assert self.labels(config) == {"stable": 2, "previous": 1}
+
+    def test_labelling_again_changes_nothing(self, tmp_path: Path, push: Any) -> None:
+        config = self.config(tmp_path, "canary")
+        labels.label(config, push(1))
+        labels.label(config, push(2))
+        before = self.labels(config)
+        labels.label(config, 2)
+        labels.label(config, 1)
+        assert self.labels(config) == before
+
+    def test_none_labels_nothing(self, tmp_path: Path, push: Any) -> None:
+        config = self.config(tmp_path, "none")
+        labels.hold(config)
+        labels.label(config, push(1))
+        assert self.labels(config) == {}
+
+
+def test_retraining_by_default_goes_on_from_the_champion_with_all_spans(tmp_path: Path) -> None:
+    overrides = {"data.source": f"{tmp_path}/{{SPAN}}"}
+    assert not load(None, overrides).config.train.warm_start
+    loaded = load(None, overrides, scheduled=True)
+    assert loaded.config.train.warm_start
+    assert (loaded.config.data.spans, loaded.config.data.held_out) == (10_000, "all")
+    assert loaded.origins["train.warm_start"] == "preset:retrain"
+    flat = load(None, {"data.source": str(tmp_path), "train.warm_start": False}, scheduled=True)
+    assert (flat.config.data.spans, flat.config.train.warm_start) == (1, False)
+
+
+def test_a_decision_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from pipeline.retraining import retrain\n"
+        "print(*{'tensorflow', 'tfx', 'keras', 'apache_beam'}.intersection(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_the_first_task_of_a_cluster_decides_too_and_keeps_its_journal(tmp_path: Path) -> None:
+    from ml_metadata.proto import metadata_store_pb2
+
+    path = tmp_path / "data" / "1" / "cat" / "x.png"
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(path)
+    config = load(None, {"data.source": f"{tmp_path}/data/{{SPAN}}"}, scheduled=True).config
+    connection = metadata_store_pb2.ConnectionConfig(fake_database={})
+    decision = decide_in_cluster(config, connection, str(tmp_path))
+    assert decision.retrain
+    [entry] = journal.read(str(tmp_path / journal.FILE))
+    assert (entry["new"], entry["reasons"]) == (1, ["no model has been judged yet"])
