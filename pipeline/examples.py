@@ -13,6 +13,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "perennial run --data photos --recipe auto --workspace work",
         "perennial run --config perennial.toml --set train.epochs=20 --log-format json",
     ),
+    "retrain": (
+        "perennial retrain --data 'photos/{SPAN}' --workspace work --dry-run",
+        "perennial retrain --config perennial.toml --force",
+    ),
+    "feedback": ("perennial feedback labels.csv --data 'photos/{SPAN}'",),
+    "gc": ("perennial gc --workspace work --keep 5 --apply",),
     "doctor": ("perennial doctor --workspace work",),
     "version": ("perennial version",),
     "data check": ("perennial data check photos --quarantine bad.jsonl",),
