@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from components.atomic_pusher import served, versions
 from pipeline.serving import promotion
 from pipeline.serving.promotion import CANARY, STABLE, Target
@@ -20,7 +22,8 @@ def hold(config: Config) -> str | None:
 
     Returns what was done, None for nothing.
     """
-    model = target(config)
+    # Unchecked: it is served already, perhaps since before there were signatures.
+    model = dataclasses.replace(target(config), public_key=None)
     found = versions.find(config.push_directory)
     serving = promotion.current(model)
     if config.retrain.promote == "none" or not found or serving.labels or serving.loaded:
