@@ -1,1 +1,1 @@
-"""What runs on Kubernetes. So far that is serving: see serving/README.md. The DAG runs locally."""
+"""The DAG on Kubeflow Pipelines, and what is served on Kubernetes: see README.md."""

@@ -18,12 +18,14 @@ from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentia
 
 from kubeflow.package import Package
 from pipeline.commands.connection import Connection
-from pipeline.errors import ConfigError, KubeflowRefused, KubeflowUnreachable
+from pipeline.errors import ConfigError, KubeflowRefused, KubeflowUnreachable, NodeFailed
 
 _IN_CLUSTER = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 _POD_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
 _CONNECT_S, _READ_S = 5, 60
 _PAGE = 100
+_LOOK_EVERY_S = 10
+_FOREVER_S = 10**9
 
 
 class Version(NamedTuple):
@@ -101,8 +103,8 @@ class Kubeflow:
         name: str,
         arguments: Mapping[str, Any],
         service_account: str,
-    ) -> str:
-        """Start a run and return the address of its page."""
+    ) -> tuple[str, str]:
+        """Start a run and return its id and the address of its page."""
         with self._told():
             made = self._client.run_pipeline(
                 self._experiment(experiment),
@@ -112,7 +114,14 @@ class Kubeflow:
                 version_id=version.version_id,
                 service_account=service_account,
             )
-        return f"{self._host}/#/runs/details/{made.run_id}"
+        return made.run_id, f"{self._host}/#/runs/details/{made.run_id}"
+
+    def wait(self, run_id: str) -> None:
+        """Until the run is over, looking every few seconds. Raises NodeFailed where it failed."""
+        with self._told():
+            run = self._client.wait_for_run_completion(run_id, _FOREVER_S, _LOOK_EVERY_S)
+        if run.state != api.V2beta1RuntimeState.SUCCEEDED:
+            raise NodeFailed(f"run {run_id} ended as {run.state}; its page shows which node failed")
 
     def schedule(
         self,

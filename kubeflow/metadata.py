@@ -4,7 +4,7 @@
 | --- | --- |
 | `KIND` | `mysql` (MariaDB too), `postgresql` or `sqlite` |
 | `HOST`, `PORT` | of the database server; ports are 3306 and 5432 by default |
-| `DATABASE`, `USER` | `metadata` and `perennial` by default; must exist, the tables are made |
+| `DATABASE`, `USER` | `perennial` by default; both must exist, the tables are made |
 | `PASSWORD` | from a Kubernetes secret |
 | `TLS` | `true` encrypts the connection; `mysql` only |
 | `PATH` | file of `sqlite`, for trials on one machine |
@@ -47,7 +47,7 @@ def connection_config(env: Mapping[str, str]) -> metadata_store_pb2.ConnectionCo
         raise ConfigError(f"{PREFIX}KIND = {kind!r}: must be {', '.join(KINDS)}")
     host = _value(env, "HOST", "must be the name or address of the database server")
     port = _port(env, PORTS[kind])
-    database = env.get(f"{PREFIX}DATABASE") or "metadata"
+    database = env.get(f"{PREFIX}DATABASE") or "perennial"
     user = env.get(f"{PREFIX}USER") or "perennial"
     password = _value(env, "PASSWORD", "must come from a Kubernetes secret")
     tls = _tls(env, kind)
@@ -88,7 +88,7 @@ def location(env: Mapping[str, str]) -> str:
     if kind == "sqlite":
         return f"sqlite file {env[f'{PREFIX}PATH']}"
     user = env.get(f"{PREFIX}USER") or "perennial"
-    database = env.get(f"{PREFIX}DATABASE") or "metadata"
+    database = env.get(f"{PREFIX}DATABASE") or "perennial"
     return f"{kind} database {database} at {_address(env)} as {user}"
 
 

@@ -11,19 +11,26 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from kubeflow import parameters
+from kubeflow.parameters import PIPELINE_ROOT
 from pipeline.errors import ConfigError
 
+_ENTRYPOINT = ["python3", "-m", "kubeflow.entrypoint"]
 _COMPILE = "compile it with perennial compile"
-_ENTRYPOINT = "kubeflow.entrypoint"
 
 
 class Package(NamedTuple):
-    """parameters: as in the specification's inputDefinitions, by name."""
+    """A file that `perennial compile` wrote.
+
+    parameters: as in the specification's inputDefinitions, by name. given: the settings that were
+    compiled into it. version: follows from the content.
+    """
 
     path: Path
     name: str
     parameters: Mapping[str, Mapping[str, Any]]
-    version: str  # follows from the content
+    given: Mapping[str, Any]
+    version: str
 
 
 def read(path: Path) -> Package:
@@ -42,19 +49,23 @@ def read(path: Path) -> Package:
         spec = documents[0]
         name = spec["pipelineInfo"]["name"]
         executors = spec["deploymentSpec"]["executors"].values()
-        commands = [executor["container"]["command"] for executor in executors]
-        parameters = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+        containers = [executor["container"] for executor in executors]
+        declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ConfigError(f"{path}: is no pipeline of Kubeflow; {_COMPILE}") from None
-    if not commands or any(_ENTRYPOINT not in command for command in commands):
-        raise ConfigError(f"{path}: pipeline {name!r} is not one of this project; {_COMPILE}")
-    return Package(path, name, parameters, hashlib.sha256(content).hexdigest()[:12])
+    for container in containers:
+        args = container.get("args", [])
+        if container.get("command") == _ENTRYPOINT and args[:2] == ["plan", "--given"]:
+            given = json.loads(args[2])
+            version = hashlib.sha256(content).hexdigest()[:12]
+            return Package(path, name, declared, given, version)
+    raise ConfigError(f"{path}: pipeline {name!r} is not one of this project; {_COMPILE}")
 
 
 def arguments(package: Package, given: Iterable[str]) -> dict[str, Any]:
     """The values of NAME=VALUE texts by name, each of the type that the pipeline declares.
 
-    Raises ConfigError.
+    A run's own check of its settings is made here too. Raises ConfigError.
     """
     values: dict[str, Any] = {}
     for text in given:
@@ -68,6 +79,8 @@ def arguments(package: Package, given: Iterable[str]) -> dict[str, Any]:
     for name, declared in package.parameters.items():
         if name not in values and "defaultValue" not in declared and not declared.get("isOptional"):
             raise ConfigError(f"parameter {name} has no default: give --param {name}=...")
+    settings = {name: value for name, value in values.items() if name != PIPELINE_ROOT}
+    parameters.load(package.given, settings)
     return values
 
 
@@ -92,7 +105,4 @@ def _value(text: str, value: str, kind: str) -> Any:
             if not math.isfinite(number):
                 raise ConfigError(f"--param {text!r}: must be a number")
             return number
-    try:
-        return json.loads(value)
-    except ValueError:
-        raise ConfigError(f"--param {text!r}: must be JSON, for a {kind.lower()}") from None
+    raise ConfigError(f"--param {text!r}: parameters of type {kind} cannot be given")

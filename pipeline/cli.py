@@ -305,10 +305,11 @@ def doctor(workspace: WorkspaceOption = None, log_format: LogFormatOption = LogF
 def version() -> None:
     """Print the versions of perennial and of what it runs on."""
     for package in ("perennial", "tfx", "tensorflow", "keras"):
-        try:
-            found = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found = "not installed"
+        found = "not installed"
+        # The container image for CPUs has a TensorFlow without the kernels for GPUs.
+        for name in (f"{package}-cpu", package):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found = importlib.metadata.version(name)
         print(package, found)
 
 

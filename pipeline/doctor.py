@@ -224,15 +224,24 @@ def package_facts(lock_file: Path) -> Iterator[Fact]:
     """Versions of what a run stands on, compared with `lock_file` if there is one."""
     pinned = dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", _read(lock_file), re.MULTILINE))
     for package in PACKAGES:
-        try:
-            version = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
+        # The container image for CPUs has TensorFlow without the kernels for GPUs.
+        found = [name for name in (package, f"{package}-cpu") if _is_installed(name)]
+        if not found:
             yield Fact(package, None, problem="not installed", remedy=REBUILD)
             continue
+        version = importlib.metadata.version(found[0])
         wanted = pinned.get(package, version)
         problem = "" if version == wanted else f"{lock_file.name} has {wanted}"
         remedy = REBUILD if problem else ""
         yield Fact(package, version, problem=problem, remedy=remedy)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def bytecode_fact() -> Fact:

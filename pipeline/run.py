@@ -11,7 +11,7 @@ import os
 import secrets
 import shlex
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ _LOG = logging.getLogger("perennial.run")
 
 # Nodes that only ever look something up.
 RESOLVERS = ("PreviousStatistics", "WarmStart", "Resolver")
+_PASSED_CHECKS = 12  # lines of a summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,10 +262,7 @@ def _rows(
         ("Accuracy", _accuracy(verdict)),
         ("Weakest class", f"{worst} ({verdict.class_accuracy[worst]:.1%})"),
         ("Baseline", _baseline(verdict)),
-        *(
-            ("" if index else "Checks", f"{'ok' if check['passed'] else 'NO'}  {check['reason']}")
-            for index, check in enumerate(verdict.checks)
-        ),
+        *_checks(verdict.checks),
         ("Blessed", "yes" if verdict.blessed else "no"),
         ("Pushed", _pushed(outcome)),
         ("Time", f"{outcome.total_wall_s:.1f} s; {_work(outcome)}"),
@@ -272,6 +270,15 @@ def _rows(
         *([("Report", str(page))] if page else []),
     ]
     return [*rows, ("Next", _next_command(outcome, config))]
+
+
+def _checks(checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """All that failed, and so many of the others that a bound on every class fits a screen."""
+    failed = [f"NO  {check['reason']}" for check in checks if not check["passed"]]
+    passed = [f"ok  {check['reason']}" for check in checks if check["passed"]]
+    more = len(passed) - _PASSED_CHECKS
+    lines = [*failed, *passed[:_PASSED_CHECKS], *([f"ok  and {more} more"] if more > 0 else [])]
+    return [("" if index else "Checks", line) for index, line in enumerate(lines)]
 
 
 def _accuracy(verdict: Verdict) -> str:

@@ -21,7 +21,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 class Database:
-    """A server in `folder` with a database `metadata` that an account `perennial` may fill."""
+    """A server in `folder` with a database `perennial` that an account `perennial` may fill."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
@@ -98,9 +98,9 @@ def _create_mariadb(folder: Path) -> None:
     subprocess.run(command, check=True, capture_output=True, cwd="/", user=_user())
     escaped = PASSWORD.replace("\\", "\\\\").replace("'", "''")
     (folder / "init.sql").write_text(
-        "CREATE DATABASE IF NOT EXISTS metadata;\n"
+        "CREATE DATABASE IF NOT EXISTS perennial;\n"
         f"CREATE USER IF NOT EXISTS perennial@'%' IDENTIFIED BY '{escaped}';\n"
-        "GRANT ALL ON metadata.* TO perennial@'%';\n"
+        "GRANT ALL ON perennial.* TO perennial@'%';\n"
     )
 
 
@@ -114,7 +114,7 @@ def _create_postgresql(folder: Path) -> None:
     subprocess.run(
         [_program("postgres"), "--single", "-D", data, "postgres"],
         input=f"CREATE ROLE perennial LOGIN PASSWORD '{escaped}'\n"
-        "CREATE DATABASE metadata OWNER perennial\n",
+        "CREATE DATABASE perennial OWNER perennial\n",
         text=True,
         check=True,
         capture_output=True,

@@ -51,7 +51,7 @@ class Stub:
     """What it has, and what it was asked.
 
     token: what a request must have in its header Authorization, cookie in its header Cookie; if
-    set. html: answer as a login page does.
+    set. html: answer as a login page does. states: of a run, one each time that it is looked at.
     """
 
     def __init__(self) -> None:
@@ -60,6 +60,7 @@ class Stub:
         self.cookie = ""
         self.status = 0
         self.html = False
+        self.states: list[str] = []
         self.asked: list[tuple[str, str]] = []
         self.uploads: dict[str, bytes] = {}
         self.things: dict[str, dict[str, dict[str, Any]]] = {
@@ -87,6 +88,8 @@ class Stub:
                 return {"pipeline_versions": self._named("versions", query)}
             case "GET", "recurringruns", [], "":
                 return self._page(self._named("recurringruns", query), query)
+            case "GET", "runs", [identity], "":
+                return {**self.things[kind][identity], "state": self.states.pop(0)}
             case "GET", "pipelines" | "experiments", [], "":
                 return {kind: self._named(kind, query)}
             case "POST", "pipelines", [], "":

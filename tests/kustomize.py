@@ -1,4 +1,4 @@
-"""The part of `kubectl kustomize` that kubeflow/serving uses; refuses what it does not know."""
+"""The part of `kubectl kustomize` that kubeflow/ uses; refuses what it does not know."""
 
 from __future__ import annotations
 

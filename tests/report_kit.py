@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,6 +42,7 @@ from pipeline.report.facts import (
     Training,
     Unusable,
 )
+from pipeline.workspace import Workspace
 
 EVIL = '<script>alert("1")</script>'
 NAMES = (
@@ -280,3 +282,19 @@ def _prediction(classes: Sequence[str], number: int) -> Prediction:
         baseline=label,
         image=picture(number + 100),
     )
+
+
+def write_promotions(workspace: Workspace) -> None:
+    """The log of a promotion, as `perennial promote` leaves it."""
+    entry = {
+        "at": "2026-11-03T05:00:00+00:00",
+        "who": "me@here",
+        "model": "perennial",
+        "action": "promote",
+        "from": {"labels": {}, "loaded": "newest"},
+        "to": {"labels": {"stable": 1, "canary": 3}, "loaded": [1, 3]},
+        "result": "<i>done",
+    }
+    path = workspace.root / "serving" / "models.audit.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(entry) + "\n")

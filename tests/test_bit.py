@@ -246,25 +246,10 @@ class Hopeless:
         yield Phase(data.epochs, keras.optimizers.SGD(0.0), None, patience=3)
 
 
-class TestCheck:
-    @pytest.mark.parametrize(
-        ("settings", "train_size", "message"),
-        [
-            ({}, 128, "train_size higher"),
-            ({"crop": False}, 160, "leave transform.train_size unset"),
-            ({"schedule": (5, 5, 7)}, 160, "must rise"),
-        ],
-    )
-    def test_sizes_and_schedules_that_make_no_sense_are_refused(
-        self, settings: dict[str, object], train_size: int, message: str
-    ) -> None:
-        with pytest.raises(ValueError, match=message):
-            bit.check(Config.model_validate(settings), 128, train_size)
-
-    def test_the_rules_own_sizes_pass(self) -> None:
-        for config in (Config(), Config(crop=False)):
-            sizes = bit.image_sizes(config, 500, 400)
-            bit.check(config, sizes["image_size"], sizes.get("train_size", sizes["image_size"]))
+def test_the_rules_own_sizes_pass() -> None:
+    for config in (Config(), Config(crop=False)):
+        sizes = bit.image_sizes(config, 500, 400)
+        bit.check(config, sizes["image_size"], sizes.get("train_size", sizes["image_size"]))
 
 
 class TestAugmentation:
@@ -335,7 +320,7 @@ class TestAugmentation:
 def test_training_unaugmented_sees_what_evaluation_sees() -> None:
     data = coloured(5, 32)
     phase = only_phase(Config(variant="tiny", crop=False, flip=False))
-    training = input_pipeline.training_batches(data, 5, 0, phase.augment)
+    training = input_pipeline.training_batches(data, 5, 0, phase.augment, epochs=range(1))
     evaluation = input_pipeline.evaluation_batches(data, 5)
     seen = {image.numpy().tobytes() for image in next(iter(training))[0]}
     assert seen == {image.numpy().tobytes() for image in next(iter(evaluation))[0]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,10 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from components.atomic_pusher import versions
 from components.image_example_gen.sources import digits
+from pipeline.config import items, load
+from pipeline.report import page
+from pipeline.report.facts import Facts, State
 
 REPO = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "components", "trainer_module", "kubeflow")
@@ -87,6 +93,61 @@ class TestDigits:
         assert "min_accuracy = 0.95  # preset:data-digits" in config
         assert (workspace / "logs" / f"{run_id}.log").stat().st_size > 0
 
+    def test_leaves_a_report_of_all_there_is_to_tell(self, first: Run, workspace: Path) -> None:
+        folder = workspace / "runs" / first.summary["run_id"]
+        facts = Facts.model_validate_json((folder / "report.json").read_bytes())
+        assert facts.run.state is State.PUSHED
+        assert facts.run.settings["evaluate.min_accuracy"].origin == "preset:data-digits"
+        assert facts.data
+        assert facts.data.all_images == 1797
+        assert facts.training
+        assert len(facts.training.epochs) == 30
+        assert facts.evaluation
+        assert facts.evaluation.examples == facts.data.images("eval")
+        assert facts.verdict
+        assert facts.predictions
+        confusion = np.array(facts.evaluation.candidate.confusion)
+        assert facts.predictions.wrong == confusion.sum() - confusion.trace()
+        text = (folder / "report.html").read_text(encoding="utf-8")
+        for title in ("Verdict", "Data", "Training", "Evaluation", "Mistakes", "Lineage"):
+            assert f">{title}" in text
+        shown = len(facts.predictions.grid) + len(facts.predictions.mistakes)
+        assert text.count("<img ") == shown + 8 * 4  # samples: prepared, patches, 2 augmented
+        assert first.summary["run_id"] in (workspace / "runs" / "index.html").read_text()
+
+    def test_the_report_s_command_is_for_the_same_run(self, first: Run, workspace: Path) -> None:
+        folder = workspace / "runs" / first.summary["run_id"]
+        facts = Facts.model_validate_json((folder / "report.json").read_bytes())
+        command = shlex.split(page.rerun(facts)[-1])
+        assert command[:-1] == [".venv/bin/perennial", "run", "--config"]
+        again = load(Path(command[-1]))
+        settings = {key: setting.value for key, setting in facts.run.settings.items()}
+        assert dict(items(again.config, again.origins)) == settings
+
+    def test_the_run_s_model_can_be_asked_about_files_of_any_kind(
+        self, first: Run, workspace: Path
+    ) -> None:
+        folder = workspace.parent / "asked"
+        folder.mkdir()
+        three = next((workspace / "data" / "digits" / "3").iterdir())
+        with Image.open(three) as image:
+            image.save(folder / "three.tiff")
+        (folder / "junk.png").write_bytes(b"junk")
+        arguments = ["predict", first.summary["run_id"], str(folder), "--json", "--top", "2"]
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", *arguments, "--workspace", str(workspace)],
+            cwd=REPO,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 3
+        assert done.stderr == "perennial: error: 1 of 2 files cannot be used\n"
+        junk, asked = map(json.loads, done.stdout.splitlines())
+        assert "not an image" in junk["error"]
+        assert asked["file"] == str(folder / "three.tiff")
+        assert asked["classes"][0]["label"] == "3"
+        assert len(asked["classes"]) == 2
+
     def test_the_pushed_model_answers_through_a_session(self, first: Run, workspace: Path) -> None:
         from trainer_module.export import IMAGES, run_in_session
 
@@ -110,6 +171,78 @@ class TestDigits:
         assert again.summary["pushed"] == first.summary["pushed"]
         assert again.summary["verdict"] == first.summary["verdict"]
         assert versions.find(first.summary["pushed"].removesuffix("/1")) == [1]
+
+
+class TestRecipes:
+    """Each recipe that the digits' default run does not use, at a small size, to a pushed model."""
+
+    SETTINGS = {
+        "bit": {
+            "transform.image_size": 32,
+            "transform.train_size": 36,
+            "train.hyperparameters.variant": "tiny",
+        },
+        "fixres": {
+            "train.epochs": 2,
+            "transform.image_size": 24,
+            "train.hyperparameters.base": "bit",
+            "train.hyperparameters.settings": '{variant = "tiny", crop = false}',
+            "train.hyperparameters.low": 16,
+            "train.hyperparameters.high": 24,
+        },
+        "mobilenet": {
+            "transform.image_size": 32,
+            "train.hyperparameters.alpha": 0.35,
+            "train.hyperparameters.weights": "none",
+            "train.hyperparameters.head_epochs": 0,
+        },
+        "vit_finetune": {
+            "transform.image_size": 12,
+            "train.gradient_accumulation": 2,
+            "train.hyperparameters.variant": "tiny/4",
+        },
+    }
+
+    @pytest.fixture(scope="class")
+    def shared(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A folder for the data, weights in the official form, and a workspace."""
+        root = tmp_path_factory.mktemp("recipes")
+        digits.write_folder(root / "all")
+        for label in ("0", "1"):
+            (root / "data" / label).mkdir(parents=True)
+            for file in sorted((root / "all" / label).iterdir())[:40]:
+                shutil.copy(file, root / "data" / label)
+        return root
+
+    def weights(self, recipe: str, folder: Path) -> dict[str, str]:
+        """Random ones: those of vit_finetune are for 8 px, so that positions are resized."""
+        from tests import test_vision_transformer, test_weights
+        from trainer_module.models.vision_transformer import VARIANTS
+
+        if recipe == "bit":
+            arrays = test_weights.official_arrays()
+        elif recipe == "vit_finetune":
+            arrays = test_vision_transformer.official_arrays(VARIANTS["tiny/4"], 2)
+        else:
+            return {}
+        spec = test_weights.save(folder / f"{recipe}.npz", arrays)
+        prefix = "train.hyperparameters.weights"
+        return {f"{prefix}.source": spec.source, f"{prefix}.sha256": spec.sha256}
+
+    @pytest.mark.parametrize("recipe", sorted(SETTINGS))
+    def test_runs_from_images_to_a_pushed_model(self, recipe: str, shared: Path) -> None:
+        from trainer_module.export import IMAGES, run_in_session
+
+        settings = {**self.SETTINGS[recipe], **self.weights(recipe, shared)}
+        settings["evaluate.max_accuracy_drop"] = 1
+        given = [f"--set={key}={value}" for key, value in settings.items()]
+        place = ("--workspace", str(shared / "workspace"), "--data", str(shared / "data"))
+        run = perennial_run(*place, *SMALL, "--recipe", recipe, *given)
+        assert run.code == 0, run.stderr
+        assert run.states("complete") >= DOWNSTREAM
+        image = next((shared / "data" / "0").iterdir()).read_bytes()
+        outputs = run_in_session(run.summary["pushed"], IMAGES, [image])
+        assert outputs["probabilities"].sum() == pytest.approx(1, abs=1e-4)
 
 
 class Tree(NamedTuple):
@@ -246,6 +379,14 @@ class TestBadInput:
         (two_classes / "cat" / "00.png").write_bytes(b"not a PNG")
         run = run_on(two_classes, "--set", "data.max_bad_fraction=0.01")
         self.check(run, 3, "cat/00.png", "not an image", "1 of 80 inputs", "max_bad_fraction")
+        (note,) = [e["text"] for e in run.events if e.get("text", "").startswith("report: ")]
+        text = Path(note.removeprefix("report: ")).read_text()
+        assert "max_bad_fraction" in text
+        record = json.loads((Path(note.removeprefix("report: ")).parent / "run.json").read_text())
+        assert record["state"] == "failed"
+        states = {node["node"]: node["state"] for node in record["nodes"]}
+        assert states["ImageExampleGen"] == "failed"
+        assert states["Pusher"] == "skipped"
 
     def test_no_write_permission(self, two_classes: Path) -> None:
         run = perennial_run("--workspace", "/proc/perennial", "--data", str(two_classes))

@@ -246,6 +246,43 @@ class TestTraining:
             f"{100 * (second - first):+.2f} points; the model of {view.size} px is kept"
         )
 
+    def test_resnet50v2_s_second_stage_changes_its_head_and_last_statistics_only(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        after: list[dict[str, np.ndarray]] = []
+        fit_phase = fit._Training.fit_phase
+
+        def remembered(self: Any, number: int, phase: Phase, model: keras.Model, *rest: Any) -> Row:
+            if not after:
+                after.append(weights(model))
+            best = fit_phase(self, number, phase, model, *rest)
+            after.append(weights(model))
+            return best
+
+        monkeypatch.setattr(fit._Training, "fit_phase", remembered)
+        split = coloured(4)
+        fit.fit(
+            recipes.get("fixres"),
+            Config(low=28, high=32, second_epochs=1),
+            train=split,
+            evaluation=split,
+            image_size=32,
+            num_classes=2,
+            batch_size=4,
+            epochs=2,
+            seed=0,
+        )
+        built, first, second = after
+        # A convolution's bias before a normalization has no gradient.
+        same = {name for name in built if (built[name] == first[name]).all()}
+        assert not [name for name in same if not name.endswith("/bias")]
+        assert {name for name in first if (first[name] != second[name]).any()} == {
+            "post_bn/moving_mean",
+            "post_bn/moving_variance",
+            "head/kernel",
+            "head/bias",
+        }
+
     def test_a_second_stage_without_gain_is_not_kept(self) -> None:
         settings = config(min_area=0.9, second_epochs=1)
         trained = train(settings, epochs=9, frame=True)

@@ -58,7 +58,7 @@ class TestSettings:
     def test_mysql(self) -> None:
         config = connection_config(POD).mysql
         assert (config.host, config.port) == ("metadata-db", 3306)
-        assert (config.database, config.user) == ("metadata", "perennial")
+        assert (config.database, config.user) == ("perennial", "perennial")
         assert config.password == PASSWORD
         assert config.skip_db_creation
         assert not config.HasField("ssl_options")
@@ -106,7 +106,7 @@ class TestSettings:
         assert PASSWORD not in str(caught.value)
 
     def test_the_location_is_told_without_the_password(self) -> None:
-        assert location(POD) == "mysql database metadata at metadata-db:3306 as perennial"
+        assert location(POD) == "mysql database perennial at metadata-db:3306 as perennial"
         assert "/data/m.db" in location(changed({}, KIND="sqlite", PATH="/data/m.db"))
 
 
@@ -183,7 +183,7 @@ class TestDatabase:
 
     def test_a_wrong_password_is_one_clear_line(self, database: Database) -> None:
         problem = _refused(changed(database.env, PASSWORD="not the one"))
-        assert f"{database.kind} database metadata at 127.0.0.1:{database.port} as" in problem
+        assert f"{database.kind} database perennial at 127.0.0.1:{database.port} as" in problem
         assert "does not let this account in; check user and password" in problem
         assert ("mysql_native_password" in problem) == (database.kind == "mysql")
         assert "not the one" not in problem

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from tests.test_mobilenet import awaken
-from trainer_module import augmentation, recipes
+from trainer_module import augmentation, recipes, warm_start
 from trainer_module.models.vit import Patches, small_vit
 from trainer_module.recipes import vit
 from trainer_module.recipes.base import Phase, TrainingData
@@ -138,6 +138,26 @@ class TestEveryRecipe:
         loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
         np.testing.assert_array_equal(model(images), loaded(images))
 
+    def test_a_warm_start_keeps_what_is_known_of_classes_that_stay(
+        self, name: str, images: np.ndarray, tmp_path: Path
+    ) -> None:
+        earlier, phases = self.model(name, images)
+        # What is kept of fixres may be the model of its second stage.
+        earlier = phases[-1].model or earlier
+        random = np.random.default_rng(0)
+        earlier.set_weights([random.uniform(0.1, 1, each.shape) for each in earlier.get_weights()])
+        serving = str(tmp_path / "Format-Serving")
+        warm_start.save(earlier, ["ant", "bee", "cat"], serving)
+        model = recipes.get(name).build_model(self.config(name), size_of(name), 4)
+        warm_start.load(model, ["bee", "cow", "ant", "dog"], serving)
+        if name == "fixres":
+            earlier, model = earlier.layers[-1], model.layers[-1]
+            features = np.array([random.uniform(0, 1, (2, model.layers[-1].kernel.shape[0]))])[0]
+            logits = [net.layers[-1](features) for net in (earlier, model)]
+        else:
+            logits = [net(images) for net in (earlier, model)]
+        np.testing.assert_allclose(logits[1].numpy()[:, [2, 0]], logits[0][:, :2], rtol=1e-4)
+
     def test_phases_last_the_epochs_asked_for(self, name: str, images: np.ndarray) -> None:
         _, phases = self.model(name, images)
         assert sum(phase.epochs for phase in phases) == 5
@@ -173,6 +193,29 @@ class TestEveryRecipe:
             assert np.any(weight.numpy() != old), f"{weight.path} did not train"
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "sizes", "message"),
+    [
+        ("bit", {}, (128, 128), "train_size higher"),
+        ("bit", {"crop": False}, (128, 160), "leave transform.train_size unset"),
+        ("bit", {"schedule": (5, 5, 7)}, (128, 160), "must rise"),
+        ("mobilenet", {}, (31, 31), "image_size 31 is too small"),
+        ("mobilenet", {}, (160, 200), "train_size 200 must be image_size 160"),
+        ("mobilenet", {"alpha": 0.4}, (160, 160), "alpha 0.4 has no imagenet weights"),
+        ("vit", {}, (70, 70), "image_size 70 is not a multiple of patch_size 6"),
+        ("vit", {}, (72, 80), "train_size 80 must be image_size 72"),
+        ("vit_finetune", {}, (100, 100), "image_size 100 is not a multiple of the patches' 16"),
+        ("vit_finetune", {"weights": {"source": "folder"}}, (96, 96), "must be an .npz file"),
+    ],
+)
+def test_settings_and_sizes_that_make_no_sense_are_refused(
+    name: str, settings: dict[str, Any], sizes: tuple[int, int], message: str
+) -> None:
+    recipe = recipes.get(name)
+    with pytest.raises(ValueError, match=message):
+        recipe.check(recipe.Config.model_validate(settings), *sizes)
+
+
 class TestVit:
     def test_parameters_of_the_article_s_model(self) -> None:
         dim, key, mlp, tokens, classes = 64, 4 * 64, 128, (72 // 6) ** 2, 10
@@ -191,8 +234,6 @@ class TestVit:
         np.testing.assert_array_equal(patches[:, 2], images[:, 4:, :4].reshape(6, -1))
 
     def test_patches_that_do_not_tile_the_image_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="image_size 70 is not a multiple of patch_size 6"):
-            vit.check(vit.Config(), 70, 70)
         with pytest.raises(ValueError, match="image_size 70"):
             vit.build_model(vit.Config(), 70, 2)
 
@@ -220,11 +261,11 @@ class TestVit:
         assert float(rate(6)) == pytest.approx(0.5)
 
     def test_without_any_change_there_is_no_augmentation(self) -> None:
-        assert vit._augment(vit.Config(flip=False, rotation=0.0, zoom=0.0)) is None
+        assert augmentation.flip_turn_scale(flip=False, rotation=0.0, zoom=0.0) is None
 
     def test_without_flip_an_asymmetric_image_is_never_mirrored(self, images: np.ndarray) -> None:
-        augment = vit._augment(vit.Config(flip=False, rotation=0.0, zoom=1e-6))
-        assert augment is not None
+        augment = augmentation.flip_turn_scale(flip=False, rotation=0.0, zoom=1e-6)
+        assert augment
         same, _ = augment(tf.constant(images), tf.zeros([6], tf.int64), seed(0, 0))
         np.testing.assert_array_equal(same, images)
 
@@ -239,14 +280,40 @@ class TestAugmentation:
         assert 60 < kept.sum() < 140
 
     def test_nothing_to_turn_or_scale_leaves_pixels_as_they_are(self, images: np.ndarray) -> None:
-        same = augmentation.random_rotation_zoom(
-            tf.constant(images), seed(0, 1), rotation=0.0, zoom=0.0
+        same = augmentation.random_move(
+            tf.constant(images), seed(0, 1), flip=False, rotation=0.0, zoom=0.0
         )
         np.testing.assert_array_equal(same, images)
 
+    def test_flip_before_a_move_mirrors_some_images(self, images: np.ndarray) -> None:
+        many = np.repeat(images[:1], 200, axis=0)
+        flipped = augmentation.random_move(
+            tf.constant(many), seed(0, 1), flip=True, rotation=0.0, zoom=0.0
+        ).numpy()
+        kept = (flipped == many).all(axis=(1, 2, 3))
+        mirrored = (flipped == many[:, :, ::-1]).all(axis=(1, 2, 3))
+        np.testing.assert_array_equal(kept, ~mirrored)
+        assert 60 < kept.sum() < 140
+
+    def test_pixels_are_read_as_keras_reads_them(self) -> None:
+        random = np.random.default_rng(0)
+        images = random.integers(0, 256, (20, 13, 17, 3), np.uint8)
+        # From half to twice the size, and places up to two images away.
+        matrices = random.uniform(-2, 2, (6, 20)).astype(np.float32)
+        matrices[[2, 5]] *= 17
+        expected = keras.ops.image.affine_transform(
+            images.astype(np.float32),
+            np.concatenate([matrices.T, np.zeros((20, 2), np.float32)], axis=1),
+            interpolation="bilinear",
+            fill_mode="reflect",
+        )
+        found = augmentation._sampled(tf.constant(images), tf.constant(matrices))
+        difference = np.abs(np.asarray(found, np.float32) - np.asarray(expected))
+        assert difference.max() < 0.51
+
     def test_interpolation_does_not_darken(self) -> None:
         flat = tf.fill([50, SIZE, SIZE, 3], tf.constant(101, tf.uint8))
-        moved = augmentation.random_rotation_zoom(flat, seed(0, 1), rotation=0.1, zoom=0.3)
+        moved = augmentation.random_move(flat, seed(0, 1), flip=True, rotation=0.1, zoom=0.3)
         np.testing.assert_array_equal(moved, flat)
 
     @pytest.mark.parametrize(
@@ -257,8 +324,8 @@ class TestAugmentation:
         image = np.zeros((1, 41, 41, 3), np.uint8)
         image[:, 19:22, 29:32] = 255
         many = tf.constant(np.repeat(image, 200, axis=0))
-        moved = augmentation.random_rotation_zoom(
-            many, seed(3, 4), rotation=rotation, zoom=zoom
+        moved = augmentation.random_move(
+            many, seed(3, 4), flip=False, rotation=rotation, zoom=zoom
         ).numpy()[..., 0]
         mass = moved / moved.sum(axis=(1, 2), keepdims=True)
         x = (mass.sum(axis=1) * np.arange(41)).sum(axis=1) - 20

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tests.resumable import split
 from trainer_module import devices, fit, input_pipeline, recipes
 from trainer_module.fit import How
+from trainer_module.input_pipeline import Split
 from trainer_module.steps import Steps
 
 # Prints the losses of a training on the devices that the environment asks for.
@@ -21,10 +22,12 @@ LOGICAL = """
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tests.test_steps import losses
+from tests.test_steps import losses, masks
 from trainer_module.fit import How
 two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 print(*losses(), *losses(How(strategy=two)), *losses(How(strategy=two, gradient_accumulation=3)))
+print(*masks(two))
+print(*masks(two))
 """
 
 
@@ -68,9 +71,37 @@ def test_two_devices_give_the_same_training_with_and_without_parts() -> None:
         [sys.executable, "-c", LOGICAL], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    one, two, parts = np.reshape([float(value) for value in result.stdout.split()], (3, 4))
+    first, *dropped = result.stdout.splitlines()
+    one, two, parts = np.reshape([float(value) for value in first.split()], (3, 4))
     np.testing.assert_allclose(two, one, rtol=1e-4)
     np.testing.assert_allclose(parts, one, rtol=1e-4)
+    # Each device keeps half of the inputs. Were they the same ones, none would be kept by one only.
+    assert dropped[0] == dropped[1]
+    assert {float(value) for value in dropped[0].split()} == {0, 1, 2}
+
+
+def masks(strategy: tf.distribute.Strategy) -> list[float]:
+    """For each of 192 inputs how many devices kept it, in the second phase's second step."""
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        images = keras.Input((8, 8, 3), dtype="uint8")
+        x = keras.layers.Flatten()(keras.layers.Rescaling(0.0, 1.0)(images))
+        head = keras.layers.Dense(2, kernel_initializer="zeros", use_bias=False)
+        model = keras.Model(images, head(keras.layers.Dropout(0.5)(x)))
+        optimizer = keras.optimizers.SGD(2.0)
+        optimizer.build(model.trainable_variables)
+    pixels, labels = np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.int64)
+    data = Split(tf.data.Dataset.from_tensor_slices((pixels, labels)), labels, 2)
+    replicas = devices.replicas(strategy)
+    batches = input_pipeline.training_batches(data, 2, 0, None, epochs=range(1), replicas=replicas)
+    for _ in range(2):
+        steps = Steps(model, optimizer, strategy)
+        for _ in range(2):
+            head.kernel.assign(np.zeros((192, 2)))
+            distributed = strategy.distribute_datasets_from_function(lambda _: batches)
+            steps.train(iter(distributed))
+    # A half is the gradient of an even guess, times 2 for what dropout keeps, over 2 images.
+    return [float(value) for value in np.round(np.asarray(head.kernel)[:, 0], 5)]
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
@@ -96,7 +127,7 @@ def one_step(clip: float | None = None, accumulation: int = 1, factor: float = 1
     optimizer.build(model.trainable_variables)
     strategy = tf.distribute.get_strategy()
     steps = Steps(model, optimizer, strategy, accumulation=accumulation, clip=clip)
-    batches = input_pipeline.training_batches(split(7, 0), 7, 0, None)
+    batches = input_pipeline.training_batches(split(7, 0), 7, 0, None, epochs=range(1))
     loss, _, count = np.asarray(steps.train(iter(batches)))
     assert count == 7
     assert loss == pytest.approx(7 * np.log(3), rel=1e-5)

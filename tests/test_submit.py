@@ -62,8 +62,9 @@ class TestSubmit:
     def test_uploads_and_runs(self, stub: Stub, package: Path) -> None:
         result = perennial(
             *("submit", package, "--host", stub.url, "--param", "data_root=gs://b/photos"),
-            *("--param", "epochs=7", "--param", "rate=1e-3", "--param", "warm=true"),
-            *("--param", "sizes=[1, 2]", "--name", "by hand", "--service-account", "trainer"),
+            *("--param", "epochs=7", "--param", "seed=5", "--param", "learning_rate=1e-3"),
+            *("--param", "warm_start=true", "--param", "pipeline_root=gs://other"),
+            *("--name", "by hand", "--service-account", "trainer"),
         )
         assert result.exit_code == 0, result.output
         (version,) = stub.things["versions"].values()
@@ -82,10 +83,11 @@ class TestSubmit:
             "runtime_config": {
                 "parameters": {
                     "data_root": "gs://b/photos",
-                    "epochs": 7,
-                    "rate": 0.001,
-                    "warm": True,
-                    "sizes": [1, 2],
+                    "epochs": "7",
+                    "seed": 5,
+                    "learning_rate": 0.001,
+                    "warm_start": True,
+                    "pipeline_root": "gs://other",
                 }
             },
         }
@@ -110,6 +112,18 @@ class TestSubmit:
         assert perennial("submit", package, *command).exit_code == 0
         assert stub.things["pipelines"]["pipelines-1"]["namespace"] == "team"
         assert stub.things["experiments"]["experiments-1"]["namespace"] == "team"
+
+    @pytest.mark.parametrize(("end", "code"), [("SUCCEEDED", 0), ("FAILED", 5)])
+    def test_waits_for_the_end(
+        self, stub: Stub, package: Path, monkeypatch: pytest.MonkeyPatch, end: str, code: int
+    ) -> None:
+        monkeypatch.setattr(client, "_LOOK_EVERY_S", 0)
+        stub.states = ["RUNNING", "RUNNING", end]
+        command = ("submit", package, "--param", "data_root=x", "--host", stub.url)
+        result = perennial(*command, "--wait")
+        assert result.exit_code == code, result.output
+        assert stub.states == []
+        assert ("run runs-1 ended as FAILED" in result.stderr) == (end == "FAILED")
 
     def test_a_dry_run_prints_what_would_be_sent(self, stub: Stub, package: Path) -> None:
         command = ("submit", package, "--param", "data_root=x", "--name", "n", "--host", stub.url)
@@ -144,12 +158,11 @@ class TestSubmit:
         ("param", "problem"),
         [
             ("epochs", "--param 'epochs': must be NAME=VALUE"),
-            ("epoch=3", "no such parameter; there are data_root, epochs, rate, sizes, warm"),
-            ("epochs=3.5", "--param 'epochs=3.5': must be a whole number"),
-            ("rate=fast", "--param 'rate=fast': must be a number"),
-            ("rate=nan", "--param 'rate=nan': must be a number"),
-            ("warm=yes", "--param 'warm=yes': must be true or false"),
-            ("sizes=1,", "--param 'sizes=1,': must be JSON, for a list"),
+            ("epoch=3", "no such parameter; there are data_root, epochs, learning_rate"),
+            ("seed=3.5", "--param 'seed=3.5': must be a whole number"),
+            ("learning_rate=fast", "--param 'learning_rate=fast': must be a number"),
+            ("learning_rate=nan", "--param 'learning_rate=nan': must be a number"),
+            ("warm_start=yes", "--param 'warm_start=yes': must be true or false"),
             ("epochs=3", "parameter data_root has no default: give --param data_root="),
         ],
     )
@@ -157,6 +170,24 @@ class TestSubmit:
         self, package: Path, stub: Stub, param: str, problem: str
     ) -> None:
         assert problem in refused(USAGE, "submit", package, "--host", stub.url, "--param", param)
+        assert stub.asked == []
+
+    @pytest.mark.parametrize(
+        ("param", "problem"),
+        [
+            # Strings for Kubeflow, since they may be unset.
+            ("epochs=many", "parameter epochs: train.epochs = 'many': must be a valid integer"),
+            ("epochs=0", "parameter epochs: train.epochs = 0: must be greater than or equal to 1"),
+            ("seed=-1", "parameter seed: train.seed = -1: must be greater than or equal to 0"),
+            ("learning_rate=-1", "train.hyperparameters.learning_rate = -1.0"),
+            ("recipe=vti", "no such recipe; did you mean"),
+        ],
+    )
+    def test_values_that_a_run_would_refuse_are_told(
+        self, package: Path, stub: Stub, param: str, problem: str
+    ) -> None:
+        command = ("submit", package, "--host", stub.url, "--param", "data_root=gs://b/x")
+        assert problem in refused(USAGE, *command, "--param", param)
         assert stub.asked == []
 
     @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import logging
@@ -168,8 +169,13 @@ class TestBatches:
         return read(write(tmp_path / "split", [0, 1] * 5))
 
     @staticmethod
-    def epoch(split: Split, batch_size: int = 4, seed: int = 0, **options: Any) -> list[list[int]]:
-        return order(input_pipeline.training_batches(split, batch_size, seed, None, **options))
+    def epoch(
+        split: Split, batch_size: int = 4, seed: int = 0, epoch: int = 0, **options: Any
+    ) -> list[list[int]]:
+        epochs = range(epoch, epoch + 1)
+        return order(
+            input_pipeline.training_batches(split, batch_size, seed, None, epochs=epochs, **options)
+        )
 
     def test_an_epoch_of_training_holds_every_image_once(self, split: Split) -> None:
         for epoch in range(3):
@@ -190,17 +196,41 @@ class TestBatches:
         def batches(**options: Any) -> list[list[int]]:
             return order(input_pipeline.training_batches(split, 3, 7, augment, **options))
 
-        assert batches(epoch=5, first_step=2) == batches(epoch=5)[2:]
+        both = batches(epochs=range(5, 7))
+        assert batches(epochs=range(5, 7), first_step=2) == both[2:]
+        assert batches(epochs=range(6, 7)) == both[4:]
+
+    @pytest.mark.parametrize("program", [None, 0, 3])
+    def test_order_does_not_follow_the_program_s_seed(
+        self, split: Split, program: int | None
+    ) -> None:
+        before = self.epoch(split)
+        if program is not None:
+            tf.random.set_seed(program)
+        assert self.epoch(split) == before
+
+    def test_features_of_one_view_after_the_other_stand_in_for_images(self, split: Split) -> None:
+        views = np.array([[[place + 10 * view] for place in range(10)] for view in range(2)])
+        features = tf.constant(views.reshape(20, 1), tf.float32)
+        replaced = dataclasses.replace(split, features=features)
+        batches = input_pipeline.training_batches(replaced, 4, 0, None, epochs=range(3))
+        shown = [
+            (int(value), label)
+            for values, labels, *_ in batches.as_numpy_iterator()
+            for (value,), label in zip(values, labels, strict=True)
+        ]
+        for epoch in range(3):
+            seen = [value for value, _ in shown[10 * epoch : 10 * (epoch + 1)]]
+            assert sorted(seen) == [place + 10 * (epoch % 2) for place in range(10)]
+        assert all(label == split.labels[value % 10] for value, label in shown)
+        assert shown[:10] != shown[20:]
 
     def test_every_step_augments_with_a_seed_of_its_own(self, split: Split) -> None:
         def augment(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return tf.cast(tf.zeros_like(x), tf.int64) + seed[0] * 100 + seed[1], y
 
-        seeds = [
-            batch[0]
-            for epoch in (0, 1)
-            for batch in order(input_pipeline.training_batches(split, 4, 7, augment, epoch=epoch))
-        ]
+        batches = input_pipeline.training_batches(split, 4, 7, augment, epochs=range(2))
+        seeds = [batch[0] for batch in order(batches)]
         assert len(set(seeds)) == 6
 
     @pytest.mark.parametrize("size", [3, 4, 9])
@@ -210,7 +240,12 @@ class TestBatches:
         replicas = [
             list(
                 input_pipeline.training_batches(
-                    split, size, 1, None, replicas=Replicas(total=4, first=first, local=2)
+                    split,
+                    size,
+                    1,
+                    None,
+                    epochs=range(1),
+                    replicas=Replicas(total=4, first=first, local=2),
                 ).as_numpy_iterator()
             )
             for first in (0, 2)
@@ -230,7 +265,9 @@ class TestBatches:
 
     def test_class_weights_make_classes_equal_and_average_to_one(self, tmp_path: Path) -> None:
         split = read(write(tmp_path / "split", [0] * 9 + [1]))
-        batches = input_pipeline.training_batches(split, 4, 0, None, balance="class_weight")
+        batches = input_pipeline.training_batches(
+            split, 4, 0, None, epochs=range(1), balance="class_weight"
+        )
         weights = np.zeros(2)
         for _, labels, each, _ in batches.as_numpy_iterator():
             np.add.at(weights, labels, each)

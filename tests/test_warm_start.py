@@ -74,15 +74,18 @@ class TestWeights:
         for old, weight in zip(before, other.get_weights(), strict=True):
             np.testing.assert_array_equal(old, weight)
 
-    def test_a_model_without_its_keras_form_is_refused(self, tmp_path: Path) -> None:
+    def test_a_model_without_its_weights_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(WarmStartError, match="it cannot be loaded"):
             warm_start.load(network(2), ["cat", "dog"], str(tmp_path / "Format-Serving"))
 
-    def test_unsafe_layers_are_not_loaded(self, tmp_path: Path) -> None:
-        unsafe = keras.Sequential([keras.Input((3,)), keras.layers.Lambda(lambda x: x)])
-        warm_start.save(unsafe, ["cat", "dog"], str(tmp_path / "Format-Serving"))
-        with pytest.raises(WarmStartError, match="Lambda"):
-            warm_start.load(network(2), ["cat", "dog"], str(tmp_path / "Format-Serving"))
+    def test_pickled_objects_are_not_loaded(self, tmp_path: Path) -> None:
+        _, serving = saved(tmp_path, ["cat", "dog"])
+        (file,) = tmp_path.rglob("*.npz")
+        with np.load(file) as arrays:
+            harmful = {**arrays, "weights/0": np.array([print], dtype=object)}
+        np.savez(file, **harmful)
+        with pytest.raises(WarmStartError, match="allow_pickle=False"):
+            warm_start.load(network(2), ["cat", "dog"], serving)
 
 
 class Store:

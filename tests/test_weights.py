@@ -17,7 +17,7 @@ import tensorflow as tf
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from trainer_module import weights
+from trainer_module import warm_start, weights
 from trainer_module.models.bit_resnet import VARIANTS, bit_resnet
 from trainer_module.models.bit_weights import (
     load_bit_npz,
@@ -234,6 +234,21 @@ def test_saved_model_is_trained_or_frozen(tmp_path: Path, trainable: bool) -> No
     model.train_on_batch(IMAGES, np.array([0, 1]))
     (trained,) = (v for v in model.get_layer("backbone").weights if v.shape == kernel.shape)
     assert np.array_equal(trained, kernel) != trainable
+
+
+def test_a_warm_start_takes_over_a_trained_saved_model(tmp_path: Path) -> None:
+    spec = saved_model(tmp_path / "module")
+    earlier = pretrained_bit("tiny", spec, image_size=32, num_classes=2)
+    random = np.random.default_rng(0)
+    trained = [random.uniform(0.5, 1, each.shape) for each in earlier.get_weights()]
+    earlier.set_weights(trained)
+    warm_start.save(earlier, ["cat", "dog"], str(tmp_path / "Format-Serving"))
+    model = pretrained_bit("tiny", spec, image_size=32, num_classes=3)
+    warm_start.load(model, ["dog", "cow", "cat"], str(tmp_path / "Format-Serving"))
+    logits = model(IMAGES).numpy()
+    np.testing.assert_allclose(logits[:, [2, 0]], earlier(IMAGES), rtol=1e-5)
+    assert (logits[:, 1] == 0).all()
+    assert np.ptp(logits[:, 0]) > 0
 
 
 def test_digest_of_a_saved_model_covers_names_and_contents(tmp_path: Path) -> None:

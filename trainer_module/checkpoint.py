@@ -20,6 +20,7 @@ from components import progress
 KEPT = 2  # the last one, and one more should that turn out to be damaged
 ABANDONED_DAYS = 14
 _META = "meta"
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, tf.errors.OpError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,24 +49,8 @@ class Checkpoints:
         self._folder = folder
 
     def save(self, number: int, meta: Mapping[str, Any], arrays: Mapping[str, Sequence]) -> None:
-        """Write a checkpoint and remove older ones; a later one has a higher `number`.
-
-        A file is there whole or not at all, whenever this is interrupted.
-        """
-        tf.io.gfile.makedirs(self._folder)
-        flat: dict[str, Any] = {_META: np.array(json.dumps(dict(meta)))}
-        flat |= {
-            f"{name}/{index}": np.asarray(array)
-            for name, each in arrays.items()
-            for index, array in enumerate(each)
-        }
-        path = posixpath.join(self._folder, f"{number:012d}.npz")
-        # A zip file needs to seek, which files on remote storage cannot.
-        with tempfile.NamedTemporaryFile(suffix=".npz") as file:
-            np.savez(file, allow_pickle=False, **flat)
-            file.flush()
-            tf.io.gfile.copy(file.name, f"{path}.partial", overwrite=True)
-        tf.io.gfile.rename(f"{path}.partial", path, overwrite=True)
+        """Write a checkpoint and remove older ones; a later one has a higher `number`."""
+        write(posixpath.join(self._folder, f"{number:012d}.npz"), meta, arrays)
         for old in self._files()[:-KEPT]:
             tf.io.gfile.remove(old)
 
@@ -73,8 +58,8 @@ class Checkpoints:
         """The newest checkpoint that is whole, or None."""
         for path in reversed(self._files()):
             try:
-                return _load(path)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                return read(path)
+            except UNREADABLE as error:
                 progress.report(
                     "note", text=f"checkpoint {path} is damaged and passed over: {error}"
                 )
@@ -92,7 +77,25 @@ class Checkpoints:
         return sorted(tf.io.gfile.glob(posixpath.join(self._folder, "*.npz")))
 
 
-def _load(path: str) -> Saved:
+def write(path: str, meta: Mapping[str, Any], arrays: Mapping[str, Sequence]) -> None:
+    """Write a `Saved`, to remote storage too; whenever it is interrupted, whole or not at all."""
+    flat: dict[str, Any] = {_META: np.array(json.dumps(dict(meta)))}
+    flat |= {
+        f"{name}/{index}": np.asarray(array)
+        for name, each in arrays.items()
+        for index, array in enumerate(each)
+    }
+    tf.io.gfile.makedirs(posixpath.dirname(path))
+    # A zip file needs to seek, which files on remote storage cannot.
+    with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+        np.savez(file, allow_pickle=False, **flat)
+        file.flush()
+        tf.io.gfile.copy(file.name, f"{path}.partial", overwrite=True)
+    tf.io.gfile.rename(f"{path}.partial", path, overwrite=True)
+
+
+def read(path: str) -> Saved:
+    """What `write` wrote. Raises one of `UNREADABLE`."""
     lists: dict[str, list[np.ndarray]] = {}
     with tf.io.gfile.GFile(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
         meta = json.loads(str(arrays[_META]))

@@ -8,7 +8,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -215,9 +215,10 @@ class _Training:
         return best
 
     def _fit(self, phase: Phase, net: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
-        views, evaluation = [self._train], self._evaluation
+        train, evaluation, augment = self._train, self._evaluation, phase.augment
         if phase.frozen:
-            views, evaluation = self._features(phase.frozen, phase)
+            train, evaluation = self._features(phase.frozen, phase)
+            augment = None  # the features are those of augmented images
         steps = Steps(
             net,
             optimizer,
@@ -226,21 +227,21 @@ class _Training:
             clip=phase.clip,
             jit_compile=self._how.jit_compile,
         )
-        augment = None if phase.frozen else phase.augment
+        batches = input_pipeline.training_batches(
+            train,
+            self._batch_size,
+            self._seed,
+            augment,
+            epochs=range(len(self._rows), self._starts[-1] + phase.epochs),
+            balance=self._how.balance,
+            first_step=self._step,
+            replicas=self._replicas,
+        )
+        tests = input_pipeline.evaluation_batches(evaluation, self._batch_size, self._replicas)
+        training, testing = iter(self._fed(batches)), self._fed(tests)
         while not self._is_over(phase):
-            epoch = len(self._rows)
-            batches = input_pipeline.training_batches(
-                views[epoch % len(views)],
-                self._batch_size,
-                self._seed,
-                augment,
-                epoch=epoch,
-                balance=self._how.balance,
-                first_step=self._step,
-                replicas=self._replicas,
-            )
-            self._train_epoch(steps, batches, optimizer)
-            self._end_epoch(steps, evaluation, optimizer)
+            self._train_epoch(steps, training, optimizer)
+            self._end_epoch(steps, testing, optimizer)
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
@@ -255,12 +256,11 @@ class _Training:
             ) from error
 
     def _train_epoch(
-        self, steps: Steps, batches: tf.data.Dataset, optimizer: keras.optimizers.Optimizer
+        self, steps: Steps, batches: Iterator, optimizer: keras.optimizers.Optimizer
     ) -> None:
         started, first = time.monotonic(), self._step
-        iterator = self._iterator(batches)
         while self._step < self._steps_per_epoch:
-            self._sums += steps.train(iterator)
+            self._sums += steps.train(batches)
             self._step += 1
             self._steps += 1
             now = time.monotonic()
@@ -295,10 +295,10 @@ class _Training:
         return loss
 
     def _end_epoch(
-        self, steps: Steps, evaluation: Split, optimizer: keras.optimizers.Optimizer
+        self, steps: Steps, testing: Iterable, optimizer: keras.optimizers.Optimizer
     ) -> None:
         loss, accuracy, _ = _means(self._sums)
-        val_loss, val_accuracy, _ = _means(self._evaluate(steps, evaluation))
+        val_loss, val_accuracy, _ = _means(self._evaluate(steps, testing))
         self._require_finite(val_loss, optimizer)
         row: dict[str, float] = {
             "epoch": len(self._rows) + 1,
@@ -317,24 +317,24 @@ class _Training:
             self._best_weights = self._models[-1].get_weights()
         self._step, self._sums = 0, tf.zeros([3], tf.float64)
 
-    def _evaluate(self, steps: Steps, split: Split) -> tf.Tensor:
+    def _evaluate(self, steps: Steps, testing: Iterable) -> tf.Tensor:
         sums = tf.zeros([3], tf.float64)
-        batches = input_pipeline.evaluation_batches(split, self._batch_size, self._replicas)
-        iterator = self._iterator(batches)
-        for _ in range(math.ceil(split.size / self._batch_size)):
-            sums += steps.evaluate(iterator)
+        batches = iter(testing)
+        for _ in range(math.ceil(self._evaluation.size / self._batch_size)):
+            sums += steps.evaluate(batches)
         return sums
 
-    def _iterator(self, batches: tf.data.Dataset) -> Iterator:
+    def _fed(self, batches: tf.data.Dataset) -> Iterable:
+        """`batches` as the replicas of this process take them."""
         if self._replicas.total > 1:
-            return iter(self._strategy.distribute_datasets_from_function(lambda _: batches))
-        return iter(batches)
+            return self._strategy.distribute_datasets_from_function(lambda _: batches)
+        return batches
 
-    def _features(self, frozen: Frozen, phase: Phase) -> tuple[list[Split], Split]:
-        """The training images' features, one split a view, and the evaluation images'."""
+    def _features(self, frozen: Frozen, phase: Phase) -> tuple[Split, Split]:
+        """Both splits with the features of all views in place of the images."""
         forward = tf.function(lambda images: frozen.base(images, training=False))
 
-        def computed(split: Split, view: int) -> Split:
+        def computed(split: Split, view: int) -> np.ndarray:
             parts: list[np.ndarray] = []
             batches = input_pipeline.feature_batches(
                 split, self._batch_size, self._seed, view, phase.augment
@@ -347,12 +347,17 @@ class _Training:
                     progress.report(
                         "step", what="features", done=done, total=split.size, unit="images"
                     )
-            features = tf.data.Dataset.from_tensor_slices((np.concatenate(parts), split.labels))
-            return Split(features, split.labels, split.classes)
+            return np.concatenate(parts)
 
-        # View 0 is of the images as they are.
-        views = [computed(self._train, view) for view in range(frozen.views)]
-        return views, computed(self._evaluation, 0)
+        def replaced(split: Split, views: int) -> Split:
+            # View 0 is of the images as they are.
+            with tf.device("CPU:0"):  # where the input is prepared
+                features = tf.concat([computed(split, view) for view in range(views)], axis=0)
+            first = features[: split.size]
+            images = tf.data.Dataset.from_tensor_slices((first, split.labels))
+            return dataclasses.replace(split, images=images, features=features)
+
+        return replaced(self._train, frozen.views), replaced(self._evaluation, 1)
 
     def _is_over(self, phase: Phase) -> bool:
         done = len(self._rows) - self._starts[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,11 +32,14 @@ class Split:
             features are computed, those stand in their place: (float32 [...], int64 label).
         labels: int64 [N], the same labels.
         classes: how many classes there are.
+        features: float32 [views * N, ...], of which the first N stand in for `images` in an epoch
+            of training, and the next N in the next epoch; None: there are none.
     """
 
     images: tf.data.Dataset
     labels: np.ndarray
     classes: int
+    features: tf.Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -139,47 +143,85 @@ def training_batches(
     seed: int,
     augment: Augment | None,
     *,
-    epoch: int = 0,
+    epochs: range,
     balance: str = "none",
     first_step: int = 0,
     replicas: Replicas = Replicas(),
 ) -> tf.data.Dataset:
-    """One epoch of batches from `first_step` on, whose order and changes follow `seed` and `epoch`.
+    """Batches of `epochs`, whose order and changes follow `seed` and the number of the epoch.
 
-    Any epoch can so be had without those before it. With one replica elements are (images, labels,
-    weights float32 [B], images of the whole batch float32 []). With more, those of one batch for
-    the local replicas follow each other. The last batch holds what is left of the epoch. Data
-    beyond a quarter of memory is shuffled within a window of that size.
+    The first of the epochs begins with the batch `first_step`: any batch can be had without those
+    before it. With one replica elements are (images, labels, weights float32 [B], images of the
+    whole batch float32 []). With more, those of one batch for the local replicas follow each other.
+    The last batch of an epoch holds what is left of it. Data beyond a quarter of memory is shuffled
+    within a window of that size.
 
     `balance` is one of "none", which shows every image once; "class_weight", so too, but images of
     rare classes weigh more, so that the weights of all classes are equal and 1 on average; and
     "sampling", which shows as many images of each class, in all about as many as there are.
     """
-    order, changes = np.random.SeedSequence([seed, epoch]).generate_state(2)
-    images = split.images
-    if balance == "sampling":
-        images = _resampled(split, np.random.default_rng([seed, epoch]))
-    weights = np.ones(split.classes, np.float32)
-    if balance == "class_weight":
-        weights = (split.size / (split.classes * np.maximum(split.counts, 1))).astype(np.float32)
+    weights = (split.size / (split.classes * np.maximum(split.counts, 1))).astype(np.float32)
+    features = split.features
+    window = max(min(split.size, _capacity(tf.nest.flatten(split.images.element_spec)[0])), 1)
 
-    def changed(step: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
-        images, labels, kept, total = batch
-        kept *= tf.gather(weights, labels)
+    def shuffled(epoch: tf.Tensor, seed: tf.Tensor) -> tf.data.Dataset:
+        # With a seed of 0, TensorFlow would ask whether the other is 0 too, which no tensor tells.
+        tf.compat.v1.set_random_seed(1)
+        images = split.images
+        if balance == "sampling":
+            repeats = tf.data.Dataset.from_tensor_slices(_repeats(split, seed, epoch))
+            images = tf.data.Dataset.zip(images, repeats).flat_map(
+                lambda image, count: tf.data.Dataset.from_tensors(image).repeat(count)
+            )
+        images = images.shuffle(window, seed=seed, reshuffle_each_iteration=False)
+        return images.batch(batch_size).skip(first(epoch))
+
+    def looked_up(epoch: tf.Tensor, seed: tf.Tensor) -> tf.data.Dataset:
+        """The same of features, by their places: for a small head, far less work."""
+        assert features is not None
+        places = tf.range(split.size)
+        if balance == "sampling":
+            places = tf.repeat(places, _repeats(split, seed, epoch))
+        places = tf.random.experimental.stateless_shuffle(places, tf.stack([seed, epoch]))
+        view = tf.cast(epoch, tf.int32) % (len(features) // split.size) * split.size
+
+        def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            chosen = places[step * batch_size : (step + 1) * batch_size]
+            return tf.gather(features, view + chosen), tf.gather(split.labels, chosen)
+
+        steps = math.ceil(epoch_size(split, balance) / batch_size)
+        return tf.data.Dataset.range(first(epoch), steps).map(batch)
+
+    def first(epoch: tf.Tensor) -> tf.Tensor:
+        return tf.where(epoch == epochs.start, tf.constant(first_step, tf.int64), 0)
+
+    def one_epoch(epoch: tf.Tensor, seeds: tf.Tensor) -> tf.data.Dataset:
+        batches = (shuffled if features is None else looked_up)(epoch, seeds[0])
+        changes = tf.data.Dataset.from_tensors(seeds[1]).repeat()
+        return tf.data.Dataset.zip(changes, batches.enumerate(first(epoch)))
+
+    def changed(change: tf.Tensor, numbered: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+        step, batch = numbered
+        images, labels, kept, total = batch if replicas.total > 1 else _whole(*batch)
+        if balance == "class_weight":
+            kept *= tf.gather(weights, labels)
         if augment:
-            images, labels = augment(images, labels, tf.stack([tf.cast(changes, tf.int64), step]))
+            images, labels = augment(images, labels, tf.stack([change, step]))
         return images, labels, kept, total
 
-    window = max(min(split.size, _capacity(images.element_spec[0])), 1)
-    batches = (
-        images.shuffle(window, seed=int(order), reshuffle_each_iteration=False)
-        .batch(batch_size)
-        .skip(first_step)
-    )
-    return (
-        _shared(batches, first_step, replicas)
-        .map(changed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .prefetch(tf.data.AUTOTUNE)
+    states = [np.random.SeedSequence([seed, epoch]).generate_state(2) for epoch in epochs]
+    # One data set for all epochs: it takes as long to make as a hundred steps of a small model.
+    batches = tf.data.Dataset.from_tensor_slices(
+        (np.array(epochs, np.int64), np.array(states, np.int64).reshape(-1, 2))
+    ).flat_map(one_epoch)
+    if replicas.total > 1:
+        batches = batches.flat_map(
+            lambda change, numbered: _shares(numbered[0], numbered[1], replicas).map(
+                lambda step, share: (change, (step, share))
+            )
+        )
+    return batches.map(changed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(
+        tf.data.AUTOTUNE
     )
 
 
@@ -187,8 +229,14 @@ def evaluation_batches(
     split: Split, batch_size: int, replicas: Replicas = Replicas()
 ) -> tf.data.Dataset:
     """Every image once, unchanged and in order; elements as those of `training_batches`."""
-    shared = _shared(split.images.batch(batch_size), 0, replicas)
-    return shared.map(lambda _, batch: batch).prefetch(tf.data.AUTOTUNE)
+    batches = split.images.batch(batch_size)
+    if replicas.total == 1:
+        return batches.map(_whole).prefetch(tf.data.AUTOTUNE)
+    return (
+        batches.enumerate()
+        .flat_map(lambda step, batch: _shares(step, batch, replicas).map(lambda _, share: share))
+        .prefetch(tf.data.AUTOTUNE)
+    )
 
 
 def feature_batches(
@@ -214,50 +262,47 @@ def epoch_size(split: Split, balance: str) -> int:
     return split.classes * _per_class(split) if balance == "sampling" else split.size
 
 
-def _shared(batches: tf.data.Dataset, first_step: int, replicas: Replicas) -> tf.data.Dataset:
-    """Batches of (images, labels) as (number, batch), where numbers differ between replicas."""
+def _whole(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    count = tf.shape(labels)[:1]
+    return images, labels, tf.ones(count), tf.cast(count[0], tf.float32)
 
-    def whole(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tuple]:
-        images, labels = batch
-        count = tf.shape(labels)[:1]
-        return step, (images, labels, tf.ones(count), tf.cast(count[0], tf.float32))
 
-    def share(
-        step: tf.Tensor, batch: tuple[tf.Tensor, ...], replica: tf.Tensor
-    ) -> tuple[tf.Tensor, tuple]:
-        images, labels, weights, total = batch
+def _shares(
+    step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor], replicas: Replicas
+) -> tf.data.Dataset:
+    """Of a batch (images, labels), those of the local replicas, each with a number of its own."""
+    images, labels, weights, total = _whole(*batch)
+
+    def share(replica: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         chosen = tf.range(tf.shape(labels)[0])[replica :: replicas.total]
         # Batch normalization fails on no image: where there are too few, one comes with weight 0.
         idle = tf.size(chosen) == 0
         chosen = tf.cond(idle, lambda: tf.zeros([1], tf.int32), lambda: chosen)
-        weights = tf.gather(weights, chosen) * tf.cast(~idle, tf.float32)
-        part = (tf.gather(images, chosen), tf.gather(labels, chosen), weights, total)
+        kept = tf.gather(weights, chosen) * tf.cast(~idle, tf.float32)
+        part = (tf.gather(images, chosen), tf.gather(labels, chosen), kept, total)
         return step * replicas.total + replica, part
 
-    numbered = batches.enumerate(first_step).map(whole)
-    if replicas.total == 1:
-        return numbered
     mine = tf.range(replicas.first, replicas.first + replicas.local, dtype=tf.int64)
-    return numbered.flat_map(
-        lambda step, batch: tf.data.Dataset.from_tensor_slices(mine).map(
-            lambda replica: share(step, batch, replica)
-        )
-    )
+    return tf.data.Dataset.from_tensor_slices(mine).map(share)
 
 
-def _resampled(split: Split, random: np.random.Generator) -> tf.data.Dataset:
-    """As many images of each class, each image as often as any other of its class, or once more."""
+def _repeats(split: Split, seed: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+    """How often balanced sampling shows each image: as often as any other of its class, or once
+    more, and all classes equally often; int64 [N].
+    """
     wanted = _per_class(split)
-    repeats = np.zeros(split.size, np.int64)
-    for label in range(split.classes):
-        places = random.permutation(np.flatnonzero(split.labels == label))
-        if places.size:
-            repeats[places] = wanted // places.size
-            repeats[places[: wanted % places.size]] += 1
-    counted = tf.data.Dataset.zip(split.images, tf.data.Dataset.from_tensor_slices(repeats))
-    return counted.flat_map(
-        lambda image, count: tf.data.Dataset.from_tensors(image).repeat(count)
-    ).apply(tf.data.experimental.assert_cardinality(int(repeats.sum())))
+
+    def counted(seed: np.ndarray, epoch: np.ndarray) -> np.ndarray:
+        random = np.random.default_rng([int(seed), int(epoch)])
+        repeats = np.zeros(split.size, np.int64)
+        for label in range(split.classes):
+            places = random.permutation(np.flatnonzero(split.labels == label))
+            if places.size:
+                repeats[places] = wanted // places.size
+                repeats[places[: wanted % places.size]] += 1
+        return repeats
+
+    return tf.ensure_shape(tf.numpy_function(counted, [seed, epoch], tf.int64), [split.size])
 
 
 def _per_class(split: Split) -> int:

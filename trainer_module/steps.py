@@ -50,6 +50,8 @@ class Steps:
             for variable in model.non_trainable_variables
             if variable.path.rpartition("/")[2] in ("moving_mean", "moving_variance")
         ]
+        if strategy.num_replicas_in_sync > 1:
+            self._part_random_streams()
         self._gradients = tf.function(self._differentiate, jit_compile=jit_compile or None)
         self._train = tf.function(functools.partial(self._next, self._train_replica))
         self._evaluate = tf.function(functools.partial(self._next, self._evaluate_replica))
@@ -61,6 +63,23 @@ class Steps:
     def evaluate(self, batches: Iterator) -> Sums:
         """Compute the sums of the next batch."""
         return self._evaluate(batches)
+
+    def _part_random_streams(self) -> None:
+        """Give each replica dropout of its own: Keras begins with equal seeds."""
+        states = [
+            variable
+            for variable in self._model.non_trainable_variables
+            if variable.path.endswith("/seed_generator_state")
+        ]
+        # The first replica's: a second phase, or a continuation, must come to the same seeds.
+        seeds = [keras.ops.convert_to_numpy(state) for state in states]
+
+        def assign() -> None:
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            for state, seed in zip(states, seeds, strict=True):
+                state.assign(seed + tf.cast(tf.stack([number, 0]), seed.dtype))
+
+        tf.function(self._strategy.run)(assign)
 
     def _next(self, step: Callable[..., Sums], batches: Iterator) -> Sums:
         # An iterator's signature leaves the batch size open, so that a last, smaller batch does not

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import posixpath
 from collections.abc import Sequence
 
 import keras
-from tfx.utils import io_utils
 
-# Beside "Format-Serving" in a Model artifact: the SavedModel there has lost the Keras layers.
-FOLDER = "Format-Keras"
-MODEL_FILE = "model.keras"
-CLASSES_FILE = "classes.json"
+from trainer_module import checkpoint
+
+# Beside "Format-Serving" in a Model artifact: the SavedModel there has lost the order of weights.
+# Without layers: some, such as a SavedModel's, cannot be loaded safely.
+FOLDER = "Format-Weights"
+FILE = "weights.npz"
 
 
 class WarmStartError(Exception):
@@ -21,12 +20,9 @@ class WarmStartError(Exception):
 
 
 def save(model: keras.Model, classes: Sequence[str], serving_model_dir: str) -> None:
-    """Keep `model` in the artifact that `serving_model_dir` is in."""
-    folder = _folder(serving_model_dir)
-    io_utils.write_string_file(
-        posixpath.join(folder, CLASSES_FILE), json.dumps(list(classes), ensure_ascii=False) + "\n"
-    )
-    model.save(os.path.join(folder, MODEL_FILE))
+    """Keep the weights of `model` in the artifact that `serving_model_dir` is in."""
+    meta = {"classes": list(classes), "names": [weight.path for weight in model.weights]}
+    checkpoint.write(_path(serving_model_dir), meta, {"weights": model.get_weights()})
 
 
 def load(model: keras.Model, classes: Sequence[str], base_model: str) -> str:
@@ -41,35 +37,35 @@ def load(model: keras.Model, classes: Sequence[str], base_model: str) -> str:
     Raises:
         WarmStartError: the two are of different architectures, or there is no earlier one.
     """
-    folder = _folder(base_model)
-    path = posixpath.join(folder, MODEL_FILE)
+    path = _path(base_model)
     try:
-        known = json.loads(io_utils.read_string_file(posixpath.join(folder, CLASSES_FILE)))
-        earlier = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # zipfile's, h5py's, TensorFlow's and Keras's own
+        earlier = checkpoint.read(path)
+        known, names = earlier.meta["classes"], earlier.meta["names"]
+        old = earlier.arrays["weights"]
+    except checkpoint.UNREADABLE as error:
         raise _refused(path, f"it cannot be loaded: {type(error).__name__}: {error}") from error
     last = model.layers[-1]
     while isinstance(last, keras.Model):
         last = last.layers[-1]
     head = {id(variable) for variable in last.weights}
     kept = [name for name in classes if name in known]
-    old, new = earlier.weights, model.weights
+    new = model.weights
     if len(old) != len(new):
         raise _refused(path, f"it has {len(old)} weights, the new model {len(new)}")
-    values = [array.copy() for array in model.get_weights()]
-    earlier_values = earlier.get_weights()
-    for place, (before, after) in enumerate(zip(earlier_values, values, strict=True)):
+    values = model.get_weights()
+    for place, (before, after) in enumerate(zip(old, values, strict=True)):
         if id(new[place]) in head:
             fits = after.shape[:-1] == before.shape[:-1] and before.shape[-1] == len(known)
-            to, source = ([names.index(name) for name in kept] for names in (classes, known))
+            to, source = ([each.index(name) for name in kept] for each in (classes, known))
             if fits:
-                after[..., to] = before[..., source]
+                values[place] = after.copy()
+                values[place][..., to] = before[..., source]
         elif fits := after.shape == before.shape:
             values[place] = before
         if not fits:
             raise _refused(
                 path,
-                f"its {old[place].path} has shape {before.shape}, where the new model has "
+                f"its {names[place]} has shape {before.shape}, where the new model has "
                 f"{new[place].path} with {after.shape}",
             )
     model.set_weights(values)
@@ -79,8 +75,8 @@ def load(model: keras.Model, classes: Sequence[str], base_model: str) -> str:
     )
 
 
-def _folder(serving_path: str) -> str:
-    return posixpath.join(posixpath.dirname(serving_path.rstrip("/")), FOLDER)
+def _path(serving_path: str) -> str:
+    return posixpath.join(posixpath.dirname(serving_path.rstrip("/")), FOLDER, FILE)
 
 
 def _refused(path: str, why: str) -> WarmStartError:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 _IMAGE = Path(__file__).resolve().parent
 _ROOT = _IMAGE.parent.parent
+# TensorFlow's own is added for CPU or GPU, and it needs libclang only to build extensions.
+_NOT_IN_BASE = ("tensorflow", "libclang")
 _NAME = r"^[A-Za-z0-9._-]+"
 
 
@@ -25,7 +27,7 @@ def of_layer(layer: str) -> dict[str, str]:
         case "build":  # what the few source distributions are built with
             return {name: locked[name] for name in ("setuptools",)}
         case "base":
-            return {name: locked[name] for name in needed(locked) if name != "tensorflow"}
+            return {name: locked[name] for name in needed(locked) if name not in _NOT_IN_BASE}
         case "cpu":
             return entries((_IMAGE / "cpu.lock").read_text(encoding="utf-8"))
         case "gpu":

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _BATCH = 16  # images a request
 _MAX_PIXELS = 100_000_000  # as data.max_pixels
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 _SAVED = "saved_model.pb"
 _CLASSES = Path("assets.extra") / "classes.json"
 _ADDRESS = re.compile(r"[^/\s]+:\d+")
@@ -60,12 +59,13 @@ def predict(
 ) -> None:
     """Say what a model sees on images. Exit code 3 where one of the files is no usable image.
 
-    Images are prepared as for training: turned upright, TIFF and the like converted.
+    Files that a model cannot read, such as TIFF, are converted first, as for training.
     """
     from pipeline.noise import quiet
 
-    files = list(_files(images))
-    with quiet(Path(os.devnull)):  # TensorFlow talks while it is loaded
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet(Path(os.devnull)):  # what it says while it is loaded is not for us
+        files = list(_files(images))
         ask, classes = _model(model, workspace, name, labels)
     unusable = 0
     for start in range(0, len(files), _BATCH):
@@ -77,13 +77,15 @@ def predict(
 
 
 def _files(images: Sequence[Path]) -> Iterator[Path]:
+    from components.image_example_gen.sources.folder import EXTENSIONS
+
     for path in images:
         if not path.is_dir():
             yield path
             continue
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
         if not found:
-            raise DataError(f"{path}: no image files ({', '.join(_SUFFIXES)}) in this folder")
+            raise DataError(f"{path}: no file in this folder is named like an image")
         yield from found
 
 
@@ -190,8 +192,6 @@ def _labels(given: Path | None, base: Path, folder: Path | None = None) -> list[
 
 def _saved_model(folder: Path) -> Predict:
     import tensorflow as tf
-
-    from components.image_example_gen import images  # noqa: F401 - is heavy, too
 
     try:
         loaded = tf.saved_model.load(str(folder))

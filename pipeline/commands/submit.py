@@ -47,6 +47,9 @@ def submit(
         str | None, typer.Option(help="Of the run; default: the pipeline's and the time.")
     ] = None,
     service_account: ServiceAccountOption = SERVICE_ACCOUNT,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until the run is over; exit code 5 where it failed.")
+    ] = False,
     dry_run: DryRunOption = False,
     *,
     connection: Connection,
@@ -63,7 +66,7 @@ def submit(
     now = datetime.datetime.now(datetime.UTC)
     kubeflow = Kubeflow(connection, dry_run=dry_run)
     version = kubeflow.upload(found)
-    page = kubeflow.run(
+    run_id, page = kubeflow.run(
         version,
         experiment=experiment or found.name,
         name=name or f"{found.name} {now:%Y-%m-%d %H:%M:%S}",
@@ -74,7 +77,9 @@ def submit(
         print_requests(kubeflow)
         return
     print_version(found, version)
-    print(f"Run       {page}")
+    print(f"Run       {page}", flush=True)
+    if wait:
+        kubeflow.wait(run_id)
 
 
 def print_requests(kubeflow: Kubeflow) -> None:

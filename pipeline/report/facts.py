@@ -109,6 +109,18 @@ class Run(_Fact):
         return self.settings[key].value if key in self.settings else default
 
 
+class Promotion(_Fact):
+    """A change of what is served.
+
+    at: UTC, ISO 8601. action: promote or rollback. labels: the versions by label after it.
+    """
+
+    at: str
+    action: str
+    labels: dict[str, int]
+    result: str
+
+
 class Finding(_Fact):
     """An anomaly, as in components/image_example_validator/findings.py."""
 

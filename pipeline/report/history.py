@@ -5,27 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from pipeline.errors import ConfigError
-from pipeline.report.facts import RECORD, Facts, Run, State
+from pipeline.report.facts import RECORD, Facts, Promotion, Run, State
 
 if TYPE_CHECKING:
     from pipeline.workspace import Workspace
 
 FACTS = "report.json"
 LATEST = "latest"
-
-
-class Promotion(NamedTuple):
-    """A change of what is served: when (UTC), what was done, and the versions by label after it."""
-
-    at: str
-    action: str
-    labels: dict[str, int]
-    result: str
 
 
 def runs(workspace: Workspace) -> list[Run]:
@@ -119,4 +110,9 @@ def _promotions(serving: Path) -> Iterator[Promotion]:
         return
     for line in lines:
         entry: dict[str, Any] = json.loads(line)
-        yield Promotion(entry["at"], entry["action"], entry["to"]["labels"], entry["result"])
+        yield Promotion(
+            at=entry["at"],
+            action=entry["action"],
+            labels=entry["to"]["labels"],
+            result=entry["result"],
+        )

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.console import duration
-from pipeline.report.facts import Facts, Run, State
-from pipeline.report.history import Promotion
+from pipeline.report.facts import Facts, Promotion, Run, State
 from pipeline.report.plots import NOTHING, Plot, percent
 
 if TYPE_CHECKING:
     import jinja2
 
-    from components.image_evaluator.figures import Estimate, Figures
+    from components.image_evaluator.figures import ClassFigures, Estimate, Figures
 
 MAX_CONFUSIONS = 12
 MAX_SLICES = 40
@@ -54,6 +53,7 @@ def render(
         plots={plot.name: plot for plot in plots},
         headline=headline(facts),
         metrics=metric_rows(evaluation) if evaluation else [],
+        weakest=_weakest(evaluation) if evaluation else None,
         confusions=confusions(evaluation)[:MAX_CONFUSIONS] if evaluation else [],
         worst_first=worst_first(evaluation) if evaluation else [],
         slices=_slices(evaluation) if evaluation else [],
@@ -151,6 +151,12 @@ def worst_first(evaluation: Figures) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -1.0 if (f1 := row["candidate"].f1.value) is None else f1)
 
 
+def _weakest(evaluation: Figures) -> ClassFigures | None:
+    """The class of the lowest recall."""
+    judged = [each for each in evaluation.candidate.per_class if each.recall.value is not None]
+    return min(judged, key=lambda each: each.recall.value or 0.0, default=None)
+
+
 def _slices(evaluation: Figures) -> list[dict[str, Any]]:
     before = (
         {(each.feature, each.value): each for each in evaluation.baseline.slices}
@@ -217,10 +223,12 @@ def _environment() -> jinja2.Environment:
 
 
 def figure(value: float | None, share: bool = False) -> str:
-    """`98.91%` of a share, `0.0136` of another value."""
+    """`98.91%` for a share, `0.0136` or `12,345` for another value."""
     if value is None:
         return NOTHING
-    return percent(value, 2) if share else f"{value:.4g}"
+    if share:
+        return percent(value, 2)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def interval(estimate: Estimate, share: bool = False) -> str:

@@ -17,14 +17,21 @@ _MOST_PATCHES = 32  # a side; of more nothing could be seen
 
 
 def thumbnail(encoded: bytes) -> bytes:
-    """A smaller version of an encoded image."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        return _encoded(image.convert("RGB"))
+    """A smaller version of an encoded image, as training and serving see it."""
+    from components import decoding
+
+    return encode(decoding.decode_now(encoded).pixels.numpy())
 
 
 def encode(pixels: Pixels) -> bytes:
     """The same of an image that is not encoded."""
-    return _encoded(Image.fromarray(pixels))
+    image, buffer = Image.fromarray(pixels), io.BytesIO()
+    if max(image.size) <= _EXACT:
+        image.save(buffer, "PNG", optimize=True)
+    else:
+        image.thumbnail((SIDE, SIDE))
+        image.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
 
 
 def patches(pixels: Pixels, count: int) -> bytes | None:
@@ -49,14 +56,4 @@ def patches(pixels: Pixels, count: int) -> bytes | None:
             sheet[top : top + each, left : left + each, 3] = 255
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _encoded(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    if max(image.size) <= _EXACT:
-        image.save(buffer, "PNG", optimize=True)
-    else:
-        image.thumbnail((SIDE, SIDE))
-        image.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.report.facts import Data, Facts, Run, Training
+from pipeline.report.facts import Data, Facts, Promotion, Run, Training
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,6 +67,9 @@ _STYLE = {
 }
 
 
+_NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+
 class Plot(NamedTuple):
     """A drawn figure: `name` of its files, a title, what it shows in words, and its width."""
 
@@ -91,12 +94,15 @@ def draw(facts: Facts) -> list[Plot]:
         return list(_draw(facts))
 
 
-def draw_history(runs: Sequence[Run]) -> Plot:
-    """The accuracy of every candidate, and of the champion it was held against; oldest first."""
+def draw_history(runs: Sequence[Run], promotions: Sequence[Promotion]) -> Plot:
+    """The accuracy of every candidate, and of the champion it was held against.
+
+    runs: oldest first. promotions: drawn between those runs that were started before and after.
+    """
     import matplotlib as mpl
 
     with mpl.rc_context(_STYLE):
-        return _finished("history", *_history(runs))
+        return _finished("history", *_history(runs, promotions))
 
 
 def _draw(facts: Facts) -> Iterator[Plot]:
@@ -125,7 +131,7 @@ def _figure(width: float = _WIDTH, height: float = _HEIGHT) -> tuple[Figure, Axe
 
 def _finished(name: str, title: str, text: str, figure: Figure) -> Plot:
     svg, png = io.StringIO(), io.BytesIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(svg, format="svg", metadata=_NO_METADATA)
     figure.savefig(png, format="png", dpi=144)
     width = float(figure.get_size_inches()[0] * 72)
     return Plot(name, title, text, svg.getvalue(), png.getvalue(), width)
@@ -310,7 +316,7 @@ def _confusion(evaluation: Figures) -> _Drawn:
     axes.spines[["left", "bottom", "right", "top"]].set_visible(True)
     if len(names) <= _COUNTED:
         for row, column in zip(*np.nonzero(counts), strict=True):
-            color = "white" if shares[row, column] > 0.45 else INK
+            color = "white" if shares[row, column] > 0.7 else INK
             axes.text(
                 column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=color
             )
@@ -412,7 +418,7 @@ def percent(value: float | None, digits: int = 1) -> str:
     return NOTHING if value is None else f"{value:.{digits}%}"
 
 
-def _history(runs: Sequence[Run]) -> _Drawn:
+def _history(runs: Sequence[Run], promotions: Sequence[Promotion]) -> _Drawn:
     known = [(run, run.accuracy) for run in runs if run.accuracy]
     figure, axes = _figure(720, 260)
     places = range(len(known))
@@ -453,6 +459,19 @@ def _history(runs: Sequence[Run]) -> _Drawn:
                 ha="center",
                 fontsize=10,
             )
+    for promotion in promotions:
+        between = sum(run.started <= promotion.at for run, _ in known) - 0.5
+        axes.axvline(between, color=MUTED, linewidth=1, linestyle=":")
+        axes.annotate(
+            ", ".join(f"{label} v{version}" for label, version in promotion.labels.items()),
+            (between, 0),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, 4),
+            textcoords="offset points",
+            rotation=90,
+            fontsize=10,
+            color=MUTED,
+        )
     axes.set_xlim(-0.6, max(len(known) - 0.4, 0.6))
     every = max(1, len(known) // 8)
     ticks = list(places)[::-1][::every][::-1]

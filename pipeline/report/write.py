@@ -56,9 +56,10 @@ def write_report(facts: Facts, folder: Path, index: str | None = None) -> Path:
 def write_index(workspace: Workspace) -> Path:
     """Write the page of all runs. Raises OSError."""
     runs = history.runs(workspace)
+    promotions = history.promotions(workspace)
     plot = None
     if any(run.accuracy for run in runs):
-        plot = plots.draw_history(runs[::-1])
+        plot = plots.draw_history(runs[::-1], promotions)
         write_file(workspace.runs / f"{plot.name}.svg", plot.svg)
         write_file(workspace.runs / f"{plot.name}.png", plot.png)
     rows = [history.summary(run) for run in runs]
@@ -66,7 +67,7 @@ def write_index(workspace: Workspace) -> Path:
     write_file(workspace.runs / "runs.csv", _csv(rows))
     path = workspace.runs / INDEX
     pages = {run.run_id for run in runs if (workspace.run_dir(run.run_id) / PAGE).exists()}
-    text = page.render_index(str(workspace.root), runs, pages, history.promotions(workspace), plot)
+    text = page.render_index(str(workspace.root), runs, pages, promotions, plot)
     write_file(path, text)
     return path
 
@@ -75,9 +76,7 @@ def write_file(path: Path, content: str | bytes) -> None:
     """Write a file that is either absent, as it was before, or whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    # A name that is no Unicode may be in it, and must not keep the page from being written.
-    data = content if isinstance(content, bytes) else content.encode(errors="replace")
-    partial.write_bytes(data)
+    partial.write_bytes(content if isinstance(content, bytes) else content.encode())
     partial.replace(path)
 
 

@@ -57,6 +57,16 @@ class PositionEmbedding(layers.Layer):
         return tokens + self.table
 
 
+@keras.saving.register_keras_serializable(package="perennial")
+class AdaptedNormalization(layers.Normalization):
+    """Keras's own goes on with the statistics of before where its weights are set from outside."""
+
+    def call(self, inputs: Any) -> Any:
+        """Subtract the means and divide by the deviations that the weights now hold."""
+        deviation = ops.maximum(ops.sqrt(self.adapt_variance), keras.config.epsilon())
+        return (ops.cast(inputs, self.compute_dtype) - self.adapt_mean) / deviation
+
+
 def small_vit(
     *,
     image_size: int,
@@ -78,7 +88,7 @@ def small_vit(
     """
     images = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
     # In float32 under mixed precision too: its statistics cannot be measured in less.
-    x = layers.Normalization(dtype="float32", name="normalization")(images)
+    x = AdaptedNormalization(dtype="float32", name="normalization")(images)
     x = Patches(patch_size, name="patches")(x)
     x = layers.Dense(dim, name="projection")(x)
     x = PositionEmbedding(name="position")(x)

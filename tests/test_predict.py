@@ -1,0 +1,149 @@
+"""perennial predict: from a folder, a version or a server, and what it does with bad files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from pipeline.cli import app
+from pipeline.serving.server import ModelServer
+from tests.serving_kit import MODEL, PURE, push
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["predict", *map(str, arguments)])
+
+
+def answers(result: Result) -> dict[str, Any]:
+    """The JSON objects by the name of their file."""
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    return {Path(row["file"]).name: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, colour_models: list[Path]) -> Path:
+    """Versions 1 and 3 are pushed; 3 is surer than 1."""
+    root = tmp_path_factory.mktemp("workspace")
+    base = root / "serving" / MODEL
+    base.mkdir(parents=True)
+    push(colour_models[0], base, 1)
+    push(colour_models[2], base, 3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(workspace: Path) -> Iterator[ModelServer]:
+    with ModelServer(workspace / "serving" / MODEL, MODEL) as started:
+        started.wait_ready(60)
+        yield started
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A red TIFF, a blue PNG in a folder below, and a file that is no image."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "below").mkdir()
+    Image.new("RGB", (9, 12), PURE["red"]).save(folder / "red.tiff")
+    Image.new("RGB", (9, 12), PURE["blue"]).save(folder / "below" / "blue.PNG")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.mark.parametrize("named", ["number", "version", "base", "grpc", "rest"])
+def test_a_model_is_found_by_version_folder_or_address(
+    workspace: Path, server: ModelServer, images: Path, named: str
+) -> None:
+    base = workspace / "serving" / MODEL
+    model = {
+        "number": 3,
+        "version": base / "3",
+        "base": base,
+        "grpc": f"{server.host}:{server.grpc_port}",
+        "rest": f"http://{server.host}:{server.rest_port}",
+    }[named]
+    result = invoke(model, images, "--json", "--workspace", workspace, "--name", MODEL)
+    assert result.exit_code == 0, result.output
+    found = answers(result)
+    assert set(found) == {"red.tiff", "blue.PNG"}
+    for name, label in (("red.tiff", "red"), ("blue.PNG", "blue")):
+        classes = found[name]["classes"]
+        assert classes[0]["label"] == label
+        assert {each["label"] for each in classes} == {"red", "green", "blue"}
+        shares = [each["probability"] for each in classes]
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) == pytest.approx(1, abs=1e-5)
+
+
+def test_versions_differ(workspace: Path, images: Path) -> None:
+    shares = [
+        answers(invoke(version, images, "--json", "--workspace", workspace, "--name", MODEL))
+        for version in (1, 3)
+    ]
+    first, third = (each["red.tiff"]["classes"][0]["probability"] for each in shares)
+    assert first < third
+
+
+def test_text_has_a_line_for_each_file_and_bad_ones_on_stderr(
+    workspace: Path, images: Path, tmp_path: Path
+) -> None:
+    junk = tmp_path / "junk\n.png"
+    junk.write_bytes(b"junk")
+    model = workspace / "serving" / MODEL
+    result = invoke(model, images / "red.tiff", junk, tmp_path / "absent.png", "--top", 1)
+    assert result.exit_code == 3
+    assert result.stdout.startswith(f"{images / 'red.tiff'}: red ")
+    assert len(result.stdout.splitlines()) == 1
+    problems = result.stderr.splitlines()
+    assert "junk?.png: not an image" in problems[0]
+    assert "absent.png: No such file" in problems[1]
+    assert problems[2:] == ["perennial: error: 2 of 3 files cannot be used"]
+
+
+def test_a_server_s_classes_are_named_only_where_they_are_known(
+    server: ModelServer, images: Path, tmp_path: Path
+) -> None:
+    address = f"{server.host}:{server.grpc_port}"
+    arguments = (address, images / "red.tiff", "--workspace", tmp_path, "--name", MODEL, "--json")
+    found = answers(invoke(*arguments))["red.tiff"]["classes"]
+    assert [each["label"] for each in found] == ["red", "class 1", "class 2"]
+    names = tmp_path / "names.txt"
+    names.write_text("red\ngrün\nblue\n", encoding="utf-8")
+    found = answers(invoke(*arguments, "--labels", names))["red.tiff"]["classes"]
+    assert {each["label"] for each in found} == {"red", "grün", "blue"}
+    names.write_text("other\nnames\naltogether\n")
+    found = answers(invoke(*arguments, "--labels", names))["red.tiff"]["classes"]
+    assert [each["label"] for each in found] == ["red", "class 1", "class 2"]
+
+
+@pytest.mark.parametrize(
+    ("model", "code", "words"),
+    [
+        ("nonsense", 2, "has no runs"),
+        ("127.0.0.1:1", 2, "127.0.0.1:1, model perennial: UNAVAILABLE"),
+        ("https://127.0.0.1:1", 2, "must be HOST:PORT or http://HOST:PORT"),
+        ("{tmp}", 2, "holds neither saved_model.pb nor numbered versions"),
+        ("{broken}", 2, "is no model that can be asked"),
+    ],
+)
+def test_a_model_that_cannot_be_asked_is_named(
+    images: Path, tmp_path: Path, model: str, code: int, words: str
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "saved_model.pb").write_bytes(b"junk")
+    named = model.format(tmp=tmp_path, broken=tmp_path / "broken")
+    result = invoke(named, images / "red.tiff", "--workspace", tmp_path)
+    assert result.exit_code == code, result.output
+    assert words in result.output
+    assert result.output.count("\n") == 1
+
+
+def test_a_folder_without_images_is_bad_data(workspace: Path, tmp_path: Path) -> None:
+    result = invoke(workspace / "serving" / MODEL, tmp_path)
+    assert result.exit_code == 3
+    assert "no file in this folder is named like an image" in result.output
