@@ -334,6 +334,23 @@ def test_a_training_works_on_the_new_images_only(month: Month) -> None:
         assert nodes["Transform"]["images_reused"] == total - new
 
 
+def test_the_history_page_has_every_run_and_how_it_ended(month: Month) -> None:
+    from pipeline.report import history
+    from pipeline.report.facts import State
+    from pipeline.workspace import Workspace
+
+    page = (month.workspace / "runs" / "index.html").read_text()
+    found = {run.run_id: run.state for run in history.runs(Workspace(month.workspace))}
+    assert all(run in page for run in found)
+    ended = {"blessed": State.PUSHED, "rejected": State.REJECTED}
+    for entry in month.ended():
+        assert found[entry["run"]] is ended[entry["result"]]
+    # The one that was killed after its push had already told of it, and was only not labelled.
+    cut_off = found.keys() - {entry["run"] for entry in month.ended()}
+    assert len(cut_off) == 3
+    assert {found[run] for run in cut_off} <= {State.CUT_OFF, State.PUSHED}
+
+
 def test_nothing_is_left_of_those_that_were_killed(month: Month) -> None:
     import ml_metadata
     from ml_metadata.proto import metadata_store_pb2
