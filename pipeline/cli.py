@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from pipeline import examples
 from pipeline.commands import schedule
 from pipeline.commands.classify import classify
 from pipeline.commands.compile import compile_dag
@@ -41,7 +42,6 @@ app = typer.Typer(
     help="Retrains image classifiers: from a folder of images to an evaluated, pushed model.",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -387,6 +387,7 @@ app.add_typer(schedule_app, name="schedule")
 schedule_app.command("list")(_reported(LogFormat.PLAIN)(schedule.list_schedules))
 for _command in (schedule.create, schedule.pause, schedule.resume, schedule.delete):
     schedule_app.command()(_reported(LogFormat.PLAIN)(_command))
+examples.attach(app, EPILOG)
 
 
 if __name__ == "__main__":

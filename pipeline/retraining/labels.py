@@ -11,7 +11,8 @@ from pipeline.settings import Config
 def target(config: Config) -> Target:
     """The model that the configuration pushes to."""
     base = config.push_directory
-    return Target(config.name, base, config.push.served_config or served.default_config(base))
+    location = config.push.served_config or served.default_config(base)
+    return Target(config.name, base, location, config.push.signing.public_key)
 
 
 def hold(config: Config) -> str | None:
