@@ -75,7 +75,7 @@ WorkspaceOption = Annotated[
 ]
 
 
-@app.command(epilog=EPILOG)
+@app.command()
 def run(
     config: Annotated[
         Path | None, typer.Option(help="TOML file of settings.", metavar="FILE")
@@ -116,7 +116,7 @@ def run(
     raise typer.Exit(code)
 
 
-@app.command(epilog=EPILOG)
+@app.command()
 def retrain(
     config: Annotated[
         Path | None, typer.Option(help="TOML file of settings.", metavar="FILE")
@@ -167,7 +167,7 @@ app.add_typer(data_app, name="data")
 ConfigOption = Annotated[Path | None, typer.Option(help="TOML file of settings.", metavar="FILE")]
 
 
-@data_app.command(epilog=EPILOG)
+@data_app.command()
 def show(
     source: Annotated[
         str | None, typer.Argument(metavar="[DIR]", help="Images, as --data of run takes them.")
@@ -196,7 +196,7 @@ def show(
     raise typer.Exit(code)
 
 
-@data_app.command(epilog=EPILOG)
+@data_app.command()
 def check(
     source: Annotated[
         str | None,
@@ -237,7 +237,7 @@ SchemaOption = Annotated[
 ]
 
 
-@schema_app.command(epilog=EPILOG)
+@schema_app.command()
 def infer(
     config: ConfigOption = None,
     data: Annotated[
@@ -263,7 +263,7 @@ def infer(
     raise typer.Exit(code)
 
 
-@schema_app.command(epilog=EPILOG)
+@schema_app.command()
 def review(
     config: ConfigOption = None, schema: SchemaOption = None, workspace: WorkspaceOption = None
 ) -> None:
@@ -277,7 +277,7 @@ def review(
     raise typer.Exit(code)
 
 
-@schema_app.command(epilog=EPILOG)
+@schema_app.command()
 def accept(
     config: ConfigOption = None, schema: SchemaOption = None, workspace: WorkspaceOption = None
 ) -> None:
