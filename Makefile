@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test browser services lint format lock doctor venv clean
+.PHONY: help run test browser services lint format lock docs sbom licenses audit doctor venv clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,21 @@ lock: | .venv/bin/uv ## Pin the dependencies of pyproject.toml anew; newest ones
 			--python-version 3.11 --python-platform x86_64-manylinux_2_39 \
 			--custom-compile-command "make lock" --output-file kubeflow/image/$$device.lock; \
 	done
+
+docs: venv ## Write docs/reference anew, from the settings and the commands
+	.venv/bin/python -m pipeline.reference
+
+sbom: venv ## Write sbom.cdx.json, a CycloneDX bill of all that is installed
+	.venv/bin/cyclonedx-py environment .venv --pyproject pyproject.toml --output-reproducible \
+		--output-file sbom.cdx.json
+
+licenses: venv ## List the licences of all that is installed, and refuse unknown and other ones
+	.venv/bin/pip-licenses $(ARGS)
+
+# Not in the lock: its answer depends on the day and the network, so that no test may need it.
+audit: | .venv/bin/uv ## Ask the advisory databases about all that is locked; needs the network
+	.venv/bin/uv tool run pip-audit@2.10.1 --strict --disable-pip \
+		--requirement requirements.lock $(ARGS)
 
 .venv/bin/uv:
 	@$(MAKE) --no-print-directory venv

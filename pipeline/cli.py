@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from pipeline import examples
 from pipeline.commands import schedule
 from pipeline.commands.classify import classify
 from pipeline.commands.compile import compile_dag
@@ -41,7 +42,6 @@ app = typer.Typer(
     help="Retrains image classifiers: from a folder of images to an evaluated, pushed model.",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -75,7 +75,7 @@ WorkspaceOption = Annotated[
 ]
 
 
-@app.command(epilog=EPILOG)
+@app.command()
 def run(
     config: Annotated[
         Path | None, typer.Option(help="TOML file of settings.", metavar="FILE")
@@ -116,7 +116,7 @@ def run(
     raise typer.Exit(code)
 
 
-@app.command(epilog=EPILOG)
+@app.command()
 def retrain(
     config: Annotated[
         Path | None, typer.Option(help="TOML file of settings.", metavar="FILE")
@@ -167,7 +167,7 @@ app.add_typer(data_app, name="data")
 ConfigOption = Annotated[Path | None, typer.Option(help="TOML file of settings.", metavar="FILE")]
 
 
-@data_app.command(epilog=EPILOG)
+@data_app.command()
 def show(
     source: Annotated[
         str | None, typer.Argument(metavar="[DIR]", help="Images, as --data of run takes them.")
@@ -196,7 +196,7 @@ def show(
     raise typer.Exit(code)
 
 
-@data_app.command(epilog=EPILOG)
+@data_app.command()
 def check(
     source: Annotated[
         str | None,
@@ -237,7 +237,7 @@ SchemaOption = Annotated[
 ]
 
 
-@schema_app.command(epilog=EPILOG)
+@schema_app.command()
 def infer(
     config: ConfigOption = None,
     data: Annotated[
@@ -263,7 +263,7 @@ def infer(
     raise typer.Exit(code)
 
 
-@schema_app.command(epilog=EPILOG)
+@schema_app.command()
 def review(
     config: ConfigOption = None, schema: SchemaOption = None, workspace: WorkspaceOption = None
 ) -> None:
@@ -277,7 +277,7 @@ def review(
     raise typer.Exit(code)
 
 
-@schema_app.command(epilog=EPILOG)
+@schema_app.command()
 def accept(
     config: ConfigOption = None, schema: SchemaOption = None, workspace: WorkspaceOption = None
 ) -> None:
@@ -387,6 +387,7 @@ app.add_typer(schedule_app, name="schedule")
 schedule_app.command("list")(_reported(LogFormat.PLAIN)(schedule.list_schedules))
 for _command in (schedule.create, schedule.pause, schedule.resume, schedule.delete):
     schedule_app.command()(_reported(LogFormat.PLAIN)(_command))
+examples.attach(app, EPILOG)
 
 
 if __name__ == "__main__":

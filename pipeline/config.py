@@ -54,6 +54,9 @@ from trainer_module import recipes
 PRESETS = Path(__file__).parent / "presets"
 COMMAND_LINE = "command line"
 HYPERPARAMETERS = "train.hyperparameters."
+# What settings of earlier versions are called now, by their dotted keys. An entry stays for as long
+# as files with the old name may be around: for good, it costs nothing.
+RENAMED: Mapping[str, str] = {}
 PHOTOGRAPH = (480.0, 640.0)  # pixels
 
 # The tables of a TOML file, or the settings in them; what tomllib returns.
@@ -215,6 +218,10 @@ def check_paths(config: Config) -> None:
             _check_outside("push.directory", Path(config.push_directory), config.data.folder)
     if config.data.schema_file is not None:
         _check_readable("data.schema_file", config.data.schema_file)
+    for name in ("private_key", "public_key"):
+        key = getattr(config.push.signing, name)
+        if key is not None:
+            _check_readable(f"push.signing.{name}", key)
     if config.push.directory is not None and "://" not in config.push.directory:
         _check_writable("push.directory", Path(config.push.directory))
 
@@ -432,6 +439,8 @@ def _below(folder: Path, path: str) -> str:
 
 
 def _unknown(key: str, value: object, section: type[BaseModel], root: type[Config]) -> str:
+    if key in RENAMED:
+        return f"{key!r} is called {RENAMED[key]!r} now; change the name"
     table = key.rpartition(".")[0]
     settings = [*_settings(root), *(f"{table}.{name}" for name in section.model_fields if table)]
     tables = {key.rpartition(".")[0] for key in settings} - {""}

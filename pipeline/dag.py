@@ -158,6 +158,8 @@ def create_pipeline(
         push_directory=locations.push_directory,
         keep=config.push.keep,
         served_config=config.push.served_config or "",
+        private_key=str(config.push.signing.private_key or ""),
+        public_key=str(config.push.signing.public_key or ""),
     ).with_id("Pusher")
 
     nodes = [

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import faulthandler
 import gc
 import logging
+import os
 import re
 import shutil
 import signal
@@ -23,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
+import psutil
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.compiler import compiler, constants
 from tfx.orchestration import metadata
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("perennial.runner")
 _LONGEST_MESSAGE = 300
+_FULL_BYTES = 64 * 1024  # a disk that has no more left is taken for full
+_GRACE_S = 60.0  # for a node that takes too long to end when it is told to
+_LOG_DESCRIPTOR = 2  # where `noise.quiet` sends it
 
 State = Literal["complete", "cached", "skipped"]
 
@@ -74,16 +80,19 @@ class RunResult:
     nodes: tuple[NodeResult, ...]
 
 
-def run(pipeline: Pipeline, workspace: Workspace, run_id: str) -> RunResult:
+def run(
+    pipeline: Pipeline, workspace: Workspace, run_id: str, node_timeout: float | None = None
+) -> RunResult:
     """Run every node of `pipeline` under `run_id`, which must be new to the workspace.
 
     The caller holds the workspace's lock. Progress is reported as events (components/progress.py):
-    run_start, node_start, node_end and run_end.
+    run_start, node_start, node_end and run_end. A node that has not ended after `node_timeout`
+    seconds is interrupted; one that does not react to that takes the process with it.
 
     Raises:
         DataError: a node blamed its data (BadDataError); the message is the node's own.
         NotBlessed: no model server serves the candidate as it should (NotServableError).
-        NodeFailed: a node failed otherwise.
+        NodeFailed: a node failed otherwise, or took too long.
         KeyboardInterrupt: SIGINT or SIGTERM came. The interrupted node's execution is FAILED and
             its partial outputs are gone.
         ValueError: the pipeline does not live in the workspace.
@@ -93,7 +102,7 @@ def run(pipeline: Pipeline, workspace: Workspace, run_id: str) -> RunResult:
     gc.freeze()
     for line in workspace.recover():
         progress.report("note", text=line)
-    return _Run(pipeline, workspace, run_id).execute()
+    return _Run(pipeline, workspace, run_id, node_timeout).execute()
 
 
 class NodeRunner:
@@ -104,6 +113,7 @@ class NodeRunner:
         handle: of ML Metadata; it is entered anew for each part of the work.
         undo: called after a failure, to mark what was cut off and to remove its partial output.
         log: where to find what libraries said, for messages.
+        node_timeout: seconds after which a node is stopped.
     """
 
     def __init__(
@@ -112,13 +122,14 @@ class NodeRunner:
         handle: metadata.Metadata,
         undo: Callable[[], object],
         log: str,
+        node_timeout: float | None = None,
     ) -> None:
         self._ir = ir
         self._deployment = runner_utils.extract_local_deployment_config(ir)
         self._handle = handle
         self._undo = undo
         self._log = log
-        self._interrupts = _Interrupts()
+        self._interrupts = _Interrupts(node_timeout)
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -132,17 +143,17 @@ class NodeRunner:
         Raises what `run` of this module raises of nodes.
         """
         node_id = node.node_info.id
-        progress.report("node_start", node=node_id)
         used = usage.Usage()
         try:
-            with usage.measure() as used:
+            progress.report("node_start", node=node_id)
+            with usage.measure() as used, self._interrupts.within_time(node_id):
                 execution_id = finished or self._launch(node)
             self._interrupts.check()
             state, outputs = self._outcome(execution_id)
         except BaseException as error:
             _LOG.exception("%s failed", node_id)
+            failure = self._explain(node_id, error)  # before what filled a disk is removed
             self._undo_quietly()
-            failure = self._explain(node_id, error)
             _report_end(node_id, "failed", used, str(failure) or "interrupted")
             raise failure from error
         _report_end(node_id, state, used)
@@ -186,6 +197,11 @@ class NodeRunner:
             _LOG.exception("recovery is left to the next run")
 
     def _explain(self, node_id: str, error: BaseException) -> UserError | KeyboardInterrupt:
+        if self._interrupts.timed_out:
+            return NodeFailed(
+                f"{node_id} was stopped: it took longer than node_timeout = "
+                f"{self._interrupts.node_timeout:g} s; {self._log} shows where it was"
+            )
         if self._interrupts.seen:
             return KeyboardInterrupt()
         chain = list(_chain(error))
@@ -196,13 +212,26 @@ class NodeRunner:
                 return NotBlessed(f"{node_id}: {each}; see {self._log}")
             if isinstance(each, PushRefusedError):
                 return NodeFailed(f"{node_id}: {each}; see {self._log}")
+        fullest = self._fullest_disk()
+        # SQLite and others do not always say what kept them from writing.
+        full = fullest if shutil.disk_usage(fullest).free < _FULL_BYTES else None
         for each in chain:
             if _is_disk_full(each):
-                place = getattr(each, "filename", None) or self._fullest_disk()
+                full = getattr(each, "filename", None) or full or fullest
+        if full:
+            return NodeFailed(
+                f"{node_id} failed: no space left on the disk that holds {full}; "
+                f"free some and run again; see {self._log}"
+            )
+        for each in chain:
+            if isinstance(each, MemoryError):
                 return NodeFailed(
-                    f"{node_id} failed: no space left on the disk that holds {place}; "
-                    f"free some and run again; see {self._log}"
+                    f"{node_id} failed: out of memory; free some, or make train.batch_size or "
+                    f"transform.image_size smaller, and run again; see {self._log}"
                 )
+        file = self._connection.sqlite.filename_uri
+        if file and not Path(file).exists():
+            return NodeFailed(f"{node_id} failed: {file} is gone; put it back and run again")
         return NodeFailed(f"{node_id} failed: {_describe(error)}; see {self._log}")
 
     def _fullest_disk(self) -> str:
@@ -212,7 +241,9 @@ class NodeRunner:
 
 
 class _Run:
-    def __init__(self, pipeline: Pipeline, workspace: Workspace, run_id: str) -> None:
+    def __init__(
+        self, pipeline: Pipeline, workspace: Workspace, run_id: str, node_timeout: float | None
+    ) -> None:
         if pipeline.pipeline_info.pipeline_root != str(workspace.artifacts):
             raise ValueError(
                 f"the pipeline root is {pipeline.pipeline_info.pipeline_root}, but the workspace "
@@ -228,6 +259,7 @@ class _Run:
             metadata.Metadata(workspace.connection()),
             workspace.recover,
             str(workspace.log_path(run_id)),
+            node_timeout,
         )
 
     def execute(self) -> RunResult:
@@ -263,11 +295,14 @@ class _Interrupts:
     """Turns SIGINT and SIGTERM into KeyboardInterrupt, and remembers that they came.
 
     Beam and TensorFlow catch everything, KeyboardInterrupt included, and raise an error of their
-    own, which would make an interrupted node look like a failed one.
+    own, which would make an interrupted node look like a failed one. A node that takes longer than
+    `node_timeout` seconds is sent a SIGTERM.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, node_timeout: float | None) -> None:
+        self.node_timeout = node_timeout
         self.seen = False
+        self.timed_out = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> None:
@@ -281,6 +316,37 @@ class _Interrupts:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def within_time(self, node: str) -> Iterator[None]:
+        """Interrupt the block where it takes too long."""
+        ended = threading.Event()
+        if self.node_timeout is not None:
+            watch = threading.Thread(target=self._watch, args=(node, ended), daemon=True)
+            watch.start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+    def _watch(self, node: str, ended: threading.Event) -> None:
+        if ended.wait(self.node_timeout):
+            return
+        faulthandler.dump_traceback(_LOG_DESCRIPTOR)
+        self.timed_out = True
+        text = f"{node} has taken longer than node_timeout = {self.node_timeout:g} s: stopping it"
+        progress.report("note", text=text)
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGTERM)
+        if ended.wait(_GRACE_S):
+            return
+        # It waits in native code, which no signal ends. The next run recovers, as after a kill.
+        progress.report("note", text=f"{node} does not react: ending the process")
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        os._exit(NodeFailed.exit_code)
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a library swallowed one."""

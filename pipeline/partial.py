@@ -39,7 +39,9 @@ def run_nodes(
     ):
         from pipeline import local_runner
 
-        result = local_runner.run(build_pipeline(config, workspace, nodes), workspace, run_id)
+        result = local_runner.run(
+            build_pipeline(config, workspace, nodes), workspace, run_id, config.node_timeout
+        )
         yield {node.node: node.outputs for node in result.nodes}
 
 

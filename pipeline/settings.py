@@ -452,6 +452,27 @@ class InfraValidationConfig(Section):
     )
 
 
+class SigningConfig(Section):
+    """Whether pushed versions are signed; `perennial serve --public-key` then serves no others."""
+
+    private_key: Annotated[Path | None, PATH] = Field(
+        default=None,
+        description="Elliptic private key, a PEM file without passphrase that only the pusher can "
+        "read; unset: versions are not signed.",
+    )
+    public_key: Annotated[Path | None, PATH] = Field(
+        default=None,
+        description="The public key of the pair, with which each version is checked before it "
+        "appears.",
+    )
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.private_key is None) != (self.public_key is None):
+            raise ValueError("private_key and public_key must be given together")
+        return self
+
+
 class PushConfig(Section):
     """Where blessed models go."""
 
@@ -468,6 +489,7 @@ class PushConfig(Section):
         description="Model configuration that names the served versions; unset: models.config "
         "beside push.directory.",
     )
+    signing: SigningConfig = Field(default=SigningConfig(), description="Signed versions.")
 
 
 class DriftConfig(Section):
@@ -808,6 +830,11 @@ class Config(Section):
     workspace: Annotated[Path, PATH] = Field(
         default=Path("workspace"),
         description="Folder for metadata, artifacts, logs and pushed models.",
+    )
+    node_timeout: int | None = Field(
+        default=None,
+        ge=1,
+        description="Seconds after which a node that has not ended is stopped; unset: never.",
     )
     data: DataConfig = Field(default=DataConfig(), description="Images and splits.")
     validation: ValidationConfig = Field(

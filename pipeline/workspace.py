@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.atomic_pusher import storage
 from pipeline.errors import ConfigError, WorkspaceBusy
 
 if TYPE_CHECKING:
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
 # A run that dies leaves one execution behind and the next start recovers it, so what was abandoned
 # is always among the newest; reading all of them would slow down every start as history grows.
 _RECENT_EXECUTIONS = 100
+# Of the folder. Where it changes, `_check_format` brings older ones to it or says what to do.
+FORMAT = 1
 
 
 class Workspace:
     """Paths below one root, the lock that makes a run its only user, and recovery after a crash.
 
     metadata: SQLite file of ML Metadata. artifacts: the pipeline root of TFX. runs, logs: what each
-    run reported, and what libraries said meanwhile.
+    run reported, and what libraries said meanwhile. stamp: says which format the folder has.
     """
 
     def __init__(self, root: Path) -> None:
@@ -38,6 +41,7 @@ class Workspace:
         self.artifacts = self.root / "artifacts"
         self.runs = self.root / "runs"
         self.logs = self.root / "logs"
+        self.stamp = self.root / "workspace.json"
         self._locked = False
 
     def run_dir(self, run_id: str) -> Path:
@@ -49,15 +53,15 @@ class Workspace:
         return self.logs / f"{run_id}.log"
 
     def connection(self) -> metadata_store_pb2.ConnectionConfig:
-        """How TFX connects to `metadata`."""
-        # As TFX's own function makes it, whose module takes seconds to import.
+        """How TFX connects to `metadata`, which `recover` makes and nothing else may."""
         from ml_metadata.proto import metadata_store_pb2
 
-        sqlite = metadata_store_pb2.SqliteMetadataSourceConfig(
-            filename_uri=str(self.metadata),
-            connection_mode=metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE,
+        source = metadata_store_pb2.SqliteMetadataSourceConfig
+        # A file that vanishes in the middle of a run must not be made anew: its executions would
+        # be numbered from one again, and write into the folders of earlier ones.
+        return metadata_store_pb2.ConnectionConfig(
+            sqlite=source(filename_uri=str(self.metadata), connection_mode=source.READWRITE)
         )
-        return metadata_store_pb2.ConnectionConfig(sqlite=sqlite)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -65,7 +69,8 @@ class Workspace:
 
         Raises:
             WorkspaceBusy: another run holds it; names its process, host and start.
-            ConfigError: the workspace cannot be written, or has lost its metadata.
+            ConfigError: the workspace cannot be written, has lost its metadata, or is a newer
+                version's.
         """
         with contextlib.ExitStack() as stack:
             lock_file = self.root / "run.lock"
@@ -76,6 +81,7 @@ class Workspace:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 file.truncate(0)
                 file.write(json.dumps(_this_process()).encode())
+                self._check_format()
             except BlockingIOError:
                 raise WorkspaceBusy(self._describe_holder(lock_file.read_text())) from None
             except OSError as error:
@@ -105,18 +111,18 @@ class Workspace:
     def recover(self) -> list[str]:
         """Undo what killed runs left half-done, and return one line about each such execution.
 
+        Makes the metadata file where nothing has run yet, and updates one of an older ML Metadata.
+
         Their executions become FAILED, so that nothing waits for them or takes them from the
         cache. Output and temporary folders of executions that did not succeed are removed, but not
         their stateful working folders, which hold what a node can resume from.
 
         Raises:
             RuntimeError: the workspace is not locked, so its executions may be alive.
-            ConfigError: the metadata file is damaged.
+            ConfigError: the metadata file is damaged, or is not that of these artifacts.
         """
         if not self._locked:
             raise RuntimeError(f"{self.root} must be locked while it is recovered")
-        if not self.metadata.exists():
-            return []
         import ml_metadata
         from ml_metadata.proto import metadata_store_pb2
 
@@ -125,13 +131,16 @@ class Workspace:
             limit=_RECENT_EXECUTIONS, order_by=ml_metadata.OrderByField.ID, is_asc=False
         )
         try:
-            store = ml_metadata.MetadataStore(self.connection())
+            if not self.metadata.exists() and not any(self.artifacts.iterdir()):
+                self.metadata.touch()
+            store = ml_metadata.MetadataStore(self.connection(), enable_upgrade_migration=True)
             executions = store.get_executions(newest)
         except (ml_metadata.errors.StatusError, RuntimeError) as error:
             raise ConfigError(
                 f"{self.metadata} cannot be read ({error}); put back a good copy, or move "
                 f"{self.root} away to start over"
             ) from error
+        self._check_outputs_known(max((execution.id for execution in executions), default=0))
         unsuccessful = [
             execution
             for execution in executions
@@ -162,6 +171,36 @@ class Workspace:
                 f"{self.metadata} is missing although {self.artifacts} holds its artifacts; "
                 "put the file back, or remove the folder to start over"
             )
+
+    def _check_format(self) -> None:
+        try:
+            found = json.loads(storage.read_text(str(self.stamp)) or '{"format": 0}')["format"]
+            is_newer = found > FORMAT
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{self.stamp} is damaged: it must say {json.dumps({'format': FORMAT})}"
+            ) from error
+        if is_newer:
+            raise ConfigError(
+                f"workspace {self.root} was made by a newer version of perennial: its format is "
+                f"{found}, and this version knows {FORMAT} and older ones; use that version, or "
+                "choose another workspace with --workspace"
+            )
+        # Workspaces without a stamp are from before there was one, and laid out alike.
+        if found < FORMAT:
+            storage.write_text(str(self.stamp), json.dumps({"format": FORMAT}) + "\n")
+
+    def _check_outputs_known(self, newest: int) -> None:
+        """Refuse metadata that is younger or older than what lies in `artifacts`.
+
+        Its next executions would write into folders that are full already.
+        """
+        for path in self.artifacts.glob("*/*/*"):  # <node>/<output>/<execution id>
+            if path.name.isdecimal() and int(path.name) > newest:
+                raise ConfigError(
+                    f"{self.metadata} does not know {path}, so it is not the file of these "
+                    f"artifacts; put the right one back, or remove {self.artifacts} to start over"
+                )
 
     def _describe_holder(self, text: str) -> str:
         try:

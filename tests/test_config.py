@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -291,9 +292,24 @@ class TestUnknownKeys:
             load(file)
         assert str(caught.value) == f"{file}: unknown key {key!r}; did you mean {suggestion!r}?"
 
+    def test_a_renamed_setting_is_answered_with_its_new_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(config_module, "RENAMED", {"train.passes": "train.epochs"})
+        file = write(tmp_path / "run.toml", "train.passes = 3")
+        expected = f"{file}: 'train.passes' is called 'train.epochs' now; change the name"
+        with pytest.raises(ConfigError, match=re.escape(expected)):
+            load(file)
+
+    def test_what_a_setting_was_renamed_to_is_a_setting(self) -> None:
+        known = load().origins
+        assert not config_module.RENAMED.keys() & known
+        assert set(config_module.RENAMED.values()) <= known.keys()
+
     def test_without_a_near_key_those_of_the_table_are_listed(self) -> None:
         with pytest.raises(
-            ConfigError, match=r"unknown key 'push\.qqq'; there are directory, keep, served_config$"
+            ConfigError,
+            match=r"unknown key 'push\.qqq'; there are directory, keep, served_config, signing$",
         ):
             load(None, {"push.qqq": 1})
 

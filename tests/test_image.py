@@ -156,4 +156,4 @@ def test_the_smoke_command_passes_here() -> None:
     )
     assert done.returncode == 0, done.stderr
     modules = done.stdout.split()
-    assert {"tfx.components.evaluator.executor", "trainer_module.run_fn"} <= set(modules)
+    assert {"components.image_evaluator.executor", "trainer_module.run_fn"} <= set(modules)

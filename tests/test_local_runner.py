@@ -6,7 +6,9 @@ import dataclasses
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from tfx.orchestration.portable import execution_publish_utils, outputs_utils
 
 from components import progress
 from pipeline import local_runner
-from pipeline.errors import DataError, NodeFailed, NotBlessed, UserError
+from pipeline.errors import ConfigError, DataError, NodeFailed, NotBlessed, UserError
 from pipeline.workspace import Workspace
 from tests import toy_pipeline
 
@@ -60,11 +62,12 @@ class Toy:
     control: Path
     runs: int = 0
 
-    def run(self, setting: str = "") -> local_runner.RunResult:
+    def run(self, setting: str = "", node_timeout: float | None = None) -> local_runner.RunResult:
         self.runs += 1
         with self.workspace.lock():
             pipeline = toy_pipeline.create(self.workspace, self.control, setting)
-            return local_runner.run(pipeline, self.workspace, f"run-{self.runs}-{os.getpid()}")
+            run_id = f"run-{self.runs}-{os.getpid()}"
+            return local_runner.run(pipeline, self.workspace, run_id, node_timeout)
 
     def tell(self, node: str, action: str | None) -> None:
         (self.control / node).unlink(missing_ok=True)
@@ -339,3 +342,117 @@ def test_a_pipeline_outside_the_workspace_is_refused(toy: Toy, tmp_path: Path) -
     elsewhere = toy_pipeline.create(Workspace(tmp_path / "elsewhere"), toy.control)
     with toy.workspace.lock(), pytest.raises(ValueError, match="elsewhere"):
         local_runner.run(elsewhere, toy.workspace, "1")
+
+
+def test_out_of_memory_says_what_to_do(toy: Toy) -> None:
+    toy.tell("Second", "out of memory")
+    with pytest.raises(NodeFailed, match=r"^Second failed: out of memory; free some, or make "):
+        toy.run()
+    assert toy.states() == ["COMPLETE", "FAILED"]
+    assert toy.outputs() == {"1"}
+    toy.tell("Second", None)
+    assert _states(toy.run()) == ["cached", "complete", "complete"]
+
+
+def test_a_hung_node_is_stopped_and_tried_again(
+    toy: Toy, recorder: Recorder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    toy.tell("Second", "hung")
+    with pytest.raises(NodeFailed, match=r"^Second was stopped: it took longer than node_timeout"):
+        toy.run(node_timeout=0.5)
+    assert "in _hung\n" in capfd.readouterr().err  # of which a run makes its log
+    assert recorder.of("run_end", "state") == ["failed"]
+    assert toy.states() == ["COMPLETE", "FAILED"]
+    assert toy.outputs() == {"1"}
+    toy.tell("Second", None)
+    assert _states(toy.run(node_timeout=60)) == ["cached", "complete", "complete"]
+
+
+def _run_with_little_patience(toy: Toy) -> None:
+    local_runner._GRACE_S = 0.5
+    toy.run(node_timeout=0.5)
+
+
+def test_a_node_that_hangs_in_native_code_takes_the_process_with_it(
+    toy: Toy, processes: multiprocessing.context.ForkServerContext
+) -> None:
+    toy.tell("Second", "hung in native code")
+    process = processes.Process(target=_run_with_little_patience, args=(toy,))
+    process.start()
+    process.join()
+    assert process.exitcode == NodeFailed.exit_code
+    assert toy.states() == ["COMPLETE", "RUNNING"]
+    toy.tell("Second", None)
+    assert _states(toy.run()) == ["cached", "complete", "complete"]
+    assert toy.states()[1] == "FAILED"
+
+
+class TestMetadata:
+    """The database goes while the second node runs."""
+
+    def put_back(self, toy: Toy) -> None:
+        (toy.control / "metadata.sqlite").replace(toy.workspace.metadata)
+
+    def after_that_the_run_goes_on(self, toy: Toy) -> None:
+        toy.tell("Second", None)
+        assert _states(toy.run()) == ["cached", "complete", "complete"]
+        assert toy.states()[:2] == ["COMPLETE", "FAILED"]
+        assert toy.outputs() == {"1", "4", "5"}
+
+    def test_that_disappears_is_missed_and_not_made_anew(self, toy: Toy) -> None:
+        toy.tell("Second", "metadata gone")
+        words = f"Second failed: {toy.workspace.metadata} is gone; put it back and run again"
+        with pytest.raises(NodeFailed, match=f"^{words}"):
+            toy.run()
+        assert not toy.workspace.metadata.exists()
+        with pytest.raises(ConfigError, match=f"{toy.workspace.metadata} is missing"):
+            toy.run()
+        self.put_back(toy)
+        self.after_that_the_run_goes_on(toy)
+
+    def test_that_is_emptied_is_not_taken_for_a_new_one(self, toy: Toy) -> None:
+        toy.tell("Second", "metadata emptied")
+        with pytest.raises(NodeFailed, match=r"^Second failed"):
+            toy.run()
+        with pytest.raises(ConfigError, match=r"does not know .*/Second/text/2, so it is"):
+            toy.run()
+        self.put_back(toy)
+        self.after_that_the_run_goes_on(toy)
+
+    def test_that_is_damaged_is_named(self, toy: Toy) -> None:
+        toy.tell("Second", "metadata damaged")
+        with pytest.raises(NodeFailed, match=r"^Second failed: .*file is not a database"):
+            toy.run()
+        with pytest.raises(ConfigError, match=f"{toy.workspace.metadata} cannot be read"):
+            toy.run()
+        self.put_back(toy)
+        self.after_that_the_run_goes_on(toy)
+
+    def test_that_another_process_locks_is_waited_for(self, toy: Toy) -> None:
+        toy.tell("Second", "metadata locked")
+        assert _states(toy.run()) == ["complete"] * 3
+        assert (toy.control / "unlocked").exists()
+
+    def test_of_an_earlier_time_is_not_mixed_with_later_outputs(self, toy: Toy) -> None:
+        toy.run()
+        shutil.copy(toy.workspace.metadata, toy.control)
+        toy.run(setting="new")
+        self.put_back(toy)
+        with pytest.raises(ConfigError, match=r"does not know .*/text/[56], so it is not the file"):
+            toy.run()
+
+
+@pytest.mark.parametrize("jump", ["clock back", "clock forward"])
+def test_a_jump_of_the_clock_changes_nothing(
+    toy: Toy, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, jump: str
+) -> None:
+    real, behind = time.time, toy.control / "a day behind"
+    monkeypatch.setattr(time, "time", lambda: real() - 86_400 * behind.exists())
+    if jump == "clock forward":
+        behind.touch()
+    toy.tell("Second", jump)
+    assert _states(toy.run()) == ["complete"] * 3
+    toy.tell("Second", None)
+    assert all(0 <= value < 600 for value in recorder.of("node_end", "wall_s"))
+    assert _states(toy.run()) == ["cached"] * 3
+    assert _states(toy.run(setting="new")) == ["cached", "complete", "complete"]

@@ -27,7 +27,7 @@ COLORS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 YELLOW = {"yellow": (200, 200, 60)}
 EMPTY, CORRUPT, DRIFTED, NEW_CLASS, WORSE, REMOVED, FEEDBACK = 4, 5, 12, 14, 19, 20, 30
 # Images of each class; all other days have USUAL.
-SIZES = {1: 30, DRIFTED: 16, 13: 10, NEW_CLASS: 20, 28: 20}
+SIZES = {1: 30, DRIFTED: 16, 13: 10, NEW_CLASS: 24, 28: 20}
 USUAL = 3
 SETTINGS = """
 [data]
@@ -332,6 +332,23 @@ def test_a_training_works_on_the_new_images_only(month: Month) -> None:
         for name in ("ImageExampleGen", "StatisticsGen", "Transform"):
             assert nodes[name]["images_done"] == new
         assert nodes["Transform"]["images_reused"] == total - new
+
+
+def test_the_history_page_has_every_run_and_how_it_ended(month: Month) -> None:
+    from pipeline.report import history
+    from pipeline.report.facts import State
+    from pipeline.workspace import Workspace
+
+    page = (month.workspace / "runs" / "index.html").read_text()
+    found = {run.run_id: run.state for run in history.runs(Workspace(month.workspace))}
+    assert all(run in page for run in found)
+    ended = {"blessed": State.PUSHED, "rejected": State.REJECTED}
+    for entry in month.ended():
+        assert found[entry["run"]] is ended[entry["result"]]
+    # The one that was killed after its push had already told of it, and was only not labelled.
+    cut_off = found.keys() - {entry["run"] for entry in month.ended()}
+    assert len(cut_off) == 3
+    assert {found[run] for run in cut_off} <= {State.CUT_OFF, State.PUSHED}
 
 
 def test_nothing_is_left_of_those_that_were_killed(month: Month) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError, WorkspaceBusy
-from pipeline.workspace import Workspace
+from pipeline.workspace import FORMAT, Workspace
 
 HOLD = """
 import sys, time
@@ -146,3 +147,30 @@ def test_damaged_metadata_is_named(workspace: Workspace) -> None:
         workspace.metadata.write_bytes(b"no database" * 1000)
         with pytest.raises(ConfigError, match=f"{workspace.metadata} cannot be read"):
             workspace.recover()
+
+
+class TestFormat:
+    def test_a_new_workspace_is_stamped(self, workspace: Workspace) -> None:
+        with workspace.lock():
+            pass
+        assert json.loads(workspace.stamp.read_text()) == {"format": FORMAT}
+
+    def test_one_from_before_there_were_stamps_is_stamped(self, workspace: Workspace) -> None:
+        (workspace.artifacts / "Trainer").mkdir(parents=True)
+        workspace.metadata.touch()
+        with workspace.lock():
+            assert json.loads(workspace.stamp.read_text()) == {"format": FORMAT}
+
+    def test_a_newer_one_is_refused_and_left_alone(self, workspace: Workspace) -> None:
+        workspace.root.mkdir()
+        workspace.stamp.write_text(json.dumps({"format": FORMAT + 1}))
+        with pytest.raises(ConfigError, match="a newer version of perennial"), workspace.lock():
+            pass
+        assert json.loads(workspace.stamp.read_text()) == {"format": FORMAT + 1}
+
+    @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": "one"}'])
+    def test_a_damaged_stamp_is_named(self, workspace: Workspace, text: str) -> None:
+        workspace.root.mkdir()
+        workspace.stamp.write_text(text)
+        with pytest.raises(ConfigError, match=f"{workspace.stamp} is damaged"), workspace.lock():
+            pass

@@ -7,8 +7,12 @@ on. A file named after a node holds its action; without one the node copies its 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,7 +133,75 @@ def _terminated(_: Path) -> None:
     time.sleep(1)
 
 
+def _out_of_memory(_: Path) -> None:
+    bytearray(1 << 62)
+
+
+def _hung(_: Path) -> None:
+    time.sleep(3600)
+
+
+def _hung_in_native_code(_: Path) -> None:
+    # A lock that is taken twice; no signal ends the wait.
+    lock = ctypes.create_string_buffer(256)
+    for _turn in range(2):
+        ctypes.CDLL(None).pthread_mutex_lock(lock)
+
+
+def _metadata(control: Path) -> Path:
+    return control.parent / "workspace" / "metadata.sqlite"
+
+
+def _metadata_gone(control: Path) -> None:
+    _metadata(control).rename(control / "metadata.sqlite")
+
+
+def _metadata_emptied(control: Path) -> None:
+    shutil.copy(_metadata(control), control)
+    os.truncate(_metadata(control), 0)
+
+
+def _metadata_damaged(control: Path) -> None:
+    shutil.copy(_metadata(control), control)
+    _metadata(control).write_bytes(b"no database" * 1000)
+
+
+def _metadata_locked(control: Path) -> None:
+    """Another process locks the database for a while, and writes `unlocked` when it lets go."""
+    command = [sys.executable, "-c", _LOCK_METADATA, str(_metadata(control)), str(control)]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+
+
+_LOCK_METADATA = """
+import pathlib, sqlite3, sys, time
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("BEGIN EXCLUSIVE")
+print(flush=True)
+time.sleep(2)
+(pathlib.Path(sys.argv[2]) / "unlocked").touch()
+"""
+
+
+def _clock_back(control: Path) -> None:
+    (control / "a day behind").touch()
+
+
+def _clock_forward(control: Path) -> None:
+    (control / "a day behind").unlink()
+
+
 ACTIONS = {
+    "out of memory": _out_of_memory,
+    "hung": _hung,
+    "hung in native code": _hung_in_native_code,
+    "metadata gone": _metadata_gone,
+    "metadata emptied": _metadata_emptied,
+    "metadata damaged": _metadata_damaged,
+    "metadata locked": _metadata_locked,
+    "clock back": _clock_back,
+    "clock forward": _clock_forward,
     "fail": _fail,
     "bad data": _bad_data,
     "not servable": _not_servable,

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     import keras
 
 
+PROGRAM = (
+    "a SavedModel is a program that can read and write what you can; use one only if you know who "
+    "made it"
+)
+
+
 class WeightsError(Exception):
     """The weights cannot be had, or are not those that the model or the configuration expects."""
 
@@ -64,10 +70,13 @@ class WeightSpec(BaseModel):
         path = _saved_model(self.source) if self.is_saved_model else _npz(self.source, self.sha256)
         if (found := digest(path)) != self.sha256:
             problem = "are not the ones configured" if self.sha256 else "are not confirmed"
+            warning = f"; {PROGRAM}" if self.is_saved_model else ""
             raise WeightsError(
                 f"the weights {self.source} {problem}: their sha256 is {found}; if you trust them, "
-                "set train.hyperparameters.weights.sha256 (classify: --sha256) to it"
+                f"set train.hyperparameters.weights.sha256 (classify: --sha256) to it{warning}"
             )
+        if self.is_saved_model:
+            progress.report("note", text=f"{self.source}: {PROGRAM}")
         progress.report(
             "note",
             text=f"weights: {self.source}, sha256 {found}, licence {self.licence or 'not stated'}",
@@ -90,7 +99,7 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, MemoryError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise WeightsError(f"{path} is not a plain .npz file of arrays: {error}") from error
 
 

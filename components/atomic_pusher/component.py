@@ -20,6 +20,8 @@ class AtomicPusherSpec(standard_component_specs.PusherSpec):
         ),
         executor.KEEP_KEY: component_spec.ExecutionParameter(type=int),
         executor.SERVED_CONFIG_KEY: component_spec.ExecutionParameter(type=str),
+        executor.PRIVATE_KEY_KEY: component_spec.ExecutionParameter(type=str),
+        executor.PUBLIC_KEY_KEY: component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
         **standard_component_specs.PusherSpec.INPUTS,
@@ -44,6 +46,8 @@ class AtomicPusher(component.Pusher):
         infra_blessing: types.BaseChannel | None = None,
         keep: int = 10,
         served_config: str = "",
+        private_key: str = "",
+        public_key: str = "",
     ) -> None:
         """Construct the component from the Evaluator's outputs and a model.
 
@@ -56,6 +60,8 @@ class AtomicPusher(component.Pusher):
             keep: how many of the newest versions remain.
             served_config: file that says which versions are served, and so never removed; empty
                 for models.config beside `push_directory`.
+            private_key: file of the key that signs versions; empty to sign none.
+            public_key: file of the key that servers check them with.
         """
         destination = pusher_pb2.PushDestination(
             filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=push_directory)
@@ -70,6 +76,8 @@ class AtomicPusher(component.Pusher):
                 push_destination=destination,
                 keep=keep,
                 served_config=served_config,
+                private_key=private_key,
+                public_key=public_key,
                 pushed_model=types.Channel(type=standard_artifacts.PushedModel),
             ),
         )

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +10,16 @@ from tfx import types
 from tfx.components.pusher import executor as pusher
 from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils, standard_component_specs
-from tfx.utils import io_utils, proto_utils
+from tfx.utils import proto_utils
 
-from components.atomic_pusher import filesystem, object_store, served, storage
+from components.atomic_pusher import filesystem, object_store, served, signing, storage
 from components.image_evaluator import figures
 
 EVALUATION_KEY = "evaluation"
 KEEP_KEY = "keep"
 SERVED_CONFIG_KEY = "served_config"
+PRIVATE_KEY_KEY = "private_key"
+PUBLIC_KEY_KEY = "public_key"
 
 
 class Executor(pusher.Executor):
@@ -54,8 +53,13 @@ class Executor(pusher.Executor):
         )
         base = destination.filesystem.base_directory
         config = exec_properties[SERVED_CONFIG_KEY] or served.default_config(base)
-        with _local(self.GetModelPath(input_dict)) as model:
-            version = push(model, base, self._record(input_dict), exec_properties[KEEP_KEY], config)
+        keys = None
+        if exec_properties[PRIVATE_KEY_KEY]:
+            private, public = exec_properties[PRIVATE_KEY_KEY], exec_properties[PUBLIC_KEY_KEY]
+            keys = signing.Keys(Path(private), Path(public))
+        record, keep = self._record(input_dict), exec_properties[KEEP_KEY]
+        with storage.local_copy(self.GetModelPath(input_dict)) as model:
+            version = push(model, base, record, keep, config, keys)
         self._MarkPushed(
             pushed,
             pushed_destination=storage.join(base, str(version)),
@@ -77,7 +81,14 @@ class Executor(pusher.Executor):
         return record
 
 
-def push(model: Path, base: str, record: dict[str, Any], keep: int, config: str) -> int:
+def push(
+    model: Path,
+    base: str,
+    record: dict[str, Any],
+    keep: int,
+    config: str,
+    keys: signing.Keys | None = None,
+) -> int:
     """Push by the way that fits `base`, a path or a URI; never remove what `config` names.
 
     See `filesystem.push` and `object_store.push`.
@@ -87,22 +98,11 @@ def push(model: Path, base: str, record: dict[str, Any], keep: int, config: str)
         return served.pinned(config, base)
 
     if storage.is_uri(base):
-        return object_store.push(model, base, record, keep, pinned)
-    return filesystem.push(model, Path(base), record, keep, pinned)
+        return object_store.push(model, base, record, keep, pinned, keys)
+    return filesystem.push(model, Path(base), record, keep, pinned, keys)
 
 
 def _metrics(evaluation: types.Artifact) -> dict[str, float]:
     """The candidate's metrics over all examples, by name."""
     found = figures.read_figures(evaluation.uri).candidate.metrics
     return {name: each.value for name, each in found.items() if each.value is not None}
-
-
-@contextlib.contextmanager
-def _local(model: str) -> Iterator[Path]:
-    """The model as a local folder, fetched first where artifacts are in an object store."""
-    if not storage.is_uri(model):
-        yield Path(model)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        io_utils.copy_dir(model, folder)
-        yield Path(folder)

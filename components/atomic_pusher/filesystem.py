@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.atomic_pusher import storage, versions
+from components.atomic_pusher import signing, storage, versions
 from components.errors import PushRefusedError
 
 _STAGING = ".staging-"
@@ -31,6 +31,7 @@ def push(
     record: Mapping[str, Any],
     keep: int,
     served: Callable[[], Collection[int]],
+    keys: signing.Keys | None = None,
 ) -> int:
     """Make `model` the highest version below `base`, once, and remove superseded versions.
 
@@ -40,12 +41,14 @@ def push(
         record: for the manifest.
         keep: how many of the newest versions remain, at least 1.
         served: tells, while nobody can change it, which versions must remain in any case.
+        keys: to sign the version with.
 
     Returns:
-        The version: the existing one where the highest already holds the same files.
+        The version: the existing one where the highest holds the same files, signed if so wanted.
 
     Raises:
-        PushRefusedError: `base` holds other things, or its disk has not the space. Nothing changed.
+        PushRefusedError: `base` holds other things, its disk has not the space, or `keys` cannot
+            sign. Nothing changed.
         OSError: from the disk. Nothing changed, unless superseded versions could not be removed.
     """
     versions.find(str(base))  # before anything is written into a folder that is not ours
@@ -58,9 +61,11 @@ def push(
         files = versions.local_digests(model)
         version = max(numbers, default=0)
         newest = versions.read_manifest(str(base), version)
-        if newest is None or newest.files != files:
+        same = newest is not None and newest.files == files
+        if not same or (keys and not keys.have_signed(str(base), version)):
             version += 1
-            _publish(model, base / str(version), versions.Manifest(files, record))
+            manifest = versions.Manifest(files, {"version": version, **record})
+            _publish(model, base / str(version), manifest, keys)
         for number in versions.superseded([*numbers, version], keep, pinned):
             doomed = base / f"{_DOOMED}{uuid.uuid4().hex}"
             (base / str(number)).rename(doomed)
@@ -79,13 +84,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _publish(model: Path, destination: Path, manifest: versions.Manifest) -> None:
+def _publish(
+    model: Path, destination: Path, manifest: versions.Manifest, keys: signing.Keys | None
+) -> None:
     base = destination.parent
     _check_space(model, base)
     staging = base / f"{_STAGING}{uuid.uuid4().hex}"
     try:
         shutil.copytree(model, staging)
         (staging / versions.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        if keys:
+            keys.sign(staging)
         for path in [*staging.rglob("*"), staging]:
             storage.sync(path)
         staging.rename(destination)
@@ -103,7 +112,9 @@ def _check_space(model: Path, base: Path) -> None:
     disk = os.statvfs(base)
     block = disk.f_frsize
     sizes = [path.stat().st_size for path in model.rglob("*")]
-    needed = sum(-(-size // block) * block for size in sizes) + 16 * block  # manifest, folders
+    needed = (
+        sum(-(-size // block) * block for size in sizes) + 16 * block
+    )  # manifest, signature, folders
     free = disk.f_bavail * block
     if free < needed:
         raise PushRefusedError(

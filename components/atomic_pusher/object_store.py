@@ -9,11 +9,12 @@ objects as they arrive; and one pipeline only may push below a prefix.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.atomic_pusher import storage, versions
+from components.atomic_pusher import signing, storage, versions
 from components.errors import PushRefusedError
 
 
@@ -23,6 +24,7 @@ def push(
     record: Mapping[str, Any],
     keep: int,
     served: Callable[[], Collection[int]],
+    keys: signing.Keys | None = None,
 ) -> int:
     """As `filesystem.push`, for a URI that TensorFlow's file systems know.
 
@@ -36,10 +38,12 @@ def push(
     files = versions.local_digests(model)
     complete = {n: m for n in numbers if (m := versions.read_manifest(base, n)) is not None}
     version = max(complete, default=0)
-    if version == 0 or complete[version].files != files:
+    same = version and complete[version].files == files
+    if not same or (keys and not keys.have_signed(base, version)):
         version = max(numbers, default=0) + 1
-        _publish(model, storage.join(base, str(version)), versions.Manifest(files, record))
-        complete[version] = versions.Manifest(files, record)
+        manifest = versions.Manifest(files, {"version": version, **record})
+        _publish(model, storage.join(base, str(version)), manifest, keys)
+        complete[version] = manifest
     halves = [number for number in numbers if number not in complete]
     for number in [*halves, *versions.superseded(complete, keep, pinned)]:
         if number not in pinned:
@@ -47,8 +51,11 @@ def push(
     return version
 
 
-def _publish(model: Path, prefix: str, manifest: versions.Manifest) -> None:
+def _publish(
+    model: Path, prefix: str, manifest: versions.Manifest, keys: signing.Keys | None
+) -> None:
     gfile = storage.gfile()
+    signature = _signature(model, manifest, keys) if keys else ""
     try:
         for name in sorted(manifest.files, key=lambda name: (name == "saved_model.pb", name)):
             target = storage.join(prefix, name)
@@ -60,8 +67,19 @@ def _publish(model: Path, prefix: str, manifest: versions.Manifest) -> None:
                 raise PushRefusedError(
                     f"{storage.join(prefix, name)} does not read back as it was written; run again"
                 )
+        if signature:
+            storage.write_text(storage.join(prefix, signing.SIGNATURE), signature)
         storage.write_text(storage.join(prefix, versions.MANIFEST), manifest.to_json())
     except BaseException:
         if gfile.exists(prefix):
             gfile.rmtree(prefix)
         raise
+
+
+def _signature(model: Path, manifest: versions.Manifest, keys: signing.Keys) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "version"
+        shutil.copytree(model, whole)
+        (whole / versions.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        keys.sign(whole)
+        return (whole / signing.SIGNATURE).read_text(encoding="utf-8")

@@ -5,8 +5,12 @@ TensorFlow, which knows the object stores, is imported only for a URI.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +89,23 @@ def append_line(location: str, line: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def local_copy(location: str) -> Iterator[Path]:
+    """A folder as one of this machine: itself, or a copy for as long as it is needed."""
+    if not is_uri(location):
+        yield Path(location)
+        return
+    with tempfile.TemporaryDirectory() as copy:
+        for folder, _, names in gfile().walk(location):
+            here = Path(copy) / folder.removeprefix(location).strip("/")
+            here.mkdir(parents=True, exist_ok=True)
+            for file in filter(None, names):
+                source = gfile().GFile(join(folder, file), "rb")
+                with source, (here / file).open("wb") as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+        yield Path(copy)
 
 
 def remove(location: str) -> None:

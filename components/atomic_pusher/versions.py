@@ -2,6 +2,7 @@
 
 <base>/<version>/saved_model.pb, variables/, ...   the model
 <base>/<version>/perennial-manifest.json           written last: see `Manifest`
+<base>/<version>/model.sig                         of all this, where it is signed
 <base>/.*                                          ours for the moment, or the file system's
 """
 
@@ -28,7 +29,8 @@ class Manifest:
     """What was pushed as a version.
 
     files: SHA-256 in hex by path within the version. record: JSON-able facts about the push; the
-    Pusher writes `run`, `pushed` (UTC time), `metrics` by name and `validated` (by which server).
+    Pusher writes `version`, `run`, `pushed` (UTC time), `metrics` by name and `validated` (by which
+    server).
     """
 
     files: Mapping[str, str]

@@ -42,7 +42,7 @@ def compile_dag(
         ),
     ] = None,
 ) -> None:
-    """Write the DAG as a pipeline for Kubeflow, with the pools of [kubeflow].
+    """Write the DAG as a pipeline for Kubeflow, with the pools of kubeflow.pools.
 
     What a run can change is a parameter of the pipeline; everything else is as it is set here.
     """

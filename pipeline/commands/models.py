@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.errors import ConfigError
+from pipeline.noise import quiet
 
 if TYPE_CHECKING:
     from pipeline.serving.promotion import Serving, Target
+
+_UNHEARD = Path(os.devnull)  # for what TensorFlow says while it is loaded
 
 
 class Label(enum.StrEnum):
@@ -50,6 +55,14 @@ ServerOption = Annotated[
         help="gRPC address of a server to wait for; can be repeated.",
     ),
 ]
+PublicKeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        envvar="PERENNIAL_PUBLIC_KEY",
+        help="Refuse a version that the holder of the private key did not sign.",
+    ),
+]
 TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for a server.", min=1)]
 
 
@@ -83,6 +96,7 @@ def promote(
     config_file: ConfigOption = None,
     server: ServerOption = None,
     timeout: TimeoutOption = 120.0,
+    public_key: PublicKeyOption = None,
 ) -> None:
     """Let servers serve a version as canary or stable, beside the ones they serve.
 
@@ -92,9 +106,10 @@ def promote(
     """
     from pipeline.serving import promotion
 
-    target = _target(workspace, model, directory, config_file)
+    target = _target(workspace, model, directory, config_file, public_key)
     _check_servers(server)
-    serving = promotion.promote(target, version, to.value, server or (), timeout)
+    with quiet(_UNHEARD):
+        serving = promotion.promote(target, version, to.value, server or (), timeout)
     print(_told(target, serving))
 
 
@@ -105,6 +120,7 @@ def rollback(
     config_file: ConfigOption = None,
     server: ServerOption = None,
     timeout: TimeoutOption = 120.0,
+    public_key: PublicKeyOption = None,
 ) -> None:
     """Withdraw the canary or, where there is none, bring back the version that was stable before.
 
@@ -113,12 +129,25 @@ def rollback(
     """
     from pipeline.serving import promotion
 
-    target = _target(workspace, model, directory, config_file)
+    target = _target(workspace, model, directory, config_file, public_key)
     _check_servers(server)
-    print(_told(target, promotion.rollback(target, server or (), timeout)))
+    with quiet(_UNHEARD):
+        serving = promotion.rollback(target, server or (), timeout)
+    print(_told(target, serving))
 
 
 def _target(
+    workspace: Path,
+    model: str | None,
+    directory: str | None,
+    config_file: str | None,
+    public_key: Path | None = None,
+) -> Target:
+    target = _located(workspace, model, directory, config_file)
+    return dataclasses.replace(target, public_key=public_key)
+
+
+def _located(
     workspace: Path, model: str | None, directory: str | None, config_file: str | None
 ) -> Target:
     from components.atomic_pusher import served, storage

@@ -32,6 +32,14 @@ def serve(
     own: Annotated[
         bool, typer.Option("--own", help="Use the development server even if another is present.")
     ] = False,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="PERENNIAL_PUBLIC_KEY",
+            help="Serve only versions that the holder of the private key signed.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the pushed models: newest versions, or as promoted, and follow every change.
 
@@ -41,6 +49,10 @@ def serve(
     Runs the best server present: the tensorflow_model_server that TENSORFLOW_MODEL_SERVER names or
     that is on PATH, TensorFlow Serving's image where a Docker engine answers, or Perennial's own
     development server, which also has a page at / to try images on.
+
+    With --public-key the development server checks the signature of each version before it loads
+    it, and keeps the old one where that fails. The others load whatever they are told, so with them
+    only promoted versions can be served, which are checked here and by `perennial promote`.
     """
     from pipeline.serving import launch
 
@@ -52,7 +64,9 @@ def serve(
             f"--host {host}: tensorflow_model_server always listens on every address; leave --host "
             "out, or use --own"
         )
-    arguments = launch.command(backend, source, port, rest_port, host)
+    if public_key and backend.kind is not launch.Kind.OWN:
+        _check_promoted(source, public_key)
+    arguments = launch.command(backend, source, port, rest_port, host, public_key=public_key)
     where = f"{'every address' if everywhere else host}, REST on {rest_port}, gRPC on {port}"
     print(f"Serving {', '.join(source.models)} with {backend.kind} on {where}", flush=True)
     # The server takes this process's place, and so its terminal and its signals.
@@ -73,6 +87,20 @@ def _source(serving: Path, model: str | None) -> launch.Source:
     # With a file to follow from the start, a promotion needs no restart.
     follow_newest(Target(name, str(serving / name), str(config)))
     return Source.of_config(config)
+
+
+def _check_promoted(source: launch.Source, public_key: Path) -> None:
+    from pipeline.serving.promotion import Target, check_signature, current
+
+    for name, base in source.models.items():
+        loaded = current(Target(name, str(base), str(source.config_file))).loaded
+        if loaded is None:
+            raise ConfigError(
+                f"--public-key: {name} follows the newest version, which TensorFlow Serving loads "
+                "unchecked; promote a version first, or use --own"
+            )
+        for version in sorted(loaded):
+            check_signature(str(base), version, public_key)
 
 
 def pushed_model(serving: Path, model: str | None) -> str:

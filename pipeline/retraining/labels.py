@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from components.atomic_pusher import served, versions
 from pipeline.serving import promotion
 from pipeline.serving.promotion import CANARY, STABLE, Target
@@ -11,7 +13,8 @@ from pipeline.settings import Config
 def target(config: Config) -> Target:
     """The model that the configuration pushes to."""
     base = config.push_directory
-    return Target(config.name, base, config.push.served_config or served.default_config(base))
+    location = config.push.served_config or served.default_config(base)
+    return Target(config.name, base, location, config.push.signing.public_key)
 
 
 def hold(config: Config) -> str | None:
@@ -19,7 +22,8 @@ def hold(config: Config) -> str | None:
 
     Returns what was done, None for nothing.
     """
-    model = target(config)
+    # Unchecked: it is served already, perhaps since before there were signatures.
+    model = dataclasses.replace(target(config), public_key=None)
     found = versions.find(config.push_directory)
     serving = promotion.current(model)
     if config.retrain.promote == "none" or not found or serving.labels or serving.loaded:

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 BANNER = (
     "Perennial's development server: for trying and testing models on this machine.\n"
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config_poll_seconds=options.model_config_file_poll_wait_seconds,
             load_retries=options.max_num_load_retries,
             retry_seconds=options.load_retry_interval_micros / 1e6,
+            public_key=options.public_key,
         )
         server.start()
     except (ServingError, OSError) as error:
@@ -88,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rest_api_port", type=int, default=8501, help="0 for a free one")
     parser.add_argument("--file_system_poll_wait_seconds", type=float, default=1.0)
     parser.add_argument("--model_config_file_poll_wait_seconds", type=float, default=0.0)
+    parser.add_argument(
+        "--public_key", type=Path, metavar="FILE", help="serve signed versions only"
+    )
     parser.add_argument("--max_num_load_retries", type=int, default=1)
     parser.add_argument("--load_retry_interval_micros", type=int, default=1_000_000)
     return parser

@@ -140,10 +140,12 @@ def command(
     rest_port: int,
     host: str = LOOPBACK,
     container: str = "",
+    public_key: Path | None = None,
 ) -> list[str]:
     """Say how to start a server: the arguments of a process that runs in the foreground.
 
-    tensorflow_model_server listens on every address of the machine, whatever `host` is.
+    tensorflow_model_server listens on every address of the machine, whatever `host` is, and knows
+    nothing of a `public_key`, which the own server checks every version with.
     """
     flags = [
         "--file_system_poll_wait_seconds=1",
@@ -158,6 +160,8 @@ def command(
         flags += [f"--model_name={name}", f"--model_base_path={folder}"]
     if backend.kind is Kind.OWN:
         ports = [f"--port={grpc_port}", f"--rest_api_port={rest_port}", f"--host={host}"]
+        if public_key:
+            flags.append(f"--public_key={public_key.absolute()}")
         return [backend.program, "-m", "pipeline.serving", *ports, *flags]
     flags += [
         "--allow_version_labels_for_unavailable_models=true",

@@ -72,6 +72,7 @@ class Manager:
         poll_seconds: float,
         load_retries: int,
         retry_seconds: float,
+        public_key: Path | None = None,
     ) -> None:
         """Take the configuration; nothing is loaded before `start`.
 
@@ -82,6 +83,7 @@ class Manager:
         self._poll_seconds = poll_seconds
         self._load_retries = load_retries
         self._retry_seconds = retry_seconds
+        self._public_key = public_key
         self._changed = threading.Condition()
         self._models = {c.name: _Model(c) for c in config.model_config_list.config}
         self._stopping = False
@@ -316,6 +318,8 @@ class Manager:
         name = f"{model.config.name} version {version.number}"
         start = time.monotonic()
         try:
+            if self._public_key:
+                _check_signature(version.path, self._public_key)
             loaded = LoadedModel(version.path)
         except Exception as error:
             known = error if isinstance(error, ServingError) else None
@@ -381,6 +385,15 @@ def check_config(config: ModelServerConfig) -> None:
             raise invalid(f"model {model.name}: model_platform must be tensorflow")
     if not names:
         raise invalid("the configuration has no model_config_list with a model in it")
+
+
+def _check_signature(path: Path, public_key: Path) -> None:
+    from components.atomic_pusher.signing import SignatureError, verify_version
+
+    try:
+        verify_version(str(path.parent), int(path.name), public_key)
+    except SignatureError as error:
+        raise ServingError("PERMISSION_DENIED", str(error)) from error
 
 
 def _chosen(config: ModelConfig, numbers: list[int]) -> set[int]:

@@ -50,12 +50,13 @@ class Target:
     """A model whose served versions are changed, by path or URI.
 
     base: folder of its versions, or None where they cannot be seen from here. config: the model
-    configuration. name: of the model in it.
+    configuration. name: of the model in it. public_key: of whoever must have signed a version.
     """
 
     name: str
     base: str | None
     config: str
+    public_key: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,6 +275,8 @@ def _smoke(client: object, model: str, version: int | None = None, label: str = 
 
 def _check_version(target: Target, version: int) -> None:
     if target.base is None:
+        if target.public_key:
+            raise ConfigError("signatures cannot be checked from here; name the --directory")
         return
     known = _find(target)
     if version not in known:
@@ -290,6 +293,22 @@ def _check_version(target: Target, version: int) -> None:
         raise ConfigError(
             f"version {version} in {target.base} is not what was pushed: {', '.join(damaged)}"
         )
+    if target.public_key:
+        check_signature(target.base, version, target.public_key)
+
+
+def check_signature(base: str, version: int, public_key: Path) -> None:
+    """Refuse a version that the holder of the private key did not sign.
+
+    Raises:
+        ConfigError: it must not be served.
+    """
+    from components.atomic_pusher.signing import SignatureError, verify_version
+
+    try:
+        verify_version(base, version, public_key)
+    except SignatureError as error:
+        raise ConfigError(f"{error}; what is served stays as it is") from error
 
 
 def _version_before(target: Target, stable: int | None) -> int:

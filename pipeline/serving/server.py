@@ -53,6 +53,7 @@ class ModelServer:
         config_poll_seconds: float = 0.0,
         load_retries: int = 1,
         retry_seconds: float = 1.0,
+        public_key: Path | None = None,
     ) -> None:
         """Say what to serve; nothing is loaded and nothing listens before `start`.
 
@@ -68,6 +69,7 @@ class ModelServer:
             config_poll_seconds: how often `config_file` is read again; 0 for never.
             load_retries: attempts after the first before a version is given up.
             retry_seconds: between these.
+            public_key: file of the key that each version must be signed for; None takes any.
 
         Raises:
             ServingError: INVALID_ARGUMENT or NOT_FOUND; the configuration cannot be used.
@@ -85,7 +87,7 @@ class ModelServer:
         self._config = config
         self._config_file = None if config_file is None else Path(config_file)
         self._config_poll_seconds = config_poll_seconds
-        self.manager = Manager(config, poll_seconds, load_retries, retry_seconds)
+        self.manager = Manager(config, poll_seconds, load_retries, retry_seconds, public_key)
         self._service = Service(self.manager, self.limits)
         self._grpc: grpc.Server | None = None
         self._rest: _RestThread | None = None

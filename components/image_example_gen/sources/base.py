@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -13,6 +14,11 @@ SPLITS = {
     **dict.fromkeys(("eval", "val", "valid", "validation", "dev"), "eval"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+
+
+# Control characters, line ends and what turns the direction of writing: in a class name they would
+# move the cursor, break lines or make a name look like another.
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,5 +87,6 @@ def split_name(text: str) -> str | None:
 
 
 def printable(name: str) -> str:
-    """`name` as valid UTF-8: file names may hold any bytes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """`name` as valid UTF-8 that does nothing to a terminal: file names may hold any bytes."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

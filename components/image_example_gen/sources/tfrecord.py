@@ -12,11 +12,15 @@ name, as in `flowers-train.tfrecord-00000-of-00002`, is its records' split.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import functools
+import gzip
 import json
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -43,6 +47,8 @@ _LABEL = (
     "image/object/class/label",
 )
 _MAX_TEXT_BYTES = 2**24
+_OTHER_FEATURES_BYTES = 2**20  # of a record besides the image
+_HEADER_BYTES, _CHECKSUM_BYTES = 12, 4  # around the content of a record
 
 
 def recognises(location: str) -> bool:
@@ -62,7 +68,8 @@ def listing(location: str, options: Options) -> Listing:
     classes = _class_names(texts)
     return Listing(
         units=[
-            _RecordUnit(root, name, image, label, tuple(sorted(classes.items()))) for name in names
+            _RecordUnit(root, name, image, label, tuple(sorted(classes.items())), options.max_bytes)
+            for name in names
         ],
         contents=[
             Content(json.dumps([name, image, label]), files.join(root, name))
@@ -156,6 +163,7 @@ class _RecordUnit(Unit):
     image: tuple[str, ...]
     label: tuple[str, ...]
     classes: tuple[tuple[int, str], ...]
+    max_bytes: int
 
     @property
     def inputs(self) -> None:
@@ -173,10 +181,16 @@ class _RecordUnit(Unit):
                 with open(path, "rb") as file:
                     packed = file.read(2) == b"\x1f\x8b"
                 records = tf.data.TFRecordDataset(path, "GZIP" if packed else "")
+                limit = self.max_bytes + _OTHER_FEATURES_BYTES
+                sizes = _sizes(path, packed, limit)
+                # Looked at before TensorFlow does, which asks for as much memory as a record claims
+                # to need, and ends the process where there is less.
+                next(sizes, 0)
                 for record in records.as_numpy_iterator():
                     name = f"{printable(self.name)}#{number:06d}"
                     yield self._item(name, split, record, classes)
                     number += 1
+                    next(sizes, 0)
         except (tf.errors.OpError, OSError) as error:
             # Where the next record would begin is lost with the damaged one.
             reason = error.message if isinstance(error, tf.errors.OpError) else error.strerror
@@ -218,7 +232,22 @@ class _RecordUnit(Unit):
                 else "none of " + ", ".join(self.label)
             )
             problem = ("no class", f"{shown}; see data.label_feature")
-        return Item(name, next(iter(labels), ""), load, len(record), split, problem)
+        return Item(name, printable(next(iter(labels), "")), load, len(record), split, problem)
+
+
+def _sizes(path: str, packed: bool, limit: int) -> Iterator[int]:
+    """Bytes of each record, as far as they can be told. Raises OSError for more than `limit`."""
+    with (
+        contextlib.suppress(EOFError, zlib.error, gzip.BadGzipFile),
+        gzip.open(path) if packed else open(path, "rb") as file,
+    ):
+        while header := file.read(_HEADER_BYTES):
+            size = int.from_bytes(header[:8], "little")
+            if size > limit:
+                text = f"it claims to have {size:,} bytes, more than {limit:,}"
+                raise OSError(errno.EFBIG, f"{text} (data.max_pixels)")
+            yield size
+            file.seek(size + _CHECKSUM_BYTES, os.SEEK_CUR)
 
 
 def _give(data: bytes) -> bytes:
