@@ -114,6 +114,7 @@ class NodeRunner:
         undo: called after a failure, to mark what was cut off and to remove its partial output.
         log: where to find what libraries said, for messages.
         node_timeout: seconds after which a node is stopped.
+        metadata_file: what ML Metadata is in, where it is a file.
     """
 
     def __init__(
@@ -123,8 +124,10 @@ class NodeRunner:
         undo: Callable[[], object],
         log: str,
         node_timeout: float | None = None,
+        metadata_file: Path | None = None,
     ) -> None:
         self._ir = ir
+        self._metadata_file = metadata_file
         self._deployment = runner_utils.extract_local_deployment_config(ir)
         self._handle = handle
         self._undo = undo
@@ -229,8 +232,8 @@ class NodeRunner:
                     f"{node_id} failed: out of memory; free some, or make train.batch_size or "
                     f"transform.image_size smaller, and run again; see {self._log}"
                 )
-        file = self._connection.sqlite.filename_uri
-        if file and not Path(file).exists():
+        file = self._metadata_file
+        if file and not file.exists():
             return NodeFailed(f"{node_id} failed: {file} is gone; put it back and run again")
         return NodeFailed(f"{node_id} failed: {_describe(error)}; see {self._log}")
 
@@ -260,6 +263,7 @@ class _Run:
             workspace.recover,
             str(workspace.log_path(run_id)),
             node_timeout,
+            workspace.metadata,
         )
 
     def execute(self) -> RunResult:
