@@ -13,7 +13,7 @@ from components import progress
 
 
 def clean_up(
-    connection: metadata_store_pb2.ConnectionConfig,
+    metadata_handle: metadata.Metadata,
     ir: pipeline_pb2.Pipeline,
     node: pipeline_pb2.PipelineNode,
 ) -> int | None:
@@ -22,7 +22,7 @@ def clean_up(
     Their executions become FAILED, and what they have put out is removed. Executions of other nodes
     and other runs are left alone, since they may be alive.
     """
-    with metadata.Metadata(connection) as handle:
+    with metadata_handle as handle:
         contexts = context_lib.prepare_contexts(handle, node.contexts)
         executions = execution_lib.get_executions_associated_with_all_contexts(handle, contexts)
         finished = None

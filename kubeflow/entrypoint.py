@@ -83,15 +83,13 @@ def _plan(options: argparse.Namespace) -> None:
     origins = {key: origin for key, origin in loaded.origins.items() if origin != "default"}
     progress.report("config", recipe=loaded.config.train.recipe, origins=origins)
 
-    from tfx.orchestration.metadata import Metadata
-
     from kubeflow import metadata, plan, results
+    from kubeflow.patient_metadata import PatientMetadata
     from pipeline.run import beginning
 
     # The tables are made here, by one pod and before two nodes could at once.
-    connection = metadata.connection_config(os.environ)
-    with Metadata(connection):
-        pass
+    with PatientMetadata(os.environ):
+        connection = metadata.connection_config(os.environ)
     if options.decision and not _decide(loaded.config, connection, options):
         return
     ir = plan.make(loaded.config, options.pipeline_root)
@@ -124,9 +122,10 @@ def _node(options: argparse.Namespace) -> None:
     from tfx.orchestration.local import runner_utils
     from tfx.proto.orchestration import executable_spec_pb2
 
-    from kubeflow import metadata, plan
+    from kubeflow import plan
+    from kubeflow.patient_metadata import PatientMetadata
 
-    connection = metadata.connection_config(os.environ)
+    handle = PatientMetadata(os.environ)
     ir = plan.decode(options.plan, options.run_id)
     node = plan.find(ir, options.node)
     spec = runner_utils.extract_executor_spec(
@@ -141,13 +140,13 @@ def _node(options: argparse.Namespace) -> None:
 
     runner = NodeRunner(
         ir,
-        connection,
-        undo=lambda: attempts.clean_up(connection, ir, node),
+        handle,
+        undo=lambda: attempts.clean_up(handle, ir, node),
         log="the lines above",
     )
     with runner.interruptible():
-        result = runner.run(node, finished=attempts.clean_up(connection, ir, node))
-        page = results.report(connection, options.record, result) if options.report else None
+        result = runner.run(node, finished=attempts.clean_up(handle, ir, node))
+        page = results.report(os.environ, options.record, result) if options.report else None
         if page is not None:
             results.write_file(options.report, page)
         results.write(options.executor_input, result, page)

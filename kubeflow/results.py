@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 from components import progress
 
 if TYPE_CHECKING:
-    from ml_metadata.proto import metadata_store_pb2
-
     from pipeline.local_runner import NodeResult
 
 _LOG = logging.getLogger("perennial.kubeflow")
@@ -76,17 +74,18 @@ def _pushed(result: NodeResult) -> str | None:
 
 
 def report(
-    connection: metadata_store_pb2.ConnectionConfig,
+    env: Mapping[str, str],
     record: Mapping[str, Any],
     result: NodeResult,
 ) -> str | None:
     """The page of the run so far; None where it cannot be made, which is no reason to fail.
 
     Args:
-      connection: of ML Metadata, which knows the artifacts of the run.
+      env: names the database of ML Metadata, which knows the artifacts of the run.
       record: what `pipeline.run.beginning` says of the run.
       result: of the node that has just ended.
     """
+    from kubeflow.metadata import connection_config
     from pipeline.report import page, plots
     from pipeline.report.collect import artifacts_in, collect
     from pipeline.report.facts import Run, State
@@ -97,7 +96,7 @@ def report(
         known |= {"state": State.PUSHED if pushed else State.REJECTED, "pushed": pushed}
     try:
         run = Run.model_validate(known)
-        facts = collect(run, artifacts_in(connection, run.run_id))
+        facts = collect(run, artifacts_in(connection_config(env), run.run_id))
         return page.render(facts, plots.draw(facts))
     except Exception as error:
         _LOG.exception("no report")

@@ -110,7 +110,7 @@ class NodeRunner:
 
     Args of its construction:
         ir: the whole DAG, with the run's id in it.
-        connection: of ML Metadata.
+        handle: of ML Metadata; it is entered anew for each part of the work.
         undo: called after a failure, to mark what was cut off and to remove its partial output.
         log: where to find what libraries said, for messages.
         node_timeout: seconds after which a node is stopped.
@@ -119,14 +119,14 @@ class NodeRunner:
     def __init__(
         self,
         ir: pipeline_pb2.Pipeline,
-        connection: metadata_store_pb2.ConnectionConfig,
+        handle: metadata.Metadata,
         undo: Callable[[], object],
         log: str,
         node_timeout: float | None = None,
     ) -> None:
         self._ir = ir
         self._deployment = runner_utils.extract_local_deployment_config(ir)
-        self._connection = connection
+        self._handle = handle
         self._undo = undo
         self._log = log
         self._interrupts = _Interrupts(node_timeout)
@@ -169,7 +169,7 @@ class NodeRunner:
         node_id = node.node_info.id
         info = launcher.Launcher(
             pipeline_node=node,
-            mlmd_connection=metadata.Metadata(self._connection),
+            mlmd_connection=self._handle,
             pipeline_info=self._ir.pipeline_info,
             pipeline_runtime_spec=self._ir.runtime_spec,
             executor_spec=runner_utils.extract_executor_spec(self._deployment, node_id),
@@ -180,7 +180,7 @@ class NodeRunner:
     def _outcome(self, execution_id: int | None) -> tuple[State, Mapping[str, Sequence[Artifact]]]:
         if execution_id is None:
             return "skipped", {}
-        with metadata.Metadata(self._connection) as handle:
+        with self._handle as handle:
             [execution] = handle.store.get_executions_by_id([execution_id])
             # The launcher returns without an exception when inputs cannot be resolved.
             if not execution_lib.is_execution_successful(execution):
@@ -256,7 +256,7 @@ class _Run:
         self._run_id = run_id
         self._runner = NodeRunner(
             self._ir,
-            workspace.connection(),
+            metadata.Metadata(workspace.connection()),
             workspace.recover,
             str(workspace.log_path(run_id)),
             node_timeout,
