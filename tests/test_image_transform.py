@@ -17,7 +17,6 @@ from PIL import Image
 from components import features
 from components.errors import BadDataError
 from components.image_example_gen.conversion import readable
-from components.image_example_gen.sources.base import printable
 from components.image_schema_gen.schema import class_names, read_schema
 from components.image_transform import executor
 from pipeline import local_runner
@@ -105,7 +104,7 @@ def test_training_evaluation_and_serving_see_bit_equal_pixels_of_every_kind_of_f
     raw = [record for split in ("train", "eval") for record in records(examples.uri, split)]
     parsed = [tf.train.Example.FromString(record.numpy()).features.feature for record in raw]
     names = [each[features.FILENAME].bytes_list.value[0].decode() for each in parsed]
-    files = {printable(str(path.relative_to(images))): path for path in images.glob("*/*/*")}
+    files = image_corpus.files(images)
     assert {files[name].name for name in names} == set(KINDS)
     # What a server is sent: the file itself, or what a client has to make of it.
     originals = [files[name].read_bytes() for name in names]
