@@ -254,14 +254,24 @@ def _flipped(data: bytes, position: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]
 
 
+def stored(name: str) -> str:
+    """The name by which an example and the accounting know a file of the corpus."""
+    return name.replace("\n", "\\n")
+
+
+def files(root: Path) -> dict[str, Path]:
+    """Each file below `root` by its stored name."""
+    return {stored(str(path.relative_to(root))): path for path in root.rglob("*")}
+
+
 def write(root: Path) -> Fates:
-    """Write the corpus below `root`, two classes; the fate of each input by its name."""
+    """Write the corpus below `root`, two classes; the fate of each input by its stored name."""
     fates: Fates = {}
     for seed, (name, content, fate) in enumerate(_files()):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content(seed))
-        fates[name] = fate
+        fates[stored(name)] = fate
     _add_copies(root, fates)
     _add_links(root, fates)
     _add_what_is_no_input(root)

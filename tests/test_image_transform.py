@@ -104,11 +104,12 @@ def test_training_evaluation_and_serving_see_bit_equal_pixels_of_every_kind_of_f
     raw = [record for split in ("train", "eval") for record in records(examples.uri, split)]
     parsed = [tf.train.Example.FromString(record.numpy()).features.feature for record in raw]
     names = [each[features.FILENAME].bytes_list.value[0].decode() for each in parsed]
-    assert {Path(name).name for name in names} == set(KINDS)
+    files = image_corpus.files(images)
+    assert {files[name].name for name in names} == set(KINDS)
     # What a server is sent: the file itself, or what a client has to make of it.
-    originals = [(images / name).read_bytes() for name in names]
+    originals = [files[name].read_bytes() for name in names]
     sent = [readable(data, config.data.max_pixels) for data in originals]
-    converted = {Path(n).name for n, a, b in zip(names, originals, sent, strict=True) if a != b}
+    converted = {files[n].name for n, a, b in zip(names, originals, sent, strict=True) if a != b}
     assert converted == {name for name in KINDS if MISREAD.search(name)}
 
     stored = np.stack(

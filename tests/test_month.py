@@ -27,7 +27,7 @@ COLORS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 YELLOW = {"yellow": (200, 200, 60)}
 EMPTY, CORRUPT, DRIFTED, NEW_CLASS, WORSE, REMOVED, FEEDBACK = 4, 5, 12, 14, 19, 20, 30
 # Images of each class; all other days have USUAL.
-SIZES = {1: 30, DRIFTED: 16, 13: 10, NEW_CLASS: 24, 28: 20}
+SIZES = {1: 30, DRIFTED: 16, 13: 10, NEW_CLASS: 24}
 USUAL = 3
 SETTINGS = """
 [data]
@@ -38,7 +38,7 @@ warn = ["*"]
 [transform]
 image_size = 8
 [train]
-epochs = 10
+epochs = 6
 batch_size = 8
 [train.hyperparameters]
 patch_size = 4
@@ -58,6 +58,10 @@ min_new_examples = 140
 min_examples = 110
 cooldown_days = 30.0
 """
+
+
+# All of it happens before the first test.
+pytestmark = pytest.mark.timeout(1800)
 
 
 class Night(NamedTuple):
@@ -198,7 +202,7 @@ def month(tmp_path_factory: pytest.TempPathFactory) -> Month:
     (root / "perennial.toml").write_text(SETTINGS)
     dice = random.Random(8)
     # A run has 11 nodes, and the last event is the end of the push, before the label.
-    kills = {13: dice.randint(1, 12), 18: 22, 28: dice.randint(13, 21)}
+    kills = {13: dice.randint(5, 16), 18: 22, REMOVED: dice.randint(1, 4)}
     month = Month(root, [])
     for day in range(1, 31):
         if day == FEEDBACK:
@@ -223,7 +227,7 @@ def test_most_nights_have_nothing_to_do(month: Month) -> None:
     codes = Counter(each.code for each in month.nights)
     assert codes[None] == 3
     busy = {each.day for each in month.nights if each.decision["retrain"]}
-    assert busy == {1, 13, 18, WORSE, REMOVED, 28}
+    assert busy == {1, 13, 18, WORSE, REMOVED}
     assert codes[9] == 1
     assert codes[4] == 1
     assert codes[0] == 28
@@ -237,7 +241,7 @@ def test_every_decision_is_explained(month: Month) -> None:
     after_kill = [
         each for each in month.nights if any("cut off" in text for text in each.decision["reasons"])
     ]
-    assert [each.day for each in after_kill] == [13, 18, 28]
+    assert [each.day for each in after_kill] == [13, 18, REMOVED]
     runs = {entry["run"] for entry in month.journal if entry["event"] == "started"}
     told = {entry["run"] for entry in month.ended()}
     continued = {
@@ -285,7 +289,7 @@ def test_every_image_is_accounted_for(month: Month) -> None:
     rows = [json.loads(line) for line in (folder / INPUTS_FILE).read_text().splitlines()]
     there = {
         str(path.relative_to(month.root / "data"))
-        for day in range(1, 29)
+        for day in range(1, REMOVED)
         for path in (month.root / "data" / str(day)).glob("*/*.png")
         if day != WORSE
     }
@@ -324,13 +328,14 @@ def test_what_is_served_changes_by_label_only(month: Month) -> None:
 
 
 def test_a_training_works_on_the_new_images_only(month: Month) -> None:
-    _, _, _, worse, without, _ = month.records()
+    _, _, _, worse, without = month.records()
     mislabelled = 3 * 150 + 4 * USUAL
     for record, new in ((worse, mislabelled), (without, 0)):
         nodes = {node["node"]: node for node in record["nodes"]}
         total = sum(sum(split.values()) for split in record["data"]["splits"].values())
         for name in ("ImageExampleGen", "StatisticsGen", "Transform"):
-            assert nodes[name]["images_done"] == new
+            # What the run that was killed had finished is in the cache.
+            assert nodes[name].get("images_done", 0) == new
         assert nodes["Transform"]["images_reused"] == total - new
 
 
