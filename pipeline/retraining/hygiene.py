@@ -119,10 +119,21 @@ def _of_champions(
     in_use: set[int] = set()
     # And of the last one that was judged: what is new is told by the difference from its data.
     for model, verdict, _ in {*blessed[-_CHAMPIONS:], *verdicts[-1:]}:
-        contexts = store.get_contexts_by_artifact(model)
-        in_use |= _touched(store, [each.id for each in contexts if each.type == _RUN])
-        in_use |= {model, verdict}
+        in_use |= _touched(store, [*_made_in(store, model), *_made_in(store, verdict)])
     return in_use
+
+
+def _made_in(store: MetadataStore, artifact: int) -> list[int]:
+    """The run that made an artifact; others took it from the cache, or resolved it as an input."""
+    from ml_metadata.proto import metadata_store_pb2
+
+    made = [
+        event.execution_id
+        for event in store.get_events_by_artifact_ids([artifact])
+        if event.type == metadata_store_pb2.Event.OUTPUT
+    ]
+    contexts = store.get_contexts_by_execution(min(made)) if made else []
+    return [each.id for each in contexts if each.type == _RUN]
 
 
 def _touched(store: MetadataStore, contexts: Iterable[int]) -> set[int]:
