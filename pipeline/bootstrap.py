@@ -42,7 +42,7 @@ PYTHON = (3, 11)
 # What the wheels ask for, read from their ELF version needs.
 GLIBC = (2, 38)
 LIBSTDCXX_SYMBOLS = ("GLIBCXX_3.4.32", "CXXABI_1.3.15")
-NEEDED_BYTES = 5 * 10**9  # .venv takes 3.5 GB, and archives are unpacked beside it
+NEEDED_BYTES = 5 * 10**9  # .venv takes 4 GB, and archives are unpacked beside it
 
 # First release of each distribution that carries both, and the keys that sign its archive.
 NEWER_RELEASE = {
@@ -343,7 +343,7 @@ def build(host: Host) -> None:
     if host.lacking:
         _say(f"adding a private copy of what this host lacks: {host.lacking}")
         add_runtime(host)
-    _say("installing the locked packages (3.5 GB on disk)")
+    _say("installing the locked packages (4 GB on disk)")
     environment = uv_environment(_call([python, "-m", "pip", "config", "list"], "see above"))
     # No isolation: source distributions are built with the locked setuptools, not one off the net.
     uv = [str(VENV / "bin" / "uv"), "pip", "install", "--python", python, "--no-deps"]
