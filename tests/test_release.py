@@ -159,7 +159,7 @@ def test_a_retrained_model_takes_over_without_an_error_and_is_rolled_back(
 
     base = str(workspace / "serving" / "perennial")
     manifests = [versions.read_manifest(base, number) for number in (1, 2)]
-    runs = sorted(path.name for path in (workspace / "runs").iterdir())
+    runs = sorted(path.parent.name for path in (workspace / "runs").glob("*/run.json"))
     assert [manifest and manifest.record["run"] for manifest in manifests] == runs
     for manifest in manifests:
         assert manifest
