@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from components import progress
+from pipeline.noise import records_to
 
 # They tell at INFO what they are made of, for pages.
 _WORDY = ("absl", "apache_beam", "tensorflow")
@@ -36,21 +37,8 @@ def _logging_to(stdout: TextIO) -> Iterator[None]:
     handler = logging.StreamHandler(stdout)
     handler.setFormatter(_Formatter())
     handler.addFilter(lambda record: record.name != progress.LOGGER.name)  # has its own rendering
-    root = logging.getLogger()
-    levels = {root: logging.INFO}
-    levels |= {logging.getLogger(name): logging.WARNING for name in _WORDY}
-    previous = {logger: logger.level for logger in levels}
-    for logger, level in levels.items():
-        logger.setLevel(level)
-    root.addHandler(handler)
-    logging.captureWarnings(True)
-    try:
+    with records_to(handler, _WORDY):
         yield
-    finally:
-        logging.captureWarnings(False)
-        root.removeHandler(handler)
-        for logger, level in previous.items():
-            logger.setLevel(level)
 
 
 class _Formatter(logging.Formatter):

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -107,9 +107,20 @@ class _Formatter(logging.Formatter):
 def _logging_to(log: TextIO) -> Iterator[None]:
     handler = logging.StreamHandler(log)
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
     # Beam says hundreds of times at INFO which type hints it cannot use.
-    levels = {root: logging.INFO, logging.getLogger("apache_beam"): logging.WARNING}
+    with records_to(handler, ("apache_beam",)):
+        yield
+
+
+@contextlib.contextmanager
+def records_to(handler: logging.Handler, wordy: Iterable[str]) -> Iterator[None]:
+    """Send every log record of INFO and up to `handler`, and Python's warnings.
+
+    Of the loggers named in `wordy` only warnings and up. All levels are put back at the end.
+    """
+    root = logging.getLogger()
+    levels = {root: logging.INFO}
+    levels |= {logging.getLogger(name): logging.WARNING for name in wordy}
     previous = {logger: logger.level for logger in levels}
     for logger, level in levels.items():
         logger.setLevel(level)
