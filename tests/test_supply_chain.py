@@ -16,17 +16,17 @@ ENTRY = re.compile(r"^(\S+)==(\S+) \\\n((?: {4}--hash=\S+(?: \\)?\n)+)", re.MULT
 LOCK = (REPO / "requirements.lock").read_text()
 
 
-def recipe(target: str) -> list[str]:
-    """The command of a target of the Makefile that has one."""
-    done = subprocess.run(
-        ["make", "--dry-run", "--always-make", target], cwd=REPO, capture_output=True, text=True
-    )
-    commands = done.stdout.replace("\\\n", " ").splitlines()
-    return shlex.split(commands[-1])
-
-
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+
+
+def recipe(target: str) -> list[str]:
+    """The command of a target of the Makefile that has one."""
+    # `make test` passes what it was called with on to this one.
+    flags = ["--no-print-directory", "--dry-run", "--always-make", "ARGS="]
+    done = run(["make", *flags, target])
+    commands = done.stdout.replace("\\\n", " ").splitlines()
+    return shlex.split(commands[-1])
 
 
 def test_every_requirement_is_one_version_with_hashes() -> None:
