@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("perennial.runner")
 _LONGEST_MESSAGE = 300
+_OWN_PACKAGES = ("components", "trainer_module")  # their messages end with what to do
 _FULL_BYTES = 64 * 1024  # a disk that has no more left is taken for full
 _GRACE_S = 60.0  # for a node that takes too long to end when it is told to
 _LOG_DESCRIPTOR = 2  # where `noise.quiet` sends it
@@ -406,7 +407,9 @@ def _is_disk_full(error: BaseException) -> bool:
 
 def _describe(error: BaseException) -> str:
     lines = _without_beam(str(error)).strip().splitlines()
-    message = textwrap.shorten(lines[0], _LONGEST_MESSAGE, placeholder=" ...") if lines else ""
+    message = lines[0] if lines else ""
+    if type(error).__module__.partition(".")[0] not in _OWN_PACKAGES:
+        message = textwrap.shorten(message, _LONGEST_MESSAGE, placeholder=" ...")
     if isinstance(error, _NotExecutedError):
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -150,7 +150,7 @@ def _load(config: Config, base: keras.Model) -> None:
 
     advice = (
         "set train.hyperparameters.weights to a local .h5 or .keras file of a MobileNetV2 without "
-        f"its top, of alpha {config.alpha:g}"
+        f"its top, of alpha {config.alpha:g}, or alpha to that of the file"
     )
     try:
         if config.weights == IMAGENET:
