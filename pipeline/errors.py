@@ -95,20 +95,6 @@ class KubeflowRefused(UserError):  # noqa: N818
 EXIT_CODES: dict[int, str] = {
     0: "pushed, or nothing to do",
     UNEXPECTED: "unexpected failure",
-    **{
-        kind.exit_code: kind.meaning
-        for kind in (
-            ConfigError,
-            DataError,
-            NotBlessed,
-            NodeFailed,
-            WorkspaceBusy,
-            PromotionFailed,
-            SchemaDiffers,
-            DriftFound,
-            KubeflowUnreachable,
-            KubeflowRefused,
-        )
-    },
+    **{kind.exit_code: kind.meaning for kind in UserError.__subclasses__()},
     INTERRUPTED: "interrupted",
 }

@@ -6,7 +6,6 @@ import base64
 import html
 import io
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,11 +57,10 @@ def test_the_page_loads_nothing(page: str) -> None:
     assert re.findall(r"(?:src|href)=\"(?!data:)", page) == []
 
 
-def test_a_page_that_cannot_be_written_is_named(
-    two_classes: Path, tmp_path: Path, image_bytes: Callable[..., bytes]
-) -> None:
-    target = tmp_path / "absent" / "page.html"
+def test_a_page_that_cannot_be_written_is_named(two_classes: Path, tmp_path: Path) -> None:
+    target = tmp_path / "file" / "page.html"
+    (tmp_path / "file").touch()
     command = ["data", "show", str(two_classes), "--workspace", str(tmp_path / "workspace")]
     result = CliRunner().invoke(app, [*command, "--output", str(target), "--per-class", "1"])
     assert result.exit_code == 2
-    assert f"--output '{target}': No such file" in result.output
+    assert f"'{target}' cannot be written: File exists" in result.output

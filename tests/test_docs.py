@@ -14,7 +14,8 @@ import pytest
 import typer
 import typer.testing
 
-from pipeline import cli, config, examples, reference
+from pipeline import cli, config, reference
+from pipeline.commands import examples
 from trainer_module import recipes
 
 REPO = Path(__file__).resolve().parent.parent

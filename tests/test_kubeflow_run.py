@@ -37,7 +37,6 @@ POOLS = {
     "kubeflow.pools.train.retries": "1",
     "kubeflow.nodes": '{Trainer = "train"}',
 }
-RESOLVERS = {"PreviousStatistics", "Resolver"}
 DATA_NODES = {"ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "Transform"}
 EPOCHS = 3
 
@@ -77,7 +76,7 @@ class Result(NamedTuple):
         return [pod for pod in self.pods if pod.name == name][-1]
 
     def states(self, state: str) -> set[str]:
-        return {pod.name for pod in self.pods if pod.state == state} - RESOLVERS
+        return {pod.name for pod in self.pods if pod.state == state}
 
     def shown(self, name: str) -> dict[str, Any]:
         """What Kubeflow is told of a node, by artifact."""

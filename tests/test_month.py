@@ -124,10 +124,11 @@ def night(root: Path, day: int) -> int:
     loaded = load(root / "perennial.toml", overrides, scheduled=True)
     now = FIRST + datetime.timedelta(days=day - 1)
     try:
-        return retrain(loaded.config, loaded.origins, "json", now=now)
+        retrain(loaded.config, loaded.origins, "json", now=now)
     except UserError as error:
         print(type(error).__name__, error)
         return error.exit_code
+    return 0
 
 
 class Killer(logging.Handler):

@@ -8,13 +8,24 @@ import html
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pipeline.errors import ConfigError
-from pipeline.settings import Config
+import typer
+
+from pipeline.commands.files import write
+from pipeline.commands.options import (
+    ConfigOption,
+    LogFormat,
+    LogFormatOption,
+    SettingsOption,
+    WorkspaceOption,
+    load,
+)
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+    from pipeline.settings import Config
 
 SPLIT = "train"
 SMALLEST_SHOWN = 96  # pixels on the page; smaller images are enlarged, each pixel a square
@@ -38,29 +49,32 @@ class ClassSamples:
     samples: list[Sample]
 
 
-def show(config: Config, log_format: str, output: Path, *, per_class: int, variants: int) -> int:
-    """Write the page. The data is ingested first, or taken from the cache.
+def show(
+    source: Annotated[
+        str | None, typer.Argument(metavar="[DIR]", help="Images, as --data of run takes them.")
+    ] = None,
+    config: ConfigOption = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose augmentation to show, such as vit.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("samples.html"),
+    per_class: Annotated[int, typer.Option(min=1, max=100, help="Images of each class.")] = 8,
+    variants: Annotated[int, typer.Option(min=1, max=20, help="Augmented versions of each.")] = 2,
+    settings: SettingsOption = None,
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Write a page with samples of every class, before and after the recipe's augmentation."""
+    flags = {"data.source": source, "train.recipe": recipe, "workspace": workspace}
+    loaded = load(config, flags, settings).config
 
-    Args:
-      config: names data, recipe and workspace.
-      log_format: "rich", "plain" or "json".
-      output: the HTML file; it needs no other.
-      per_class: samples of each class, the first ones of the training split.
-      variants: augmented versions of each.
-
-    Raises ConfigError where `output` cannot be written, and UserError as a run does.
-    """
     from pipeline.partial import run_nodes
 
-    with run_nodes(config, ("ImageExampleGen",), log_format) as outputs:
+    with run_nodes(loaded, ("ImageExampleGen",), log_format.resolved) as outputs:
         (examples,) = outputs["ImageExampleGen"]["examples"]
-        classes = list(_samples(config, examples.uri, per_class, variants))
-    try:
-        output.write_text(page(config, classes), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--output {str(output)!r}: {error.strerror}") from None
+        classes = list(_samples(loaded, examples.uri, per_class, variants))
+    write(output, page(loaded, classes))
     print(f"{output}: {sum(len(each.samples) for each in classes)} images; open it in a browser")
-    return 0
 
 
 def _samples(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption
 from pipeline.errors import ConfigError
 from pipeline.noise import quiet
 
@@ -31,7 +32,6 @@ ModelOption = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="The model; not needed where there is one."),
 ]
-WorkspaceOption = Annotated[Path, typer.Option(help="Folder of the runs.", metavar="DIR")]
 DirectoryOption = Annotated[
     str | None,
     typer.Option(
@@ -39,7 +39,7 @@ DirectoryOption = Annotated[
         help="Folder of numbered versions, where push.directory is not in the workspace.",
     ),
 ]
-ConfigOption = Annotated[
+ServedConfigOption = Annotated[
     str | None,
     typer.Option(
         "--config-file",
@@ -68,10 +68,10 @@ TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for a server
 
 def models(
     model: ModelOption = None,
-    workspace: WorkspaceOption = Path("workspace"),
+    workspace: RunsOption = RUNS,
     directory: DirectoryOption = None,
-    config_file: ConfigOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    config_file: ServedConfigOption = None,
+    as_json: JsonLinesOption = False,
 ) -> None:
     """List the pushed versions: run, metrics, labels and verdict."""
     from pipeline.serving import promotion
@@ -91,9 +91,9 @@ def promote(
     version: Annotated[int, typer.Argument(help="A version that `perennial models` lists.", min=1)],
     to: Annotated[Label, typer.Option(help="canary first, then stable.")],
     model: ModelOption = None,
-    workspace: WorkspaceOption = Path("workspace"),
+    workspace: RunsOption = RUNS,
     directory: DirectoryOption = None,
-    config_file: ConfigOption = None,
+    config_file: ServedConfigOption = None,
     server: ServerOption = None,
     timeout: TimeoutOption = 120.0,
     public_key: PublicKeyOption = None,
@@ -115,9 +115,9 @@ def promote(
 
 def rollback(
     model: ModelOption = None,
-    workspace: WorkspaceOption = Path("workspace"),
+    workspace: RunsOption = RUNS,
     directory: DirectoryOption = None,
-    config_file: ConfigOption = None,
+    config_file: ServedConfigOption = None,
     server: ServerOption = None,
     timeout: TimeoutOption = 120.0,
     public_key: PublicKeyOption = None,
