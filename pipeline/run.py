@@ -318,13 +318,13 @@ def _next_step(outcome: Outcome, config: Config, origins: Mapping[str, str], com
     workspace = "" if folder == "workspace" else f" --workspace {shlex.quote(folder)}"
     if config.data.source == source_name.DIGITS:
         return f"perennial serve{workspace}, or perennial run --data DIR with your own images"
-    again = _again(config, origins, command) + workspace
+    repeated = again(config, origins, command) + workspace
     if command == "run":
-        return f"add images and run again: {again}"
-    return f"perennial models{workspace} lists what is served; with more images, again: {again}"
+        return f"add images and run again: {repeated}"
+    return f"perennial models{workspace} lists what is served; with more images, again: {repeated}"
 
 
-def _again(config: Config, origins: Mapping[str, str], command: str) -> str:
+def again(config: Config, origins: Mapping[str, str], command: str) -> str:
     """The command line that makes the same configuration, but for the workspace."""
     words = ["perennial", command]
     for layer in dict.fromkeys(origins.values()):

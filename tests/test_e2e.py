@@ -172,6 +172,16 @@ class TestDigits:
         assert again.summary["verdict"] == first.summary["verdict"]
         assert versions.find(first.summary["pushed"].removesuffix("/1")) == [1]
 
+    def test_a_version_that_somebody_removed_is_pushed_again(
+        self, first: Run, workspace: Path
+    ) -> None:
+        shutil.rmtree(first.summary["pushed"])
+        again = perennial_run("--workspace", str(workspace))
+        assert again.code == 0
+        assert again.states("complete") == {"Pusher"}
+        assert again.summary["pushed"] == first.summary["pushed"]
+        assert versions.find(first.summary["pushed"].removesuffix("/1")) == [1]
+
 
 class TestRecipes:
     """Each recipe that the digits' default run does not use, at a small size, to a pushed model."""
