@@ -75,11 +75,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(options: argparse.Namespace) -> None:
     from kubeflow import parameters
+    from pipeline.settings import LOCATION
 
     scheduled = options.decision is not None
     loaded = parameters.load(options.given, dict(options.parameter), scheduled=scheduled)
-    if not options.pipeline_root:
-        raise ConfigError("parameter pipeline_root: must not be empty")
+    try:
+        LOCATION.func(options.pipeline_root)  # type: ignore[call-arg]  # a validator may take more
+    except ValueError as error:
+        root = f"pipeline_root = {options.pipeline_root!r}"
+        raise ConfigError(f"parameter pipeline_root: {root}: {error}") from None
     origins = {key: origin for key, origin in loaded.origins.items() if origin != "default"}
     progress.report("config", recipe=loaded.config.train.recipe, origins=origins)
 

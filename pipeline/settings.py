@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -65,6 +65,11 @@ def _absolute_source(value: object) -> object:
 
 def _absolute_location(value: object) -> object:
     if isinstance(value, str) and "://" in value:
+        if value.lower().startswith("s3://"):
+            raise ValueError(
+                "must be a folder, such as that of a mounted volume, or gs://bucket/...: "
+                "TensorFlow has no file system for s3://"
+            )
         if not value.partition("://")[2].strip("/"):
             raise ValueError("must name a bucket after ://")
         return value.rstrip("/")
@@ -95,6 +100,10 @@ class Section(BaseModel):
     )
 
 
+T = TypeVar("T")
+Listed = Annotated[tuple[T, ...], Field(strict=False)]  # strict would refuse TOML's lists
+
+
 class DataConfig(Section):
     """Where the images come from and how they are split.
 
@@ -122,12 +131,6 @@ class DataConfig(Section):
         default=None,
         description="A schema.pbtxt to validate against, instead of one inferred from train.",
     )
-
-    @property
-    def splits(self) -> dict[str, int]:
-        """Shares by split name, without a split that has none."""
-        shares = {"train": self.train, "eval": self.eval, "test": self.test}
-        return {name: share for name, share in shares.items() if share}
 
     depth: int = Field(
         default=1, ge=1, le=100, description="Level of the folder that names an image's class."
@@ -170,6 +173,12 @@ class DataConfig(Section):
     )
 
     @property
+    def splits(self) -> dict[str, int]:
+        """Shares by split name, without a split that has none."""
+        shares = {"train": self.train, "eval": self.eval, "test": self.test}
+        return {name: share for name, share in shares.items() if share}
+
+    @property
     def options(self) -> Options:
         """What of this the ingest needs beside source and splits."""
         names = [field.name for field in dataclasses.fields(Options)]
@@ -192,7 +201,7 @@ def _known_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
     return patterns
 
 
-_Patterns = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_known_patterns)]
+_Patterns = Annotated[Listed[str], AfterValidator(_known_patterns)]
 
 
 class ValidationConfig(Section):
@@ -539,7 +548,7 @@ class RetrainConfig(Section):
         description="Label that a pushed version gets; the first version is stable in any case, "
         "but for none.",
     )
-    servers: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+    servers: Listed[str] = Field(
         default=(),
         description="gRPC addresses, HOST:PORT, of servers that must follow a promotion.",
     )
@@ -554,9 +563,7 @@ class NotifyConfig(Section):
         min_length=1,
         description="Environment variable with the URL that gets Slack's JSON; the URL is secret.",
     )
-    on: Annotated[
-        tuple[Literal["blessed", "rejected", "failed", "drift"], ...], Field(strict=False)
-    ] = Field(
+    on: Listed[Literal["blessed", "rejected", "failed", "drift"]] = Field(
         default=("blessed", "rejected", "failed", "drift"), description="What is worth telling."
     )
 
@@ -582,9 +589,9 @@ class BeamConfig(Section):
         min_length=1,
         description="Beam's runner: FnApiRunner here, FlinkRunner, SparkRunner or DataflowRunner.",
     )
-    args: Annotated[
-        tuple[Annotated[str, AfterValidator(_beam_option)], ...], Field(strict=False)
-    ] = Field(default=(), description="Further Beam options, each as `--option=value`.")
+    args: Listed[Annotated[str, AfterValidator(_beam_option)]] = Field(
+        default=(), description="Further Beam options, each as `--option=value`."
+    )
 
     @property
     def pipeline_args(self) -> list[str]:
@@ -659,22 +666,16 @@ class Spot(Section):
     """What marks the nodes that the cluster may take away at any time."""
 
     node_selector: Mapping[str, str] = Field(default={}, description="Their labels.")
-    tolerations: Annotated[tuple[Toleration, ...], Field(strict=False)] = Field(
-        default=(), description="Their taints."
-    )
+    tolerations: Listed[Toleration] = Field(default=(), description="Their taints.")
 
 
 class Surroundings(Section):
     """What pods find around them: of all pods, or of those of one pool."""
 
     env: Mapping[_EnvName, str] = Field(default={}, description="Environment variables.")
-    secrets: Annotated[tuple[Secret, ...], Field(strict=False)] = Field(
-        default=(), description="Secrets, by reference only."
-    )
-    volumes: Annotated[tuple[Volume, ...], Field(strict=False)] = Field(
-        default=(), description="Persistent volumes."
-    )
-    image_pull_secrets: Annotated[tuple[_KubernetesName, ...], Field(strict=False)] = Field(
+    secrets: Listed[Secret] = Field(default=(), description="Secrets, by reference only.")
+    volumes: Listed[Volume] = Field(default=(), description="Persistent volumes.")
+    image_pull_secrets: Listed[_KubernetesName] = Field(
         default=(), description="Secrets of the registry."
     )
 
@@ -700,9 +701,7 @@ class Pool(Surroundings):
         default=None, ge=1, le=16, description="How many of them each pod gets."
     )
     node_selector: Mapping[str, str] = Field(default={}, description="Labels of the machines.")
-    tolerations: Annotated[tuple[Toleration, ...], Field(strict=False)] = Field(
-        default=(), description="Taints of the machines."
-    )
+    tolerations: Listed[Toleration] = Field(default=(), description="Taints of the machines.")
     spot: bool = Field(default=False, description="Use the machines of kubeflow.spot.")
     shared_memory: _Quantity | None = Field(
         default=None, description="Size of /dev/shm; it counts as memory of the pod."
@@ -785,7 +784,7 @@ class KubeflowConfig(Surroundings):
     run_as_user: int | None = Field(
         default=None, ge=1, description="User id of the pods; unset: the image's."
     )
-    parameters: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+    parameters: Listed[str] = Field(
         default=(
             "train.epochs",
             "train.batch_size",

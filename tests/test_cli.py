@@ -131,7 +131,8 @@ class TestRun:
         given = ("--config", str(file), "--data", "{SPAN} of's", "--workspace", "w")
         settings = ("evaluate.max_drop={'class=a b' = 0.1}", "train.batch_size=6", "name=seven")
         invoke("run", *given, *(word for each in settings for word in ("--set", each)))
-        program, *words = shlex.split(again(*calls[0][:2], "run"))
+        config, origins, _ = calls[0]
+        program, *words = shlex.split(again(config, origins, "run"))
         assert program == "perennial"
         assert invoke(*words, "--workspace", "w").exit_code == 0
         assert calls[1] == calls[0]

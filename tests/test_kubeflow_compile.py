@@ -197,6 +197,11 @@ class TestRefused:
             ({"kubeflow.image": None}, ("kubeflow.image is not set",)),
             ({"kubeflow.image": "perennial"}, ("kubeflow.image = 'perennial'", "tag or a digest")),
             ({"kubeflow.pipeline_root": None}, ("kubeflow.pipeline_root is not set",)),
+            (
+                {"kubeflow.pipeline_root": "s3://bucket/x"},
+                ("kubeflow.pipeline_root = 's3://bucket/x'", "mounted volume", "gs://"),
+            ),
+            ({"push.directory": "s3://bucket/x"}, ("push.directory = 's3://bucket/x'", "gs://")),
             ({"kubeflow.nodes": '{Trainer = "gpu"}'}, ("no such pool", "there are cpu")),
             ({"kubeflow.nodes": '{Tuner = "cpu"}'}, ("no such node", "Trainer")),
             ({"kubeflow.parameters": '["train.epoch"]'}, ("'train.epoch'", "no such setting")),

@@ -79,7 +79,7 @@ def models(
     target = _target(workspace, model, directory, config_file)
     if target.base is None:
         raise ConfigError("the versions cannot be seen from here; name their folder: --directory")
-    rows = _rows(target.base, promotion.current(target))
+    rows = _rows(target, target.base, promotion.current(target))
     if as_json:
         for row in rows:
             print(json.dumps(row))
@@ -155,7 +155,7 @@ def _located(
     from pipeline.serving.promotion import Target
 
     if directory is not None:
-        base = directory if storage.is_uri(directory) else str(Path(directory).absolute())
+        base = _absolute(directory)
         config = config_file or served.default_config(base)
         return Target(model or storage.name(base), base, _absolute(config))
     if config_file is not None:
@@ -166,13 +166,10 @@ def _located(
 
 
 def _target_of_config(location: str, model: str | None) -> Target:
-    from components.atomic_pusher import served, storage
-    from pipeline.serving.promotion import Target
+    from components.atomic_pusher import storage
+    from pipeline.serving.promotion import Target, read_config
 
-    try:
-        found = {m.name: m.base_path for m in served.read(location).model_config_list.config}
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    found = {m.name: m.base_path for m in read_config(location).model_config_list.config}
     if (model or (len(found) == 1 and next(iter(found)))) not in found:
         there_are = ", ".join(found) or "none"
         raise ConfigError(f"{location}: name the model; there are: {there_are}")
@@ -195,14 +192,11 @@ def _check_servers(servers: list[str] | None) -> None:
             raise ConfigError(f"--server {server}: must be HOST:PORT, such as localhost:8500")
 
 
-def _rows(base: str, serving: Serving) -> list[dict[str, Any]]:
+def _rows(target: Target, base: str, serving: Serving) -> list[dict[str, Any]]:
     from components.atomic_pusher import versions
-    from components.errors import PushRefusedError
+    from pipeline.serving.promotion import find_versions
 
-    try:
-        numbers = versions.find(base)
-    except PushRefusedError as error:
-        raise ConfigError(str(error)) from error
+    numbers = find_versions(target)
     rows = []
     for number in reversed(numbers):
         manifest = versions.read_manifest(base, number)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline.console import printable
 from pipeline.report.facts import Data, Facts, Promotion, Run, Training
 
 if TYPE_CHECKING:
@@ -83,7 +84,17 @@ class Plot(NamedTuple):
     @property
     def inline(self) -> str:
         """The SVG element for a page, whose stylesheet colours it."""
-        return _inline(self)
+        svg = self.svg[self.svg.index("<svg") :]
+        # Its own size would not shrink with the page.
+        svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+        svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+        # Ids of groups are the same in every figure and nothing refers to them.
+        svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+        svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{self.name}-", svg)
+        svg = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+        for color, name in _PROPERTIES.items():
+            svg = svg.replace(color, f"var({name})")
+        return svg
 
 
 def draw(facts: Facts) -> list[Plot]:
@@ -137,24 +148,10 @@ def _finished(name: str, title: str, text: str, figure: Figure) -> Plot:
     return Plot(name, title, text, svg.getvalue(), png.getvalue(), width)
 
 
-def _inline(plot: Plot) -> str:
-    svg = plot.svg[plot.svg.index("<svg") :]
-    # Its own size would not shrink with the page.
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    # Ids of groups are the same in every figure and nothing refers to them.
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{plot.name}-", svg)
-    svg = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", svg)
-    for color, name in _PROPERTIES.items():
-        svg = svg.replace(color, f"var({name})")
-    return svg
-
-
 def shortened(name: str) -> str:
     """A class name as it fits into a figure."""
-    printable = "".join(char if char.isprintable() else "?" for char in name)
-    return printable if len(printable) <= _LONGEST else f"{printable[: _LONGEST - 1]}…"
+    shown = printable(name)
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
 
 
 def _classes(data: Data) -> _Drawn:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from components.atomic_pusher import served
 from pipeline.errors import ConfigError
 
 BINARY_VARIABLE = "TENSORFLOW_MODEL_SERVER"
@@ -71,13 +72,10 @@ class Source:
         Raises:
             ConfigError: the file is not a ModelServerConfig.
         """
-        from google.protobuf import text_format
-        from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
-
         try:
-            config = text_format.Parse(config_file.read_text("utf-8"), ModelServerConfig())
-        except (OSError, ValueError, text_format.ParseError) as error:
-            raise ConfigError(f"{config_file} is not a ModelServerConfig: {error}") from error
+            config = served.read(str(config_file))
+        except (OSError, ValueError) as error:
+            raise ConfigError(str(error)) from error
         models = {model.name: Path(model.base_path) for model in config.model_config_list.config}
         if not models:
             raise ConfigError(f"{config_file} has no model_config_list with a model in it")

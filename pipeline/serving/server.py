@@ -17,13 +17,12 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from pipeline.serving.errors import ServingError, invalid
 from pipeline.serving.grpc_service import make_server
+from pipeline.serving.launch import LOOPBACK
 from pipeline.serving.manager import Manager
 from pipeline.serving.rest import RestServer
 from pipeline.serving.service import Limits, Service
 
 log = logging.getLogger("perennial.serving")
-
-LOOPBACK = "127.0.0.1"
 
 
 class ModelServer:
