@@ -144,7 +144,7 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
-        bounds=config.evaluate.bounds,
+        bounds=config.evaluate,
         code=fingerprint.of("components.image_evaluator.component"),
     ).with_id("Evaluator")
 

@@ -20,8 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from components.image_evaluator.bounds import Bounds, unknown_slices
-from components.image_evaluator.figures import SLICES
+from components.image_evaluator.bounds import Bounds
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
 from components.image_example_validator.findings import OWN_TYPES, unmatched
@@ -352,100 +351,12 @@ class TrainConfig(Section):
     hyperparameters: BaseModel = Field(description="The recipe's own settings: its `Config`.")
 
 
-def _known_slices(bounds: dict[str, float]) -> dict[str, float]:
-    if unknown := unknown_slices(bounds):
-        raise ValueError(
-            f"{unknown[0]!r} names no slice: give class, {', '.join(SLICES)}, or one value of "
-            "these, such as 'class=cat'"
-        )
-    return bounds
-
-
-_Share = Annotated[float, Field(ge=0, le=1)]
-_Floor = Annotated[float | None, Field(ge=0, le=1)]
-
-
-class EvaluateConfig(Section):
+class EvaluateConfig(Section, Bounds):
     """The bounds that a model must keep to be blessed.
 
     Unset bounds are not checked. Where there is a blessed model already, a candidate that is less
     accurate on the same eval images is refused if chance does not explain it: see `significance`.
     """
-
-    min_accuracy: _Floor = Field(
-        default=0.5, description="Lowest accuracy on the eval split that is blessed, 0 to 1."
-    )
-    min_top_5_accuracy: _Floor = Field(
-        default=None, description="Lowest share of images whose class is among the first five."
-    )
-    min_balanced_accuracy: _Floor = Field(
-        default=None, description="Lowest mean over the classes of their accuracy."
-    )
-    min_macro_precision: _Floor = Field(
-        default=None, description="Lowest mean over the classes of their precision."
-    )
-    min_macro_recall: _Floor = Field(
-        default=None, description="Lowest mean over the classes of their recall."
-    )
-    min_macro_f1: _Floor = Field(
-        default=None, description="Lowest mean over the classes of their F1."
-    )
-    min_macro_auc: _Floor = Field(
-        default=None, description="Lowest mean area under the classes' ROC curves."
-    )
-    min_class_precision: _Floor = Field(default=None, description="Lowest precision of any class.")
-    min_class_recall: _Floor = Field(default=None, description="Lowest recall of any class.")
-    max_log_loss: float | None = Field(
-        default=None, gt=0, description="Highest mean log loss, in nats."
-    )
-    max_ece: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="Highest calibration error: the mean distance of confidence and accuracy.",
-    )
-    max_latency_p50_ms: float | None = Field(
-        default=None, gt=0, description="Highest median time for one image, in milliseconds."
-    )
-    max_latency_p95_ms: float | None = Field(
-        default=None, gt=0, description="Highest time for 95 in 100 single images, in milliseconds."
-    )
-    # Not more by default: a tolerance lets accuracy slide by that much with every run.
-    max_accuracy_drop: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="How far accuracy may fall below the latest blessed model's.",
-    )
-    max_drop: Annotated[dict[str, _Share], AfterValidator(_known_slices)] = Field(
-        default={},
-        description="How far accuracy may fall on every class (class), on one ('class=cat'), or on "
-        "images by size, aspect, brightness, source or span ('brightness=dark').",
-    )
-    significance: float = Field(
-        default=0.05,
-        gt=0,
-        lt=1,
-        description="A fall counts where chance alone is less likely than this to explain it.",
-    )
-    min_examples: int = Field(
-        default=100,
-        ge=0,
-        description="With fewer images chance explains too much: there, any fall counts.",
-    )
-
-    @model_validator(mode="after")
-    def _has_a_bound(self) -> Self:
-        if self.bounds.pass_everything:
-            raise ValueError(
-                "no bound is left that a model could fail; set one, such as min_accuracy"
-            )
-        return self
-
-    @property
-    def bounds(self) -> Bounds:
-        """What of this the gate goes by: all."""
-        return Bounds(**self.model_dump())
 
 
 class InfraValidationConfig(Section):
