@@ -82,7 +82,7 @@ def _plan(options: argparse.Namespace) -> None:
     try:
         LOCATION.func(options.pipeline_root)  # type: ignore[call-arg]  # a validator may take more
     except ValueError as error:
-        root = f"pipeline_root = {options.pipeline_root!r}"
+        root = f"kubeflow.pipeline_root = {options.pipeline_root!r}"
         raise ConfigError(f"parameter pipeline_root: {root}: {error}") from None
     origins = {key: origin for key, origin in loaded.origins.items() if origin != "default"}
     progress.report("config", recipe=loaded.config.train.recipe, origins=origins)

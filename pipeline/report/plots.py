@@ -456,8 +456,22 @@ def _history(runs: Sequence[Run], promotions: Sequence[Promotion]) -> _Drawn:
                 ha="center",
                 fontsize=10,
             )
+    _mark_promotions(axes, [run for run, _ in known], promotions)
+    axes.set_xlim(-0.6, max(len(known) - 0.4, 0.6))
+    every = max(1, len(known) // 8)
+    ticks = list(places)[::-1][::every][::-1]
+    axes.set_xticks(ticks, [known[place][0].started[5:16].replace("T", "\n") for place in ticks])
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
+    axes.set_ylabel("accuracy")
+    _legend(axes)
+    last = f"; the latest is {percent(known[-1][1].value, 2)}" if known else ""
+    text = f"Accuracy of {len(known)} candidates in the order of their runs{last}."
+    return "Accuracy by run", text, figure
+
+
+def _mark_promotions(axes: Axes, runs: Sequence[Run], promotions: Sequence[Promotion]) -> None:
     for promotion in promotions:
-        between = sum(run.started <= promotion.at for run, _ in known) - 0.5
+        between = sum(run.started <= promotion.at for run in runs) - 0.5
         axes.axvline(between, color=MUTED, linewidth=1, linestyle=":")
         axes.annotate(
             ", ".join(f"{label} v{version}" for label, version in promotion.labels.items()),
@@ -469,13 +483,3 @@ def _history(runs: Sequence[Run], promotions: Sequence[Promotion]) -> _Drawn:
             fontsize=10,
             color=MUTED,
         )
-    axes.set_xlim(-0.6, max(len(known) - 0.4, 0.6))
-    every = max(1, len(known) // 8)
-    ticks = list(places)[::-1][::every][::-1]
-    axes.set_xticks(ticks, [known[place][0].started[5:16].replace("T", "\n") for place in ticks])
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
-    axes.set_ylabel("accuracy")
-    _legend(axes)
-    last = f"; the latest is {percent(known[-1][1].value, 2)}" if known else ""
-    text = f"Accuracy of {len(known)} candidates in the order of their runs{last}."
-    return "Accuracy by run", text, figure

@@ -18,7 +18,6 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 
 from components.atomic_pusher import served
@@ -261,12 +260,7 @@ class ServerProcess:
         start = max(0, size - _LOG_BYTES)
         return os.pread(self._log.fileno(), _LOG_BYTES, start).decode(errors="replace").strip()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         assert self._process
         assert self._log
         self._process.terminate()
