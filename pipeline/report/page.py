@@ -196,7 +196,7 @@ def _weights(run: Run) -> Mapping[str, Any] | None:
 
 def template(name: str) -> jinja2.Template:
     """A file of templates/, which escapes what it is given."""
-    return _environment().gettemplate(name)
+    return _environment().get_template(name)
 
 
 @functools.cache
