@@ -153,7 +153,7 @@ def evaluate(
         executor.Executor(context).Do(
             inputs,
             {"evaluation": [outputs.evaluation], "blessing": [outputs.blessing]},
-            {executor.BOUNDS_KEY: json.dumps(bounds), "code": ""},
+            {executor.BOUNDS_KEY: json.dumps({"min_accuracy": None, **bounds}), "code": ""},
         )
         return outputs
 
