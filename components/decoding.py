@@ -89,7 +89,7 @@ def decode(encoded: tf.Tensor) -> Decoded:
 def decode_now(encoded: bytes, ratio: int = 1) -> Decoded:
     """The same at once: a few eager ops cost less than calling a graph.
 
-    `ratio`, for JPEGs only, is 1, 2, 4 or 8: one pixel is made for so many in a row and in a column.
+    `ratio`, for JPEGs only, is 1, 2, 4 or 8: one pixel is made for so many in each direction.
     The file is read and checked to its end all the same; what libjpeg spares is the transforms.
     """
     head = np.frombuffer(encoded[:_HEAD].ljust(_HEAD, b"\0"), np.uint8)

@@ -79,15 +79,16 @@ def _decode(data: bytes, header: Image.Image) -> tuple[tuple[int, int], Pixels, 
     except tf.errors.OpError as error:
         reason = _TENSORFLOW_NOISE.sub("", error.message)
         raise Unusable("damaged", f"truncated or corrupt: {reason}") from error
+    orientation = int(decoded.orientation)
     changes = {
         "cmyk": header.mode == "CMYK",
         # The first chunk of a PNG is IHDR, whose ninth byte is the depth: the mode does not tell.
         "16-bit": header.format == "PNG" and data[24] == 16,
         "alpha": bool(decoded.is_clear),
-        "orientation": int(decoded.orientation) > 1,
+        "orientation": orientation > 1,
     }
     told = "+".join(name for name, is_done in changes.items() if is_done)
-    width, height = header.size if decoded.orientation < 5 else reversed(header.size)
+    width, height = header.size if orientation < 5 else reversed(header.size)
     return (width, height), decoded.pixels.numpy(), told or "none"
 
 
