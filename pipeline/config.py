@@ -52,7 +52,7 @@ from pipeline.settings import (
 from trainer_module import recipes
 
 PRESETS = Path(__file__).parent / "presets"
-COMMAND_LINE, FILE = "command line", "file:"  # origins; the latter's path follows
+COMMAND_LINE = "command line"
 HYPERPARAMETERS = "train.hyperparameters."
 # What settings of earlier versions are called now, by their dotted keys. An entry stays for as long
 # as files with the old name may be around: for good, it costs nothing.
@@ -103,7 +103,7 @@ def given_settings(loaded: Loaded) -> dict[str, Any]:
     return {
         key: value
         for key, value in items(loaded.config, loaded.origins)
-        if loaded.origins[key].startswith((COMMAND_LINE, FILE))
+        if loaded.origins[key].startswith((COMMAND_LINE, "file:"))
     }
 
 
@@ -191,11 +191,6 @@ def parse_set(text: str) -> tuple[str, Any]:
     return key, parsed["value"] if len(parsed) == 1 else value
 
 
-def assignment(key: str, value: object) -> str:
-    """Undo `parse_set`."""
-    return f"{key}={_toml_value(value)}"
-
-
 def dump_toml(config: Config, origins: Mapping[str, str]) -> str:
     """The configuration as a TOML file that loads to the same one, each line with its origin.
 
@@ -244,7 +239,7 @@ class _Layer(NamedTuple):
 
 
 def _file_layer(path: Path) -> _Layer:
-    return _Layer(f"{FILE}{path}", _read_toml(path), path.absolute().parent)
+    return _Layer(f"file:{path}", _read_toml(path), path.absolute().parent)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -505,7 +500,7 @@ def _origins_of(key: str, origins: Mapping[str, str]) -> list[str]:
 
 
 def _where(*origins: str) -> str:
-    return ", ".join(dict.fromkeys(origin.removeprefix(FILE) for origin in origins))
+    return ", ".join(dict.fromkeys(origin.removeprefix("file:") for origin in origins))
 
 
 def _shown(value: object) -> str:

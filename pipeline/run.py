@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from components import progress
 from components.atomic_pusher import storage
 from components.image_example_gen import source_name
-from pipeline.config import COMMAND_LINE, FILE, assignment, check_paths, dump_toml, items
+from pipeline.config import check_paths, dump_toml, items
 from pipeline.console import Console
 from pipeline.errors import NotBlessed
 from pipeline.noise import quiet
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("perennial.run")
 
 _PASSED_CHECKS = 12  # lines of a summary
-_FLAGS = {"data.source": "--data", "train.recipe": "--recipe"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +78,7 @@ def run_locked(
 ) -> dict[str, Any]:
     """As `run`, for who holds the workspace already. Returns what the run came to.
 
-    command: the one of `perennial` that does the same again.
+    command: the one of `perennial` that this is for.
     """
     with (
         quiet(workspace.log_path(run_id)) as terminal,
@@ -107,7 +106,7 @@ def run_locked(
         _write(folder, record | summary | _end(outcome))
         page = _report(workspace, run_id)
         rows = _rows(outcome, workspace, page)
-        rows.append(("Next", _next_step(outcome, config, origins, command)))
+        rows.append(("Next", _next_step(outcome, config, command)))
         console.summary(rows, summary)
     if outcome.pushed is None:
         raise NotBlessed(
@@ -259,7 +258,7 @@ def _rows(outcome: Outcome, workspace: Workspace, page: Path | None) -> list[tup
     )
     worst = min(verdict.class_accuracy, key=lambda name: verdict.class_accuracy[name])
     return [
-        ("Data", f"{splits}; {len(outcome.accounting.classes)} classes"),
+        ("Data", f"{splits}; {len(outcome.accounting.classes):,} classes"),
         ("Accuracy", _accuracy(verdict)),
         ("Weakest class", f"{worst} ({verdict.class_accuracy[worst]:.1%})"),
         ("Baseline", _baseline(verdict)),
@@ -311,30 +310,14 @@ def _ran(outcome: Outcome) -> list[str]:
     return [node.node for node in outcome.run.nodes if node.state == "complete"]
 
 
-def _next_step(outcome: Outcome, config: Config, origins: Mapping[str, str], command: str) -> str:
+def _next_step(outcome: Outcome, config: Config, command: str) -> str:
     if outcome.pushed is None:
         return "change the data or the settings above, such as train.epochs, and run again"
     folder = os.path.relpath(config.workspace)
+    if folder.startswith(os.pardir):
+        folder = str(config.workspace)
     workspace = "" if folder == "workspace" else f" --workspace {shlex.quote(folder)}"
     if config.data.source == source_name.DIGITS:
         return f"perennial serve{workspace}, or perennial run --data DIR with your own images"
-    repeated = again(config, origins, command) + workspace
-    if command == "run":
-        return f"add images and run again: {repeated}"
-    return f"perennial models{workspace} lists what is served; with more images, again: {repeated}"
-
-
-def again(config: Config, origins: Mapping[str, str], command: str) -> str:
-    """The command line that makes the same configuration, but for the workspace."""
-    words = ["perennial", command]
-    for layer in dict.fromkeys(origins.values()):
-        if layer.startswith(FILE):
-            words += ["--config", layer.removeprefix(FILE)]
-        elif layer.startswith(AUTO):
-            words += ["--recipe", AUTO]
-    for key, value in items(config, origins):
-        if key in _FLAGS and origins[key] == COMMAND_LINE:
-            words += [_FLAGS[key], str(value)]
-        elif origins[key] == COMMAND_LINE and key != "workspace":
-            words += ["--set", assignment(key, value)]
-    return shlex.join(words)
+    look = "models" if command == "retrain" else "serve"
+    return f"perennial {look}{workspace}, or add images and run the same command again"

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import shlex
 import subprocess
 import sys
 import types
@@ -15,7 +14,6 @@ import typer.testing
 
 from pipeline import cli, errors
 from pipeline.commands.options import LogFormat
-from pipeline.run import again
 
 HEAVY = {"apache_beam", "keras", "ml_metadata", "numpy", "tensorflow", "tfx"}
 
@@ -122,20 +120,6 @@ class TestRun:
         assert origins["train.seed"] == "file:run.toml"
         assert origins["train.epochs"] == "command line"
         assert log_format == "json"
-
-    def test_the_command_for_the_same_again_makes_the_same_configuration(
-        self, calls: list[Any], tmp_path: Path
-    ) -> None:
-        file = tmp_path / "my run.toml"
-        file.write_text('train.seed = 3\ndata.depth = 2\ntrain.recipe = "auto"', "utf-8")
-        given = ("--config", str(file), "--data", "{SPAN} of's", "--workspace", "w")
-        settings = ("evaluate.max_drop={'class=a b' = 0.1}", "train.batch_size=6", "name=seven")
-        invoke("run", *given, *(word for each in settings for word in ("--set", each)))
-        config, origins, _ = calls[0]
-        program, *words = shlex.split(again(config, origins, "run"))
-        assert program == "perennial"
-        assert invoke(*words, "--workspace", "w").exit_code == 0
-        assert calls[1] == calls[0]
 
     def test_a_setting_wins_over_its_flag(self, calls: list[Any]) -> None:
         assert invoke("run", "--set", "train.epochs=7", "--epochs", "5").exit_code == 0

@@ -32,7 +32,7 @@ def check(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[DIR]",
+            metavar="DIR",
             help="Folder of class folders, manifest, TFRecords, tfds:NAME or digits.",
         ),
     ] = None,

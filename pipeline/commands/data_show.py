@@ -49,7 +49,7 @@ class ClassSamples:
 
 def show(
     source: Annotated[
-        str | None, typer.Argument(metavar="[DIR]", help="Images, as --data of run takes them.")
+        str | None, typer.Argument(metavar="DIR", help="Images, as --data of run takes them.")
     ] = None,
     config: ConfigOption = None,
     recipe: Annotated[

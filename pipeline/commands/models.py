@@ -79,7 +79,7 @@ def models(
     target = _target(workspace, model, directory, config_file)
     if target.base is None:
         raise ConfigError("the versions cannot be seen from here; name their folder: --directory")
-    rows = _rows(target, target.base, promotion.current(target))
+    rows = _rows(target, promotion.current(target))
     if as_json:
         for row in rows:
             print(json.dumps(row))
@@ -192,11 +192,11 @@ def _check_servers(servers: list[str] | None) -> None:
             raise ConfigError(f"--server {server}: must be HOST:PORT, such as localhost:8500")
 
 
-def _rows(target: Target, base: str, serving: Serving) -> list[dict[str, Any]]:
+def _rows(target: Target, serving: Serving) -> list[dict[str, Any]]:
     from components.atomic_pusher import versions
     from pipeline.serving.promotion import find_versions
 
-    numbers = find_versions(target)
+    base, numbers = target.base or "", find_versions(target)
     rows = []
     for number in reversed(numbers):
         manifest = versions.read_manifest(base, number)

@@ -45,7 +45,11 @@ SettingsOption = Annotated[
     ),
 ]
 RecipeOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="How to train, such as vit.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="auto, or a file of trainer_module/recipes, such as vit (default: vit).",
+    ),
 ]
 # Not a Path: that would take an empty string for the working directory.
 WorkspaceOption = Annotated[

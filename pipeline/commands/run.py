@@ -29,7 +29,9 @@ def run(
     ] = None,
     recipe: RecipeOption = None,
     workspace: WorkspaceOption = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="N", help="Passes over the training images.")
+    ] = None,
     settings: SettingsOption = None,
     log_format: LogFormatOption = LogFormat.AUTO,
 ) -> None:

@@ -9,6 +9,9 @@ from pipeline.fingerprint import ROOT
 from pipeline.installed import PACKAGES, version_of
 from pipeline.report.facts import Code
 
+# Images, weights and settings of the user may lie beside them.
+_CODE = ("pipeline", "components", "trainer_module", "kubeflow", "requirements.lock")
+
 
 def find() -> Code:
     """The checkout's commit, whether its files were changed since, and versions of packages."""
@@ -20,7 +23,7 @@ def find() -> Code:
     return Code(
         versions={"python": platform.python_version(), **installed},
         commit=commit if own else "",
-        modified=own and bool(_git("status", "--porcelain")),
+        modified=own and bool(_git("status", "--porcelain", "--", *_CODE)),
     )
 
 
