@@ -494,7 +494,7 @@ class TestChecks:
 def test_progress_counts_every_input_and_image(
     two_classes: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.image_example_gen.counter.EVERY", 7)
+    monkeypatch.setattr("components.progress.EVERY", 7)
     (two_classes / "cat" / "00.png").write_bytes(b"")
     with caplog.at_level("INFO", logger="perennial.progress"):
         check(two_classes)
