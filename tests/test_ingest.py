@@ -24,7 +24,7 @@ from components import features
 from components.decoding import decode_now
 from components.errors import BadDataError
 from components.image_example_gen import near_duplicates, parallel, writing
-from components.image_example_gen.accounting import Accounting, read_accounting, shortened
+from components.image_example_gen.accounting import Accounting, read_accounting
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.dataset import fingerprint, list_data
 from components.image_example_gen.driver import Driver
@@ -34,6 +34,7 @@ from components.image_example_gen.ingest import Ingest, ingest, split_names, wor
 from components.image_example_gen.inputs import Input, Problem, judge, split_of
 from components.image_example_gen.options import Options
 from components.image_example_gen.writing import Outcome, Work
+from components.wording import shortened
 from tests import image_corpus as corpus
 
 BEAM_ARGS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory"]
@@ -488,7 +489,7 @@ class TestChecks:
 
     @pytest.mark.parametrize(("count", "text"), [(2, "0, 1"), (3, "0, 1 and 1 more")])
     def test_long_lists_are_shortened(self, count: int, text: str) -> None:
-        assert shortened(map(str, range(count)), limit=2) == text
+        assert shortened(range(count), limit=2) == text
 
 
 def test_progress_counts_every_input_and_image(

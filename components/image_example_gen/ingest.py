@@ -17,7 +17,6 @@ from components.image_example_gen.accounting import (
     NEAR_DUPLICATES,
     QUARANTINE,
     Accounting,
-    shortened,
     write_accounting,
     write_lines,
 )
@@ -25,6 +24,7 @@ from components.image_example_gen.dataset import DataSet
 from components.image_example_gen.inputs import INPUTS_FILE, OUTSIDE, Input, Problem, judge, scan
 from components.image_example_gen.options import Options
 from components.image_example_gen.writing import Facts, Outcome, Target, Work
+from components.wording import shortened
 
 # Does the work, in any order and anywhere, and returns each one's outcomes by its index.
 Worker = Callable[[Sequence[Work], int], Mapping[int, list[Outcome]]]
