@@ -1,4 +1,4 @@
-"""The gate before training: what blocks, what warns, and what new data is compared with."""
+"""The gate before training: what blocks, and what warns."""
 
 from __future__ import annotations
 
@@ -16,11 +16,8 @@ from components import features
 from components.errors import BadDataError
 from components.image_example_validator.executor import Executor, read_warnings, validate
 from components.image_example_validator.findings import Finding, Level, Policy, class_findings
-from components.image_example_validator.previous import (
-    STATISTICS_ID,
-    PreviousStatisticsStrategy,
-)
 from components.image_schema_gen.inference import infer
+from components.resolvers.previous_statistics import STATISTICS_ID
 from pipeline.config import load
 from pipeline.errors import ConfigError
 from tests.test_schema import statistics
@@ -152,47 +149,6 @@ class TestPolicy:
     def test_a_pattern_that_matches_nothing_is_a_configuration_error(self) -> None:
         with pytest.raises(ConfigError, match=r"validation\.warn.*'COMPARATORS_\*' matches no"):
             load(None, {"validation.warn": ["CLASS_*", "COMPARATORS_*"]})
-
-
-def artifact(kind: type[Artifact], number: int, span: int, **properties: int) -> Artifact:
-    made = kind()
-    made.id, made.span = number, span
-    for key, value in properties.items():
-        made.set_int_custom_property(key, value)
-    return made
-
-
-def resolve(
-    current: tuple[int, int], earlier: list[tuple[int, int]], passed: list[int]
-) -> list[int]:
-    """Ids that are resolved; artifacts are (id, span)."""
-    statistic = standard_artifacts.ExampleStatistics
-    resolved = PreviousStatisticsStrategy().resolve_artifacts(
-        None,
-        {
-            "current": [artifact(statistic, *current)],
-            "previous": [artifact(statistic, *each) for each in [*earlier, current]],
-            "anomalies": [
-                artifact(standard_artifacts.ExampleAnomalies, 100 + n, 0, **{STATISTICS_ID: n})
-                for n in passed
-            ],
-        },
-    )
-    return [each.id for each in resolved["previous"]]
-
-
-class TestPrevious:
-    def test_nothing_before(self) -> None:
-        assert resolve((5, 0), [], [5]) == []
-
-    def test_the_latest_that_passed(self) -> None:
-        assert resolve((5, 0), [(1, 0), (2, 0), (3, 0)], [1, 2]) == [2]
-
-    def test_an_earlier_span_comes_before_an_earlier_state_of_the_same(self) -> None:
-        assert resolve((9, 4), [(1, 2), (2, 3), (3, 4)], [1, 2, 3]) == [2]
-
-    def test_later_spans_and_later_statistics_change_nothing(self) -> None:
-        assert resolve((5, 1), [(1, 0), (3, 2), (7, 0)], [1, 3, 7]) == [1]
 
 
 class TestExecutor:

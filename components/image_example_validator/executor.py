@@ -28,9 +28,9 @@ from components.image_example_validator.findings import (
     Policy,
     class_findings,
 )
-from components.image_example_validator.previous import PREVIOUS, STATISTICS_ID
 from components.image_schema_gen.schema import class_counts, class_names, counted
 from components.progress import report
+from components.resolvers.previous_statistics import PREVIOUS, STATISTICS_ID
 from components.wording import shortened
 
 POLICY_KEY = "policy"
