@@ -34,32 +34,9 @@ from components.image_example_gen.sources.base import (
 # Some of them only to be refused by name: nobody should miss their phone's photos without a word.
 EXTENSIONS = frozenset(
     [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".apng",
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".heic",
-        ".heif",
-        ".avif",
-        ".jp2",
-        ".jxl",
-        ".ico",
-        ".svg",
-        ".psd",
-        ".ppm",
-        ".pgm",
-        ".dng",
-        ".cr2",
-        ".nef",
-        ".arw",
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp"),
+        *(".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ico", ".svg", ".psd"),
+        *(".ppm", ".pgm", ".dng", ".cr2", ".nef", ".arw"),
     ]
 )
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
