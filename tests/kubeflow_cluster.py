@@ -21,7 +21,7 @@ import yaml
 from kfp import components, local
 from kfp.local import status, subprocess_task_handler
 
-REPO = Path(__file__).resolve().parent.parent
+from tests import REPO
 
 
 @dataclasses.dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ from typing import Any
 import pytest
 
 from tests import image_corpus as corpus
+from tests.cli import process
 
 
 def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    """A process of its own: the command redirects the standard streams."""
-    command = [sys.executable, "-m", "pipeline.cli", "data", "check", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return process("data", "check", *args)
 
 
 def events(text: str) -> list[dict[str, Any]]:

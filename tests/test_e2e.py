@@ -21,8 +21,8 @@ from components.image_example_gen.sources import digits
 from pipeline.config import items, load
 from pipeline.report import page
 from pipeline.report.facts import Facts, State
+from tests import REPO
 
-REPO = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "components", "trainer_module", "kubeflow")
 # Enough to go through every node, not enough to learn much.
 SMALL = ("--epochs", "1", "--set", "evaluate.min_accuracy=0.01", "--set", "train.batch_size=16")

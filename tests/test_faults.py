@@ -17,10 +17,10 @@ import pytest
 from components.atomic_pusher import versions
 from components.atomic_pusher.signing import Keys, verify_version
 from components.image_example_gen.sources import digits
+from tests import REPO
 from tests.test_e2e import SMALL, Run, command, perennial_run
 from tests.test_signing import make_keys  # noqa: F401 - a fixture
 
-REPO = Path(__file__).resolve().parent.parent
 TINY = {
     "transform.image_size": 16,
     "train.hyperparameters.patch_size": 4,

@@ -16,8 +16,7 @@ from tfx.dsl.compiler import compiler
 
 from kubeflow import metadata, plan
 from pipeline.workspace import Workspace
-from tests import toy_pipeline
-from tests.kubeflow_cluster import REPO
+from tests import REPO, toy_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:label\\(\\) is deprecated")
 

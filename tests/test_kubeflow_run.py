@@ -9,7 +9,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,8 @@ import numpy as np
 import pytest
 
 from components.image_example_gen.sources import digits
-from tests.kubeflow_cluster import PLAN, REPO, Cluster, Pod
+from tests.cli import process, sets
+from tests.kubeflow_cluster import PLAN, Cluster, Pod
 
 # Ten processes that import TensorFlow: minutes on a machine that does something else as well.
 pytestmark = pytest.mark.timeout(1800)
@@ -40,15 +40,6 @@ POOLS = {
 RESOLVERS = {"PreviousStatistics", "Resolver"}
 DATA_NODES = {"ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "Transform"}
 EPOCHS = 3
-
-
-def sets(settings: Mapping[str, str]) -> list[str]:
-    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-
-
-def perennial(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline.cli", *arguments]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True)
 
 
 class Site(NamedTuple):
@@ -95,7 +86,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
         for file in sorted((folder / "all" / label).iterdir())[:40]:
             shutil.copy(file, folder / "data" / label)
     file = folder / "pipeline.yaml"
-    done = perennial("compile", "--output", str(file), *sets({**SETTINGS, **POOLS}))
+    done = process("compile", "--output", str(file), *sets({**SETTINGS, **POOLS}))
     assert done.returncode == 0, done.stderr
     assert "Pool        train (2 CPUs, 8Gi): Trainer" in done.stdout
     metadata = folder / "metadata.sqlite"
@@ -121,7 +112,7 @@ def local(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workspace of a local run with the same settings."""
     workspace = tmp_path_factory.mktemp("local") / "workspace"
     places = ("--data", str(site.data), "--workspace", str(workspace))
-    done = perennial("run", *places, "--epochs", str(EPOCHS), *sets(SETTINGS))
+    done = process("run", *places, "--epochs", str(EPOCHS), *sets(SETTINGS))
     assert done.returncode == 0, done.stderr
     return workspace
 

@@ -18,10 +18,9 @@ from ml_metadata.proto import metadata_store_pb2
 from components import progress
 from kubeflow.metadata import connection_config, location, refusal
 from pipeline.errors import ConfigError, NodeFailed
-from tests import databases
+from tests import REPO, databases
 from tests.databases import PASSWORD, Database
 
-ROOT = Path(__file__).resolve().parent.parent
 POD = {
     "PERENNIAL_METADATA_KIND": "mysql",
     "PERENNIAL_METADATA_HOST": "metadata-db",
@@ -121,7 +120,7 @@ class TestDatabase:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                cwd=ROOT,
+                cwd=REPO,
                 env={**os.environ, **database.env},
             )
             for name in ("Trainer", "Evaluator")

@@ -14,19 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import typer.testing
 
 from components.atomic_pusher import filesystem, storage, versions
-from pipeline import cli
 from pipeline.commands.serve import _source
 from pipeline.errors import ConfigError, PromotionFailed
 from pipeline.serving import promotion
 from pipeline.serving.client import Client, strings
 from pipeline.serving.promotion import CANARY, STABLE, Serving, Target
 from pipeline.serving.server import ModelServer
+from tests import REPO
+from tests.cli import perennial
 from tests.serving_kit import MODEL, picture
 
-REPO = Path(__file__).resolve().parent.parent
 SECONDS = 60.0
 
 
@@ -94,10 +93,6 @@ def audit(target: Target) -> list[dict[str, object]]:
     for started, ended in zip(entries[::2], entries[1::2], strict=False):
         assert {**started, "at": 0, "result": 0} == {**ended, "at": 0, "result": 0}
     return entries[1::2]
-
-
-def perennial(*arguments: str) -> typer.testing.Result:
-    return typer.testing.CliRunner().invoke(cli.app, arguments)
 
 
 class TestWithServer:

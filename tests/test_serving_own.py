@@ -23,9 +23,8 @@ import grpc
 import psutil
 import pytest
 import requests
-import typer.testing
+from typer.testing import Result
 
-from pipeline import cli
 from pipeline.errors import ConfigError
 from pipeline.serving import launch
 from pipeline.serving.client import Client, strings
@@ -41,6 +40,7 @@ from pipeline.serving.launch import (
 )
 from pipeline.serving.server import ModelServer, read_config
 from pipeline.serving.service import Limits
+from tests.cli import perennial
 from tests.serving_kit import (
     MODEL,
     b64,
@@ -752,10 +752,8 @@ class TestServeCommand:
         (serving / "digits" / "1").mkdir(parents=True)
         return serving
 
-    def invoke(self, tmp_path: Path, *arguments: str) -> typer.testing.Result:
-        return typer.testing.CliRunner().invoke(
-            cli.app, ["serve", "--workspace", str(tmp_path), *arguments]
-        )
+    def invoke(self, tmp_path: Path, *arguments: str) -> Result:
+        return perennial("serve", "--workspace", tmp_path, *arguments)
 
     def test_the_only_model_is_served(
         self, tmp_path: Path, serving: Path, started: list[list[str]]

@@ -10,19 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer.testing
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from typer.testing import Result
 
 from components.atomic_pusher import filesystem, object_store, storage, versions
 from components.atomic_pusher.signing import SIGNATURE, Keys, SignatureError, verify_version
 from components.errors import PushRefusedError
-from pipeline import cli
 from pipeline.config import load
 from pipeline.errors import ConfigError
 from pipeline.serving import launch, promotion
 from pipeline.serving.promotion import CANARY, STABLE, Target
 from pipeline.serving.server import ModelServer
+from tests.cli import perennial
 from tests.serving_kit import MODEL, b64, get, picture, post
 from tests.test_atomic_pusher import FILES, write_model
 
@@ -253,11 +253,9 @@ class TestServed:
         real = launch.Backend(launch.Kind.TENSORFLOW_SERVING, "program")
         monkeypatch.setattr(launch, "find_backend", lambda: real)
 
-        def serve() -> typer.testing.Result:
-            arguments = ["--workspace", str(base.parent.parent), "--public-key"]
-            return typer.testing.CliRunner().invoke(
-                cli.app, ["serve", *arguments, str(target.public_key)]
-            )
+        def serve() -> Result:
+            key = ("--public-key", target.public_key)
+            return perennial("serve", "--workspace", base.parent.parent, *key)
 
         newest = serve()
         assert newest.exit_code == 2
