@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,25 @@ def two_classes(tmp_path: Path, image_bytes: Callable[..., bytes]) -> Path:
                 image_bytes(color=(index, 100 * offset, 50))
             )
     return root
+
+
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a data root of the first scans of some digits; each caller has its own."""
+    from components.image_example_gen.sources import digits
+
+    everything = tmp_path_factory.mktemp("digits") / "all"
+
+    def make(labels: str, count: int = 40) -> Path:
+        digits.write_folder(everything)
+        root = tmp_path_factory.mktemp("few-digits")
+        for label in labels:
+            (root / label).mkdir()
+            for file in sorted((everything / label).iterdir())[:count]:
+                shutil.copy(file, root / label)
+        return root
+
+    return make
 
 
 @pytest.fixture(scope="session")

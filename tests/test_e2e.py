@@ -7,7 +7,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,15 +16,21 @@ import pytest
 from PIL import Image
 
 from components.atomic_pusher import versions
-from components.image_example_gen.sources import digits
 from pipeline.config import items, load
 from pipeline.report import page
 from pipeline.report.facts import Facts, State
 from tests import REPO
+from tests.cli import command, process, sets
 
 PACKAGES = ("pipeline", "components", "trainer_module", "kubeflow")
 # Enough to go through every node, not enough to learn much.
 SMALL = ("--epochs", "1", "--set", "evaluate.min_accuracy=0.01", "--set", "train.batch_size=16")
+TINY = {
+    "transform.image_size": 16,
+    "train.hyperparameters.patch_size": 4,
+    "train.hyperparameters.depth": 1,
+    "train.hyperparameters.head_dims": [32],
+}
 RESOLVERS = {"PreviousStatistics", "Resolver"}
 DOWNSTREAM = {"Trainer", "Evaluator", "InfraValidator", "Pusher"}
 
@@ -47,12 +52,12 @@ class Run(NamedTuple):
         return next(event for event in self.events if event["event"] == "summary")
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "pipeline.cli", "run", "--log-format", "json", *arguments]
+def run_command(*arguments: str) -> list[str]:
+    return command("run", "--log-format", "json", *arguments)
 
 
 def perennial_run(*arguments: str, tree: Path = REPO) -> Run:
-    done = subprocess.run(command(*arguments), cwd=tree, capture_output=True, text=True)
+    done = subprocess.run(run_command(*arguments), cwd=tree, capture_output=True, text=True)
     events = [json.loads(line) for line in done.stdout.splitlines()]
     return Run(done.returncode, events, done.stderr)
 
@@ -134,13 +139,8 @@ class TestDigits:
         with Image.open(three) as image:
             image.save(folder / "three.tiff")
         (folder / "junk.png").write_bytes(b"junk")
-        arguments = ["predict", first.summary["run_id"], str(folder), "--json", "--top", "2"]
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline.cli", *arguments, "--workspace", str(workspace)],
-            cwd=REPO,
-            capture_output=True,
-            text=True,
-        )
+        arguments = ("predict", first.summary["run_id"], folder, "--json", "--top", "2")
+        done = process(*arguments, "--workspace", workspace)
         assert done.returncode == 3
         assert done.stderr == "perennial: error: 1 of 2 files cannot be used\n"
         junk, asked = map(json.loads, done.stdout.splitlines())
@@ -206,14 +206,12 @@ class TestRecipes:
 
     @pytest.fixture(scope="class")
     def shared(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A folder for the data, weights in the official form, and a workspace."""
-        root = tmp_path_factory.mktemp("recipes")
-        digits.write_folder(root / "all")
-        for label in ("0", "1"):
-            (root / "data" / label).mkdir(parents=True)
-            for file in sorted((root / "all" / label).iterdir())[:40]:
-                shutil.copy(file, root / "data" / label)
-        return root
+        """A folder for weights in the official form, and a workspace."""
+        return tmp_path_factory.mktemp("recipes")
+
+    @pytest.fixture(scope="class")
+    def data(self, few_digits: Callable[..., Path]) -> Path:
+        return few_digits("01")
 
     def weights(self, recipe: str, folder: Path) -> dict[str, str]:
         """Random ones: those of vit_finetune are for 8 px, so that positions are resized."""
@@ -231,17 +229,18 @@ class TestRecipes:
         return {f"{prefix}.source": spec.source, f"{prefix}.sha256": spec.sha256}
 
     @pytest.mark.parametrize("recipe", sorted(SETTINGS))
-    def test_runs_from_images_to_a_pushed_model(self, recipe: str, shared: Path) -> None:
+    def test_runs_from_images_to_a_pushed_model(
+        self, recipe: str, shared: Path, data: Path
+    ) -> None:
         from trainer_module.export import IMAGES, run_in_session
 
         settings = {**self.SETTINGS[recipe], **self.weights(recipe, shared)}
         settings["evaluate.max_accuracy_drop"] = 1
-        given = [f"--set={key}={value}" for key, value in settings.items()]
-        place = ("--workspace", str(shared / "workspace"), "--data", str(shared / "data"))
-        run = perennial_run(*place, *SMALL, "--recipe", recipe, *given)
+        place = ("--workspace", str(shared / "workspace"), "--data", str(data))
+        run = perennial_run(*place, *SMALL, "--recipe", recipe, *sets(settings))
         assert run.code == 0, run.stderr
         assert run.states("complete") >= DOWNSTREAM
-        image = next((shared / "data" / "0").iterdir()).read_bytes()
+        image = next((data / "0").iterdir()).read_bytes()
         outputs = run_in_session(run.summary["pushed"], IMAGES, [image])
         assert outputs["probabilities"].sum() == pytest.approx(1, abs=1e-4)
 
@@ -254,8 +253,12 @@ class Tree(NamedTuple):
     workspace: Path
 
     def run(self, *arguments: str) -> Run:
-        given = ("--workspace", str(self.workspace), "--data", str(self.data), *SMALL, *arguments)
-        return perennial_run(*given, tree=self.root)
+        return perennial_run(*self.given, *arguments, tree=self.root)
+
+    @property
+    def given(self) -> list[str]:
+        places = ("--workspace", str(self.workspace), "--data", str(self.data))
+        return [*places, *SMALL, *sets(TINY)]
 
     def edit(self, source: str) -> None:
         with open(self.root / source, "a", encoding="utf-8") as file:
@@ -266,18 +269,15 @@ class TestChanges:
     """What each kind of change makes run again; in order, in one workspace."""
 
     @pytest.fixture(scope="class")
-    def tree(self, tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    def tree(
+        self, tmp_path_factory: pytest.TempPathFactory, few_digits: Callable[..., Path]
+    ) -> Tree:
         root = tmp_path_factory.mktemp("tree")
         for package in PACKAGES:
             shutil.copytree(
                 REPO / package, root / package, ignore=shutil.ignore_patterns("__pycache__")
             )
-        digits.write_folder(root / "all")
-        for label in ("0", "1", "4"):
-            (root / "data" / label).mkdir(parents=True)
-            for file in sorted((root / "all" / label).iterdir())[:40]:
-                shutil.copy(file, root / "data" / label)
-        tree = Tree(root, root / "data", root / "workspace")
+        tree = Tree(root, few_digits("014"), root / "workspace")
         first = tree.run()
         assert first.code == 0, first.stderr
         assert first.summary["pushed"] == str(tree.workspace / "serving" / "perennial" / "1")
@@ -313,31 +313,31 @@ class TestChanges:
 
     def test_killed_in_training_it_continues_with_training(self, tree: Tree) -> None:
         tree.edit("trainer_module/fit.py")
-        arguments = ("--workspace", str(tree.workspace), "--data", str(tree.data), *SMALL)
-        process = subprocess.Popen(
-            command(*arguments, "--set", "evaluate.max_accuracy_drop=1"),
+        killed = subprocess.Popen(
+            run_command(*tree.given, "--set", "evaluate.max_accuracy_drop=1"),
             cwd=tree.root,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        assert process.stdout is not None
-        for line in process.stdout:
+        assert killed.stdout is not None
+        for line in killed.stdout:
             event = json.loads(line)
             if event["event"] == "node_start" and event["node"] == "Trainer":
+                killed.send_signal(signal.SIGSTOP)
                 refused = tree.run()
-                process.send_signal(signal.SIGKILL)
-        process.wait()
+                killed.send_signal(signal.SIGKILL)
+        killed.wait()
 
         assert refused.code == 6
-        assert f"in use by process {process.pid}" in refused.stderr
+        assert f"in use by process {killed.pid}" in refused.stderr
         run = tree.run("--set", "evaluate.max_accuracy_drop=1")
         assert run.code == 0, run.stderr
         assert any("Trainer was cut off" in e.get("text", "") for e in run.events)
         assert run.states("complete") == DOWNSTREAM
 
-    def test_a_new_image_runs_everything(self, tree: Tree) -> None:
-        unused = max((tree.root / "all" / "4").iterdir())
+    def test_a_new_image_runs_everything(self, tree: Tree, few_digits: Callable[..., Path]) -> None:
+        unused = max((few_digits("4", 41) / "4").iterdir())
         shutil.copy(unused, tree.data / "4" / "new.png")
         run = tree.run("--set", "evaluate.max_accuracy_drop=1")
         assert run.code == 0, run.stderr
