@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 from PIL import Image
+
+from tests import image_corpus
 
 
 def pytest_configure() -> None:
@@ -35,9 +36,7 @@ def image_bytes() -> Callable[..., bytes]:
         mode: str = "RGB",
         color: int | tuple[int, ...] = 0,
     ) -> bytes:
-        buffer = io.BytesIO()
-        Image.new(mode, size, color).save(buffer, image_format)
-        return buffer.getvalue()
+        return image_corpus.encoded(Image.new(mode, size, color), image_format)
 
     return make
 

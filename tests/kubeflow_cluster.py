@@ -115,10 +115,6 @@ class Cluster:
             pipeline(**arguments)
         return self.pods[-1].code == 0
 
-    def pod(self, name: str) -> Pod:
-        """The last attempt at a node."""
-        return [pod for pod in self.pods if pod.name == name][-1]
-
     def _start(self, command: list[str], watch: Watcher) -> Pod:
         assert command[:2] == ["python3", "-m"]
         options = [index for index, part in enumerate(command) if part.startswith("--")]

@@ -19,10 +19,9 @@ from pipeline.serving import promotion
 from pipeline.serving.promotion import CANARY, STABLE, Target
 from pipeline.serving.server import ModelServer
 from tests import REPO
-from tests.serving_kit import MODEL, b64, picture, post
+from tests.serving_kit import MODEL, SECONDS, b64, picture, post
 from tests.test_atomic_pusher import assert_whole, write_model
 
-SECONDS = 60.0
 PUSH = """
 import sys
 from pathlib import Path

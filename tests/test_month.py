@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import datetime
 import hashlib
-import io
 import json
 import logging
 import os
@@ -21,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import REPO
+from tests import REPO, image_corpus
 from tests.cli import perennial
 
 FIRST = datetime.datetime(2026, 5, 1, 3, tzinfo=datetime.UTC)
@@ -77,9 +76,7 @@ class Night(NamedTuple):
 def picture(seed: int, color: tuple[int, ...], light: float = 1.0) -> bytes:
     noise = np.random.default_rng(seed).normal(0, 25, (10, 10, 3))
     pixels = np.clip((np.array(color) + noise) * light, 0, 255).astype(np.uint8)
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "PNG")
-    return data.getvalue()
+    return image_corpus.encoded(Image.fromarray(pixels), "PNG")
 
 
 def trains(content: bytes) -> bool:

@@ -24,9 +24,7 @@ from pipeline.serving.promotion import CANARY, STABLE, Serving, Target
 from pipeline.serving.server import ModelServer
 from tests import REPO
 from tests.cli import perennial
-from tests.serving_kit import MODEL, picture
-
-SECONDS = 60.0
+from tests.serving_kit import MODEL, SECONDS, connected, picture
 
 
 @pytest.fixture
@@ -68,7 +66,7 @@ def server(workspace: Path, target: Target) -> Iterator[ModelServer]:
 
 @pytest.fixture
 def client(server: ModelServer) -> Iterator[Client]:
-    with Client(server.host, server.grpc_port, server.rest_port) as client:
+    with connected(server) as client:
         yield client
 
 
@@ -207,7 +205,7 @@ class TestWithServer:
         source = _source(workspace / "serving", None)
         with ModelServer(config_file=source.config_file) as server:
             server.wait_ready(SECONDS)
-            with Client(server.host, server.grpc_port, server.rest_port) as client:
+            with connected(server) as client:
                 assert (answering(client, STABLE), answering(client, CANARY)) == (1, 2)
 
     def test_the_written_procedure_does_what_it_says(

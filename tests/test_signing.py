@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +22,9 @@ from pipeline.serving import launch, promotion
 from pipeline.serving.promotion import CANARY, STABLE, Target
 from pipeline.serving.server import ModelServer
 from tests.cli import perennial
-from tests.serving_kit import MODEL, b64, get, picture, post
+from tests.serving_kit import MODEL, SECONDS, b64, get, picture, post, wait_until
 from tests.test_atomic_pusher import FILES, write_model
 
-SECONDS = 60.0
 _PEM = serialization.Encoding.PEM
 _PKCS8 = serialization.PrivateFormat.PKCS8
 
@@ -235,8 +233,7 @@ class TestServed:
         ) as server:
             server.wait_ready(SECONDS)
             unsigned.rename(base / "2")
-            while 2 not in {v.number for v in server.manager.status(MODEL) if v.given_up}:
-                time.sleep(0.05)
+            wait_until(lambda: any(v.given_up for v in server.manager.status(MODEL)))
             [new, old] = get(server, f"/v1/models/{MODEL}").json()["model_version_status"]
             assert (old["version"], old["state"]) == ("1", "AVAILABLE")
             assert (new["version"], new["state"]) == ("2", "END")
