@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests import image_corpus
+from tests.recorder import Recorder, recording
 
 
 def pytest_configure() -> None:
@@ -24,6 +25,13 @@ def pytest_configure() -> None:
         "any-time", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
     )
     hypothesis.settings.load_profile("any-time")
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    """What is reported during the test."""
+    with recording() as events:
+        yield events
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ from components.image_example_gen.options import Options
 from components.image_example_gen.writing import Outcome, Work
 from components.wording import shortened
 from tests import image_corpus as corpus
+from tests.recorder import Recorder
 
 BEAM_ARGS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory"]
 SHARES = {"train": 4, "eval": 1}
@@ -493,13 +494,12 @@ class TestChecks:
 
 
 def test_progress_counts_every_input_and_image(
-    two_classes: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    two_classes: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("components.progress.EVERY", 7)
     (two_classes / "cat" / "00.png").write_bytes(b"")
-    with caplog.at_level("INFO", logger="perennial.progress"):
-        check(two_classes)
-    steps = [record.fields for record in caplog.records if record.msg == "step"]  # type: ignore[attr-defined]
+    check(two_classes)
+    steps = [fields for event, fields in recorder.events if event == "step"]
     for what, unit, total in (("read", "inputs", 80), ("ingest", "images", 79)):
         mine = [step for step in steps if step["what"] == what]
         assert len(mine) > 10

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from components.image_schema_gen.inference import infer
 from components.resolvers.previous_statistics import STATISTICS_ID
 from pipeline.config import load
 from pipeline.errors import ConfigError
+from tests.recorder import Recorder
 from tests.test_schema import statistics
 
 EVEN = ["a", "b"] * 50
@@ -193,11 +193,10 @@ class TestExecutor:
         assert "validation.warn" in message
 
     def test_a_warning_is_reported_kept_and_lets_the_run_go_on(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, tmp_path: Path, recorder: Recorder
     ) -> None:
-        with caplog.at_level(logging.INFO, "perennial.progress"):
-            anomalies = self.run(tmp_path, statistics(["a", "b", "q"]), warn=["ENUM_TYPE_*"])
-        notes = [each.fields["text"] for each in caplog.records if each.msg == "note"]  # type: ignore[attr-defined]
+        anomalies = self.run(tmp_path, statistics(["a", "b", "q"]), warn=["ENUM_TYPE_*"])
+        notes = recorder.of("note", "text")
         assert [note.startswith("warning: train: image/class/text") for note in notes] == [True]
         assert [f"warning: {line}" for line in read_warnings(anomalies.uri)] == notes
 
