@@ -235,11 +235,12 @@ class TestRecipes:
         from trainer_module.export import IMAGES, run_in_session
 
         settings = {**self.SETTINGS[recipe], **self.weights(recipe, shared)}
-        settings["evaluate.max_accuracy_drop"] = 1
+        # The model is asked in a session below, as the server of another test asks it.
+        settings |= {"evaluate.max_accuracy_drop": 1, "infra_validation.enabled": "false"}
         place = ("--workspace", str(shared / "workspace"), "--data", str(data))
         run = perennial_run(*place, *SMALL, "--recipe", recipe, *sets(settings))
         assert run.code == 0, run.stderr
-        assert run.states("complete") >= DOWNSTREAM
+        assert run.states("complete") >= DOWNSTREAM - {"InfraValidator"}
         image = next((data / "0").iterdir()).read_bytes()
         outputs = run_in_session(run.summary["pushed"], IMAGES, [image])
         assert outputs["probabilities"].sum() == pytest.approx(1, abs=1e-4)
