@@ -25,6 +25,8 @@ from pipeline.errors import INTERRUPTED, UNEXPECTED, ConfigError, UserError
 if TYPE_CHECKING:
     from pipeline.settings import Config
 
+COMMAND = ["python3", "-m", "kubeflow.entrypoint"]
+
 _LOG = logging.getLogger("perennial.kubeflow")
 
 
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python3 -m kubeflow.entrypoint", description=__doc__)
+    parser = argparse.ArgumentParser(prog=" ".join(COMMAND), description=__doc__)
     actions = parser.add_subparsers(required=True)
     plan = actions.add_parser("plan")
     plan.set_defaults(action=_plan)
