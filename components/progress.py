@@ -7,8 +7,11 @@ plain lines in a log, JSON in a pod.
 from __future__ import annotations
 
 import logging
+import time
+from typing import Self
 
 LOGGER = logging.getLogger("perennial.progress")
+EVERY = 200  # of what a `Counter` counts it reports once
 
 
 def report(event: str, **fields: object) -> None:
@@ -19,3 +22,40 @@ def report(event: str, **fields: object) -> None:
     epochs, metrics) and `note` (text). A runner adds those of the run and its nodes.
     """
     LOGGER.info(event, extra={"fields": fields})
+
+
+class Counter:
+    """Counts what is worked off, and reports a `step` now and then while it is entered, and last.
+
+    Each of several workers has its own: it reports what it did since its last report.
+    """
+
+    def __init__(self, what: str, total: int | None, unit: str) -> None:
+        self._what, self._total, self._unit = what, total, unit
+        self._unreported = self._done = 0
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._report()
+
+    def add(self) -> None:
+        """Count one."""
+        self._unreported += 1
+        if self._unreported == EVERY:
+            self._report()
+
+    def _report(self) -> None:
+        self._done += self._unreported
+        rate = self._done / max(time.monotonic() - self._started, 1e-3)
+        report(
+            "step",
+            what=self._what,
+            advance=self._unreported,
+            total=self._total,
+            unit=self._unit,
+            **{f"{self._unit}_per_s": round(rate, 1)},
+        )
+        self._unreported = 0

@@ -5,8 +5,6 @@ that name in an earlier artifact of the same output is the file that would be ma
 it is whole. Artifacts of an output are siblings, folders named after their executions.
 """
 
-# Locations may be URIs, and pathlib would make other ones of them.
-
 from __future__ import annotations
 
 import hashlib

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from kfp import compiler, dsl
 
-from kubeflow import node_pools, parameters
+from kubeflow import entrypoint, node_pools, parameters
 from kubeflow import plan as planning
 from kubeflow.parameters import PIPELINE_ROOT, Parameter
 from kubeflow.results import METRICS, REPORT, RETRAIN
@@ -26,7 +26,6 @@ from pipeline.config import Loaded
 from pipeline.errors import ConfigError
 from pipeline.settings import DEFAULT_POOL, Config, KubeflowConfig, Pool
 
-ENTRYPOINT = ["python3", "-m", "kubeflow.entrypoint"]
 _PLAN, _RECORD, _DECISION = "plan", "record", "decision"
 _REPORTED = {"ModelEvaluation", "PushedModel"}
 
@@ -156,7 +155,7 @@ def _plan_component(
         args += ["--output", values[_PLAN], "--record", values[_RECORD]]
         if decides:
             args += ["--decision", values[_DECISION]]
-        return dsl.ContainerSpec(image=image, command=ENTRYPOINT, args=args)
+        return dsl.ContainerSpec(image=image, command=entrypoint.COMMAND, args=args)
 
     inputs: list[tuple[str, Any]] = [(parameter.name, parameter.type) for parameter in own]
     inputs += [(PIPELINE_ROOT, str)]
@@ -174,7 +173,7 @@ def _node_component(kubeflow: KubeflowConfig, node: Node) -> Any:
         args += ["--executor-input", "{{$}}"]
         if node.reports:
             args += ["--record", values[_RECORD], "--report", values[REPORT].path]
-        return dsl.ContainerSpec(image=image, command=ENTRYPOINT, args=args)
+        return dsl.ContainerSpec(image=image, command=entrypoint.COMMAND, args=args)
 
     interface: list[tuple[str, Any]] = [(_PLAN, str), (METRICS, dsl.Output[dsl.Metrics])]
     if node.reports:

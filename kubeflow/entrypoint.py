@@ -25,6 +25,8 @@ from pipeline.errors import INTERRUPTED, UNEXPECTED, ConfigError, UserError
 if TYPE_CHECKING:
     from pipeline.settings import Config
 
+COMMAND = ["python3", "-m", "kubeflow.entrypoint"]
+
 _LOG = logging.getLogger("perennial.kubeflow")
 
 
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python3 -m kubeflow.entrypoint", description=__doc__)
+    parser = argparse.ArgumentParser(prog=" ".join(COMMAND), description=__doc__)
     actions = parser.add_subparsers(required=True)
     plan = actions.add_parser("plan")
     plan.set_defaults(action=_plan)
@@ -75,11 +77,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(options: argparse.Namespace) -> None:
     from kubeflow import parameters
+    from pipeline.settings import LOCATION
 
     scheduled = options.decision is not None
     loaded = parameters.load(options.given, dict(options.parameter), scheduled=scheduled)
-    if not options.pipeline_root:
-        raise ConfigError("parameter pipeline_root: must not be empty")
+    try:
+        LOCATION.func(options.pipeline_root)  # type: ignore[call-arg]  # a validator may take more
+    except ValueError as error:
+        root = f"kubeflow.pipeline_root = {options.pipeline_root!r}"
+        raise ConfigError(f"parameter pipeline_root: {root}: {error}") from None
     origins = {key: origin for key, origin in loaded.origins.items() if origin != "default"}
     progress.report("config", recipe=loaded.config.train.recipe, origins=origins)
 

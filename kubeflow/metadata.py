@@ -47,8 +47,7 @@ def connection_config(env: Mapping[str, str]) -> metadata_store_pb2.ConnectionCo
         raise ConfigError(f"{PREFIX}KIND = {kind!r}: must be {', '.join(KINDS)}")
     host = _value(env, "HOST", "must be the name or address of the database server")
     port = _port(env, PORTS[kind])
-    database = env.get(f"{PREFIX}DATABASE") or "perennial"
-    user = env.get(f"{PREFIX}USER") or "perennial"
+    database, user = _name(env, "DATABASE"), _name(env, "USER")
     password = _value(env, "PASSWORD", "must come from a Kubernetes secret")
     tls = _tls(env, kind)
     # The database is the team's to create: the pipeline's account need not be allowed to.
@@ -87,9 +86,9 @@ def location(env: Mapping[str, str]) -> str:
     kind = env[f"{PREFIX}KIND"]
     if kind == "sqlite":
         return f"sqlite file {env[f'{PREFIX}PATH']}"
-    user = env.get(f"{PREFIX}USER") or "perennial"
-    database = env.get(f"{PREFIX}DATABASE") or "perennial"
-    return f"{kind} database {database} at {_address(env)} as {user}"
+    database, user = _name(env, "DATABASE"), _name(env, "USER")
+    address = f"{env[f'{PREFIX}HOST']}:{_port(env, PORTS[kind])}"
+    return f"{kind} database {database} at {address} as {user}"
 
 
 def refusal(env: Mapping[str, str]) -> str:
@@ -145,8 +144,8 @@ def _tls(env: Mapping[str, str], kind: str) -> bool:
     return text == "true"
 
 
-def _address(env: Mapping[str, str]) -> str:
-    return f"{env[f'{PREFIX}HOST']}:{_port(env, PORTS[env[f'{PREFIX}KIND']])}"
+def _name(env: Mapping[str, str], variable: str) -> str:
+    return env.get(PREFIX + variable) or "perennial"
 
 
 def _quoted(value: str) -> str:

@@ -8,12 +8,11 @@ from pathlib import PurePosixPath
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
+from kubeflow.metadata import PORTS, PREFIX
 from pipeline.errors import ConfigError
 from pipeline.settings import DEFAULT_POOL, KubeflowConfig, MetadataConfig, Pool, Toleration
 
 HIDE_GPUS = "CUDA_VISIBLE_DEVICES"
-_METADATA = "PERENNIAL_METADATA_"
-_PORTS = {"mysql": 3306, "postgresql": 5432}
 
 
 def check_nodes(kubeflow: KubeflowConfig, nodes: Iterable[str]) -> None:
@@ -107,7 +106,7 @@ def _environment(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> No
     for name, value in {**hidden, **_metadata(metadata), **kubeflow.env, **pool.env}.items():
         task.set_env_variable(name, value)
     if metadata.kind != "sqlite":
-        keys = {"user": f"{_METADATA}USER", "password": f"{_METADATA}PASSWORD"}
+        keys = {"user": f"{PREFIX}USER", "password": f"{PREFIX}PASSWORD"}
         kubernetes.use_secret_as_env(task, metadata.secret, keys)
     for secret in (*kubeflow.secrets, *pool.secrets):
         if secret.path is not None:
@@ -125,8 +124,8 @@ def _metadata(metadata: MetadataConfig) -> dict[str, str]:
     else:
         values |= {
             "HOST": metadata.host,
-            "PORT": str(metadata.port or _PORTS[metadata.kind]),
+            "PORT": str(metadata.port or PORTS[metadata.kind]),
             "DATABASE": metadata.database,
             "TLS": str(metadata.tls).lower(),
         }
-    return {f"{_METADATA}{name}": value for name, value in values.items()}
+    return {f"{PREFIX}{name}": value for name, value in values.items()}

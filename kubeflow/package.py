@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from kubeflow import parameters
+from kubeflow import entrypoint, parameters
 from kubeflow.parameters import PIPELINE_ROOT
 from pipeline.errors import ConfigError
 
-_ENTRYPOINT = ["python3", "-m", "kubeflow.entrypoint"]
 _COMPILE = "compile it with perennial compile"
 
 
@@ -55,7 +54,7 @@ def read(path: Path) -> Package:
         raise ConfigError(f"{path}: is no pipeline of Kubeflow; {_COMPILE}") from None
     for container in containers:
         args = container.get("args", [])
-        if container.get("command") == _ENTRYPOINT and args[:2] == ["plan", "--given"]:
+        if container.get("command") == entrypoint.COMMAND and args[:2] == ["plan", "--given"]:
             given = json.loads(args[2])
             version = hashlib.sha256(content).hexdigest()[:12]
             return Package(path, name, declared, given, version)

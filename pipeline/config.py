@@ -37,7 +37,7 @@ from pydantic.fields import FieldInfo
 
 from components.image_example_gen import source_name
 from pipeline.errors import ConfigError, DataError
-from pipeline.probe import survey, usual_size
+from pipeline.probe import Survey, survey
 from pipeline.recipe_choice import AUTO, choose, count_gpus
 from pipeline.settings import (
     BUILT_IN_SOURCES,
@@ -57,7 +57,7 @@ HYPERPARAMETERS = "train.hyperparameters."
 # What settings of earlier versions are called now, by their dotted keys. An entry stays for as long
 # as files with the old name may be around: for good, it costs nothing.
 RENAMED: Mapping[str, str] = {}
-PHOTOGRAPH = (480.0, 640.0)  # pixels
+PHOTOGRAPHS = Survey(None, height=480.0, width=640.0)
 
 # The tables of a TOML file, or the settings in them; what tomllib returns.
 Tree = Mapping[str, Any]
@@ -310,7 +310,8 @@ def _sizes_by_recipe(recipe: str, values: Tree, source: object) -> dict[str, int
     except ValidationError:
         return {}  # reported with everything else
     # A folder that is not on this machine is taken for one of photographs.
-    sizes = derive(config, *(usual_size(str(source)) or PHOTOGRAPH))
+    found = survey(str(source)) or PHOTOGRAPHS
+    sizes = derive(config, found.height, found.width)
     return {f"transform.{name}": size for name, size in sizes.items()}
 
 

@@ -40,6 +40,7 @@ _ICONS = {  # in Unicode, in ASCII, and the style
     "waiting": ("·", ".", "dim"),
     "complete": ("✔", "+", "green"),
     "cached": ("✔", "=", "cyan"),
+    "resolved": ("✔", "=", "cyan"),
     "failed": ("✖", "x", "bold red"),
     "skipped": ("-", "-", "dim"),
 }
@@ -357,7 +358,7 @@ def _state(node: _Node) -> str:
             return ""
         case "running":
             return duration(time.time() - node.started)
-        case "cached" | "skipped":
+        case "cached" | "resolved" | "skipped":
             return node.state
     return duration(node.wall_s)
 

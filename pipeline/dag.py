@@ -14,22 +14,17 @@ from tfx.proto import trainer_pb2
 from tfx.types import Channel, standard_artifacts
 
 from components.atomic_pusher.component import AtomicPusher
-from components.baseline_resolver.strategy import BaselineStrategy
 from components.image_evaluator.component import ImageEvaluator
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_validator.component import ImageExampleValidator
 from components.image_example_validator.findings import Policy
-from components.image_example_validator.previous import (
-    ANOMALIES,
-    CURRENT,
-    PREVIOUS,
-    PreviousStatisticsStrategy,
-)
 from components.image_schema_gen.component import ImageSchemaGen, ImageSchemaImport
 from components.image_statistics_gen.component import ImageStatisticsGen
 from components.image_transform.component import ImageTransform
 from components.infra_validator.component import InfraValidator
-from components.warm_start_resolver.strategy import WarmStartStrategy
+from components.resolvers.baseline import BaselineStrategy
+from components.resolvers.previous_statistics import PreviousStatisticsStrategy
+from components.resolvers.warm_start import WarmStartStrategy
 from pipeline import fingerprint
 from pipeline.settings import Config
 from trainer_module import recipes
@@ -78,17 +73,15 @@ def create_pipeline(
 
     previous_statistics = Resolver(
         strategy_class=PreviousStatisticsStrategy,
-        **{
-            CURRENT: statistics_gen.outputs["statistics"],
-            PREVIOUS: Channel(type=standard_artifacts.ExampleStatistics),
-            ANOMALIES: Channel(type=standard_artifacts.ExampleAnomalies),
-        },
+        current=statistics_gen.outputs["statistics"],
+        previous=Channel(type=standard_artifacts.ExampleStatistics),
+        anomalies=Channel(type=standard_artifacts.ExampleAnomalies),
     ).with_id("PreviousStatistics")
 
     example_validator = ImageExampleValidator(
         statistics=statistics_gen.outputs["statistics"],
         schema=schema,
-        previous=previous_statistics.outputs[PREVIOUS],
+        previous=previous_statistics.outputs["previous"],
         policy=Policy(**config.validation.model_dump()),
         code=fingerprint.of("components.image_example_validator.component"),
     ).with_id("ExampleValidator")
@@ -144,7 +137,7 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
-        bounds=config.evaluate.bounds,
+        bounds=config.evaluate,
         code=fingerprint.of("components.image_evaluator.component"),
     ).with_id("Evaluator")
 

@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import bootstrap
+from pipeline.installed import version_of
 
 PACKAGES = (
     *("tfx", "tensorflow", "keras", "tensorflow-model-analysis", "tensorflow-transform"),
@@ -224,24 +225,14 @@ def package_facts(lock_file: Path) -> Iterator[Fact]:
     """Versions of what a run stands on, compared with `lock_file` if there is one."""
     pinned = dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", _read(lock_file), re.MULTILINE))
     for package in PACKAGES:
-        # The container image for CPUs has TensorFlow without the kernels for GPUs.
-        found = [name for name in (package, f"{package}-cpu") if _is_installed(name)]
-        if not found:
+        version = version_of(package)
+        if version is None:
             yield Fact(package, None, problem="not installed", remedy=REBUILD)
             continue
-        version = importlib.metadata.version(found[0])
         wanted = pinned.get(package, version)
         problem = "" if version == wanted else f"{lock_file.name} has {wanted}"
         remedy = REBUILD if problem else ""
         yield Fact(package, version, problem=problem, remedy=remedy)
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def bytecode_fact() -> Fact:

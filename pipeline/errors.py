@@ -36,56 +36,56 @@ class DataError(UserError):
     meaning = "bad data"
 
 
-class NotBlessed(UserError):  # noqa: N818
+class NotBlessed(UserError):
     """A trained model that did not pass evaluation or is not served, so it was not pushed."""
 
     exit_code = 4
     meaning = "model not blessed, so not pushed"
 
 
-class NodeFailed(UserError):  # noqa: N818
+class NodeFailed(UserError):
     """A node of the DAG that failed for a reason other than its data."""
 
     exit_code = 5
     meaning = "a node failed"
 
 
-class WorkspaceBusy(UserError):  # noqa: N818
+class WorkspaceBusy(UserError):
     """A workspace that another run holds."""
 
     exit_code = 6
     meaning = "workspace in use by another run"
 
 
-class PromotionFailed(UserError):  # noqa: N818
+class PromotionFailed(UserError):
     """A version that the server did not serve when told to; what was served before still is."""
 
     exit_code = 7
     meaning = "promotion failed, and the old versions stay"
 
 
-class SchemaDiffers(UserError):  # noqa: N818
+class SchemaDiffers(UserError):
     """A candidate schema that is not the committed one."""
 
     exit_code = 8
     meaning = "schemas differ"
 
 
-class DriftFound(UserError):  # noqa: N818
+class DriftFound(UserError):
     """New images that differ from those that the champion was made of, and no retraining."""
 
     exit_code = 9
     meaning = "new images have drifted, and nothing was retrained"
 
 
-class KubeflowUnreachable(UserError):  # noqa: N818
+class KubeflowUnreachable(UserError):
     """An installation of Kubeflow Pipelines that does not answer."""
 
     exit_code = 10
     meaning = "Kubeflow does not answer"
 
 
-class KubeflowRefused(UserError):  # noqa: N818
+class KubeflowRefused(UserError):
     """A request that Kubeflow Pipelines answered with a refusal."""
 
     exit_code = 11
@@ -95,20 +95,6 @@ class KubeflowRefused(UserError):  # noqa: N818
 EXIT_CODES: dict[int, str] = {
     0: "pushed, or nothing to do",
     UNEXPECTED: "unexpected failure",
-    **{
-        kind.exit_code: kind.meaning
-        for kind in (
-            ConfigError,
-            DataError,
-            NotBlessed,
-            NodeFailed,
-            WorkspaceBusy,
-            PromotionFailed,
-            SchemaDiffers,
-            DriftFound,
-            KubeflowUnreachable,
-            KubeflowRefused,
-        )
-    },
+    **{kind.exit_code: kind.meaning for kind in UserError.__subclasses__()},
     INTERRUPTED: "interrupted",
 }

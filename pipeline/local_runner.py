@@ -51,17 +51,17 @@ _FULL_BYTES = 64 * 1024  # a disk that has no more left is taken for full
 _GRACE_S = 60.0  # for a node that takes too long to end when it is told to
 _LOG_DESCRIPTOR = 2  # where `noise.quiet` sends it
 
-State = Literal["complete", "cached", "skipped"]
+State = Literal["complete", "cached", "resolved", "skipped"]
 
 
 @dataclasses.dataclass(frozen=True)
 class NodeResult:
     """What became of one node.
 
-    state: complete (it ran), cached (its outputs are those of an earlier execution) or skipped (a
-    condition in the pipeline left it out). Resolvers look at the metadata every time, so they are
-    never cached. execution_id: its execution in ML Metadata, None when skipped. outputs: the
-    artifacts by output name, cached or not. Usage as in `usage.Usage`.
+    state: complete (it ran), cached (its outputs are those of an earlier execution), resolved (it
+    only looks artifacts up, which it does every time) or skipped (a condition in the pipeline left
+    it out). execution_id: its execution in ML Metadata, None when skipped. outputs: the artifacts
+    by output name, cached or not. Usage as in `usage.Usage`.
     """
 
     node: str
@@ -153,7 +153,7 @@ class NodeRunner:
             with usage.measure() as used, self._interrupts.within_time(node_id):
                 execution_id = finished or self._launch(node)
             self._interrupts.check()
-            state, outputs = self._outcome(execution_id)
+            state, outputs = self._outcome(node_id, execution_id)
         except BaseException as error:
             _LOG.exception("%s failed", node_id)
             failure = self._explain(node_id, error)  # before what filled a disk is removed
@@ -181,7 +181,9 @@ class NodeRunner:
         ).launch()
         return (info.execution_id if info else None) or None
 
-    def _outcome(self, execution_id: int | None) -> tuple[State, Mapping[str, Sequence[Artifact]]]:
+    def _outcome(
+        self, node_id: str, execution_id: int | None
+    ) -> tuple[State, Mapping[str, Sequence[Artifact]]]:
         if execution_id is None:
             return "skipped", {}
         with self._handle as handle:
@@ -190,6 +192,8 @@ class NodeRunner:
             if not execution_lib.is_execution_successful(execution):
                 raise _NotExecutedError(_published_reason(execution))
             outputs = execution_lib.get_output_artifacts(handle, execution_id)
+        if runner_utils.extract_executor_spec(self._deployment, node_id) is None:
+            return "resolved", outputs
         cached = execution.last_known_state == metadata_store_pb2.Execution.CACHED
         return "cached" if cached else "complete", outputs
 

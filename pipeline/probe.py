@@ -25,12 +25,6 @@ class Survey(NamedTuple):
 DIGITS = Survey(1797, 8.0, 8.0)
 
 
-def usual_size(source: str) -> tuple[float, float] | None:
-    """Median height and width, or None: see `survey`."""
-    found = survey(source)
-    return (found.height, found.width) if found else None
-
-
 def survey(source: str) -> Survey | None:
     """Look at about `SAMPLE` images from all over the data set.
 

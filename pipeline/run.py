@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import progress
+from components.atomic_pusher import storage
 from components.image_example_gen import source_name
 from pipeline.config import check_paths, dump_toml, items
 from pipeline.console import Console
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("perennial.run")
 
-# Nodes that only ever look something up.
-RESOLVERS = ("PreviousStatistics", "WarmStart", "Resolver")
 _PASSED_CHECKS = 12  # lines of a summary
 
 
@@ -53,7 +52,7 @@ class Outcome:
     total_wall_s: float
 
 
-def run(config: Config, origins: Mapping[str, str], log_format: str) -> int:
+def run(config: Config, origins: Mapping[str, str], log_format: str) -> None:
     """Run the DAG once in the configured workspace and show the outcome.
 
     Args:
@@ -61,13 +60,12 @@ def run(config: Config, origins: Mapping[str, str], log_format: str) -> int:
       origins: the layer that set each of them, as `config.load` returns it.
       log_format: "rich", "plain" or "json".
 
-    Returns 0 where a model is pushed or was already. Raises UserError otherwise.
+    Returns where a model is pushed or was already. Raises UserError otherwise.
     """
     check_paths(config)
     workspace = Workspace(config.workspace)
     with workspace.lock():
         run_locked(config, origins, log_format, workspace, new_run_id())
-    return 0
 
 
 def run_locked(
@@ -76,8 +74,12 @@ def run_locked(
     log_format: str,
     workspace: Workspace,
     run_id: str,
+    command: str = "run",
 ) -> dict[str, Any]:
-    """As `run`, for who holds the workspace already. Returns what the run came to."""
+    """As `run`, for who holds the workspace already. Returns what the run came to.
+
+    command: the one of `perennial` that this is for.
+    """
     with (
         quiet(workspace.log_path(run_id)) as terminal,
         Console.create(log_format, terminal.stdout) as console,
@@ -89,21 +91,23 @@ def run_locked(
             text = f"recipe {config.train.recipe}, chosen by {origin}"
             progress.report("note", text=text)
         record = beginning(config, origins, run_id)
-        write_json(folder / RECORD, record)
+        _write(folder, record)
         started = time.monotonic()
         try:
             outcome = _execute(config, workspace, run_id)
         except BaseException as error:
             record |= {"nodes": console.nodes(), "wall_s": round(time.monotonic() - started, 3)}
-            write_json(folder / RECORD, record | _end(error))
+            _write(folder, record | _end(error))
             # Whoever interrupts a run wants to be gone.
             if isinstance(error, Exception) and (page := _report(workspace, run_id)):
                 progress.report("note", text=f"report: {page}")
             raise
         summary = describe(outcome, config)
-        write_json(folder / RECORD, record | summary | _end(outcome))
+        _write(folder, record | summary | _end(outcome))
         page = _report(workspace, run_id)
-        console.summary(_rows(outcome, config, workspace, page), summary)
+        rows = _rows(outcome, workspace, page)
+        rows.append(("Next", _next_step(outcome, config, command)))
+        console.summary(rows, summary)
     if outcome.pushed is None:
         raise NotBlessed(
             f"the model was not blessed, so it was not pushed: {'; '.join(outcome.verdict.reasons)}"
@@ -133,6 +137,10 @@ def beginning(config: Config, origins: Mapping[str, str], run_id: str) -> dict[s
         },
         "code": code_version.find().model_dump(),
     }
+
+
+def _write(folder: Path, record: Mapping[str, Any]) -> None:
+    storage.write_text(str(folder / RECORD), json.dumps(record, indent=2) + "\n")
 
 
 def _end(how: Outcome | BaseException) -> dict[str, Any]:
@@ -236,31 +244,21 @@ def _images(node: NodeResult) -> dict[str, int]:
     from components import reuse
 
     for artifact in itertools.chain(*node.outputs.values()):
-        own = node.state == "complete" and node.node not in RESOLVERS
-        if own and artifact.has_custom_property(reuse.DONE):
+        if node.state == "complete" and artifact.has_custom_property(reuse.DONE):
             return {
                 name: artifact.get_int_custom_property(name) for name in (reuse.DONE, reuse.REUSED)
             }
     return {}
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` so that the file is either absent or whole."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def _rows(
-    outcome: Outcome, config: Config, workspace: Workspace, page: Path | None
-) -> list[tuple[str, str]]:
+def _rows(outcome: Outcome, workspace: Workspace, page: Path | None) -> list[tuple[str, str]]:
     verdict, run_id = outcome.verdict, outcome.run.run_id
     splits = ", ".join(
         f"{outcome.accounting.examples(split):,} {split}" for split in outcome.accounting.splits
     )
     worst = min(verdict.class_accuracy, key=lambda name: verdict.class_accuracy[name])
-    rows = [
-        ("Data", f"{splits}; {len(outcome.accounting.classes)} classes"),
+    return [
+        ("Data", f"{splits}; {len(outcome.accounting.classes):,} classes"),
         ("Accuracy", _accuracy(verdict)),
         ("Weakest class", f"{worst} ({verdict.class_accuracy[worst]:.1%})"),
         ("Baseline", _baseline(verdict)),
@@ -271,7 +269,6 @@ def _rows(
         ("Log", str(workspace.log_path(run_id))),
         *([("Report", str(page))] if page else []),
     ]
-    return [*rows, ("Next", _next_command(outcome, config))]
 
 
 def _checks(checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -310,16 +307,17 @@ def _work(outcome: Outcome) -> str:
 
 def _ran(outcome: Outcome) -> list[str]:
     """Nodes that did their work in this run."""
-    nodes = outcome.run.nodes
-    return [n.node for n in nodes if n.state == "complete" and n.node not in RESOLVERS]
+    return [node.node for node in outcome.run.nodes if node.state == "complete"]
 
 
-def _next_command(outcome: Outcome, config: Config) -> str:
+def _next_step(outcome: Outcome, config: Config, command: str) -> str:
     if outcome.pushed is None:
-        return "change the data or the settings above, such as --epochs, and run again"
+        return "change the data or the settings above, such as train.epochs, and run again"
     folder = os.path.relpath(config.workspace)
+    if folder.startswith(os.pardir):
+        folder = str(config.workspace)
     workspace = "" if folder == "workspace" else f" --workspace {shlex.quote(folder)}"
     if config.data.source == source_name.DIGITS:
         return f"perennial serve{workspace}, or perennial run --data DIR with your own images"
-    source = shlex.quote(config.data.source)
-    return f"add images and run again: perennial run --data {source}{workspace}"
+    look = "models" if command == "retrain" else "serve"
+    return f"perennial {look}{workspace}, or add images and run the same command again"

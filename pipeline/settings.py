@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -20,8 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from components.image_evaluator.bounds import Bounds, unknown_slices
-from components.image_evaluator.figures import SLICES
+from components.image_evaluator.bounds import Bounds
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
 from components.image_example_validator.findings import OWN_TYPES, unmatched
@@ -65,6 +64,11 @@ def _absolute_source(value: object) -> object:
 
 def _absolute_location(value: object) -> object:
     if isinstance(value, str) and "://" in value:
+        if value.lower().startswith("s3://"):
+            raise ValueError(
+                "must be a folder, such as that of a mounted volume, or gs://bucket/...: "
+                "TensorFlow has no file system for s3://"
+            )
         if not value.partition("://")[2].strip("/"):
             raise ValueError("must name a bucket after ://")
         return value.rstrip("/")
@@ -95,6 +99,10 @@ class Section(BaseModel):
     )
 
 
+T = TypeVar("T")
+Listed = Annotated[tuple[T, ...], Field(strict=False)]  # strict would refuse TOML's lists
+
+
 class DataConfig(Section):
     """Where the images come from and how they are split.
 
@@ -122,12 +130,6 @@ class DataConfig(Section):
         default=None,
         description="A schema.pbtxt to validate against, instead of one inferred from train.",
     )
-
-    @property
-    def splits(self) -> dict[str, int]:
-        """Shares by split name, without a split that has none."""
-        shares = {"train": self.train, "eval": self.eval, "test": self.test}
-        return {name: share for name, share in shares.items() if share}
 
     depth: int = Field(
         default=1, ge=1, le=100, description="Level of the folder that names an image's class."
@@ -170,6 +172,12 @@ class DataConfig(Section):
     )
 
     @property
+    def splits(self) -> dict[str, int]:
+        """Shares by split name, without a split that has none."""
+        shares = {"train": self.train, "eval": self.eval, "test": self.test}
+        return {name: share for name, share in shares.items() if share}
+
+    @property
     def options(self) -> Options:
         """What of this the ingest needs beside source and splits."""
         names = [field.name for field in dataclasses.fields(Options)]
@@ -192,7 +200,7 @@ def _known_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
     return patterns
 
 
-_Patterns = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_known_patterns)]
+_Patterns = Annotated[Listed[str], AfterValidator(_known_patterns)]
 
 
 class ValidationConfig(Section):
@@ -343,100 +351,12 @@ class TrainConfig(Section):
     hyperparameters: BaseModel = Field(description="The recipe's own settings: its `Config`.")
 
 
-def _known_slices(bounds: dict[str, float]) -> dict[str, float]:
-    if unknown := unknown_slices(bounds):
-        raise ValueError(
-            f"{unknown[0]!r} names no slice: give class, {', '.join(SLICES)}, or one value of "
-            "these, such as 'class=cat'"
-        )
-    return bounds
-
-
-_Share = Annotated[float, Field(ge=0, le=1)]
-_Floor = Annotated[float | None, Field(ge=0, le=1)]
-
-
-class EvaluateConfig(Section):
+class EvaluateConfig(Section, Bounds):
     """The bounds that a model must keep to be blessed.
 
     Unset bounds are not checked. Where there is a blessed model already, a candidate that is less
     accurate on the same eval images is refused if chance does not explain it: see `significance`.
     """
-
-    min_accuracy: _Floor = Field(
-        default=0.5, description="Lowest accuracy on the eval split that is blessed, 0 to 1."
-    )
-    min_top_5_accuracy: _Floor = Field(
-        default=None, description="Lowest share of images whose class is among the first five."
-    )
-    min_balanced_accuracy: _Floor = Field(
-        default=None, description="Lowest mean over the classes of their accuracy."
-    )
-    min_macro_precision: _Floor = Field(
-        default=None, description="Lowest mean over the classes of their precision."
-    )
-    min_macro_recall: _Floor = Field(
-        default=None, description="Lowest mean over the classes of their recall."
-    )
-    min_macro_f1: _Floor = Field(
-        default=None, description="Lowest mean over the classes of their F1."
-    )
-    min_macro_auc: _Floor = Field(
-        default=None, description="Lowest mean area under the classes' ROC curves."
-    )
-    min_class_precision: _Floor = Field(default=None, description="Lowest precision of any class.")
-    min_class_recall: _Floor = Field(default=None, description="Lowest recall of any class.")
-    max_log_loss: float | None = Field(
-        default=None, gt=0, description="Highest mean log loss, in nats."
-    )
-    max_ece: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="Highest calibration error: the mean distance of confidence and accuracy.",
-    )
-    max_latency_p50_ms: float | None = Field(
-        default=None, gt=0, description="Highest median time for one image, in milliseconds."
-    )
-    max_latency_p95_ms: float | None = Field(
-        default=None, gt=0, description="Highest time for 95 in 100 single images, in milliseconds."
-    )
-    # Not more by default: a tolerance lets accuracy slide by that much with every run.
-    max_accuracy_drop: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="How far accuracy may fall below the latest blessed model's.",
-    )
-    max_drop: Annotated[dict[str, _Share], AfterValidator(_known_slices)] = Field(
-        default={},
-        description="How far accuracy may fall on every class (class), on one ('class=cat'), or on "
-        "images by size, aspect, brightness, source or span ('brightness=dark').",
-    )
-    significance: float = Field(
-        default=0.05,
-        gt=0,
-        lt=1,
-        description="A fall counts where chance alone is less likely than this to explain it.",
-    )
-    min_examples: int = Field(
-        default=100,
-        ge=0,
-        description="With fewer images chance explains too much: there, any fall counts.",
-    )
-
-    @model_validator(mode="after")
-    def _has_a_bound(self) -> Self:
-        if self.bounds.pass_everything:
-            raise ValueError(
-                "no bound is left that a model could fail; set one, such as min_accuracy"
-            )
-        return self
-
-    @property
-    def bounds(self) -> Bounds:
-        """What of this the gate goes by: all."""
-        return Bounds(**self.model_dump())
 
 
 class InfraValidationConfig(Section):
@@ -539,7 +459,7 @@ class RetrainConfig(Section):
         description="Label that a pushed version gets; the first version is stable in any case, "
         "but for none.",
     )
-    servers: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+    servers: Listed[str] = Field(
         default=(),
         description="gRPC addresses, HOST:PORT, of servers that must follow a promotion.",
     )
@@ -554,9 +474,7 @@ class NotifyConfig(Section):
         min_length=1,
         description="Environment variable with the URL that gets Slack's JSON; the URL is secret.",
     )
-    on: Annotated[
-        tuple[Literal["blessed", "rejected", "failed", "drift"], ...], Field(strict=False)
-    ] = Field(
+    on: Listed[Literal["blessed", "rejected", "failed", "drift"]] = Field(
         default=("blessed", "rejected", "failed", "drift"), description="What is worth telling."
     )
 
@@ -582,9 +500,9 @@ class BeamConfig(Section):
         min_length=1,
         description="Beam's runner: FnApiRunner here, FlinkRunner, SparkRunner or DataflowRunner.",
     )
-    args: Annotated[
-        tuple[Annotated[str, AfterValidator(_beam_option)], ...], Field(strict=False)
-    ] = Field(default=(), description="Further Beam options, each as `--option=value`.")
+    args: Listed[Annotated[str, AfterValidator(_beam_option)]] = Field(
+        default=(), description="Further Beam options, each as `--option=value`."
+    )
 
     @property
     def pipeline_args(self) -> list[str]:
@@ -659,22 +577,16 @@ class Spot(Section):
     """What marks the nodes that the cluster may take away at any time."""
 
     node_selector: Mapping[str, str] = Field(default={}, description="Their labels.")
-    tolerations: Annotated[tuple[Toleration, ...], Field(strict=False)] = Field(
-        default=(), description="Their taints."
-    )
+    tolerations: Listed[Toleration] = Field(default=(), description="Their taints.")
 
 
 class Surroundings(Section):
     """What pods find around them: of all pods, or of those of one pool."""
 
     env: Mapping[_EnvName, str] = Field(default={}, description="Environment variables.")
-    secrets: Annotated[tuple[Secret, ...], Field(strict=False)] = Field(
-        default=(), description="Secrets, by reference only."
-    )
-    volumes: Annotated[tuple[Volume, ...], Field(strict=False)] = Field(
-        default=(), description="Persistent volumes."
-    )
-    image_pull_secrets: Annotated[tuple[_KubernetesName, ...], Field(strict=False)] = Field(
+    secrets: Listed[Secret] = Field(default=(), description="Secrets, by reference only.")
+    volumes: Listed[Volume] = Field(default=(), description="Persistent volumes.")
+    image_pull_secrets: Listed[_KubernetesName] = Field(
         default=(), description="Secrets of the registry."
     )
 
@@ -700,9 +612,7 @@ class Pool(Surroundings):
         default=None, ge=1, le=16, description="How many of them each pod gets."
     )
     node_selector: Mapping[str, str] = Field(default={}, description="Labels of the machines.")
-    tolerations: Annotated[tuple[Toleration, ...], Field(strict=False)] = Field(
-        default=(), description="Taints of the machines."
-    )
+    tolerations: Listed[Toleration] = Field(default=(), description="Taints of the machines.")
     spot: bool = Field(default=False, description="Use the machines of kubeflow.spot.")
     shared_memory: _Quantity | None = Field(
         default=None, description="Size of /dev/shm; it counts as memory of the pod."
@@ -785,7 +695,7 @@ class KubeflowConfig(Surroundings):
     run_as_user: int | None = Field(
         default=None, ge=1, description="User id of the pods; unset: the image's."
     )
-    parameters: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+    parameters: Listed[str] = Field(
         default=(
             "train.epochs",
             "train.batch_size",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import io
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 from PIL import Image
+
+from tests import image_corpus
+from tests.recorder import Recorder, recording
 
 
 def pytest_configure() -> None:
@@ -25,6 +28,13 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    """What is reported during the test."""
+    with recording() as events:
+        yield events
+
+
+@pytest.fixture
 def image_bytes() -> Callable[..., bytes]:
     """Makes an encoded image of one color."""
 
@@ -34,9 +44,7 @@ def image_bytes() -> Callable[..., bytes]:
         mode: str = "RGB",
         color: int | tuple[int, ...] = 0,
     ) -> bytes:
-        buffer = io.BytesIO()
-        Image.new(mode, size, color).save(buffer, image_format)
-        return buffer.getvalue()
+        return image_corpus.encoded(Image.new(mode, size, color), image_format)
 
     return make
 
@@ -52,6 +60,25 @@ def two_classes(tmp_path: Path, image_bytes: Callable[..., bytes]) -> Path:
                 image_bytes(color=(index, 100 * offset, 50))
             )
     return root
+
+
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a data root of the first scans of some digits; each caller has its own."""
+    from components.image_example_gen.sources import digits
+
+    everything = tmp_path_factory.mktemp("digits") / "all"
+
+    def make(labels: str, count: int = 40) -> Path:
+        digits.write_folder(everything)
+        root = tmp_path_factory.mktemp("few-digits")
+        for label in labels:
+            (root / label).mkdir()
+            for file in sorted((everything / label).iterdir())[:count]:
+                shutil.copy(file, root / label)
+        return root
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import portpicker
 import pytest
 
 PASSWORD = r"it's 50% \secret"  # what connection strings treat in special ways
@@ -25,9 +26,7 @@ class Database:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
-        with socket.socket() as probe:
-            probe.bind((_LOOPBACK, 0))
-            self.port: int = probe.getsockname()[1]
+        self.port: int = portpicker.pick_unused_port()
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 

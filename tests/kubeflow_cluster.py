@@ -21,7 +21,7 @@ import yaml
 from kfp import components, local
 from kfp.local import status, subprocess_task_handler
 
-REPO = Path(__file__).resolve().parent.parent
+from tests import REPO
 
 
 @dataclasses.dataclass
@@ -114,10 +114,6 @@ class Cluster:
             pipeline = components.load_component_from_file(str(file))
             pipeline(**arguments)
         return self.pods[-1].code == 0
-
-    def pod(self, name: str) -> Pod:
-        """The last attempt at a node."""
-        return [pod for pod in self.pods if pod.name == name][-1]
 
     def _start(self, command: list[str], watch: Watcher) -> Pod:
         assert command[:2] == ["python3", "-m"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 
@@ -43,6 +42,7 @@ from pipeline.report.facts import (
     Unusable,
 )
 from pipeline.workspace import Workspace
+from tests import image_corpus
 
 EVIL = '<script>alert("1")</script>'
 NAMES = (
@@ -63,9 +63,7 @@ def estimate(value: float, width: float = 0.03) -> Estimate:
 def picture(seed: int, size: int = 24) -> bytes:
     """A picture of coloured noise as PNG."""
     pixels = np.random.default_rng(seed).integers(0, 255, (size, size, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return image_corpus.encoded(Image.fromarray(pixels), "PNG")
 
 
 def model_figures(classes: Sequence[str], right: float, seed: int = 0) -> ModelFigures:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
-import io
+import contextlib
 import shutil
+import threading
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +17,13 @@ import requests
 from PIL import Image
 
 from components.features import IMAGE
+from pipeline.serving.client import Client
 from pipeline.serving.tensors import Arrays
+from tests import image_corpus
 
 MODEL = "colours"
+PREDICT = f"/v1/models/{MODEL}:predict"
+SECONDS = 60.0  # for anything to happen at all
 PURE = {"red": (250, 20, 10), "green": (30, 200, 40), "blue": (0, 60, 220)}
 
 
@@ -40,9 +46,7 @@ def push(export: Path, base: Path, version: int) -> Path:
 
 def picture(colour: str = "green", size: tuple[int, int] = (12, 9), kind: str = "PNG") -> bytes:
     """An encoded image of one colour."""
-    buffer = io.BytesIO()
-    Image.new("RGB", size, PURE[colour]).save(buffer, kind)
-    return buffer.getvalue()
+    return image_corpus.encoded(Image.new("RGB", size, PURE[colour]), kind)
 
 
 def example(image: bytes) -> bytes:
@@ -73,6 +77,21 @@ def post(server: Running, path: str, content: Any) -> requests.Response:
 def get(server: Running, path: str) -> requests.Response:
     """GET a path."""
     return requests.get(url(server, path), timeout=60)
+
+
+@contextlib.contextmanager
+def connected(server: Running) -> Iterator[Client]:
+    """A client of a server."""
+    with Client(server.host, server.grpc_port, server.rest_port, SECONDS) as made:
+        yield made
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    """Look until it is so."""
+    give_up = time.monotonic() + SECONDS
+    while not reached():
+        assert time.monotonic() < give_up, "it did not happen in time"
+        threading.Event().wait(0.02)
 
 
 def rows(answer: Sequence[Mapping[str, Any]]) -> Arrays:

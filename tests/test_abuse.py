@@ -29,13 +29,13 @@ from components.image_schema_gen.inference import infer
 from components.image_schema_gen.schema import class_names
 from pipeline.config import load
 from pipeline.errors import ConfigError
+from tests import REPO
 from tests import image_corpus as corpus
 from tests.test_schema import statistics
 from tests.test_sources import example, items, labels, problems, put, write_records
 from tests.test_weights import saved_model
 from trainer_module.weights import WeightsError, load_npz
 
-REPO = Path(__file__).resolve().parent.parent
 HOSTILE = {
     "\x1b[31mred\x1b[0m\x07": r"\x1b[31mred\x1b[0m\x07",
     "two\nlines\r": r"two\nlines\r",

@@ -16,6 +16,7 @@ from pipeline import dag, local_runner
 from pipeline.config import load
 from pipeline.run import build_pipeline
 from pipeline.workspace import Workspace
+from tests.test_image_transform import NODES
 
 BEAM_NODES = {"ImageExampleGen", "StatisticsGen", "Transform", "Evaluator"}
 IMAGE = "--sdk_container_image=registry/perennial:1"
@@ -84,16 +85,8 @@ def test_the_data_nodes_run_on_a_job_service(two_classes: Path, tmp_path: Path) 
         },
     ).config
     workspace = Workspace(config.workspace)
-    nodes = (
-        "ImageExampleGen",
-        "StatisticsGen",
-        "PreviousStatistics",
-        "SchemaGen",
-        "ExampleValidator",
-        "Transform",
-    )
     with workspace.lock():
-        result = local_runner.run(build_pipeline(config, workspace, nodes), workspace, "portable")
+        result = local_runner.run(build_pipeline(config, workspace, NODES), workspace, "portable")
     assert {node.state for node in result.nodes} == {"complete"}
     (examples,) = result.nodes[-1].outputs["transformed_examples"]
     for split in ("train", "eval"):

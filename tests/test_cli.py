@@ -1,3 +1,5 @@
+"""The command line: what is imported, what is passed on, and how it fails."""
+
 from __future__ import annotations
 
 import importlib.metadata
@@ -10,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.testing
 
-from pipeline import cli, errors
+from pipeline import errors
+from pipeline.commands.options import LogFormat
+from tests.cli import perennial
 
 HEAVY = {"apache_beam", "keras", "ml_metadata", "numpy", "tensorflow", "tfx"}
-
-
-def invoke(*args: str) -> typer.testing.Result:
-    return typer.testing.CliRunner().invoke(cli.app, args)
 
 
 def only_line(text: str) -> str:
@@ -28,10 +27,10 @@ def only_line(text: str) -> str:
 
 
 @pytest.fixture
-def run_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., int]], None]:
+def run_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., None]], None]:
     """Put a function in the place of pipeline.run.run, which takes minutes."""
 
-    def replace(function: Callable[..., int]) -> None:
+    def replace(function: Callable[..., None]) -> None:
         module = types.ModuleType("pipeline.run")
         module.run = function  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "pipeline.run", module)
@@ -40,20 +39,19 @@ def run_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., int]], No
 
 
 @pytest.fixture
-def calls(run_as: Callable[[Callable[..., int]], None]) -> list[Any]:
+def calls(run_as: Callable[[Callable[..., None]], None]) -> list[Any]:
     """The arguments of each call of the pipeline, which does nothing and ends well."""
     made: list[Any] = []
 
-    def succeed(*args: object) -> int:
+    def succeed(*args: object) -> None:
         made.append(args)
-        return 0
 
     run_as(succeed)
     return made
 
 
-def raising(error: BaseException) -> Callable[..., int]:
-    def fail(*_: object) -> int:
+def raising(error: BaseException) -> Callable[..., None]:
+    def fail(*_: object) -> None:
         raise error
 
     return fail
@@ -89,12 +87,12 @@ class TestHelp:
         assert done.stdout.split() == []
 
     def test_help_lists_every_exit_code(self) -> None:
-        text = " ".join(invoke("run", "--help").output.split())
+        text = " ".join(perennial("run", "--help").output.split())
         for code, meaning in errors.EXIT_CODES.items():
             assert f"{code} {meaning}" in text
 
     def test_no_arguments_show_the_help(self) -> None:
-        result = invoke()
+        result = perennial()
         assert result.exit_code == 2
         assert "Usage" in result.output
 
@@ -106,7 +104,7 @@ class TestRun:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "photos").mkdir()
         (tmp_path / "run.toml").write_text("train.seed = 3\ntrain.epochs = 4\n", encoding="utf-8")
-        result = invoke(
+        result = perennial(
             *("run", "--config", "run.toml", "--data", "photos", "--recipe", "vit"),
             *("--workspace", "w", "--epochs", "5", "--set", "train.batch_size=6"),
             *("--set", "evaluate.min_accuracy=0.5", "--log-format", "json"),
@@ -122,11 +120,11 @@ class TestRun:
         assert log_format == "json"
 
     def test_a_setting_wins_over_its_flag(self, calls: list[Any]) -> None:
-        assert invoke("run", "--set", "train.epochs=7", "--epochs", "5").exit_code == 0
+        assert perennial("run", "--set", "train.epochs=7", "--epochs", "5").exit_code == 0
         assert calls[0][0].train.epochs == 7
 
     def test_without_a_terminal_lines_are_plain(self, calls: list[Any]) -> None:
-        invoke("run")
+        perennial("run")
         assert calls[0][2] == "plain"
 
     @pytest.mark.parametrize(("term", "expected"), [("xterm", "rich"), ("dumb", "plain")])
@@ -135,13 +133,7 @@ class TestRun:
     ) -> None:
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
         monkeypatch.setenv("TERM", term)
-        assert cli.shown_as(cli.LogFormat.AUTO) == expected
-
-    def test_the_exit_code_is_that_of_the_pipeline(
-        self, run_as: Callable[[Callable[..., int]], None]
-    ) -> None:
-        run_as(lambda *_: 4)
-        assert invoke("run").exit_code == 4
+        assert LogFormat.AUTO.resolved == expected
 
 
 class TestFailures:
@@ -168,7 +160,7 @@ class TestFailures:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "bad.toml").write_text("train =", encoding="utf-8")
-        result = invoke("run", *args)
+        result = perennial("run", *args)
         assert result.exit_code == 2
         line = only_line(result.stderr)
         assert line.startswith("perennial: error: ")
@@ -189,12 +181,12 @@ class TestFailures:
     )
     def test_each_failure_of_a_run_has_its_own_exit_code(
         self,
-        run_as: Callable[[Callable[..., int]], None],
+        run_as: Callable[[Callable[..., None]], None],
         error: type[errors.UserError],
         exit_code: int,
     ) -> None:
         run_as(raising(error("no\nluck")))
-        result = invoke("run")
+        result = perennial("run")
         assert result.exit_code == exit_code
         assert only_line(result.stderr) == "perennial: error: no luck"
 
@@ -203,21 +195,21 @@ class TestFailures:
         codes = [0, errors.UNEXPECTED, errors.INTERRUPTED, *(kind.exit_code for kind in kinds)]
         assert sorted(codes) == sorted(errors.EXIT_CODES)
 
-    def test_an_interrupt_is_130(self, run_as: Callable[[Callable[..., int]], None]) -> None:
+    def test_an_interrupt_is_130(self, run_as: Callable[[Callable[..., None]], None]) -> None:
         run_as(raising(KeyboardInterrupt()))
-        result = invoke("run")
+        result = perennial("run")
         assert result.exit_code == 130
         assert "interrupted" in only_line(result.stderr)
 
     def test_an_unexpected_failure_is_one_line_and_a_file_with_the_traceback(
         self,
-        run_as: Callable[[Callable[..., int]], None],
+        run_as: Callable[[Callable[..., None]], None],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         run_as(raising(RuntimeError("two\nlines")))
-        result = invoke("run")
+        result = perennial("run")
         assert result.exit_code == 1
         line = only_line(result.stderr)
         [log] = tmp_path.iterdir()
@@ -227,7 +219,7 @@ class TestFailures:
         assert "Traceback (most recent call last)" in log.read_text(encoding="utf-8")
 
     def test_in_json_a_failure_is_also_one_object_on_standard_output(self) -> None:
-        result = invoke("run", "--set", "train.epochs=é", "--log-format", "json")
+        result = perennial("run", "--set", "train.epochs=é", "--log-format", "json")
         event = json.loads(only_line(result.stdout))
         assert (event["event"], event["kind"], event["exit_code"]) == ("error", "ConfigError", 2)
         assert only_line(result.stderr) == f"perennial: error: {event['message']}"
@@ -247,7 +239,7 @@ class TestFailures:
         )
 
     def test_an_unknown_flag_is_a_usage_error(self) -> None:
-        result = invoke("run", "--epoch", "3")
+        result = perennial("run", "--epoch", "3")
         assert result.exit_code == 2
         assert "--epochs" in result.output
 
@@ -265,14 +257,14 @@ class TestDoctor:
         module = types.ModuleType("pipeline.doctor")
         module.main_doctor = main_doctor  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "pipeline.doctor", module)
-        assert invoke("doctor").exit_code == 7
-        assert invoke("doctor", "--workspace", "w", "--log-format", "json").exit_code == 7
+        assert perennial("doctor").exit_code == 7
+        assert perennial("doctor", "--workspace", "w", "--log-format", "json").exit_code == 7
         assert seen == [(Path("workspace"), "plain"), (Path("w"), "json")]
 
 
 class TestVersion:
     def test_it_names_the_versions_of_what_a_model_depends_on(self) -> None:
-        lines = invoke("version").stdout.splitlines()
+        lines = perennial("version").stdout.splitlines()
         assert lines == [
             f"{package} {importlib.metadata.version(package)}"
             for package in ("perennial", "tfx", "tensorflow", "keras")
@@ -283,6 +275,6 @@ class TestVersion:
             raise importlib.metadata.PackageNotFoundError(package)
 
         monkeypatch.setattr(importlib.metadata, "version", version)
-        result = invoke("version")
+        result = perennial("version")
         assert result.exit_code == 0
         assert "keras not installed" in result.stdout.splitlines()

@@ -18,11 +18,10 @@ from pipeline.errors import ConfigError
 from pipeline.serving import promotion
 from pipeline.serving.promotion import CANARY, STABLE, Target
 from pipeline.serving.server import ModelServer
-from tests.serving_kit import MODEL, b64, picture, post
+from tests import REPO
+from tests.serving_kit import MODEL, SECONDS, b64, picture, post
 from tests.test_atomic_pusher import assert_whole, write_model
 
-REPO = Path(__file__).resolve().parent.parent
-SECONDS = 60.0
 PUSH = """
 import sys
 from pathlib import Path

@@ -6,14 +6,12 @@ import base64
 import html
 import io
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from pipeline.cli import app
+from tests.cli import perennial, sets
 
 EVIL = "<script>alert(1)<"
 
@@ -27,10 +25,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
             image = Image.linear_gradient("L").resize((20, 10)).rotate(8 * index + 4 * offset)
             image.save(root / "data" / label / f'{index} "><img src=x>.png'.replace("/", ""))
     output = root / "page.html"
-    command = ["data", "show", str(root / "data"), "--workspace", str(root / "workspace")]
-    command += ["--output", str(output), "--per-class", "3", "--variants", "2"]
-    command += ["--set", "transform.image_size=12", "--set", "train.hyperparameters.patch_size=4"]
-    result = CliRunner().invoke(app, command)
+    command = ["data", "show", root / "data", "--workspace", root / "workspace"]
+    command += ["--output", output, "--per-class", "3", "--variants", "2"]
+    small = {"transform.image_size": 12, "train.hyperparameters.patch_size": 4}
+    result = perennial(*command, *sets(small))
     assert result.exit_code == 0, result.output
     return output.read_text(encoding="utf-8")
 
@@ -58,11 +56,10 @@ def test_the_page_loads_nothing(page: str) -> None:
     assert re.findall(r"(?:src|href)=\"(?!data:)", page) == []
 
 
-def test_a_page_that_cannot_be_written_is_named(
-    two_classes: Path, tmp_path: Path, image_bytes: Callable[..., bytes]
-) -> None:
-    target = tmp_path / "absent" / "page.html"
-    command = ["data", "show", str(two_classes), "--workspace", str(tmp_path / "workspace")]
-    result = CliRunner().invoke(app, [*command, "--output", str(target), "--per-class", "1"])
+def test_a_page_that_cannot_be_written_is_named(two_classes: Path, tmp_path: Path) -> None:
+    target = tmp_path / "file" / "page.html"
+    (tmp_path / "file").touch()
+    command = ("data", "show", two_classes, "--workspace", tmp_path / "workspace")
+    result = perennial(*command, "--output", target, "--per-class", "1")
     assert result.exit_code == 2
-    assert f"--output '{target}': No such file" in result.output
+    assert f"'{target}' cannot be written: File exists" in result.output

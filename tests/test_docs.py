@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import typer
-import typer.testing
 
-from pipeline import cli, config, examples, reference
+from pipeline import cli, config, reference
+from pipeline.commands import examples
+from tests import REPO
+from tests.cli import perennial
 from trainer_module import recipes
 
-REPO = Path(__file__).resolve().parent.parent
 PAGES = sorted([REPO / "README.md", *REPO.glob("docs/**/*.md"), *REPO.glob("kubeflow/**/*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ROW = re.compile(r"`(tests/\w+\.py)::(\w+)`")
@@ -142,7 +143,7 @@ class TestHelp:
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_ends_with_examples_and_exit_codes(self, name: str) -> None:
-        done = typer.testing.CliRunner().invoke(cli.app, [*name.split(), "--help"])
+        done = perennial(*name.split(), "--help")
         text = " ".join(done.output.split())
         assert text.index("Example: perennial") < text.index("Exit codes: 0 ")
 

@@ -6,7 +6,6 @@ Faults of single nodes, of the metadata and of the clock are in tests/test_local
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,17 +15,10 @@ import pytest
 
 from components.atomic_pusher import versions
 from components.atomic_pusher.signing import Keys, verify_version
-from components.image_example_gen.sources import digits
-from tests.test_e2e import SMALL, Run, command, perennial_run
+from tests import REPO
+from tests.cli import sets
+from tests.test_e2e import SMALL, TINY, Run, perennial_run, run_command
 from tests.test_signing import make_keys  # noqa: F401 - a fixture
-
-REPO = Path(__file__).resolve().parent.parent
-TINY = {
-    "transform.image_size": 16,
-    "train.hyperparameters.patch_size": 4,
-    "train.hyperparameters.depth": 1,
-    "train.hyperparameters.head_dims": [32],
-}
 
 
 def _mounted(folder: Path, size: str) -> Path:
@@ -57,26 +49,17 @@ class TestOneRunAfterTheOther:
     """In order, in one workspace, so that each run begins with what the one before has finished."""
 
     @pytest.fixture(scope="class")
-    def arguments(
-        self, tmp_path_factory: pytest.TempPathFactory, disks: tuple[Path, Path]
-    ) -> list[str]:
-        root = tmp_path_factory.mktemp("few")
-        digits.write_folder(root / "all")
-        for label in ("0", "1"):
-            (root / "data" / label).mkdir(parents=True)
-            for file in sorted((root / "all" / label).iterdir())[:30]:
-                shutil.copy(file, root / "data" / label)
+    def arguments(self, few_digits: Callable[..., Path], disks: tuple[Path, Path]) -> list[str]:
         work, models = disks
-        places = ["--workspace", str(work / "w"), "--data", str(root / "data")]
-        tiny = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
-        return [*places, "--set", f"push.directory={models}/digits", *tiny, *SMALL]
+        places = ["--workspace", str(work / "w"), "--data", str(few_digits("01", 30))]
+        return [*places, *sets({"push.directory": f"{models}/digits", **TINY}), *SMALL]
 
     def interrupted_at(
         self, node: str, action: Callable[[subprocess.Popen[str]], None], arguments: list[str]
     ) -> Run:
         """A run during which something happens as soon as `node` has started."""
         process = subprocess.Popen(
-            command(*arguments),
+            run_command(*arguments),
             cwd=REPO,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -140,11 +123,9 @@ class TestOneRunAfterTheOther:
     ) -> None:
         keys = make_keys("mine")
         base = str(disks[1] / "digits")
-        signing = (
-            *("--set", f"push.signing.private_key={keys.private}"),
-            *("--set", f"push.signing.public_key={keys.public}"),
-        )
-        run = perennial_run(*arguments, *signing)
+        names = {"private_key": keys.private, "public_key": keys.public}
+        signing = {f"push.signing.{name}": file for name, file in names.items()}
+        run = perennial_run(*arguments, *sets(signing))
         assert run.code == 0, run.stderr
         assert run.states("complete") == {"Pusher"}
         assert run.summary["pushed"] == f"{base}/1"

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import pytest
 
 from kubeflow.image import requirements
+from tests import REPO
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCKERFILE = ROOT / "kubeflow" / "Dockerfile"
+DOCKERFILE = REPO / "kubeflow" / "Dockerfile"
 TARGETS = ("cpu", "gpu")
 
 
@@ -99,7 +99,7 @@ def test_no_secret_and_nothing_unchecked_goes_in(stages: dict[str, Stage]) -> No
 def test_only_what_is_copied_is_sent_to_the_builder(stages: dict[str, Stage]) -> None:
     rules = [
         line
-        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        for line in (REPO / ".dockerignore").read_text().splitlines()
         if line and not line.startswith("#")
     ]
     assert rules[0] == "*"
@@ -113,7 +113,7 @@ def test_only_what_is_copied_is_sent_to_the_builder(stages: dict[str, Stage]) ->
     }
     assert {source.partition("/")[0] for source in copied} == allowed
     for source in copied:
-        assert (ROOT / source).exists()
+        assert (REPO / source).exists()
     for secret in (".git", ".venv", "workspace", ".env"):
         assert not any(fnmatch(secret, rule) for rule in allowed)
 
@@ -125,7 +125,7 @@ class TestRequirements:
             assert re.match(r"[a-z0-9-]+==\S+ \\\n( +--hash=sha256:[0-9a-f]{64})", entry)
 
     def test_what_runs_need_is_there(self) -> None:
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
         names = {re.match(r"[\w-]+", each)[0].lower() for each in project["dependencies"]}  # type: ignore[index]
         base = requirements.of_layer("base").keys()
         assert names - base == {"tensorflow"}
@@ -133,7 +133,7 @@ class TestRequirements:
         assert "tensorflow" in requirements.of_layer("gpu")
 
     def test_what_developers_need_is_not(self) -> None:
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
         extras = project["optional-dependencies"]
         names = {re.match(r"[\w-]+", each)[0] for each in extras["dev"]}  # type: ignore[index]
         for layer in ("base", "cpu", "gpu"):
@@ -152,7 +152,7 @@ class TestRequirements:
 
 def test_the_smoke_command_passes_here() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "kubeflow.image.smoke"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "kubeflow.image.smoke"], cwd=REPO, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     modules = done.stdout.split()

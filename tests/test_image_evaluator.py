@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,6 +32,7 @@ from components.image_example_gen.accounting import Accounting, write_accounting
 from components.image_example_gen.images import read_image
 from components.image_example_gen.sources.base import Item
 from components.image_example_gen.writing import Target, to_example
+from tests import image_corpus
 from tests.tiny_export import CLASSES, export_colour_model
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
@@ -43,9 +43,7 @@ def encoded(label: str, index: int, size: tuple[int, int] = (8, 8)) -> bytes:
     """An image of a colour; every fourth is of the next one, which the models fall for."""
     shown = CLASSES[(CLASSES.index(label) + (index % 4 == 3)) % 3]
     color = tuple(value + index for value in COLOURS[shown])
-    buffer = io.BytesIO()
-    Image.new("RGB", size, color).save(buffer, "PNG")
-    return buffer.getvalue()
+    return image_corpus.encoded(Image.new("RGB", size, color), "PNG")
 
 
 def record(data: bytes, label: str, name: str, span: int = 0) -> bytes:
@@ -153,7 +151,7 @@ def evaluate(
         executor.Executor(context).Do(
             inputs,
             {"evaluation": [outputs.evaluation], "blessing": [outputs.blessing]},
-            {executor.BOUNDS_KEY: json.dumps(bounds), "code": ""},
+            {executor.BOUNDS_KEY: json.dumps({"min_accuracy": None, **bounds}), "code": ""},
         )
         return outputs
 
@@ -358,6 +356,4 @@ def noise(size: int, seed: int) -> bytes:
     """A bitmap of about `size` bytes."""
     side = int((size / 3) ** 0.5)
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "BMP")
-    return buffer.getvalue()
+    return image_corpus.encoded(Image.fromarray(pixels), "BMP")

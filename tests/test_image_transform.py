@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
 from typing import Any
@@ -148,10 +147,7 @@ def picture(seed: int) -> Image.Image:
 class TestRecords:
     @pytest.fixture(scope="class")
     def encoded(self) -> list[bytes]:
-        buffers = [io.BytesIO() for _ in range(9)]
-        for seed, buffer in enumerate(buffers):
-            picture(seed).save(buffer, "JPEG")
-        return [buffer.getvalue() for buffer in buffers]
+        return [image_corpus.encoded(picture(seed), "JPEG") for seed in range(9)]
 
     def test_keep_their_order_and_every_run_gives_the_same_bytes(
         self, encoded: list[bytes], tmp_path: Path

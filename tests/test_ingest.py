@@ -24,7 +24,7 @@ from components import features
 from components.decoding import decode_now
 from components.errors import BadDataError
 from components.image_example_gen import near_duplicates, parallel, writing
-from components.image_example_gen.accounting import Accounting, read_accounting, shortened
+from components.image_example_gen.accounting import Accounting, read_accounting
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.dataset import fingerprint, list_data
 from components.image_example_gen.driver import Driver
@@ -34,7 +34,9 @@ from components.image_example_gen.ingest import Ingest, ingest, split_names, wor
 from components.image_example_gen.inputs import Input, Problem, judge, split_of
 from components.image_example_gen.options import Options
 from components.image_example_gen.writing import Outcome, Work
+from components.wording import shortened
 from tests import image_corpus as corpus
+from tests.recorder import Recorder
 
 BEAM_ARGS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory"]
 SHARES = {"train": 4, "eval": 1}
@@ -488,17 +490,16 @@ class TestChecks:
 
     @pytest.mark.parametrize(("count", "text"), [(2, "0, 1"), (3, "0, 1 and 1 more")])
     def test_long_lists_are_shortened(self, count: int, text: str) -> None:
-        assert shortened(map(str, range(count)), limit=2) == text
+        assert shortened(range(count), limit=2) == text
 
 
 def test_progress_counts_every_input_and_image(
-    two_classes: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    two_classes: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.image_example_gen.counter.EVERY", 7)
+    monkeypatch.setattr("components.progress.EVERY", 7)
     (two_classes / "cat" / "00.png").write_bytes(b"")
-    with caplog.at_level("INFO", logger="perennial.progress"):
-        check(two_classes)
-    steps = [record.fields for record in caplog.records if record.msg == "step"]  # type: ignore[attr-defined]
+    check(two_classes)
+    steps = [fields for event, fields in recorder.events if event == "step"]
     for what, unit, total in (("read", "inputs", 80), ("ingest", "images", 79)):
         mine = [step for step in steps if step["what"] == what]
         assert len(mine) > 10

@@ -12,15 +12,14 @@ from google.protobuf import json_format
 from kfp import components
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
-from typer.testing import CliRunner
 
 from kubeflow import parameters, plan
 from kubeflow.compiler import Node, compile_pipeline
-from pipeline import cli
 from pipeline.config import load
 from pipeline.errors import ConfigError
 from pipeline.settings import ENVIRONMENTS
 from tests import golden
+from tests.cli import perennial, sets
 
 ARGO_NAME = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9]*")
 PLACEHOLDER = re.compile(
@@ -197,6 +196,11 @@ class TestRefused:
             ({"kubeflow.image": None}, ("kubeflow.image is not set",)),
             ({"kubeflow.image": "perennial"}, ("kubeflow.image = 'perennial'", "tag or a digest")),
             ({"kubeflow.pipeline_root": None}, ("kubeflow.pipeline_root is not set",)),
+            (
+                {"kubeflow.pipeline_root": "s3://bucket/x"},
+                ("kubeflow.pipeline_root = 's3://bucket/x'", "mounted volume", "gs://"),
+            ),
+            ({"push.directory": "s3://bucket/x"}, ("push.directory = 's3://bucket/x'", "gs://")),
             ({"kubeflow.nodes": '{Trainer = "gpu"}'}, ("no such pool", "there are cpu")),
             ({"kubeflow.nodes": '{Tuner = "cpu"}'}, ("no such node", "Trainer")),
             ({"kubeflow.parameters": '["train.epoch"]'}, ("'train.epoch'", "no such setting")),
@@ -214,13 +218,12 @@ class TestRefused:
     ) -> None:
         file = tmp_path / "pipeline.yaml"
         given = {k: v for k, v in {**NEEDED, **settings}.items() if v is not None}
-        sets = [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
-        result = CliRunner().invoke(cli.app, ["compile", "--output", str(file), *sets])
+        result = perennial("compile", "--output", file, *sets(given))
         self.check(result.exit_code, result.stderr, words)
         assert not file.exists()
 
     def test_a_file_that_is_not_called_yaml(self, tmp_path: Path) -> None:
-        result = CliRunner().invoke(cli.app, ["compile", "--output", str(tmp_path / "p.json")])
+        result = perennial("compile", "--output", tmp_path / "p.json")
         self.check(result.exit_code, result.stderr, ("p.json", ".yaml"))
 
     def check(self, code: int, stderr: str, words: tuple[str, ...]) -> None:

@@ -9,15 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_metadata
 import pytest
-from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.compiler import compiler
 
 from kubeflow import metadata, plan
 from pipeline.workspace import Workspace
-from tests import toy_pipeline
-from tests.kubeflow_cluster import REPO
+from tests import REPO, toy_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:label\\(\\) is deprecated")
 
@@ -70,15 +67,10 @@ class Toy:
         return Done(done.returncode, events, done.stderr, self._output)
 
     def tell(self, node: str, action: str | None) -> None:
-        (self.control / node).unlink(missing_ok=True)
-        if action is not None:
-            (self.control / node).write_text(action)
+        toy_pipeline.tell(self.control, node, action)
 
     def states(self) -> list[str]:
-        """Of all executions, in order."""
-        store = ml_metadata.MetadataStore(metadata.connection_config(self.env))
-        names = metadata_store_pb2.Execution.State.Name
-        return [names(each.last_known_state) for each in store.get_executions()]
+        return toy_pipeline.states(metadata.connection_config(self.env))
 
     def outputs(self, node: str) -> list[Path]:
         """Folders that hold output or temporary files of the node's executions."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -15,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from pipeline.serving.metrics import REQUEST_COUNT, REQUEST_LATENCY
+from tests import REPO
 from tests.kustomize import Resource, render
 
-SERVING = Path(__file__).resolve().parent.parent / "kubeflow" / "serving"
+SERVING = REPO / "kubeflow" / "serving"
 OVERLAYS = sorted(path.name for path in (SERVING / "overlays").iterdir())
 KUBERNETES = "1.31"  # the oldest one that is supported
 NAMESPACE = "perennial-serving"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import multiprocessing
 import os
 import shutil
@@ -13,46 +12,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import ml_metadata
 import pytest
-from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration.portable import execution_publish_utils, outputs_utils
 
-from components import progress
 from pipeline import local_runner
 from pipeline.errors import ConfigError, DataError, NodeFailed, NotBlessed, UserError
 from pipeline.workspace import Workspace
 from tests import toy_pipeline
+from tests.recorder import Recorder
 from trainer_module.weights import WeightsError
 
 # Raised by protobuf's C code in our frames for a call that TFX makes.
 pytestmark = pytest.mark.filterwarnings("ignore:label\\(\\) is deprecated")
 
 NODES = ["First", "Second", "Third"]
-
-
-class Recorder(logging.Handler):
-    """Keeps every progress event."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.events: list[tuple[str, dict[str, Any]]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.events.append((record.msg, vars(record)["fields"]))
-
-    def of(self, event: str, field: str) -> list[Any]:
-        return [fields[field] for name, fields in self.events if name == event]
-
-
-@pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    recorder = Recorder()
-    monkeypatch.setattr(progress.LOGGER, "handlers", [recorder])
-    # Not the bare attribute: a logger remembers which levels were off.
-    monkeypatch.setattr(progress.LOGGER, "level", progress.LOGGER.level)
-    progress.LOGGER.setLevel(logging.INFO)
-    return recorder
 
 
 @dataclasses.dataclass
@@ -71,9 +44,7 @@ class Toy:
             return local_runner.run(pipeline, self.workspace, run_id, node_timeout)
 
     def tell(self, node: str, action: str | None) -> None:
-        (self.control / node).unlink(missing_ok=True)
-        if action is not None:
-            (self.control / node).write_text(action)
+        toy_pipeline.tell(self.control, node, action)
 
     def executed(self) -> list[str]:
         """The nodes whose executors started since the last call."""
@@ -83,10 +54,7 @@ class Toy:
         return nodes
 
     def states(self) -> list[str]:
-        """Of all executions ever, in order."""
-        store = ml_metadata.MetadataStore(self.workspace.connection())
-        names = metadata_store_pb2.Execution.State.Name
-        return [names(each.last_known_state) for each in store.get_executions()]
+        return toy_pipeline.states(self.workspace.connection())
 
     def outputs(self) -> set[str]:
         """Ids of the executions that have an output or a temporary folder."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +14,11 @@ from pipeline import cli
 from pipeline.commands.submit import SERVICE_ACCOUNT
 from pipeline.errors import ConfigError, DataError, NotBlessed
 from pipeline.settings import KubeflowConfig
+from tests import REPO
 from tests.kustomize import Resource, render
 from tests.test_kubernetes_serving import KUBERNETES
 
-MANIFESTS = Path(__file__).resolve().parent.parent / "kubeflow" / "manifests"
+MANIFESTS = REPO / "kubeflow" / "manifests"
 KUSTOMIZATIONS = {
     "overlays/profile": "perennial",
     "overlays/standalone": "kubeflow",

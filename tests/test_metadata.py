@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import subprocess
@@ -15,13 +14,12 @@ import pytest
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
-from components import progress
 from kubeflow.metadata import connection_config, location, refusal
 from pipeline.errors import ConfigError, NodeFailed
-from tests import databases
+from tests import REPO, databases
 from tests.databases import PASSWORD, Database
+from tests.recorder import Recorder
 
-ROOT = Path(__file__).resolve().parent.parent
 POD = {
     "PERENNIAL_METADATA_KIND": "mysql",
     "PERENNIAL_METADATA_HOST": "metadata-db",
@@ -33,20 +31,6 @@ POD = {
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     with databases.running(request.param) as server:
         yield server
-
-
-@pytest.fixture
-def notes() -> Iterator[list[str]]:
-    """What is reported meanwhile."""
-    texts: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: texts.append(record.fields["text"])  # type: ignore[method-assign,attr-defined]
-    level = progress.LOGGER.level
-    progress.LOGGER.addHandler(handler)
-    progress.LOGGER.setLevel(logging.INFO)
-    yield texts
-    progress.LOGGER.removeHandler(handler)
-    progress.LOGGER.setLevel(level)
 
 
 def changed(env: Mapping[str, str], **values: str | None) -> dict[str, str]:
@@ -121,7 +105,7 @@ class TestDatabase:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                cwd=ROOT,
+                cwd=REPO,
                 env={**os.environ, **database.env},
             )
             for name in ("Trainer", "Evaluator")
@@ -154,7 +138,7 @@ class TestDatabase:
             assert len(store.get_executions_by_context(context.id)) == 2 * count
 
     def test_a_node_waits_for_a_database_that_comes_back(
-        self, database: Database, notes: list[str]
+        self, database: Database, recorder: Recorder
     ) -> None:
         from kubeflow.patient_metadata import PatientMetadata
 
@@ -171,13 +155,13 @@ class TestDatabase:
         node = threading.Thread(target=publish)
         node.start()
         try:
-            while node.is_alive() and not notes:
+            while node.is_alive() and not recorder.of("note", "text"):
                 node.join(0.1)
         finally:
             database.start()
         node.join(60)
         assert after == [before]
-        (note,) = notes
+        (note,) = recorder.of("note", "text")
         assert "Connection refused; check that the database runs" in note
         assert "trying for 600 s" in note
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import datetime
 import hashlib
-import io
 import json
 import logging
 import os
@@ -21,7 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-REPO = Path(__file__).resolve().parent.parent
+from tests import REPO, image_corpus
+from tests.cli import perennial
+
 FIRST = datetime.datetime(2026, 5, 1, 3, tzinfo=datetime.UTC)
 COLORS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 YELLOW = {"yellow": (200, 200, 60)}
@@ -75,9 +76,7 @@ class Night(NamedTuple):
 def picture(seed: int, color: tuple[int, ...], light: float = 1.0) -> bytes:
     noise = np.random.default_rng(seed).normal(0, 25, (10, 10, 3))
     pixels = np.clip((np.array(color) + noise) * light, 0, 255).astype(np.uint8)
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "PNG")
-    return data.getvalue()
+    return image_corpus.encoded(Image.fromarray(pixels), "PNG")
 
 
 def trains(content: bytes) -> bool:
@@ -124,10 +123,11 @@ def night(root: Path, day: int) -> int:
     loaded = load(root / "perennial.toml", overrides, scheduled=True)
     now = FIRST + datetime.timedelta(days=day - 1)
     try:
-        return retrain(loaded.config, loaded.origins, "json", now=now)
+        retrain(loaded.config, loaded.origins, "json", now=now)
     except UserError as error:
         print(type(error).__name__, error)
         return error.exit_code
+    return 0
 
 
 class Killer(logging.Handler):
@@ -377,23 +377,19 @@ def test_nothing_is_left_of_those_that_were_killed(month: Month) -> None:
 
 
 def test_gc_frees_what_no_run_needs_and_the_loop_goes_on(month: Month) -> None:
-    from typer.testing import CliRunner
-
-    from pipeline.cli import app
-
     arguments = ["gc", "--workspace", str(month.workspace), "--keep", "1", "--older-than", "0"]
     artifacts = month.workspace / "artifacts"
     before = sorted(artifacts.glob("*/*/*"))
-    dry = CliRunner().invoke(app, arguments)
+    dry = perennial(*arguments)
     assert dry.exit_code == 0, dry.output
     assert sorted(artifacts.glob("*/*/*")) == before
     # All pushed versions are kept: only the rejected model's run can go.
     assert "could be removed" in dry.output
     named = [Path(line) for line in dry.output.splitlines() if line.startswith("/")]
     assert named
-    done = CliRunner().invoke(app, [*arguments, "--apply"])
+    done = perennial(*arguments, "--apply")
     assert done.exit_code == 0, done.output
     assert not any(path.exists() for path in named)
-    assert CliRunner().invoke(app, arguments).output.startswith("0 artifacts")
+    assert perennial(*arguments).output.startswith("0 artifacts")
     assert night(month.root, 31) == 0
     assert not _decision(month)["retrain"]

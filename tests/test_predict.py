@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from pipeline.cli import app
 from pipeline.serving.server import ModelServer
+from tests.cli import perennial
 from tests.serving_kit import MODEL, PURE, push
 
 
 def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["predict", *map(str, arguments)])
+    return perennial("predict", *arguments)
 
 
 def answers(result: Result) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config import load
-from pipeline.probe import usual_size
+from pipeline.probe import Survey, survey
 
 
 def photos(root: Path, *sizes: tuple[int, int]) -> str:
@@ -20,15 +20,15 @@ def photos(root: Path, *sizes: tuple[int, int]) -> str:
     return str(root)
 
 
-def test_usual_size_is_the_median_height_and_width(tmp_path: Path) -> None:
+def test_usual_is_the_median_height_and_width(tmp_path: Path) -> None:
     root = photos(tmp_path / "photos", (20, 10), (30, 12), (1000, 14))
     (tmp_path / "photos" / "class0" / "broken.jpg").write_bytes(b"no image")
-    assert usual_size(root) == (12, 30)
+    assert survey(root) == Survey(4, height=12, width=30)
 
 
 def test_nothing_is_known_of_a_folder_without_images(tmp_path: Path) -> None:
-    assert usual_size(str(tmp_path)) is None
-    assert usual_size(str(tmp_path / "missing")) is None
+    assert survey(str(tmp_path)) is None
+    assert survey(str(tmp_path / "missing")) is None
 
 
 @pytest.mark.parametrize(

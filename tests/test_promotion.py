@@ -14,20 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import typer.testing
 
 from components.atomic_pusher import filesystem, storage, versions
-from pipeline import cli
 from pipeline.commands.serve import _source
 from pipeline.errors import ConfigError, PromotionFailed
 from pipeline.serving import promotion
 from pipeline.serving.client import Client, strings
 from pipeline.serving.promotion import CANARY, STABLE, Serving, Target
 from pipeline.serving.server import ModelServer
-from tests.serving_kit import MODEL, picture
-
-REPO = Path(__file__).resolve().parent.parent
-SECONDS = 60.0
+from tests import REPO
+from tests.cli import perennial
+from tests.serving_kit import MODEL, SECONDS, connected, picture
 
 
 @pytest.fixture
@@ -69,7 +66,7 @@ def server(workspace: Path, target: Target) -> Iterator[ModelServer]:
 
 @pytest.fixture
 def client(server: ModelServer) -> Iterator[Client]:
-    with Client(server.host, server.grpc_port, server.rest_port) as client:
+    with connected(server) as client:
         yield client
 
 
@@ -94,10 +91,6 @@ def audit(target: Target) -> list[dict[str, object]]:
     for started, ended in zip(entries[::2], entries[1::2], strict=False):
         assert {**started, "at": 0, "result": 0} == {**ended, "at": 0, "result": 0}
     return entries[1::2]
-
-
-def perennial(*arguments: str) -> typer.testing.Result:
-    return typer.testing.CliRunner().invoke(cli.app, arguments)
 
 
 class TestWithServer:
@@ -212,7 +205,7 @@ class TestWithServer:
         source = _source(workspace / "serving", None)
         with ModelServer(config_file=source.config_file) as server:
             server.wait_ready(SECONDS)
-            with Client(server.host, server.grpc_port, server.rest_port) as client:
+            with connected(server) as client:
                 assert (answering(client, STABLE), answering(client, CANARY)) == (1, 2)
 
     def test_the_written_procedure_does_what_it_says(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +17,10 @@ import requests
 from components.atomic_pusher import versions
 from pipeline.serving.client import Client, strings
 from pipeline.serving.errors import ServingError
+from tests import REPO
+from tests.cli import command, process
 from tests.serving_kit import b64
 
-REPO = Path(__file__).resolve().parent.parent
 SECONDS = 120.0
 CONFIG = """
 [transform]
@@ -46,14 +46,8 @@ max_accuracy_drop = 1.0
 """
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "pipeline.cli", *arguments]
-
-
-def perennial(*arguments: str) -> str:
-    done = subprocess.run(
-        command(*arguments), cwd=REPO, capture_output=True, text=True, check=False
-    )
+def perennial(*arguments: object) -> str:
+    done = process(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

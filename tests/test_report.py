@@ -16,11 +16,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from components.image_evaluator import figures
 from components.image_evaluator.figures import Figures
-from pipeline.cli import app
 from pipeline.commands.report import differences
 from pipeline.errors import ConfigError
 from pipeline.report import history, page, pictures, plots, write
@@ -28,6 +27,7 @@ from pipeline.report.collect import UNKNOWN, collect
 from pipeline.report.facts import Artifact, Facts, Setting, State
 from pipeline.workspace import Workspace
 from tests import report_kit
+from tests.cli import perennial
 from tests.report_kit import EVIL, NAMES
 
 CLASSES = ["cat", EVIL]
@@ -451,7 +451,7 @@ class TestHistory:
 
 
 def invoke(workspace: Workspace, *arguments: str) -> Result:
-    return CliRunner().invoke(app, [*arguments, "--workspace", str(workspace.root)])
+    return perennial(*arguments, "--workspace", workspace.root)
 
 
 def json_lines(result: Result) -> Iterator[Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import portpicker
 import pytest
 import tensorflow as tf
 
@@ -66,11 +66,7 @@ def test_killed_twice_it_ends_bit_equal_to_an_uninterrupted_training(
 def test_two_workers_train_as_one_process_does(
     tmp_path: Path, uninterrupted: dict[str, np.ndarray]
 ) -> None:
-    ports = []
-    for _ in range(2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            ports.append(free.getsockname()[1])
+    ports = [portpicker.pick_unused_port() for _ in range(2)]
     cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
     workers = [
         start(

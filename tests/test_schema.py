@@ -56,11 +56,6 @@ def test_inferred_classes_are_in_alphabetical_order(schema: schema_pb2.Schema) -
     assert class_names(schema) == ["a", "m", "z"]
 
 
-def test_more_classes_than_tfdv_keeps() -> None:
-    names = [f"class {number:04d}" for number in range(500)]
-    assert class_names(infer([statistics(names)], names)) == names
-
-
 def test_every_feature_is_in_the_schema_and_only_the_counted_are_validated(
     schema: schema_pb2.Schema,
 ) -> None:

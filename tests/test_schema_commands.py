@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.cli import app
+from tests.cli import perennial
 
 
 class Schema:
@@ -19,8 +18,8 @@ class Schema:
         self.candidate = self.workspace / "schema" / "candidate.pbtxt"
 
     def __call__(self, command: str, *arguments: str) -> tuple[int, str]:
-        common = ["--workspace", str(self.workspace), "--schema", str(self.committed)]
-        result = CliRunner().invoke(app, ["schema", command, *common, *arguments])
+        common = ("--workspace", self.workspace, "--schema", self.committed)
+        result = perennial("schema", command, *common, *arguments)
         return result.exit_code, result.output
 
 
@@ -87,6 +86,6 @@ def test_a_broken_candidate_is_not_accepted(schema: Schema, tmp_path: Path) -> N
 
 
 def test_no_schema_named(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["schema", "review", "--workspace", str(tmp_path)])
+    result = perennial("schema", "review", "--workspace", tmp_path)
     assert result.exit_code == 2
     assert "give --schema FILE" in result.output

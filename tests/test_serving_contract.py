@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,21 +26,23 @@ from pipeline.serving.session import Session
 from pipeline.serving.tensors import Arrays
 from tests.serving_kit import (
     MODEL,
+    PREDICT,
+    SECONDS,
     Running,
     b64,
+    connected,
     example,
     get,
     picture,
     post,
     push,
     rows,
+    wait_until,
     write_config,
 )
 from tests.tiny_export import CLASSES, write_warmup
 
 OWN, REAL = "own", "real"
-PREDICT = f"/v1/models/{MODEL}:predict"
-SECONDS = 60.0  # for anything to happen at all
 Start = Callable[..., contextlib.AbstractContextManager[Running]]
 
 
@@ -87,12 +88,6 @@ def server(kind: str, models: Path) -> Iterator[Running]:
 @pytest.fixture
 def client(server: Running) -> Iterator[Client]:
     with connected(server) as made:
-        yield made
-
-
-@contextlib.contextmanager
-def connected(server: Running) -> Iterator[Client]:
-    with Client(server.host, server.grpc_port, server.rest_port, SECONDS) as made:
         yield made
 
 
@@ -533,10 +528,3 @@ class TestVersions:
             wait_until(lambda: client.rest_status(MODEL)[1] == "END")
             image = {"image_bytes": strings([picture()])}
             assert client.predict(MODEL, image, label="stable")[0] == 2
-
-
-def wait_until(reached: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + SECONDS
-    while not reached():
-        assert time.monotonic() < give_up, "it did not happen in time"
-        threading.Event().wait(0.05)

@@ -8,12 +8,10 @@ import importlib.metadata
 import logging
 import os
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,9 +21,8 @@ import grpc
 import psutil
 import pytest
 import requests
-import typer.testing
+from typer.testing import Result
 
-from pipeline import cli
 from pipeline.errors import ConfigError
 from pipeline.serving import launch
 from pipeline.serving.client import Client, strings
@@ -41,22 +38,26 @@ from pipeline.serving.launch import (
 )
 from pipeline.serving.server import ModelServer, read_config
 from pipeline.serving.service import Limits
+from tests import image_corpus
+from tests.cli import perennial
 from tests.serving_kit import (
     MODEL,
+    PREDICT,
+    SECONDS,
     b64,
+    connected,
     example,
     get,
     picture,
     post,
     push,
     url,
+    wait_until,
     write_config,
 )
 from tests.tiny_export import export_waiting_model, export_wide_model
 
-PREDICT = f"/v1/models/{MODEL}:predict"
 GOOD = {"instances": [b64(picture())]}
-SECONDS = 60.0  # for anything to happen at all
 Serve = Callable[..., ModelServer]
 
 
@@ -83,12 +84,6 @@ def waiting_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("waiting")
     export_waiting_model(base / "1")
     return base
-
-
-@contextlib.contextmanager
-def connected(server: ModelServer) -> Iterator[Client]:
-    with Client(server.host, server.grpc_port, server.rest_port, SECONDS) as made:
-        yield made
 
 
 def refusal(call: Callable[..., object], *args: Any, **kwargs: Any) -> str:
@@ -136,18 +131,6 @@ class TestRequestSize:
         assert "larger than 10000 bytes" in caught.value.details()
 
 
-def png_that_claims(width: int, height: int) -> bytes:
-    """A PNG of some dozen bytes whose header promises that many pixels."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        checksum = zlib.crc32(name + content)
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = chunk(b"IDAT", zlib.compress(b"\0"))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
-
-
 class TestPixels:
     @pytest.mark.parametrize(
         "images",
@@ -157,8 +140,8 @@ class TestPixels:
             [picture(size=(101, 100), kind="GIF")],
             [picture(size=(101, 100), kind="WEBP")],
             [picture(size=(60, 100)), picture(size=(60, 100))],
-            [png_that_claims(20_000, 20_000)],
-            [png_that_claims(100, 101)],
+            [image_corpus.bomb(20_000, 20_000)],
+            [image_corpus.bomb(100, 101)],
         ],
         ids=["png", "jpeg", "gif", "webp", "together", "bomb", "claimed"],
     )
@@ -210,13 +193,6 @@ def one_waiting(server: ModelServer, signal: Path) -> Iterator[Future[requests.R
 def predictions_running(server: ModelServer) -> int:
     (version,) = server.manager.status(MODEL)
     return version.users
-
-
-def wait_until(reached: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + SECONDS
-    while not reached():
-        assert time.monotonic() < give_up, "it did not happen in time"
-        threading.Event().wait(0.02)
 
 
 class TestConcurrencyAndDeadlines:
@@ -752,10 +728,8 @@ class TestServeCommand:
         (serving / "digits" / "1").mkdir(parents=True)
         return serving
 
-    def invoke(self, tmp_path: Path, *arguments: str) -> typer.testing.Result:
-        return typer.testing.CliRunner().invoke(
-            cli.app, ["serve", "--workspace", str(tmp_path), *arguments]
-        )
+    def invoke(self, tmp_path: Path, *arguments: str) -> Result:
+        return perennial("serve", "--workspace", tmp_path, *arguments)
 
     def test_the_only_model_is_served(
         self, tmp_path: Path, serving: Path, started: list[list[str]]

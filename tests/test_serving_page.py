@@ -16,9 +16,8 @@ import aiohttp
 import pytest
 
 from pipeline.serving.server import ModelServer
-from tests.serving_kit import MODEL, picture, push, url
+from tests.serving_kit import MODEL, SECONDS, picture, push, url
 
-SECONDS = 60.0  # for anything to happen at all
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine")

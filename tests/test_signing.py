@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer.testing
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from typer.testing import Result
 
 from components.atomic_pusher import filesystem, object_store, storage, versions
 from components.atomic_pusher.signing import SIGNATURE, Keys, SignatureError, verify_version
 from components.errors import PushRefusedError
-from pipeline import cli
 from pipeline.config import load
 from pipeline.errors import ConfigError
 from pipeline.serving import launch, promotion
 from pipeline.serving.promotion import CANARY, STABLE, Target
 from pipeline.serving.server import ModelServer
-from tests.serving_kit import MODEL, b64, get, picture, post
+from tests.cli import perennial
+from tests.serving_kit import MODEL, SECONDS, b64, get, picture, post, wait_until
 from tests.test_atomic_pusher import FILES, write_model
 
-SECONDS = 60.0
 _PEM = serialization.Encoding.PEM
 _PKCS8 = serialization.PrivateFormat.PKCS8
 
@@ -235,8 +233,7 @@ class TestServed:
         ) as server:
             server.wait_ready(SECONDS)
             unsigned.rename(base / "2")
-            while 2 not in {v.number for v in server.manager.status(MODEL) if v.given_up}:
-                time.sleep(0.05)
+            wait_until(lambda: any(v.given_up for v in server.manager.status(MODEL)))
             [new, old] = get(server, f"/v1/models/{MODEL}").json()["model_version_status"]
             assert (old["version"], old["state"]) == ("1", "AVAILABLE")
             assert (new["version"], new["state"]) == ("2", "END")
@@ -253,11 +250,9 @@ class TestServed:
         real = launch.Backend(launch.Kind.TENSORFLOW_SERVING, "program")
         monkeypatch.setattr(launch, "find_backend", lambda: real)
 
-        def serve() -> typer.testing.Result:
-            arguments = ["--workspace", str(base.parent.parent), "--public-key"]
-            return typer.testing.CliRunner().invoke(
-                cli.app, ["serve", *arguments, str(target.public_key)]
-            )
+        def serve() -> Result:
+            key = ("--public-key", target.public_key)
+            return perennial("serve", "--workspace", base.parent.parent, *key)
 
         newest = serve()
         assert newest.exit_code == 2

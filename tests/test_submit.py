@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from kubeflow import client, cron
-from pipeline import cli
 from pipeline.errors import ConfigError, KubeflowRefused, KubeflowUnreachable
 from tests import kubeflow_stub
+from tests.cli import perennial
 from tests.kubeflow_stub import Stub, check
 
 USAGE = ConfigError.exit_code
@@ -42,10 +42,6 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("package") / "digits.yaml"
     sample_package.write(path)
     return path
-
-
-def perennial(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli.app, list(map(str, arguments)))
 
 
 def refused(code: int, *arguments: str | Path) -> str:

@@ -1,9 +1,8 @@
-"""The gate before training: what blocks, what warns, and what new data is compared with."""
+"""The gate before training: what blocks, and what warns."""
 
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,11 @@ from components import features
 from components.errors import BadDataError
 from components.image_example_validator.executor import Executor, read_warnings, validate
 from components.image_example_validator.findings import Finding, Level, Policy, class_findings
-from components.image_example_validator.previous import (
-    STATISTICS_ID,
-    PreviousStatisticsStrategy,
-)
 from components.image_schema_gen.inference import infer
+from components.resolvers.previous_statistics import STATISTICS_ID
 from pipeline.config import load
 from pipeline.errors import ConfigError
+from tests.recorder import Recorder
 from tests.test_schema import statistics
 
 EVEN = ["a", "b"] * 50
@@ -154,47 +151,6 @@ class TestPolicy:
             load(None, {"validation.warn": ["CLASS_*", "COMPARATORS_*"]})
 
 
-def artifact(kind: type[Artifact], number: int, span: int, **properties: int) -> Artifact:
-    made = kind()
-    made.id, made.span = number, span
-    for key, value in properties.items():
-        made.set_int_custom_property(key, value)
-    return made
-
-
-def resolve(
-    current: tuple[int, int], earlier: list[tuple[int, int]], passed: list[int]
-) -> list[int]:
-    """Ids that are resolved; artifacts are (id, span)."""
-    statistic = standard_artifacts.ExampleStatistics
-    resolved = PreviousStatisticsStrategy().resolve_artifacts(
-        None,
-        {
-            "current": [artifact(statistic, *current)],
-            "previous": [artifact(statistic, *each) for each in [*earlier, current]],
-            "anomalies": [
-                artifact(standard_artifacts.ExampleAnomalies, 100 + n, 0, **{STATISTICS_ID: n})
-                for n in passed
-            ],
-        },
-    )
-    return [each.id for each in resolved["previous"]]
-
-
-class TestPrevious:
-    def test_nothing_before(self) -> None:
-        assert resolve((5, 0), [], [5]) == []
-
-    def test_the_latest_that_passed(self) -> None:
-        assert resolve((5, 0), [(1, 0), (2, 0), (3, 0)], [1, 2]) == [2]
-
-    def test_an_earlier_span_comes_before_an_earlier_state_of_the_same(self) -> None:
-        assert resolve((9, 4), [(1, 2), (2, 3), (3, 4)], [1, 2, 3]) == [2]
-
-    def test_later_spans_and_later_statistics_change_nothing(self) -> None:
-        assert resolve((5, 1), [(1, 0), (3, 2), (7, 0)], [1, 3, 7]) == [1]
-
-
 class TestExecutor:
     def run(
         self,
@@ -237,11 +193,10 @@ class TestExecutor:
         assert "validation.warn" in message
 
     def test_a_warning_is_reported_kept_and_lets_the_run_go_on(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, tmp_path: Path, recorder: Recorder
     ) -> None:
-        with caplog.at_level(logging.INFO, "perennial.progress"):
-            anomalies = self.run(tmp_path, statistics(["a", "b", "q"]), warn=["ENUM_TYPE_*"])
-        notes = [each.fields["text"] for each in caplog.records if each.msg == "note"]  # type: ignore[attr-defined]
+        anomalies = self.run(tmp_path, statistics(["a", "b", "q"]), warn=["ENUM_TYPE_*"])
+        notes = recorder.of("note", "text")
         assert [note.startswith("warning: train: image/class/text") for note in notes] == [True]
         assert [f"warning: {line}" for line in read_warnings(anomalies.uri)] == notes
 

@@ -1,4 +1,4 @@
-"""Warm start: which model a training begins from, and what it takes over from it."""
+"""Warm start: what a training takes over from an earlier model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from ml_metadata import MetadataStore
-from ml_metadata.proto import metadata_store_pb2 as protos
-from tfx.types import standard_artifacts
 
-from components.warm_start_resolver.strategy import WarmStartStrategy
-from tests.test_baseline_resolver import blessing, model
 from trainer_module import warm_start
 from trainer_module.warm_start import WarmStartError
 
@@ -86,69 +81,3 @@ class TestWeights:
         np.savez(file, **harmful)
         with pytest.raises(WarmStartError, match="allow_pickle=False"):
             warm_start.load(network(2), ["cat", "dog"], serving)
-
-
-class Store:
-    """Metadata in memory: models made from examples."""
-
-    def __init__(self) -> None:
-        self.store = MetadataStore(protos.ConnectionConfig(fake_database={}))
-        self.types = {
-            name: self.store.put_artifact_type(protos.ArtifactType(name=name))
-            for name in ("Examples", "Model")
-        }
-        self.trainer = self.store.put_execution_type(protos.ExecutionType(name="Trainer"))
-
-    def examples(self) -> standard_artifacts.Examples:
-        artifact = standard_artifacts.Examples()
-        artifact.id = self.put("Examples")
-        return artifact
-
-    def put(self, name: str) -> int:
-        [number] = self.store.put_artifacts([protos.Artifact(type_id=self.types[name])])
-        return int(number)
-
-    def train(self, examples: standard_artifacts.Examples) -> int:
-        made = self.put("Model")
-        [execution] = self.store.put_executions([protos.Execution(type_id=self.trainer)])
-        self.store.put_events(
-            [
-                protos.Event(execution_id=execution, artifact_id=artifact, type=kind)
-                for artifact, kind in (
-                    (examples.id, protos.Event.INPUT),
-                    (made, protos.Event.OUTPUT),
-                )
-            ]
-        )
-        return made
-
-    def resolve(
-        self, examples: standard_artifacts.Examples, verdicts: dict[int, bool]
-    ) -> list[int]:
-        resolved = WarmStartStrategy().resolve_artifacts(
-            self.store,
-            {
-                "examples": [examples],
-                "model": [model(number) for number in verdicts],
-                "model_blessing": [blessing(number, ok) for number, ok in verdicts.items()],
-            },
-        )
-        return [artifact.id for artifact in resolved["model"]]
-
-
-class TestResolver:
-    def test_begins_from_the_latest_blessed_model_of_other_data(self) -> None:
-        store = Store()
-        old, older, new = store.examples(), store.examples(), store.examples()
-        first, second, rejected = store.train(older), store.train(old), store.train(old)
-        assert store.resolve(new, {}) == []
-        verdicts = {first: True, second: True, rejected: False}
-        assert store.resolve(new, verdicts) == [second]
-
-    def test_a_rerun_on_the_same_data_finds_what_the_first_run_found(self) -> None:
-        store = Store()
-        old, new = store.examples(), store.examples()
-        first = store.train(old)
-        before = store.resolve(new, {first: True})
-        second = store.train(new)
-        assert store.resolve(new, {first: True, second: True}) == before == [first]

@@ -14,9 +14,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from typer.testing import CliRunner
 
-from pipeline.cli import app
+from tests.cli import perennial
 from trainer_module import warm_start, weights
 from trainer_module.models.bit_resnet import VARIANTS, bit_resnet
 from trainer_module.models.bit_weights import (
@@ -310,9 +309,9 @@ class TestClassify:
         labels.write_text("\n".join(self.names), encoding="utf-8")
         command = ["classify", str(image), "--weights", spec.source, "--labels", str(labels)]
         command += ["--variant", "tiny", "--image-size", "32", "--top", "2"]
-        result = CliRunner().invoke(app, [*command, "--sha256", spec.sha256])
+        result = perennial(*command, "--sha256", spec.sha256)
         assert result.exit_code == 0, result.output
         assert re.fullmatch(rf"{image}: [a-g] [\d.]+%, [a-g] [\d.]+%\n", result.stdout)
-        unconfirmed = CliRunner().invoke(app, command)
+        unconfirmed = perennial(*command)
         assert unconfirmed.exit_code == 2
         assert spec.sha256 in unconfirmed.stderr

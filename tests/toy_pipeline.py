@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import apache_beam as beam
+import ml_metadata
+from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.dsl.components.base.base_executor import BaseExecutor
 from tfx.dsl.components.base.executor_spec import ExecutorClassSpec
@@ -77,6 +79,20 @@ class Executor(BaseExecutor):
             ACTIONS[action.read_text()](control)
         sources = [Path(artifact.uri) / "text" for artifact in input_dict.get("source", [])]
         output.write_text("".join(source.read_text() for source in sources) + f"{node} ")
+
+
+def tell(control: Path, node: str, action: str | None) -> None:
+    """Have a node take one of `ACTIONS` from now on; None: succeed."""
+    (control / node).unlink(missing_ok=True)
+    if action is not None:
+        (control / node).write_text(action)
+
+
+def states(connection: metadata_store_pb2.ConnectionConfig) -> list[str]:
+    """Of all executions ever, in order."""
+    name = metadata_store_pb2.Execution.State.Name
+    executions = ml_metadata.MetadataStore(connection).get_executions()
+    return [name(each.last_known_state) for each in executions]
 
 
 def _fail(_: Path) -> None:

@@ -8,7 +8,7 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.proto import pusher_pb2
 from tfx.types import component_spec, standard_artifacts, standard_component_specs
 
-from components.atomic_pusher import executor
+from components.atomic_pusher import driver, executor
 
 
 class AtomicPusherSpec(standard_component_specs.PusherSpec):
@@ -36,6 +36,7 @@ class AtomicPusher(component.Pusher):
 
     SPEC_CLASS = AtomicPusherSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+    DRIVER_CLASS = driver.Driver
 
     def __init__(
         self,

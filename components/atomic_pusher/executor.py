@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,7 @@ class Executor(pusher.Executor):
         if not self.CheckBlessing(input_dict):
             self._MarkNotPushed(pushed)
             return
-        destination = pusher_pb2.PushDestination()
-        proto_utils.json_to_proto(
-            exec_properties[standard_component_specs.PUSH_DESTINATION_KEY], destination
-        )
-        base = destination.filesystem.base_directory
+        base = base_of(exec_properties)
         config = exec_properties[SERVED_CONFIG_KEY] or served.default_config(base)
         keys = None
         if exec_properties[PRIVATE_KEY_KEY]:
@@ -79,6 +76,15 @@ class Executor(pusher.Executor):
             blessing = artifact_utils.get_single_instance(infra)
             record["validated"] = blessing.get_string_custom_property("server")
         return record
+
+
+def base_of(exec_properties: Mapping[str, Any]) -> str:
+    """The path or URI of the folder of versions."""
+    destination = pusher_pb2.PushDestination()
+    proto_utils.json_to_proto(
+        exec_properties[standard_component_specs.PUSH_DESTINATION_KEY], destination
+    )
+    return str(destination.filesystem.base_directory)
 
 
 def push(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from components.image_evaluator.figures import SLICES
 
@@ -26,31 +27,104 @@ CLASS_FLOORS = {"min_class_precision": "precision", "min_class_recall": "recall"
 LATENCIES = {"max_latency_p50_ms": "p50_ms", "max_latency_p95_ms": "p95_ms"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Bounds:
-    """The gate's bounds, as `[evaluate]` of the configuration describes them; None for no bound.
+def _known_slices(bounds: dict[str, float]) -> dict[str, float]:
+    unknown = [name for name in bounds if name.partition("=")[0] not in (CLASS, *SLICES)]
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]!r} names no slice: give class, {', '.join(SLICES)}, or one value of "
+            "these, such as 'class=cat'"
+        )
+    return bounds
 
-    max_drop: by the name of a slice, "class", "class=cat", "brightness" or "brightness=dark", how
-    far accuracy may fall on it; the more specific name wins.
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Floor = Annotated[float | None, Field(ge=0, le=1)]
+
+
+class Bounds(BaseModel):
+    """The gate's bounds, which are `[evaluate]` of the configuration; None for no bound.
+
+    In `max_drop` the more specific name wins.
     """
 
-    min_accuracy: float | None = None
-    min_top_5_accuracy: float | None = None
-    min_balanced_accuracy: float | None = None
-    min_macro_precision: float | None = None
-    min_macro_recall: float | None = None
-    min_macro_f1: float | None = None
-    min_macro_auc: float | None = None
-    min_class_precision: float | None = None
-    min_class_recall: float | None = None
-    max_log_loss: float | None = None
-    max_ece: float | None = None
-    max_latency_p50_ms: float | None = None
-    max_latency_p95_ms: float | None = None
-    max_accuracy_drop: float = 0.0
-    max_drop: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    significance: float = 0.05
-    min_examples: int = 100
+    model_config = ConfigDict(frozen=True)
+
+    min_accuracy: _Floor = Field(
+        default=0.5, description="Lowest accuracy on the eval split that is blessed, 0 to 1."
+    )
+    min_top_5_accuracy: _Floor = Field(
+        default=None, description="Lowest share of images whose class is among the first five."
+    )
+    min_balanced_accuracy: _Floor = Field(
+        default=None, description="Lowest mean over the classes of their accuracy."
+    )
+    min_macro_precision: _Floor = Field(
+        default=None, description="Lowest mean over the classes of their precision."
+    )
+    min_macro_recall: _Floor = Field(
+        default=None, description="Lowest mean over the classes of their recall."
+    )
+    min_macro_f1: _Floor = Field(
+        default=None, description="Lowest mean over the classes of their F1."
+    )
+    min_macro_auc: _Floor = Field(
+        default=None, description="Lowest mean area under the classes' ROC curves."
+    )
+    min_class_precision: _Floor = Field(default=None, description="Lowest precision of any class.")
+    min_class_recall: _Floor = Field(default=None, description="Lowest recall of any class.")
+    max_log_loss: float | None = Field(
+        default=None, gt=0, description="Highest mean log loss, in nats."
+    )
+    max_ece: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Highest calibration error: the mean distance of confidence and accuracy.",
+    )
+    max_latency_p50_ms: float | None = Field(
+        default=None, gt=0, description="Highest median time for one image, in milliseconds."
+    )
+    max_latency_p95_ms: float | None = Field(
+        default=None, gt=0, description="Highest time for 95 in 100 single images, in milliseconds."
+    )
+    # Not more by default: a tolerance lets accuracy slide by that much with every run.
+    max_accuracy_drop: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="How far accuracy may fall below the latest blessed model's.",
+    )
+    max_drop: Annotated[dict[str, _Share], AfterValidator(_known_slices)] = Field(
+        default={},
+        description="How far accuracy may fall on every class (class), on one ('class=cat'), or on "
+        "images by size, aspect, brightness, source or span ('brightness=dark').",
+    )
+    significance: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="A fall counts where chance alone is less likely than this to explain it.",
+    )
+    min_examples: int = Field(
+        default=100,
+        ge=0,
+        description="With fewer images chance explains too much: there, any fall counts.",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> Self:
+        floors = (self.of(field) for field in (*FLOORS, *CLASS_FLOORS))
+        ceilings = (self.of(field) for field in (*CEILINGS, *LATENCIES))
+        drops = (self.max_accuracy_drop, *self.max_drop.values())
+        if (
+            not any(floors)
+            and all(bound is None for bound in ceilings)
+            and all(bound >= 1 for bound in drops)
+        ):
+            raise ValueError(
+                "no bound is left that a model could fail; set one, such as min_accuracy"
+            )
+        return self
 
     def of(self, field: str) -> float | None:
         """The bound in the field of that name."""
@@ -60,20 +134,3 @@ class Bounds:
     def applies(self, name: str, label: str) -> bool:
         """Whether a bound in `max_drop` is the one for a slice such as "brightness=dark"."""
         return name == label or (name == label.partition("=")[0] and label not in self.max_drop)
-
-    @property
-    def pass_everything(self) -> bool:
-        """Whether no model whatever could fail."""
-        floors = (self.of(field) for field in (*FLOORS, *CLASS_FLOORS))
-        ceilings = (self.of(field) for field in (*CEILINGS, *LATENCIES))
-        drops = (self.max_accuracy_drop, *self.max_drop.values())
-        return (
-            not any(floors)
-            and all(bound is None for bound in ceilings)
-            and all(bound >= 1 for bound in drops)
-        )
-
-
-def unknown_slices(names: Mapping[str, float]) -> list[str]:
-    """Those of the names in `max_drop` that name no feature."""
-    return [name for name in names if name.partition("=")[0] not in (CLASS, *SLICES)]

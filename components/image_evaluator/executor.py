@@ -89,7 +89,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         judged = _of_split(table, EVAL)
         verdict = gate.decide(
             gate.Evidence(
-                bounds=Bounds(**json.loads(exec_properties[BOUNDS_KEY])),
+                bounds=Bounds.model_validate_json(exec_properties[BOUNDS_KEY]),
                 candidate=result.candidate,
                 pairs=pairs(judged, classes) if BASELINE in models else None,
             ),

@@ -11,13 +11,12 @@ from typing import Any
 import tensorflow as tf
 
 from components.errors import BadDataError
+from components.wording import quoted
 
 FILE_NAME = "accounting.json"
 QUARANTINE = "quarantine.jsonl"
 DUPLICATES = "duplicates.jsonl"
 NEAR_DUPLICATES = "near_duplicates.jsonl"
-
-MAX_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,16 +82,9 @@ class Accounting:
             missing = [name for name in self.classes if name not in self.splits.get(split, {})]
             if missing:
                 raise BadDataError(
-                    f"{root}: the {split} split has no image of {shortened(map(repr, missing))}; "
+                    f"{root}: the {split} split has no image of {quoted(missing)}; "
                     f"add images of these classes or raise data.{split}"
                 )
-
-
-def shortened(lines: Iterable[str], joiner: str = ", ", limit: int = MAX_NAMED) -> str:
-    """The first few lines, and how many more there are."""
-    found = list(lines)
-    more = f" and {len(found) - limit:,} more" if len(found) > limit else ""
-    return joiner.join(found[:limit]) + more
 
 
 def write_accounting(accounting: Accounting, examples_uri: str) -> None:

@@ -20,7 +20,7 @@ class ImageExampleGenSpec(component_spec.ComponentSpec):
         standard_component_specs.INPUT_BASE_KEY: component_spec.ExecutionParameter(type=str),
         executor.SPLITS_KEY: component_spec.ExecutionParameter(type=str),
         executor.OPTIONS_KEY: component_spec.ExecutionParameter(type=str),
-        executor.CODE_KEY: component_spec.ExecutionParameter(type=str),
+        "code": component_spec.ExecutionParameter(type=str),
     }
     INPUTS: dict[str, component_spec.ChannelParameter] = {}
     OUTPUTS = {

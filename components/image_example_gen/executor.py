@@ -27,7 +27,6 @@ from components.progress import report
 
 SPLITS_KEY = "splits"
 OPTIONS_KEY = "options"
-CODE_KEY = "code"
 SPANS_KEY = "resolved_spans"  # added by the driver
 
 _OUTCOMES = "outcomes.json"
@@ -81,7 +80,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             return {index: [*found, *fresh.get(index, [])] for index, (found, _) in known.items()}
 
         data = list_data(source, options, _resolved(exec_properties))
-        code = exec_properties.get(CODE_KEY, "")
+        code = exec_properties.get("code", "")
         result = ingest(data, shares, options, work, examples.uri, code)
         result.write(examples.uri)
         names = split_names(shares, result.accounting)

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from components import reuse
 from components.errors import BadDataError
-from components.image_example_gen import near_duplicates, writing
+from components.image_example_gen import findings, near_duplicates, writing
 from components.image_example_gen.accounting import (
     DUPLICATES,
     NEAR_DUPLICATES,
     QUARANTINE,
     Accounting,
-    shortened,
     write_accounting,
     write_lines,
 )
 from components.image_example_gen.dataset import DataSet
+from components.image_example_gen.findings import Pair
 from components.image_example_gen.inputs import INPUTS_FILE, OUTSIDE, Input, Problem, judge, scan
 from components.image_example_gen.options import Options
 from components.image_example_gen.writing import Facts, Outcome, Target, Work
+from components.wording import shortened
 
 # Does the work, in any order and anywhere, and returns each one's outcomes by its index.
 Worker = Callable[[Sequence[Work], int], Mapping[int, list[Outcome]]]
@@ -32,11 +32,6 @@ Worker = Callable[[Sequence[Work], int], Mapping[int, list[Outcome]]]
 SPLITS = ("train", "eval", "test")
 HELD_OUT = SPLITS[1:]
 MAX_PAIRS_LISTED = 10_000
-IMBALANCE = 10  # times as many images in one class as in another
-TINY = 8  # times smaller than the median image, by the shorter side
-EXTREME_ASPECT = 5  # times longer than wide, or the reverse
-
-Pair = tuple[Input, Input]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +117,18 @@ def ingest(
         if output is not None:
             changed = shards | writing.move(output, moves)
             shards = {name: count for name, count in changed.items() if count is not None}
-    named = [(kept[pair.first], kept[pair.second]) for pair in pairs]
-    return _account(data, inputs, classes, facts, named, shards)
+    alike = [(kept[pair.first], kept[pair.second]) for pair in pairs]
+    by_name = sorted(inputs, key=lambda entry: entry.name)
+    return Ingest(
+        accounting=_account(data, inputs, classes, facts, alike),
+        shards=shards,
+        inputs=[_input_row(entry) for entry in inputs],
+        quarantine=[_quarantine_row(entry, entry.problem) for entry in by_name if entry.problem],
+        duplicates=[_duplicate_row(entry) for entry in by_name if entry.duplicate_of],
+        near_duplicates=[
+            _near_duplicate_row(pair) for pair in sorted(alike, key=_by_weight)[:MAX_PAIRS_LISTED]
+        ],
+    )
 
 
 def _pieces(
@@ -192,8 +197,7 @@ def _account(
     classes: list[str],
     facts: Mapping[str, Facts],
     pairs: list[Pair],
-    shards: Mapping[str, int],
-) -> Ingest:
+) -> Accounting:
     counts = Counter((entry.split, entry.label) for entry in inputs if entry.is_kept)
     found = {split for split, _ in counts}
     across_splits = [pair for pair in pairs if pair[0].split != pair[1].split]
@@ -222,53 +226,50 @@ def _account(
         },
         findings=[
             *data.notes,
-            *_pair_findings(across_splits, across_classes),
-            *_class_findings(counts, classes),
-            *_size_findings(facts),
+            *findings.of_pairs(across_splits, across_classes),
+            *findings.of_classes(counts, classes),
+            *findings.of_sizes(facts),
         ],
     )
     accounting.check_balance()
-    return Ingest(
-        accounting,
-        shards=shards,
-        inputs=[
-            {
-                "path": entry.name,
-                "label": entry.label,
-                "sha256": entry.sha256 or None,
-                "span": entry.span,
-                "fate": entry.fate,
-            }
-            for entry in inputs
-        ],
-        quarantine=[
-            {
-                "path": entry.name,
-                "sha256": entry.sha256 or None,
-                "kind": entry.problem.kind,
-                "reason": str(entry.problem),
-            }
-            for entry in sorted(inputs, key=lambda entry: entry.name)
-            if entry.problem
-        ],
-        duplicates=[
-            {"path": entry.name, "sha256": entry.sha256, "same_as": entry.duplicate_of}
-            for entry in sorted(inputs, key=lambda entry: entry.name)
-            if entry.duplicate_of
-        ],
-        near_duplicates=[
-            {
-                "paths": [entry.name for entry in pair],
-                "classes": [entry.label for entry in pair],
-                "splits": [entry.split for entry in pair],
-            }
-            # Those that matter most first, in case that there are too many.
-            for pair in sorted(
-                pairs,
-                key=lambda pair: (pair[0].label == pair[1].label, pair[0].split == pair[1].split),
-            )[:MAX_PAIRS_LISTED]
-        ],
-    )
+    return accounting
+
+
+def _input_row(entry: Input) -> dict[str, Any]:
+    return {
+        "path": entry.name,
+        "label": entry.label,
+        "sha256": entry.sha256 or None,
+        "span": entry.span,
+        "fate": entry.fate,
+    }
+
+
+def _quarantine_row(entry: Input, problem: Problem) -> dict[str, Any]:
+    return {
+        "path": entry.name,
+        "sha256": entry.sha256 or None,
+        "kind": problem.kind,
+        "reason": str(problem),
+    }
+
+
+def _duplicate_row(entry: Input) -> dict[str, Any]:
+    return {"path": entry.name, "sha256": entry.sha256, "same_as": entry.duplicate_of}
+
+
+def _near_duplicate_row(pair: Pair) -> dict[str, Any]:
+    return {
+        "paths": [entry.name for entry in pair],
+        "classes": [entry.label for entry in pair],
+        "splits": [entry.split for entry in pair],
+    }
+
+
+def _by_weight(pair: Pair) -> tuple[bool, bool]:
+    """Sorts those that matter most first, in case that there are too many."""
+    first, second = pair
+    return first.label == second.label, first.split == second.split
 
 
 def _digest(inputs: Sequence[Input], split: str) -> str:
@@ -281,67 +282,6 @@ def _digest(inputs: Sequence[Input], split: str) -> str:
 
 def _counted(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
-
-
-def _pair_findings(across_splits: list[Pair], across_classes: list[Pair]) -> list[str]:
-    found = []
-    if across_splits:
-        found.append(
-            f"{len(across_splits):,} pairs look the same in different splits, which flatters the "
-            f"evaluation (data.group_near_duplicates = true puts them together): "
-            f"{_named(across_splits)}"
-        )
-    if across_classes:
-        found.append(
-            f"{len(across_classes):,} pairs look the same in different classes, so one of each may "
-            f"be labelled wrong: {_named(across_classes)}"
-        )
-    return found
-
-
-def _named(pairs: list[Pair]) -> str:
-    return shortened([f"{first.name} = {second.name}" for first, second in pairs], limit=3)
-
-
-def _class_findings(counts: Mapping[tuple[str, str], int], classes: list[str]) -> list[str]:
-    sizes = {
-        label: sum(count for (_, of), count in counts.items() if of == label) for label in classes
-    }
-    if not sizes:
-        return []
-    largest, smallest = max(sizes, key=lambda k: sizes[k]), min(sizes, key=lambda k: sizes[k])
-    if sizes[largest] <= IMBALANCE * sizes[smallest]:
-        return []
-    return [
-        f"classes are out of balance: {sizes[largest]:,} images of {largest!r}, "
-        f"{sizes[smallest]:,} of {smallest!r}"
-    ]
-
-
-def _size_findings(facts: Mapping[str, Facts]) -> list[str]:
-    if not facts:
-        return []
-    median = statistics.median(min(fact.width, fact.height) for fact in facts.values())
-    tiny, extreme = [], []
-    for name, fact in sorted(facts.items()):
-        short, long = sorted((fact.width, fact.height))
-        shown = f"{name} ({fact.width} x {fact.height})"
-        if short * TINY < median:
-            tiny.append(shown)
-        if long > EXTREME_ASPECT * short:
-            extreme.append(shown)
-    found = []
-    if tiny:
-        found.append(
-            f"{len(tiny):,} images are tiny beside the median of {median:g} pixels: "
-            f"{shortened(tiny, limit=3)}"
-        )
-    if extreme:
-        found.append(
-            f"{len(extreme):,} images are more than {EXTREME_ASPECT} times as long as wide: "
-            f"{shortened(extreme, limit=3)}"
-        )
-    return found
 
 
 def work_here(options: Options) -> Worker:

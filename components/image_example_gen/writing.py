@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from components import features, reuse
-from components.image_example_gen.counter import Counter as Progress
+from components import features, progress, reuse
 from components.image_example_gen.dataset import SpanUnit
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.images import Picture, read_image
@@ -96,7 +95,7 @@ def write(work: Work, max_pixels: int, images: int, output: str | None) -> list[
     paths: dict[str, str] = {}
     outcomes: list[Outcome] = []
     tasks = _tasks(work, max_pixels, outcomes)
-    with contextlib.ExitStack() as stack, Progress("ingest", images, "images") as counter:
+    with contextlib.ExitStack() as stack, progress.Counter("ingest", images, "images") as counter:
         for position, split, record, fate in in_order(_encode, tasks, lambda task: task.item.size):
             outcomes.append((position, fate))
             counter.add()

@@ -11,7 +11,7 @@ from tfx.types import component_spec, standard_artifacts, standard_component_spe
 
 from components.image_example_validator import executor
 from components.image_example_validator.findings import Policy
-from components.image_example_validator.previous import PREVIOUS
+from components.resolvers.previous_statistics import PREVIOUS
 
 
 class ImageExampleValidatorSpec(component_spec.ComponentSpec):

@@ -28,12 +28,12 @@ from components.image_example_validator.findings import (
     Policy,
     class_findings,
 )
-from components.image_example_validator.previous import PREVIOUS, STATISTICS_ID
 from components.image_schema_gen.schema import class_counts, class_names, counted
 from components.progress import report
+from components.resolvers.previous_statistics import PREVIOUS, STATISTICS_ID
+from components.wording import shortened
 
 POLICY_KEY = "policy"
-MAX_LISTED = 5
 REFERENCE_SPLIT = "train"  # which the others are compared with
 
 # Ids are positions among the classes at hand, and all change when one is added; spans only grow.
@@ -193,9 +193,8 @@ def _act(findings: list[Finding], policy: Policy) -> None:
         else:
             report("note", text=f"warning: {finding}")
     if blocking:
-        more = f"; and {len(blocking) - MAX_LISTED} more" if len(blocking) > MAX_LISTED else ""
         raise BadDataError(
-            f"the data is not fit to train on: {'; '.join(map(str, blocking[:MAX_LISTED]))}{more}. "
+            f"the data is not fit to train on: {shortened(blocking, '; ')}. "
             "Fix the data; or the schema (perennial schema), if this is how the data should look; "
             "or let it pass with validation.warn"
         )

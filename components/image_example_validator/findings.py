@@ -13,6 +13,7 @@ import functools
 from collections.abc import Collection, Iterable, Iterator
 
 from components import features
+from components.wording import quoted
 
 CLASS_IMBALANCE = "CLASS_IMBALANCE"  # the largest class is too many times the smallest
 CLASS_MISSING = "CLASS_MISSING"  # the schema lists a class that a split has no image of
@@ -91,10 +92,7 @@ def class_findings(
 ) -> Iterator[Finding]:
     """Findings about the number of images of each class in a split."""
     if missing := [name for name in classes if not counts.get(name)]:
-        shown = ", ".join(map(repr, missing[:5])) + (
-            f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        )
-        text = f"no image of {shown}, which the schema lists"
+        text = f"no image of {quoted(missing)}, which the schema lists"
         yield Finding(split, features.LABEL_TEXT, CLASS_MISSING, text)
     if counts:
         most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)

@@ -12,7 +12,7 @@ from components.image_statistics_gen import executor
 class ImageStatisticsGenSpec(component_spec.ComponentSpec):
     """Parameters, input and output of ImageStatisticsGen."""
 
-    PARAMETERS = {executor.CODE_KEY: component_spec.ExecutionParameter(type=str)}
+    PARAMETERS = {"code": component_spec.ExecutionParameter(type=str)}
     INPUTS = {
         standard_component_specs.EXAMPLES_KEY: component_spec.ChannelParameter(
             type=standard_artifacts.Examples

@@ -20,7 +20,6 @@ from tfx.types import artifact_utils, standard_component_specs
 from components import features, reuse
 
 COLUMNS = "columns"  # folder of the derived features by shard, for the runs to come
-CODE_KEY = "code"
 ROWS = 1000  # of a batch: some 100 kB of derived features
 KINDS = {"bytes_list": tf.string, "int64_list": tf.int64, "float_list": tf.float32}
 
@@ -46,7 +45,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         statistics.span = examples.span
         splits = artifact_utils.decode_split_names(examples.split_names)
         files = reuse.files_of(examples.uri, splits)
-        made_by = reuse.key(exec_properties.get(CODE_KEY, ""))
+        made_by = reuse.key(exec_properties.get("code", ""))
         made = {name: f"{COLUMNS}/{name}-{made_by}" for split in splits for name in files[split]}
         reuse.take_over_known(examples.uri, statistics, made)
         with self._make_beam_pipeline() as pipeline:

@@ -26,10 +26,9 @@ from tfx.utils import io_utils
 from components import features, reuse
 from components.errors import BadDataError
 from components.image_schema_gen.schema import class_names
-from components.progress import report
+from components.progress import Counter
 
 PREFIX = "transformed_examples"
-PROGRESS_EVERY = 200  # images
 
 # What preprocessing_fn is given, each of shape [N, 1].
 INPUTS = {
@@ -182,16 +181,11 @@ class _TransformShard(beam.DoFn):
 
     def process(self, shard: tuple[str, str]) -> None:
         source, target = shard
-        unreported = 0
-        with tf.io.TFRecordWriter(f"{target}.partial") as writer:
+        with (
+            tf.io.TFRecordWriter(f"{target}.partial") as writer,
+            Counter("transform", self._images, "images") as counter,
+        ):
             for record in transform_records(self._graph_uri, source):
                 writer.write(record)
-                unreported += 1
-                if unreported == PROGRESS_EVERY:
-                    self._report(unreported)
-                    unreported = 0
+                counter.add()
         tf.io.gfile.rename(f"{target}.partial", target, overwrite=True)
-        self._report(unreported)
-
-    def _report(self, images: int) -> None:
-        report("step", what="transform", advance=images, total=self._images, unit="images")

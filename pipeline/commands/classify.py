@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.files import read_labels
 from pipeline.errors import ConfigError, DataError
 
 
@@ -27,10 +28,7 @@ def classify(
 ) -> None:
     """Say what is on images, by a pretrained BiT with the head it was published with."""
     contents = [_read(image) for image in images]
-    try:
-        names = labels.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--labels {labels}: cannot be read: {error}") from None
+    names = read_labels(labels)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     import tensorflow as tf

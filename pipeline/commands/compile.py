@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.commands.files import write
+from pipeline.commands.options import ConfigOption, SettingsOption, load
 from pipeline.errors import ConfigError
+from pipeline.noise import quiet
 
 if TYPE_CHECKING:
     from pipeline.config import Loaded
@@ -19,9 +22,7 @@ _SUFFIXES = (".yaml", ".yml")
 
 
 def compile_dag(
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file of settings.", metavar="FILE")
-    ] = None,
+    config: ConfigOption = None,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The pipeline.")] = Path(
         "pipeline.yaml"
     ),
@@ -33,36 +34,20 @@ def compile_dag(
             " to do; where there is not, it is the only pod.",
         ),
     ] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any setting, such as kubeflow.environment=gke; can be repeated.",
-        ),
-    ] = None,
+    settings: SettingsOption = None,
 ) -> None:
     """Write the DAG as a pipeline for Kubeflow, with the pools of kubeflow.pools.
 
     What a run can change is a parameter of the pipeline; everything else is as it is set here.
     """
-    from pipeline.config import load, parse_set
-    from pipeline.noise import quiet
-
     if output.suffix not in _SUFFIXES:
         raise ConfigError(f"--output {output}: must end with {' or '.join(_SUFFIXES)}")
-    loaded = load(config, dict(map(parse_set, settings or [])), scheduled=retrain)
+    loaded = load(config, {}, settings, scheduled=retrain)
     with tempfile.TemporaryDirectory(prefix="perennial-") as folder, quiet(Path(folder) / "log"):
         from kubeflow import compiler
 
         compiled = compiler.compile_pipeline(loaded, decides=retrain)
-    partial = output.with_name(f".{output.name}.partial")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(compiled.text, encoding="utf-8")
-        partial.replace(output)
-    except OSError as error:
-        raise ConfigError(f"--output {output}: cannot be written: {error.strerror}") from error
+    write(output, compiled.text)
     _say(loaded, [node.id for node in compiled.nodes], output)
 
 

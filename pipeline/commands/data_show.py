@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import html
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pipeline.errors import ConfigError
-from pipeline.settings import Config
+import typer
+
+from pipeline.commands.files import write
+from pipeline.commands.options import (
+    ConfigOption,
+    LogFormat,
+    LogFormatOption,
+    SettingsOption,
+    WorkspaceOption,
+    load,
+)
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+    from pipeline.settings import Config
 
 SPLIT = "train"
 SMALLEST_SHOWN = 96  # pixels on the page; smaller images are enlarged, each pixel a square
@@ -38,29 +47,32 @@ class ClassSamples:
     samples: list[Sample]
 
 
-def show(config: Config, log_format: str, output: Path, *, per_class: int, variants: int) -> int:
-    """Write the page. The data is ingested first, or taken from the cache.
+def show(
+    source: Annotated[
+        str | None, typer.Argument(metavar="DIR", help="Images, as --data of run takes them.")
+    ] = None,
+    config: ConfigOption = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose augmentation to show, such as vit.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("samples.html"),
+    per_class: Annotated[int, typer.Option(min=1, max=100, help="Images of each class.")] = 8,
+    variants: Annotated[int, typer.Option(min=1, max=20, help="Augmented versions of each.")] = 2,
+    settings: SettingsOption = None,
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Write a page with samples of every class, before and after the recipe's augmentation."""
+    flags = {"data.source": source, "train.recipe": recipe, "workspace": workspace}
+    loaded = load(config, flags, settings).config
 
-    Args:
-      config: names data, recipe and workspace.
-      log_format: "rich", "plain" or "json".
-      output: the HTML file; it needs no other.
-      per_class: samples of each class, the first ones of the training split.
-      variants: augmented versions of each.
-
-    Raises ConfigError where `output` cannot be written, and UserError as a run does.
-    """
     from pipeline.partial import run_nodes
 
-    with run_nodes(config, ("ImageExampleGen",), log_format) as outputs:
+    with run_nodes(loaded, ("ImageExampleGen",), log_format.resolved) as outputs:
         (examples,) = outputs["ImageExampleGen"]["examples"]
-        classes = list(_samples(config, examples.uri, per_class, variants))
-    try:
-        output.write_text(page(config, classes), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--output {str(output)!r}: {error.strerror}") from None
+        classes = list(_samples(loaded, examples.uri, per_class, variants))
+    write(output, _page(loaded, classes))
     print(f"{output}: {sum(len(each.samples) for each in classes)} images; open it in a browser")
-    return 0
 
 
 def _samples(
@@ -152,10 +164,10 @@ def _png(image: tf.Tensor) -> bytes:
     return tf.io.encode_png(image).numpy()
 
 
-def page(config: Config, classes: list[ClassSamples]) -> str:
-    """The page. Names of classes and files are shown as text, whatever is in them."""
+def _page(config: Config, classes: list[ClassSamples]) -> str:
+    from pipeline.report import page
+
     size = config.transform.image_size
-    shown = max(size, SMALLEST_SHOWN)
     augmented = any(sample.after for each in classes for sample in each.samples)
     facts = [
         f"{len(classes)} classes, {sum(each.images for each in classes):,} training images",
@@ -164,58 +176,6 @@ def page(config: Config, classes: list[ClassSamples]) -> str:
         if augmented
         else "this recipe changes nothing in training",
     ]
-    return _PAGE.format(
-        title=html.escape(f"Samples of {config.data.source}"),
-        facts="".join(f"<li>{html.escape(fact)}</li>" for fact in facts),
-        shown=shown,
-        sections="\n".join(map(_section, classes)),
+    return page.template("samples.html").render(
+        source=config.data.source, facts=facts, classes=classes, side=max(size, SMALLEST_SHOWN)
     )
-
-
-def _section(group: ClassSamples) -> str:
-    columns = "".join(
-        '<div class="sample">'
-        + "".join(
-            f'<img class="{kind}" alt="{html.escape(sample.name)}" '
-            f'title="{html.escape(sample.name)}" src="data:image/png;base64,'
-            f'{base64.b64encode(png).decode()}">'
-            for kind, png in [
-                ("before", sample.before),
-                *(("after", each) for each in sample.after),
-            ]
-        )
-        + f'<span class="name">{html.escape(sample.name.rpartition("/")[2])}</span></div>'
-        for sample in group.samples
-    )
-    return (
-        f"<section><h2>{html.escape(group.label)} <small>{group.images:,} images</small></h2>"
-        f'<div class="samples">{columns}</div></section>'
-    )
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; padding: 0 1.5rem;
- max-width: 90rem; }}
-h1 {{ font-size: 1.4rem; margin: 0; overflow-wrap: anywhere; }}
-h2 {{ font-size: 1.05rem; margin: 1.75rem 0 .5rem; overflow-wrap: anywhere; }}
-ul {{ margin: .5rem 0 0; padding: 0; list-style: none; }}
-ul, small, .name {{ color: GrayText; font-weight: normal; }}
-.samples {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
-.sample {{ display: flex; flex-direction: column; gap: 4px; width: {shown}px; }}
-img {{ width: {shown}px; height: {shown}px; image-rendering: pixelated; border-radius: 4px; }}
-.before {{ margin-bottom: 6px; outline: 2px solid #2a7de1; }}
-.name {{ font-size: .75rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }}
-</style>
-<h1>{title}</h1>
-<ul>{facts}</ul>
-{sections}
-</html>
-"""

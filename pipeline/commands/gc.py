@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pipeline.commands.options import ConfigOption, WorkspaceOption, load
+
 
 def collect(
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file of settings.", metavar="FILE")
-    ] = None,
-    workspace: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of the runs (default: workspace).")
-    ] = None,
+    config: ConfigOption = None,
+    workspace: WorkspaceOption = None,
     keep: Annotated[int, typer.Option(min=1, help="Latest runs that are kept.")] = 10,
     older_than: Annotated[
         float, typer.Option("--older-than", metavar="DAYS", min=0, help="Younger runs are kept.")
@@ -29,12 +26,11 @@ def collect(
     Nothing is removed without --apply. The runs' reports, logs and history stay.
     """
     from components.errors import PushRefusedError
-    from pipeline.config import load
     from pipeline.errors import ConfigError
     from pipeline.retraining import hygiene
     from pipeline.workspace import Workspace
 
-    settings = load(config, {} if workspace is None else {"workspace": workspace}).config
+    settings = load(config, {"workspace": workspace}, None).config
     place = Workspace(settings.workspace)
     now = datetime.datetime.now(datetime.UTC)
     with place.lock():

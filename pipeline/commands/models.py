@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption
 from pipeline.errors import ConfigError
 from pipeline.noise import quiet
 
@@ -31,7 +32,6 @@ ModelOption = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="The model; not needed where there is one."),
 ]
-WorkspaceOption = Annotated[Path, typer.Option(help="Folder of the runs.", metavar="DIR")]
 DirectoryOption = Annotated[
     str | None,
     typer.Option(
@@ -39,7 +39,7 @@ DirectoryOption = Annotated[
         help="Folder of numbered versions, where push.directory is not in the workspace.",
     ),
 ]
-ConfigOption = Annotated[
+ServedConfigOption = Annotated[
     str | None,
     typer.Option(
         "--config-file",
@@ -68,10 +68,10 @@ TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for a server
 
 def models(
     model: ModelOption = None,
-    workspace: WorkspaceOption = Path("workspace"),
+    workspace: RunsOption = RUNS,
     directory: DirectoryOption = None,
-    config_file: ConfigOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    config_file: ServedConfigOption = None,
+    as_json: JsonLinesOption = False,
 ) -> None:
     """List the pushed versions: run, metrics, labels and verdict."""
     from pipeline.serving import promotion
@@ -79,7 +79,7 @@ def models(
     target = _target(workspace, model, directory, config_file)
     if target.base is None:
         raise ConfigError("the versions cannot be seen from here; name their folder: --directory")
-    rows = _rows(target.base, promotion.current(target))
+    rows = _rows(target, promotion.current(target))
     if as_json:
         for row in rows:
             print(json.dumps(row))
@@ -91,9 +91,9 @@ def promote(
     version: Annotated[int, typer.Argument(help="A version that `perennial models` lists.", min=1)],
     to: Annotated[Label, typer.Option(help="canary first, then stable.")],
     model: ModelOption = None,
-    workspace: WorkspaceOption = Path("workspace"),
+    workspace: RunsOption = RUNS,
     directory: DirectoryOption = None,
-    config_file: ConfigOption = None,
+    config_file: ServedConfigOption = None,
     server: ServerOption = None,
     timeout: TimeoutOption = 120.0,
     public_key: PublicKeyOption = None,
@@ -115,9 +115,9 @@ def promote(
 
 def rollback(
     model: ModelOption = None,
-    workspace: WorkspaceOption = Path("workspace"),
+    workspace: RunsOption = RUNS,
     directory: DirectoryOption = None,
-    config_file: ConfigOption = None,
+    config_file: ServedConfigOption = None,
     server: ServerOption = None,
     timeout: TimeoutOption = 120.0,
     public_key: PublicKeyOption = None,
@@ -155,7 +155,7 @@ def _located(
     from pipeline.serving.promotion import Target
 
     if directory is not None:
-        base = directory if storage.is_uri(directory) else str(Path(directory).absolute())
+        base = _absolute(directory)
         config = config_file or served.default_config(base)
         return Target(model or storage.name(base), base, _absolute(config))
     if config_file is not None:
@@ -166,13 +166,10 @@ def _located(
 
 
 def _target_of_config(location: str, model: str | None) -> Target:
-    from components.atomic_pusher import served, storage
-    from pipeline.serving.promotion import Target
+    from components.atomic_pusher import storage
+    from pipeline.serving.promotion import Target, read_config
 
-    try:
-        found = {m.name: m.base_path for m in served.read(location).model_config_list.config}
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    found = {m.name: m.base_path for m in read_config(location).model_config_list.config}
     if (model or (len(found) == 1 and next(iter(found)))) not in found:
         there_are = ", ".join(found) or "none"
         raise ConfigError(f"{location}: name the model; there are: {there_are}")
@@ -195,14 +192,11 @@ def _check_servers(servers: list[str] | None) -> None:
             raise ConfigError(f"--server {server}: must be HOST:PORT, such as localhost:8500")
 
 
-def _rows(base: str, serving: Serving) -> list[dict[str, Any]]:
+def _rows(target: Target, serving: Serving) -> list[dict[str, Any]]:
     from components.atomic_pusher import versions
-    from components.errors import PushRefusedError
+    from pipeline.serving.promotion import find_versions
 
-    try:
-        numbers = versions.find(base)
-    except PushRefusedError as error:
-        raise ConfigError(str(error)) from error
+    base, numbers = target.base or "", find_versions(target)
     rows = []
     for number in reversed(numbers):
         manifest = versions.read_manifest(base, number)

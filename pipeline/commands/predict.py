@@ -13,16 +13,17 @@ from urllib.parse import urlsplit
 
 import typer
 
+from pipeline.commands.files import read_labels
+from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption
 from pipeline.console import printable
 from pipeline.errors import ConfigError, DataError
+from pipeline.noise import quiet
 
 if TYPE_CHECKING:
     import numpy as np
 
 _BATCH = 16  # images a request
-_MAX_PIXELS = 100_000_000  # as data.max_pixels
 _SAVED = "saved_model.pb"
-_CLASSES = Path("assets.extra") / "classes.json"
 _ADDRESS = re.compile(r"[^/\s]+:\d+")
 
 # Encoded images to their probabilities [N, classes] and likeliest classes.
@@ -41,10 +42,8 @@ def predict(
         list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")
     ],
     top: Annotated[int, typer.Option(min=1, metavar="K", help="Classes shown for each image.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
-    workspace: Annotated[Path, typer.Option(help="Folder of the runs.", metavar="DIR")] = Path(
-        "workspace"
-    ),
+    as_json: JsonLinesOption = False,
+    workspace: RunsOption = RUNS,
     name: Annotated[
         str, typer.Option(metavar="NAME", help="The model, where a server is asked.")
     ] = "perennial",
@@ -61,8 +60,6 @@ def predict(
 
     Files that a model cannot read, such as TIFF, are converted first, as for training.
     """
-    from pipeline.noise import quiet
-
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet(Path(os.devnull)):  # what it says while it is loaded is not for us
         files = list(_files(images))
@@ -100,12 +97,13 @@ def _predicted(
 
     from components.image_example_gen.files import Unusable
     from components.image_example_gen.images import read_image
+    from components.image_example_gen.options import Options
 
     prepared: dict[int, bytes] = {}
     problems: dict[int, str] = {}
     for index, file in enumerate(files):
         try:
-            prepared[index] = read_image(file.read_bytes(), _MAX_PIXELS).encoded
+            prepared[index] = read_image(file.read_bytes(), Options.max_pixels).encoded
         except OSError as error:
             problems[index] = error.strerror or str(error)
         except Unusable as error:
@@ -179,15 +177,12 @@ def _newest(base: Path) -> Path | None:
 
 def _labels(given: Path | None, base: Path, folder: Path | None = None) -> list[str]:
     """The class names of the file, or else of the model in `folder`, or else the newest in base."""
+    from pipeline.serving.model import CLASSES_FILE, read_classes
+
     if given is not None:
-        try:
-            return given.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"--labels {given}: cannot be read: {error}") from None
+        return read_labels(given)
     where = folder or _newest(base)
-    if where is None or not (where / _CLASSES).is_file():
-        return []
-    return [str(name) for name in json.loads((where / _CLASSES).read_text(encoding="utf-8"))]
+    return read_classes(where / CLASSES_FILE) if where else []
 
 
 def _saved_model(folder: Path) -> Predict:

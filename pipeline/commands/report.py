@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption
 from pipeline.console import printable
 from pipeline.errors import ConfigError
 
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
 MAX_ROWS = 10  # of confusions, weakest classes and mistakes
 _PIPE_COLUMNS = 160  # where there is no terminal to ask
 
-WorkspaceOption = Annotated[Path, typer.Option(help="Folder of the runs.", metavar="DIR")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _RUN = "Id of a run, its beginning or end; or latest."
 
 
 def report(
-    run: Annotated[str, typer.Argument(metavar="[RUN]", help=_RUN)] = "latest",
-    workspace: WorkspaceOption = Path("workspace"),
+    run: Annotated[str, typer.Argument(metavar="RUN", help=_RUN)] = "latest",
+    workspace: RunsOption = RUNS,
     output: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder to write to (default: the run's own)."),
@@ -55,8 +55,8 @@ def report(
 
 
 def runs(
-    workspace: WorkspaceOption = Path("workspace"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    workspace: RunsOption = RUNS,
+    as_json: JsonLinesOption = False,
 ) -> None:
     """List the runs, newest first."""
     from pipeline.report import history
@@ -86,7 +86,7 @@ def runs(
 
 def show(
     run: Annotated[str, typer.Argument(metavar="RUN", help=_RUN)] = "latest",
-    workspace: WorkspaceOption = Path("workspace"),
+    workspace: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
     """Show what the report of a run says."""
@@ -100,7 +100,7 @@ def show(
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=_RUN)],
     b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
-    workspace: WorkspaceOption = Path("workspace"),
+    workspace: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
     """Show in what two runs differ: figures, classes, data and settings."""

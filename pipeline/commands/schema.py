@@ -7,64 +7,83 @@ A curated schema fixes the classes, their order, and what each derived feature m
 from __future__ import annotations
 
 import difflib
-import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from pipeline.commands.files import write
+from pipeline.commands.options import (
+    ConfigOption,
+    LogFormat,
+    LogFormatOption,
+    SettingsOption,
+    WorkspaceOption,
+    load,
+)
 from pipeline.errors import ConfigError, DataError, SchemaDiffers
 from pipeline.noise import quiet
-from pipeline.settings import Config
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from tensorflow_metadata.proto.v0 import schema_pb2
     from tfx.types import Artifact
 
+    from pipeline.settings import Config
+
 STATISTICS_NODES = ("ImageExampleGen", "StatisticsGen")
 
 
-def candidate_path(config: Config) -> Path:
-    """Where `infer` writes, and `review` and `accept` look."""
-    return config.workspace / "schema" / "candidate.pbtxt"
+SchemaOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The committed schema (default: data.schema_file)."),
+]
 
 
-def infer(config: Config, log_format: str, *, ingest: bool, fresh: bool) -> int:
-    """Write a candidate schema for the data, and say where.
+def infer(
+    config: ConfigOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="digits|DIR", help="Read these images, not the latest run's."),
+    ] = None,
+    schema: SchemaOption = None,
+    workspace: WorkspaceOption = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Do not start from the committed schema.")
+    ] = False,
+    settings: SettingsOption = None,
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Write a candidate schema: the committed one, widened to what the data has."""
+    flags = {"data.source": data, "data.schema_file": schema, "workspace": workspace}
+    loaded = load(config, flags, settings).config
 
-    It keeps what the committed schema says and adds what the data has beyond that; new classes come
-    after the known ones, whose ids stay.
-
-    Args:
-      config: names workspace, data and committed schema.
-      log_format: "rich", "plain" or "json".
-      ingest: read the configured data first; otherwise the statistics of the latest run are used.
-      fresh: leave the committed schema out of it.
-
-    Raises DataError where the data cannot be used, ConfigError where there are no statistics yet.
-    """
     from pipeline.partial import latest_artifact, run_nodes
     from pipeline.run import new_run_id
 
-    if ingest:
-        with run_nodes(config, STATISTICS_NODES, log_format) as outputs:
-            schema = _infer(config, outputs["StatisticsGen"]["statistics"][0], fresh)
+    if data is not None:
+        with run_nodes(loaded, STATISTICS_NODES, log_format.resolved) as outputs:
+            found = _infer(loaded, outputs["StatisticsGen"]["statistics"][0], fresh)
     else:
-        with quiet(Workspace(config.workspace).log_path(new_run_id())):
-            statistics = latest_artifact(config, "ExampleStatistics")
+        with quiet(Workspace(loaded.workspace).log_path(new_run_id())):
+            statistics = latest_artifact(loaded, "ExampleStatistics")
             if statistics is None:
                 raise ConfigError(
-                    f"workspace {config.workspace} has no statistics yet: give --data, or run "
+                    f"workspace {loaded.workspace} has no statistics yet: give --data, or run "
                     "`perennial run` first"
                 )
-            schema = _infer(config, statistics, fresh)
-    _write(candidate_path(config), _text(schema))
-    print(f"{candidate_path(config)} is written; next: perennial schema review")
-    return 0
+            found = _infer(loaded, statistics, fresh)
+    candidate = _candidate(loaded)
+    write(candidate, _text(found))
+    print(f"{candidate} is written; next: perennial schema review")
 
 
 def _infer(config: Config, statistics: Artifact, fresh: bool) -> schema_pb2.Schema:
+    """A schema for the data: what the committed one says, and what the data has beyond that.
+
+    New classes come after the known ones, whose ids stay.
+    """
     from tfx.components.statistics_gen import stats_artifact_utils
     from tfx.types import artifact_utils
 
@@ -81,13 +100,11 @@ def _infer(config: Config, statistics: Artifact, fresh: bool) -> schema_pb2.Sche
     return inference.infer(splits, classes, base)
 
 
-def review(config: Config) -> int:
-    """Print what the candidate would change in the committed schema.
-
-    Raises SchemaDiffers where it would change anything, ConfigError where one of the two is not
-    named or missing.
-    """
-    candidate, committed = candidate_path(config), _committed(config)
+def review(
+    config: ConfigOption = None, schema: SchemaOption = None, workspace: WorkspaceOption = None
+) -> None:
+    """Print what the candidate would change; exit code 8 where that is anything."""
+    candidate, committed = _files(config, schema, workspace)
     old = _lines(_read(committed)) if committed.exists() else []
     changes = list(_changes(old, _lines(_read(_existing(candidate)))))
     print("\n".join(changes) or f"{committed}: nothing would change")
@@ -95,24 +112,27 @@ def review(config: Config) -> int:
         raise SchemaDiffers(
             f"{candidate} differs from {committed}; `perennial schema accept` takes it over"
         )
-    return 0
 
 
-def accept(config: Config) -> int:
-    """Make the candidate the committed schema, in one rename.
-
-    Raises ConfigError where the file is not named or cannot be written.
-    """
-    candidate, committed = _existing(candidate_path(config)), _committed(config)
-    _write(committed, _text(_read(candidate)))
+def accept(
+    config: ConfigOption = None, schema: SchemaOption = None, workspace: WorkspaceOption = None
+) -> None:
+    """Make the candidate the committed schema."""
+    candidate, committed = _files(config, schema, workspace)
+    write(committed, _text(_read(_existing(candidate))))
     print(f"{committed}: accepted; it counts in runs with data.schema_file = {str(committed)!r}")
-    return 0
 
 
-def _committed(config: Config) -> Path:
-    if config.data.schema_file is None:
+def _files(config: Path | None, schema: Path | None, workspace: str | None) -> tuple[Path, Path]:
+    """The candidate and the committed schema."""
+    loaded = load(config, {"data.schema_file": schema, "workspace": workspace}, None).config
+    if loaded.data.schema_file is None:
         raise ConfigError("which schema? give --schema FILE, or set data.schema_file")
-    return config.data.schema_file
+    return _candidate(loaded), loaded.data.schema_file
+
+
+def _candidate(config: Config) -> Path:
+    return config.workspace / "schema" / "candidate.pbtxt"
 
 
 def _existing(candidate: Path) -> Path:
@@ -165,19 +185,3 @@ def _changes(old: list[str], new: list[str]) -> Iterator[str]:
     for line in difflib.ndiff(old, new):
         if line[0] in "+-":
             yield line
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace `path`, so that a reader sees the old content or the new."""
-    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from pipeline.commands.options import RUNS, RunsOption
 from pipeline.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pipeline.serving import launch
-
-_LOOPBACK = "127.0.0.1"
+from pipeline.serving import launch
 
 
 def serve(
@@ -21,14 +18,12 @@ def serve(
         str | None,
         typer.Argument(help="Name of the model; not needed where there is one.", metavar="[MODEL]"),
     ] = None,
-    workspace: Annotated[Path, typer.Option(help="Folder of the runs.", metavar="DIR")] = Path(
-        "workspace"
-    ),
+    workspace: RunsOption = RUNS,
     port: Annotated[int, typer.Option(help="For gRPC.", min=1, max=65535)] = 8500,
     rest_port: Annotated[int, typer.Option(help="For REST and the page.", min=1, max=65535)] = 8501,
     host: Annotated[
         str, typer.Option(help="Address to listen on; others than loopback let others in.")
-    ] = _LOOPBACK,
+    ] = launch.LOOPBACK,
     own: Annotated[
         bool, typer.Option("--own", help="Use the development server even if another is present.")
     ] = False,
@@ -54,12 +49,10 @@ def serve(
     it, and keeps the old one where that fails. The others load whatever they are told, so with them
     only promoted versions can be served, which are checked here and by `perennial promote`.
     """
-    from pipeline.serving import launch
-
-    source = _source(Path(workspace).absolute() / "serving", model)
+    source = _source(workspace.absolute() / "serving", model)
     backend = launch.own_backend() if own else launch.find_backend()
     everywhere = backend.kind is launch.Kind.TENSORFLOW_SERVING
-    if everywhere and host != _LOOPBACK:
+    if everywhere and host != launch.LOOPBACK:
         raise ConfigError(
             f"--host {host}: tensorflow_model_server always listens on every address; leave --host "
             "out, or use --own"
@@ -75,18 +68,17 @@ def serve(
 
 def _source(serving: Path, model: str | None) -> launch.Source:
     from components.atomic_pusher.served import FILE
-    from pipeline.serving.launch import Source
     from pipeline.serving.promotion import Target, follow_newest
 
     config = serving / FILE
     if config.exists():
-        source = Source.of_config(config)
+        source = launch.Source.of_config(config)
         if model is None or model in source.models:
             return source
     name = pushed_model(serving, model)
     # With a file to follow from the start, a promotion needs no restart.
     follow_newest(Target(name, str(serving / name), str(config)))
-    return Source.of_config(config)
+    return launch.Source.of_config(config)
 
 
 def _check_promoted(source: launch.Source, public_key: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import subprocess
 
 from pipeline.fingerprint import ROOT
+from pipeline.installed import PACKAGES, version_of
 from pipeline.report.facts import Code
 
-_PACKAGES = ("perennial", "tfx", "tensorflow", "keras")
+# Images, weights and settings of the user may lie beside them.
+_CODE = ("pipeline", "components", "trainer_module", "kubeflow", "requirements.lock")
 
 
 def find() -> Code:
@@ -17,16 +18,12 @@ def find() -> Code:
     # A tree that only lies in another project's checkout has no commit of its own.
     top, commit = _git("rev-parse", "--show-toplevel"), _git("rev-parse", "HEAD")
     own = top == str(ROOT)
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    found = {package: version_of(package) for package in PACKAGES}
+    installed = {package: version for package, version in found.items() if version}
     return Code(
-        versions=versions,
+        versions={"python": platform.python_version(), **installed},
         commit=commit if own else "",
-        modified=own and bool(_git("status", "--porcelain")),
+        modified=own and bool(_git("status", "--porcelain", "--", *_CODE)),
     )
 
 

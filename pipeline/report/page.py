@@ -47,7 +47,7 @@ def render(
       index: the page of all runs, if there is one.
     """
     evaluation = facts.evaluation
-    return _template("run.html").render(
+    return template("run.html").render(
         facts=facts,
         run=facts.run,
         plots={plot.name: plot for plot in plots},
@@ -72,7 +72,7 @@ def render_index(
     plot: Plot | None,
 ) -> str:
     """The page of all runs, which like `promotions` come newest first. `pages`: ids with a page."""
-    return _template("index.html").render(
+    return template("index.html").render(
         workspace=workspace, runs=runs, pages=pages, promotions=promotions, plot=plot
     )
 
@@ -194,7 +194,8 @@ def _weights(run: Run) -> Mapping[str, Any] | None:
     return found if found.get("source") else None
 
 
-def _template(name: str) -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A file of templates/, which escapes what it is given."""
     return _environment().get_template(name)
 
 
@@ -215,6 +216,7 @@ def _environment() -> jinja2.Environment:
         "figure": figure,
         "interval": interval,
         "duration": duration,
+        "thousands": "{:,}".format,
         "picture": _picture,
         "moment": _moment,
         "svg": lambda plot: Markup(plot.inline),  # matplotlib has escaped what it drew

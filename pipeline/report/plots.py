@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline.console import printable
 from pipeline.report.facts import Data, Facts, Promotion, Run, Training
 
 if TYPE_CHECKING:
@@ -83,7 +84,17 @@ class Plot(NamedTuple):
     @property
     def inline(self) -> str:
         """The SVG element for a page, whose stylesheet colours it."""
-        return _inline(self)
+        svg = self.svg[self.svg.index("<svg") :]
+        # Its own size would not shrink with the page.
+        svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+        svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+        # Ids of groups are the same in every figure and nothing refers to them.
+        svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+        svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{self.name}-", svg)
+        svg = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+        for color, name in _PROPERTIES.items():
+            svg = svg.replace(color, f"var({name})")
+        return svg
 
 
 def draw(facts: Facts) -> list[Plot]:
@@ -137,24 +148,10 @@ def _finished(name: str, title: str, text: str, figure: Figure) -> Plot:
     return Plot(name, title, text, svg.getvalue(), png.getvalue(), width)
 
 
-def _inline(plot: Plot) -> str:
-    svg = plot.svg[plot.svg.index("<svg") :]
-    # Its own size would not shrink with the page.
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    # Ids of groups are the same in every figure and nothing refers to them.
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{plot.name}-", svg)
-    svg = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", svg)
-    for color, name in _PROPERTIES.items():
-        svg = svg.replace(color, f"var({name})")
-    return svg
-
-
 def shortened(name: str) -> str:
     """A class name as it fits into a figure."""
-    printable = "".join(char if char.isprintable() else "?" for char in name)
-    return printable if len(printable) <= _LONGEST else f"{printable[: _LONGEST - 1]}…"
+    shown = printable(name)
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
 
 
 def _classes(data: Data) -> _Drawn:
@@ -459,8 +456,22 @@ def _history(runs: Sequence[Run], promotions: Sequence[Promotion]) -> _Drawn:
                 ha="center",
                 fontsize=10,
             )
+    _mark_promotions(axes, [run for run, _ in known], promotions)
+    axes.set_xlim(-0.6, max(len(known) - 0.4, 0.6))
+    every = max(1, len(known) // 8)
+    ticks = list(places)[::-1][::every][::-1]
+    axes.set_xticks(ticks, [known[place][0].started[5:16].replace("T", "\n") for place in ticks])
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
+    axes.set_ylabel("accuracy")
+    _legend(axes)
+    last = f"; the latest is {percent(known[-1][1].value, 2)}" if known else ""
+    text = f"Accuracy of {len(known)} candidates in the order of their runs{last}."
+    return "Accuracy by run", text, figure
+
+
+def _mark_promotions(axes: Axes, runs: Sequence[Run], promotions: Sequence[Promotion]) -> None:
     for promotion in promotions:
-        between = sum(run.started <= promotion.at for run, _ in known) - 0.5
+        between = sum(run.started <= promotion.at for run in runs) - 0.5
         axes.axvline(between, color=MUTED, linewidth=1, linestyle=":")
         axes.annotate(
             ", ".join(f"{label} v{version}" for label, version in promotion.labels.items()),
@@ -472,13 +483,3 @@ def _history(runs: Sequence[Run], promotions: Sequence[Promotion]) -> _Drawn:
             fontsize=10,
             color=MUTED,
         )
-    axes.set_xlim(-0.6, max(len(known) - 0.4, 0.6))
-    every = max(1, len(known) // 8)
-    ticks = list(places)[::-1][::every][::-1]
-    axes.set_xticks(ticks, [known[place][0].started[5:16].replace("T", "\n") for place in ticks])
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
-    axes.set_ylabel("accuracy")
-    _legend(axes)
-    last = f"; the latest is {percent(known[-1][1].value, 2)}" if known else ""
-    text = f"Accuracy of {len(known)} candidates in the order of their runs{last}."
-    return "Accuracy by run", text, figure

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 # What ImageExampleGen's driver writes on its output, and Transform does not on its own.
 _FINGERPRINT = "input_fingerprint"
-_TOLD = "blessed"
-_MODEL = "current_model_id"
+# What the Evaluator writes on a blessing.
+BLESSED, MODEL = "blessed", "current_model_id"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +57,15 @@ def read(connection: metadata_store_pb2.ConnectionConfig, pipeline: str) -> Hist
     blessings = {
         each.id: each
         for each in artifacts
-        if types[each.type_id] == "ModelBlessing" and _MODEL in each.custom_properties
+        if types[each.type_id] == "ModelBlessing" and MODEL in each.custom_properties
     }
     # A model that is judged once more is taken from the cache: a new execution, the same blessing.
     judged: dict[int, tuple[int, bool]] = {}
     for event in store.get_events_by_artifact_ids(list(blessings)):
         properties = blessings[event.artifact_id].custom_properties
-        model = properties[_MODEL].int_value
+        model = properties[MODEL].int_value
         if model in models and models[model].state == models[model].LIVE:
-            told = (event.execution_id, properties[_TOLD].int_value == 1)
+            told = (event.execution_id, properties[BLESSED].int_value == 1)
             judged[model] = max(judged.get(model, told), told)
     blessed = [model for model, (_, is_blessed) in judged.items() if is_blessed]
 

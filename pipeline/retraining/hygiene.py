@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.atomic_pusher import served, versions
+from pipeline.retraining.history import BLESSED, MODEL
 from pipeline.settings import Config
 from pipeline.workspace import Workspace
 
@@ -108,9 +109,9 @@ def _of_champions(
     """What the last blessed models were made of, and all that was made with it."""
     verdicts = sorted(
         (
-            each.custom_properties["current_model_id"].int_value,
+            each.custom_properties[MODEL].int_value,
             each.id,
-            each.custom_properties["blessed"].int_value == 1,
+            each.custom_properties[BLESSED].int_value == 1,
         )
         for each in artifacts
         if each.type == "ModelBlessing"

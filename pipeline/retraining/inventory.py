@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from components.atomic_pusher import storage
 from components.image_example_gen import files, source_name
 from components.image_example_gen.dataset import DataSet, SpanUnit, list_data
 from components.image_example_gen.inputs import scan
@@ -176,7 +177,4 @@ def _load(memo: Path) -> dict[str, tuple[str, dict[str, Entry]]]:
 
 
 def _save(memo: Path, spans: Mapping[str, tuple[str, dict[str, Entry]]]) -> None:
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    partial = memo.with_suffix(".partial")
-    partial.write_text(json.dumps(spans), encoding="utf-8")
-    partial.replace(memo)
+    storage.write_text(str(memo), json.dumps(spans))

@@ -33,9 +33,8 @@ def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
             return None
     except urllib.error.HTTPError as error:
         return f"nobody was told: the webhook answered {error.code}"
-    except (
-        Exception
-    ) as error:  # of urllib, http.client, ssl and socket; their texts may name the URL
+    # Of urllib, http.client, ssl and socket; their texts may name the URL.
+    except Exception as error:
         return f"nobody was told: the webhook of {config.webhook_env}: {_kind(error)}"
 
 

@@ -29,7 +29,7 @@ def retrain(
     force: bool = False,
     dry_run: bool = False,
     now: datetime.datetime | None = None,
-) -> int:
+) -> None:
     """Decide whether to retrain, say why, and do it.
 
     Args:
@@ -40,7 +40,7 @@ def retrain(
       dry_run: decide only; nothing but measured drift is recorded, and nobody is told.
       now: the time that ages are measured by, UTC; the clock's if None.
 
-    Returns 0 where a model is pushed or was already, and where there was nothing to do. Raises
+    Returns where a model is pushed or was already, and where there was nothing to do. Raises
     UserError otherwise: DriftFound where drift is an alarm and nothing is retrained.
     """
     check_paths(config)
@@ -56,15 +56,14 @@ def retrain(
         decision = decide(situation, config.retrain)
         night.say("decision", str(decision), **decision.as_json())
         if dry_run:
-            return 0
+            return
         record(night.place, decision, situation)
         if decision.alarm:
             night.notify("drift", str(decision))
         if decision.retrain:
-            return night.run(origins)
-    if decision.alarm:
-        raise DriftFound("; ".join(decision.reasons))
-    return 0
+            night.run(origins)
+        elif decision.alarm:
+            raise DriftFound("; ".join(decision.reasons))
 
 
 class _Night:
@@ -83,14 +82,16 @@ class _Night:
             quiet(workspace.log_path("drift")),
         )
 
-    def run(self, origins: Mapping[str, str]) -> int:
+    def run(self, origins: Mapping[str, str]) -> None:
         """Run the DAG, label what it pushes, and tell what came of it."""
         run_id = new_run_id()
         self.record("started", run=run_id)
         try:
             if held := labels.hold(self._config):
                 self.say("note", held)
-            found = run_locked(self._config, origins, self._log_format, self._workspace, run_id)
+            found = run_locked(
+                self._config, origins, self._log_format, self._workspace, run_id, "retrain"
+            )
             version = int(str(found["pushed"]).rstrip("/").rpartition("/")[2])
             labelled = labels.label(self._config, version)
         except BaseException as error:
@@ -101,7 +102,6 @@ class _Night:
         self.record("ended", run=run_id, result="blessed", pushed=found["pushed"], detail=labelled)
         self.say("note", labelled)
         self.notify("blessed", f"run {run_id}: {labelled}")
-        return 0
 
     def record(self, event: str, **fields: Any) -> None:
         """Add to the journal."""

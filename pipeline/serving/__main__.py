@@ -15,6 +15,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pipeline.serving.launch import LOOPBACK
+
 BANNER = (
     "Perennial's development server: for trying and testing models on this machine.\n"
     "It has no batching, authentication or encryption; in production run TensorFlow Serving."
@@ -85,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     served.add_argument("--model_base_path", metavar="DIR", help="folder of numbered versions")
     served.add_argument("--model_config_file", metavar="FILE", help="text-proto ModelServerConfig")
     parser.add_argument("--model_name", default="perennial", help="not for --model_config_file")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--host", default=LOOPBACK, help="address to listen on")
     parser.add_argument("--port", type=int, default=8500, help="for gRPC; 0 for a free one")
     parser.add_argument("--rest_api_port", type=int, default=8501, help="0 for a free one")
     parser.add_argument("--file_system_poll_wait_seconds", type=float, default=1.0)

@@ -86,11 +86,12 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             service.place(),
             service.manager.acquire(*target) as (number, loaded),
         ):
+            deadline = time.monotonic() + _seconds_left(context, service)
             most = service.limits.request_bytes
             inputs = {name: from_proto(name, proto, most) for name, proto in request.inputs.items()}
             signature = request.model_spec.signature_name or DEFAULT_SIGNATURE
             outputs = service.predict(
-                target, loaded, inputs, signature, request.output_filter, self._deadline(context)
+                target, loaded, inputs, signature, request.output_filter, deadline
             )
             response = predict_pb2.PredictResponse()
             for name, array in outputs.items():
@@ -120,11 +121,6 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 response.metadata[SIGNATURES].Pack(signature_map(loaded))
                 return response
 
-    def _deadline(self, context: grpc.ServicerContext) -> float:
-        left = self._service.limits.request_seconds
-        asked = context.time_remaining()
-        return time.monotonic() + (left if asked is None else min(asked, left))
-
 
 class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def __init__(self, service: Service) -> None:
@@ -144,13 +140,16 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
         context: grpc.ServicerContext,
     ) -> model_management_pb2.ReloadConfigResponse:
         with _told(context):
-            asked = context.time_remaining()
-            most = self._service.limits.request_seconds
-            timeout = most if asked is None else min(asked, most)
-            self._service.manager.reload(request.config, timeout)
+            self._service.manager.reload(request.config, _seconds_left(context, self._service))
         response = model_management_pb2.ReloadConfigResponse()
         response.status.SetInParent()
         return response
+
+
+def _seconds_left(context: grpc.ServicerContext, service: Service) -> float:
+    most = service.limits.request_seconds
+    asked = context.time_remaining()
+    return most if asked is None else min(asked, most)
 
 
 class _Junk:

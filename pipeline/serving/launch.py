@@ -18,9 +18,9 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 
+from components.atomic_pusher import served
 from pipeline.errors import ConfigError
 
 BINARY_VARIABLE = "TENSORFLOW_MODEL_SERVER"
@@ -71,13 +71,10 @@ class Source:
         Raises:
             ConfigError: the file is not a ModelServerConfig.
         """
-        from google.protobuf import text_format
-        from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
-
         try:
-            config = text_format.Parse(config_file.read_text("utf-8"), ModelServerConfig())
-        except (OSError, ValueError, text_format.ParseError) as error:
-            raise ConfigError(f"{config_file} is not a ModelServerConfig: {error}") from error
+            config = served.read(str(config_file))
+        except (OSError, ValueError) as error:
+            raise ConfigError(str(error)) from error
         models = {model.name: Path(model.base_path) for model in config.model_config_list.config}
         if not models:
             raise ConfigError(f"{config_file} has no model_config_list with a model in it")
@@ -263,12 +260,7 @@ class ServerProcess:
         start = max(0, size - _LOG_BYTES)
         return os.pread(self._log.fileno(), _LOG_BYTES, start).decode(errors="replace").strip()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         assert self._process
         assert self._log
         self._process.terminate()

@@ -298,7 +298,7 @@ class Manager:
         """Versions on disk that the policy asks for; None if the folder cannot be read."""
         base = Path(config.base_path)
         try:
-            children = [child for child in base.iterdir() if _is_number(child.name)]
+            children = [child for child in base.iterdir() if is_number(child.name)]
         except OSError as error:
             self._warn_once(f"{base} cannot be read: {error.strerror}")
             return None
@@ -413,7 +413,8 @@ def _labelled(config: ModelConfig, label: str) -> int:
     return config.version_labels[label]
 
 
-def _is_number(name: str) -> bool:
+def is_number(name: str) -> bool:
+    """Whether a name is the number of a version."""
     return name.isascii() and name.isdigit() and len(name) <= _LONGEST_NUMBER
 
 

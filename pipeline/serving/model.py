@@ -36,7 +36,7 @@ class LoadedModel:
         """
         if not (directory / "saved_model.pb").is_file():
             raise ServingError("NOT_FOUND", f"{directory} holds no saved_model.pb")
-        self.classes = _read_classes(directory / CLASSES_FILE)
+        self.classes = read_classes(directory / CLASSES_FILE)
         self._session = Session(directory)
         try:
             self.warmup_records = self._warm_up(directory / WARMUP_FILE)
@@ -131,7 +131,8 @@ class LoadedModel:
         return number
 
 
-def _read_classes(path: Path) -> list[str]:
+def read_classes(path: Path) -> list[str]:
+    """The names in a CLASSES_FILE; none where there is no such file. Raises ServingError."""
     try:
         return [str(name) for name in json.loads(path.read_text(encoding="utf-8"))]
     except FileNotFoundError:

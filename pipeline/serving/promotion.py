@@ -83,7 +83,7 @@ def current(target: Target) -> Serving:
     Raises:
         ConfigError: the configuration cannot be read.
     """
-    model = _entry(_read(target.config), target.name)
+    model = _entry(read_config(target.config), target.name)
     policy = None if model is None else model.model_version_policy
     if model is None or policy is None or policy.WhichOneof("policy_choice") != "specific":
         return Serving(dict(model.version_labels) if model else {}, None)
@@ -93,7 +93,7 @@ def current(target: Target) -> Serving:
 def follow_newest(target: Target) -> None:
     """Let servers of the configuration serve the newest version, where it has no entry yet."""
     with _only_one(target):
-        config = _read(target.config)
+        config = read_config(target.config)
         if _entry(config, target.name) is None:
             _add(config, target)
             storage.write_text(target.config, _text(config))
@@ -160,7 +160,7 @@ def _implied_labels(target: Target, old: Serving, version: int) -> dict[str, int
     """The labels now; where the newest version is served without one, it is the stable one."""
     if old.loaded is not None or old.labels or target.base is None:
         return dict(old.labels)
-    newest = max(_find(target), default=version)
+    newest = max(find_versions(target), default=version)
     return {} if newest == version else {STABLE: newest}
 
 
@@ -278,7 +278,7 @@ def _check_version(target: Target, version: int) -> None:
         if target.public_key:
             raise ConfigError("signatures cannot be checked from here; name the --directory")
         return
-    known = _find(target)
+    known = find_versions(target)
     if version not in known:
         there_are = ", ".join(map(str, known)) or "none"
         raise ConfigError(f"{target.base} has no version {version}; there are: {there_are}")
@@ -312,7 +312,7 @@ def check_signature(base: str, version: int, public_key: Path) -> None:
 
 
 def _version_before(target: Target, stable: int | None) -> int:
-    known = [] if target.base is None else _find(target)
+    known = [] if target.base is None else find_versions(target)
     if stable is None:
         stable = max(known, default=0)
     lower = [number for number in known if number < stable]
@@ -321,7 +321,8 @@ def _version_before(target: Target, stable: int | None) -> int:
     return lower[-1]
 
 
-def _find(target: Target) -> list[int]:
+def find_versions(target: Target) -> list[int]:
+    """The numbers in the folder of a target that has one, lowest first. Raises ConfigError."""
     from components.errors import PushRefusedError
 
     assert target.base is not None
@@ -331,7 +332,8 @@ def _find(target: Target) -> list[int]:
         raise ConfigError(str(error)) from error
 
 
-def _read(location: str) -> ModelServerConfig:
+def read_config(location: str) -> ModelServerConfig:
+    """An empty one where there is no file. Raises ConfigError."""
     try:
         return served.read(location)
     except ValueError as error:
@@ -352,7 +354,7 @@ def _add(config: ModelServerConfig, target: Target) -> ModelConfig:
 
 
 def _write(target: Target, serving: Serving) -> None:
-    config = _read(target.config)
+    config = read_config(target.config)
     model = _entry(config, target.name) or _add(config, target)
     model.model_version_policy.specific.versions[:] = sorted(serving.loaded or ())
     model.version_labels.clear()

@@ -26,7 +26,7 @@ from google.protobuf.message import Message
 
 from pipeline.serving.answers import SIGNATURES, signature_map, status_response
 from pipeline.serving.errors import ServingError, invalid
-from pipeline.serving.manager import AVAILABLE
+from pipeline.serving.manager import AVAILABLE, is_number
 from pipeline.serving.model import DEFAULT_SIGNATURE
 from pipeline.serving.service import Service, Target, top_classes
 from pipeline.serving.tensors import from_json, parse_json, to_json
@@ -41,7 +41,6 @@ _PAGE_CLASSES = 5
 _CHUNK = 64 * 1024
 _REFUSAL_SECONDS = 1.0
 _BUFFERED_REQUESTS = 16  # as many of the largest size may wait in memory, or more small ones
-_LONGEST_VERSION = 18  # digits, so that it fits an int64
 VERSION_HEADER = "X-Model-Version"  # which version answered; the body has no place for it
 _PAGE_HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
@@ -267,7 +266,7 @@ def _match(pattern: re.Pattern[str], request: web.Request) -> re.Match[str]:
 
 def _target(match: re.Match[str]) -> Target:
     version = match["version"]
-    if version and len(version) > _LONGEST_VERSION:
+    if version and not is_number(version):
         raise invalid(f"Failed to convert version: {version} to numeric.")
     return Target(match["model"], int(version) if version else None, match["label"] or "")
 

@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import grpc
@@ -17,13 +16,12 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from pipeline.serving.errors import ServingError, invalid
 from pipeline.serving.grpc_service import make_server
+from pipeline.serving.launch import LOOPBACK
 from pipeline.serving.manager import Manager
 from pipeline.serving.rest import RestServer
 from pipeline.serving.service import Limits, Service
 
 log = logging.getLogger("perennial.serving")
-
-LOOPBACK = "127.0.0.1"
 
 
 class ModelServer:
@@ -138,12 +136,7 @@ class ModelServer:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _watch(self) -> None:

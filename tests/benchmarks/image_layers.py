@@ -24,7 +24,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests import REPO
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         command += [f"--build-arg=BASE={options.base}"]
     image = f"localhost/perennial:{options.target}"
     command += ["--layers", f"--tag={image}", "--file=kubeflow/Dockerfile", "."]
-    subprocess.run(command, cwd=ROOT, check=True)
+    subprocess.run(command, cwd=REPO, check=True)
     with tempfile.TemporaryDirectory() as name:
         archive = Path(name) / "image.tar"
         subprocess.run(["buildah", "push", image, f"docker-archive:{archive}"], check=True)

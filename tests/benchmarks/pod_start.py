@@ -17,7 +17,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parent.parent.parent
+from tests import REPO
+
 REPEATS = 3
 TENSORFLOW = ["-c", "import tensorflow"]
 EVERYTHING = ["-c", "import kubeflow.attempts, pipeline.local_runner"]

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-SPLITS = {
+SPLIT_OF = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("eval", "val", "valid", "validation", "dev"), "eval"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -83,7 +83,7 @@ class Listing:
 
 def split_name(text: str) -> str | None:
     """The split that a name in general use means, "" for no name, None where it means none."""
-    return SPLITS.get(text.strip().lower()) if text.strip() else ""
+    return SPLIT_OF.get(text.strip().lower()) if text.strip() else ""
 
 
 def printable(name: str) -> str:

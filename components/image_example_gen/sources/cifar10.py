@@ -22,9 +22,10 @@ import numpy as np
 
 from components.errors import BadDataError
 from components.image_example_gen import files
+from components.image_example_gen.conversion import Pixels
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources.base import Content, Item, Listing, Unit
-from components.image_example_gen.sources.pixels import Pixels, encode
+from components.image_example_gen.sources.pixels import encode
 
 BATCH = re.compile(r"(data_batch_\d|test_batch)(\.bin)?")
 _META = ("batches.meta", "batches.meta.txt")

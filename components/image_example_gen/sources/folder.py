@@ -34,32 +34,9 @@ from components.image_example_gen.sources.base import (
 # Some of them only to be refused by name: nobody should miss their phone's photos without a word.
 EXTENSIONS = frozenset(
     [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".apng",
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".heic",
-        ".heif",
-        ".avif",
-        ".jp2",
-        ".jxl",
-        ".ico",
-        ".svg",
-        ".psd",
-        ".ppm",
-        ".pgm",
-        ".dng",
-        ".cr2",
-        ".nef",
-        ".arw",
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp"),
+        *(".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ico", ".svg", ".psd"),
+        *(".ppm", ".pgm", ".dng", ".cr2", ".nef", ".arw"),
     ]
 )
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
@@ -216,7 +193,7 @@ class _Walk:
             name, above = waiting.pop()
             path = os.path.join(self._root, name)
             try:
-                within = (*above, os.path.realpath(path))
+                within = (*above, path)
                 with os.scandir(path) as entries:
                     visible = [entry for entry in entries if self._is_visible(entry)]
             except OSError as error:
@@ -251,7 +228,8 @@ class _Walk:
             return f"leads nowhere: {error.strerror}"
         if os.path.commonpath([self._root, target]) != self._root:
             return "leads outside the data root"
-        return "leads to a folder that holds it" if target in within else ""
+        is_inside = target in map(os.path.realpath, within)
+        return "leads to a folder that holds it" if is_inside else ""
 
     def _file(self, entry: os.DirEntry[str], name: str) -> SourceFile | None:
         try:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 
-import numpy as np
-import numpy.typing as npt
+from PIL import Image
 
-Pixels = npt.NDArray[np.uint8]  # [H, W, 3], RGB
+from components.image_example_gen.conversion import Pixels
 
 
 def encode(pixels: Pixels) -> bytes:
@@ -16,9 +15,6 @@ def encode(pixels: Pixels) -> bytes:
     Unlike PNG, whose bytes change with the compressor's version, it gives the same pixels the same
     hash everywhere, and so the same split.
     """
-    # Slow to import, and rarely needed.
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "BMP")
     return buffer.getvalue()

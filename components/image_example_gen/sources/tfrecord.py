@@ -30,7 +30,7 @@ from components.image_example_gen import files
 from components.image_example_gen.options import Options
 from components.image_example_gen.source_name import RECORDS, is_remote
 from components.image_example_gen.sources.base import (
-    SPLITS,
+    SPLIT_OF,
     Content,
     Item,
     Listing,
@@ -173,7 +173,7 @@ class _RecordUnit(Unit):
         import tensorflow as tf
 
         words = re.split(r"[^a-z]+", os.path.basename(self.name).lower())
-        split = next((SPLITS[word] for word in reversed(words) if word in SPLITS), "")
+        split = next((SPLIT_OF[word] for word in reversed(words) if word in SPLIT_OF), "")
         classes = dict(self.classes)
         number = 0
         try:

@@ -3,42 +3,62 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pipeline.config import check_data
+import typer
+
+from pipeline.commands.files import write
+from pipeline.commands.options import (
+    ConfigOption,
+    LogFormat,
+    LogFormatOption,
+    SettingsOption,
+    load,
+)
 from pipeline.console import Console
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import DataError
 from pipeline.noise import quiet
 
 if TYPE_CHECKING:
     from components.image_example_gen.ingest import Ingest
-    from pipeline.settings import DataConfig
 
 MAX_SHOWN = 20
 
 
-def check(data: DataConfig, log_format: str, quarantine: Path | None) -> int:
-    """Read and decode everything that a run would, and show what became of it.
+def check(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DIR",
+            help="Folder of class folders, manifest, TFRecords, tfds:NAME or digits.",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    settings: SettingsOption = None,
+    quarantine: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the unusable inputs here, one JSON object a line."
+        ),
+    ] = None,
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Read every image as a run would, and account for each; nothing is trained or kept."""
+    data = load(config, {"data.source": source}, settings).config.data
 
-    Args:
-      data: the source and how it is read.
-      log_format: "rich", "plain" or "json".
-      quarantine: where to write the unusable inputs, one JSON object a line.
+    from pipeline.config import check_data
 
-    Returns 0. Raises DataError where a run would stop, ConfigError where `quarantine` cannot be
-    written.
-    """
     check_data(data)
     with (
         tempfile.TemporaryDirectory(prefix="perennial-") as folder,
         quiet(Path(folder, "log")) as terminal,
-        Console.create(log_format, terminal.stdout) as console,
+        Console.create(log_format.resolved, terminal.stdout) as console,
     ):
         # Only from here on is TensorFlow needed, and its import is worth a look at the terminal.
         from components.errors import BadDataError
-        from components.image_example_gen.accounting import write_lines
         from components.image_example_gen.dataset import list_data
         from components.image_example_gen.ingest import ingest, split_names, work_here
 
@@ -50,23 +70,12 @@ def check(data: DataConfig, log_format: str, quarantine: Path | None) -> int:
                 work_here(data.options),
             )
             if quarantine is not None:
-                _writable(quarantine)
-                write_lines(result.quarantine, str(quarantine))
+                write(quarantine, "".join(f"{json.dumps(row)}\n" for row in result.quarantine))
             record = dataclasses.asdict(result.accounting)
             console.summary(_rows(result), {**record, "quarantine": result.quarantine})
             result.check(split_names(data.splits, result.accounting), data.source, data.options)
         except BadDataError as error:
             raise DataError(str(error)) from error
-    return 0
-
-
-def _writable(path: Path) -> None:
-    try:
-        path.open("wb").close()
-    except OSError as error:
-        raise ConfigError(
-            f"--quarantine {str(path)!r}: cannot be written: {error.strerror}"
-        ) from None
 
 
 def _rows(result: Ingest) -> list[tuple[str, str]]:

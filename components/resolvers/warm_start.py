@@ -7,7 +7,7 @@ from ml_metadata.proto import metadata_store_pb2 as protos
 from tfx import types
 from tfx.dsl.components.common import resolver
 
-from components.baseline_resolver.strategy import MODEL, MODEL_BLESSING, blessed_models
+from components.resolvers.baseline import MODEL, MODEL_BLESSING, blessed_models
 
 EXAMPLES = "examples"
 

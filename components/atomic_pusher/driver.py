@@ -1,0 +1,43 @@
+"""Forgets, before the cache is asked, the pushes whose version somebody has removed since."""
+
+from __future__ import annotations
+
+from ml_metadata.proto import metadata_store_pb2
+from tfx.dsl.components.base import base_driver
+from tfx.dsl.io import fileio
+from tfx.orchestration import metadata
+from tfx.orchestration.portable import base_driver as portable_base_driver
+from tfx.orchestration.portable import data_types
+from tfx.proto.orchestration import driver_output_pb2
+from tfx.types import standard_artifacts
+
+from components.atomic_pusher import storage
+from components.atomic_pusher.executor import base_of
+
+
+# Only the portable driver runs; components must name a class that is the older kind as well.
+class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):
+    """Lets a model be pushed again where it is gone; its node would be taken from the cache."""
+
+    def __init__(self, metadata_handle: metadata.Metadata) -> None:
+        base_driver.BaseDriver.__init__(self, metadata_handle)
+        portable_base_driver.BaseDriver.__init__(self, metadata_handle)
+
+    def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
+        base = base_of(execution_info.exec_properties)
+        with self._mlmd_connection as handle:
+            gone = [
+                artifact
+                for artifact in handle.store.get_artifacts_by_type(
+                    standard_artifacts.PushedModel.TYPE_NAME
+                )
+                if artifact.state == metadata_store_pb2.Artifact.LIVE
+                and (version := artifact.custom_properties["pushed_destination"].string_value)
+                and storage.parent(version) == base.rstrip("/")
+                and not fileio.exists(version)
+            ]
+            for artifact in gone:
+                artifact.state = metadata_store_pb2.Artifact.DELETED
+            if gone:
+                handle.store.put_artifacts(gone)
+        return driver_output_pb2.DriverOutput()

@@ -1,1 +1,0 @@
-"""BaselineStrategy: the latest blessed model, never the candidate itself."""

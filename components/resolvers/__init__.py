@@ -1,0 +1,1 @@
+"""How nodes find artifacts of earlier runs: one strategy a file, which `pipeline.dag` wires in."""

@@ -1,1 +1,0 @@
-"""Finds the model that a training may begin from."""

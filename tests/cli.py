@@ -1,0 +1,32 @@
+"""`perennial` as tests call it: in this process, or in one of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from typer.testing import CliRunner, Result
+
+from pipeline import cli
+from tests import REPO
+
+
+def perennial(*arguments: object) -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(cli.app, list(map(str, arguments)))
+
+
+def command(*arguments: object) -> list[str]:
+    """What a process in `REPO` is called with to run a command."""
+    return [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+
+
+def process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, whatever it does with the standard streams."""
+    return subprocess.run(command(*arguments), cwd=REPO, capture_output=True, text=True)
+
+
+def sets(settings: Mapping[str, object]) -> list[str]:
+    """Settings as options of a command."""
+    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
