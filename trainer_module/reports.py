@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from trainer_module.input_pipeline import Augment, Split
+from trainer_module.recipes.base import Row
 
 LOGS = "logs"  # `tensorboard --logdir` shows it, after `pip install tensorboard`
 SAMPLES_FILE = "samples.npz"
 SAMPLES = 8  # images, each of another class
 VARIANTS = 2  # augmented versions of each
 SIDE = 160  # pixels
-
-Row = Mapping[str, float]
-
 
 # tf.summary.scalar is TensorBoard's, which TensorFlow does not bring along.
 _SCALAR = tf.compat.v1.SummaryMetadata(

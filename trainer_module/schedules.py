@@ -36,3 +36,16 @@ class WarmupStaircase(keras.optimizers.schedules.LearningRateSchedule):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {"peak": self.peak, "steps": self.steps}
+
+
+def warmup_cosine(peak: float, steps: int, warmup: int) -> keras.optimizers.schedules.CosineDecay:
+    """Rises linearly from 0 over the first `warmup` of `steps` steps, then falls to 0 by a cosine.
+
+    With a `warmup` of 0 it begins at `peak`.
+    """
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else peak,
+        decay_steps=max(steps - warmup, 1),
+        warmup_target=peak if warmup else None,
+        warmup_steps=warmup,
+    )

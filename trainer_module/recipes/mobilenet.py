@@ -7,11 +7,11 @@ images right after the first phase and 98.27 % after the second, and 98.96 % of 
 The tutorial runs the frozen network over every image in every epoch of the first phase. Here its
 features are computed once, for the images as they are and for `views` - 1 augmented copies.
 
-Command: `perennial run --recipe mobilenet --data DIR --epochs 20` and, each after
-`--set train.hyperparameters.`: `head_epochs=20`, `alpha=0.35`, `weights=FILE` (ImageNet's, of
-keras.applications) and `learning_rate=0.001`.
+Command: `perennial run --recipe mobilenet --data DIR --epochs 25` with, by --set,
+transform.image_size=256, transform.aspect=crop and, below train.hyperparameters, head_epochs=25,
+alpha=0.35, weights=FILE (ImageNet's, of keras.applications) and learning_rate=0.001.
 
-Result: docs/results.md.
+Result: 94.3 % of 300 cats and dogs, 84.4 % of 500 flowers, all held out (docs/results.md).
 """
 
 from __future__ import annotations

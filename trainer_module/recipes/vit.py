@@ -100,13 +100,10 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
 def _optimizer(config: Config, epochs: int, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     import keras
 
+    from trainer_module.schedules import warmup_cosine
+
     rate: float | keras.optimizers.schedules.LearningRateSchedule = config.learning_rate
     if config.schedule == "cosine":
         warmup = round(min(config.warmup_epochs, epochs) * steps_per_epoch)
-        rate = keras.optimizers.schedules.CosineDecay(
-            initial_learning_rate=0.0 if warmup else config.learning_rate,
-            decay_steps=max(epochs * steps_per_epoch - warmup, 1),
-            warmup_target=config.learning_rate if warmup else None,
-            warmup_steps=warmup,
-        )
+        rate = warmup_cosine(config.learning_rate, epochs * steps_per_epoch, warmup)
     return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)

@@ -85,15 +85,10 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
     import keras
 
     from trainer_module import augmentation
+    from trainer_module.schedules import warmup_cosine
 
     epochs = data.epochs or -(-STEPS // data.steps_per_epoch)
     steps = epochs * data.steps_per_epoch
-    warmup = min(config.warmup_steps, steps // 5)
-    rate = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup else config.learning_rate,
-        decay_steps=steps - warmup,
-        warmup_target=config.learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
+    rate = warmup_cosine(config.learning_rate, steps, min(config.warmup_steps, steps // 5))
     optimizer = keras.optimizers.SGD(rate, momentum=config.momentum)
     yield Phase(epochs, optimizer, augmentation.flip_turn_scale(flip=config.flip), clip=config.clip)
