@@ -78,8 +78,11 @@ def control(train: Split, held_out: Split, config: Config, accuracies: list[floa
 
 def ours(train: Split, held_out: Split, config: Config, target: float) -> None:
     """The recipe's first phase, until it is as accurate as `target`."""
+    best = 0.0
 
     def on_epoch(row: Any) -> None:
+        nonlocal best
+        best = max(best, row["val_accuracy"])
         if row["val_accuracy"] >= target:
             raise ReachedError
 
@@ -98,7 +101,7 @@ def ours(train: Split, held_out: Split, config: Config, target: float) -> None:
         )
     except ReachedError:
         return
-    print("the control's accuracy was not reached in as many epochs")
+    print(f"the control's accuracy was not reached in as many epochs, but {best:.4f}")
 
 
 def main() -> None:
@@ -113,7 +116,10 @@ def main() -> None:
     slow = timed(lambda: control(train, held_out, config, accuracies))
     keras.utils.set_random_seed(0)
     fast = timed(lambda: ours(train, held_out, config, max(accuracies)))
-    print(f"control: validation accuracy {max(accuracies):.4f} within {EPOCHS} epochs")
+    print(
+        f"control: validation accuracy {max(accuracies):.4f} within {EPOCHS} epochs, "
+        f"{accuracies[-1]:.4f} after the last"
+    )
     for name, index in (("CPU", 0), ("wall", 1)):
         print(f"{name}: control {slow[index]:.1f} s, ours {fast[index]:.1f} s", end=", ")
         print(f"ratio {fast[index] / slow[index]:.3f}")
