@@ -54,6 +54,7 @@ class LogFormat(enum.StrEnum):
     JSON = "json"
 
 
+_RECIPE = "auto, or a file of trainer_module/recipes, such as vit (default: vit)."
 LogFormatOption = Annotated[
     LogFormat,
     typer.Option(help="auto: live on a terminal, else plain lines; json: one object a line."),
@@ -88,11 +89,11 @@ def run(
             " TFRecords, tfds:NAME; {SPAN} or {YYYY}-{MM}-{DD} in a path reads the latest.",
         ),
     ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(metavar="NAME", help="How to train, such as vit.")
-    ] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="NAME", help=_RECIPE)] = None,
     workspace: WorkspaceOption = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="N", help="Passes over the training images.")
+    ] = None,
     settings: SettingsOption = None,
     log_format: LogFormatOption = LogFormat.AUTO,
 ) -> None:
@@ -128,9 +129,7 @@ def retrain(
             help="As for run; of spans, all are read where data.spans does not say otherwise.",
         ),
     ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(metavar="NAME", help="How to train, such as vit.")
-    ] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="NAME", help=_RECIPE)] = None,
     workspace: WorkspaceOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="Retrain whatever the policy says.")
@@ -170,7 +169,7 @@ ConfigOption = Annotated[Path | None, typer.Option(help="TOML file of settings."
 @data_app.command()
 def show(
     source: Annotated[
-        str | None, typer.Argument(metavar="[DIR]", help="Images, as --data of run takes them.")
+        str | None, typer.Argument(metavar="DIR", help="Images, as --data of run takes them.")
     ] = None,
     config: ConfigOption = None,
     recipe: Annotated[
@@ -201,7 +200,7 @@ def check(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[DIR]",
+            metavar="DIR",
             help="Folder of class folders, manifest, TFRecords, tfds:NAME or digits.",
         ),
     ] = None,

@@ -260,7 +260,7 @@ def _rows(
     )
     worst = min(verdict.class_accuracy, key=lambda name: verdict.class_accuracy[name])
     rows = [
-        ("Data", f"{splits}; {len(outcome.accounting.classes)} classes"),
+        ("Data", f"{splits}; {len(outcome.accounting.classes):,} classes"),
         ("Accuracy", _accuracy(verdict)),
         ("Weakest class", f"{worst} ({verdict.class_accuracy[worst]:.1%})"),
         ("Baseline", _baseline(verdict)),
@@ -321,5 +321,4 @@ def _next_command(outcome: Outcome, config: Config) -> str:
     workspace = "" if folder == "workspace" else f" --workspace {shlex.quote(folder)}"
     if config.data.source == source_name.DIGITS:
         return f"perennial serve{workspace}, or perennial run --data DIR with your own images"
-    source = shlex.quote(config.data.source)
-    return f"add images and run again: perennial run --data {source}{workspace}"
+    return f"perennial serve{workspace}, or add images and run the same command again"

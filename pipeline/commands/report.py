@@ -26,7 +26,7 @@ _RUN = "Id of a run, its beginning or end; or latest."
 
 
 def report(
-    run: Annotated[str, typer.Argument(metavar="[RUN]", help=_RUN)] = "latest",
+    run: Annotated[str, typer.Argument(metavar="RUN", help=_RUN)] = "latest",
     workspace: WorkspaceOption = Path("workspace"),
     output: Annotated[
         Path | None,

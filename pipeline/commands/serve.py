@@ -19,7 +19,7 @@ _LOOPBACK = "127.0.0.1"
 def serve(
     model: Annotated[
         str | None,
-        typer.Argument(help="Name of the model; not needed where there is one.", metavar="[MODEL]"),
+        typer.Argument(help="Name of the model; not needed where there is one.", metavar="MODEL"),
     ] = None,
     workspace: Annotated[Path, typer.Option(help="Folder of the runs.", metavar="DIR")] = Path(
         "workspace"

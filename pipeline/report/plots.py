@@ -7,8 +7,10 @@ its text could not be read on a phone, but for the matrix of many classes.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.report.facts import Data, Facts, Promotion, Run, Training
@@ -35,6 +37,7 @@ _PROPERTIES = {
 _WIDTH, _HEIGHT = 360.0, 220.0
 _LABELLED = 40  # classes: of more no name would be readable
 _COUNTED = 16  # classes: of more no number would be
+_DRAWN = 640  # classes: of more a cell or a bar would be less than a pixel
 _LONGEST = 18  # characters of a class name
 NOTHING = "\N{EN DASH}"  # in the place of a figure that there is not
 
@@ -112,7 +115,8 @@ def _draw(facts: Facts) -> Iterator[Plot]:
         for name, curves in _CURVES.items():
             yield _finished(name, *curves(facts.training))
     if facts.evaluation:
-        yield _finished("confusion", *_confusion(facts.evaluation))
+        if len(facts.evaluation.candidate.classes) <= _DRAWN:
+            yield _finished("confusion", *_confusion(facts.evaluation))
         yield _finished("reliability", *_reliability(facts.evaluation))
         if len(facts.evaluation.candidate.per_class) <= _LABELLED:
             yield _finished("recall", *_recall(facts.evaluation))
@@ -161,13 +165,15 @@ def _classes(data: Data) -> _Drawn:
     order = sorted(data.classes, key=lambda name: -_total(data, name))
     shown = len(order) <= _LABELLED
     figure, axes = _figure(height=max(120.0, 60 + 15 * len(order)) if shown else _HEIGHT)
-    start = [0] * len(order)
+    several = math.ceil(len(order) / _DRAWN)
+    bars = [order[first : first + several] for first in range(0, len(order), several)]
+    start = [0.0] * len(bars)
     for split, color in zip(data.splits, (FIRST, SECOND, MUTED), strict=False):
-        counts = [data.splits[split].get(name, 0) for name in order]
+        counts = [fmean(data.splits[split].get(name, 0) for name in bar) for bar in bars]
         if shown:
-            axes.barh(range(len(order)), counts, 0.7, start, color=color, label=split)
+            axes.barh(range(len(bars)), counts, 0.7, start, color=color, label=split)
         else:
-            axes.bar(range(len(order)), counts, 1.0, start, color=color, label=split)
+            axes.bar(range(len(bars)), counts, 1.0, start, color=color, label=split)
         start = [low + count for low, count in zip(start, counts, strict=True)]
     if shown:
         axes.set_yticks(range(len(order)), [shortened(name) for name in order])
@@ -175,7 +181,8 @@ def _classes(data: Data) -> _Drawn:
         axes.set_xlabel("images")
         axes.grid(axis="y", visible=False)
     else:
-        axes.set_xlabel(f"{len(order)} classes, largest first")
+        means = f", means of {several}" if several > 1 else ""
+        axes.set_xlabel(f"{len(order):,} classes, largest first{means}")
         axes.set_ylabel("images")
         axes.grid(axis="x", visible=False)
     _legend(axes)
@@ -295,7 +302,7 @@ def _confusion(evaluation: Figures) -> _Drawn:
     from matplotlib.colors import to_rgb
 
     names = evaluation.candidate.classes
-    counts = np.array(evaluation.candidate.confusion, float)
+    counts = evaluation.candidate.confusion_matrix()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     few = len(names) <= _LABELLED
     side = min(640.0, 110 + (26 * len(names) if len(names) <= _COUNTED else 15 * len(names)))
