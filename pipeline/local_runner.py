@@ -158,7 +158,8 @@ class NodeRunner:
             _LOG.exception("%s failed", node_id)
             failure = self._explain(node_id, error)  # before what filled a disk is removed
             self._undo_quietly()
-            _report_end(node_id, "failed", used, str(failure) or "interrupted")
+            why = str(failure)
+            _report_end(node_id, "failed" if why else "interrupted", used, why or "interrupted")
             raise failure from error
         _report_end(node_id, state, used)
         return NodeResult(

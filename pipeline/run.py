@@ -318,6 +318,8 @@ def _next_command(outcome: Outcome, config: Config) -> str:
     if outcome.pushed is None:
         return "change the data or the settings above, such as --epochs, and run again"
     folder = os.path.relpath(config.workspace)
+    if folder.startswith(os.pardir):
+        folder = str(config.workspace)
     workspace = "" if folder == "workspace" else f" --workspace {shlex.quote(folder)}"
     if config.data.source == source_name.DIGITS:
         return f"perennial serve{workspace}, or perennial run --data DIR with your own images"

@@ -200,6 +200,14 @@ class TestAgainstScikitLearn:
                 auc = sk.roc_auc_score(labels == index, probabilities[:, index])
                 assert each.auc == pytest.approx(auc)
 
+    def test_of_many_classes_no_full_matrix_is_written(self) -> None:
+        classes = 1000
+        random = np.random.default_rng(0)
+        found = judge(random.integers(0, classes, 50), random.random([50, classes]))
+        assert sum(count for *_, count in found.confusion) == 50
+        assert len(found.confusion) <= 50
+        assert found.confusion_matrix().shape == (classes, classes)
+
     @pytest.mark.parametrize("seed", range(5))
     def test_the_calibration_error_is_that_of_the_reliability_curve(self, seed: int) -> None:
         labels, probabilities = predictions(seed)

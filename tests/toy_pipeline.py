@@ -31,8 +31,10 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 from components import progress
 from components.errors import BadDataError, NotServableError, PushRefusedError
 from pipeline.workspace import Workspace
+from trainer_module.weights import WeightsError
 
 BAD_DATA = "folder 'cats' has no images [0 of 10]; add some"
+ADVICE = f"the weights do not fit: {'why ' * 200}and what to do"
 
 
 class Text(Artifact):
@@ -77,6 +79,10 @@ class Executor(BaseExecutor):
             ACTIONS[action.read_text()](control)
         sources = [Path(artifact.uri) / "text" for artifact in input_dict.get("source", [])]
         output.write_text("".join(source.read_text() for source in sources) + f"{node} ")
+
+
+def _no_weights(_: Path) -> None:
+    raise WeightsError(ADVICE)
 
 
 def _fail(_: Path) -> None:
@@ -203,6 +209,7 @@ ACTIONS = {
     "clock back": _clock_back,
     "clock forward": _clock_forward,
     "fail": _fail,
+    "no weights": _no_weights,
     "bad data": _bad_data,
     "not servable": _not_servable,
     "push refused": _push_refused,

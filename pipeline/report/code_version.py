@@ -9,6 +9,8 @@ import subprocess
 from pipeline.fingerprint import ROOT
 from pipeline.report.facts import Code
 
+# Images, weights and settings of the user may lie beside them.
+_CODE = ("pipeline", "components", "trainer_module", "kubeflow", "requirements.lock")
 _PACKAGES = ("perennial", "tfx", "tensorflow", "keras")
 
 
@@ -26,7 +28,7 @@ def find() -> Code:
     return Code(
         versions=versions,
         commit=commit if own else "",
-        modified=own and bool(_git("status", "--porcelain")),
+        modified=own and bool(_git("status", "--porcelain", "--", *_CODE)),
     )
 
 

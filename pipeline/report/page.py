@@ -191,6 +191,10 @@ def _weights(run: Run) -> Mapping[str, Any] | None:
     """Source, sha256 and licence of the pretrained weights."""
     prefix = "train.hyperparameters.weights."
     found = {key.removeprefix(prefix): s.value for key, s in run.settings.items() if prefix in key}
+    # Some recipes' weights are a name or a path, and not confirmed by a digest.
+    plain = run.value("train.hyperparameters.weights")
+    if isinstance(plain, str) and plain != "none":
+        found = {"source": plain, "sha256": ""}
     return found if found.get("source") else None
 
 

@@ -167,13 +167,14 @@ def _classes(data: Data) -> _Drawn:
     figure, axes = _figure(height=max(120.0, 60 + 15 * len(order)) if shown else _HEIGHT)
     several = math.ceil(len(order) / _DRAWN)
     bars = [order[first : first + several] for first in range(0, len(order), several)]
+    places = range(0, len(order), several)
     start = [0.0] * len(bars)
     for split, color in zip(data.splits, (FIRST, SECOND, MUTED), strict=False):
         counts = [fmean(data.splits[split].get(name, 0) for name in bar) for bar in bars]
         if shown:
-            axes.barh(range(len(bars)), counts, 0.7, start, color=color, label=split)
+            axes.barh(places, counts, 0.7, start, color=color, label=split)
         else:
-            axes.bar(range(len(bars)), counts, 1.0, start, color=color, label=split)
+            axes.bar(places, counts, several, start, color=color, label=split)
         start = [low + count for low, count in zip(start, counts, strict=True)]
     if shown:
         axes.set_yticks(range(len(order)), [shortened(name) for name in order])
@@ -223,7 +224,7 @@ def _pair_of_curves(training: Training, key: str, title: str) -> _Drawn:
         values = [row[prefix + key] for row in training.epochs]
         axes.plot(epochs, values, style, color=color, label=name, **_marker(epochs))
     if key == "accuracy":
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
     best = training.epochs[training.best_epoch - 1]
     axes.plot(best["epoch"], best[f"val_{key}"], "o", color=SECOND, markersize=6)
     _epochs(axes, training)
