@@ -80,39 +80,39 @@ def decode(encoded: tf.Tensor) -> Decoded:
     without_exif = tf.strings.regex_replace(encoded, "Exif\\x00\\x00", "", replace_global=False)
     is_ordinary = is_known & (tf.strings.length(without_exif) == tf.strings.length(encoded))
     pixels, orientation, is_clear = tf.cond(
-        is_ordinary, lambda: _ordinary(encoded), lambda: _examined(encoded)
+        is_ordinary, lambda: _ordinary(encoded, 1), lambda: _examined(encoded, 1)
     )
     pixels.set_shape([None, None, 3])
     return Decoded(pixels, orientation, is_clear)
 
 
-def decode_now(encoded: bytes) -> Decoded:
-    """The same at once: a few eager ops cost less than calling a graph."""
+def decode_now(encoded: bytes, ratio: int = 1) -> Decoded:
+    """The same at once: a few eager ops cost less than calling a graph.
+
+    `ratio`, for JPEGs only, is 1, 2, 4 or 8: one pixel is made for so many in each direction.
+    The file is read and checked to its end all the same; what libjpeg spares is the transforms.
+    """
     head = np.frombuffer(encoded[:_HEAD].ljust(_HEAD, b"\0"), np.uint8)
     is_known = ((head ^ _VALUES) & _MASKS == 0).all(axis=1).any()
     is_ordinary = is_known and _EXIF not in encoded
-    return Decoded(*(_ordinary(encoded) if is_ordinary else _examined(encoded)))
+    return Decoded(*(_ordinary if is_ordinary else _examined)(tf.constant(encoded), ratio))
 
 
 # What each of the following returns: pixels, orientation, `is_clear`.
 _Parts = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
-def _ordinary(encoded: tf.Tensor | bytes) -> _Parts:
-    return _image(encoded, 3), tf.constant(_ONE), tf.constant(_FALSE)
+def _ordinary(encoded: tf.Tensor, ratio: int) -> _Parts:
+    return _image(encoded, 3, ratio), tf.constant(_ONE), tf.constant(_FALSE)
 
 
 # Inlined, its two hundred ops would cost every ordinary image some microseconds each.
-@tf.function(
-    input_signature=[tf.TensorSpec([], tf.string)],
-    autograph=False,
-    experimental_attributes={"_noinline": True},
-)
-def _examined(encoded: tf.Tensor) -> _Parts:
+@tf.function(autograph=False, experimental_attributes={"_noinline": True})
+def _examined(encoded: tf.Tensor, ratio: int) -> _Parts:
     # Two bytes that an ordinary image of each kind begins with; the decoders look at more of them.
     is_kind = tf.equal(tf.strings.substr(encoded, 0, 2), _KINDS)
     kind = tf.reduce_sum(tf.cast(is_kind, tf.int32) * tf.range(1, len(_KINDS) + 1)) - 1
-    readers = (_jpeg, _png, _webp, _gif, _bmp)
+    readers = (functools.partial(_jpeg, ratio=ratio), _png, _webp, _gif, _bmp)
     pixels, exif, is_clear = tf.switch_case(
         kind,
         [functools.partial(reader, encoded) for reader in readers],
@@ -127,7 +127,7 @@ def _examined(encoded: tf.Tensor) -> _Parts:
 _Read = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
-def _jpeg(encoded: tf.Tensor) -> _Read:
+def _jpeg(encoded: tf.Tensor, ratio: int) -> _Read:
     def is_passed(_: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
         is_application = (head[1] >= 0xE0) & (head[1] <= 0xEF) | (head[1] == 0xFE)
         return (head[0] == 0xFF) & is_application & ~is_exif(head)
@@ -144,7 +144,7 @@ def _jpeg(encoded: tf.Tensor) -> _Read:
         is_passed, step, (start, _bytes(encoded, start, 10)), maximum_iterations=_MAX_SEGMENTS
     )
     exif = tf.where(is_exif(head), at + 10, 0)
-    return _image(encoded, 3), exif, _FALSE
+    return _image(encoded, 3, ratio), exif, _FALSE
 
 
 def _png(encoded: tf.Tensor) -> _Read:
@@ -223,7 +223,9 @@ def _refused(encoded: tf.Tensor) -> _Read:
     return _image(_accepted(encoded, _FALSE), 3), _number(0), _FALSE
 
 
-def _image(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+def _image(encoded: tf.Tensor, channels: int, ratio: int = 1) -> tf.Tensor:
+    if ratio > 1:
+        return tf.io.decode_jpeg(encoded, channels=channels, ratio=ratio)
     image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
     image.set_shape([None, None, channels or None])
     return image

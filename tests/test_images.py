@@ -17,7 +17,7 @@ from components import decoding
 from components.image_example_gen import conversion
 from components.image_example_gen.conversion import Pixels, readable
 from components.image_example_gen.files import Unusable
-from components.image_example_gen.images import Picture, read_image
+from components.image_example_gen.images import THUMB, Picture, read_image
 from tests import image_corpus as corpus
 
 MAX_PIXELS = 1_000_000
@@ -192,6 +192,16 @@ class TestDamage:
         if picture is not None:
             shape = as_transform_reads(picture.encoded).shape
             assert shape == (picture.height, picture.width, 3)
+        # The ingest shrinks large photos while it decodes them.
+        if data[:2] == b"\xff\xd8":
+            assert self.is_decoded(data, 8) == self.is_decoded(data, 1)
+
+    def is_decoded(self, data: bytes, ratio: int) -> bool:
+        try:
+            decoding.decode_now(data, ratio)
+        except tf.errors.InvalidArgumentError:
+            return False
+        return True
 
     @settings(max_examples=15)
     @given(share=st.floats(0, 1, exclude_max=True))
@@ -214,6 +224,29 @@ class TestDamage:
             at = int((place * 2 * len(data)) if place < 0.5 else (place - 0.5) * 200)
             data[min(at, len(data) - 1)] ^= mask
         self.check(bytes(data))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_photo_is_measured_as_it_is_shown(orientation: int, progressive: bool) -> None:
+    # Large enough for every ratio that a JPEG can be shrunk by; no size is a multiple of one.
+    small = Image.open(io.BytesIO(corpus.make("PNG", 8)))
+    for factor in (5, 9, 17):
+        large = small.resize((small.width * factor + 3, small.height * factor + 1))
+        exif = Image.Exif()
+        exif[0x112] = orientation
+        buffer = io.BytesIO()
+        large.save(buffer, "JPEG", progressive=progressive, exif=exif)
+        picture = read(buffer.getvalue())
+        shown = as_a_viewer_shows(buffer.getvalue())
+        assert (picture.height, picture.width) == shown.shape[:2]
+        assert picture.normalized == ("none" if orientation == 1 else "orientation")
+        luminance = shown @ [0.299, 0.587, 0.114]
+        assert picture.mean == pytest.approx(luminance.mean(), abs=1)
+        assert picture.contrast == pytest.approx(luminance.std(), abs=1)
+        expected = Image.fromarray(shown).resize((THUMB, THUMB), Image.Resampling.BOX)
+        thumb = np.frombuffer(picture.thumb, np.uint8).reshape(THUMB, THUMB, 3)
+        assert np.abs(thumb.astype(int) - np.asarray(expected)).mean() < 3
 
 
 @pytest.mark.parametrize("name", ["baseline.jpg", "progressive.jpg", "rgb.png", "rgb.bmp"])

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from components.errors import BadDataError
 from components.image_example_gen.source_name import is_remote
+from components.progress import report
 
 # By scheme: Beam's extra, and the module that it brings.
 _EXTRAS = {"gs": ("gcp", "google.cloud"), "s3": ("aws", "boto3"), "hdfs": ("hadoop", "hdfs")}
@@ -80,17 +81,21 @@ def digest(path: str) -> str:
 def list_remote(root: str) -> list[RemoteFile]:
     """All files below `root`, or `root` itself where it is one, sorted. Raises BadDataError."""
     root = root.rstrip("/")
+    systems = _remote(root)
+    # Without network or credentials, clients try for minutes before they give up.
+    report("note", text=f"listing {root}")
+    found: dict[str, int] = {}
     try:
-        (tree, single) = _remote(root).match([f"{root}/**", root])
+        for pattern in (f"{root}/**", root):
+            (match,) = systems.match([pattern])
+            files = [item for item in match.metadata_list if not item.path.endswith("/")]
+            found = {item.path: item.size_in_bytes for item in files}
+            if found:
+                break
     except OSError as error:
         raise BadDataError(
-            f"{root}: cannot be read: {error}; check the name and your access"
+            f"{root}: cannot be read: {error}; check the name, your network and your access"
         ) from error
-    found = {
-        item.path: item.size_in_bytes
-        for item in [*tree.metadata_list, *single.metadata_list]
-        if not item.path.endswith("/")
-    }
     return [RemoteFile(path[len(root) :].lstrip("/"), size) for path, size in sorted(found.items())]
 
 

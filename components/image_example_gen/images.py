@@ -61,28 +61,35 @@ def read_image(data: bytes, max_pixels: int) -> Picture:
     with conversion.open_image(data, max_pixels) as header:
         if change := conversion.conversion(data, header, max_pixels):
             encoded, pixels = conversion.to_png(header)
-            return _picture(encoded, "png", pixels, 3, change)
-        pixels, changes = _decode(data, header)
+            size = pixels.shape[1], pixels.shape[0]
+            return _picture(encoded, "png", size, pixels, 3, change)
+        size, pixels, changes = _decode(data, header)
         image_format = "jpeg" if header.format == "MPO" else str(header.format).lower()
-        return _picture(data, image_format, pixels, _channels(header), changes)
+        return _picture(data, image_format, size, pixels, _channels(header), changes)
 
 
-def _decode(data: bytes, header: Image.Image) -> tuple[Pixels, str]:
-    """Pixels, and what was changed to get them."""
+def _decode(data: bytes, header: Image.Image) -> tuple[tuple[int, int], Pixels, str]:
+    """Upright width and height, pixels of the image or of one shrunk, and what was changed."""
+    ratio = 1
+    if header.format in ("JPEG", "MPO"):
+        least = min(header.size) // STATISTICS_SIZE
+        ratio = next((ratio for ratio in (8, 4, 2) if ratio <= least), 1)
     try:
-        decoded = decode_now(data)
+        decoded = decode_now(data, ratio)
     except tf.errors.OpError as error:
         reason = _TENSORFLOW_NOISE.sub("", error.message)
         raise Unusable("damaged", f"truncated or corrupt: {reason}") from error
+    orientation = int(decoded.orientation)
     changes = {
         "cmyk": header.mode == "CMYK",
         # The first chunk of a PNG is IHDR, whose ninth byte is the depth: the mode does not tell.
         "16-bit": header.format == "PNG" and data[24] == 16,
         "alpha": bool(decoded.is_clear),
-        "orientation": int(decoded.orientation) > 1,
+        "orientation": orientation > 1,
     }
     told = "+".join(name for name, is_done in changes.items() if is_done)
-    return decoded.pixels.numpy(), told or "none"
+    width, height = header.size if orientation < 5 else reversed(header.size)
+    return (width, height), decoded.pixels.numpy(), told or "none"
 
 
 def _channels(header: Image.Image) -> int:
@@ -92,10 +99,15 @@ def _channels(header: Image.Image) -> int:
 
 
 def _picture(
-    encoded: bytes, image_format: str, pixels: Pixels, channels: int, normalized: str
+    encoded: bytes,
+    image_format: str,
+    size: tuple[int, int],
+    pixels: Pixels,
+    channels: int,
+    normalized: str,
 ) -> Picture:
-    height, width = pixels.shape[:2]
-    factor = max(1, min(height, width) // STATISTICS_SIZE)
+    width, height = size
+    factor = max(1, min(pixels.shape[:2]) // STATISTICS_SIZE)
     # Two rows for each that is left are enough, and spare most of the copying.
     step = max(1, factor // 2)
     small = Image.fromarray(pixels[::step]).reduce((factor, factor // step))
