@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +61,7 @@ def infer(config: Config, log_format: str, *, ingest: bool, fresh: bool) -> int:
                 )
             schema = _infer(config, statistics, fresh)
     _write(candidate_path(config), _text(schema))
-    print(f"{candidate_path(config)} is written; next: perennial schema review")
+    print(f"{candidate_path(config)} is written; next: {_command('review', config)}")
     return 0
 
 
@@ -81,6 +82,13 @@ def _infer(config: Config, statistics: Artifact, fresh: bool) -> schema_pb2.Sche
     return inference.infer(splits, classes, base)
 
 
+def _command(name: str, config: Config) -> str:
+    """What to type, with the options that it needs wherever the settings came from."""
+    options = {"--workspace": config.workspace, "--schema": config.data.schema_file}
+    shown = (f" {option} {shlex.quote(str(path))}" for option, path in options.items() if path)
+    return f"perennial schema {name}{''.join(shown)}"
+
+
 def review(config: Config) -> int:
     """Print what the candidate would change in the committed schema.
 
@@ -93,7 +101,7 @@ def review(config: Config) -> int:
     print("\n".join(changes) or f"{committed}: nothing would change")
     if changes:
         raise SchemaDiffers(
-            f"{candidate} differs from {committed}; `perennial schema accept` takes it over"
+            f"{candidate} differs from {committed}; `{_command('accept', config)}` takes it over"
         )
     return 0
 
