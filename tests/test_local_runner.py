@@ -159,6 +159,12 @@ def test_bad_data_is_reported_in_the_words_of_the_node(toy: Toy, how: str) -> No
     assert str(failed.value) == toy_pipeline.BAD_DATA
 
 
+def test_an_error_of_our_own_is_told_whole_as_what_to_do_comes_last(toy: Toy) -> None:
+    toy.tell("Second", "no weights")
+    with pytest.raises(NodeFailed, match=f"^Second failed: {toy_pipeline.ADVICE}; see /"):
+        toy.run()
+
+
 @pytest.mark.parametrize(
     ("how", "kind", "words"),
     [
