@@ -61,7 +61,10 @@ class Kubeflow:
         """
         host = connection.host or (_IN_CLUSTER if connection.in_cluster else None)
         if host is None and not dry_run:
-            raise ConfigError("--host is not given: the URL of Kubeflow Pipelines, or --in-cluster")
+            raise ConfigError(
+                "--host is not given: the URL of Kubeflow Pipelines, or KF_PIPELINES_ENDPOINT, "
+                "or --in-cluster"
+            )
         self.requests: list[dict[str, Any]] = []
         self._host = (host or "http://kubeflow").rstrip("/")
         self._namespace = connection.namespace

@@ -58,6 +58,7 @@ HYPERPARAMETERS = "train.hyperparameters."
 # as files with the old name may be around: for good, it costs nothing.
 RENAMED: Mapping[str, str] = {}
 PHOTOGRAPHS = Survey(None, height=480.0, width=640.0)
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 # The tables of a TOML file, or the settings in them; what tomllib returns.
 Tree = Mapping[str, Any]
@@ -333,6 +334,7 @@ def _recipe(layers: Iterable[_Layer]) -> str:
     known = recipes.names()
     if recipe in known:
         return str(recipe)
+    known = [AUTO, *known]
     hint = _hint(str(recipe), known) or f"; there are {', '.join(known)}"
     raise ConfigError(f"{_where(origin)}: train.recipe = {_shown(recipe)}: no such recipe{hint}")
 
@@ -562,8 +564,9 @@ def _check_readable_data(folder: Path, kind: str) -> None:
         raise DataError(f"{where} does not exist") from None
     except NotADirectoryError:
         if not kind and not source_name.kind_of_file(str(folder)):
+            what = "an archive; unpack it and" if folder.suffix.lower() in _ARCHIVES else "a file;"
             raise DataError(
-                f"{where} is a file; give a folder of class folders, a manifest or TFRecords"
+                f"{where} is {what} give a folder of class folders, a manifest or TFRecords"
             ) from None
     except OSError as error:
         raise DataError(f"{where} cannot be read: {error.strerror}") from None

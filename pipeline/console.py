@@ -42,6 +42,7 @@ _ICONS = {  # in Unicode, in ASCII, and the style
     "cached": ("✔", "=", "cyan"),
     "resolved": ("✔", "=", "cyan"),
     "failed": ("✖", "x", "bold red"),
+    "interrupted": ("✖", "x", "bold red"),
     "skipped": ("-", "-", "dim"),
 }
 
@@ -303,7 +304,7 @@ class _RichConsole(Console):
             add("memory", justify="right")
             add("", ratio=1)  # the only column that gives way when there is too little room
         for node in list(self._nodes.values()):
-            ran = node.state in ("complete", "failed")
+            ran = node.state in ("complete", "failed", "interrupted")
             cells = [self._icon(node), Text(node.name), Text(_state(node))]
             if wide:
                 cells.append(Text(duration(node.cpu_s) if ran else ""))
@@ -368,8 +369,8 @@ def _ending(node: _Node) -> str:
         case "complete":
             costs = f"CPU {duration(node.cpu_s)}, peak memory {_memory(node.peak_mb)}"
             return f"complete in {duration(node.wall_s)} ({costs})"
-        case "failed":
-            return f"failed after {duration(node.wall_s)}"
+        case "failed" | "interrupted":
+            return f"{node.state} after {duration(node.wall_s)}"
     return node.state
 
 

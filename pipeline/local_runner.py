@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("perennial.runner")
 _LONGEST_MESSAGE = 300
-_OWN_PACKAGES = ("components", "trainer_module")  # their messages end with what to do
+_OWN = ("components.", "trainer_module.")
 _FULL_BYTES = 64 * 1024  # a disk that has no more left is taken for full
 _GRACE_S = 60.0  # for a node that takes too long to end when it is told to
 _LOG_DESCRIPTOR = 2  # where `noise.quiet` sends it
@@ -158,7 +158,8 @@ class NodeRunner:
             _LOG.exception("%s failed", node_id)
             failure = self._explain(node_id, error)  # before what filled a disk is removed
             self._undo_quietly()
-            _report_end(node_id, "failed", used, str(failure) or "interrupted")
+            why = str(failure)
+            _report_end(node_id, "failed" if why else "interrupted", used, why or "interrupted")
             raise failure from error
         _report_end(node_id, state, used)
         return NodeResult(
@@ -411,9 +412,9 @@ def _is_disk_full(error: BaseException) -> bool:
 
 def _describe(error: BaseException) -> str:
     lines = _without_beam(str(error)).strip().splitlines()
-    message = lines[0] if lines else ""
-    if type(error).__module__.partition(".")[0] not in _OWN_PACKAGES:
-        message = textwrap.shorten(message, _LONGEST_MESSAGE, placeholder=" ...")
+    if lines and type(error).__module__.startswith(_OWN):
+        return lines[0]  # whole: what to do comes last
+    message = textwrap.shorten(lines[0], _LONGEST_MESSAGE, placeholder=" ...") if lines else ""
     if isinstance(error, _NotExecutedError):
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -100,7 +100,10 @@ def model_figures(classes: Sequence[str], right: float, seed: int = 0) -> ModelF
             )
             for index, name in enumerate(classes)
         ],
-        confusion=confusion.tolist(),
+        confusion=[
+            (int(true), int(predicted), int(confusion[true, predicted]))
+            for true, predicted in np.argwhere(confusion)
+        ],
         reliability=[
             ReliabilityBin(
                 low=low / 10,

@@ -87,7 +87,7 @@ def test_the_data_nodes_run_on_a_job_service(two_classes: Path, tmp_path: Path) 
     workspace = Workspace(config.workspace)
     with workspace.lock():
         result = local_runner.run(build_pipeline(config, workspace, NODES), workspace, "portable")
-    assert {node.state for node in result.nodes} == {"complete"}
+    assert {node.state for node in result.nodes} == {"complete", "resolved"}
     (examples,) = result.nodes[-1].outputs["transformed_examples"]
     for split in ("train", "eval"):
         assert any(Path(examples.uri, f"Split-{split}").iterdir())

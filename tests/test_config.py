@@ -578,9 +578,14 @@ class TestCheckPaths:
         with pytest.raises(DataError, match=r"^data\.source: folder '.*photos' does not exist$"):
             self.check(tmp_path, data__source=str(tmp_path / "photos"))
 
-    def test_a_file_instead_of_a_folder_is_bad_data(self, tmp_path: Path) -> None:
-        file = write(tmp_path / "photos.zip", "")
-        with pytest.raises(DataError, match="is a file; give a folder of class folders"):
+    @pytest.mark.parametrize(
+        ("name", "what"), [("1.jpg", "a file; give"), ("photos.zip", "an archive; unpack it and")]
+    )
+    def test_a_file_instead_of_a_folder_is_bad_data(
+        self, tmp_path: Path, name: str, what: str
+    ) -> None:
+        file = write(tmp_path / name, "")
+        with pytest.raises(DataError, match=f"is {what}.* a folder of class folders"):
             self.check(tmp_path, data__source=str(file))
 
     @pytest.mark.parametrize(

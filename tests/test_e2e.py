@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -110,7 +109,7 @@ class TestDigits:
         assert facts.evaluation.examples == facts.data.images("eval")
         assert facts.verdict
         assert facts.predictions
-        confusion = np.array(facts.evaluation.candidate.confusion)
+        confusion = facts.evaluation.candidate.confusion_matrix()
         assert facts.predictions.wrong == confusion.sum() - confusion.trace()
         text = (folder / "report.html").read_text(encoding="utf-8")
         for title in ("Verdict", "Data", "Training", "Evaluation", "Mistakes", "Lineage"):
@@ -333,7 +332,7 @@ class TestChanges:
         assert killed.stdout is not None
         for line in killed.stdout:
             event = json.loads(line)
-            if event["event"] == "node_start" and event["node"] == "Trainer":
+            if event["event"] == "epoch":  # of one, before the export
                 killed.send_signal(signal.SIGSTOP)
                 refused = tree.run()
                 killed.send_signal(signal.SIGKILL)

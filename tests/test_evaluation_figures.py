@@ -53,7 +53,7 @@ class TestByHand:
         return judge(self.LABELS, probabilities, brightness=dark)
 
     def test_confusion_has_a_row_for_each_true_class(self, found: ModelFigures) -> None:
-        assert found.confusion == [[2, 1, 0], [1, 2, 0], [1, 1, 0]]
+        assert found.confusion_matrix().tolist() == [[2, 1, 0], [1, 2, 0], [1, 1, 0]]
 
     @pytest.mark.parametrize(
         ("name", "expected"),
@@ -188,7 +188,8 @@ class TestAgainstScikitLearn:
             labels, predicted, labels=names, zero_division=0
         )
         found = judge(labels, probabilities)
-        assert found.confusion == sk.confusion_matrix(labels, predicted, labels=names).tolist()
+        confusion = sk.confusion_matrix(labels, predicted, labels=names)
+        assert (found.confusion_matrix() == confusion).all()
         for index, each in enumerate(found.per_class):
             assert each.support == support[index]
             assert each.predicted == (predicted == index).sum()
@@ -198,6 +199,14 @@ class TestAgainstScikitLearn:
                 assert each.f1.value == pytest.approx(f1[index])
                 auc = sk.roc_auc_score(labels == index, probabilities[:, index])
                 assert each.auc == pytest.approx(auc)
+
+    def test_of_many_classes_no_full_matrix_is_written(self) -> None:
+        classes = 1000
+        random = np.random.default_rng(0)
+        found = judge(random.integers(0, classes, 50), random.random([50, classes]))
+        assert sum(count for *_, count in found.confusion) == 50
+        assert len(found.confusion) <= 50
+        assert found.confusion_matrix().shape == (classes, classes)
 
     @pytest.mark.parametrize("seed", range(5))
     def test_the_calibration_error_is_that_of_the_reliability_curve(self, seed: int) -> None:

@@ -95,7 +95,7 @@ class TestOneRunAfterTheOther:
         assert run.code == 130
         assert run.stderr == "perennial: error: interrupted; run again to continue\n"
         assert "ImageExampleGen" in run.states("cached")
-        assert run.states("failed") == {"Trainer"}
+        assert run.states("interrupted") == {"Trainer"}
         assert not list(disks[0].glob("w/artifacts/Trainer/model/*"))
 
     def test_a_target_that_becomes_read_only(

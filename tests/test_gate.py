@@ -221,6 +221,12 @@ class TestClassesAndSlices:
         assert "1 beyond it, which chance explains" in line.reason
         assert "on 1, with too few images for a test, the plain difference decides" in line.reason
 
+    def test_of_many_that_fall_the_worst_have_a_line_and_the_others_are_counted(self) -> None:
+        counts: dict[str, Counts] = {f"{lost:02}": (60 - lost, lost, 0, 0) for lost in range(50)}
+        verdict = decide(pairs(counts), max_drop={"class": 0.1}, max_accuracy_drop=1)
+        assert failed(verdict) == ["class", *(f"class={lost}" for lost in range(49, 29, -1))]
+        assert "43 of 50 slices by class breaks" in check_of(verdict, "class").reason
+
     def test_a_small_class_may_not_fall_beyond_its_bound_at_all(self) -> None:
         counts = {"cat": (900, 0, 5, 95), "owl": (1, 2, 0, 0)}
         verdict = decide(pairs(counts), max_drop={"class": 0.3})

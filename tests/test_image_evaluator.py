@@ -174,7 +174,8 @@ class TestFirstModel:
         assert found.classes == CLASSES
         assert found.examples == found.candidate.examples == 120
         # Every fourth image looks like one of the next class.
-        assert found.candidate.confusion == [[30, 10, 0], [0, 30, 10], [10, 0, 30]]
+        confusion = found.candidate.confusion_matrix().tolist()
+        assert confusion == [[30, 10, 0], [0, 30, 10], [10, 0, 30]]
         assert found.candidate.metrics["accuracy"].value == 0.75
         assert found.baseline is None
 
@@ -292,7 +293,7 @@ class TestComparison:
         assert found.classes == ["green", "red"]
         assert found.examples == 80
         # Reds that look green are taken for green; greens that look blue are even, so the first.
-        assert found.confusion[1] == [10, 30]
+        assert found.confusion_matrix()[1].tolist() == [10, 30]
 
 
 class TestBadInput:

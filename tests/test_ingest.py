@@ -460,6 +460,9 @@ class TestChecks:
     def test_nothing_to_ingest(self, tmp_path: Path) -> None:
         with pytest.raises(BadDataError, match="no images found; expected <class name>/<image>"):
             check(tmp_path)
+        (tmp_path / "notes.txt").touch()
+        with pytest.raises(BadDataError, match="no images found among 1 other files; expected"):
+            check(tmp_path)
 
     def test_nothing_but_bad_files(self, tmp_path: Path) -> None:
         (tmp_path / "cat").mkdir()

@@ -146,7 +146,7 @@ def test_a_killed_trainer_is_retried_and_continues(first: Result) -> None:
     before, after = ([event["epoch"] for event in attempt.of("epoch")] for attempt in attempts)
     assert before[:2] == [1, 2]
     assert after == list(range(after[0], EPOCHS + 1))
-    assert after[0] > 2
+    assert 1 not in after
     notes = " ".join(event["text"] for event in attempts[1].of("note"))
     assert "Trainer was cut off in an earlier attempt" in notes
     assert "training continues after step" in notes

@@ -160,6 +160,12 @@ def test_bad_data_is_reported_in_the_words_of_the_node(toy: Toy, how: str) -> No
     assert str(failed.value) == toy_pipeline.BAD_DATA
 
 
+def test_an_error_of_our_own_is_told_whole_as_what_to_do_comes_last(toy: Toy) -> None:
+    toy.tell("Second", "no weights")
+    with pytest.raises(NodeFailed, match=f"^Second failed: {toy_pipeline.ADVICE}; see /"):
+        toy.run()
+
+
 @pytest.mark.parametrize(
     ("how", "kind", "words"),
     [
@@ -194,7 +200,6 @@ def test_the_cause_is_reported_even_if_it_cannot_be_recorded(
 @pytest.mark.parametrize(("kind", "kept"), [(WeightsError, True), (ValueError, False)])
 def test_our_own_messages_are_not_cut_short(kind: type[Exception], kept: bool) -> None:
     told = local_runner._describe(kind(f"{'why ' * 200}; set another file"))
-    assert told.startswith(f"{kind.__name__}: why why")
     assert told.endswith("set another file") == kept
 
 

@@ -339,6 +339,32 @@ class TestPage:
         assert share == count / 20
         assert true != predicted
 
+    def test_thousands_of_classes_are_left_to_the_tables(self) -> None:
+        names = [f"species {index}" for index in range(1000)]
+        facts = report_kit.facts(classes=names)
+        drawn = {plot.name: plot for plot in plots.draw(facts)}
+        assert "confusion" not in drawn
+        assert "1,000 classes, largest first, means of 2" in drawn["classes"].svg
+        text = page.render(facts, list(drawn.values()))
+        _, _, table = text.partition("The 200 worst of 1,000 classes")
+        assert table.partition("</tbody>")[0].count('<th scope="row">') == 200
+        assert "All of them are in tables/classes.csv" in table
+
+    @pytest.mark.parametrize(
+        ("weights", "shown"),
+        [("imagenet", "imagenet"), ("/w/own.h5", "/w/own.h5"), ("none", "trained from scratch")],
+    )
+    def test_weights_that_are_no_table_are_told_too(self, weights: str, shown: str) -> None:
+        facts = report_kit.facts()
+        settings = {
+            **facts.run.settings,
+            "train.hyperparameters.weights": Setting(value=weights, origin="command line"),
+        }
+        run = facts.run.model_copy(update={"settings": settings})
+        text = page.render(facts.model_copy(update={"run": run}), [])
+        _, _, row = text.partition('<th scope="row">Weights</th>')
+        assert shown in row.partition("</tr>")[0]
+
     def test_names_that_no_figure_can_show_are_made_harmless(self, tmp_path: Path) -> None:
         classes = ["tab\tand\x0bcontrol", "\N{RIGHT-TO-LEFT OVERRIDE}evil", "$x_"]
         write.write_report(report_kit.facts(classes=classes), tmp_path)

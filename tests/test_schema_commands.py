@@ -31,7 +31,10 @@ def schema(tmp_path: Path) -> Schema:
 def test_from_data_to_a_committed_schema_and_on_to_a_new_class(
     schema: Schema, two_classes: Path, image_bytes: Callable[..., bytes]
 ) -> None:
-    assert schema("infer", "--data", str(two_classes))[0] == 0
+    code, told = schema("infer", "--data", str(two_classes))
+    assert code == 0
+    options = f"--workspace {schema.workspace} --schema {schema.committed}"
+    assert told.splitlines()[-1].endswith(f"next: perennial schema review {options}")
     code, shown = schema("review")
     assert code == 8
     assert shown.splitlines()[:2] == ["+ class cat", "+ class dog"]

@@ -33,8 +33,10 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 from components import progress
 from components.errors import BadDataError, NotServableError, PushRefusedError
 from pipeline.workspace import Workspace
+from trainer_module.weights import WeightsError
 
 BAD_DATA = "folder 'cats' has no images [0 of 10]; add some"
+ADVICE = f"the weights do not fit: {'why ' * 200}and what to do"
 
 
 class Text(Artifact):
@@ -93,6 +95,10 @@ def states(connection: metadata_store_pb2.ConnectionConfig) -> list[str]:
     name = metadata_store_pb2.Execution.State.Name
     executions = ml_metadata.MetadataStore(connection).get_executions()
     return [name(each.last_known_state) for each in executions]
+
+
+def _no_weights(_: Path) -> None:
+    raise WeightsError(ADVICE)
 
 
 def _fail(_: Path) -> None:
@@ -219,6 +225,7 @@ ACTIONS = {
     "clock back": _clock_back,
     "clock forward": _clock_forward,
     "fail": _fail,
+    "no weights": _no_weights,
     "bad data": _bad_data,
     "not servable": _not_servable,
     "push refused": _push_refused,

@@ -144,6 +144,7 @@ def _run(
         # What is served must not depend on the devices that it was trained on.
         model = trained.rebuild()
         model.set_weights(trained.model.get_weights())
+    progress.report("note", text="training is done; the model is exported and called as served")
     warm_start.save(model, classes, fn_args.serving_model_dir)
     _export(fn_args, model, evaluation, classes)
     checkpoints.clear()

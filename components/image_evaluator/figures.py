@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 FIGURES = "figures.json"
@@ -91,7 +92,8 @@ class ModelFigures(_Frozen):
         macro_precision, macro_recall, macro_f1, macro_auc, log_loss (nats) and ece. All but
         log_loss lie in 0..1.
       per_class: in the order of `classes`.
-      confusion: images, by the true class (row) and the predicted one (column).
+      confusion: true class, predicted class (positions in `classes`) and images, where there are
+        any: a full matrix of 10,000 classes would take a gigabyte.
       reliability: bins of equal width over 0..1.
       slices: by each feature of `SLICES`.
       latency: of the model; None for a split on which it was not measured again.
@@ -101,10 +103,19 @@ class ModelFigures(_Frozen):
     examples: int
     metrics: dict[str, Estimate]
     per_class: list[ClassFigures]
-    confusion: list[list[int]]
+    confusion: list[tuple[int, int, int]]
     reliability: list[ReliabilityBin]
     slices: list[SliceFigures]
     latency: Latency | None = None
+
+    def confusion_matrix(self) -> np.ndarray:
+        """Images by true class (row) and predicted class (column), int [classes, classes]."""
+        import numpy as np
+
+        matrix = np.zeros([len(self.classes)] * 2, int)
+        for true, predicted, images in self.confusion:
+            matrix[true, predicted] = images
+        return matrix
 
 
 class Figures(_Frozen):

@@ -22,6 +22,8 @@ from components.image_evaluator.bounds import (
 from components.image_evaluator.figures import Baseline, Check, Estimate, ModelFigures, Verdict
 from components.wording import quoted
 
+_TOLD = 20  # slices that a bound fails on, each with a line of its own
+
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
@@ -126,7 +128,7 @@ def coverage(evidence: Evidence) -> Iterator[Check]:
         reason=(
             f"no image of {quoted(missing)} to judge the model on; add some, or raise data.eval"
             if missing
-            else f"all {total} classes have images to judge the model on"
+            else f"all {total:,} classes have images to judge the model on"
         ),
     )
 
@@ -156,7 +158,8 @@ def no_worse(evidence: Evidence) -> Iterator[Check]:
 def no_slice_worse(evidence: Evidence) -> Iterator[Check]:
     """Accuracy on each class or slice that a bound is about, against the latest blessed model.
 
-    A line for each that fails, and where none does one for all that the bound is about.
+    A line for each that fails, of many the worst and their number, and where none does one for all
+    that the bound is about.
     """
     pairs, bounds = evidence.pairs, evidence.bounds
     if not (pairs and len(pairs.candidate)):
@@ -169,6 +172,9 @@ def no_slice_worse(evidence: Evidence) -> Iterator[Check]:
             if bounds.applies(name, label)
         }
         failed = [label for label, each in found.items() if not each.passed]
+        if len(failed) > _TOLD:
+            yield _more_fail(name, found, failed, key)
+            failed = sorted(failed, key=lambda label: -found[label].fall)[:_TOLD]
         for label in failed if len(found) > 1 else found:
             yield found[label].check(label, f"accuracy on {label}", key)
         if len(found) > 1 and not failed:
@@ -183,6 +189,16 @@ def _slices(pairs: Pairs) -> Iterator[tuple[str, np.ndarray]]:
     for feature, values in pairs.slices.items():
         for value in sorted(set(values.tolist())):
             yield f"{feature}={value}", values == value
+
+
+def _more_fail(
+    name: str, found: Mapping[str, Comparison], failed: Sequence[str], key: str
+) -> Check:
+    reason = (
+        f"accuracy on {len(failed):,} of {len(found):,} slices by {name} breaks {key}; below are "
+        f"the {_TOLD} largest falls"
+    )
+    return Check(name=name, passed=False, value=None, bound=found[failed[0]].bound, reason=reason)
 
 
 def _all_hold(name: str, found: Mapping[str, Comparison], key: str) -> Check:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import sparse, stats
 
 from components.image_evaluator import estimates
 from components.image_evaluator.figures import (
@@ -52,6 +52,7 @@ def model_figures(
     ranks = _ranks(labels, probabilities)
     right, confidence = ranks == 0, probabilities.max(axis=1).astype(np.float64)
     confusion = _confusion(labels, probabilities.argmax(axis=1), len(classes))
+    cells = confusion.tocoo()
     areas, macro_auc = _areas(labels, probabilities)
     # Of (low, high] each, as `figures.ReliabilityBin` has them.
     bins = np.digitize(confidence, EDGES[1:-1], right=True)
@@ -70,10 +71,19 @@ def model_figures(
         examples=len(labels),
         metrics=metrics,
         per_class=[
-            _class_figures(name, confusion, index, areas[index])
-            for index, name in enumerate(classes)
+            _class_figures(name, right_ones, support, predicted, area)
+            for name, right_ones, support, predicted, area in zip(
+                classes,
+                confusion.diagonal().tolist(),
+                confusion.sum(axis=1).tolist(),
+                confusion.sum(axis=0).tolist(),
+                areas,
+                strict=True,
+            )
         ],
-        confusion=confusion.tolist(),
+        confusion=list(
+            zip(cells.row.tolist(), cells.col.tolist(), cells.data.tolist(), strict=True)
+        ),
         reliability=_reliability(right, confidence, bins),
         slices=list(_slices(slices, right)),
         latency=latency,
@@ -92,16 +102,15 @@ def _ranks(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return np.asarray(before.sum(axis=1))
 
 
-def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    cells = np.bincount(labels * classes + predicted, minlength=classes**2)
-    return cells.reshape(classes, classes)
+def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> sparse.csr_array:
+    ones = np.ones(len(labels), int)
+    # Sums what falls into the same cell.
+    return sparse.csr_array((ones, (labels, predicted)), shape=(classes, classes))
 
 
 def _class_figures(
-    name: str, confusion: np.ndarray, index: int, area: float | None
+    name: str, right: int, support: int, predicted: int, area: float | None
 ) -> ClassFigures:
-    right = int(confusion[index, index])
-    support, predicted = int(confusion[index].sum()), int(confusion[:, index].sum())
     return ClassFigures(
         name=name,
         support=support,
@@ -113,32 +122,36 @@ def _class_figures(
     )
 
 
-def _macro(confusion: np.ndarray) -> dict[str, Estimate]:
+def _macro(confusion: sparse.csr_array) -> dict[str, Estimate]:
     """Averages over the classes with images, in which precision without predictions counts as 0.
 
     Each image's contribution to an average is what its derivative by the image's weight is.
     """
-    total = len(confusion)
     support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     present = support > 0
     classes = present.sum()
     shown, taken = np.maximum(support, 1), np.maximum(predicted, 1)
-    recall, precision = np.diag(confusion) / shown, np.diag(confusion) / taken
+    hits = confusion.diagonal()
+    recall, precision = hits / shown, hits / taken
     either = support + predicted
-    f1 = 2 * np.diag(confusion) / np.maximum(either, 1)
-    right = np.eye(total)
+    f1 = 2 * hits / np.maximum(either, 1)
     by_either = np.where(present, 1 / np.maximum(either, 1), 0)
-    # By true and predicted class.
+    # Of the cells with images, by true class (row) and predicted class (column).
+    cells = confusion.tocoo()
+    row, column = cells.row, cells.col
+    right = row == column
     contributions = {
-        "precision": (right - precision) * (present & (predicted > 0)) / taken,
-        "recall": (right - recall[:, None]) / shown[:, None],
-        "f1": 2 * right * by_either - (f1 * by_either)[:, None] - f1 * by_either,
+        "precision": (right - precision[column])
+        * (present & (predicted > 0))[column]
+        / taken[column],
+        "recall": (right - recall[row]) / shown[row],
+        "f1": 2 * right * by_either[column] - (f1 * by_either)[row] - (f1 * by_either)[column],
     }
     effective = classes**2 / (1 / support[present]).sum()
     return {
         name: estimates.average(
             value=float(values[present].mean()),
-            variance=float((confusion * (contributions[name] / classes) ** 2).sum()),
+            variance=float((cells.data * (contributions[name] / classes) ** 2).sum()),
             images=float(effective),
         )
         for name, values in (("precision", precision), ("recall", recall), ("f1", f1))

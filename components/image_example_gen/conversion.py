@@ -51,7 +51,7 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
         for name, pattern in _NOT_IMAGES.items():
             if pattern.match(data):
                 raise Unusable("unsupported", f"{name}; convert it to JPEG or PNG") from None
-        raise Unusable("not an image", "or one with a damaged header") from None
+        raise Unusable("not an image", "of no known format, or with a damaged header") from None
     # Pillow's plugins meet damaged files with almost any exception there is.
     except Exception as error:
         raise damaged(error) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -67,7 +68,8 @@ class Ingest:
             raise BadDataError(
                 f"{source}: {record.all_quarantined:,} of {record.inputs:,} inputs cannot be used, "
                 f"more than data.max_bad_fraction = {options.max_bad_fraction:g} allows ({kinds}): "
-                f"{named}. `perennial data check` lists them all"
+                f"{named}. `perennial data check {shlex.quote(source)} --quarantine FILE` "
+                "lists them all"
             )
         if len(record.classes) < 2:
             found = f"only one class, {record.classes[0]!r}" if record.classes else "no class"
@@ -98,7 +100,8 @@ def ingest(
     units = scan(data)
     inputs = [entry for unit in units for entry in unit]
     if not inputs:
-        raise BadDataError(f"{data.source}: no images found; {data.hint}")
+        ignored = f" among {data.ignored.total():,} other files" if data.ignored else ""
+        raise BadDataError(f"{data.source}: no images found{ignored}; {data.hint}")
     judge(inputs, shares, data.window if options.held_out == "all" else None)
     classes = sorted(
         {entry.label for entry in inputs if entry.problem is None and not entry.is_outside}

@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError, DataError
 
 
 def classify(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
     weights: Annotated[
         str,
         typer.Option(help=".npz file or URL, SavedModel folder, TF-Hub or Kaggle handle."),

@@ -83,6 +83,8 @@ def _rows(result: Ingest) -> list[tuple[str, str]]:
     rows = [("Accounting", record.balance)]
     for split, counts in record.splits.items():
         shown = ", ".join(f"{count:,} {label}" for label, count in _most(counts))
+        if (more := len(counts) - MAX_SHOWN) > 0:
+            shown += f" and {more:,} more classes"
         rows.append((f"In {split}", f"{record.examples(split):,}: {shown}"))
     for name, counts in (
         ("Normalised", record.normalized),

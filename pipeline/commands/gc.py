@@ -42,6 +42,12 @@ def collect(
             print(each.folder)
         if apply:
             hygiene.remove(place, doomed)
+    if not doomed:
+        print(
+            f"nothing to remove: all artifacts are of the latest {keep} runs, of runs of the last "
+            f"{older_than:g} days, of a champion or of a pushed version"
+        )
+        return
     freed = sum(each.size for each in doomed) / 1e6
     done = "removed" if apply else "could be removed; --apply does it"
     print(f"{len(doomed):,} artifacts, {freed:,.1f} MB: {done}")

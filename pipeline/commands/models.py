@@ -88,7 +88,10 @@ def models(
 
 
 def promote(
-    version: Annotated[int, typer.Argument(help="A version that `perennial models` lists.", min=1)],
+    version: Annotated[
+        int,
+        typer.Argument(metavar="VERSION", help="A version that `perennial models` lists.", min=1),
+    ],
     to: Annotated[Label, typer.Option(help="canary first, then stable.")],
     model: ModelOption = None,
     workspace: RunsOption = RUNS,

@@ -34,12 +34,13 @@ def predict(
     model: Annotated[
         str,
         typer.Argument(
+            metavar="MODEL",
             help="A run (or latest), a pushed version's number or folder, HOST:PORT (gRPC), or "
-            "http://HOST:PORT (REST)."
+            "http://HOST:PORT (REST).",
         ),
     ],
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")
+        list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of them.")
     ],
     top: Annotated[int, typer.Option(min=1, metavar="K", help="Classes shown for each image.")] = 3,
     as_json: JsonLinesOption = False,

@@ -7,6 +7,7 @@ A curated schema fixes the classes, their order, and what each derived feature m
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,7 +77,7 @@ def infer(
             found = _infer(loaded, statistics, fresh)
     candidate = _candidate(loaded)
     write(candidate, _text(found))
-    print(f"{candidate} is written; next: perennial schema review")
+    print(f"{candidate} is written; next: {_command('review', loaded)}")
 
 
 def _infer(config: Config, statistics: Artifact, fresh: bool) -> schema_pb2.Schema:
@@ -100,17 +101,24 @@ def _infer(config: Config, statistics: Artifact, fresh: bool) -> schema_pb2.Sche
     return inference.infer(splits, classes, base)
 
 
+def _command(name: str, config: Config) -> str:
+    """What to type, with the options that it needs wherever the settings came from."""
+    options = {"--workspace": config.workspace, "--schema": config.data.schema_file}
+    shown = (f" {option} {shlex.quote(str(path))}" for option, path in options.items() if path)
+    return f"perennial schema {name}{''.join(shown)}"
+
+
 def review(
     config: ConfigOption = None, schema: SchemaOption = None, workspace: WorkspaceOption = None
 ) -> None:
     """Print what the candidate would change; exit code 8 where that is anything."""
-    candidate, committed = _files(config, schema, workspace)
+    loaded, candidate, committed = _files(config, schema, workspace)
     old = _lines(_read(committed)) if committed.exists() else []
     changes = list(_changes(old, _lines(_read(_existing(candidate)))))
     print("\n".join(changes) or f"{committed}: nothing would change")
     if changes:
         raise SchemaDiffers(
-            f"{candidate} differs from {committed}; `perennial schema accept` takes it over"
+            f"{candidate} differs from {committed}; `{_command('accept', loaded)}` takes it over"
         )
 
 
@@ -118,17 +126,19 @@ def accept(
     config: ConfigOption = None, schema: SchemaOption = None, workspace: WorkspaceOption = None
 ) -> None:
     """Make the candidate the committed schema."""
-    candidate, committed = _files(config, schema, workspace)
+    _, candidate, committed = _files(config, schema, workspace)
     write(committed, _text(_read(_existing(candidate))))
     print(f"{committed}: accepted; it counts in runs with data.schema_file = {str(committed)!r}")
 
 
-def _files(config: Path | None, schema: Path | None, workspace: str | None) -> tuple[Path, Path]:
-    """The candidate and the committed schema."""
+def _files(
+    config: Path | None, schema: Path | None, workspace: str | None
+) -> tuple[Config, Path, Path]:
+    """The settings, the candidate and the committed schema."""
     loaded = load(config, {"data.schema_file": schema, "workspace": workspace}, None).config
     if loaded.data.schema_file is None:
         raise ConfigError("which schema? give --schema FILE, or set data.schema_file")
-    return _candidate(loaded), loaded.data.schema_file
+    return loaded, _candidate(loaded), loaded.data.schema_file
 
 
 def _candidate(config: Config) -> Path:

@@ -16,7 +16,7 @@ from pipeline.serving import launch
 def serve(
     model: Annotated[
         str | None,
-        typer.Argument(help="Name of the model; not needed where there is one.", metavar="[MODEL]"),
+        typer.Argument(help="Name of the model; not needed where there is one.", metavar="MODEL"),
     ] = None,
     workspace: RunsOption = RUNS,
     port: Annotated[int, typer.Option(help="For gRPC.", min=1, max=65535)] = 8500,

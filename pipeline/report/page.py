@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from components.image_evaluator.figures import ClassFigures, Estimate, Figures
 
+MAX_CLASSES = 200
 MAX_CONFUSIONS = 12
 MAX_SLICES = 40
 
@@ -55,7 +56,7 @@ def render(
         metrics=metric_rows(evaluation) if evaluation else [],
         weakest=_weakest(evaluation) if evaluation else None,
         confusions=confusions(evaluation)[:MAX_CONFUSIONS] if evaluation else [],
-        worst_first=worst_first(evaluation) if evaluation else [],
+        worst_first=worst_first(evaluation)[:MAX_CLASSES] if evaluation else [],
         slices=_slices(evaluation) if evaluation else [],
         rerun=rerun(facts),
         weights=_weights(facts.run),
@@ -129,12 +130,11 @@ def _better(candidate: Estimate, baseline: Estimate | None, higher: bool) -> boo
 def confusions(evaluation: Figures) -> list[tuple[str, str, int, float]]:
     """True class, predicted class, images and their share of the true class; most images first."""
     names = evaluation.candidate.classes
-    rows = evaluation.candidate.confusion
+    of_class = evaluation.candidate.per_class
     found = [
-        (names[true], names[predicted], count, count / sum(row))
-        for true, row in enumerate(rows)
-        for predicted, count in enumerate(row)
-        if count and predicted != true
+        (names[true], names[predicted], count, count / of_class[true].support)
+        for true, predicted, count in evaluation.candidate.confusion
+        if predicted != true
     ]
     return sorted(found, key=lambda each: (-each[2], -each[3]))
 
@@ -191,6 +191,10 @@ def _weights(run: Run) -> Mapping[str, Any] | None:
     """Source, sha256 and licence of the pretrained weights."""
     prefix = "train.hyperparameters.weights."
     found = {key.removeprefix(prefix): s.value for key, s in run.settings.items() if prefix in key}
+    # Some recipes' weights are a name or a path, and not confirmed by a digest.
+    plain = run.value("train.hyperparameters.weights")
+    if isinstance(plain, str) and plain != "none":
+        found = {"source": plain, "sha256": ""}
     return found if found.get("source") else None
 
 

@@ -7,8 +7,10 @@ its text could not be read on a phone, but for the matrix of many classes.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.console import printable
@@ -36,6 +38,7 @@ _PROPERTIES = {
 _WIDTH, _HEIGHT = 360.0, 220.0
 _LABELLED = 40  # classes: of more no name would be readable
 _COUNTED = 16  # classes: of more no number would be
+_DRAWN = 640  # classes: of more a cell or a bar would be less than a pixel
 _LONGEST = 18  # characters of a class name
 NOTHING = "\N{EN DASH}"  # in the place of a figure that there is not
 
@@ -123,7 +126,8 @@ def _draw(facts: Facts) -> Iterator[Plot]:
         for name, curves in _CURVES.items():
             yield _finished(name, *curves(facts.training))
     if facts.evaluation:
-        yield _finished("confusion", *_confusion(facts.evaluation))
+        if len(facts.evaluation.candidate.classes) <= _DRAWN:
+            yield _finished("confusion", *_confusion(facts.evaluation))
         yield _finished("reliability", *_reliability(facts.evaluation))
         if len(facts.evaluation.candidate.per_class) <= _LABELLED:
             yield _finished("recall", *_recall(facts.evaluation))
@@ -158,13 +162,16 @@ def _classes(data: Data) -> _Drawn:
     order = sorted(data.classes, key=lambda name: -_total(data, name))
     shown = len(order) <= _LABELLED
     figure, axes = _figure(height=max(120.0, 60 + 15 * len(order)) if shown else _HEIGHT)
-    start = [0] * len(order)
+    several = math.ceil(len(order) / _DRAWN)
+    bars = [order[first : first + several] for first in range(0, len(order), several)]
+    places = range(0, len(order), several)
+    start = [0.0] * len(bars)
     for split, color in zip(data.splits, (FIRST, SECOND, MUTED), strict=False):
-        counts = [data.splits[split].get(name, 0) for name in order]
+        counts = [fmean(data.splits[split].get(name, 0) for name in bar) for bar in bars]
         if shown:
-            axes.barh(range(len(order)), counts, 0.7, start, color=color, label=split)
+            axes.barh(places, counts, 0.7, start, color=color, label=split)
         else:
-            axes.bar(range(len(order)), counts, 1.0, start, color=color, label=split)
+            axes.bar(places, counts, several, start, color=color, label=split)
         start = [low + count for low, count in zip(start, counts, strict=True)]
     if shown:
         axes.set_yticks(range(len(order)), [shortened(name) for name in order])
@@ -172,7 +179,8 @@ def _classes(data: Data) -> _Drawn:
         axes.set_xlabel("images")
         axes.grid(axis="y", visible=False)
     else:
-        axes.set_xlabel(f"{len(order)} classes, largest first")
+        means = f", means of {several}" if several > 1 else ""
+        axes.set_xlabel(f"{len(order):,} classes, largest first{means}")
         axes.set_ylabel("images")
         axes.grid(axis="x", visible=False)
     _legend(axes)
@@ -213,7 +221,7 @@ def _pair_of_curves(training: Training, key: str, title: str) -> _Drawn:
         values = [row[prefix + key] for row in training.epochs]
         axes.plot(epochs, values, style, color=color, label=name, **_marker(epochs))
     if key == "accuracy":
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
     best = training.epochs[training.best_epoch - 1]
     axes.plot(best["epoch"], best[f"val_{key}"], "o", color=SECOND, markersize=6)
     _epochs(axes, training)
@@ -292,7 +300,7 @@ def _confusion(evaluation: Figures) -> _Drawn:
     from matplotlib.colors import to_rgb
 
     names = evaluation.candidate.classes
-    counts = np.array(evaluation.candidate.confusion, float)
+    counts = evaluation.candidate.confusion_matrix()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     few = len(names) <= _LABELLED
     side = min(640.0, 110 + (26 * len(names) if len(names) <= _COUNTED else 15 * len(names)))

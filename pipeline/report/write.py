@@ -137,11 +137,14 @@ def _evaluation_tables(evaluation: Figures) -> Iterator[tuple[str, list[_Row]]]:
     yield (
         "confusion",
         [
-            {"model": name, "true": true, "predicted": predicted, "images": count}
+            {
+                "model": name,
+                "true": model.classes[true],
+                "predicted": model.classes[predicted],
+                "images": count,
+            }
             for name, model in models
-            for true, row in zip(model.classes, model.confusion, strict=True)
-            for predicted, count in zip(model.classes, row, strict=True)
-            if count
+            for true, predicted, count in model.confusion
         ],
     )
     for title in ("reliability", "slices"):

@@ -166,7 +166,9 @@ def _load(config: Config, base: keras.Model) -> None:
         else:
             base.load_weights(config.weights)
     except Exception as error:  # urllib's, h5py's, zipfile's, and Keras's own, a bare Exception
-        reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+        missing = isinstance(error, FileNotFoundError)
+        text = "there is no such file" if missing else str(error)
+        reason = textwrap.shorten(text, 200, placeholder=" ...")
         raise WeightsError(
             f"the weights {config.weights} cannot be loaded into MobileNetV2: {reason}; {advice}"
         ) from error

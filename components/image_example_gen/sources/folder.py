@@ -103,8 +103,7 @@ def listing(location: str, options: Options) -> Listing:
         contents=contents(location, sources),
         ignored=ignored,
         notes=notes,
-        hint=f"expected {'<folder>/' * (options.depth - 1)}<class name>/<image> with one of "
-        f"{', '.join(sorted(EXTENSIONS))}",
+        hint=f"expected {'<folder>/' * (options.depth - 1)}<class name>/<image>, as in cat/1.jpg",
     )
 
 
@@ -152,7 +151,10 @@ def _labelled(found: list[SourceFile], depth: int) -> tuple[list[SourceFile], li
         elif file.problem:
             sources.append(file)
         else:
-            problem = ("no class", f"not inside a class folder (data.depth = {depth})")
+            problem = (
+                "no class",
+                f"not inside a class folder, as in cat/1.jpg (data.depth = {depth})",
+            )
             sources.append(dataclasses.replace(file, problem=problem))
     notes = [f"class folder {printable(name)!r} holds no image" for name in sorted(empty - used)]
     return sorted(sources), notes
