@@ -20,7 +20,6 @@ from pipeline.errors import ConfigError, DataError, NodeFailed, NotBlessed, User
 from pipeline.workspace import Workspace
 from tests import toy_pipeline
 from tests.recorder import Recorder
-from trainer_module.weights import WeightsError
 
 # Raised by protobuf's C code in our frames for a call that TFX makes.
 pytestmark = pytest.mark.filterwarnings("ignore:label\\(\\) is deprecated")
@@ -195,12 +194,6 @@ def test_the_cause_is_reported_even_if_it_cannot_be_recorded(
     with pytest.raises(DataError, match="folder 'cats' has no images"):
         toy.run()
     assert toy.states() == ["COMPLETE", "FAILED"]
-
-
-@pytest.mark.parametrize(("kind", "kept"), [(WeightsError, True), (ValueError, False)])
-def test_our_own_messages_are_not_cut_short(kind: type[Exception], kept: bool) -> None:
-    told = local_runner._describe(kind(f"{'why ' * 200}; set another file"))
-    assert told.endswith("set another file") == kept
 
 
 def test_a_full_disk_is_called_that(toy: Toy) -> None:
