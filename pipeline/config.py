@@ -58,6 +58,7 @@ HYPERPARAMETERS = "train.hyperparameters."
 # as files with the old name may be around: for good, it costs nothing.
 RENAMED: Mapping[str, str] = {}
 PHOTOGRAPHS = Survey(None, height=480.0, width=640.0)
+_WEIGHTS = (".npz", ".h5", ".keras")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 # The tables of a TOML file, or the settings in them; what tomllib returns.
@@ -223,8 +224,17 @@ def check_paths(config: Config) -> None:
         key = getattr(config.push.signing, name)
         if key is not None:
             _check_readable(f"push.signing.{name}", key)
+    key, source = _weights(config.train.hyperparameters)
+    if source.endswith(_WEIGHTS) and "://" not in source:
+        _check_readable(key, Path(source).expanduser())
     if config.push.directory is not None and "://" not in config.push.directory:
         _check_writable("push.directory", Path(config.push.directory))
+
+
+def _weights(hyperparameters: BaseModel) -> tuple[str, str]:
+    """The setting that says where the recipe takes weights from, and its value."""
+    key, weights = f"{HYPERPARAMETERS}weights", getattr(hyperparameters, "weights", "")
+    return (key, weights) if isinstance(weights, str) else (f"{key}.source", weights.source)
 
 
 def check_data(data: DataConfig) -> None:

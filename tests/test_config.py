@@ -565,6 +565,23 @@ class TestCheckPaths:
         workspace = {"workspace": str(tmp_path / "workspace")}
         check_paths(load(None, workspace | keys).config)
 
+    @pytest.mark.parametrize(
+        ("recipe", "key", "source"),
+        [
+            ("mobilenet", "weights", "no.h5"),
+            ("bit", "weights.source", "no.npz"),
+            ("vit_finetune", "weights.source", "~/no.npz"),
+        ],
+    )
+    def test_weights_that_are_not_there_are_named_before_anything_is_done(
+        self, tmp_path: Path, recipe: str, key: str, source: str
+    ) -> None:
+        key = f"train.hyperparameters.{key}"
+        digest = {} if recipe == "mobilenet" else {f"{key[:-6]}sha256": "0" * 64}
+        with pytest.raises(ConfigError, match=rf"{key}: .*no\.\w+' cannot be read: No such file"):
+            self.check(tmp_path, **{"train.recipe": recipe, key: source, **digest})
+        self.check(tmp_path, **{"train.recipe": recipe, key: f"https://host/{source}", **digest})
+
     def test_a_folder_and_the_built_in_data_set_are_accepted_and_nothing_is_made(
         self, tmp_path: Path
     ) -> None:
