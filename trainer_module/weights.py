@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from components import progress
+from components.wording import shortened
 
 if TYPE_CHECKING:
     import keras
@@ -114,9 +114,9 @@ def assign(
     """
     problems = []
     if unused := sorted(arrays.keys() - variables.keys()):
-        problems.append(f"the file has {len(unused)} arrays too many: {_listed(unused)}")
+        problems.append(f"the file has {len(unused)} arrays too many: {shortened(unused)}")
     if missing := sorted(variables.keys() - arrays.keys()):
-        problems.append(f"the model has {len(missing)} weights too many: {_listed(missing)}")
+        problems.append(f"the model has {len(missing)} weights too many: {shortened(missing)}")
     for name in sorted(arrays.keys() & variables.keys()):
         found, wanted = arrays[name].shape, tuple(variables[name].shape)
         if found != wanted:
@@ -168,8 +168,3 @@ def _saved_model(source: str) -> Path:
     if not (folder / "saved_model.pb").is_file():
         raise WeightsError(f"{folder} holds no saved_model.pb, so it is no SavedModel")
     return folder
-
-
-def _listed(names: Sequence[str], most: int = 20) -> str:
-    more = [f"and {len(names) - most} more"] if len(names) > most else []
-    return ", ".join([*names[:most], *more])
