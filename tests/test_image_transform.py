@@ -153,7 +153,11 @@ class TestRecords:
         self, encoded: list[bytes], tmp_path: Path
     ) -> None:
         made = run_transform(tmp_path, {"train": [(each, "a") for each in encoded]}, ["a"])
-        again = list(executor.transform_records(str(made.graph), str(tmp_path / "raw-train")))
+        again = list(
+            executor.transform_records(
+                executor.load_graph(str(made.graph)), str(tmp_path / "raw-train")
+            )
+        )
         (file,) = made.files("train")
         written = [record.numpy() for record in tf.data.TFRecordDataset(file)]
         assert written == again
@@ -179,4 +183,4 @@ class TestRecords:
         ]
         source = write_records(tmp_path / "bad", map(serialized, rows))
         with pytest.raises(BadDataError, match=r"ä/5\.jpg: TensorFlow cannot decode it"):
-            list(executor.transform_records(str(made.graph), source))
+            list(executor.transform_records(executor.load_graph(str(made.graph)), source))

@@ -20,10 +20,10 @@ from PIL import Image
 from tfx.orchestration.portable import data_types
 from tfx.types import artifact_utils, standard_artifacts
 
-from components import features
+from components import features, parallel
 from components.decoding import decode_now
 from components.errors import BadDataError
-from components.image_example_gen import near_duplicates, parallel, writing
+from components.image_example_gen import near_duplicates, writing
 from components.image_example_gen.accounting import Accounting, read_accounting
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.dataset import fingerprint, list_data

@@ -95,9 +95,10 @@ def run_transform(
         },
     )
     executor.write_graph(function, str(graph))
+    loaded = executor.load_graph(str(graph))
     for split, images in splits.items():
         source = write_records(root / f"raw-{split}", [serialized(raw(*each)) for each in images])
-        write_records(root / f"{split}-0", executor.transform_records(str(graph), source))
+        write_records(root / f"{split}-0", executor.transform_records(loaded, source))
     schema = root / "schema.pbtxt"
     schema.write_text(text_format.MessageToString(schema_of(classes)))
     return Transformed(root, graph, schema, image_size, train_size)

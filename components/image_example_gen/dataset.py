@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 from components.image_example_gen import files, source_name, spans
 from components.image_example_gen.options import Options
-from components.image_example_gen.parallel import in_order
 from components.image_example_gen.sources import list_source
 from components.image_example_gen.sources.base import Content, Item, Listing, Unit
+from components.parallel import in_order
 
 
 @dataclasses.dataclass(frozen=True)

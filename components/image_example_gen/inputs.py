@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from components.image_example_gen.dataset import DataSet
 from components.image_example_gen.files import Unusable
-from components.image_example_gen.parallel import in_order
 from components.image_example_gen.sources.base import Item
+from components.parallel import in_order
 from components.progress import Counter
 
 INPUTS_FILE = "inputs.jsonl"  # in an Examples artifact: every input and its fate

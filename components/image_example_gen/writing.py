@@ -17,8 +17,8 @@ from components.image_example_gen.dataset import SpanUnit
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.images import Picture, read_image
 from components.image_example_gen.inputs import Problem
-from components.image_example_gen.parallel import in_order
 from components.image_example_gen.sources.base import Item
+from components.parallel import in_order
 
 
 class Target(NamedTuple):

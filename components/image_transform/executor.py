@@ -26,6 +26,7 @@ from tfx.utils import io_utils
 from components import features, reuse
 from components.errors import BadDataError
 from components.image_schema_gen.schema import class_names
+from components.parallel import in_order
 from components.progress import Counter
 
 PREFIX = "transformed_examples"
@@ -37,6 +38,7 @@ INPUTS = {
 }
 
 PreprocessingFn = Callable[..., Mapping[str, tf.Tensor]]
+Graph = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -118,34 +120,37 @@ def write_graph(preprocessing_fn: PreprocessingFn, uri: str) -> None:
     impl_helper.analyze_in_place(preprocessing_fn, False, INPUTS, specs, uri)
 
 
-def transform_records(graph_uri: str, source: str) -> Iterator[bytes]:
-    """The serialized tf.Examples of a TFRecord file, each put through the graph, in their order.
-
-    Images are decoded one at a time on each CPU, so that memory follows the largest of them and
-    not their number. TensorFlow's threads do it: a second process would import everything again.
-
-    Raises BadDataError naming the image that failed.
-    """
+def load_graph(graph_uri: str) -> Graph:
+    """The graph as a function of one serialized tf.Example, traced once for all files."""
     layer = tft.TFTransformOutput(graph_uri).transform_features_layer()
 
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
     def transform(record: tf.Tensor) -> dict[str, tf.Tensor]:
         return layer(tf.io.parse_example(record[tf.newaxis], INPUTS))
 
-    done = 0
-    outputs = (
-        tf.data.TFRecordDataset(source, buffer_size=2**20)
-        .map(transform, num_parallel_calls=len(os.sched_getaffinity(0)), deterministic=True)
-        .as_numpy_iterator()
-    )
-    while True:
+    return transform
+
+
+def transform_records(graph: Graph, source: str) -> Iterator[bytes]:
+    """The serialized tf.Examples of a TFRecord file, each put through the graph, in their order.
+
+    Images are decoded one at a time on each CPU, so that memory follows the largest of them and
+    not their number. A tf.data pipeline would optimize the graph anew for every file, which takes
+    as long as some hundred images.
+
+    Raises BadDataError naming the image that failed.
+    """
+
+    def transform(numbered: tuple[int, bytes]) -> bytes:
+        index, record = numbered
         try:
-            row = next(outputs)
-        except StopIteration:
-            return
+            outputs = graph(tf.constant(record))
         except tf.errors.InvalidArgumentError as error:
-            raise BadDataError(_blame(source, done, error)) from error
-        done += 1
-        yield _serialized(row)
+            raise BadDataError(_blame(record, f"record {index} of {source}", error)) from error
+        return _serialized({name: value.numpy() for name, value in outputs.items()})
+
+    records = tf.data.TFRecordDataset(source, buffer_size=2**20).as_numpy_iterator()
+    return in_order(transform, enumerate(records), lambda numbered: len(numbered[1]))
 
 
 def _resolve(dotted: str) -> PreprocessingFn:
@@ -164,10 +169,9 @@ def _serialized(row: Mapping[str, Any]) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def _blame(source: str, index: int, error: tf.errors.InvalidArgumentError) -> str:
-    (record,) = tf.data.TFRecordDataset(source).skip(index).take(1).as_numpy_iterator()
+def _blame(record: bytes, otherwise: str, error: tf.errors.InvalidArgumentError) -> str:
     names = tf.train.Example.FromString(record).features.feature[features.FILENAME]
-    name = b"".join(names.bytes_list.value).decode() or f"record {index} of {source}"
+    name = b"".join(names.bytes_list.value).decode() or otherwise
     reason = error.message.splitlines()[0]
     return f"{name}: TensorFlow cannot decode it ({reason}); replace or remove the file"
 
@@ -179,13 +183,16 @@ class _TransformShard(beam.DoFn):
         self._graph_uri = graph_uri
         self._images = images
 
+    def setup(self) -> None:
+        self._graph = load_graph(self._graph_uri)
+
     def process(self, shard: tuple[str, str]) -> None:
         source, target = shard
         with (
             tf.io.TFRecordWriter(f"{target}.partial") as writer,
             Counter("transform", self._images, "images") as counter,
         ):
-            for record in transform_records(self._graph_uri, source):
+            for record in transform_records(self._graph, source):
                 writer.write(record)
                 counter.add()
         tf.io.gfile.rename(f"{target}.partial", target, overwrite=True)
