@@ -77,12 +77,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(options: argparse.Namespace) -> None:
     from kubeflow import parameters
-    from pipeline.settings import LOCATION
+    from pipeline.settings import absolute_location
 
     scheduled = options.decision is not None
     loaded = parameters.load(options.given, dict(options.parameter), scheduled=scheduled)
     try:
-        LOCATION.func(options.pipeline_root)  # type: ignore[call-arg]  # a validator may take more
+        absolute_location(options.pipeline_root)
     except ValueError as error:
         root = f"kubeflow.pipeline_root = {options.pipeline_root!r}"
         raise ConfigError(f"parameter pipeline_root: {root}: {error}") from None

@@ -62,7 +62,8 @@ def _absolute_source(value: object) -> object:
     return value
 
 
-def _absolute_location(value: object) -> object:
+def absolute_location(value: object) -> object:
+    """A path or URI that nodes write to, as it is used. Raises ValueError for what cannot be."""
     if isinstance(value, str) and "://" in value:
         if value.lower().startswith("s3://"):
             raise ValueError(
@@ -87,7 +88,7 @@ def _beam_option(value: str) -> str:
 # One instance each: the settings that hold a path are found by it.
 PATH = BeforeValidator(_absolute_path)
 SOURCE = BeforeValidator(_absolute_source)
-LOCATION = BeforeValidator(_absolute_location)  # a path or a URI such as gs://bucket/models
+LOCATION = BeforeValidator(absolute_location)  # a path or a URI such as gs://bucket/models
 
 
 class Section(BaseModel):
