@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer_module import fit, recipes
+from trainer_module import fit, frozen_features, recipes
 from trainer_module.input_pipeline import Split
 from trainer_module.recipes import mobilenet
 from trainer_module.recipes.base import TrainingData
@@ -128,15 +128,15 @@ def test_features_and_head_together_are_the_model() -> None:
 def test_the_network_runs_once_over_each_view_in_phase_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen = []
-    real = fit._Training._features
+    computed: list[np.ndarray] = []
+    real = frozen_features.compute
 
-    def counted(self: fit._Training, frozen: object, phase: object) -> object:
-        train, evaluation = real(self, frozen, phase)  # type: ignore[arg-type]
-        seen.extend(np.split(np.asarray(train.features), 3))
-        return train, evaluation
+    def counted(*args: Any, **options: Any) -> tf.Tensor:
+        features = real(*args, **options)
+        computed.append(np.asarray(features))
+        return features
 
-    monkeypatch.setattr(fit._Training, "_features", counted)
+    monkeypatch.setattr(frozen_features, "compute", counted)
     config = Config(**RANDOM, head_epochs=4, views=3)
     fit.fit(
         recipes.get("mobilenet"),
@@ -150,8 +150,10 @@ def test_the_network_runs_once_over_each_view_in_phase_one(
         seed=0,
         how=fit.How(prepare=awaken),
     )
-    assert len(seen) == 3
-    first, second, third = seen
+    of_training, of_evaluation = computed
+    assert len(of_evaluation) == 4
+    assert len(of_training) == 3 * 8
+    first, second, third = np.split(of_training, 3)
     assert not np.allclose(first, second)
     assert not np.allclose(second, third)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Generator
 from typing import Any
 
 import keras
@@ -15,6 +16,7 @@ from tests.resumable import split
 from trainer_module import devices, fit, input_pipeline, recipes
 from trainer_module.fit import How
 from trainer_module.input_pipeline import Split
+from trainer_module.recipes.base import Frozen, Phase, Row, TrainingData
 from trainer_module.steps import Steps
 
 # Prints the losses of a training on the devices that the environment asks for.
@@ -22,12 +24,13 @@ LOGICAL = """
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tests.test_steps import losses, masks
+from tests.test_steps import head_losses, losses, masks
 from trainer_module.fit import How
 two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 print(*losses(), *losses(How(strategy=two)), *losses(How(strategy=two, gradient_accumulation=3)))
 print(*masks(two))
 print(*masks(two))
+print(*head_losses(), *head_losses(How(strategy=two)))
 """
 
 
@@ -54,6 +57,42 @@ def losses(how: How | None = None, **settings: Any) -> list[float]:
     return [row[key] for row in trained.epochs for key in ("loss", "val_loss")]
 
 
+def head_losses(how: How | None = None) -> list[float]:
+    """Losses of three epochs of a head on features of 17 images, the last batch of which is one."""
+
+    class Recipe:
+        @staticmethod
+        def build_model(config: object, image_size: int, classes: int) -> keras.Model:
+            images = keras.Input((image_size, image_size, 3), dtype="uint8")
+            x = keras.layers.Flatten(name="flat")(keras.layers.Rescaling(1 / 255)(images))
+            return keras.Model(images, keras.layers.Dense(classes, name="logits")(x))
+
+        @staticmethod
+        def phases(
+            config: object, model: keras.Model, data: TrainingData
+        ) -> Generator[Phase, Row, None]:
+            features = model.get_layer("flat").output
+            start = keras.Input(features.shape[1:])
+            head = keras.Model(start, model.get_layer("logits")(start))
+            frozen = Frozen(keras.Model(model.input, features), head)
+            yield Phase(3, keras.optimizers.SGD(0.1), None, frozen=frozen)
+
+    keras.utils.set_random_seed(0)
+    trained = fit.fit(
+        Recipe(),  # type: ignore[arg-type]
+        recipes.get("vit").Config(),  # not looked at
+        train=split(17, 0),
+        evaluation=split(5, 1),
+        image_size=8,
+        num_classes=3,
+        batch_size=8,
+        epochs=3,
+        seed=0,
+        how=how,
+    )
+    return [row[key] for row in trained.epochs for key in ("loss", "val_loss")]
+
+
 @pytest.fixture(scope="module")
 def plain() -> list[float]:
     return losses()
@@ -71,10 +110,12 @@ def test_two_devices_give_the_same_training_with_and_without_parts() -> None:
         [sys.executable, "-c", LOGICAL], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    first, *dropped = result.stdout.splitlines()
+    first, *dropped, heads = result.stdout.splitlines()
     one, two, parts = np.reshape([float(value) for value in first.split()], (3, 4))
     np.testing.assert_allclose(two, one, rtol=1e-4)
     np.testing.assert_allclose(parts, one, rtol=1e-4)
+    one, two = np.reshape([float(value) for value in heads.split()], (2, 6))
+    np.testing.assert_allclose(two, one, rtol=1e-4)
     # Each device keeps half of the inputs. Were they the same ones, none would be kept by one only.
     assert dropped[0] == dropped[1]
     assert {float(value) for value in dropped[0].split()} == {0, 1, 2}
@@ -115,6 +156,24 @@ def test_mixed_precision_learns_and_keeps_float32_weights(policy: str, plain: li
         assert is_scaled == (policy == "mixed_float16")
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def test_several_steps_in_one_call_are_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    train = Steps.train
+
+    def counted(self: Steps, batches: Any, count: int) -> Any:
+        calls.append(count)
+        return train(self, batches, count)
+
+    monkeypatch.setattr(Steps, "train", counted)
+    monkeypatch.setattr(fit, "CALL_SECONDS", 0)
+    one_by_one = losses(), head_losses()
+    assert set(calls) == {1}
+    monkeypatch.setattr(fit, "CALL_SECONDS", 1e9)
+    assert (losses(), head_losses()) == one_by_one
+    assert 6 in calls
+    assert 3 in calls
 
 
 def one_step(clip: float | None = None, accumulation: int = 1, factor: float = 1.0) -> np.ndarray:

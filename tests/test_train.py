@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import logging
@@ -208,22 +207,6 @@ class TestBatches:
         if program is not None:
             tf.random.set_seed(program)
         assert self.epoch(split) == before
-
-    def test_features_of_one_view_after_the_other_stand_in_for_images(self, split: Split) -> None:
-        views = np.array([[[place + 10 * view] for place in range(10)] for view in range(2)])
-        features = tf.constant(views.reshape(20, 1), tf.float32)
-        replaced = dataclasses.replace(split, features=features)
-        batches = input_pipeline.training_batches(replaced, 4, 0, None, epochs=range(3))
-        shown = [
-            (int(value), label)
-            for values, labels, *_ in batches.as_numpy_iterator()
-            for (value,), label in zip(values, labels, strict=True)
-        ]
-        for epoch in range(3):
-            seen = [value for value, _ in shown[10 * epoch : 10 * (epoch + 1)]]
-            assert sorted(seen) == [place + 10 * (epoch % 2) for place in range(10)]
-        assert all(label == split.labels[value % 10] for value, label in shown)
-        assert shown[:10] != shown[20:]
 
     def test_every_step_augments_with_a_seed_of_its_own(self, split: Split) -> None:
         def augment(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -16,13 +16,14 @@ import tensorflow as tf
 from pydantic import BaseModel
 
 from components import progress
-from trainer_module import devices, input_pipeline
+from trainer_module import devices, frozen_features, input_pipeline
 from trainer_module.checkpoint import Checkpoints, Saved
-from trainer_module.input_pipeline import Split
-from trainer_module.recipes.base import Frozen, Phase, Recipe, Row, TrainingData, quality
+from trainer_module.input_pipeline import Augment, Split
+from trainer_module.recipes.base import Phase, Recipe, Row, TrainingData, quality
 from trainer_module.steps import Steps
 
 REPORT_SECONDS = 0.5  # reading the loss waits for the device, so not after every step
+CALL_SECONDS = 0.1  # about how much is computed without a look at the clock
 # What a kill costs at most; large models are saved less often, for 5 % of the time in all.
 CHECKPOINT_SECONDS = 30.0
 CHECKPOINT_SHARE = 0.05
@@ -157,6 +158,7 @@ class _Training:
         self._starts: list[int] = []  # how many rows there were when each phase began
         self._step = 0  # within the epoch
         self._steps = 0  # in all
+        self._steps_per_call = 1
         self._sums = tf.zeros([3], tf.float64)  # of the epoch so far
         self._models: list[keras.Model] = []  # of each phase
         self._rebuilds: list[Callable[[], keras.Model]] = []
@@ -215,10 +217,6 @@ class _Training:
         return best
 
     def _fit(self, phase: Phase, net: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
-        train, evaluation, augment = self._train, self._evaluation, phase.augment
-        if phase.frozen:
-            train, evaluation = self._features(phase.frozen, phase)
-            augment = None  # the features are those of augmented images
         steps = Steps(
             net,
             optimizer,
@@ -227,18 +225,8 @@ class _Training:
             clip=phase.clip,
             jit_compile=self._how.jit_compile,
         )
-        batches = input_pipeline.training_batches(
-            train,
-            self._batch_size,
-            self._seed,
-            augment,
-            epochs=range(len(self._rows), self._starts[-1] + phase.epochs),
-            balance=self._how.balance,
-            first_step=self._step,
-            replicas=self._replicas,
-        )
-        tests = input_pipeline.evaluation_batches(evaluation, self._batch_size, self._replicas)
-        training, testing = iter(self._fed(batches)), self._fed(tests)
+        self._steps_per_call = 1
+        training, testing = self._batches(phase)
         while not self._is_over(phase):
             self._train_epoch(steps, training, optimizer)
             self._end_epoch(steps, testing, optimizer)
@@ -260,9 +248,10 @@ class _Training:
     ) -> None:
         started, first = time.monotonic(), self._step
         while self._step < self._steps_per_epoch:
-            self._sums += steps.train(batches)
-            self._step += 1
-            self._steps += 1
+            count = min(self._steps_per_call, self._steps_per_epoch - self._step)
+            self._sums += steps.train(batches, count)
+            self._step += count
+            self._steps += count
             now = time.monotonic()
             last = self._step == self._steps_per_epoch
             images = min(self._step * self._batch_size, self.epoch_size)
@@ -279,7 +268,9 @@ class _Training:
         done = len(self._rows) * self._steps_per_epoch + self._step
         total = (self._starts[-1] + self._epochs) * self._steps_per_epoch
         self._speed = (images - first * self._batch_size) / seconds
-        left = (total - done) * seconds / (self._step - first)
+        step_seconds = seconds / (self._step - first)
+        self._steps_per_call = max(1, int(CALL_SECONDS / step_seconds))
+        left = (total - done) * step_seconds
         if self._writes:
             progress.report(
                 "step",
@@ -320,9 +311,51 @@ class _Training:
     def _evaluate(self, steps: Steps, testing: Iterable) -> tf.Tensor:
         sums = tf.zeros([3], tf.float64)
         batches = iter(testing)
-        for _ in range(math.ceil(self._evaluation.size / self._batch_size)):
-            sums += steps.evaluate(batches)
+        left = math.ceil(self._evaluation.size / self._batch_size)
+        while left:
+            count = min(self._steps_per_call, left)
+            sums += steps.evaluate(batches, count)
+            left -= count
         return sums
+
+    def _batches(self, phase: Phase) -> tuple[Iterator, Iterable]:
+        """Of the phase's epochs that are left, and of each evaluation."""
+        epochs = range(len(self._rows), self._starts[-1] + phase.epochs)
+        evaluation = self._evaluation
+        training: Iterator
+        if phase.frozen:
+            forward = tf.function(functools.partial(phase.frozen.base, training=False))
+            training = frozen_features.Batches(
+                self._features(forward, self._train, phase.augment, phase.frozen.views),
+                self._train,
+                self._batch_size,
+                self._seed,
+                epochs=epochs,
+                balance=self._how.balance,
+                first_step=self._step,
+                strategy=self._strategy,
+                replicas=self._replicas,
+            )
+            computed = self._features(forward, evaluation, None, 1)
+            images = tf.data.Dataset.from_tensor_slices((computed, evaluation.labels))
+            evaluation = dataclasses.replace(evaluation, images=images)
+        else:
+            training = iter(
+                self._fed(
+                    input_pipeline.training_batches(
+                        self._train,
+                        self._batch_size,
+                        self._seed,
+                        phase.augment,
+                        epochs=epochs,
+                        balance=self._how.balance,
+                        first_step=self._step,
+                        replicas=self._replicas,
+                    )
+                )
+            )
+        tests = input_pipeline.evaluation_batches(evaluation, self._batch_size, self._replicas)
+        return training, self._fed(tests)
 
     def _fed(self, batches: tf.data.Dataset) -> Iterable:
         """`batches` as the replicas of this process take them."""
@@ -330,34 +363,20 @@ class _Training:
             return self._strategy.distribute_datasets_from_function(lambda _: batches)
         return batches
 
-    def _features(self, frozen: Frozen, phase: Phase) -> tuple[Split, Split]:
-        """Both splits with the features of all views in place of the images."""
-        forward = tf.function(lambda images: frozen.base(images, training=False))
+    def _features(
+        self,
+        forward: Callable[[tf.Tensor], tf.Tensor],
+        split: Split,
+        augment: Augment | None,
+        views: int,
+    ) -> tf.Tensor:
+        def report(done: int) -> None:
+            if self._writes:
+                progress.report("step", what="features", done=done, total=split.size, unit="images")
 
-        def computed(split: Split, view: int) -> np.ndarray:
-            parts: list[np.ndarray] = []
-            batches = input_pipeline.feature_batches(
-                split, self._batch_size, self._seed, view, phase.augment
-            )
-            done = 0
-            for images, _ in batches:
-                parts.append(forward(images).numpy())
-                done += len(parts[-1])
-                if self._writes:
-                    progress.report(
-                        "step", what="features", done=done, total=split.size, unit="images"
-                    )
-            return np.concatenate(parts)
-
-        def replaced(split: Split, views: int) -> Split:
-            # View 0 is of the images as they are.
-            with tf.device("CPU:0"):  # where the input is prepared
-                features = tf.concat([computed(split, view) for view in range(views)], axis=0)
-            first = features[: split.size]
-            images = tf.data.Dataset.from_tensor_slices((first, split.labels))
-            return dataclasses.replace(split, images=images, features=features)
-
-        return replaced(self._train, frozen.views), replaced(self._evaluation, 1)
+        return frozen_features.compute(
+            forward, split, self._batch_size, self._seed, augment, views=views, on_batch=report
+        )
 
     def _is_over(self, phase: Phase) -> bool:
         done = len(self._rows) - self._starts[-1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,18 +27,15 @@ class Split:
     """One split of the transformed examples.
 
     Attributes:
-        images: elements (uint8 [size, size, 3], int64 label), in the order of the files. Once their
-            features are computed, those stand in their place: (float32 [...], int64 label).
+        images: elements (uint8 [size, size, 3], int64 label), in the order of the files; or their
+            features: (float32 [...], int64 label).
         labels: int64 [N], the same labels.
         classes: how many classes there are.
-        features: float32 [views * N, ...], of which the first N stand in for `images` in an epoch
-            of training, and the next N in the next epoch; None: there are none.
     """
 
     images: tf.data.Dataset
     labels: np.ndarray
     classes: int
-    features: tf.Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -160,8 +156,7 @@ def training_batches(
     rare classes weigh more, so that the weights of all classes are equal and 1 on average; and
     "sampling", which shows as many images of each class, in all about as many as there are.
     """
-    weights = (split.size / (split.classes * np.maximum(split.counts, 1))).astype(np.float32)
-    features = split.features
+    weights = class_weights(split)
     window = max(min(split.size, _capacity(tf.nest.flatten(split.images.element_spec)[0])), 1)
 
     def shuffled(epoch: tf.Tensor, seed: tf.Tensor) -> tf.data.Dataset:
@@ -169,50 +164,33 @@ def training_batches(
         tf.compat.v1.set_random_seed(1)
         images = split.images
         if balance == "sampling":
-            repeats = tf.data.Dataset.from_tensor_slices(_repeats(split, seed, epoch))
+            repeats = tf.data.Dataset.from_tensor_slices(repetitions(split, seed, epoch))
             images = tf.data.Dataset.zip(images, repeats).flat_map(
                 lambda image, count: tf.data.Dataset.from_tensors(image).repeat(count)
             )
         images = images.shuffle(window, seed=seed, reshuffle_each_iteration=False)
         return images.batch(batch_size).skip(first(epoch))
 
-    def looked_up(epoch: tf.Tensor, seed: tf.Tensor) -> tf.data.Dataset:
-        """The same of features, by their places: for a small head, far less work."""
-        assert features is not None
-        places = tf.range(split.size)
-        if balance == "sampling":
-            places = tf.repeat(places, _repeats(split, seed, epoch))
-        places = tf.random.experimental.stateless_shuffle(places, tf.stack([seed, epoch]))
-        view = tf.cast(epoch, tf.int32) % (len(features) // split.size) * split.size
-
-        def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            chosen = places[step * batch_size : (step + 1) * batch_size]
-            return tf.gather(features, view + chosen), tf.gather(split.labels, chosen)
-
-        steps = math.ceil(epoch_size(split, balance) / batch_size)
-        return tf.data.Dataset.range(first(epoch), steps).map(batch)
-
     def first(epoch: tf.Tensor) -> tf.Tensor:
         return tf.where(epoch == epochs.start, tf.constant(first_step, tf.int64), 0)
 
     def one_epoch(epoch: tf.Tensor, seeds: tf.Tensor) -> tf.data.Dataset:
-        batches = (shuffled if features is None else looked_up)(epoch, seeds[0])
+        batches = shuffled(epoch, seeds[0])
         changes = tf.data.Dataset.from_tensors(seeds[1]).repeat()
         return tf.data.Dataset.zip(changes, batches.enumerate(first(epoch)))
 
     def changed(change: tf.Tensor, numbered: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
         step, batch = numbered
-        images, labels, kept, total = batch if replicas.total > 1 else _whole(*batch)
+        images, labels, kept, total = batch if replicas.total > 1 else whole(*batch)
         if balance == "class_weight":
             kept *= tf.gather(weights, labels)
         if augment:
             images, labels = augment(images, labels, tf.stack([change, step]))
         return images, labels, kept, total
 
-    states = [np.random.SeedSequence([seed, epoch]).generate_state(2) for epoch in epochs]
     # One data set for all epochs: it takes as long to make as a hundred steps of a small model.
     batches = tf.data.Dataset.from_tensor_slices(
-        (np.array(epochs, np.int64), np.array(states, np.int64).reshape(-1, 2))
+        (np.array(epochs, np.int64), epoch_seeds(seed, epochs))
     ).flat_map(one_epoch)
     if replicas.total > 1:
         batches = batches.flat_map(
@@ -231,7 +209,7 @@ def evaluation_batches(
     """Every image once, unchanged and in order; elements as those of `training_batches`."""
     batches = split.images.batch(batch_size)
     if replicas.total == 1:
-        return batches.map(_whole).prefetch(tf.data.AUTOTUNE)
+        return batches.map(whole).prefetch(tf.data.AUTOTUNE)
     return (
         batches.enumerate()
         .flat_map(lambda step, batch: _shares(step, batch, replicas).map(lambda _, share: share))
@@ -239,7 +217,7 @@ def evaluation_batches(
     )
 
 
-def feature_batches(
+def view_batches(
     split: Split, batch_size: int, seed: int, view: int, augment: Augment | None
 ) -> tf.data.Dataset:
     """Every image once, in order: as it is in view 0, else as augmented for the view."""
@@ -262,31 +240,46 @@ def epoch_size(split: Split, balance: str) -> int:
     return split.classes * _per_class(split) if balance == "sampling" else split.size
 
 
-def _whole(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+def epoch_seeds(seed: int, epochs: range) -> np.ndarray:
+    """Two seeds of each epoch, for its order and for its changes: int64 [epochs, 2]."""
+    states = [np.random.SeedSequence([seed, epoch]).generate_state(2) for epoch in epochs]
+    return np.array(states, np.int64).reshape(-1, 2)
+
+
+def class_weights(split: Split) -> np.ndarray:
+    """What an image of each class counts in the balance "class_weight": float32 [classes]."""
+    return (split.size / (split.classes * np.maximum(split.counts, 1))).astype(np.float32)
+
+
+def whole(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """A batch as the element that one replica takes."""
     count = tf.shape(labels)[:1]
     return images, labels, tf.ones(count), tf.cast(count[0], tf.float32)
+
+
+def share(element: tuple[tf.Tensor, ...], replica: tf.Tensor, total: int) -> tuple[tf.Tensor, ...]:
+    """Of the element of a whole batch, that of one of `total` replicas."""
+    images, labels, weights, count = element
+    chosen = tf.range(tf.shape(labels)[0])[replica::total]
+    # Batch normalization fails on no image: where there are too few, one comes with weight 0.
+    idle = tf.size(chosen) == 0
+    chosen = tf.cond(idle, lambda: tf.zeros([1], tf.int32), lambda: chosen)
+    kept = tf.gather(weights, chosen) * tf.cast(~idle, tf.float32)
+    return tf.gather(images, chosen), tf.gather(labels, chosen), kept, count
 
 
 def _shares(
     step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor], replicas: Replicas
 ) -> tf.data.Dataset:
     """Of a batch (images, labels), those of the local replicas, each with a number of its own."""
-    images, labels, weights, total = _whole(*batch)
-
-    def share(replica: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
-        chosen = tf.range(tf.shape(labels)[0])[replica :: replicas.total]
-        # Batch normalization fails on no image: where there are too few, one comes with weight 0.
-        idle = tf.size(chosen) == 0
-        chosen = tf.cond(idle, lambda: tf.zeros([1], tf.int32), lambda: chosen)
-        kept = tf.gather(weights, chosen) * tf.cast(~idle, tf.float32)
-        part = (tf.gather(images, chosen), tf.gather(labels, chosen), kept, total)
-        return step * replicas.total + replica, part
-
+    element = whole(*batch)
     mine = tf.range(replicas.first, replicas.first + replicas.local, dtype=tf.int64)
-    return tf.data.Dataset.from_tensor_slices(mine).map(share)
+    return tf.data.Dataset.from_tensor_slices(mine).map(
+        lambda replica: (step * replicas.total + replica, share(element, replica, replicas.total))
+    )
 
 
-def _repeats(split: Split, seed: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+def repetitions(split: Split, seed: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
     """How often balanced sampling shows each image: as often as any other of its class, or once
     more, and all classes equally often; int64 [N].
     """

@@ -53,16 +53,19 @@ class Steps:
         if strategy.num_replicas_in_sync > 1:
             self._part_random_streams()
         self._gradients = tf.function(self._differentiate, jit_compile=jit_compile or None)
-        self._train = tf.function(functools.partial(self._next, self._train_replica))
-        self._evaluate = tf.function(functools.partial(self._next, self._evaluate_replica))
+        self._train = tf.function(functools.partial(self._run, self._train_replica))
+        self._evaluate = tf.function(functools.partial(self._run, self._evaluate_replica))
 
-    def train(self, batches: Iterator) -> Sums:
-        """Train on the next batch."""
-        return self._train(batches)
+    def train(self, batches: Iterator, count: int = 1) -> Sums:
+        """Train on the next `count` batches; returns their sums.
 
-    def evaluate(self, batches: Iterator) -> Sums:
-        """Compute the sums of the next batch."""
-        return self._evaluate(batches)
+        To call this takes as long as some steps of a small model do.
+        """
+        return self._train(batches, tf.constant(count))
+
+    def evaluate(self, batches: Iterator, count: int = 1) -> Sums:
+        """Compute the sums of the next `count` batches."""
+        return self._evaluate(batches, tf.constant(count))
 
     def _part_random_streams(self) -> None:
         """Give each replica dropout of its own: Keras begins with equal seeds."""
@@ -81,11 +84,16 @@ class Steps:
 
         tf.function(self._strategy.run)(assign)
 
-    def _next(self, step: Callable[..., Sums], batches: Iterator) -> Sums:
-        # An iterator's signature leaves the batch size open, so that a last, smaller batch does not
-        # have the step built anew.
-        sums = self._strategy.run(step, args=next(batches))
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+    def _run(self, step: Callable[..., Sums], batches: Iterator, count: tf.Tensor) -> Sums:
+        sums = tf.zeros([3], tf.float64)
+        for _ in tf.range(count):
+            # Steps side by side would take the memory of several.
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+            # An iterator's signature leaves the batch size open, so that a last, smaller batch does
+            # not have the step built anew.
+            added = self._strategy.run(step, args=next(batches))
+            sums += self._strategy.reduce(tf.distribute.ReduceOp.SUM, added, axis=None)
+        return sums
 
     def _train_replica(
         self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, total: tf.Tensor
