@@ -244,9 +244,10 @@ class _Training:
             ) from error
 
     def _train_epoch(
-        self, steps: Steps, batches: Iterator, optimizer: keras.optimizers.Optimizer
+        self, steps: Steps, training: Iterator[Iterator], optimizer: keras.optimizers.Optimizer
     ) -> None:
         started, first = time.monotonic(), self._step
+        batches = next(training)
         while self._step < self._steps_per_epoch:
             count = min(self._steps_per_call, self._steps_per_epoch - self._step)
             self._sums += steps.train(batches, count)
@@ -320,42 +321,37 @@ class _Training:
             left -= count
         return sums
 
-    def _batches(self, phase: Phase) -> tuple[Iterator, Iterable]:
-        """Of the phase's epochs that are left, and of each evaluation."""
-        epochs = range(len(self._rows), self._starts[-1] + phase.epochs)
+    def _batches(self, phase: Phase) -> tuple[Iterator[Iterator], Iterable]:
+        """An iterator for the batches of each epoch to come, and the batches of an evaluation."""
         evaluation = self._evaluation
-        training: Iterator
+        training: Iterator[Iterator]
         if phase.frozen:
             forward = tf.function(functools.partial(phase.frozen.base, training=False))
-            training = frozen_features.Batches(
+            of_features = frozen_features.Batches(
                 self._features(forward, self._train, phase.augment, phase.frozen.views),
                 self._train,
                 self._batch_size,
                 self._seed,
-                epochs=epochs,
                 balance=self._how.balance,
-                first_step=self._step,
                 strategy=self._strategy,
                 replicas=self._replicas,
             )
+            training = (of_features.epoch(len(self._rows), self._step) for _ in itertools.count())
             computed = self._features(forward, evaluation, None, 1)
             images = tf.data.Dataset.from_tensor_slices((computed, evaluation.labels))
             evaluation = dataclasses.replace(evaluation, images=images)
         else:
-            training = iter(
-                self._fed(
-                    input_pipeline.training_batches(
-                        self._train,
-                        self._batch_size,
-                        self._seed,
-                        phase.augment,
-                        epochs=epochs,
-                        balance=self._how.balance,
-                        first_step=self._step,
-                        replicas=self._replicas,
-                    )
-                )
+            of_images = input_pipeline.training_batches(
+                self._train,
+                self._batch_size,
+                self._seed,
+                phase.augment,
+                epochs=range(len(self._rows), self._starts[-1] + phase.epochs),
+                balance=self._how.balance,
+                first_step=self._step,
+                replicas=self._replicas,
             )
+            training = itertools.repeat(iter(self._fed(of_images)))
         tests = input_pipeline.evaluation_batches(evaluation, self._batch_size, self._replicas)
         return training, self._fed(tests)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,7 +40,7 @@ def compute(
 
 
 class Batches(Iterator[Any]):
-    """The batches of `input_pipeline.training_batches`, of features; without an end.
+    """The batches of `input_pipeline.training_batches`, of features, one epoch at a time.
 
     For a small head a data set's iterator would take as long as the step. Here the `tf.function`
     that trains looks a batch up itself, by the places of its images: what `next` gives are tensors
@@ -51,7 +50,6 @@ class Batches(Iterator[Any]):
 
     Args:
         features: float32 [views * N, ...], of the N images of `split`.
-        first_step: the number of the first batch, counted from the beginning of `epochs`.
     """
 
     def __init__(
@@ -61,27 +59,33 @@ class Batches(Iterator[Any]):
         batch_size: int,
         seed: int,
         *,
-        epochs: range,
         balance: str,
-        first_step: int,
         strategy: tf.distribute.Strategy,
         replicas: Replicas,
     ) -> None:
-        self._features = features
         self._split = split
         self._batch_size = batch_size
-        self._epochs = epochs
+        self._seed = seed
         self._balance = balance
-        self._first_step = first_step
         self._strategy = strategy
         self._replicas = replicas
+        self._views = len(features) // split.size
         size = input_pipeline.epoch_size(split, balance)
-        self._steps_per_epoch = math.ceil(size / batch_size)
-        self._seeds = input_pipeline.epoch_seeds(seed, epochs)[:, 0]
         with tf.device("CPU:0"):
-            self._step = tf.Variable(first_step, dtype=tf.int64)
+            self._features = features
+            self._labels = tf.constant(np.tile(split.labels, self._views))
             self._places = tf.Variable(tf.zeros([size], tf.int32))
-            self._labels = tf.constant(split.labels)
+            self._step = tf.Variable(0)
+
+    def epoch(self, number: int, first_step: int = 0) -> Batches:
+        """Go on with the batch `first_step` of this epoch; it must not be read beyond its end."""
+        places = np.arange(self._split.size, dtype=np.int32)
+        if self._balance == "sampling":
+            places = places.repeat(input_pipeline.repetitions(self._split, self._seed, number))
+        places = np.random.default_rng([self._seed, number]).permutation(places)
+        self._places.assign(places + number % self._views * self._split.size)
+        self._step.assign(first_step)
+        return self
 
     def __next__(self) -> Any:
         with tf.device("CPU:0"):
@@ -95,29 +99,12 @@ class Batches(Iterator[Any]):
         )
 
     def _element(self) -> tuple[tf.Tensor, ...]:
-        step = self._step.read_value()
+        begin = self._step.read_value() * self._batch_size
         self._step.assign_add(1)
-        number, within = step // self._steps_per_epoch, step % self._steps_per_epoch
-        epoch = self._epochs.start + number
-        is_new = (within == 0) | (step == self._first_step)
-        places = tf.cond(
-            is_new, lambda: self._places.assign(self._order(number, epoch)), self._places.read_value
-        )
-        begin = within * self._batch_size
-        chosen = places[begin : begin + self._batch_size]
-        view = tf.cast(epoch, tf.int32) % (len(self._features) // self._split.size)
-        labels = tf.gather(self._labels, chosen)
+        places = self._places[begin : begin + self._batch_size]
         images, labels, kept, total = input_pipeline.whole(
-            tf.gather(self._features, view * self._split.size + chosen), labels
+            tf.gather(self._features, places), tf.gather(self._labels, places)
         )
         if self._balance == "class_weight":
             kept *= tf.gather(input_pipeline.class_weights(self._split), labels)
         return images, labels, kept, total
-
-    def _order(self, number: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-        seed = tf.gather(self._seeds, number)
-        places = tf.range(self._split.size)
-        if self._balance == "sampling":
-            repetitions = input_pipeline.repetitions(self._split, seed, epoch)
-            places = tf.repeat(places, repetitions)
-        return tf.random.experimental.stateless_shuffle(places, tf.stack([seed, epoch]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -164,7 +165,9 @@ def training_batches(
         tf.compat.v1.set_random_seed(1)
         images = split.images
         if balance == "sampling":
-            repeats = tf.data.Dataset.from_tensor_slices(repetitions(split, seed, epoch))
+            counted = functools.partial(repetitions, split)
+            counts = tf.numpy_function(counted, [seed, epoch], tf.int64)
+            repeats = tf.data.Dataset.from_tensor_slices(tf.ensure_shape(counts, [split.size]))
             images = tf.data.Dataset.zip(images, repeats).flat_map(
                 lambda image, count: tf.data.Dataset.from_tensors(image).repeat(count)
             )
@@ -188,9 +191,10 @@ def training_batches(
             images, labels = augment(images, labels, tf.stack([change, step]))
         return images, labels, kept, total
 
+    states = [np.random.SeedSequence([seed, epoch]).generate_state(2) for epoch in epochs]
     # One data set for all epochs: it takes as long to make as a hundred steps of a small model.
     batches = tf.data.Dataset.from_tensor_slices(
-        (np.array(epochs, np.int64), epoch_seeds(seed, epochs))
+        (np.array(epochs, np.int64), np.array(states, np.int64).reshape(-1, 2))
     ).flat_map(one_epoch)
     if replicas.total > 1:
         batches = batches.flat_map(
@@ -240,12 +244,6 @@ def epoch_size(split: Split, balance: str) -> int:
     return split.classes * _per_class(split) if balance == "sampling" else split.size
 
 
-def epoch_seeds(seed: int, epochs: range) -> np.ndarray:
-    """Two seeds of each epoch, for its order and for its changes: int64 [epochs, 2]."""
-    states = [np.random.SeedSequence([seed, epoch]).generate_state(2) for epoch in epochs]
-    return np.array(states, np.int64).reshape(-1, 2)
-
-
 def class_weights(split: Split) -> np.ndarray:
     """What an image of each class counts in the balance "class_weight": float32 [classes]."""
     return (split.size / (split.classes * np.maximum(split.counts, 1))).astype(np.float32)
@@ -279,23 +277,19 @@ def _shares(
     )
 
 
-def repetitions(split: Split, seed: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+def repetitions(split: Split, seed: int, epoch: int) -> np.ndarray:
     """How often balanced sampling shows each image: as often as any other of its class, or once
     more, and all classes equally often; int64 [N].
     """
     wanted = _per_class(split)
-
-    def counted(seed: np.ndarray, epoch: np.ndarray) -> np.ndarray:
-        random = np.random.default_rng([int(seed), int(epoch)])
-        repeats = np.zeros(split.size, np.int64)
-        for label in range(split.classes):
-            places = random.permutation(np.flatnonzero(split.labels == label))
-            if places.size:
-                repeats[places] = wanted // places.size
-                repeats[places[: wanted % places.size]] += 1
-        return repeats
-
-    return tf.ensure_shape(tf.numpy_function(counted, [seed, epoch], tf.int64), [split.size])
+    random = np.random.default_rng([int(seed), int(epoch)])
+    repeats = np.zeros(split.size, np.int64)
+    for label in range(split.classes):
+        places = random.permutation(np.flatnonzero(split.labels == label))
+        if places.size:
+            repeats[places] = wanted // places.size
+            repeats[places[: wanted % places.size]] += 1
+    return repeats
 
 
 def _per_class(split: Split) -> int:

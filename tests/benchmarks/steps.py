@@ -18,6 +18,7 @@ Prints the medians of the ratios of neighbours, in wall-clock and in CPU time, a
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
 import sys
 import time
@@ -103,16 +104,16 @@ def noise(size: int, count: int) -> Split:
 def measure_input(name: str, case: Case) -> None:
     """Print the ratios for one case, one a phase."""
     taken: dict[Steps, list[Seconds]] = {}
-    constant: dict[Steps, Iterator] = {}
+    constant: dict[Steps, Iterator[Iterator]] = {}
     train_epoch = fit._Training._train_epoch
 
-    def timed(self: Any, steps: Steps, batches: Iterator, optimizer: Any) -> None:
+    def timed(self: Any, steps: Steps, training: Iterator[Iterator], optimizer: Any) -> None:
         if steps not in constant:
-            first = tf.data.Dataset.from_tensors(next(batches)).repeat()
-            constant[steps], taken[steps] = iter(first), []
+            first = tf.data.Dataset.from_tensors(next(next(training))).repeat()
+            constant[steps], taken[steps] = itertools.repeat(iter(first)), []
         real = KINDS[len(taken[steps]) % len(KINDS)] == "real"
         start = now()
-        train_epoch(self, steps, batches if real else constant[steps], optimizer)
+        train_epoch(self, steps, training if real else constant[steps], optimizer)
         taken[steps].append(since(start))
 
     recipe = recipes.get(case.recipe)
