@@ -196,5 +196,6 @@ def _act(findings: list[Finding], policy: Policy) -> None:
         raise BadDataError(
             f"the data is not fit to train on: {shortened(blocking, '; ')}. "
             "Fix the data; or the schema (perennial schema), if this is how the data should look; "
-            "or let it pass with validation.warn"
+            "or let it pass with validation.warn",
+            findings=blocking,
         )

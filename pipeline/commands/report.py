@@ -191,6 +191,7 @@ def _show(facts: Facts) -> None:
     run = facts.run
     what, why = page.headline(facts)
     _say(f"{run.run_id}: {what}{f': {why}' if why else ''}")
+    _table(("finding",), [(finding,) for finding in run.findings])
     if facts.verdict:
         _show_checks(facts.verdict)
     if facts.data:
@@ -279,15 +280,16 @@ def _show_evaluation(facts: Facts) -> None:
         ],
         "most frequent confusions",
     )
-    if facts.predictions:
-        _table(
-            ("image", "is", "taken for", "confidence"),
-            [
-                (each.filename, each.label, each.top[0][0], percent(each.top[0][1]))
-                for each in facts.predictions.mistakes[:MAX_ROWS]
-            ],
-            f"most confident of {facts.predictions.wrong:,} mistakes",
-        )
+    for found, where in ((facts.predictions, ""), (facts.test_predictions, " on the test split")):
+        if found:
+            _table(
+                ("image", "is", "taken for", "confidence"),
+                [
+                    (each.filename, each.label, each.top[0][0], percent(each.top[0][1]))
+                    for each in found.mistakes[:MAX_ROWS]
+                ],
+                f"most confident of {found.wrong:,} mistakes{where}",
+            )
 
 
 def _optional(estimate: Estimate | None, share: bool) -> str:
