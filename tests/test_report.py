@@ -493,6 +493,9 @@ class TestHistory:
     def test_an_empty_workspace_says_so(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="has no runs"):
             history.find(Workspace(tmp_path), "latest")
+        listed = perennial("runs", "--workspace", tmp_path)
+        assert listed.output == f"{tmp_path} has no runs; name another with --workspace\n"
+        assert perennial("runs", "--workspace", tmp_path, "--json").output == ""
 
 
 def invoke(workspace: Workspace, *arguments: str) -> Result:

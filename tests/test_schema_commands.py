@@ -88,6 +88,13 @@ def test_a_broken_candidate_is_not_accepted(schema: Schema, tmp_path: Path) -> N
     }
 
 
+def test_a_folder_instead_of_a_schema_is_one_line(schema: Schema) -> None:
+    schema.committed.mkdir(parents=True)
+    code, shown = schema("review")
+    assert code == 3
+    assert f"{schema.committed}: cannot be read: Is a directory" in shown
+
+
 def test_no_schema_named(tmp_path: Path) -> None:
     result = perennial("schema", "review", "--workspace", tmp_path)
     assert result.exit_code == 2

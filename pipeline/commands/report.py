@@ -67,6 +67,8 @@ def runs(
         for run in found:
             print(json.dumps(history.summary(run)))
         return
+    if not found:
+        print(f"{workspace} has no runs; name another with --workspace")
     _table(
         ("run", "state", "accuracy", "champion", "recipe", "data", "time"),
         [
