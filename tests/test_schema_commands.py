@@ -66,6 +66,9 @@ def test_without_statistics_or_data_it_says_what_to_do(schema: Schema) -> None:
     code, shown = schema("infer")
     assert code == 2
     assert "give --data" in shown
+    assert not schema.workspace.exists()
+    schema.workspace.touch()
+    assert "give --data" in schema("infer")[1]
 
 
 def test_without_a_candidate_it_says_what_to_do(schema: Schema) -> None:
