@@ -158,6 +158,7 @@ def test_what_succeeded_before_its_pod_was_lost_is_not_done_twice(toy: Toy) -> N
         ("s3://bucket/perennial", "must be a folder, such as that of a mounted volume, or gs://"),
         ("gs://", "must name a bucket after ://"),
         ("", "must not be empty"),
+        ("perennial", "must be an absolute path or a URI"),
     ],
 )
 def test_a_plan_refuses_a_root_that_nodes_cannot_write_to(
