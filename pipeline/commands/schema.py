@@ -66,7 +66,7 @@ def infer(
         with run_nodes(loaded, STATISTICS_NODES, log_format.resolved) as outputs:
             found = _infer(loaded, outputs["StatisticsGen"]["statistics"][0], fresh)
     else:
-        with quiet(Path(os.devnull)):  # of a workspace that may not be there
+        with quiet(Path(os.devnull)):  # a log would make a workspace that is not there
             statistics = latest_artifact(loaded, "ExampleStatistics")
             if statistics is None:
                 raise ConfigError(
