@@ -528,7 +528,7 @@ class TestCommands:
     def test_show_tells_what_the_page_tells(self, workspace: Workspace) -> None:
         output = invoke(workspace, "show", "c101").output
         assert output.startswith("20261101-041040-c101: Blessed and pushed as version 1")
-        told = (EVIL, "images of", "best epoch", "Macro F1", "mistakes on the test split")
+        told = (EVIL, "images of", "best epoch", "Macro F1", "of 1 test mistakes")
         for text in (*told, "preset:data-digits", "git checkout 7a59f67"):
             assert text in output, text
         found = json.loads(invoke(workspace, "show", "c101", "--json").output)

@@ -282,7 +282,7 @@ def _show_evaluation(facts: Facts) -> None:
         ],
         "most frequent confusions",
     )
-    for found, where in ((facts.predictions, ""), (facts.test_predictions, " on the test split")):
+    for found, split in ((facts.predictions, ""), (facts.test_predictions, "test ")):
         if found:
             _table(
                 ("image", "is", "taken for", "confidence"),
@@ -290,7 +290,7 @@ def _show_evaluation(facts: Facts) -> None:
                     (each.filename, each.label, each.top[0][0], percent(each.top[0][1]))
                     for each in found.mistakes[:MAX_ROWS]
                 ],
-                f"most confident of {found.wrong:,} mistakes{where}",
+                f"most confident of {found.wrong:,} {split}mistakes",
             )
 
 
