@@ -1,8 +1,19 @@
 """Failures that are nobody's bug: what came in, or what it came to, is not good enough."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class BadDataError(Exception):
-    """The data cannot be used: the message is one line that names it and says what to do."""
+    """The data cannot be used: the message is one line that names it and says what to do.
+
+    findings: a line for each thing that is wrong, where the message has no room for all.
+    """
+
+    def __init__(self, message: str, findings: Iterable[object] = ()) -> None:
+        super().__init__(message)
+        self.findings = tuple(map(str, findings))
 
 
 class NotServableError(Exception):

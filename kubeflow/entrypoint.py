@@ -77,15 +77,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(options: argparse.Namespace) -> None:
     from kubeflow import parameters
-    from pipeline.settings import absolute_location
 
     scheduled = options.decision is not None
     loaded = parameters.load(options.given, dict(options.parameter), scheduled=scheduled)
-    try:
-        absolute_location(options.pipeline_root)
-    except ValueError as error:
-        root = f"kubeflow.pipeline_root = {options.pipeline_root!r}"
-        raise ConfigError(f"parameter pipeline_root: {root}: {error}") from None
+    parameters.check_root(options.pipeline_root)
     origins = {key: origin for key, origin in loaded.origins.items() if origin != "default"}
     progress.report("config", recipe=loaded.config.train.recipe, origins=origins)
 

@@ -78,6 +78,8 @@ def arguments(package: Package, given: Iterable[str]) -> dict[str, Any]:
     for name, declared in package.parameters.items():
         if name not in values and "defaultValue" not in declared and not declared.get("isOptional"):
             raise ConfigError(f"parameter {name} has no default: give --param {name}=...")
+    if PIPELINE_ROOT in values:
+        parameters.check_root(values[PIPELINE_ROOT])
     settings = {name: value for name, value in values.items() if name != PIPELINE_ROOT}
     parameters.load(package.given, settings)
     return values

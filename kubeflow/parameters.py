@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pipeline import config as configuration
 from pipeline.errors import ConfigError
 from pipeline.recipe_choice import AUTO
-from pipeline.settings import Config
+from pipeline.settings import Config, absolute_location
 
 PIPELINE_ROOT = "pipeline_root"
 # What every pipeline has. All others are called as the last part of their key.
@@ -104,6 +104,17 @@ def load(
     loaded = configuration.load_given(layers, scheduled=scheduled)
     _refuse_auto(loaded)
     return loaded
+
+
+def check_root(root: str) -> None:
+    """Refuse a pipeline root that the nodes of a run cannot all write to. Raises ConfigError."""
+    try:
+        absolute_location(root)
+        if "://" not in root and not root.startswith("/"):
+            raise ValueError("must be an absolute path or a URI: each pod starts in its own folder")
+    except ValueError as error:
+        value = f"kubeflow.pipeline_root = {root!r}"
+        raise ConfigError(f"parameter {PIPELINE_ROOT}: {value}: {error}") from None
 
 
 def compiled(loaded: configuration.Loaded) -> dict[str, Any]:

@@ -567,16 +567,20 @@ def _toml_string(text: str) -> str:
 
 
 def _check_readable_data(folder: Path, kind: str) -> None:
-    where = f"data.source: folder {str(folder)!r}"
+    where = f"data.source = {str(folder)!r}:"
     try:
         os.scandir(folder).close()
     except FileNotFoundError:
-        raise DataError(f"{where} does not exist") from None
+        raise DataError(f"{where} there is no such file or folder") from None
     except NotADirectoryError:
         if not kind and not source_name.kind_of_file(str(folder)):
-            what = "an archive; unpack it and" if folder.suffix.lower() in _ARCHIVES else "a file;"
+            what = (
+                "is an archive; unpack it and"
+                if folder.suffix.lower() in _ARCHIVES
+                else "is a file;"
+            )
             raise DataError(
-                f"{where} is {what} give a folder of class folders, a manifest or TFRecords"
+                f"{where} {what} give a folder of class folders, a manifest or TFRecords"
             ) from None
     except OSError as error:
         raise DataError(f"{where} cannot be read: {error.strerror}") from None

@@ -219,9 +219,13 @@ class _PlainConsole(Console):
             case "run_start":
                 return f"run {fields['run_id']}: {len(self._nodes)} nodes"
             case "run_end":
-                return f"run {fields['state']} after {duration(fields['wall_s'])}"
+                left = sum(node.state == "skipped" for node in self._nodes.values())
+                rest = f"; nodes that did not run: {left}" if left else ""
+                return f"run {fields['state']} after {duration(fields['wall_s'])}{rest}"
             case "node_start":
                 return f"{self._numbered(fields['node'])} started"
+            case "node_end" if fields["state"] == "skipped":
+                return None  # or what failed would be out of sight; the end of the run counts them
             case "node_end":
                 return f"{self._numbered(fields['node'])} {_ending(self._nodes[fields['node']])}"
             case "step":

@@ -17,7 +17,6 @@ from components.atomic_pusher.component import AtomicPusher
 from components.image_evaluator.component import ImageEvaluator
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_validator.component import ImageExampleValidator
-from components.image_example_validator.findings import Policy
 from components.image_schema_gen.component import ImageSchemaGen, ImageSchemaImport
 from components.image_statistics_gen.component import ImageStatisticsGen
 from components.image_transform.component import ImageTransform
@@ -82,7 +81,7 @@ def create_pipeline(
         statistics=statistics_gen.outputs["statistics"],
         schema=schema,
         previous=previous_statistics.outputs["previous"],
-        policy=Policy(**config.validation.model_dump()),
+        policy=config.validation,
         code=fingerprint.of("components.image_example_validator.component"),
     ).with_id("ExampleValidator")
 

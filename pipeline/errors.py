@@ -6,6 +6,7 @@ Code 2 is shared with the usage errors of the command line: both mean that nothi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 INTERRUPTED = 130
@@ -30,10 +31,14 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """Images that cannot be used."""
+    """Images that cannot be used. findings: as in components/errors.py, for the report."""
 
     exit_code = 3
     meaning = "bad data"
+
+    def __init__(self, message: str, findings: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.findings = tuple(findings)
 
 
 class NotBlessed(UserError):

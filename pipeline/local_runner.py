@@ -216,7 +216,7 @@ class NodeRunner:
         chain = list(_chain(error))
         for each in chain:
             if blame := _blame_on_data(each):
-                return DataError(blame)
+                return blame
             if isinstance(each, NotServableError):
                 return NotBlessed(f"{node_id}: {each}; see {self._log}")
             if isinstance(each, PushRefusedError):
@@ -390,13 +390,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
-def _blame_on_data(error: BaseException) -> str | None:
+def _blame_on_data(error: BaseException) -> DataError | None:
     text = _without_beam(str(error))
     if isinstance(error, BadDataError):
-        return text
+        return DataError(text, error.findings)
     # Beam workers and TensorFlow pass an exception on as text only.
     quoted = re.search(rf"\b{BadDataError.__name__}: (.+)", text)
-    return quoted[1] if quoted else None
+    return DataError(quoted[1]) if quoted else None
 
 
 def _without_beam(text: str) -> str:

@@ -20,7 +20,7 @@ from components.atomic_pusher import storage
 from components.image_example_gen import source_name
 from pipeline.config import check_paths, dump_toml, items
 from pipeline.console import Console
-from pipeline.errors import NotBlessed
+from pipeline.errors import DataError, NotBlessed
 from pipeline.noise import quiet
 from pipeline.recipe_choice import AUTO
 from pipeline.report.facts import RECORD, State
@@ -154,6 +154,9 @@ def _end(how: Outcome | BaseException) -> dict[str, Any]:
             return {"state": State.REJECTED, "error": str(how)}
         case KeyboardInterrupt():
             return {"state": State.INTERRUPTED}
+        case DataError():
+            found = list(how.findings)
+            return {"state": State.FAILED, "error": str(how), "findings": found}
     return {"state": State.FAILED, "error": str(how) or type(how).__name__}
 
 

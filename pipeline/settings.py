@@ -23,7 +23,7 @@ from pydantic import (
 from components.image_evaluator.bounds import Bounds
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
-from components.image_example_validator.findings import OWN_TYPES, unmatched
+from components.image_example_validator.findings import Policy
 
 LOCAL_RUNNER = "FnApiRunner"
 _IMAGE = "--sdk_container_image"
@@ -191,20 +191,7 @@ class DataConfig(Section):
         return Path(source_name.fixed_part(name.location)) if name.is_local else None
 
 
-def _known_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
-    if unknown := unmatched(patterns):
-        raise ValueError(
-            f"{unknown[0]!r} matches no finding: give an anomaly type of TFDV or one of "
-            f"{', '.join(OWN_TYPES)}, a feature such as image/width, or 'FEATURE TYPE', with * for "
-            "any text"
-        )
-    return patterns
-
-
-_Patterns = Annotated[Listed[str], AfterValidator(_known_patterns)]
-
-
-class ValidationConfig(Section):
+class ValidationConfig(Section, Policy):
     """Which findings about the data stop a run before training.
 
     A finding has a type, such as ENUM_TYPE_UNEXPECTED_STRING_VALUES (TFDV's names), CLASS_MISSING
@@ -219,37 +206,6 @@ class ValidationConfig(Section):
     are 0.33 from others, blurred ones (3 pixels) 0.41; a class cut to 30 % changes labels by 0.15
     to 0.18.
     """
-
-    block: _Patterns = Field(
-        default=(),
-        description="Findings that block although `warn` lists them: types, features or "
-        "'FEATURE TYPE', with * for any text.",
-    )
-    warn: _Patterns = Field(
-        default=("COMPARATOR_*", "CLASS_IMBALANCE", "SCHEMA_NEW_COLUMN"),
-        description="Findings that are reported only; all others block.",
-    )
-    max_text_skew: float = Field(
-        default=0.2,
-        ge=0,
-        le=1,
-        description="L-infinity distance of labels and formats between train and another split.",
-    )
-    max_number_skew: float = Field(
-        default=0.4,
-        ge=0,
-        le=1,
-        description="Jensen-Shannon divergence of aspect, bytes and brightness between the same.",
-    )
-    max_text_drift: float = Field(
-        default=0.15, ge=0, le=1, description="As max_text_skew, against the data before."
-    )
-    max_number_drift: float = Field(
-        default=0.25, ge=0, le=1, description="As max_number_skew, against the data before."
-    )
-    max_imbalance: float = Field(
-        default=10.0, ge=1, description="Images of the largest class for one of the smallest."
-    )
 
 
 class TransformConfig(Section):

@@ -139,6 +139,7 @@ def run(state: State = State.PUSHED, number: int = 1, accuracy: float | None = 0
         state=state,
         wall_s=56.6,
         error=None if pushed else "accuracy 0.9000 is below evaluate.min_accuracy = 0.9500",
+        findings=[f"train: {EVIL}: no image"] if state is State.FAILED else [],
         name="perennial",
         recipe="vit",
         data=RunData(source="/data/<i>photos</i>/{SPAN}"),
@@ -166,6 +167,7 @@ def facts(
         classes=list(classes),
         candidate=model_figures(classes, 0.9, seed=1),
         baseline=model_figures(classes, 0.85, seed=2) if champion else None,
+        test=model_figures(classes, 0.8, seed=3),
     )
     shown = [_prediction(classes, number) for number in range(9)]
     wrong = [each for each in shown if not each.is_right]
@@ -260,6 +262,11 @@ def facts(
             if champion
             else None,
         ),
+        test_predictions=Predictions(
+            grid=[_prediction(classes, number, "test") for number in range(3)],
+            mistakes=[_prediction(classes, 3, "test")],
+            wrong=1,
+        ),
         artifacts=[
             Artifact(
                 name="examples",
@@ -272,11 +279,11 @@ def facts(
     )
 
 
-def _prediction(classes: Sequence[str], number: int) -> Prediction:
+def _prediction(classes: Sequence[str], number: int, split: str = "eval") -> Prediction:
     label, other = classes[number % len(classes)], classes[(number + 1) % len(classes)]
     right = number % 3 > 0
     return Prediction(
-        filename=f"{label}/<img src=x onerror=alert(1)> {number}.png",
+        filename=f"{label}/<img src=x onerror=alert(1)> {split} {number}.png",
         label=label,
         top=[(label if right else other, 0.8), (other if right else label, 0.15)],
         probability=0.8 if right else 0.15,

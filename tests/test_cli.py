@@ -235,8 +235,14 @@ class TestFailures:
         )
         assert done.returncode == 3
         assert only_line(done.stderr) == (
-            "perennial: error: data.source: folder '/no/such/folder' does not exist"
+            "perennial: error: data.source = '/no/such/folder': there is no such file or folder"
         )
+
+    def test_a_workspace_that_is_not_there_has_nothing_to_remove(self, tmp_path: Path) -> None:
+        result = perennial("gc", "--workspace", tmp_path / "typo")
+        assert result.exit_code == 2
+        assert f"workspace {tmp_path / 'typo'}: there is no such folder" in result.output
+        assert list(tmp_path.iterdir()) == []
 
     def test_an_unknown_flag_is_a_usage_error(self) -> None:
         result = perennial("run", "--epoch", "3")

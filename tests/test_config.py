@@ -592,7 +592,7 @@ class TestCheckPaths:
         assert list(tmp_path.iterdir()) == [photos]
 
     def test_a_missing_folder_is_bad_data(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"^data\.source: folder '.*photos' does not exist$"):
+        with pytest.raises(DataError, match=r"^data\.source = '.*photos': there is no such file"):
             self.check(tmp_path, data__source=str(tmp_path / "photos"))
 
     @pytest.mark.parametrize(
@@ -617,7 +617,7 @@ class TestCheckPaths:
 
     def test_the_folder_of_spans_must_be_there(self, tmp_path: Path) -> None:
         self.check(tmp_path, data__source=f"{tmp_path}/{{YYYY}}-{{MM}}-{{DD}}", workspace="/tmp/x")
-        with pytest.raises(DataError, match="does not exist"):
+        with pytest.raises(DataError, match="there is no such file or folder"):
             self.check(tmp_path, data__source=f"{tmp_path}/photos/{{SPAN}}")
 
     def test_an_unreadable_folder_is_bad_data(self, tmp_path: Path) -> None:

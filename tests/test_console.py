@@ -94,9 +94,8 @@ def test_plain_output_is_a_line_for_each_thing_worth_one() -> None:
         "Trainer: train 1,000/4,000 steps (25%), loss 0.5123, images/s 1,234",
         "Trainer: epoch 1/4, loss 0.5, val accuracy 0.9",
         "[4/5] Trainer failed after 1 min 32 s",
-        "[5/5] Pusher skipped",
         "odd [bold]name?[31m?of a file",
-        "run failed after 1 h 02 min",
+        "run failed after 1 h 02 min; nodes that did not run: 1",
     ]
     assert lines[-3:] == ["", "accuracy   97.2 %", "pushed to  /models/[bold]digits/1"]
 

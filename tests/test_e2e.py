@@ -374,6 +374,9 @@ class TestBadInput:
         assert "max_bad_fraction" in report.read_text()
         record = json.loads((report.parent / "run.json").read_text())
         assert record["state"] == "failed"
+        (finding,) = json.loads((report.parent / "report.json").read_text())["run"]["findings"]
+        assert finding.startswith("cat/00.png: not an image")
+        assert finding in report.read_text()
         states = {node["node"]: node["state"] for node in record["nodes"]}
         assert states["ImageExampleGen"] == "failed"
         assert states["Pusher"] == "skipped"

@@ -30,7 +30,13 @@ from components.image_example_gen.dataset import fingerprint, list_data
 from components.image_example_gen.driver import Driver
 from components.image_example_gen.executor import Executor
 from components.image_example_gen.images import read_image
-from components.image_example_gen.ingest import Ingest, ingest, split_names, work_here
+from components.image_example_gen.ingest import (
+    MAX_BAD_LISTED,
+    Ingest,
+    ingest,
+    split_names,
+    work_here,
+)
 from components.image_example_gen.inputs import Input, Problem, judge, split_of
 from components.image_example_gen.options import Options
 from components.image_example_gen.writing import Outcome, Work
@@ -184,6 +190,10 @@ class TestCorpus:
         assert f"{bad} of {len(fates[1])} inputs cannot be used" in message
         assert "12 damaged, 7 link" in message
         assert "dog/broken too.png (damaged: truncated or corrupt: " in message
+        listed, more = caught.value.findings[:-1], caught.value.findings[-1]
+        assert len(listed) == MAX_BAD_LISTED
+        assert any(line.startswith("dog/broken too.png: damaged") for line in listed)
+        assert more == f"and {bad - MAX_BAD_LISTED} more"
 
     def test_again_gives_the_same(
         self, fates: tuple[Path, corpus.Fates], examples: standard_artifacts.Examples

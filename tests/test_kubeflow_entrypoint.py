@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from tfx.dsl.compiler import compiler
 
-from kubeflow import metadata, plan
+from kubeflow import entrypoint, metadata, plan
 from pipeline.workspace import Workspace
 from tests import REPO, toy_pipeline
 
@@ -150,6 +150,29 @@ def test_what_succeeded_before_its_pod_was_lost_is_not_done_twice(toy: Toy) -> N
     assert states == ["complete", "complete"]
     assert toy.states() == ["COMPLETE"]
     assert (toy.control / "executed").read_text().split() == ["First"]
+
+
+@pytest.mark.parametrize(
+    ("root", "words"),
+    [
+        ("s3://bucket/perennial", "must be a folder, such as that of a mounted volume, or gs://"),
+        ("gs://", "must name a bucket after ://"),
+        ("", "must not be empty"),
+        ("perennial", "must be an absolute path or a URI"),
+    ],
+)
+def test_a_plan_refuses_a_root_that_nodes_cannot_write_to(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], root: str, words: str
+) -> None:
+    files = {name: str(tmp_path / name) for name in ("output", "record")}
+    places = [f"--{name}={path}" for name, path in files.items()]
+    given = ["--given", "{}", "--nodes", "First", "--run-id", "run-1", f"--pipeline-root={root}"]
+    assert entrypoint.main(["plan", *given, *places]) == 2
+    (event,) = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert (event["event"], event["kind"], event["exit_code"]) == ("error", "ConfigError", 2)
+    named = f"parameter pipeline_root: kubeflow.pipeline_root = {root!r}: "
+    assert event["message"].startswith(named + words)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_database_it_is_one_line(toy: Toy) -> None:

@@ -157,6 +157,8 @@ def test_bad_data_is_reported_in_the_words_of_the_node(toy: Toy, how: str) -> No
     with pytest.raises(DataError) as failed:
         toy.run()
     assert str(failed.value) == toy_pipeline.BAD_DATA
+    # What comes as text has lost them.
+    assert failed.value.findings == (("cats: 0 of 10",) if how == "bad data" else ())
 
 
 def test_an_error_of_our_own_is_told_whole_as_what_to_do_comes_last(toy: Toy) -> None:
@@ -209,6 +211,28 @@ def test_inputs_that_cannot_be_resolved_fail_the_run(toy: Toy, recorder: Recorde
     assert "Look failed: InputResolutionError: Error while resolving inputs" in str(failed.value)
     assert recorder.of("node_end", "state") == ["failed", "skipped", "skipped"]
     assert toy.executed() == []
+
+
+def test_a_resolver_that_found_nothing_is_tried_again(toy: Toy) -> None:
+    def resolve(run_id: str) -> local_runner.RunResult:
+        pipeline = toy_pipeline.create_resolving(toy.workspace, toy.control)
+        with toy.workspace.lock():
+            return local_runner.run(pipeline, toy.workspace, run_id)
+
+    with pytest.raises(NodeFailed, match=r"^Look failed: InputResolutionError"):
+        resolve("1")
+    toy.run()
+    toy.tell("Taker", "fail")
+    with pytest.raises(NodeFailed, match=r"^Taker failed"):
+        resolve("2")
+    toy.tell("Taker", None)
+    again = resolve("3")
+    assert _states(again) == ["resolved", "complete"]
+    assert _text(again.nodes[1]) == "First Second Third Taker "
+    assert toy.states() == [
+        *("FAILED", "COMPLETE", "COMPLETE", "COMPLETE"),
+        *("COMPLETE", "FAILED", "COMPLETE", "COMPLETE"),
+    ]
 
 
 INTERRUPTIONS = ["interrupted", "interrupted in beam", "interrupt swallowed", "terminated"]

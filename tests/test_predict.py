@@ -121,11 +121,25 @@ def test_a_server_s_classes_are_named_only_where_they_are_known(
     assert [each["label"] for each in found] == ["red", "class 1", "class 2"]
 
 
+def test_labels_that_cannot_be_read_are_named(
+    workspace: Path, images: Path, tmp_path: Path
+) -> None:
+    arguments = (workspace / "serving" / MODEL, images / "red.tiff", "--labels")
+    absent, binary = tmp_path / "absent.txt", tmp_path / "binary.txt"
+    binary.write_bytes(b"\xff")
+    for path, why in ((absent, "No such file or directory"), (binary, "is not UTF-8")):
+        result = invoke(*arguments, path)
+        assert result.exit_code == 2
+        assert f"--labels {path}: cannot be read: {why}; name a file" in result.output
+
+
 @pytest.mark.parametrize(
     ("model", "code", "words"),
     [
         ("nonsense", 2, "has no runs"),
         ("127.0.0.1:1", 2, "127.0.0.1:1, model perennial: UNAVAILABLE"),
+        ("127.0.0.1:1", 2, "is a server running there?"),
+        ("http://127.0.0.1:1", 2, "UNAVAILABLE: HTTPConnection(host='127.0.0.1', port=1): Failed"),
         ("https://127.0.0.1:1", 2, "must be HOST:PORT or http://HOST:PORT"),
         ("{tmp}", 2, "holds neither saved_model.pb nor numbered versions"),
         ("{broken}", 2, "is no model that can be asked"),

@@ -358,7 +358,9 @@ class TestCommands:
         [
             (("rollback", "--model", "other"), "holds no model other"),
             (("promote", "1", "--to", "canary", "--server", "here"), "must be HOST:PORT"),
-            (("models", "--config-file", "/absent"), "name the model"),
+            (("models", "--config-file", "/absent"), "/absent: is not there, or names no model"),
+            (("models", "--directory", "/absent"), "/absent has no versions"),
+            (("rollback", "--directory", "/absent"), "/absent has no versions to bring back"),
         ],
     )
     def test_what_cannot_be_done_is_one_line(

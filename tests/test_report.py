@@ -118,6 +118,15 @@ class TestCollect:
             assert shown.size == (8, 6)
             assert shown.getpixel((0, 0)) == (255, 255, 255)
 
+    def test_a_test_split_has_its_own(self, facts: Facts) -> None:
+        assert facts.test_predictions
+        (only,) = facts.test_predictions.mistakes
+        assert facts.test_predictions.grid == [only]
+        assert (only.filename, only.label, only.top[0][0]) == ("of the test.png", "cat", EVIL)
+        assert only.image == pictures.thumbnail(report_kit.picture(5))
+        assert (only.baseline, facts.test_predictions.duel) == (None, None)
+        assert "of the test.png" in page.render(facts, [])
+
     def test_candidate_against_baseline_over_the_classes_that_both_know(self, facts: Facts) -> None:
         assert facts.predictions
         assert facts.predictions.duel
@@ -151,16 +160,17 @@ def _write_examples(folder: Path) -> None:
     )
     row = {"path": "a.png", "kind": "not an image", "reason": "not an image"}
     (folder / "quarantine.jsonl").write_text(json.dumps(row) + "\n")
-    (folder / "Split-eval").mkdir()
-    with tf.io.TFRecordWriter(str(folder / "Split-eval" / "data")) as writer:
-        for number in range(5):
-            example = tf.train.Example()
-            for name, value in (
-                (features.SHA256, _sha(number).encode()),
-                (features.IMAGE, report_kit.picture(number)),
-            ):
-                example.features.feature[name].bytes_list.value.append(value)
-            writer.write(example.SerializeToString())
+    for split, numbers in (("eval", range(5)), ("test", [5])):
+        (folder / f"Split-{split}").mkdir()
+        with tf.io.TFRecordWriter(str(folder / f"Split-{split}" / "data")) as writer:
+            for number in numbers:
+                example = tf.train.Example()
+                for name, value in (
+                    (features.SHA256, _sha(number).encode()),
+                    (features.IMAGE, report_kit.picture(number)),
+                ):
+                    example.features.feature[name].bytes_list.value.append(value)
+                writer.write(example.SerializeToString())
 
 
 def _sha(number: int) -> str:
@@ -224,17 +234,18 @@ def _write_evaluation(folder: Path) -> None:
         classes=CLASSES,
         candidate=report_kit.model_figures(CLASSES, 0.9),
         baseline=report_kit.model_figures(["dog", "cat"], 0.8),
+        test=report_kit.model_figures(CLASSES, 0.9),
     )
     (folder / figures.FIGURES).write_text(found.model_dump_json())
     # Images 0, 1 and 3 are cats, 2 is of the other class and 4 of none that the model knows.
     cat = [0.7, 0.4, 0.2, 0.1, 0.55]
     rows = {
-        "sha256": [_sha(number) for number in range(5)] + ["f" * 64],
-        "filename": [f"{number}.png" for number in range(5)] + ["of the test split.png"],
+        "sha256": [_sha(number) for number in range(6)],
+        "filename": [f"{number}.png" for number in range(5)] + ["of the test.png"],
         "split": ["eval"] * 5 + ["test"],
         "label": [0, 0, 1, 0, -1, 0],
         "candidate": [[share, 1 - share] for share in [*cat, 0.0]],
-        "baseline": [[0.1, 0.9]] * 6,
+        "baseline": [[0.1, 0.9]] * 5 + [None],
     }
     pq.write_table(pa.table(rows), folder / figures.PREDICTIONS)
 
@@ -379,6 +390,14 @@ class TestPage:
         text = page.render(facts, [])
         assert text.index(why) < text.index("<main")
 
+    def test_what_blocked_a_run_is_listed_first(self) -> None:
+        facts = report_kit.facts(State.FAILED)
+        assert facts.data
+        data = facts.data.model_copy(update={"anomalies": None, "findings": []})
+        text = page.render(facts.model_copy(update={"data": data}), [])
+        assert text.index("no image</li>") < text.index("<main")
+        assert "was not validated" not in text
+
     def test_a_page_is_the_old_one_until_the_new_one_is_whole(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -474,6 +493,9 @@ class TestHistory:
     def test_an_empty_workspace_says_so(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="has no runs"):
             history.find(Workspace(tmp_path), "latest")
+        listed = perennial("runs", "--workspace", tmp_path)
+        assert listed.output == f"{tmp_path} has no runs; name another with --workspace\n"
+        assert perennial("runs", "--workspace", tmp_path, "--json").output == ""
 
 
 def invoke(workspace: Workspace, *arguments: str) -> Result:
@@ -506,8 +528,8 @@ class TestCommands:
     def test_show_tells_what_the_page_tells(self, workspace: Workspace) -> None:
         output = invoke(workspace, "show", "c101").output
         assert output.startswith("20261101-041040-c101: Blessed and pushed as version 1")
-        told = (EVIL, "images of", "best epoch", "Macro F1", "preset:data-digits")
-        for text in (*told, "git checkout 7a59f67"):
+        told = (EVIL, "images of", "best epoch", "Macro F1", "of 1 test mistakes")
+        for text in (*told, "preset:data-digits", "git checkout 7a59f67"):
             assert text in output, text
         found = json.loads(invoke(workspace, "show", "c101", "--json").output)
         assert found["training"]["best_epoch"] == 10
@@ -515,6 +537,7 @@ class TestCommands:
     def test_show_of_a_failed_run_tells_why(self, workspace: Workspace) -> None:
         output = invoke(workspace, "show", "c104").output
         assert "Failed: accuracy 0.9000 is below" in output
+        assert f"train: {EVIL}: no image" in output
 
     def test_an_unknown_run_is_a_usage_error(self, workspace: Workspace) -> None:
         for command in (["show", "nope"], ["compare", "c101", "nope"], ["report", "nope"]):

@@ -27,8 +27,8 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.retraining import feedback, inventory, journal, labels, notify
 from pipeline.retraining.decision import Situation, decide
 from pipeline.retraining.drift_report import Distance, Drift
-from pipeline.retraining.history import Trained
 from pipeline.retraining.inventory import Entry, News
+from pipeline.retraining.judged import Trained
 from pipeline.retraining.look import decide_in_cluster
 from pipeline.serving import promotion
 from pipeline.settings import DriftConfig, NotifyConfig, RetrainConfig

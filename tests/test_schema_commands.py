@@ -66,6 +66,9 @@ def test_without_statistics_or_data_it_says_what_to_do(schema: Schema) -> None:
     code, shown = schema("infer")
     assert code == 2
     assert "give --data" in shown
+    assert not schema.workspace.exists()
+    schema.workspace.touch()
+    assert "give --data" in schema("infer")[1]
 
 
 def test_without_a_candidate_it_says_what_to_do(schema: Schema) -> None:
@@ -86,6 +89,13 @@ def test_a_broken_candidate_is_not_accepted(schema: Schema, tmp_path: Path) -> N
         "schema.pbtxt",
         "workspace",
     }
+
+
+def test_a_folder_instead_of_a_schema_is_one_line(schema: Schema) -> None:
+    schema.committed.mkdir(parents=True)
+    code, shown = schema("review")
+    assert code == 3
+    assert f"{schema.committed}: cannot be read: Is a directory" in shown
 
 
 def test_no_schema_named(tmp_path: Path) -> None:

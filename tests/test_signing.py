@@ -166,7 +166,11 @@ class TestPush:
     ) -> None:
         push(model, base, keys)
         wrong = dataclasses.replace(keys, public=make_keys("theirs").public)
-        with pytest.raises(PushRefusedError, match=r"signing\.public_key: servers would refuse"):
+        with pytest.raises(
+            PushRefusedError,
+            match=r"signing\.public_key: servers would refuse the model: the version is .*[^. ]; "
+            f"give the public key of {keys.private}$",
+        ):
             push(write_model(model, "next"), base, wrong)
         assert versions.find(str(base)) == [1]
         assert not list(base.glob(".staging-*"))

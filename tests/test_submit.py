@@ -177,6 +177,7 @@ class TestSubmit:
             ("seed=-1", "parameter seed: train.seed = -1: must be greater than or equal to 0"),
             ("learning_rate=-1", "train.hyperparameters.learning_rate = -1.0"),
             ("recipe=vti", "no such recipe; did you mean"),
+            ("pipeline_root=s3://b/x", "kubeflow.pipeline_root = 's3://b/x': must be a folder"),
         ],
     )
     def test_values_that_a_run_would_refuse_are_told(

@@ -191,6 +191,8 @@ class TestExecutor:
         assert "train: image/class/text: " in message
         assert "missing from the schema: q" in message
         assert "validation.warn" in message
+        assert [line.partition(": ")[0] for line in caught.value.findings] == ["train"]
+        assert "missing from the schema: q" in caught.value.findings[0]
 
     def test_a_warning_is_reported_kept_and_lets_the_run_go_on(
         self, tmp_path: Path, recorder: Recorder

@@ -106,7 +106,7 @@ def _fail(_: Path) -> None:
 
 
 def _bad_data(_: Path) -> None:
-    raise BadDataError(BAD_DATA)
+    raise BadDataError(BAD_DATA, findings=["cats: 0 of 10"])
 
 
 def _not_servable(_: Path) -> None:
@@ -278,6 +278,13 @@ def create_unresolvable(workspace: Workspace, control: Path) -> Pipeline:
     needy = Node("Needy", control, never=resolver.with_id("Look").outputs["never"])
     last = Node("Last", control, source=needy.outputs["text"])
     return _pipeline(workspace, [resolver, needy, last])
+
+
+def create_resolving(workspace: Workspace, control: Path) -> Pipeline:
+    """A resolver of the latest text that any run has made, then a node that takes it."""
+    resolver = Resolver(strategy_class=LatestArtifactStrategy, text=Channel(type=Text))
+    taker = Node("Taker", control, source=resolver.with_id("Look").outputs["text"])
+    return _pipeline(workspace, [resolver, taker])
 
 
 def _pipeline(workspace: Workspace, components: Sequence[Any]) -> Pipeline:

@@ -55,10 +55,11 @@ class Keys:
                 "private key in PEM without a passphrase"
             ) from error
         try:
-            verify(folder, self.public)
+            verify(folder, self.public, "the version")
         except SignatureError as error:
             raise PushRefusedError(
-                f"push.signing.public_key: servers would refuse the model: {error}"
+                f"push.signing.public_key: servers would refuse the model: {error}; give the "
+                f"public key of {self.private}"
             ) from error
 
     def have_signed(self, base: str, version: int) -> bool:
@@ -118,7 +119,7 @@ def verify(folder: Path, public_key: Path, name: str = "") -> None:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error) or type(error).__name__
+    text = str(error).strip(". ") or type(error).__name__
     differences = text.removeprefix("Signature mismatch: ")
     if differences == text:
         return text

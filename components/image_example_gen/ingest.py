@@ -33,6 +33,7 @@ Worker = Callable[[Sequence[Work], int], Mapping[int, list[Outcome]]]
 SPLITS = ("train", "eval", "test")
 HELD_OUT = SPLITS[1:]
 MAX_PAIRS_LISTED = 10_000
+MAX_BAD_LISTED = 20  # where there are too many to go on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +66,14 @@ class Ingest:
             named = shortened(
                 [f"{first[kind]['path']} ({first[kind]['reason']})" for kind, _ in worst], "; "
             )
+            rows = [f"{line['path']}: {line['reason']}" for line in self.quarantine]
+            more = len(rows) - MAX_BAD_LISTED
             raise BadDataError(
                 f"{source}: {record.all_quarantined:,} of {record.inputs:,} inputs cannot be used, "
                 f"more than data.max_bad_fraction = {options.max_bad_fraction:g} allows ({kinds}): "
                 f"{named}. `perennial data check {shlex.quote(source)} --quarantine FILE` "
-                "lists them all"
+                "lists them all",
+                findings=[*rows[:MAX_BAD_LISTED], *([f"and {more:,} more"] if more > 0 else [])],
             )
         if len(record.classes) < 2:
             found = f"only one class, {record.classes[0]!r}" if record.classes else "no class"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import component_spec, standard_artifacts, standard_component_specs
@@ -72,7 +69,7 @@ class ImageExampleValidator(base_component.BaseComponent):
                 statistics=statistics,
                 schema=schema,
                 previous=previous,
-                policy=json.dumps(dataclasses.asdict(policy)),
+                policy=policy.model_dump_json(),
                 code=code,
                 anomalies=types.Channel(type=standard_artifacts.ExampleAnomalies),
             )

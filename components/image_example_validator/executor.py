@@ -69,7 +69,7 @@ class Executor(base_executor.BaseExecutor):
         )
         schema_uri = artifact_utils.get_single_uri(input_dict[standard_component_specs.SCHEMA_KEY])
         schema = io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema_uri))
-        policy = Policy(**json.loads(exec_properties[POLICY_KEY]))
+        policy = Policy.model_validate_json(exec_properties[POLICY_KEY])
         previous = [_load(each) for each in input_dict.get(PREVIOUS) or []]
 
         anomalies.split_names = artifact.split_names
@@ -196,5 +196,6 @@ def _act(findings: list[Finding], policy: Policy) -> None:
         raise BadDataError(
             f"the data is not fit to train on: {shortened(blocking, '; ')}. "
             "Fix the data; or the schema (perennial schema), if this is how the data should look; "
-            "or let it pass with validation.warn"
+            "or let it pass with validation.warn",
+            findings=blocking,
         )

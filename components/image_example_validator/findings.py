@@ -10,7 +10,10 @@ import dataclasses
 import enum
 import fnmatch
 import functools
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from components import features
 from components.wording import quoted
@@ -42,23 +45,60 @@ class Finding:
         return f"{self.split}: {self.feature}: {self.text} [{self.type}]"
 
 
-@dataclasses.dataclass(frozen=True)
-class Policy:
-    """Which findings warn, and where distributions begin to differ.
+def _known_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse patterns that no finding can match, such as misspelt ones."""
+    for pattern in patterns:
+        if not fnmatch.filter(_all_names(), pattern):
+            raise ValueError(
+                f"{pattern!r} matches no finding: give an anomaly type of TFDV or one of "
+                f"{', '.join(OWN_TYPES)}, a feature such as image/width, or 'FEATURE TYPE', with * "
+                "for any text"
+            )
+    return patterns
 
-    block, warn: glob patterns for a type, a feature, or "FEATURE TYPE". `block` wins; what matches
-    neither blocks. Distances lie in 0..1 (L-infinity for labels and other text, Jensen-Shannon
-    divergence for numbers): skew is that between train and another split, drift that to the
-    statistics before. max_imbalance: images of the largest class for one of the smallest.
+
+# Not strict, where the configuration is: TOML and JSON have lists and no tuples.
+_Patterns = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_known_patterns)]
+
+
+class Policy(BaseModel):
+    """Which findings warn, and where distributions begin to differ: `[validation]` of the settings.
+
+    `block` wins over `warn`; what matches neither blocks.
     """
 
-    block: tuple[str, ...]
-    warn: tuple[str, ...]
-    max_text_skew: float
-    max_number_skew: float
-    max_text_drift: float
-    max_number_drift: float
-    max_imbalance: float
+    model_config = ConfigDict(frozen=True)
+
+    block: _Patterns = Field(
+        default=(),
+        description="Findings that block although `warn` lists them: types, features or "
+        "'FEATURE TYPE', with * for any text.",
+    )
+    warn: _Patterns = Field(
+        default=("COMPARATOR_*", "CLASS_IMBALANCE", "SCHEMA_NEW_COLUMN"),
+        description="Findings that are reported only; all others block.",
+    )
+    max_text_skew: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="L-infinity distance of labels and formats between train and another split.",
+    )
+    max_number_skew: float = Field(
+        default=0.4,
+        ge=0,
+        le=1,
+        description="Jensen-Shannon divergence of aspect, bytes and brightness between the same.",
+    )
+    max_text_drift: float = Field(
+        default=0.15, ge=0, le=1, description="As max_text_skew, against the data before."
+    )
+    max_number_drift: float = Field(
+        default=0.25, ge=0, le=1, description="As max_number_skew, against the data before."
+    )
+    max_imbalance: float = Field(
+        default=10.0, ge=1, description="Images of the largest class for one of the smallest."
+    )
 
     def level(self, finding: Finding) -> Level:
         """Whether `finding` stops the run."""
@@ -66,11 +106,6 @@ class Policy:
         if _any_matches(self.warn, names) and not _any_matches(self.block, names):
             return Level.WARN
         return Level.BLOCK
-
-
-def unmatched(patterns: Iterable[str]) -> list[str]:
-    """Those of `patterns` that no finding can match, such as misspelt ones."""
-    return [pattern for pattern in patterns if not fnmatch.filter(_all_names(), pattern)]
 
 
 @functools.cache

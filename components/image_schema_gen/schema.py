@@ -67,7 +67,9 @@ def read_schema(path: Path) -> schema_pb2.Schema:
         names = class_names(schema)
     except text_format.ParseError as error:
         raise BadDataError(f"{path}: not a schema in text format: {error}") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise BadDataError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise BadDataError(f"{path}: {error}") from error
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -24,5 +24,8 @@ def read_labels(path: Path) -> list[str]:
     """The names of classes, one a line. Raises ConfigError."""
     try:
         return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--labels {path}: cannot be read: {error}") from None
+    except OSError as error:
+        why = error.strerror
+    except ValueError:
+        why = "is not UTF-8"
+    raise ConfigError(f"--labels {path}: cannot be read: {why}; name a file with a class a line")

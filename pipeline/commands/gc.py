@@ -33,6 +33,10 @@ def collect(
     settings = load(config, {"workspace": workspace}, None).config
     place = Workspace(settings.workspace)
     now = datetime.datetime.now(datetime.UTC)
+    if not place.root.exists():
+        raise ConfigError(
+            f"workspace {place.root}: there is no such folder; name another with --workspace"
+        )
     with place.lock():
         try:
             doomed = hygiene.find(settings, place, keep, older_than, now)

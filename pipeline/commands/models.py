@@ -80,6 +80,8 @@ def models(
     if target.base is None:
         raise ConfigError("the versions cannot be seen from here; name their folder: --directory")
     rows = _rows(target, promotion.current(target))
+    if not rows:
+        raise ConfigError(f"{target.base} has no versions; name another --directory")
     if as_json:
         for row in rows:
             print(json.dumps(row))
@@ -173,9 +175,10 @@ def _target_of_config(location: str, model: str | None) -> Target:
     from pipeline.serving.promotion import Target, read_config
 
     found = {m.name: m.base_path for m in read_config(location).model_config_list.config}
+    if not found:
+        raise ConfigError(f"--config-file {location}: is not there, or names no model")
     if (model or (len(found) == 1 and next(iter(found)))) not in found:
-        there_are = ", ".join(found) or "none"
-        raise ConfigError(f"{location}: name the model; there are: {there_are}")
+        raise ConfigError(f"{location}: name the model; there are: {', '.join(found)}")
     name = model or next(iter(found))
     # A path of the server's machine need not be one here.
     seen = storage.is_uri(found[name]) or Path(found[name]).is_dir()

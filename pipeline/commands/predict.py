@@ -223,7 +223,8 @@ def _server(address: str, name: str) -> Predict:
                 return np.array([row["probabilities"] for row in rows]), [r["label"] for r in rows]
             _, outputs = client.predict(name, {"image_bytes": strings(encoded)})
         except ServingError as error:
-            raise ConfigError(f"{address}, model {name}: {error.code}: {error}") from None
+            hint = "; is a server running there?" if error.code == "UNAVAILABLE" else ""
+            raise ConfigError(f"{address}, model {name}: {error.code}: {error}{hint}") from None
         return outputs["probabilities"], [label.decode() for label in outputs["label"]]
 
     return ask

@@ -67,6 +67,8 @@ def runs(
         for run in found:
             print(json.dumps(history.summary(run)))
         return
+    if not found:
+        print(f"{workspace} has no runs; name another with --workspace")
     _table(
         ("run", "state", "accuracy", "champion", "recipe", "data", "time"),
         [
@@ -191,6 +193,7 @@ def _show(facts: Facts) -> None:
     run = facts.run
     what, why = page.headline(facts)
     _say(f"{run.run_id}: {what}{f': {why}' if why else ''}")
+    _table(("finding",), [(finding,) for finding in run.findings])
     if facts.verdict:
         _show_checks(facts.verdict)
     if facts.data:
@@ -279,15 +282,16 @@ def _show_evaluation(facts: Facts) -> None:
         ],
         "most frequent confusions",
     )
-    if facts.predictions:
-        _table(
-            ("image", "is", "taken for", "confidence"),
-            [
-                (each.filename, each.label, each.top[0][0], percent(each.top[0][1]))
-                for each in facts.predictions.mistakes[:MAX_ROWS]
-            ],
-            f"most confident of {facts.predictions.wrong:,} mistakes",
-        )
+    for found, split in ((facts.predictions, ""), (facts.test_predictions, "test ")):
+        if found:
+            _table(
+                ("image", "is", "taken for", "confidence"),
+                [
+                    (each.filename, each.label, each.top[0][0], percent(each.top[0][1]))
+                    for each in found.mistakes[:MAX_ROWS]
+                ],
+                f"most confident of {found.wrong:,} {split}mistakes",
+            )
 
 
 def _optional(estimate: Estimate | None, share: bool) -> str:

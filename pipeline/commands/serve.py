@@ -103,7 +103,10 @@ def pushed_model(serving: Path, model: str | None) -> str:
     """
     pushed = sorted(path.name for path in serving.glob("*/") if any(path.glob("[0-9]*/")))
     if not pushed:
-        raise ConfigError(f"{serving} holds no pushed model; run `perennial run` first")
+        raise ConfigError(
+            f"{serving} holds no pushed model; run `perennial run` first, or "
+            "name another --workspace"
+        )
     if model is None and len(pushed) > 1:
         raise ConfigError(f"{serving} holds {', '.join(pushed)}; say which one is meant")
     if model is not None and model not in pushed:

@@ -12,7 +12,7 @@ import numpy as np
 
 from components import features
 from components.image_evaluator import figures
-from components.image_evaluator.figures import EVAL, Figures, Verdict
+from components.image_evaluator.figures import EVAL, TEST, Figures, Verdict
 from pipeline.report import pictures
 from pipeline.report.facts import (
     Artifact,
@@ -110,7 +110,10 @@ def collect(run: Run, artifacts: Sequence[Artifact]) -> Facts:
         training=_training(where),
         evaluation=evaluation,
         verdict=verdict,
-        predictions=_predictions(where, evaluation, verdict) if evaluation else None,
+        predictions=_predictions(where, evaluation, verdict, EVAL) if evaluation else None,
+        test_predictions=_predictions(where, evaluation, verdict, TEST)
+        if evaluation and evaluation.test
+        else None,
         artifacts=list(artifacts),
     )
 
@@ -224,14 +227,14 @@ def _evaluation(where: Mapping[str, str]) -> tuple[Figures | None, Verdict | Non
 
 
 def _predictions(
-    where: Mapping[str, str], evaluation: Figures, verdict: Verdict | None
+    where: Mapping[str, str], evaluation: Figures, verdict: Verdict | None, split: str
 ) -> Predictions | None:
     if _content(where["evaluation"], figures.PREDICTIONS) is None:
         return None
     import pyarrow.compute as pc
 
     table = figures.read_predictions(where["evaluation"])
-    table = table.filter(pc.equal(table["split"], EVAL)).sort_by("sha256")
+    table = table.filter(pc.equal(table["split"], split)).sort_by("sha256")
     classes = evaluation.candidate.classes
     labels = table["label"].to_numpy()
     named = np.array([*classes, UNKNOWN])[labels]  # an unknown class is -1
@@ -243,7 +246,7 @@ def _predictions(
     mistakes = wrong[by_confidence][:MAX_PICTURES].tolist()
     grid = list(range(min(MAX_PICTURES, len(labels))))
     baseline = None
-    if evaluation.baseline:
+    if evaluation.baseline and split == EVAL:
         others = evaluation.baseline.classes
         best = _matrix(table["baseline"], len(others)).argmax(axis=1)
         baseline = np.array(others)[best]
@@ -251,7 +254,7 @@ def _predictions(
     shown = sorted({*mistakes, *grid})
     best = {row: np.argsort(-probabilities[row], kind="stable")[:TOP] for row in shown}
     digests, names = table["sha256"].to_pylist(), table["filename"].to_pylist()
-    images = _images(where.get("examples"), {digests[row] for row in shown})
+    images = _images(where.get("examples"), split, {digests[row] for row in shown})
     known = {
         row: Prediction(
             filename=names[row],
@@ -292,8 +295,8 @@ def _duel(
     )
 
 
-def _images(uri: str | None, wanted: set[str]) -> dict[str, bytes]:
-    """Pictures of evaluation images by SHA-256 of the original; reads no further than it must."""
+def _images(uri: str | None, split: str, wanted: set[str]) -> dict[str, bytes]:
+    """Pictures of a split's images by SHA-256 of the original; reads no further than it must."""
     if uri is None:
         return {}
     import tensorflow as tf
@@ -302,7 +305,7 @@ def _images(uri: str | None, wanted: set[str]) -> dict[str, bytes]:
         name: tf.io.FixedLenFeature([], tf.string) for name in (features.SHA256, features.IMAGE)
     }
     found: dict[str, bytes] = {}
-    files = sorted(tf.io.gfile.glob(os.path.join(uri, f"Split-{EVAL}", "*")))
+    files = sorted(tf.io.gfile.glob(os.path.join(uri, f"Split-{split}", "*")))
     for batch in (
         tf.data.TFRecordDataset(files)
         .batch(64)

@@ -69,7 +69,8 @@ class Accuracies(_Fact):
 class Run(_Fact):
     """The record of a run, RECORD in its folder. It has more there, such as all of the verdict.
 
-    started: UTC, ISO 8601. error: why it failed or was rejected. pushed: the version's folder.
+    started: UTC, ISO 8601. error: why it failed or was rejected. findings: a line for each thing
+    wrong with the data that it failed for. pushed: the version's folder.
     """
 
     run_id: str
@@ -77,6 +78,7 @@ class Run(_Fact):
     state: State
     wall_s: float | None = None
     error: str | None = None
+    findings: list[str] = Field(default_factory=list)
     name: str
     recipe: str
     data: RunData
@@ -244,10 +246,10 @@ class Duel(_Fact):
 
 
 class Predictions(_Fact):
-    """Predictions on the evaluation split.
+    """Predictions on a split.
 
     grid: a draw from all of them. mistakes: the wrong ones, the most confident first; wrong: how
-    many of those there are in all.
+    many of those there are in all. duel: where a baseline was asked about the same images.
     """
 
     grid: list[Prediction]
@@ -271,7 +273,7 @@ class Artifact(_Fact):
 class Facts(_Fact):
     """All that is known of a run; parts that it did not get to are None or empty.
 
-    samples: of the training images; not in the JSON.
+    samples: of the training images; not in the JSON. predictions: on the evaluation split.
     """
 
     format: int = 1
@@ -282,6 +284,7 @@ class Facts(_Fact):
     evaluation: Figures | None = None
     verdict: Verdict | None = None
     predictions: Predictions | None = None
+    test_predictions: Predictions | None = None
     artifacts: list[Artifact] = Field(default_factory=list)
 
     def artifact(self, name: str) -> Artifact | None:

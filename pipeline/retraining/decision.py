@@ -7,8 +7,8 @@ import datetime
 from typing import Any
 
 from pipeline.retraining.drift_report import Drift
-from pipeline.retraining.history import Trained
 from pipeline.retraining.inventory import News
+from pipeline.retraining.judged import Trained
 from pipeline.settings import RetrainConfig
 
 

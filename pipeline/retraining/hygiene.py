@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.atomic_pusher import served, versions
-from pipeline.retraining.history import BLESSED, MODEL
+from pipeline.retraining.judged import BLESSED, MODEL
 from pipeline.settings import Config
 from pipeline.workspace import Workspace
 

@@ -14,11 +14,11 @@ from components.atomic_pusher import storage
 from components.errors import BadDataError
 from components.image_example_gen.inputs import INPUTS_FILE
 from pipeline.errors import DataError
-from pipeline.retraining import drift_report, history, inventory, journal
+from pipeline.retraining import drift_report, inventory, journal, judged
 from pipeline.retraining.decision import Decision, Situation, decide
 from pipeline.retraining.drift_report import Drift
-from pipeline.retraining.history import History
 from pipeline.retraining.inventory import Inventory, News
+from pipeline.retraining.judged import History
 from pipeline.settings import Config
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def record(place: Place, decision: Decision, situation: Situation) -> None:
 def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> Situation:
     """What there is to decide on. Raises DataError where the data cannot be listed."""
     entries = journal.read(place.log)
-    past = history.read(place.connection, config.name) if place.connection else History()
+    past = judged.read(place.connection, config.name) if place.connection else History()
     known = _inputs_of(past)
     if known is None:
         past = dataclasses.replace(past, last=None)

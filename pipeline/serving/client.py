@@ -184,7 +184,9 @@ class Client:
             response = self._http.request(method, url, json=content, timeout=self._timeout)
             answer = response.json()
         except requests.RequestException as error:  # also for an answer that is no JSON
-            raise ServingError("UNAVAILABLE", str(error)) from error
+            # Of a connection that fails it is urllib3's, with the reason in it.
+            reason = getattr(error.args[0], "reason", error) if error.args else error
+            raise ServingError("UNAVAILABLE", str(reason)) from error
         if not response.ok:
             code = _CODES.get(response.status_code, "UNKNOWN")
             raise ServingError(code, str(answer.get("error", answer)), response.status_code)

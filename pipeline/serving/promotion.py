@@ -314,7 +314,9 @@ def check_signature(base: str, version: int, public_key: Path) -> None:
 def _version_before(target: Target, stable: int | None) -> int:
     known = [] if target.base is None else find_versions(target)
     if stable is None:
-        stable = max(known, default=0)
+        if not known:
+            raise ConfigError(f"{target.base or target.config} has no versions to bring back")
+        stable = max(known)
     lower = [number for number in known if number < stable]
     if not lower:
         raise ConfigError(f"{target.name}: there is no version before {stable} to bring back")

@@ -1,4 +1,4 @@
-"""What was trained before, from ML Metadata, whoever ran it: this machine or a cluster."""
+"""The models that were judged before, here or on a cluster, as ML Metadata has them."""
 
 from __future__ import annotations
 
