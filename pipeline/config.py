@@ -137,7 +137,12 @@ def _load(given: list[_Layer], scheduled: bool) -> Loaded:
     try:
         config = model.model_validate(_merged(values))
     except ValidationError as error:
-        raise ConfigError(_describe(error, origins)) from None
+        unset = [
+            key
+            for key, field in _settings(model).items()
+            if field.is_required() and key not in values
+        ]
+        raise ConfigError(_describe(error, origins, recipe, unset)) from None
     try:
         recipes.get(recipe).check(
             config.train.hyperparameters,
@@ -484,12 +489,20 @@ _WORDING = {
 }
 
 
-def _describe(error: ValidationError, origins: Mapping[str, str]) -> str:
+def _describe(
+    error: ValidationError, origins: Mapping[str, str], recipe: str, unset: Iterable[str]
+) -> str:
     """All of pydantic's findings as one line: origin, key, value and what is allowed."""
     items = error.errors(include_url=False)
-    findings = []
+    wrong = [item for item in items if item["type"] != "missing"]
     # What is derived from other settings is missing where those are wrong.
-    for item in [item for item in items if item["type"] != "missing"] or items:
+    if unset and not wrong:
+        return (
+            f"train.recipe = {recipe!r}: {', '.join(unset)} not set; put what goes with the recipe "
+            f"into {PRESETS / f'recipe-{recipe}.toml'}, or give --set KEY=VALUE"
+        )
+    findings = []
+    for item in wrong or items:
         key = ".".join(map(str, item["loc"]))
         message = item["msg"].removeprefix("Value error, ")
         allowed = _WORDING.get(item["type"]) or re.sub(r"^\w+ should ", "must ", message)

@@ -105,6 +105,19 @@ class TestLayers:
         with pytest.raises(ConfigError, match=r"^preset:data-digits: train\.epochs = 0: must be"):
             load()
 
+    def test_a_recipe_without_a_preset_says_what_is_missing_and_where_it_goes(
+        self, presets: Path
+    ) -> None:
+        preset = presets / "recipe-vit.toml"
+        preset.unlink()
+        with pytest.raises(ConfigError) as caught:
+            load(None, {"data.source": "photos", "transform.resize": "area"})
+        message = str(caught.value)
+        assert message.startswith(
+            "train.recipe = 'vit': transform.image_size, train.batch_size not set; "
+        )
+        assert str(preset) in message
+
     def test_a_folder_that_is_called_like_a_data_set_gets_no_preset(self, presets: Path) -> None:
         assert load(None, {"data.source": "./digits"}).config.train.epochs == 11
 

@@ -118,7 +118,7 @@ def verify(folder: Path, public_key: Path, name: str = "") -> None:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error) or type(error).__name__
+    text = str(error).strip(" .") or type(error).__name__
     differences = text.removeprefix("Signature mismatch: ")
     if differences == text:
         return text
