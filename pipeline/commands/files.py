@@ -24,5 +24,7 @@ def read_labels(path: Path) -> list[str]:
     """The names of classes, one a line. Raises ConfigError."""
     try:
         return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--labels {path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"--labels {path}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"--labels {path}: must be UTF-8 text, one name a line") from None
