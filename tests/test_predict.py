@@ -146,7 +146,10 @@ def test_a_model_that_cannot_be_asked_is_named(
 def test_a_model_that_a_server_does_not_have_says_what_to_do(
     server: ModelServer, images: Path, tmp_path: Path
 ) -> None:
-    for address in (f"{server.host}:{server.grpc_port}", f"http://{server.host}:{server.rest_port}"):
+    for address in (
+        f"{server.host}:{server.grpc_port}",
+        f"http://{server.host}:{server.rest_port}",
+    ):
         result = invoke(address, images / "red.tiff", "--workspace", tmp_path, "--name", "other")
         assert result.exit_code == 2
         assert "model other: NOT_FOUND" in result.output
