@@ -58,6 +58,8 @@ HYPERPARAMETERS = "train.hyperparameters."
 # as files with the old name may be around: for good, it costs nothing.
 RENAMED: Mapping[str, str] = {}
 PHOTOGRAPHS = Survey(None, height=480.0, width=640.0)
+# Whoever gives one node a pool does not mean to take another off its GPU.
+_NODES = "kubeflow.nodes"
 _WEIGHTS = (".npz", ".h5", ".keras")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
@@ -129,6 +131,8 @@ def _load(given: list[_Layer], scheduled: bool) -> Loaded:
     ]
     for layer in [*presets, *given]:
         settings = _flatten(layer, model)
+        if _NODES in settings:
+            settings[_NODES] = _joined(values.get(_NODES), settings[_NODES])
         values.update(settings)
         origins.update(dict.fromkeys(settings, layer.origin))
     derived = {} if "transform.image_size" in values else _sizes_by_recipe(recipe, values, source)
@@ -371,6 +375,13 @@ def _nested(key: str, value: object) -> dict[str, Any]:
         value = {part: value}
     assert isinstance(value, dict)
     return value
+
+
+def _joined(before: object, after: object) -> object:
+    """Two layers' tables of names and values as one, in which `after` wins."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        return {**before, **after}
+    return after
 
 
 def _merged(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -713,7 +713,9 @@ class KubeflowConfig(Surroundings):
     )
     metadata: MetadataConfig = Field(default=MetadataConfig(), description="ML Metadata.")
     nodes: Mapping[str, str] = Field(
-        default={}, description="Pools by node of the DAG, such as {Trainer = 'gpu-l4'}."
+        default={},
+        description="Pools by node of the DAG, such as {Trainer = 'gpu-l4'}; added to those of the "
+        "environment's preset.",
     )
     pools: Annotated[
         Mapping[Annotated[str, Field(pattern=r"^[a-z0-9-]+$")], Pool],

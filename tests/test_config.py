@@ -158,6 +158,16 @@ class TestPools:
         assert origins["kubeflow.pools.gpu-l4.memory"] == "command line"
         assert origins["kubeflow.pools.gpu-l4.accelerator"] == "preset:kubeflow-gke"
 
+    def test_a_pool_for_one_node_leaves_the_others_where_they_are(self, tmp_path: Path) -> None:
+        file = write(
+            tmp_path / "run.toml",
+            "[kubeflow]\nenvironment = 'gke'\nnodes = { Pusher = 'push' }\npools.push.cpu = '1'\n",
+        )
+        nodes = load(file, {"kubeflow.nodes.Evaluator": "push"}).config.kubeflow.nodes
+        assert nodes == {"Trainer": "gpu-l4", "Pusher": "push", "Evaluator": "push"}
+        nodes = load(file, {"kubeflow.nodes.Trainer": "cpu"}).config.kubeflow.nodes
+        assert nodes == {"Trainer": "cpu", "Pusher": "push"}
+
     @pytest.mark.parametrize("environment", ENVIRONMENTS)
     def test_environments_train_on_a_gpu_and_do_everything_else_on_the_pool_that_is_always_there(
         self, environment: str
