@@ -17,3 +17,8 @@ def shortened(parts: Iterable[object], joiner: str = ", ", limit: int = MOST) ->
 def quoted(names: Iterable[str]) -> str:
     """The first few names, each in quotes."""
     return shortened(map(repr, names))
+
+
+def other_files(number: int) -> str:
+    """How many files there are that are no inputs."""
+    return f"{number:,} other file" + ("" if number == 1 else "s")

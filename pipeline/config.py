@@ -58,6 +58,8 @@ HYPERPARAMETERS = "train.hyperparameters."
 # as files with the old name may be around: for good, it costs nothing.
 RENAMED: Mapping[str, str] = {}
 PHOTOGRAPHS = Survey(None, height=480.0, width=640.0)
+# Whoever gives one node a pool does not mean to take another off its GPU.
+_NODES = "kubeflow.nodes"
 _WEIGHTS = (".npz", ".h5", ".keras")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
@@ -129,6 +131,8 @@ def _load(given: list[_Layer], scheduled: bool) -> Loaded:
     ]
     for layer in [*presets, *given]:
         settings = _flatten(layer, model)
+        if _NODES in settings:
+            settings[_NODES] = _joined(values.get(_NODES), settings[_NODES])
         values.update(settings)
         origins.update(dict.fromkeys(settings, layer.origin))
     derived = {} if "transform.image_size" in values else _sizes_by_recipe(recipe, values, source)
@@ -137,7 +141,12 @@ def _load(given: list[_Layer], scheduled: bool) -> Loaded:
     try:
         config = model.model_validate(_merged(values))
     except ValidationError as error:
-        raise ConfigError(_describe(error, origins)) from None
+        unset = [
+            key
+            for key, field in _settings(model).items()
+            if field.is_required() and key not in values
+        ]
+        raise ConfigError(_describe(error, origins, recipe, unset)) from None
     try:
         recipes.get(recipe).check(
             config.train.hyperparameters,
@@ -368,6 +377,13 @@ def _nested(key: str, value: object) -> dict[str, Any]:
     return value
 
 
+def _joined(before: object, after: object) -> object:
+    """Two layers' tables of names and values as one, in which `after` wins."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        return {**before, **after}
+    return after
+
+
 def _merged(values: Mapping[str, Any]) -> dict[str, Any]:
     """Undo `_flatten`."""
     tree: dict[str, Any] = {}
@@ -484,12 +500,20 @@ _WORDING = {
 }
 
 
-def _describe(error: ValidationError, origins: Mapping[str, str]) -> str:
+def _describe(
+    error: ValidationError, origins: Mapping[str, str], recipe: str, unset: Iterable[str]
+) -> str:
     """All of pydantic's findings as one line: origin, key, value and what is allowed."""
     items = error.errors(include_url=False)
-    findings = []
+    wrong = [item for item in items if item["type"] != "missing"]
     # What is derived from other settings is missing where those are wrong.
-    for item in [item for item in items if item["type"] != "missing"] or items:
+    if unset and not wrong:
+        return (
+            f"train.recipe = {recipe!r}: {', '.join(unset)} not set; put what goes with the recipe "
+            f"into {PRESETS / f'recipe-{recipe}.toml'}, or give --set KEY=VALUE"
+        )
+    findings = []
+    for item in wrong or items:
         key = ".".join(map(str, item["loc"]))
         message = item["msg"].removeprefix("Value error, ")
         allowed = _WORDING.get(item["type"]) or re.sub(r"^\w+ should ", "must ", message)

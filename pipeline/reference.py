@@ -92,12 +92,10 @@ def _section(schema: Schema, prefix: str) -> Iterator[str]:
 def _inner(field: Schema, definitions: Schema) -> Iterator[tuple[str, Schema]]:
     """The tables that a field is or holds, and what stands between their keys and the field's."""
     for option in [field, *field.get("anyOf", ())]:
-        places = {
-            "": option,
-            "[]": option.get("items", {}),
-            ".NAME": option.get("additionalProperties", {}),
-        }
-        for suffix, place in places.items():
+        # Of a table whose names must have a form, what they hold is by its pattern.
+        named = [option.get("additionalProperties"), *option.get("patternProperties", {}).values()]
+        places = [("", option), ("[]", option.get("items")), *((".NAME", each) for each in named)]
+        for suffix, place in places:
             if isinstance(place, Mapping) and "$ref" in place:
                 inner = _resolved(place, definitions)
                 if inner.get("properties"):

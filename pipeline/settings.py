@@ -262,7 +262,8 @@ class TrainConfig(Section):
 
     recipe: str = Field(
         default="vit",
-        description="A file of trainer_module/recipes, without its .py; auto: by data and GPUs.",
+        description="A file of trainer_module/recipes, without its .py; auto, but not on "
+        "Kubeflow: by data and GPUs.",
     )
     seed: int = Field(
         default=0, ge=0, le=2**32 - 1, description="Seed of weights, shuffling and augmentation."
@@ -554,14 +555,18 @@ class Pool(Surroundings):
     Quantities are Kubernetes' own, such as 500m or 8Gi.
     """
 
-    image: _Image | None = Field(default=None, description="Unset: kubeflow.image.")
+    image: _Image | None = Field(
+        default=None, description="What its pods run; unset: kubeflow.image."
+    )
     image_pull: Literal["Always", "IfNotPresent", "Never"] = Field(
         default="IfNotPresent", description="When the image is pulled."
     )
     cpu: _Quantity = Field(default="2", description="CPUs that are reserved.")
-    cpu_limit: _Quantity | None = Field(default=None, description="Unset: no limit.")
+    cpu_limit: _Quantity | None = Field(default=None, description="CPUs at most; unset: no limit.")
     memory: _Quantity = Field(default="8Gi", description="Memory that is reserved.")
-    memory_limit: _Quantity | None = Field(default=None, description="Unset: `memory`.")
+    memory_limit: _Quantity | None = Field(
+        default=None, description="Memory at most; unset: `memory`."
+    )
     accelerator: Annotated[str, AfterValidator(_kubernetes_resource)] | None = Field(
         default=None, description="Resource of the device plugin, such as nvidia.com/gpu."
     )
@@ -664,7 +669,9 @@ class KubeflowConfig(Surroundings):
     )
     metadata: MetadataConfig = Field(default=MetadataConfig(), description="ML Metadata.")
     nodes: Mapping[str, str] = Field(
-        default={}, description="Pools by node of the DAG, such as {Trainer = 'gpu-l4'}."
+        default={},
+        description="Pools by node of the DAG, such as {Trainer = 'gpu-l4'}; added to those of the "
+        "environment's preset.",
     )
     pools: Annotated[
         Mapping[Annotated[str, Field(pattern=r"^[a-z0-9-]+$")], Pool],

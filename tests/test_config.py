@@ -105,6 +105,19 @@ class TestLayers:
         with pytest.raises(ConfigError, match=r"^preset:data-digits: train\.epochs = 0: must be"):
             load()
 
+    def test_a_recipe_without_a_preset_says_what_is_missing_and_where_it_goes(
+        self, presets: Path
+    ) -> None:
+        preset = presets / "recipe-vit.toml"
+        preset.unlink()
+        with pytest.raises(ConfigError) as caught:
+            load(None, {"data.source": "photos", "transform.resize": "area"})
+        message = str(caught.value)
+        assert message.startswith(
+            "train.recipe = 'vit': transform.image_size, train.batch_size not set; "
+        )
+        assert str(preset) in message
+
     def test_a_folder_that_is_called_like_a_data_set_gets_no_preset(self, presets: Path) -> None:
         assert load(None, {"data.source": "./digits"}).config.train.epochs == 11
 
@@ -144,6 +157,16 @@ class TestPools:
         assert (pool.memory, pool.accelerator) == ("30Gi", "nvidia.com/gpu")
         assert origins["kubeflow.pools.gpu-l4.memory"] == "command line"
         assert origins["kubeflow.pools.gpu-l4.accelerator"] == "preset:kubeflow-gke"
+
+    def test_a_pool_for_one_node_leaves_the_others_where_they_are(self, tmp_path: Path) -> None:
+        file = write(
+            tmp_path / "run.toml",
+            "[kubeflow]\nenvironment = 'gke'\nnodes = { Pusher = 'push' }\npools.push.cpu = '1'\n",
+        )
+        nodes = load(file, {"kubeflow.nodes.Evaluator": "push"}).config.kubeflow.nodes
+        assert nodes == {"Trainer": "gpu-l4", "Pusher": "push", "Evaluator": "push"}
+        nodes = load(file, {"kubeflow.nodes.Trainer": "cpu"}).config.kubeflow.nodes
+        assert nodes == {"Trainer": "cpu", "Pusher": "push"}
 
     @pytest.mark.parametrize("environment", ENVIRONMENTS)
     def test_environments_train_on_a_gpu_and_do_everything_else_on_the_pool_that_is_always_there(

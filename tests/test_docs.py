@@ -15,6 +15,7 @@ import typer
 
 from pipeline import cli, config, reference
 from pipeline.commands import examples
+from pipeline.settings import Pool
 from tests import REPO
 from tests.cli import perennial
 from trainer_module import recipes
@@ -125,6 +126,12 @@ class TestReference:
         text = (reference.FOLDER / "configuration.md").read_text()
         assert [
             key for key in sorted(SETTINGS) if f"`{key}`" not in text and f"## {key}\n" not in text
+        ] == []
+
+    def test_has_every_setting_of_a_pool(self) -> None:
+        text = (reference.FOLDER / "configuration.md").read_text()
+        assert [
+            name for name in Pool.model_fields if f"`kubeflow.pools.NAME.{name}`" not in text
         ] == []
 
 

@@ -471,7 +471,7 @@ class TestChecks:
         with pytest.raises(BadDataError, match="no images found; expected <class name>/<image>"):
             check(tmp_path)
         (tmp_path / "notes.txt").touch()
-        with pytest.raises(BadDataError, match="no images found among 1 other files; expected"):
+        with pytest.raises(BadDataError, match="no images found among 1 other file; expected"):
             check(tmp_path)
 
     def test_nothing_but_bad_files(self, tmp_path: Path) -> None:

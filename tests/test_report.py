@@ -337,6 +337,15 @@ class TestPage:
             assert ("fine-tuning" in drawn[plot.name]) is changed
             assert "fine-tuning" not in plot.svg
 
+    def test_only_of_a_recipe_that_augments_is_it_said_that_it_does(self) -> None:
+        facts = report_kit.facts()
+        plain = [sample.model_copy(update={"after": []}) for sample in facts.samples]
+        drawn = plots.draw(facts)
+        assert "training images as augmented" in page.render(facts, drawn)
+        text = page.render(facts.model_copy(update={"samples": plain}), drawn)
+        assert "this recipe augments nothing" in text
+        assert "as augmented" not in text
+
     def test_many_classes_have_no_unreadable_labels(self) -> None:
         names = [f"species {index}" for index in range(100)]
         facts = report_kit.facts(classes=names)

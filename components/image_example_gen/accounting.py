@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from components.errors import BadDataError
-from components.wording import quoted
+from components.wording import other_files, quoted
 
 FILE_NAME = "accounting.json"
 QUARANTINE = "quarantine.jsonl"
@@ -65,7 +65,8 @@ class Accounting:
     @property
     def balance(self) -> str:
         """The sum that has to be right, as a sentence."""
-        ignored = f"; {sum(self.ignored.values()):,} other files ignored" if self.ignored else ""
+        others = sum(self.ignored.values())
+        ignored = f"; {other_files(others)} ignored" if others else ""
         return (
             f"{self.inputs:,} inputs = {self.all_examples:,} examples + {self.duplicates:,} "
             f"duplicates + {self.all_quarantined:,} quarantined{ignored}"

@@ -25,7 +25,7 @@ from components.image_example_gen.findings import Pair
 from components.image_example_gen.inputs import INPUTS_FILE, OUTSIDE, Input, Problem, judge, scan
 from components.image_example_gen.options import Options
 from components.image_example_gen.writing import Facts, Outcome, Target, Work
-from components.wording import shortened
+from components.wording import other_files, shortened
 
 # Does the work, in any order and anywhere, and returns each one's outcomes by its index.
 Worker = Callable[[Sequence[Work], int], Mapping[int, list[Outcome]]]
@@ -104,7 +104,7 @@ def ingest(
     units = scan(data)
     inputs = [entry for unit in units for entry in unit]
     if not inputs:
-        ignored = f" among {data.ignored.total():,} other files" if data.ignored else ""
+        ignored = f" among {other_files(data.ignored.total())}" if data.ignored else ""
         raise BadDataError(f"{data.source}: no images found{ignored}; {data.hint}")
     judge(inputs, shares, data.window if options.held_out == "all" else None)
     classes = sorted(

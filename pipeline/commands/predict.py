@@ -223,7 +223,10 @@ def _server(address: str, name: str) -> Predict:
                 return np.array([row["probabilities"] for row in rows]), [r["label"] for r in rows]
             _, outputs = client.predict(name, {"image_bytes": strings(encoded)})
         except ServingError as error:
-            hint = "; is a server running there?" if error.code == "UNAVAILABLE" else ""
+            hint = {
+                "NOT_FOUND": "; wait until it is AVAILABLE, or give its name with --name",
+                "UNAVAILABLE": "; is a server running there?",
+            }.get(error.code, "")
             raise ConfigError(f"{address}, model {name}: {error.code}: {error}{hint}") from None
         return outputs["probabilities"], [label.decode() for label in outputs["label"]]
 
