@@ -48,9 +48,10 @@ def run_fn(fn_args: FnArgs) -> None:
     this; only the chief writes anything. A call that was cut off is continued by the next one with
     equal arguments.
 
-    In `fn_args.model_run_dir`: history.json, which tells the images of each split, the steps and
-    seconds of training, every epoch and which one was best (the mappings of `fit.Trained`);
-    samples.npz, see `reports.samples`; and TensorBoard's event files in logs.
+    In `fn_args.model_run_dir`: history.json, which tells the images of each split, the model that
+    was begun with, the steps and seconds of training, every epoch and which one was best (the
+    mappings of `fit.Trained`); samples.npz, see `reports.samples`; and TensorBoard's event files in
+    logs.
 
     Raises:
         BadDataError: a split or a class without images.
@@ -131,6 +132,7 @@ def _run(
         return
     history = {
         "images": {"train": train.size, "eval": evaluation.size},
+        "base_model": fn_args.base_model or "",
         "seconds": time.monotonic() - started,
         "steps": trained.steps,
         "best_epoch": trained.best["epoch"],
