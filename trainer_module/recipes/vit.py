@@ -55,12 +55,13 @@ class Config(BaseModel):
 
 
 def check(config: Config, image_size: int, train_size: int) -> None:
-    """Raise ValueError where patches do not tile the image, or images would need a crop."""
+    """Raise ValueError where patches do not tile the image, or sizes differ: nothing crops."""
     if train_size != image_size:
-        raise ValueError(f"train_size {train_size} must be image_size {image_size}: nothing crops")
+        raise ValueError(f"train_size {train_size} must be image_size {image_size}: leave it unset")
     if image_size % config.patch_size:
         raise ValueError(
-            f"image_size {image_size} is not a multiple of patch_size {config.patch_size}"
+            f"image_size {image_size} is not a multiple of patch_size {config.patch_size}; change "
+            "transform.image_size or train.hyperparameters.patch_size"
         )
 
 
