@@ -55,7 +55,7 @@ def run_fn(fn_args: FnArgs) -> None:
 
     Raises:
         BadDataError: a split or a class without images.
-        DeviceError: TF_CONFIG cannot be used.
+        DeviceError: TF_CONFIG cannot be used, or XLA cannot compile the model.
         DivergedError: the loss became NaN or infinite.
         OutOfMemoryError: a batch does not fit.
         WarmStartError: the base model's weights do not fit.
@@ -105,7 +105,7 @@ def _run(
             _write(fn_args, reports.SAMPLES_FILE, samples)
 
     started = time.monotonic()
-    with _dtype_policy(devices.dtype_policy(settings["precision"])):
+    with _dtype_policy(devices.dtype_policy(settings["precision"])), _compilation_explained():
         trained = fit.fit(
             recipe,
             config,
@@ -196,6 +196,21 @@ def _identity(fn_args: FnArgs) -> Mapping[str, Any]:
         "base_model": fn_args.base_model,
         "versions": [tf.__version__, keras.__version__],
     }
+
+
+@contextlib.contextmanager
+def _compilation_explained() -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.UnimplementedError as error:
+        if "tf2xla" not in str(error):
+            raise
+        # BiT's and ResNet50V2's pooling, for one, has no deterministic gradient there.
+        reason = str(error).partition("unavailable>")[2].strip().partition("\n")[0]
+        raise devices.DeviceError(
+            "XLA cannot compile the model: set train.jit_compile to false, or train.deterministic "
+            f"where it is that which XLA lacks ({reason})"
+        ) from error
 
 
 @contextlib.contextmanager
