@@ -1,8 +1,9 @@
 """A training in a process of its own, to be killed or to be one worker of several.
 
 python -m tests.resumable OUTPUT KILL_AT: train into the folder OUTPUT with checkpoints after every
-step, and die right after step KILL_AT (0: do not die). The phases: one with frozen features, one
-with dropout, batch normalization and a schedule, and one on a model of its own.
+call, and die right after step KILL_AT (0: do not die). The phases: one with frozen features, one
+with dropout, batch normalization and a schedule, and one on a model of its own. The environment
+variable CALL_SECONDS, if set, takes the place of fit's.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def train(output: Path, kill_at: int = 0) -> fit.Trained:
     keras.utils.set_random_seed(1)
     tf.config.experimental.enable_op_determinism()
     fit.CHECKPOINT_SECONDS, fit.CHECKPOINT_SHARE = 0.0, float("inf")
+    fit.CALL_SECONDS = float(os.environ.get("CALL_SECONDS", fit.CALL_SECONDS))
 
     class Killed(Checkpoints):
         def save(self, number: int, *rest: Any) -> None:

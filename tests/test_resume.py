@@ -48,12 +48,13 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndar
     return outcome(output)
 
 
-def test_killed_twice_it_ends_bit_equal_to_an_uninterrupted_training(
+def test_killed_thrice_it_ends_bit_equal_to_an_uninterrupted_training(
     tmp_path: Path, uninterrupted: dict[str, np.ndarray]
 ) -> None:
-    # At the last step of the first phase, and amid the third, which is on another model.
-    for step in (2 * STEPS_PER_EPOCH, 5 * STEPS_PER_EPOCH + 1):
-        assert finish(start(tmp_path, step)) == SIGKILLED
+    # Amid the first phase, at its last step, and amid the third, which is on another model. With
+    # one step a call, which the others need not have.
+    for step in (STEPS_PER_EPOCH + 2, 2 * STEPS_PER_EPOCH, 5 * STEPS_PER_EPOCH + 1):
+        assert finish(start(tmp_path, step, CALL_SECONDS="0")) == SIGKILLED
         assert not (tmp_path / "trained.npz").exists()
     assert finish(start(tmp_path)) == 0
     resumed = outcome(tmp_path)
@@ -71,9 +72,10 @@ def test_two_workers_train_as_one_process_does(
     workers = [
         start(
             tmp_path / str(index),
+            CALL_SECONDS=calls,  # as if one were much faster
             TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}),
         )
-        for index in range(2)
+        for index, calls in enumerate(("0", "1e9"))
     ]
     assert [finish(worker) for worker in workers] == [0, 0]
     chief, other = (outcome(tmp_path / str(index)) for index in range(2))

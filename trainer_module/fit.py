@@ -269,7 +269,9 @@ class _Training:
         total = (self._starts[-1] + self._epochs) * self._steps_per_epoch
         self._speed = (images - first * self._batch_size) / seconds
         step_seconds = seconds / (self._step - first)
-        self._steps_per_call = max(1, int(CALL_SECONDS / step_seconds))
+        if self._replicas.local == self._replicas.total:
+            # Several processes must make the same calls: they meet by a step's number within one.
+            self._steps_per_call = max(1, int(CALL_SECONDS / step_seconds))
         left = (total - done) * step_seconds
         if self._writes:
             progress.report(
