@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("perennial.runner")
 _LONGEST_MESSAGE = 300
 _OWN = ("components.", "trainer_module.")
+# What TensorFlow says of a graph before it says what is wrong.
+_GRAPH_PREAMBLE = ("Graph execution error", "Detected at node", "<stack traces unavailable>")
 _FULL_BYTES = 64 * 1024  # a disk that has no more left is taken for full
 _GRACE_S = 60.0  # for a node that takes too long to end when it is told to
 _LOG_DESCRIPTOR = 2  # where `noise.quiet` sends it
@@ -411,7 +413,11 @@ def _is_disk_full(error: BaseException) -> bool:
 
 
 def _describe(error: BaseException) -> str:
-    lines = _without_beam(str(error)).strip().splitlines()
+    lines = [
+        line
+        for line in _without_beam(str(error)).strip().splitlines()
+        if line.strip() and not line.startswith(_GRAPH_PREAMBLE)
+    ]
     if lines and type(error).__module__.startswith(_OWN):
         return lines[0]  # whole: what to do comes last
     message = textwrap.shorten(lines[0], _LONGEST_MESSAGE, placeholder=" ...") if lines else ""

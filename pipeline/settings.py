@@ -301,7 +301,11 @@ class TrainConfig(Section):
         description="What training calculates with; auto: the fastest that the GPU has, float32 "
         "on a CPU.",
     )
-    jit_compile: bool = Field(default=False, description="Compile the model with XLA.")
+    jit_compile: bool = Field(
+        default=False,
+        description="Compile the model with XLA, which for bit and resnet50v2 needs deterministic "
+        "to be false.",
+    )
     warm_start: bool = Field(
         default=False,
         description="Begin with the weights of the latest blessed model of earlier data.",

@@ -155,7 +155,9 @@ class Workspace:
             store.put_executions(abandoned)
         return [
             f"{execution.type.rpartition('.')[2]} was cut off in an earlier run (execution "
-            f"{execution.id}); its partial output is removed"
+            f"{execution.id}); its partial output is removed; if the system ended it for want of "
+            "memory, make train.batch_size or transform.image_size smaller, or raise "
+            "train.gradient_accumulation"
             for execution in abandoned
         ]
 

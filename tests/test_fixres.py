@@ -328,6 +328,10 @@ class TestRefusals:
             ({"low": 24}, "must rise"),
             ({"high": 40}, "must rise"),
             ({"base": "fixres"}, "base 'fixres' is none of"),
+            (
+                {"base": "resnet50v2", "settings": {"variant": "tiny"}},
+                "settings {'variant': 'tiny'} are those of a recipe, but base is resnet50v2",
+            ),
             ({"low": 18}, "settings of base tiny: image_size 18 is not a multiple of 4"),
             ({"settings": {"depth": 3}}, "settings of base tiny: depth: Extra inputs"),
         ],

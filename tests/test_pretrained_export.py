@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tests.test_weights import Backbone
 from tests.transformed import Transformed, run_transform
-from trainer_module import export, input_pipeline, run_fn, transform, weights
+from trainer_module import devices, export, input_pipeline, run_fn, transform, weights
 
 CLASSES = ["left", "right"]
 IMAGE_SIZE, TRAIN_SIZE = 36, 40
@@ -85,6 +85,23 @@ def test_bit_trains_on_crops_and_serves_the_whole_image(
     assert len(history["epochs"]) == 2
     # run_fn has compared the export with the model on evaluation's pixels, in a session too.
     assert served(tmp_path, encoded("left", 7)).shape == (1, 2)
+
+
+def test_what_xla_cannot_compile_is_told_with_what_to_change(
+    transformed: Transformed, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        devices.DeviceError,
+        match=r"train\.jit_compile to false, or train\.deterministic .*MaxPool gradient ops",
+    ):
+        trained(
+            transformed,
+            tmp_path,
+            recipe="bit",
+            epochs=1,
+            jit_compile=True,
+            hyperparameters={"variant": "tiny"},
+        )
 
 
 def test_fixres_exports_the_stage_that_it_keeps(transformed: Transformed, tmp_path: Path) -> None:

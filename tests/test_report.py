@@ -385,6 +385,15 @@ class TestPage:
         _, _, row = text.partition('<th scope="row">Weights</th>')
         assert shown in row.partition("</tr>")[0]
 
+    def test_an_earlier_model_is_told_only_where_one_was_begun_with(self) -> None:
+        facts = report_kit.facts()
+        assert facts.training
+        for base, shown in (("/w/Format-Serving", "/w/Format-Serving"), ("", "from scratch")):
+            training = facts.training.model_copy(update={"base_model": base})
+            text = page.render(facts.model_copy(update={"training": training}), [])
+            _, _, row = text.partition('<th scope="row">Weights</th>')
+            assert shown in row.partition("</tr>")[0]
+
     def test_names_that_no_figure_can_show_are_made_harmless(self, tmp_path: Path) -> None:
         classes = ["tab\tand\x0bcontrol", "\N{RIGHT-TO-LEFT OVERRIDE}evil", "$x_"]
         write.write_report(report_kit.facts(classes=classes), tmp_path)

@@ -10,6 +10,7 @@ from tfx.types import Artifact, standard_artifacts
 from components.resolvers.baseline import BaselineStrategy
 from components.resolvers.previous_statistics import STATISTICS_ID, PreviousStatisticsStrategy
 from components.resolvers.warm_start import WarmStartStrategy
+from tests.recorder import Recorder
 
 
 def model(number: int) -> standard_artifacts.Model:
@@ -120,6 +121,19 @@ class TestWarmStart:
         before = store.resolve(new, {first: True})
         second = store.train(new)
         assert store.resolve(new, {first: True, second: True}) == before == [first]
+
+    def test_says_why_a_training_starts_afresh(self, recorder: Recorder) -> None:
+        store = Store()
+        old, new = store.examples(), store.examples()
+        first = store.train(old)
+        assert store.resolve(new, {first: False}) == []
+        assert store.resolve(old, {first: True}) == []
+        assert store.resolve(new, {first: True}) == [first]
+        assert recorder.of("note", "text") == [
+            "train.warm_start: no model is blessed yet, so training starts afresh",
+            "train.warm_start: every blessed model was trained on these same images, so training "
+            "starts afresh",
+        ]
 
 
 def artifact(kind: type[Artifact], number: int, span: int, **properties: int) -> Artifact:

@@ -391,9 +391,11 @@ class TestRunFn:
         )
         args.base_model = str(output / "serving")
         run_fn.run_fn(args)
-        warm = json.loads((tmp_path / "run" / run_fn.HISTORY_FILE).read_text())["epochs"][0]
+        told = json.loads((tmp_path / "run" / run_fn.HISTORY_FILE).read_text())
+        warm = told["epochs"][0]
         best = history["epochs"][history["best_epoch"] - 1]
         assert warm["val_loss"] == pytest.approx(best["val_loss"], rel=1e-4)
+        assert (history["base_model"], told["base_model"]) == ("", args.base_model)
 
     def test_a_loss_that_is_no_number_stops_it_and_says_what_to_change(
         self, transformed: Transformed, tmp_path: Path

@@ -102,7 +102,11 @@ def _no_weights(_: Path) -> None:
 
 
 def _fail(_: Path) -> None:
-    raise ValueError("the first line\nand a second")
+    # With what TensorFlow begins its errors with.
+    raise ValueError(
+        "Graph execution error:\n\nDetected at node a/b defined at (most recent call last):\n"
+        "<stack traces unavailable>\nthe first line\nand a second"
+    )
 
 
 def _bad_data(_: Path) -> None:

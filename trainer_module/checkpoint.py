@@ -79,9 +79,10 @@ class Checkpoints:
 
 def write(path: str, meta: Mapping[str, Any], arrays: Mapping[str, Sequence]) -> None:
     """Write a `Saved`, to remote storage too; whenever it is interrupted, whole or not at all."""
+    # Variables stay as they are: NumPy makes arrays of them one by one, not of all at once.
     flat: dict[str, Any] = {_META: np.array(json.dumps(dict(meta)))}
     flat |= {
-        f"{name}/{index}": np.asarray(array)
+        f"{name}/{index}": array
         for name, each in arrays.items()
         for index, array in enumerate(each)
     }

@@ -48,13 +48,14 @@ def run_fn(fn_args: FnArgs) -> None:
     this; only the chief writes anything. A call that was cut off is continued by the next one with
     equal arguments.
 
-    In `fn_args.model_run_dir`: history.json, which tells the images of each split, the steps and
-    seconds of training, every epoch and which one was best (the mappings of `fit.Trained`);
-    samples.npz, see `reports.samples`; and TensorBoard's event files in logs.
+    In `fn_args.model_run_dir`: history.json, which tells the images of each split, the model that
+    was begun with, the steps and seconds of training, every epoch and which one was best (the
+    mappings of `fit.Trained`); samples.npz, see `reports.samples`; and TensorBoard's event files in
+    logs.
 
     Raises:
         BadDataError: a split or a class without images.
-        DeviceError: TF_CONFIG cannot be used.
+        DeviceError: TF_CONFIG cannot be used, or XLA cannot compile the model.
         DivergedError: the loss became NaN or infinite.
         OutOfMemoryError: a batch does not fit.
         WarmStartError: the base model's weights do not fit.
@@ -104,7 +105,7 @@ def _run(
             _write(fn_args, reports.SAMPLES_FILE, samples)
 
     started = time.monotonic()
-    with _dtype_policy(devices.dtype_policy(settings["precision"])):
+    with _dtype_policy(devices.dtype_policy(settings["precision"])), _compilation_explained():
         trained = fit.fit(
             recipe,
             config,
@@ -131,6 +132,7 @@ def _run(
         return
     history = {
         "images": {"train": train.size, "eval": evaluation.size},
+        "base_model": fn_args.base_model or "",
         "seconds": time.monotonic() - started,
         "steps": trained.steps,
         "best_epoch": trained.best["epoch"],
@@ -194,6 +196,21 @@ def _identity(fn_args: FnArgs) -> Mapping[str, Any]:
         "base_model": fn_args.base_model,
         "versions": [tf.__version__, keras.__version__],
     }
+
+
+@contextlib.contextmanager
+def _compilation_explained() -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.UnimplementedError as error:
+        if "tf2xla" not in str(error):
+            raise
+        # BiT's and ResNet50V2's pooling, for one, has no deterministic gradient there.
+        reason = str(error).partition("unavailable>")[2].strip().partition("\n")[0]
+        raise devices.DeviceError(
+            "XLA cannot compile the model: set train.jit_compile to false, or train.deterministic "
+            f"where it is that which XLA lacks ({reason})"
+        ) from error
 
 
 @contextlib.contextmanager

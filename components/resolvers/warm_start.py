@@ -7,6 +7,7 @@ from ml_metadata.proto import metadata_store_pb2 as protos
 from tfx import types
 from tfx.dsl.components.common import resolver
 
+from components import progress
 from components.resolvers.baseline import MODEL, MODEL_BLESSING, blessed_models
 
 EXAMPLES = "examples"
@@ -16,7 +17,7 @@ class WarmStartStrategy(resolver.ResolverStrategy):
     """Resolves `model` to the latest blessed Model that was not trained on `examples`.
 
     Were it simply the latest one, a rerun on the same data would find the model of the run before,
-    so that no training was ever taken from the cache.
+    so that no training was ever taken from the cache. Reports why there is none, if so.
     """
 
     def resolve_artifacts(
@@ -26,6 +27,13 @@ class WarmStartStrategy(resolver.ResolverStrategy):
         blessed, blessings = blessed_models(input_dict)
         earlier = [model for model in blessed if not examples & _trained_on(store, model.id)]
         base = max(earlier, key=lambda model: model.id, default=None)
+        if base is None:
+            why = (
+                "every blessed model was trained on these same images"
+                if blessed
+                else "no model is blessed yet"
+            )
+            progress.report("note", text=f"train.warm_start: {why}, so training starts afresh")
         return {
             EXAMPLES: input_dict[EXAMPLES],
             MODEL: [base] if base else [],

@@ -208,9 +208,13 @@ class Sample(_Fact):
 
 
 class Training(_Fact):
-    """history.json of the Trainer's model_run; epochs and phase_starts count from 1."""
+    """history.json of the Trainer's model_run; epochs and phase_starts count from 1.
+
+    base_model: what was begun with, the serving path of an earlier model; "" for none.
+    """
 
     images: dict[str, int]
+    base_model: str = ""
     seconds: float
     steps: int
     best_epoch: int

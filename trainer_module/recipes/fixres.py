@@ -95,6 +95,11 @@ def check(config: Config, image_size: int, train_size: int) -> None:
     known = [RESNET, *(name for name in recipes.names() if name != "fixres")]
     if config.base not in known:
         raise ValueError(f"base {config.base!r} is none of {', '.join(known)}")
+    if config.base == RESNET and config.settings:
+        raise ValueError(
+            f"settings {config.settings} are those of a recipe, but base is {RESNET}; set "
+            "train.hyperparameters.base to the recipe, or leave settings out"
+        )
     try:
         base = _base(config)
         for size in (config.low, config.high):

@@ -29,35 +29,39 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    patch_size: PositiveInt = Field(6, description="side of a patch in pixels; divides image_size")
-    dim: PositiveInt = Field(64, description="length of a token")
-    depth: PositiveInt = Field(8, description="encoder blocks")
-    heads: PositiveInt = Field(4, description="attention heads")
-    key_dim: PositiveInt = Field(64, description="length of a head's queries and keys")
-    mlp_dim: PositiveInt = Field(128, description="hidden units of a block's MLP")
+    patch_size: PositiveInt = Field(6, description="Side of a patch in pixels; divides image_size.")
+    dim: PositiveInt = Field(64, description="Length of a token.")
+    depth: PositiveInt = Field(8, description="Encoder blocks.")
+    heads: PositiveInt = Field(4, description="Attention heads.")
+    key_dim: PositiveInt = Field(64, description="Length of a head's queries and keys.")
+    mlp_dim: PositiveInt = Field(128, description="Hidden units of a block's MLP.")
     head_dims: tuple[PositiveInt, ...] = Field(
-        (2048, 1024), strict=False, description="units of the MLP head"
+        (2048, 1024), strict=False, description="Units of the MLP head."
     )
-    dropout: float = Field(0.1, ge=0, lt=1, description="in the blocks")
-    head_dropout: float = Field(0.5, ge=0, lt=1, description="in the MLP head")
-    learning_rate: PositiveFloat = Field(1e-3, description="highest rate of the schedule")
+    dropout: float = Field(0.1, ge=0, lt=1, description="In the blocks.")
+    head_dropout: float = Field(0.5, ge=0, lt=1, description="In the MLP head.")
+    learning_rate: PositiveFloat = Field(1e-3, description="Highest rate of the schedule.")
     schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="cosine falls to zero over the run"
+        "constant",
+        description="Of the rate: constant, or a cosine that falls to zero over the run.",
     )
-    warmup_epochs: NonNegativeFloat = Field(0.0, description="linear rise; cosine only")
-    weight_decay: NonNegativeFloat = Field(1e-4, description="decoupled, of AdamW")
-    flip: bool = Field(True, description="mirror images; not where left and right differ")
-    rotation: float = Field(0.02, ge=0, le=0.5, description="largest turn, in full turns")
-    zoom: float = Field(0.2, ge=0, lt=1, description="largest relative change of height and width")
+    warmup_epochs: NonNegativeFloat = Field(
+        0.0, description="Linear rise, with schedule cosine only."
+    )
+    weight_decay: NonNegativeFloat = Field(1e-4, description="Decoupled, of AdamW.")
+    flip: bool = Field(True, description="Mirror images; not where left and right differ.")
+    rotation: float = Field(0.02, ge=0, le=0.5, description="Largest turn, in full turns.")
+    zoom: float = Field(0.2, ge=0, lt=1, description="Largest relative change of height and width.")
 
 
 def check(config: Config, image_size: int, train_size: int) -> None:
-    """Raise ValueError where patches do not tile the image, or images would need a crop."""
+    """Raise ValueError where patches do not tile the image, or sizes differ: nothing crops."""
     if train_size != image_size:
-        raise ValueError(f"train_size {train_size} must be image_size {image_size}: nothing crops")
+        raise ValueError(f"train_size {train_size} must be image_size {image_size}: leave it unset")
     if image_size % config.patch_size:
         raise ValueError(
-            f"image_size {image_size} is not a multiple of patch_size {config.patch_size}"
+            f"image_size {image_size} is not a multiple of patch_size {config.patch_size}; change "
+            "transform.image_size or train.hyperparameters.patch_size"
         )
 
 

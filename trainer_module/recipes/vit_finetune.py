@@ -54,7 +54,10 @@ def check(config: Config, image_size: int, train_size: int) -> None:
     """Raise ValueError where patches do not tile the image, or the weights are no .npz file."""
     patch = int(config.variant.rpartition("/")[2])
     if image_size % patch:
-        raise ValueError(f"image_size {image_size} is not a multiple of the patches' {patch}")
+        raise ValueError(
+            f"image_size {image_size} is not a multiple of the patches' {patch}; set "
+            f"transform.image_size to {max(1, round(image_size / patch)) * patch}"
+        )
     if train_size != image_size:
         raise ValueError(f"train_size {train_size} must be image_size {image_size}: leave it unset")
     if config.weights.is_saved_model:
