@@ -170,21 +170,6 @@ def test_a_model_that_a_server_does_not_have_says_what_to_do(
         assert "wait until it is AVAILABLE, or give its name with --name" in result.output
 
 
-@pytest.mark.parametrize(
-    ("content", "words"), [(None, "cannot be read: No such file"), (b"\xff", "must be UTF-8 text")]
-)
-def test_labels_that_cannot_be_read_are_named(
-    server: ModelServer, images: Path, tmp_path: Path, content: bytes | None, words: str
-) -> None:
-    names = tmp_path / "names.txt"
-    if content is not None:
-        names.write_bytes(content)
-    address = f"{server.host}:{server.grpc_port}"
-    result = invoke(address, images / "red.tiff", "--name", MODEL, "--labels", names)
-    assert result.exit_code == 2
-    assert result.output.startswith(f"perennial: error: --labels {names}: {words}")
-
-
 def test_a_folder_without_images_is_bad_data(workspace: Path, tmp_path: Path) -> None:
     result = invoke(workspace / "serving" / MODEL, tmp_path)
     assert result.exit_code == 3
