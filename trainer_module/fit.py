@@ -203,7 +203,7 @@ class _Training:
             optimizer.build(net.trainable_variables)
         if number == len(self._starts):
             self._starts.append(len(self._rows))
-            self._best_weights = model.get_weights()
+            self._best_weights = []
         elif self._saved:
             _assign(model.variables, self._saved.arrays["model"])
             _assign(optimizer.variables, self._saved.arrays["optimizer"])
@@ -421,7 +421,7 @@ class _Training:
         """Take over all but the model's and the optimizer's variables."""
         self._rows, self._starts = saved.meta["rows"], saved.meta["starts"]
         self._step, self._steps = saved.meta["step"], saved.meta["steps"]
-        self._best_weights = saved.arrays["best"]
+        self._best_weights = saved.arrays.get("best", [])
         self._kept, self._kept_weights = saved.meta["kept"], saved.arrays.get("kept", [])
         self._sums = tf.constant(saved.arrays["sums"][0])
         self._speed = saved.meta["images_per_s"]

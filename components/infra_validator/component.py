@@ -49,7 +49,8 @@ class InfraValidator(component.InfraValidator):
             model: the Trainer's; its signatures are those of trainer_module.export.
             examples: raw ones, with encoded images.
             server: dotted name of what makes a `executor.Server` of a folder of versions and a
-                model's name; not used within Kubeflow Pipelines, where TFX starts a pod.
+                model's name; not used where TFX sees itself in Kubeflow Pipelines, by KFP_POD_NAME
+                and KFP_NAMESPACE in the environment: there it starts a pod.
             code: digest of the sources.
             image_tag: of tensorflow/serving, for that pod.
             split: of `examples`.

@@ -3,9 +3,10 @@
 python -m tests.benchmarks.mobilenet_features WEIGHTS FOLDER: WEIGHTS is an .h5 file of alpha 0.35,
 FOLDER has one folder of images per class. In five parts, each of which is held out once, so that
 all images validate; the others train repeatedly to come to the tutorial's 2,000. Both run in this
-process on the same images, for as many epochs and with the same optimizer; the control is the
-tutorial's loop, without its augmentation. Prints the validation accuracy of both, in each part's
-best epoch and its last one, and the time that they take, with building the model.
+process on the same images and with the same optimizer; the control is the tutorial's loop, without
+its augmentation. Its ten epochs are thirty here, as one takes next to no time once the features are
+there. Prints the validation accuracy of both, in each part's best epoch, which the recipe keeps,
+and its last one, which the tutorial does, and the time that they take, with building the model.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from trainer_module.recipes.mobilenet import BASE, Config
 from trainer_module.transform import load_image
 
 SIZE = 160
-EPOCHS = 10
+EPOCHS = 10  # the tutorial's
+HEAD_EPOCHS = 30
 BATCH = 32
 IMAGES = 2000
 PARTS = 5
@@ -69,7 +71,7 @@ def ours(train: Split, held_out: Split, config: Config) -> list[float]:
         image_size=SIZE,
         num_classes=train.classes,
         batch_size=BATCH,
-        epochs=EPOCHS,
+        epochs=HEAD_EPOCHS,
         seed=0,
     )
     return [row["val_accuracy"] for row in trained.epochs]
@@ -80,7 +82,12 @@ def main() -> None:
     weights, folder = sys.argv[1:]
     images, labels, classes = load(Path(folder))
     config = Config(
-        alpha=0.35, weights=weights, learning_rate=1e-3, head_epochs=EPOCHS, flip=False, rotation=0
+        alpha=0.35,
+        weights=weights,
+        learning_rate=1e-3,
+        head_epochs=HEAD_EPOCHS,
+        flip=False,
+        rotation=0,
     )
 
     def split(chosen: np.ndarray) -> Split:
