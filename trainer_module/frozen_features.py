@@ -79,10 +79,11 @@ class Batches(Iterator[Any]):
 
     def epoch(self, number: int, first_step: int = 0) -> Batches:
         """Go on with the batch `first_step` of this epoch; it must not be read beyond its end."""
+        seed, _ = input_pipeline.epoch_seeds(self._seed, number)
         places = np.arange(self._split.size, dtype=np.int32)
         if self._balance == "sampling":
-            places = places.repeat(input_pipeline.repetitions(self._split, self._seed, number))
-        places = np.random.default_rng([self._seed, number]).permutation(places)
+            places = places.repeat(input_pipeline.repetitions(self._split, seed, number))
+        places = tf.random.experimental.stateless_shuffle(places, [seed, number])
         self._places.assign(places + number % self._views * self._split.size)
         self._step.assign(first_step)
         return self

@@ -191,10 +191,10 @@ def training_batches(
             images, labels = augment(images, labels, tf.stack([change, step]))
         return images, labels, kept, total
 
-    states = [np.random.SeedSequence([seed, epoch]).generate_state(2) for epoch in epochs]
+    seeds = [epoch_seeds(seed, epoch) for epoch in epochs]
     # One data set for all epochs: it takes as long to make as a hundred steps of a small model.
     batches = tf.data.Dataset.from_tensor_slices(
-        (np.array(epochs, np.int64), np.array(states, np.int64).reshape(-1, 2))
+        (np.array(epochs, np.int64), np.array(seeds, np.int64).reshape(-1, 2))
     ).flat_map(one_epoch)
     if replicas.total > 1:
         batches = batches.flat_map(
@@ -242,6 +242,11 @@ def view_batches(
 def epoch_size(split: Split, balance: str) -> int:
     """How many images `training_batches` shows in an epoch."""
     return split.classes * _per_class(split) if balance == "sampling" else split.size
+
+
+def epoch_seeds(seed: int, epoch: int) -> np.ndarray:
+    """Of a training's seed, those of an epoch's order and of its changes: int64 [2]."""
+    return np.random.SeedSequence([seed, epoch]).generate_state(2).astype(np.int64)
 
 
 def class_weights(split: Split) -> np.ndarray:
