@@ -131,7 +131,7 @@ def test_a_failed_node_fails_its_pod_and_says_why_once_in_json(toy: Toy) -> None
     (error,) = failed.of("error")
     assert error["message"].startswith("First failed: ValueError: the first line; see ")
     tracebacks = [event.get("traceback", "") for event in failed.of("log")]
-    assert any("ValueError: the first line" in text for text in tracebacks)
+    assert any("\nValueError: " in text and "\nthe first line" in text for text in tracebacks)
     assert toy.states() == ["FAILED"]
     toy.tell("First", "bad data")
     assert toy.pod("First").code == 3
