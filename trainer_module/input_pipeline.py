@@ -115,7 +115,7 @@ def memory_limit() -> int:
 
 
 def _capacity(image: tf.TensorSpec) -> int:
-    """How many images, or their features, a quarter of the memory holds."""
+    """How many images a quarter of the memory holds."""
     return memory_limit() // 4 // (image.shape.num_elements() * image.dtype.size)
 
 
@@ -158,7 +158,7 @@ def training_batches(
     "sampling", which shows as many images of each class, in all about as many as there are.
     """
     weights = class_weights(split)
-    window = max(min(split.size, _capacity(tf.nest.flatten(split.images.element_spec)[0])), 1)
+    window = max(min(split.size, _capacity(split.images.element_spec[0])), 1)
 
     def shuffled(epoch: tf.Tensor, seed: tf.Tensor) -> tf.data.Dataset:
         # With a seed of 0, TensorFlow would ask whether the other is 0 too, which no tensor tells.
