@@ -1,6 +1,8 @@
 # Every target first brings .venv up to date (pipeline/bootstrap.py), which takes no time if it is.
 PYTHON ?= python3.11
 ARGS ?=
+# Test files at once. One takes up to 3 GB of memory and rarely a whole core.
+JOBS ?= logical
 
 .DEFAULT_GOAL := help
 .PHONY: help run test browser services lint format lock docs sbom licenses audit doctor venv clean
@@ -11,8 +13,8 @@ help: ## Show these targets
 run: venv ## Train, evaluate and push a model; options in ARGS="--data DIR"
 	@.venv/bin/perennial run $(ARGS)
 
-test: venv ## Run the tests; options for pytest in ARGS="-k name"
-	.venv/bin/python -m pytest $(ARGS)
+test: venv ## Run the tests; options for pytest in ARGS="-k name", files at once in JOBS
+	.venv/bin/python -m pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=loadfile $(ARGS)
 
 browser: ## Install the browser of the page tests, which are skipped without (Debian and Ubuntu)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium; }
