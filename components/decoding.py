@@ -66,8 +66,8 @@ class Decoded(NamedTuple):
     """
 
     pixels: tf.Tensor
-    orientation: tf.Tensor
-    is_clear: tf.Tensor
+    orientation: tf.Tensor | np.int64
+    is_clear: tf.Tensor | np.bool_
 
 
 def decode(encoded: tf.Tensor) -> Decoded:
@@ -76,7 +76,9 @@ def decode(encoded: tf.Tensor) -> Decoded:
     is_known = tf.reduce_any(tf.reduce_all((head ^ _VALUES) & _MASKS == 0, axis=1))
     has_exif = _holds(encoded, _EXIF) | _holds(encoded, _PNG_EXIF)
     pixels, orientation, is_clear = tf.cond(
-        is_known & ~has_exif, lambda: _ordinary(encoded, 1), lambda: _examined(encoded, 1)
+        is_known & ~has_exif,
+        lambda: (_image(encoded, 3), tf.constant(_ONE), tf.constant(_FALSE)),
+        lambda: _examined(encoded, 1),
     )
     pixels.set_shape([None, None, 3])
     return Decoded(pixels, orientation, is_clear)
@@ -90,16 +92,14 @@ def decode_now(encoded: bytes, ratio: int = 1) -> Decoded:
     """
     head = np.frombuffer(encoded[:_HEAD].ljust(_HEAD, b"\0"), np.uint8)
     is_known = ((head ^ _VALUES) & _MASKS == 0).all(axis=1).any()
-    is_ordinary = is_known and _EXIF not in encoded and _PNG_EXIF not in encoded
-    return Decoded(*(_ordinary if is_ordinary else _examined)(tf.constant(encoded), ratio))
+    exif = _EXIF if encoded.startswith(_JPEG) else _PNG_EXIF
+    if is_known and exif not in encoded:
+        return Decoded(_image(tf.constant(encoded), 3, ratio), _ONE, _FALSE)
+    return Decoded(*_examined(tf.constant(encoded), ratio))
 
 
 # What each of the following returns: pixels, orientation, `is_clear`.
 _Parts = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
-
-
-def _ordinary(encoded: tf.Tensor, ratio: int) -> _Parts:
-    return _image(encoded, 3, ratio), tf.constant(_ONE), tf.constant(_FALSE)
 
 
 # Inlined, its two hundred ops would cost every ordinary image some microseconds each.
@@ -207,7 +207,11 @@ def _refused(encoded: tf.Tensor) -> _Read:
 def _image(encoded: tf.Tensor, channels: int, ratio: int = 1) -> tf.Tensor:
     """uint8 [H, W, channels]; the op reads PNG as well."""
     return tf.io.decode_jpeg(
-        encoded, channels=channels, ratio=ratio, dct_method="INTEGER_ACCURATE"
+        encoded,
+        channels=channels,
+        ratio=ratio,
+        acceptable_fraction=1.0,  # the default, an int, keeps it from TensorFlow's fast path
+        dct_method="INTEGER_ACCURATE",
     )
 
 

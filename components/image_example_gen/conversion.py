@@ -102,7 +102,7 @@ def _damaged(error: Exception) -> Unusable:
 def _pixels(image: Image.Image) -> Pixels:
     image.seek(0)
     tiles = getattr(image, "tile", None)
-    frame = tiles[0][1] if image.format == "GIF" and tiles else (0, 0, *image.size)
+    frame = tiles[0][1] if image.format == "GIF" and tiles else None
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
@@ -114,7 +114,7 @@ def _pixels(image: Image.Image) -> Pixels:
         rgb = _on_white(np.asarray(image.convert("RGBA")))
     else:
         rgb = np.asarray(image.convert("RGB"))
-    if frame == (0, 0, *image.size):
+    if frame in (None, (0, 0, *image.size)):
         return rgb
     # What a GIF's frame does not cover is transparent, whatever colour Pillow gives it.
     left, top, right, bottom = frame

@@ -23,7 +23,7 @@ from components.wording import of_op
 THUMB = 9  # pixels a side
 STATISTICS_SIZE = 64  # pixels
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_LEVELS = np.arange(256)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,8 @@ def _picture(
     # Two rows for each that is left are enough, and spare most of the copying.
     step = max(1, factor // 2)
     small = Image.fromarray(pixels[::step]).reduce((factor, factor // step))
-    luminance = np.asarray(small) @ _LUMA
+    counts = np.array(small.convert("L").histogram())
+    mean = counts @ _LEVELS / counts.sum()
     return Picture(
         encoded=encoded,
         format=image_format,
@@ -110,7 +111,7 @@ def _picture(
         height=height,
         channels=channels,
         normalized=normalized,
-        mean=float(luminance.mean()),
-        contrast=float(luminance.std()),
+        mean=float(mean),
+        contrast=float(np.sqrt(counts @ (_LEVELS - mean) ** 2 / counts.sum())),
         thumb=small.resize((THUMB, THUMB), Image.Resampling.BOX).tobytes(),
     )
