@@ -255,7 +255,7 @@ def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 def _orientation(encoded: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
     """EXIF's tag 0x112 in the first directory of the TIFF that begins at `at`; 1 for nonsense.
 
-    It should be one number of 16 bits; 8 and 32 are written, too.
+    It should be one number of 16 bits; some write it with 32.
     """
     head = _bytes(encoded, at, 8)
 
@@ -270,8 +270,7 @@ def _orientation(encoded: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
     kinds = number(entries[:, 2:4])
     is_it = (number(entries[:, :2]) == 0x112) & (number(entries[:, 4:8]) == 1)
     values = tf.where(kinds == 3, number(entries[:, 8:10]), number(entries[:, 8:]))
-    values = tf.where(kinds == 1, entries[:, 8], values)
-    is_it &= (kinds == 1) | (kinds == 3) | (kinds == 4)
+    is_it &= (kinds == 3) | (kinds == 4)
     # Of several the last one counts.
     value = tf.concat([tf.constant([1], tf.int64), tf.boolean_mask(values, is_it)], 0)[-1]
     is_valid = (number(head[2:4]) == 42) & (value >= 2) & (value <= 8)
