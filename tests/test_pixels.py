@@ -199,9 +199,9 @@ def test_every_orientation_in_every_place(place: str) -> None:
         pixels = stored(data)
         assert difference(pixels, as_a_viewer_shows(data)) <= JPEG_BOUND
         np.testing.assert_array_equal(pixels, turns.get(orientation, np.array)(upright))
-    # No orientation.
-    for orientation in (0, 9):
-        np.testing.assert_array_equal(stored(make(orientation)), upright)
+    if place not in ELSEWHERE:  # of which some cannot be written with nonsense
+        for orientation in (0, 9):
+            np.testing.assert_array_equal(stored(make(orientation)), upright)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,11 @@ KINDS_OF_PNG = [
 
 @pytest.mark.parametrize(("color_type", "bits", "is_clear", "interlaced"), KINDS_OF_PNG)
 def test_every_kind_of_png(color_type: int, bits: int, is_clear: bool, interlaced: bool) -> None:
-    """Against what its samples mean: of 16 bits with a transparent colour Pillow makes nonsense."""
+    """Against what its samples mean.
+
+    Of a transparent gray below 8 bits Pillow compares the wrong values, and of 16 bits it blends
+    nothing or too much.
+    """
     rng = np.random.default_rng(bits)
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color_type]
     samples = rng.integers(0, 2**bits, (13, 11, channels))
@@ -296,7 +300,7 @@ def test_every_kind_of_png(color_type: int, bits: int, is_clear: bool, interlace
     expected = (np.broadcast_to(color, (13, 11, 3)) * alpha + 255 * (255 - alpha) + 127) // 255
     data = png_of(samples, bits, color_type, interlaced, *chunks)
     np.testing.assert_array_equal(stored(data), expected)
-    if not (bits == 16 and (is_clear or color_type == 4)):
+    if not (bits == 16 and (is_clear or color_type == 4)) and not (is_clear and bits in (2, 4)):
         assert difference(stored(data), as_a_viewer_shows(data)) <= 1
 
 

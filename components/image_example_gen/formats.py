@@ -135,7 +135,7 @@ _KNOWN = [
         (rb"P[Ff]\n", "PFM"),
         (rb"qoif", "QOI"),
         (rb"\x0a[\x00\x02-\x05]\x01[\x01\x02\x04\x08]", "PCX"),
-        (rb"\x00\x00[\x01\x02]\x00", "ICO"),
+        (rb"\x00\x00[\x01\x02]\x00(?!\x00\x00)", "ICO"),
         (rb"8BPS", "Photoshop's PSD"),
         (rb"gimp xcf", "GIMP's XCF"),
         (rb"%PDF", "PDF"),
