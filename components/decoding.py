@@ -3,12 +3,12 @@
 It is a graph of TensorFlow's own ops, so that an exported model holds it, and it shows images as a
 viewer would: EXIF orientation is applied, and what is transparent is put on white. CMYK becomes RGB
 and 16 bits are cut to their upper 8 by TensorFlow. Pixels are Pillow's, bit for bit: JPEGs are
-decoded with libjpeg's accurate DCT. The fast one, which `tf.io.decode_image` cannot do without and
-`tf.io.decode_jpeg` takes by default, overflows at hard edges.
+decoded with libjpeg's accurate DCT. The fast one, which `tf.io.decode_image` cannot do without
+and `tf.io.decode_jpeg` takes by default, overflows at hard edges.
 
-It reads JPEG and PNG, which clients send, and refuses all else: of TensorFlow's other decoders BMP's
-takes palette indices for colours, GIF's makes every frame to return the first, and WebP's is missing
-from servers before 2.20 and writes beyond its buffer for animations.
+It reads JPEG and PNG, which clients send, and refuses all else: of TensorFlow's other decoders
+BMP's takes palette indices for colours, GIF's makes every frame to return the first, and WebP's is
+missing from older servers and writes beyond its buffer for animations.
 `components.image_example_gen.conversion` makes PNGs of such files.
 """
 
@@ -41,8 +41,8 @@ def _template(expected: Mapping[int, bytes]) -> list[list[int]]:
     return [values, masks]
 
 
-# First bytes of images of which TensorFlow's decoder alone makes the right pixels where they hold no
-# EXIF: JPEGs, and PNGs of 8 bits, gray or RGB, whose pixels follow at once.
+# First bytes of images of which TensorFlow's decoder alone makes the right pixels where they hold
+# no EXIF: JPEGs, and PNGs of 8 bits, gray or RGB, whose pixels follow at once.
 # Nearly all are of these kinds, and are spared a walk through their segments.
 _ORDINARY = np.array(
     [

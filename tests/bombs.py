@@ -109,7 +109,9 @@ BOMBS: dict[str, Callable[[], bytes]] = {
         struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0), *[(b"tEXt", b"k\0v")] * 300_000
     ),
     "jpeg": lambda: _jpeg(65_500, 65_500),
-    "jpeg, segments": lambda: b"\xff\xd8" + b"\xff\xfe\0\2" * 1_000_000 + corpus.make("JPEG", 1)[2:],
+    "jpeg, segments": lambda: (
+        b"\xff\xd8" + b"\xff\xfe\0\2" * 1_000_000 + corpus.make("JPEG", 1)[2:]
+    ),
     "bmp": lambda: _bmp(60_000, 60_000),
     "tiff, width": lambda: _tiff(width=60_000, length=60_000),
     "tiff, rows of a strip": lambda: _tiff(rows=2**32 - 1),

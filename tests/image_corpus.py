@@ -135,7 +135,9 @@ def jpeg_of_kind(seed: int, marker: int, bits: int) -> bytes:
     """A JPEG whose header has another kind of frame."""
     data = make("JPEG", seed)
     at = data.index(b"\xff\xc0")
-    return data[:at] + bytes([0xFF, marker]) + data[at + 2 : at + 4] + bytes([bits]) + data[at + 5 :]
+    return (
+        data[:at] + bytes([0xFF, marker]) + data[at + 2 : at + 4] + bytes([bits]) + data[at + 5 :]
+    )
 
 
 def camera_raw(seed: int) -> bytes:

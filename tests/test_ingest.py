@@ -135,7 +135,12 @@ class TestCorpus:
         assert record.all_examples == kinds["example"]
         assert record.duplicates == kinds["duplicate"]
         assert record.all_quarantined == kinds["quarantined"]
-        assert record.ignored == {"hidden": 3, "not an image": 2, "special file": 2}
+        assert record.ignored == {
+            "hidden": 3,
+            "not an image (.md)": 1,
+            "not an image (.txt)": 1,
+            "special file": 2,
+        }
         assert "class folder 'bird' holds no image" in record.findings
 
     def test_quarantine_names_what_it_can(

@@ -150,7 +150,9 @@ def verify(export_dir: str, images: Sequence[bytes], probabilities: np.ndarray) 
                 else:
                     outputs = loaded.signatures[signature](tf.constant(inputs))
             except (KeyError, tf.errors.OpError) as error:
-                raise ExportError(f"{where} fails: {type(error).__name__}: {of_op(str(error))}") from error
+                raise ExportError(
+                    f"{where} fails: {type(error).__name__}: {of_op(str(error))}"
+                ) from error
             served = np.asarray(outputs["probabilities"])
             if not np.allclose(served, probabilities, rtol=0, atol=1e-4):
                 raise ExportError(

@@ -103,9 +103,7 @@ def _png(data: bytes) -> Header:
             "damaged", f"the PNG has {width} x {height} pixels of colour type {color_type}"
         )
     pixels = data.find(b"IDAT")
-    return Header(
-        "png", width, height, 4 if b"tRNS" in data[33:pixels] else channels, False, bits
-    )
+    return Header("png", width, height, 4 if b"tRNS" in data[33:pixels] else channels, False, bits)
 
 
 _BRANDS = {

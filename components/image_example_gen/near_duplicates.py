@@ -97,9 +97,7 @@ def _near(
     return np.minimum(first, second) * len(words) + np.maximum(first, second)
 
 
-def _new(
-    numbers: npt.NDArray[np.int64], known: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
+def _new(numbers: npt.NDArray[np.int64], known: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Each number once that is not known, sorted as `known` is. NumPy's own ways hash, slowly."""
     numbers = np.sort(numbers)
     numbers = numbers[np.diff(numbers, prepend=-1) > 0]

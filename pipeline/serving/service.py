@@ -26,6 +26,7 @@ _KEPT = (formats.JPEG, formats.PNG)
 # Other features of an Example are texts that may begin like anything.
 _IMAGES = (*_KEPT, b"GIF8", b"RIFF", b"\xff\n", b"\0\0\0\x0cJXL ")
 
+
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """What one client may ask of the server, so that the others get their share.

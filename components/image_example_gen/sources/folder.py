@@ -14,6 +14,7 @@ import functools
 import json
 import math
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -176,7 +177,7 @@ def _remote_entries(location: str, ignored: Counter[str]) -> Iterator[SourceFile
         if any(part.startswith(".") for part in parts):
             ignored["hidden"] += 1
         elif os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:
-            ignored["not named like an image"] += 1
+            ignored[_other("not named like an image", entry.name)] += 1
         else:
             yield SourceFile(entry.name, size=entry.size)
 
@@ -245,8 +246,17 @@ class _Walk:
         ):
             return SourceFile(name, size=status.st_size)
         else:
-            self._ignored["not an image"] += 1
+            self._ignored[_other("not an image", entry.name)] += 1
         return None
+
+
+def _other(reason: str, name: str) -> str:
+    """The reason with the kind of file, as far as its name tells it in a few letters."""
+    suffix = os.path.splitext(name)[1].lower()
+    return f"{reason} ({suffix})" if _SUFFIX.fullmatch(suffix) else reason
+
+
+_SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,7}")
 
 
 def _begins_like_an_image(path: str) -> bool:
