@@ -27,14 +27,12 @@ def other_files(number: int) -> str:
 
 LONGEST = 500  # characters of a reason
 _FUNCTION = re.compile(r"\{\{function_node [^}]*\}\}\s*")
-_NODES = re.compile(
-    r"\s*(\[\[\{\{|\[\[[\w/.:-]+\]\]|\[Op:|\d+ (successful|derived) (operations|errors)).*",
-    re.DOTALL,
-)
+_NODES = re.compile(r"\s*(\[\[|\[Op:|\d+ (successful|derived) ).*", re.DOTALL)
 _TRACE = re.compile(
     r"Graph execution error:|Detected at node .*|\s*File \".*|<stack traces unavailable>|"
-    r"\(\d+\) [A-Z_]+: .*|\d+ root error\(s\) found\."
+    r"\d+ root error\(s\) found\."
 )
+_FIRST = re.compile(r"\s*\(0\) [A-Z_]+: ")
 _REFUSED = "StringToNumberOp could not correctly convert string: "
 
 
@@ -45,7 +43,7 @@ def of_op(message: str, most: int = LONGEST) -> str:
     ops, functions and sessions.
     """
     text = _NODES.sub("", _FUNCTION.sub("", message))
-    lines = [line for line in text.splitlines() if not _TRACE.fullmatch(line)]
+    lines = [_FIRST.sub("", line) for line in text.splitlines() if not _TRACE.fullmatch(line)]
     return bounded(" ".join(lines).replace(_REFUSED, ""), most)
 
 

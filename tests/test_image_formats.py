@@ -1,4 +1,4 @@
-"""Image files: what they are called, that all parsers agree on them, and what reading them costs."""
+"""Image files: their names, that all parsers agree on them, and what reading them costs."""
 
 from __future__ import annotations
 
