@@ -42,7 +42,8 @@ def of_op(message: str, most: int = LONGEST) -> str:
     Around it, TensorFlow names nodes, devices and lines of Python, in another way for each of eager
     ops, functions and sessions.
     """
-    text = _NODES.sub("", _FUNCTION.sub("", message))
+    # Cut first: a message may hold a whole image.
+    text = _NODES.sub("", _FUNCTION.sub("", message[: 16 * most]))
     lines = [_FIRST.sub("", line) for line in text.splitlines() if not _TRACE.fullmatch(line)]
     return bounded(" ".join(lines).replace(_REFUSED, ""), most)
 
