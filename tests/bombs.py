@@ -29,9 +29,11 @@ def _gif(canvas: tuple[int, int], *frames: tuple[int, int]) -> bytes:
     return data + b";"
 
 
-def _frames(count: int, size: int, image_format: str) -> bytes:
+def _frames(count: int, size: int, image_format: str, **options: str) -> bytes:
     frames = [Image.new("P", (size, size), number) for number in range(count)]
-    return corpus.encoded(frames[0], image_format, save_all=True, append_images=frames[1:])
+    return corpus.encoded(
+        frames[0], image_format, save_all=True, append_images=frames[1:], **options
+    )
 
 
 def _png(width: int, height: int) -> bytes:
@@ -117,7 +119,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "tiff, rows of a strip": lambda: _tiff(rows=2**32 - 1),
     "tiff, tile": lambda: _tiled(32_768),
     "tiff, large tile": lambda: _tiled(65_520),
-    "tiff, pages": lambda: _frames(60, 900, "TIFF"),
+    "tiff, pages": lambda: _frames(60, 900, "TIFF", compression="tiff_lzw"),
 }
 
 
