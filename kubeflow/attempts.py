@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.io import fileio
 from tfx.orchestration import metadata
@@ -10,6 +13,26 @@ from tfx.orchestration.portable.mlmd import context_lib, execution_lib
 from tfx.proto.orchestration import pipeline_pb2
 
 from components import progress
+from pipeline.errors import NodeFailed
+
+# A context that only executions of one task of one run are in.
+_TASK = "kubeflow_task"
+
+
+def mark(ir: pipeline_pb2.Pipeline, executor_input: Mapping[str, Any]) -> None:
+    """Have every execution of this pod associated with its task in Kubeflow, from its beginning.
+
+    Args:
+      ir: the DAG; each node gets a further context.
+      executor_input: Kubeflow's message. It is the same for all attempts at a task. Where outputs
+        go it names after its own run: `.../RUN/TASK/SALT/NAME`.
+    """
+    artifacts = executor_input["outputs"]["artifacts"].values()
+    uri: str = next(artifact["uri"] for each in artifacts for artifact in each["artifacts"])
+    for node in ir.nodes:
+        context = node.pipeline_node.contexts.contexts.add()
+        context.type.name = _TASK
+        context.name.field_value.string_value = uri.rsplit("/", 2)[0]
 
 
 def clean_up(
@@ -21,10 +44,15 @@ def clean_up(
 
     Their executions become FAILED, and what they have put out is removed. Executions of other nodes
     and other runs are left alone, since they may be alive.
+
+    Raises NodeFailed where another task of Kubeflow, and so another run, has executed the node
+    under the id of this run.
     """
     with metadata_handle as handle:
-        contexts = context_lib.prepare_contexts(handle, node.contexts)
+        of_run = [each for each in node.contexts.contexts if each.type.name != _TASK]
+        contexts = context_lib.prepare_contexts(handle, pipeline_pb2.NodeContexts(contexts=of_run))
         executions = execution_lib.get_executions_associated_with_all_contexts(handle, contexts)
+        _check_own(handle, node, executions)
         finished = None
         for execution in executions:
             if execution_lib.is_execution_successful(execution):
@@ -32,6 +60,26 @@ def clean_up(
             else:
                 _undo(handle, ir, node, execution)
     return finished
+
+
+def _check_own(
+    handle: metadata.Metadata,
+    node: pipeline_pb2.PipelineNode,
+    executions: Iterable[metadata_store_pb2.Execution],
+) -> None:
+    own = set()
+    for spec in node.contexts.contexts:
+        if spec.type.name == _TASK:
+            name = spec.name.field_value.string_value
+            if context := handle.store.get_context_by_type_and_name(_TASK, name):
+                own |= {each.id for each in handle.store.get_executions_by_context(context.id)}
+    for execution in executions:
+        if execution.id not in own:
+            raise NodeFailed(
+                f"{node.node_info.id} has execution {execution.id} in this run, which another run "
+                "of Kubeflow made; runs must not share a run id: compile the pipeline again, with "
+                "the image's version of the code"
+            )
 
 
 def _undo(

@@ -26,7 +26,10 @@ from pipeline.config import Loaded
 from pipeline.errors import ConfigError
 from pipeline.settings import DEFAULT_POOL, Config, KubeflowConfig, Pool
 
-_PLAN, _RECORD, _DECISION = "plan", "record", "decision"
+_PLAN, _RECORD, _DECISION, _RUN_ID = "plan", "record", "decision", "run_id"
+# Kubeflow resolves this where it is the whole value of a task's input, and nowhere else: in the
+# arguments of a container it would stay as it is.
+_RUN = {_RUN_ID: dsl.PIPELINE_JOB_ID_PLACEHOLDER}
 _REPORTED = {"ModelEvaluation", "PushedModel"}
 
 
@@ -98,7 +101,7 @@ def _pipeline(
 ) -> Any:
     def wire(**channels: Any) -> None:
         pool = kubeflow.pools[DEFAULT_POOL]
-        plan = _plan_component(kubeflow, given, own, nodes, decides)(**channels)
+        plan = _plan_component(kubeflow, given, own, nodes, decides)(**channels, **_RUN)
         _set_up(plan, kubeflow, pool, _PLAN)
         if decides:
             with dsl.If(plan.outputs[_DECISION] == RETRAIN, name=RETRAIN):
@@ -111,7 +114,7 @@ def _pipeline(
         for node in nodes:
             wanted = (_PLAN, _RECORD) if node.reports else (_PLAN,)
             inputs = {name: plan.outputs[name] for name in wanted}
-            task = _node_component(kubeflow, node)(**inputs)
+            task = _node_component(kubeflow, node)(**inputs, **_RUN)
             task.after(*(tasks[upstream] for upstream in node.upstream))
             _set_up(task, kubeflow, node_pools.pool_of(kubeflow, node.id), node.id)
             tasks[node.id] = task
@@ -151,14 +154,14 @@ def _plan_component(
         for parameter in own:
             args += ["--parameter", parameter.name, values[parameter.name]]
         args += ["--pipeline-root", values[PIPELINE_ROOT]]
-        args += ["--run-id", dsl.PIPELINE_JOB_ID_PLACEHOLDER]
+        args += ["--run-id", values[_RUN_ID]]
         args += ["--output", values[_PLAN], "--record", values[_RECORD]]
         if decides:
             args += ["--decision", values[_DECISION]]
         return dsl.ContainerSpec(image=image, command=entrypoint.COMMAND, args=args)
 
     inputs: list[tuple[str, Any]] = [(parameter.name, parameter.type) for parameter in own]
-    inputs += [(PIPELINE_ROOT, str)]
+    inputs += [(PIPELINE_ROOT, str), (_RUN_ID, str)]
     inputs += [(name, dsl.OutputPath(str)) for name in outputs]
     return dsl.container_component(_function(_PLAN, container, inputs))
 
@@ -168,14 +171,15 @@ def _node_component(kubeflow: KubeflowConfig, node: Node) -> Any:
 
     def container(**values: Any) -> dsl.ContainerSpec:
         args: list[Any] = ["node", "--node", node.id, "--plan", values[_PLAN]]
-        args += ["--run-id", dsl.PIPELINE_JOB_ID_PLACEHOLDER]
+        args += ["--run-id", values[_RUN_ID]]
         # All of what Kubeflow wants to have back, in its own words.
         args += ["--executor-input", "{{$}}"]
         if node.reports:
             args += ["--record", values[_RECORD], "--report", values[REPORT].path]
         return dsl.ContainerSpec(image=image, command=entrypoint.COMMAND, args=args)
 
-    interface: list[tuple[str, Any]] = [(_PLAN, str), (METRICS, dsl.Output[dsl.Metrics])]
+    interface: list[tuple[str, Any]] = [(_PLAN, str), (_RUN_ID, str)]
+    interface += [(METRICS, dsl.Output[dsl.Metrics])]
     if node.reports:
         interface += [(_RECORD, str), (REPORT, dsl.Output[dsl.HTML])]
     return dsl.container_component(_function(node.task, container, interface))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import itertools
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,10 +34,12 @@ _LOG = logging.getLogger("perennial.kubeflow")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one pod. Returns its exit code, other than 0 where the node did not succeed."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with logs.as_json() as stdout, Console.create("json", stdout):
         try:
+            _check_resolved(arguments)
+            options = _parser().parse_args(arguments)
             options.action(options)
         except UserError as error:
             return _failed(type(error).__name__, str(error), error.exit_code)
@@ -49,6 +53,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # What TensorFlow made would take seconds to collect, and goes with the process.
             gc.freeze()
     return 0
+
+
+def _check_resolved(arguments: Sequence[str]) -> None:
+    """Refuse what Kubeflow was to replace and did not. Raises ConfigError.
+
+    Runs with the same text for their run id would take each other's nodes for their own.
+    """
+    for option, value in itertools.pairwise(["", *arguments]):
+        if placeholder := re.search(r"{{\$.{,80}", value):
+            raise ConfigError(
+                f"argument {option}: Kubeflow left the placeholder {placeholder[0]} as it is; "
+                "compile the pipeline again, with the image's version of the code"
+            )
+        if option == "--run-id" and not value:
+            raise ConfigError("argument --run-id: must not be empty: it tells runs apart")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,6 +158,7 @@ def _node(options: argparse.Namespace) -> None:
         from kubeflow import attempts, results
         from pipeline.local_runner import NodeRunner
 
+    attempts.mark(ir, options.executor_input)
     runner = NodeRunner(
         ir,
         handle,

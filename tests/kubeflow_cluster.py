@@ -1,27 +1,37 @@
 """A stand-in for a cluster: kfp's own orchestrator, with a process for each pod.
 
+What the orchestrator resolves too generously is resolved as by the backend (kubeflow_backend.py).
 Kubernetes' part is played here: pods are tried again as the compiled retry policy says, and can be
 killed. The Trainer's leave a checkpoint after every step, so that it need not run for long.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import yaml
 from kfp import components, local
-from kfp.local import status, subprocess_task_handler
+from kfp.local import (
+    executor_input_utils,
+    placeholder_utils,
+    status,
+    subprocess_task_handler,
+)
+from kfp.local.orchestrator import orchestrator_utils
 
 from tests import REPO
+from tests.kubeflow_backend import Run
 
 
 @dataclasses.dataclass
@@ -62,6 +72,36 @@ def _retries(spec: Mapping[str, Any]) -> dict[str, int]:
         command = spec["deploymentSpec"]["executors"][label]["container"]["args"]
         found[_name(command)] = task.get("retryPolicy", {}).get("maxRetryCount", 0)
     return found
+
+
+@contextlib.contextmanager
+def _strict(run: Run) -> Iterator[None]:
+    """Within, the orchestrator resolves for `run` what the backend does, and nothing else."""
+    utils = orchestrator_utils.OrchestratorUtils
+    arguments = utils.make_task_arguments
+
+    def make_task_arguments(task_inputs_spec: Any, io_store: Any) -> dict[str, Any]:
+        made = arguments(task_inputs_spec=task_inputs_spec, io_store=io_store)
+        for name, source in task_inputs_spec.parameters.items():
+            if source.HasField("runtime_value"):
+                made[name] = run.constant(made[name], "the task")
+        return made
+
+    def replace_placeholders(
+        full_command: list[str], executor_input_dict: dict[str, Any], **_: str
+    ) -> list[str]:
+        return run.command(full_command, executor_input_dict)
+
+    def task_root(pipeline_root: str, pipeline_resource_name: str, task_resource_name: str) -> str:
+        salt = str(uuid.uuid4())
+        return os.path.join(pipeline_root, "pipeline", run.id, task_resource_name, salt)
+
+    with (
+        mock.patch.object(utils, "make_task_arguments", make_task_arguments),
+        mock.patch.object(placeholder_utils, "replace_placeholders", replace_placeholders),
+        mock.patch.object(executor_input_utils, "construct_local_task_root", task_root),
+    ):
+        yield
 
 
 # Called with each event of a pod and its process, and may kill that.
@@ -105,7 +145,11 @@ class Cluster:
                         return status.Status.SUCCESS
                 return status.Status.FAILURE
 
-        with mock.patch.object(subprocess_task_handler, "SubprocessTaskHandler", Handler):
+        run = Run()
+        with (
+            mock.patch.object(subprocess_task_handler, "SubprocessTaskHandler", Handler),
+            _strict(run),
+        ):
             local.init(
                 local.SubprocessRunner(use_venv=False),
                 pipeline_root=str(self._folder),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,15 +21,10 @@ from pipeline.config import load
 from pipeline.errors import ConfigError
 from pipeline.settings import ENVIRONMENTS
 from tests import golden
+from tests import kubeflow_backend as backend
 from tests.cli import perennial, sets
 
 ARGO_NAME = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9]*")
-PLACEHOLDER = re.compile(
-    r"{{\$(?:|\.pipeline_job_uuid"
-    r"|\.inputs\.parameters\['(?P<input>\w+)'\]"
-    r"|\.outputs\.parameters\['(?P<output>\w+)'\]\.output_file"
-    r"|\.outputs\.artifacts\['(?P<artifact>\w+)'\]\.path)}}"
-)
 GPU_NODES = {"trainer", "infra-validator"}
 # What compiling cannot do without.
 NEEDED = {"kubeflow.image": "registry.example/perennial:1", "kubeflow.pipeline_root": "/mnt/root"}
@@ -109,16 +106,63 @@ def test_kubernetes_is_asked_for_the_tasks_that_there_are(compiled: Compiled) ->
     assert compiled.pods.keys() == compiled.executors.keys()
 
 
-def test_placeholders_are_of_what_the_component_has(compiled: Compiled) -> None:
-    for component in compiled.spec["components"].values():
-        inputs = component["inputDefinitions"]["parameters"]
-        outputs = component["outputDefinitions"]
-        for part in compiled.executors[component["executorLabel"]]["container"]["args"]:
-            for match in PLACEHOLDER.finditer(part):
-                assert match["input"] is None or match["input"] in inputs
-                assert match["output"] is None or match["output"] in outputs["parameters"]
-                assert match["artifact"] is None or match["artifact"] in outputs["artifacts"]
-            assert "{{" not in PLACEHOLDER.sub("", part)
+RELEASES = pytest.mark.parametrize("args", [True, False], ids=["since 2.17", "before 2.17"])
+
+
+def options(command: list[str]) -> dict[str, str]:
+    """Values by option, and parameters' by name."""
+    found = {}
+    for index, part in enumerate(command):
+        if part == "--parameter":
+            found[command[index + 1]] = command[index + 2]
+        elif part.startswith("--"):
+            found[part] = command[index + 1]
+    return found
+
+
+@RELEASES
+def test_the_backend_resolves_all_of_it(compiled: Compiled, args: bool) -> None:
+    run = backend.Run(args=args)
+    tasks = dict(backend.commands(compiled.spec, {}, run))
+    assert tasks.keys() == compiled.tasks.keys()
+    for command in tasks.values():
+        assert options(command)["--run-id"] == run.id
+    # The defaults, as the plan reads them.
+    named = options(tasks["plan"])
+    assert {"recipe": "vit", "span": "", "seed": "0", "learning_rate": "0.001"}.items() <= (
+        named.items()
+    )
+    assert named["--output"] == "/tmp/kfp/outputs/plan"
+
+
+@RELEASES
+def test_every_parameter_reaches_the_plan(compiled: Compiled, args: bool) -> None:
+    inputs = compiled.spec["root"]["inputDefinitions"]["parameters"]
+    values = {"STRING": "a value of {it}", "NUMBER_INTEGER": 12345678, "NUMBER_DOUBLE": 2.5e-7}
+    given = {name: values[each["parameterType"]] for name, each in inputs.items()}
+    command = dict(backend.commands(compiled.spec, given, backend.Run(args=args)))["plan"]
+    found = options(command)
+    for name, value in given.items():
+        text = found["--pipeline-root" if name == "pipeline_root" else name]
+        assert text == value if isinstance(value, str) else json.loads(text) == value
+
+
+def test_a_run_id_in_the_arguments_would_not_be_resolved(compiled: Compiled) -> None:
+    """As it was compiled once: every run got the same id, and later ones did nothing."""
+    spec = copy.deepcopy(compiled.spec)
+    container = spec["deploymentSpec"]["executors"]["exec-pusher"]["container"]
+    place = container["args"].index("--run-id") + 1
+    container["args"][place] = "{{$.pipeline_job_uuid}}"
+    with pytest.raises(backend.UnresolvedError, match="pipeline_job_uuid"):
+        list(backend.commands(spec, {}, backend.Run()))
+
+
+@pytest.mark.parametrize(
+    "constant", ["run {{$.pipeline_job_uuid}}", "{{$.pipeline_root}}", "{{$.outputs.output_file}}"]
+)
+def test_what_the_backend_does_not_know_as_a_constant_is_an_error(constant: str) -> None:
+    with pytest.raises(backend.UnresolvedError):
+        backend.Run().constant(constant, "task")
 
 
 def test_order_is_that_of_the_dag(compiled: Compiled, environment: str) -> None:
@@ -326,4 +370,8 @@ def test_a_first_task_that_decides_is_all_that_runs_where_there_is_nothing_to_do
     assert platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].keys() <= (
         executors.keys()
     )
-    assert "--decision" in executors["exec-plan"]["container"]["args"]
+    run = backend.Run()
+    found = {name: options(each) for name, each in backend.commands(spec, {}, run)}
+    assert found.keys() == {"plan", *inner}
+    assert found["plan"]["--decision"] == "/tmp/kfp/outputs/decision"
+    assert {each["--run-id"] for each in found.values()} == {run.id}

@@ -51,11 +51,13 @@ class Toy:
         }
         self.pipeline = toy_pipeline.create(self.workspace, self.control)
 
-    def pod(self, node: str, run: str = "run-1") -> Done:
+    def pod(self, node: str, run: str = "run-1", folder: str | None = None) -> Done:
+        """Run a pod. folder: of the outputs of the run in Kubeflow, where not named as the run."""
         self._output.unlink(missing_ok=True)
         text = plan.encode(compiler.Compiler().compile(self.pipeline))
+        uri = f"minio://mlpipeline/v2/artifacts/toy/{folder or run}/{node.lower()}/salt/metrics"
         outputs = {
-            "artifacts": {"metrics": {"artifacts": [{"name": "metrics", "uri": "/m"}]}},
+            "artifacts": {"metrics": {"artifacts": [{"name": "metrics", "uri": uri}]}},
             "outputFile": str(self._output),
         }
         command = [sys.executable, "-m", "kubeflow.entrypoint", "node", "--node", node]
@@ -150,6 +152,45 @@ def test_what_succeeded_before_its_pod_was_lost_is_not_done_twice(toy: Toy) -> N
     assert states == ["complete", "complete"]
     assert toy.states() == ["COMPLETE"]
     assert (toy.control / "executed").read_text().split() == ["First"]
+
+
+def test_runs_that_share_a_run_id_do_not_take_each_others_nodes_for_their_own(toy: Toy) -> None:
+    assert toy.pod("First", folder="a").code == 0
+    other = toy.pod("First", folder="b")
+    assert other.code == 5
+    assert "First has execution 1 in this run, which another run" in other.of("error")[0]["message"]
+    assert not other.output.exists()
+    assert toy.states() == ["COMPLETE"]
+
+
+PLACEHOLDER = "{{$.pipeline_job_uuid}}"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            {"--run-id": PLACEHOLDER},
+            f"argument --run-id: Kubeflow left the placeholder {PLACEHOLDER}",
+        ),
+        ({"--run-id": ""}, "argument --run-id: must not be empty"),
+        ({"--executor-input": "{{$}}"}, "argument --executor-input: Kubeflow left the placeholder"),
+        (
+            {"--executor-input": json.dumps({"outputs": PLACEHOLDER})},
+            "argument --executor-input: Kubeflow left the placeholder",
+        ),
+        ({"--plan": "x {{$.inputs.parameters['plan']}}"}, "argument --plan: Kubeflow left the"),
+    ],
+)
+def test_what_kubeflow_did_not_resolve_is_refused(
+    capfd: pytest.CaptureFixture[str], changed: dict[str, str], words: str
+) -> None:
+    given = {"--node": "First", "--plan": "", "--run-id": "1", "--executor-input": "{}"} | changed
+    arguments = [part for option in given.items() for part in option]
+    assert entrypoint.main(["node", *arguments]) == 2
+    (event,) = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert (event["event"], event["kind"], event["exit_code"]) == ("error", "ConfigError", 2)
+    assert event["message"].startswith(words)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def _pod(folder: Path) -> list[str]:
 
     dag = toy_pipeline.create(Workspace(folder / "workspace"), folder)
     outputs = {
-        "artifacts": {"metrics": {"artifacts": [{"name": "metrics", "uri": "/m"}]}},
+        "artifacts": {"metrics": {"artifacts": [{"name": "metrics", "uri": "s3://b/run/first/salt/m"}]}},
         "outputFile": str(folder / "output.json"),
     }
     os.environ["PERENNIAL_METADATA_KIND"] = "sqlite"
