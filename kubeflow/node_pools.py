@@ -10,7 +10,7 @@ from kfp.dsl import PipelineTask
 
 from kubeflow.metadata import PORTS, PREFIX
 from pipeline.errors import ConfigError
-from pipeline.settings import DEFAULT_POOL, KubeflowConfig, MetadataConfig, Pool, Toleration
+from pipeline.settings import KubeflowConfig, MetadataConfig, Pool, Toleration
 
 HIDE_GPUS = "CUDA_VISIBLE_DEVICES"
 
@@ -24,11 +24,6 @@ def check_nodes(kubeflow: KubeflowConfig, nodes: Iterable[str]) -> None:
                 f"kubeflow.nodes.{node}: no such node in this pipeline; there are "
                 f"{', '.join(known)}"
             )
-
-
-def pool_of(kubeflow: KubeflowConfig, node: str) -> Pool:
-    """The pool in which a node of the DAG runs."""
-    return kubeflow.pools[kubeflow.nodes.get(node, DEFAULT_POOL)]
 
 
 def image_of(kubeflow: KubeflowConfig, pool: Pool) -> str:

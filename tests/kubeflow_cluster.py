@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -44,34 +44,44 @@ class Pod:
     stderr: str = ""
 
     @property
-    def name(self) -> str:
-        """The node's id, or "plan"."""
-        return self.arguments.get("--node", PLAN)
+    def nodes(self) -> list[str]:
+        """The ids of those that it runs; none where it only plans."""
+        return _nodes(self.arguments.get("--run", ""))
 
     @property
-    def state(self) -> str | None:
-        """Of the node, as it said."""
-        return next((each["state"] for each in self.of("node_end")), None)
+    def plans(self) -> bool:
+        return "--given" in self.arguments
 
     def of(self, event: str) -> list[dict[str, Any]]:
         return [each for each in self.events if each["event"] == event]
 
-
-PLAN, TRAINER = "plan", "Trainer"
-
-
-def _name(command: list[str]) -> str:
-    return command[command.index("--node") + 1] if "--node" in command else PLAN
+    def ended(self) -> dict[str, str]:
+        """The state of each node that has ended in it."""
+        return {each["node"]: each["state"] for each in self.of("node_end")}
 
 
-def _retries(spec: Mapping[str, Any]) -> dict[str, int]:
-    """Further attempts by node."""
+TRAINER = "Trainer"
+
+
+def _nodes(text: str) -> list[str]:
+    return text.split(",") if text else []
+
+
+def _retries(spec: Mapping[str, Any]) -> dict[tuple[str, ...], int]:
+    """Further attempts by the nodes of a pod."""
     found = {}
-    for task in spec["root"]["dag"]["tasks"].values():
-        label = spec["components"][task["componentRef"]["name"]]["executorLabel"]
-        command = spec["deploymentSpec"]["executors"][label]["container"]["args"]
-        found[_name(command)] = task.get("retryPolicy", {}).get("maxRetryCount", 0)
+    dags = [spec["root"], *(each for each in spec["components"].values() if "dag" in each)]
+    for task in (task for each in dags for task in each["dag"]["tasks"].values()):
+        component = spec["components"][task["componentRef"]["name"]]
+        if "dag" not in component:
+            container = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
+            limit = task.get("retryPolicy", {}).get("maxRetryCount", 0)
+            found[_key(container["args"])] = limit
     return found
+
+
+def _key(command: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_nodes(command[command.index("--run") + 1])) if "--run" in command else ()
 
 
 @contextlib.contextmanager
@@ -109,10 +119,14 @@ Watcher = Callable[[Pod, Mapping[str, Any], "subprocess.Popen[str]"], None]
 
 
 class Cluster:
-    """Runs compiled pipelines one after the other; `pods` are those of the latest."""
+    """Runs compiled pipelines one after the other; `pods` are those of the latest.
+
+    `metadata` is the environment that names their database.
+    """
 
     def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
         self._folder = folder
+        self.metadata = env
         self._env = {**os.environ, **env, "PYTHONPATH": str(REPO)}
         self.pods: list[Pod] = []
 
@@ -139,11 +153,12 @@ class Cluster:
                 pass
 
             def run(self) -> status.Status:
-                for _ in range(1 + retries[_name(self.full_command)]):
-                    pod = cluster._start(self.full_command, watch)
-                    if pod.code == 0:
-                        return status.Status.SUCCESS
-                return status.Status.FAILURE
+                pod = cluster._start(self.full_command, watch)
+                for _ in range(retries[_key(self.full_command)]):
+                    # Argo's OnError, the default that Kubeflow sets: a deleted pod is tried again.
+                    if pod.code is not None and pod.code < 0:
+                        pod = cluster._start(self.full_command, watch)
+                return status.Status.FAILURE if pod.code else status.Status.SUCCESS
 
         run = Run()
         with (
@@ -164,7 +179,7 @@ class Cluster:
         options = [index for index, part in enumerate(command) if part.startswith("--")]
         pod = Pod({command[index]: command[index + 1] for index in options})
         self.pods.append(pod)
-        module = "tests.eager_pod" if pod.name == TRAINER else command[2]
+        module = "tests.eager_pod" if TRAINER in pod.nodes else command[2]
         with tempfile.TemporaryFile("w+", encoding="utf-8") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *command[3:]],
