@@ -1,24 +1,26 @@
 """What Kubeflow's backend makes of a compiled pipeline, for tests: stricter than `kfp.local`.
 
 Read in kubeflow/pipelines 2.17.0, below backend/src/v2; 2.15.0 and 2.16.1 differ as said. Where
-`kfp.local` 2.16 resolves more, so that what it runs need not run on a cluster:
+`kfp.local` 2.17 resolves more, so that what it runs need not run on a cluster:
 
 | what | backend | kfp.local |
 | --- | --- | --- |
 | `{{$.pipeline_job_uuid}}` and its like | where they are all of a task input's constant \
-(driver/resolve.go:415-456); in arguments they stay as they are | everywhere, in any text |
+(driver/resolve.go:423-452); in arguments they stay as they are | everywhere, in any text |
 | such a text within a value of the user or of another task | stays | resolved |
 | `{{$.inputs.parameters['x']}}` of an input that is missing | the driver fails \
-(driver/util.go:191); before 2.17 it stays | becomes null |
+(driver/util.go:168-177); before 2.17 it stays | becomes null |
 | any placeholder in the first word of the command | stays, but for `{{$}}` \
 (component/launcher_v2.go:1061-1073) | resolved |
 | `{{$.outputs.output_file}}`, `{{$.pipeline_root}}` | stay | resolved |
-| `{"IfPresent": ...}` | resolved by the driver since 2.17 (driver/util.go:201) | resolved |
+| `{"IfPresent": ...}` | resolved by the driver since 2.17 (driver/util.go:207-261) | resolved |
 | `{"Concat": ...}` | stays | resolved |
-| outputs that are files of a failed task | not published (component/launcher_v2.go:448-458) | \
-not read either |
-| an output parameter whose file is missing | the task fails (component/launcher_v2.go:504) | None |
-| two outputs of runs | below the run's id and a salt (driver/driver.go:775) | below a timestamp |
+| a condition that names what is no input of its task | the driver fails (driver/dag.go:84-89) | \
+false, with a warning |
+| an output parameter whose file is missing | the task fails (component/launcher_v2.go:504) | \
+left out |
+| outputs go below | the run's id, the task and a salt (driver/driver.go:775) | a timestamp |
+| failures that are tried again | those that Argo's policy names, of pods | none |
 
 Whatever is left over is an error here. There, it reaches the program.
 """
@@ -33,7 +35,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-_INPUT = re.compile(r"{{\$\.inputs\.parameters\['(.+?)']}}")  # driver/util.go:38
+_INPUT = re.compile(r"{{\$\.inputs\.parameters\['(.+?)']}}")  # driver/util.go:45
 
 
 class UnresolvedError(Exception):
@@ -48,7 +50,7 @@ class Run:
     args: bool = True
 
     def constant(self, value: Any, task: str) -> Any:
-        """The constant of an input of `task`, as driver/resolve.go:415-456 resolves it."""
+        """The constant of an input of `task`, as driver/resolve.go:423-452 resolves it."""
         known = {
             "{{$.pipeline_job_name}}": "the display name",
             "{{$.pipeline_job_resource_name}}": f"resource-{self.id[:5]}",
@@ -123,6 +125,10 @@ def _dag(
         component = spec["components"][task["componentRef"]["name"]]
         inputs = task.get("inputs", {}).get("parameters", {})
         values = {key: _value(each, given, name, run) for key, each in inputs.items()}
+        condition = task.get("triggerPolicy", {}).get("condition", "")
+        for key in re.findall(r"inputs\.parameter_values\['(.+?)'\]", condition):
+            if key not in values:
+                raise UnresolvedError(f"the condition of {name} needs {key}, which is no input")
         if "dag" in component:
             yield from _dag(spec, component["dag"], values, run)
             continue

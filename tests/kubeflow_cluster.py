@@ -52,6 +52,13 @@ class Pod:
     def plans(self) -> bool:
         return "--given" in self.arguments
 
+    @property
+    def published(self) -> bool:
+        """Whether it succeeded with all output parameters, of which the launcher insists."""
+        files = [self.arguments.get(name) for name in ("--output", "--record", "--decision")]
+        written = [Path(file).exists() for file in files if file and self.plans]
+        return self.code == 0 and all(written)
+
     def of(self, event: str) -> list[dict[str, Any]]:
         return [each for each in self.events if each["event"] == event]
 
@@ -158,7 +165,7 @@ class Cluster:
                     # Argo's OnError, the default that Kubeflow sets: a deleted pod is tried again.
                     if pod.code is not None and pod.code < 0:
                         pod = cluster._start(self.full_command, watch)
-                return status.Status.FAILURE if pod.code else status.Status.SUCCESS
+                return status.Status.SUCCESS if pod.published else status.Status.FAILURE
 
         run = Run()
         with (
