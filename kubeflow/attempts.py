@@ -16,8 +16,12 @@ def clean_up(
     metadata_handle: metadata.Metadata,
     ir: pipeline_pb2.Pipeline,
     node: pipeline_pb2.PipelineNode,
+    *,
+    own: bool = False,
 ) -> int | None:
     """Undo what attempts that did not succeed left behind; the id of one that did, or None.
+
+    With `own`, this attempt is the one that failed, which tells so itself.
 
     Their executions become FAILED, and what they have put out is removed. Executions of other nodes
     and other runs are left alone, since they may be alive.
@@ -30,7 +34,7 @@ def clean_up(
             if execution_lib.is_execution_successful(execution):
                 finished = execution.id
             else:
-                _undo(handle, ir, node, execution)
+                _undo(handle, ir, node, execution, own)
     return finished
 
 
@@ -39,6 +43,7 @@ def _undo(
     ir: pipeline_pb2.Pipeline,
     node: pipeline_pb2.PipelineNode,
     execution: metadata_store_pb2.Execution,
+    own: bool,
 ) -> None:
     resolver = outputs_utils.OutputsResolver(node, ir.pipeline_info, ir.runtime_spec)
     outputs = resolver.generate_output_artifacts(execution.id).values()
@@ -51,5 +56,7 @@ def _undo(
     if execution.last_known_state != metadata_store_pb2.Execution.FAILED:
         execution.last_known_state = metadata_store_pb2.Execution.FAILED
         handle.store.put_executions([execution])
-        text = f"{node.node_info.id} was cut off in an earlier attempt (execution {execution.id})"
-        progress.report("note", text=f"{text}; its partial output is removed")
+        if not own:
+            text = f"{node.node_info.id} was cut off in an earlier attempt"
+            text = f"{text} (execution {execution.id}); its partial output is removed"
+            progress.report("note", text=text)

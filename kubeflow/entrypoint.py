@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import progress
-from kubeflow import imports, logs
+from kubeflow import imports, logs, supervisor
 from pipeline.console import Console
 from pipeline.errors import INTERRUPTED, UNEXPECTED, ConfigError, UserError
 
@@ -124,7 +124,7 @@ def _node(options: argparse.Namespace) -> None:
     from tfx.proto.orchestration import executable_spec_pb2
 
     from kubeflow import plan
-    from kubeflow.patient_metadata import PatientMetadata
+    from kubeflow.patient_metadata import PatientMetadata, loss_told_apart
 
     handle = PatientMetadata(os.environ)
     ir = plan.decode(options.plan, options.run_id)
@@ -142,10 +142,10 @@ def _node(options: argparse.Namespace) -> None:
     runner = NodeRunner(
         ir,
         handle,
-        undo=lambda: attempts.clean_up(handle, ir, node),
+        undo=lambda: attempts.clean_up(handle, ir, node, own=True),
         log="the lines above",
     )
-    with runner.interruptible():
+    with loss_told_apart(), runner.interruptible():
         result = runner.run(node, finished=attempts.clean_up(handle, ir, node))
         page = results.report(os.environ, options.record, result) if options.report else None
         if page is not None:
@@ -155,8 +155,9 @@ def _node(options: argparse.Namespace) -> None:
 
 def _failed(kind: str, message: str, exit_code: int) -> int:
     progress.report("error", kind=kind, message=message, exit_code=exit_code)
+    logs.write_last_words(message)
     return exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(supervisor.run(main, os.environ))

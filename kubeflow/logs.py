@@ -8,6 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 from components import progress
@@ -15,6 +16,8 @@ from pipeline.noise import records_to
 
 # They tell at INFO what they are made of, for pages.
 _WORDY = ("absl", "apache_beam", "tensorflow")
+_LAST_WORDS = Path("/dev/termination-log")
+_LONGEST_LAST_WORDS = 2000  # bytes; Kubernetes keeps 4 KB
 
 
 @contextlib.contextmanager
@@ -54,3 +57,14 @@ class _Formatter(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+def write_last_words(message: str) -> None:
+    """Give Kubernetes the reason of a failure, which Argo then shows beside the node.
+
+    Does nothing outside of a pod.
+    """
+    words = message.encode()[:_LONGEST_LAST_WORDS].decode(errors="ignore")
+    with contextlib.suppress(OSError):
+        if _LAST_WORDS.exists():
+            _LAST_WORDS.write_text(words, encoding="utf-8")

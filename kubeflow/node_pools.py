@@ -9,10 +9,16 @@ from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
 from kubeflow.metadata import PORTS, PREFIX
+from kubeflow.supervisor import RETRIES, RETRY_DELAY
+from kubeflow.workflow import START_TIMEOUT
 from pipeline.errors import ConfigError
 from pipeline.settings import DEFAULT_POOL, KubeflowConfig, MetadataConfig, Pool, Toleration
 
 HIDE_GPUS = "CUDA_VISIBLE_DEVICES"
+# What Kubeflow calls the longest delay is Argo's longest time from the beginning of the first try to
+# that of the last, and the deadline of every further try: with kfp's default of an hour, a training
+# of two would have none. Three years, which the deadline of the run cuts short.
+_RETRIED_FOR_S = 10**8
 
 
 def check_nodes(kubeflow: KubeflowConfig, nodes: Iterable[str]) -> None:
@@ -52,7 +58,7 @@ def apply(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> None:
             num_retries=pool.retries,
             backoff_duration=f"{pool.retry_delay}s",
             backoff_factor=pool.retry_factor,
-            backoff_max_duration=f"{pool.retry_max_delay}s",
+            backoff_max_duration=f"{_RETRIED_FOR_S}s",
         )
     if pool.timeout is not None:
         kubernetes.set_timeout(task, pool.timeout)
@@ -103,7 +109,12 @@ def _environment(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> No
     metadata = kubeflow.metadata
     # Beam's steps would take hold of a card that they do not use.
     hidden = {} if pool.accelerator else {HIDE_GPUS: ""}
-    for name, value in {**hidden, **_metadata(metadata), **kubeflow.env, **pool.env}.items():
+    own = {
+        START_TIMEOUT: str(kubeflow.start_timeout),
+        RETRIES: str(pool.retries),
+        RETRY_DELAY: str(pool.retry_delay),
+    }
+    for name, value in {**hidden, **own, **_metadata(metadata), **kubeflow.env, **pool.env}.items():
         task.set_env_variable(name, value)
     if metadata.kind != "sqlite":
         keys = {"user": f"{PREFIX}USER", "password": f"{PREFIX}PASSWORD"}
