@@ -70,7 +70,8 @@ def compile_pipeline(loaded: Loaded, *, decides: bool = False) -> Compiled:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(path))
-        return Compiled(path.read_text(encoding="utf-8"), nodes)
+        text = path.read_text(encoding="utf-8")
+    return Compiled(node_pools.limit_run(text, kubeflow), nodes)
 
 
 def _find_nodes(config: Config, pipeline_root: str) -> list[Node]:

@@ -7,6 +7,7 @@ import datetime
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -16,6 +17,13 @@ from pipeline.noise import records_to
 
 # They tell at INFO what they are made of, for pages.
 _WORDY = ("absl", "apache_beam", "tensorflow")
+# Nobody who reads a pod's log can act on them: what a library calls of another one, and what it
+# does in place of what this installation of ML Metadata lacks.
+_DEPRECATED = re.compile(r": (?:Pending)?(?:Deprecation|Future)Warning: ")
+_KNOWN = (
+    "metadata_connection_config is not provided by IR",
+    "Fallback to non-ZetaSQL ",
+)
 _LAST_WORDS = Path("/dev/termination-log")
 _LONGEST_LAST_WORDS = 2000  # bytes; Kubernetes keeps 4 KB
 
@@ -39,9 +47,18 @@ def as_json() -> Iterator[TextIO]:
 def _logging_to(stdout: TextIO) -> Iterator[None]:
     handler = logging.StreamHandler(stdout)
     handler.setFormatter(_Formatter())
-    handler.addFilter(lambda record: record.name != progress.LOGGER.name)  # has its own rendering
+    handler.addFilter(_worth_telling)
     with records_to(handler, _WORDY):
         yield
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    if record.name == progress.LOGGER.name:  # has its own rendering
+        return False
+    message = record.getMessage()
+    if record.name == "py.warnings":
+        return not _DEPRECATED.search(message)
+    return not (record.name == "absl" and message.startswith(_KNOWN))
 
 
 class _Formatter(logging.Formatter):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+import yaml
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
+from kubeflow.cluster import AUTOSCALED
 from kubeflow.metadata import PORTS, PREFIX
 from kubeflow.supervisor import RETRIES, RETRY_DELAY
 from kubeflow.workflow import START_TIMEOUT
@@ -15,9 +17,9 @@ from pipeline.errors import ConfigError
 from pipeline.settings import DEFAULT_POOL, KubeflowConfig, MetadataConfig, Pool, Toleration
 
 HIDE_GPUS = "CUDA_VISIBLE_DEVICES"
-# What Kubeflow calls the longest delay is Argo's longest time from the beginning of the first try to
-# that of the last, and the deadline of every further try: with kfp's default of an hour, a training
-# of two would have none. Three years, which the deadline of the run cuts short.
+# What Kubeflow calls the longest delay is Argo's longest time from the beginning of the first try
+# to that of the last, and the deadline of every further try: with kfp's default of an hour, a
+# training of two would have none. Three years, which the deadline of the run cuts short.
 _RETRIED_FOR_S = 10**8
 
 
@@ -69,6 +71,21 @@ def apply(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> None:
     kubernetes.set_security_context(task, run_as_non_root=True, run_as_user=kubeflow.run_as_user)
 
 
+def limit_run(text: str, kubeflow: KubeflowConfig) -> str:
+    """Have Kubeflow end a run of the compiled pipeline after `run_timeout`.
+
+    That is the deadline of Argo's whole workflow, and so holds for pods that wait, too. A pod's
+    own, `timeout`, begins when it has a machine. kfp 2.16 has no name for it yet.
+    """
+    if not kubeflow.run_timeout:
+        return text
+    pipeline, line, platform = text.partition("\n---\n")
+    wishes = yaml.safe_load(platform)
+    deadline = {"activeDeadlineSeconds": kubeflow.run_timeout}
+    wishes["platforms"]["kubernetes"]["pipelineConfig"] = deadline
+    return pipeline + line + yaml.safe_dump(wishes)
+
+
 def _resources(task: PipelineTask, pool: Pool) -> None:
     task.set_cpu_request(pool.cpu)
     if pool.cpu_limit is not None:
@@ -113,6 +130,7 @@ def _environment(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> No
         START_TIMEOUT: str(kubeflow.start_timeout),
         RETRIES: str(pool.retries),
         RETRY_DELAY: str(pool.retry_delay),
+        AUTOSCALED: str(kubeflow.autoscaled).lower(),
     }
     for name, value in {**hidden, **own, **_metadata(metadata), **kubeflow.env, **pool.env}.items():
         task.set_env_variable(name, value)

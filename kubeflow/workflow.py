@@ -20,17 +20,17 @@ from kubeflow import entrypoint
 START_TIMEOUT = "PERENNIAL_START_TIMEOUT"
 # Of Argo's nodes that are pods.
 PENDING, RUNNING, SUCCEEDED = "Pending", "Running", "Succeeded"
-_ATTEMPT = re.compile(r"(?:\((\d+)\))?$")
+_ATTEMPT = re.compile(r"(.*?)(?:\((\d+)\))?")
 
 
 @dataclasses.dataclass(frozen=True)
 class Pod:
     """A pod of a run, or one that is to be.
 
-    name: as in Kubernetes. task: of the compiled pipeline, such as image-example-gen. driver: whether
-    it is Kubeflow's own, before the task's. attempt: from 0. phase: Argo's: Pending, Running,
-    Succeeded, Failed or Error. message: why it waits or failed, may be empty. started and ended:
-    epoch seconds; a pod that waits has started to; ended is 0 until it has.
+    name: as in Kubernetes. task: of the compiled pipeline, such as image-example-gen. driver:
+    whether it is Kubeflow's own, before the task's. attempt: from 0. phase: Argo's: Pending,
+    Running, Succeeded, Failed or Error. message: why it waits or failed, may be empty. started and
+    ended: epoch seconds; a pod that waits has started to; ended is 0 until it has.
     """
 
     name: str
@@ -111,6 +111,26 @@ def parse(manifest: str) -> Workflow:
     )
 
 
+def events(log: object) -> list[dict[str, Any]]:
+    """The events in the log of a pod: one JSON object a line, among whatever libraries print.
+
+    Args:
+      log: as text, or where it is a single object, that.
+    """
+    if isinstance(log, dict):
+        lines: list[object] = [log]
+    else:
+        lines = [_json(line) for line in str(log).splitlines() if line.startswith("{")]
+    return [line for line in lines if isinstance(line, dict) and isinstance(line.get("event"), str)]
+
+
+def _json(line: str) -> object:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
 def _nodes(status: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if packed := status.get("compressedNodes"):
         nodes: dict[str, dict[str, Any]] = json.loads(gzip.decompress(base64.b64decode(packed)))
@@ -121,24 +141,27 @@ def _nodes(status: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _pod(workflow: str, node: Mapping[str, Any], plain: bool) -> Pod:
     # WORKFLOW.root.TASK.executor(ATTEMPT), or ...TASK-driver(ATTEMPT); (ATTEMPT) where there can be
     # several, at any part.
-    *_, before, last = ["", *node["name"].split(".")]
-    matched = _ATTEMPT.search(last)
-    assert matched is not None
-    last, task = last[: matched.start()], re.sub(_ATTEMPT, "", before)
+    parts: list[str] = ["", *node["name"].split(".")]
+    (before, _), (last, attempt) = map(_without_attempt, parts[-2:])
     driver = last != "executor"
     identity = node["id"]
     template = node.get("templateName") or ""
     unique = identity.rpartition("-")[2]
     return Pod(
         name=identity if plain or not template else f"{workflow}-{template}-{unique}",
-        task=last.removesuffix("-driver") if driver else task,
+        task=last.removesuffix("-driver") if driver else before,
         driver=driver,
-        attempt=int(matched[1] or 0),
+        attempt=attempt,
         phase=node.get("phase") or PENDING,
         message=" ".join((node.get("message") or "").split()),
         started=_seconds(node.get("startedAt")),
         ended=_seconds(node.get("finishedAt")),
     )
+
+
+def _without_attempt(part: str) -> tuple[str, int]:
+    matched = _ATTEMPT.fullmatch(part)
+    return (matched[1], int(matched[2] or 0)) if matched else (part, 0)
 
 
 def _seconds(moment: str | None) -> float:

@@ -252,14 +252,14 @@ class TestCronJobs:
                 assert argument.partition("=")[0] in shown
 
     def test_the_token_is_where_it_is_looked_for(self) -> None:
-        from kubeflow import client
+        from kubeflow import transport
 
         pod = next(pods(render(MANIFESTS / "cronjob-submit")))
         (container,) = pod["containers"]
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         (source,) = of_name(pod["volumes"], "token")["projected"]["sources"]
         token = source["serviceAccountToken"]
-        assert f"{mounts['token']}/{token['path']}" == str(client._POD_TOKEN)
+        assert f"{mounts['token']}/{token['path']}" == str(transport._POD_TOKEN)
         assert token["audience"] == "pipelines.kubeflow.org"
 
     def test_what_trying_again_does_not_help_is_not_tried_again(self) -> None:

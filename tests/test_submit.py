@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from kubeflow import client, cron
+from kubeflow import client, cron, transport
 from pipeline.errors import ConfigError, KubeflowRefused, KubeflowUnreachable
 from tests import kubeflow_stub
 from tests.cli import perennial
@@ -238,7 +238,7 @@ class TestConnection:
     ) -> None:
         stub.token = "pod"
         (tmp_path / "token").write_text("pod")
-        monkeypatch.setattr(client, "_POD_TOKEN", tmp_path / "token")
+        monkeypatch.setattr(transport, "_POD_TOKEN", tmp_path / "token")
         monkeypatch.setattr(client, "_IN_CLUSTER", stub.url)
         command = ("submit", package, "--param", "data_root=x", "--in-cluster")
         assert perennial(*command).exit_code == 0
