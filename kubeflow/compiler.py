@@ -71,7 +71,7 @@ def compile_pipeline(loaded: Loaded, *, decides: bool = False) -> Compiled:
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(path))
         text = path.read_text(encoding="utf-8")
-    return Compiled(node_pools.limit_run(text, kubeflow), nodes)
+    return Compiled(node_pools.finish(text, kubeflow), nodes)
 
 
 def _find_nodes(config: Config, pipeline_root: str) -> list[Node]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
@@ -20,7 +21,7 @@ HIDE_GPUS = "CUDA_VISIBLE_DEVICES"
 # What Kubeflow calls the longest delay is Argo's longest time from the beginning of the first try
 # to that of the last, and the deadline of every further try: with kfp's default of an hour, a
 # training of two would have none. Three years, which the deadline of the run cuts short.
-_RETRIED_FOR_S = 10**8
+_RETRIED_FOR = "100000000s"
 
 
 def check_nodes(kubeflow: KubeflowConfig, nodes: Iterable[str]) -> None:
@@ -60,7 +61,7 @@ def apply(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> None:
             num_retries=pool.retries,
             backoff_duration=f"{pool.retry_delay}s",
             backoff_factor=pool.retry_factor,
-            backoff_max_duration=f"{_RETRIED_FOR_S}s",
+            backoff_max_duration=_RETRIED_FOR,
         )
     if pool.timeout is not None:
         kubernetes.set_timeout(task, pool.timeout)
@@ -71,18 +72,19 @@ def apply(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> None:
     kubernetes.set_security_context(task, run_as_non_root=True, run_as_user=kubeflow.run_as_user)
 
 
-def limit_run(text: str, kubeflow: KubeflowConfig) -> str:
-    """Have Kubeflow end a run of the compiled pipeline after `run_timeout`.
+def finish(text: str, kubeflow: KubeflowConfig) -> str:
+    """Add to a compiled pipeline what kfp 2.16 has no name for.
 
-    That is the deadline of Argo's whole workflow, and so holds for pods that wait, too. A pod's
-    own, `timeout`, begins when it has a machine. kfp 2.16 has no name for it yet.
+    One is the deadline of a run, `run_timeout`: Argo's for the whole workflow, so that it holds for
+    pods that wait, too. A pod's own, `timeout`, begins when it has a machine. The other is how long
+    tasks are tried again, of which kfp makes an hour at most.
     """
-    if not kubeflow.run_timeout:
-        return text
     pipeline, line, platform = text.partition("\n---\n")
+    pipeline = re.sub(r"(?<=\bbackoffMaxDuration: )\d+s$", _RETRIED_FOR, pipeline, flags=re.M)
     wishes = yaml.safe_load(platform)
-    deadline = {"activeDeadlineSeconds": kubeflow.run_timeout}
-    wishes["platforms"]["kubernetes"]["pipelineConfig"] = deadline
+    if kubeflow.run_timeout:
+        deadline = {"activeDeadlineSeconds": kubeflow.run_timeout}
+        wishes["platforms"]["kubernetes"]["pipelineConfig"] = deadline
     return pipeline + line + yaml.safe_dump(wishes)
 
 
