@@ -95,7 +95,8 @@ def compile_pipeline(loaded: Loaded, *, decides: bool = False) -> Compiled:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(made.function(), str(path))
-        return Compiled(path.read_text(encoding="utf-8"), pods)
+        text = path.read_text(encoding="utf-8")
+    return Compiled(node_pools.finish(text, kubeflow), pods)
 
 
 def _find_nodes(config: Config, pipeline_root: str) -> list[Node]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import progress
-from kubeflow import imports, logs
+from kubeflow import imports, logs, supervisor
 from pipeline.console import Console
 from pipeline.errors import INTERRUPTED, UNEXPECTED, ConfigError, UserError
 
@@ -177,7 +177,7 @@ def _run(ir: Pipeline, record: Mapping[str, Any] | None, options: argparse.Names
     from tfx.proto.orchestration import executable_spec_pb2
 
     from kubeflow import plan
-    from kubeflow.patient_metadata import PatientMetadata
+    from kubeflow.patient_metadata import PatientMetadata, loss_told_apart
 
     handle = PatientMetadata(os.environ)
     nodes = [plan.find(ir, each) for each in options.run]
@@ -198,7 +198,7 @@ def _run(ir: Pipeline, record: Mapping[str, Any] | None, options: argparse.Names
 
     runner = NodeRunner(ir, handle, undo=undo, log="the lines above")
     done, earlier = [], set()
-    with runner.interruptible():
+    with loss_told_apart(), runner.interruptible():
         for node in nodes:
             with logs.of_node(node.node_info.id):
                 finished = attempts.clean_up(handle, ir, node)
@@ -213,8 +213,9 @@ def _run(ir: Pipeline, record: Mapping[str, Any] | None, options: argparse.Names
 
 def _failed(kind: str, message: str, exit_code: int) -> int:
     progress.report("error", kind=kind, message=message, exit_code=exit_code)
+    logs.write_last_words(message)
     return exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(supervisor.run(main, os.environ))

@@ -7,7 +7,9 @@ import datetime
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 from components import progress
@@ -15,6 +17,15 @@ from pipeline.noise import records_to
 
 # They tell at INFO what they are made of, for pages.
 _WORDY = ("absl", "apache_beam", "tensorflow")
+# Nobody who reads a pod's log can act on them: what a library calls of another one, and what it
+# does in place of what this installation of ML Metadata lacks.
+_DEPRECATED = re.compile(r": (?:Pending)?(?:Deprecation|Future)Warning: ")
+_KNOWN = (
+    "metadata_connection_config is not provided by IR",
+    "Fallback to non-ZetaSQL ",
+)
+_LAST_WORDS = Path("/dev/termination-log")
+_LONGEST_LAST_WORDS = 2000  # bytes; Kubernetes keeps 4 KB
 
 
 @contextlib.contextmanager
@@ -36,7 +47,7 @@ def as_json() -> Iterator[TextIO]:
 def _logging_to(stdout: TextIO) -> Iterator[None]:
     handler = logging.StreamHandler(stdout)
     handler.setFormatter(_Formatter())
-    handler.addFilter(lambda record: record.name != progress.LOGGER.name)  # has its own rendering
+    handler.addFilter(_worth_telling)
     with records_to(handler, _WORDY):
         yield
 
@@ -67,6 +78,15 @@ class _OfNode(logging.Filter):
         return True
 
 
+def _worth_telling(record: logging.LogRecord) -> bool:
+    if record.name == progress.LOGGER.name:  # has its own rendering
+        return False
+    message = record.getMessage()
+    if record.name == "py.warnings":
+        return not _DEPRECATED.search(message)
+    return not (record.name == "absl" and message.startswith(_KNOWN))
+
+
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
@@ -82,3 +102,14 @@ class _Formatter(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+def write_last_words(message: str) -> None:
+    """Give Kubernetes the reason of a failure, which Argo then shows beside the node.
+
+    Does nothing outside of a pod.
+    """
+    words = message.encode()[:_LONGEST_LAST_WORDS].decode(errors="ignore")
+    with contextlib.suppress(OSError):
+        if _LAST_WORDS.exists():
+            _LAST_WORDS.write_text(words, encoding="utf-8")

@@ -56,6 +56,19 @@ def write(
         written[REPORT] = _artifact(outputs, REPORT)
     artifacts = {name: {"artifacts": [artifact]} for name, artifact in written.items()}
     write_file(Path(outputs["outputFile"]), json.dumps({"artifacts": artifacts}))
+    if outcome := _outcome(result):
+        page = {REPORT: written[REPORT]["uri"]} if report is not None else {}
+        progress.report("outcome", **outcome, **page)
+
+
+def _outcome(result: NodeResult) -> dict[str, Any]:
+    """What whoever waits for the run is told of it."""
+    if _PUSHED in result.outputs:
+        return {"pushed": _pushed(result)}
+    if _EVALUATION in result.outputs:
+        known = ("accuracy", "baseline_accuracy", "blessed")
+        return {name: value for name, value in _metrics(result).items() if name in known}
+    return {}
 
 
 def write_file(path: Path, text: str) -> None:

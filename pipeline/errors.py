@@ -97,6 +97,13 @@ class KubeflowRefused(UserError):
     meaning = "Kubeflow refused the request"
 
 
+class DatabaseLost(UserError):
+    """An ML Metadata database that a node of a Kubeflow run does not reach, or not any more."""
+
+    exit_code = 12
+    meaning = "the database of ML Metadata is out of reach"
+
+
 EXIT_CODES: dict[int, str] = {
     0: "pushed, or nothing to do",
     UNEXPECTED: "unexpected failure",

@@ -584,15 +584,23 @@ class Pool(Surroundings):
         default=None, description="Size of /dev/shm; it counts as memory of the pod."
     )
     timeout: int | None = Field(
-        default=None, ge=1, description="Seconds after which a pod is given up; unset: never."
+        default=None,
+        ge=1,
+        description="Seconds after which a pod that has a machine is given up; unset: never. For "
+        "one that waits there is kubeflow.start_timeout.",
     )
-    retries: int = Field(default=2, ge=0, le=100, description="Further tries of a failed pod.")
+    retries: int = Field(
+        default=2,
+        ge=0,
+        le=100,
+        description="Further tries after an accident: a pod that was deleted or lost its machine, "
+        "a process that a signal ended, a database that went away. Bad settings, bad data and a "
+        "model that is not blessed are none.",
+    )
     retry_delay: int = Field(default=60, ge=0, le=3600, description="Seconds before the first one.")
-    retry_factor: float = Field(
-        default=2.0, ge=1, description="How the delay grows from try to try."
-    )
-    retry_max_delay: int = Field(
-        default=3600, ge=0, le=3600, description="Longest delay in seconds."
+    # Argo takes no fractions.
+    retry_factor: int = Field(
+        default=2, ge=1, le=10, description="How the delay grows from try to try."
     )
 
     @model_validator(mode="after")
@@ -688,6 +696,23 @@ class KubeflowConfig(Surroundings):
         BeforeValidator(_with_default_pool),
     ] = Field(default={}, description="Pools by name; there always is one called cpu.")
     spot: Spot | None = Field(default=None, description="How spot machines are found.")
+    autoscaled: bool = Field(
+        default=False,
+        description="Whether machines are made on demand, so that a pool may have none.",
+    )
+    run_timeout: int = Field(
+        default=86_400,
+        ge=0,
+        le=2**31 - 1,
+        description="Seconds after which Kubeflow ends a run, whatever its pods wait for; 0: "
+        "never, and for Kubeflow before 2.17, which does not know this.",
+    )
+    start_timeout: int = Field(
+        default=3600,
+        ge=60,
+        description="Seconds that a pod may wait to start, for a machine, its image or a volume, "
+        "until `perennial watch` or `perennial submit --wait` ends its run.",
+    )
 
     @model_validator(mode="after")
     def _knows_its_pools(self) -> Self:
