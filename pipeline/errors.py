@@ -97,6 +97,13 @@ class KubeflowRefused(UserError):
     meaning = "Kubeflow refused the request"
 
 
+class KubernetesUnreachable(UserError):
+    """A cluster whose API server does not answer."""
+
+    exit_code = 12
+    meaning = "Kubernetes does not answer"
+
+
 EXIT_CODES: dict[int, str] = {
     0: "pushed, or nothing to do",
     UNEXPECTED: "unexpected failure",
