@@ -172,7 +172,7 @@ class TestWithServer:
         with socket.socket() as nobody:
             nobody.bind(("127.0.0.1", 0))
             at = f"127.0.0.1:{nobody.getsockname()[1]}"
-            with pytest.raises(PromotionFailed, match="the old one is back in force"):
+            with pytest.raises(PromotionFailed, match="The old configuration is back in force"):
                 promotion.promote(target, 2, STABLE, (at,), timeout=1.0)
         assert not Path(target.config).exists()
 

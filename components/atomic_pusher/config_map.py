@@ -22,6 +22,7 @@ _KEY = re.compile(r"[-._a-zA-Z0-9]+")
 TIMEOUT = (5, 20)  # s to connect, and for an answer
 _RETRIES = 2
 _CONFLICT = 409
+_IN_POD = "KUBERNETES_SERVICE_HOST"
 
 Json = dict[str, Any]
 
@@ -73,24 +74,28 @@ def is_config_map(location: str) -> bool:
     return location.startswith(SCHEME)
 
 
-@functools.cache
 def connection() -> Any:
     """A client of the cluster that KUBECONFIG names, else of the pod's own, else of ~/.kube/config.
 
     Raises:
         ClusterError: none is named, or what is named cannot be used.
     """
+    return _connection(os.environ.get("KUBECONFIG") or None, os.environ.get(_IN_POD))
+
+
+@functools.cache
+def _connection(kubeconfig: str | None, host: str | None) -> Any:
     import kubernetes
+    import yaml
     from kubernetes.config.config_exception import ConfigException
 
     settings = kubernetes.client.Configuration()
-    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and not os.environ.get("KUBECONFIG")
     try:
-        if in_pod:
+        if host and not kubeconfig:
             kubernetes.config.load_incluster_config(client_configuration=settings)
         else:
-            kubernetes.config.load_kube_config(client_configuration=settings)
-    except (ConfigException, OSError, ValueError, TypeError, KeyError) as error:
+            kubernetes.config.load_kube_config(kubeconfig, client_configuration=settings)
+    except (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ClusterError(
             f"no cluster is named: {reason}; set KUBECONFIG, or run it in a pod with a token"

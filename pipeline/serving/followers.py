@@ -20,10 +20,16 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.2
 _LIST_SECONDS = 1.0
 _REACH_SECONDS = 5.0
+_TURN_SECONDS = 10.0  # for one server, before it is looked who there is
+_LATER = ("DEADLINE_EXCEEDED", "UNAVAILABLE")
 _PORT_NAME = "grpc"
 _SERVICE_LABEL = "kubernetes.io/service-name"
 # A changed annotation lets kubelet look at the pod, and so at the ConfigMaps in it, at once.
 TOUCHED = "perennial/models-config"
+
+
+class _NotYetError(PromotionFailed):
+    """A server that may follow later."""
 
 
 class Followers(abc.ABC):
@@ -63,19 +69,19 @@ class Followers(abc.ABC):
             for name in left:
                 remaining = max(0.0, deadline - time.monotonic())
                 try:
-                    _wait(name, found[name], model, expected, remaining)
+                    _wait(name, found[name], model, expected, min(remaining, _TURN_SECONDS))
                     done.add(name)
                     progress.report("note", text=f"{name} serves {_told(expected)}")
                 except PromotionFailed as error:
                     if name not in self._found(default=found):
                         continue
-                    if not _hung_up(error) or time.monotonic() > deadline:
+                    if not isinstance(error, _NotYetError):
                         raise
-                    time.sleep(_LIST_SECONDS)
-            if not left:
-                if time.monotonic() > deadline:
-                    raise PromotionFailed(self._nobody(timeout))
-                time.sleep(_LIST_SECONDS)
+                    if time.monotonic() > deadline:
+                        raise PromotionFailed(f"{error} after {timeout:g} s") from error
+            if not left and time.monotonic() > deadline:
+                raise PromotionFailed(self._nobody(timeout))
+            time.sleep(_LIST_SECONDS)
 
     def _found(self, default: Mapping[str, str] | None = None) -> Mapping[str, str]:
         try:
@@ -201,21 +207,22 @@ def _wait(name: str, server: str, model: str, expected: Serving, timeout: float)
     # Without a label the highest version answers, once those that are dropped are gone.
     wanted = [*expected.labels.items(), ("", loaded[-1])]
     try:
-        with Client(host, int(port), 0, timeout=max(1.0, min(timeout, 30.0))) as client:
+        with Client(host, int(port), 0, timeout=max(1.0, timeout)) as client:
             for version in loaded:
                 client.wait_available(model, version, max(0.0, deadline - time.monotonic()))
                 _smoke(client, model, version=version)
             for label, version in wanted:
                 while (found := _answering(client, model, label)) != version:
                     if time.monotonic() > deadline:
-                        raise PromotionFailed(
-                            f"{name} still answers for the label {label!r} with {found} and not "
-                            f"with version {version} after {timeout:g} s; does it follow this "
-                            "configuration?"
+                        raise _NotYetError(
+                            f"{name} answers for the label {label!r} with {found} and not with "
+                            f"version {version} (does it follow this configuration?)"
                         )
                     time.sleep(_POLL_SECONDS)
     except ServingError as error:
-        raise PromotionFailed(
+        # UNAVAILABLE is a server that is being stopped, perhaps before it is unlisted.
+        kind = _NotYetError if error.code in _LATER else PromotionFailed
+        raise kind(
             f"{name} does not serve the new configuration: {error.code}: {error.message}"
         ) from error
 
@@ -224,11 +231,6 @@ def _told(expected: Serving) -> str:
     labels = {number: label for label, number in expected.labels.items()}
     each = (f"{n} ({labels[n]})" if n in labels else f"{n}" for n in sorted(expected.loaded or ()))
     return f"version {', '.join(each)}"
-
-
-def _hung_up(error: PromotionFailed) -> bool:
-    """Whether it is what a server that is being stopped does, perhaps before it is unlisted."""
-    return getattr(error.__cause__, "code", "") == "UNAVAILABLE"
 
 
 def _answering(client: Any, model: str, label: str) -> str | int:

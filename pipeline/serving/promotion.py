@@ -264,7 +264,7 @@ def _switch(
     except ChangedMeanwhileError:
         raise
     except BaseException as error:
-        left = change.put_back(f"failed: {error or type(error).__name__}")
+        left = change.put_back(f"failed: {str(error) or type(error).__name__}")
         if isinstance(error, ClusterError) and not change.written:
             raise user_error(error, target.config) from error
         if isinstance(error, PromotionFailed | ClusterError):
