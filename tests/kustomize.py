@@ -47,6 +47,11 @@ def _accumulate(folder: Path, resources: list[Resource], components: Sequence[Pa
         for resource in resources:
             if resource["kind"] not in _CLUSTER_WIDE:
                 resource["metadata"]["namespace"] = kustomization["namespace"]
+        accounts = {r["metadata"]["name"] for r in resources if r["kind"] == "ServiceAccount"}
+        for resource in resources:
+            for subject in resource.get("subjects", ()):
+                if subject["name"] in accounts:
+                    subject["namespace"] = kustomization["namespace"]
 
 
 def _generate(folder: Path, generator: Resource, resources: list[Resource]) -> None:
@@ -82,10 +87,16 @@ def _operate(resource: Any, op: str, path: str, value: Any = None) -> None:
             raise ValueError(f"{path} is {resource[key]}, not {value}")
     elif op == "add" and last == "-":
         resource.append(copy.deepcopy(value))
-    elif op == "add" or (op == "replace" and key in resource):
+    elif op == "add" and isinstance(resource, list):
+        raise ValueError("of lists only the end can be added to")
+    elif op == "add" or (op == "replace" and _has(resource, key)):
         resource[key] = copy.deepcopy(value)
     else:
         raise ValueError(f"{op} {path}")
+
+
+def _has(resource: Any, key: Any) -> bool:
+    return key < len(resource) if isinstance(resource, list) else key in resource
 
 
 def _find(resources: list[Resource], kind: str, name: str) -> Resource:
