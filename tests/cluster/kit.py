@@ -139,13 +139,13 @@ def job(
 
     claims: names of claims by where they are mounted. files: a ConfigMap to be mounted at /files.
     """
-    volumes = [{"name": "tmp", "emptyDir": {}}]
+    volumes: list[Resource] = [{"name": "tmp", "emptyDir": {}}]
     mounts = [{"name": "tmp", "mountPath": "/tmp"}]
     for path, claim in (claims or {}).items():
-        volumes.append({"name": claim, "persistentVolumeClaim": {"claimName": claim}})  # type: ignore[dict-item]
+        volumes.append({"name": claim, "persistentVolumeClaim": {"claimName": claim}})
         mounts.append({"name": claim, "mountPath": path})
     if files:
-        volumes.append({"name": "files", "configMap": {"name": files}})  # type: ignore[dict-item]
+        volumes.append({"name": "files", "configMap": {"name": files}})
         mounts.append({"name": "files", "mountPath": "/files"})
     pod: Resource = {
         "restartPolicy": "Never",
