@@ -103,7 +103,12 @@ def pods(cluster: Stub, tmp_path: Path) -> Iterator[list[ModelServer]]:
         found = [stack.enter_context(pod(tmp_path / n, cluster.text)) for n in ("pod-a", "pod-b")]
         for name, (server, _) in zip(("pod-a", "pod-b"), found, strict=True):
             cluster.serve(name, server.grpc_port)
-        cluster.on_change = lambda text: [bring(text) for _, bring in found] and None
+
+        def kubelet(text: str) -> None:
+            for _, bring in found:
+                bring(text)
+
+        cluster.on_change = kubelet
         yield [server for server, _ in found]
 
 

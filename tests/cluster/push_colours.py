@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,8 +12,7 @@ from components.atomic_pusher import filesystem
 
 def main() -> None:
     """Push into an empty folder."""
-    from tiny_export import export_colour_model  # mounted beside this file
-
+    tiny_export = importlib.import_module("tiny_export")  # mounted beside this file
     base = Path("/models/perennial")
     shutil.rmtree(base, ignore_errors=True)
     for number in (1, 2, 3):
@@ -20,7 +20,7 @@ def main() -> None:
         if number == 3:
             (model / "saved_model.pb").write_bytes(b"junk")
         else:
-            export_colour_model(model, sharpness=float(number))
+            tiny_export.export_colour_model(model, sharpness=float(number))
         version = filesystem.push(model, base, {"run": f"run-{number}"}, 10, lambda: ())
         print(f"pushed {version}", flush=True)
 
