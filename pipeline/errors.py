@@ -100,8 +100,15 @@ class KubeflowRefused(UserError):
 class DatabaseLost(UserError):
     """An ML Metadata database that a node of a Kubeflow run does not reach, or not any more."""
 
-    exit_code = 12
+    exit_code = 14
     meaning = "the database of ML Metadata is out of reach"
+
+
+class KubernetesUnreachable(UserError):
+    """A cluster whose API server does not answer."""
+
+    exit_code = 13
+    meaning = "Kubernetes does not answer"
 
 
 EXIT_CODES: dict[int, str] = {

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from components.atomic_pusher import config_map
 from components.image_evaluator.bounds import Bounds
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
@@ -368,10 +369,29 @@ class PushConfig(Section):
     )
     served_config: Annotated[str | None, LOCATION] = Field(
         default=None,
-        description="Model configuration that names the served versions; unset: models.config "
-        "beside push.directory.",
+        description="Model configuration that names the served versions, also in a ConfigMap: "
+        "configmap://NAMESPACE/NAME; unset: models.config beside push.directory.",
+    )
+    promote: Literal["none", "canary", "stable"] = Field(
+        default="none",
+        description="Label that the Pusher itself gives a version in the ConfigMap that "
+        "served_config names; the first version is stable in any case, but for none.",
     )
     signing: SigningConfig = Field(default=SigningConfig(), description="Signed versions.")
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        where = self.served_config or ""
+        if config_map.is_config_map(where):
+            config_map.Place.parse(where)
+        elif self.promote != "none":
+            raise ValueError(
+                "promote needs served_config = configmap://NAMESPACE/NAME: of no other place is "
+                "it known which servers follow it"
+            )
+        if config_map.is_config_map(self.directory or ""):
+            raise ValueError("directory must be a folder or a URI, not a ConfigMap")
+        return self
 
 
 class DriftConfig(Section):
