@@ -38,7 +38,7 @@ from tfx.types import Artifact
 from components import progress
 from components.errors import BadDataError, NotServableError, PushRefusedError
 from pipeline import usage
-from pipeline.errors import DataError, NodeFailed, NotBlessed, UserError
+from pipeline.errors import DataError, NodeFailed, NotBlessed, UserError, data_error
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -395,7 +395,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _blame_on_data(error: BaseException) -> DataError | None:
     text = _without_beam(str(error))
     if isinstance(error, BadDataError):
-        return DataError(text, error.findings)
+        return data_error(error, text)
     # Beam workers and TensorFlow pass an exception on as text only.
     quoted = re.search(rf"\b{BadDataError.__name__}: (.+)", text)
     return DataError(quoted[1]) if quoted else None

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from tests.cli import process, sets
+from tests.cli import UNGATED, process, sets
 from tests.kubeflow_cluster import PLAN, Cluster, Pod
 from tests.test_e2e import TINY
 
@@ -24,11 +24,13 @@ pytestmark = pytest.mark.timeout(1800)
 
 SETTINGS = {
     "evaluate.min_accuracy": "0.2",
+    **{f"evaluate.{name}": str(value) for name, value in UNGATED.items()},
     "infra_validation.examples": "1",
     "train.batch_size": "16",
     **{key: str(value) for key, value in TINY.items()},
 }
 POOLS = {
+    "data.source": "digits",
     "kubeflow.image": "registry.example/perennial:1.2.0",
     "kubeflow.pipeline_root": "/nowhere",
     "kubeflow.parameters": '["train.epochs", "train.seed", "evaluate.max_accuracy_drop"]',

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from components.errors import BadDataError
+from components.errors import BadDataError, DataLossError
 from components.wording import other_files, quoted
 
 FILE_NAME = "accounting.json"
@@ -86,6 +86,21 @@ class Accounting:
                     f"{root}: the {split} split has no image of {quoted(missing)}; "
                     f"add images of these classes or raise data.{split}"
                 )
+
+    def check_eval(self, fewest: int, root: str) -> None:
+        """Raise DataLossError where too few eval images are of other classes than the largest.
+
+        An image of the largest class does not tell a model from the answer that is always that
+        class. Of N others that a perfect model has all right, chance explains 1 / 2^N.
+        """
+        counts = self.splits.get("eval", {}).values()
+        others = sum(counts) - max(counts, default=0)
+        if others < fewest:
+            raise DataLossError(
+                f"{root}: the eval split is too small to tell a good model from none: "
+                f"{others} of its {sum(counts)} images are outside its largest class, fewer than "
+                f"data.min_eval = {fewest}; add images, raise data.eval, or set data.min_eval"
+            )
 
 
 def write_accounting(accounting: Accounting, examples_uri: str) -> None:

@@ -79,6 +79,7 @@ class Ingest:
             found = f"only one class, {record.classes[0]!r}" if record.classes else "no class"
             raise BadDataError(f"{source}: {found}; a classifier needs two with images at least")
         record.check_splits(splits, source)
+        record.check_eval(options.min_eval, source)
 
 
 def ingest(

@@ -15,6 +15,7 @@ from components.progress import Counter
 
 INPUTS_FILE = "inputs.jsonl"  # in an Examples artifact: every input and its fate
 
+QUARANTINED = "quarantined"
 OUTSIDE = "of spans before the window"
 
 # An image that is in several splits stays where it is held out, so that these stay comparable.
@@ -58,7 +59,7 @@ class Input:
     def fate(self) -> str:
         """What became of it, in a word: the name of its split, or why it is in none."""
         if self.problem:
-            return "quarantined"
+            return QUARANTINED
         if self.is_outside:
             return OUTSIDE
         return "duplicate" if self.duplicate_of else self.split

@@ -19,7 +19,7 @@ from pipeline.commands.options import (
     load,
 )
 from pipeline.console import Console
-from pipeline.errors import DataError
+from pipeline.errors import data_error
 from pipeline.noise import quiet
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def check(
             console.summary(_rows(result), {**record, "quarantine": result.quarantine})
             result.check(split_names(data.splits, result.accounting), data.source, data.options)
         except BadDataError as error:
-            raise DataError(str(error)) from error
+            raise data_error(error) from error
 
 
 def _rows(result: Ingest) -> list[tuple[str, str]]:
