@@ -146,20 +146,19 @@ class TestWhatLearnedSomething:
     def test_each_can_be_loosened(self) -> None:
         constant = sure(np.zeros(80, int), 2, 0.95)
         assert failed(decide(balanced(2, 40), constant)) == {*LEARNED}
+        ungated: dict[str, Any] = {**UNGATED}
         for name in LEARNED:
-            loosened = decide(balanced(2, 40), constant, **{name: UNGATED[name]})
+            loosened = decide(balanced(2, 40), constant, **{name: ungated[name]})
             assert failed(loosened) == {*LEARNED} - {name}
             assert name not in [check.name for check in loosened.checks]
-        assert decide(balanced(2, 40), constant, **UNGATED).blessed
+        assert decide(balanced(2, 40), constant, **ungated).blessed
 
 
 class TestTheLargestClass:
-    def test_is_that_of_train(self) -> None:
-        """Fewer of the images that judge are of it, so that the other is harder to beat."""
+    def test_may_be_another_than_that_of_train(self) -> None:
+        """More of the images that judge are ants, so that these are harder to beat than bees."""
         labels = np.repeat([0, 1], [60, 40])
         answers = np.where(np.arange(100) < 55, 0, 1)
-        verdict = decide(labels, sure(answers, 2), {"ant": 1, "bee": 99}, **UNGATED)
-        assert not failed(verdict)
         (line,) = (
             check
             for check in decide(labels, sure(answers, 2), {"ant": 1, "bee": 99}).checks

@@ -37,7 +37,7 @@ def beats_largest_class(
         gained, lost = right - both, support.get(name, 0) - both
         # The chance that answers which are no better gain as many.
         found.append((chance.mcnemar(gained, lost, model.examples), name, gained, lost))
-    p, name, gained, lost = max(found)
+    p, name, gained, lost = max(found, key=lambda each: each[0])  # of equal ones train's
     passed = p <= level
     reason = (
         f"right on {right:,} of {model.examples:,} images, always answering {name!r} on "

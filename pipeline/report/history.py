@@ -69,7 +69,7 @@ def find(workspace: Workspace, name: str) -> Run:
 
 
 def find_finished(workspace: Workspace) -> Run:
-    """Find the latest run that has a verdict, pushed or not. Raises ConfigError where there is none."""
+    """Find the latest run that has a verdict, pushed or not. Raises ConfigError without one."""
     find(workspace, LATEST)
     for run in runs(workspace):
         if run.state in (State.PUSHED, State.REJECTED):
