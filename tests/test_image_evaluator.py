@@ -199,6 +199,13 @@ class TestFirstModel:
         assert test.metrics["accuracy"].value == 0.75
         assert all("test" not in check.reason for check in outputs.verdict.checks)
 
+    def test_a_dated_span_is_called_by_its_date(self) -> None:
+        example = tf.train.Example.FromString(colour_records(1)[0])
+        for name, value in ((features.ASPECT, 1.0), (features.MEAN, 99.0)):
+            example.features.feature[name].float_list.value[:] = [value]
+        assert analysis._properties(example, {0: "2026-05-01"})["span"] == "2026-05-01"
+        assert analysis._properties(example, {})["span"] == "0"
+
     def test_slices_follow_from_the_images(self, outputs: Evaluated) -> None:
         support = {(s.feature, s.value): s.support for s in outputs.figures.candidate.slices}
         assert support["size", "under 64 px"] == support["size", "64-127 px"] == 60
@@ -416,7 +423,7 @@ class TestMemory:
         large = [record(noise(3_000_000, seed), "red", f"{seed}.bmp") for seed in range(8)]
         examples = write_examples(tmp_path, {"eval": [*small, *large]}, shards=1)
         (shard,) = executor._shards(examples, "eval")
-        batches = [batch[tfma.INPUT_KEY] for batch in analysis.read_batches(shard)]
+        batches = [batch[tfma.INPUT_KEY] for batch in analysis.read_batches(shard, {})]
         assert [each for batch in batches for each in batch] == [*small, *large]
         assert max(len(batch) for batch in batches) == analysis.BATCH
         assert max(sum(map(len, batch)) for batch in batches) <= analysis.BATCH_BYTES
@@ -428,8 +435,8 @@ class TestMemory:
         held: list[int] = []
         whole = analysis._extracts
 
-        def watched(records: list[bytes]) -> dict[str, Any]:
-            extracts = whole(records)
+        def watched(records: list[bytes], spans: Mapping[int, str]) -> dict[str, Any]:
+            extracts = whole(records, spans)
             batches.append(weakref.ref(extracts[tfma.INPUT_KEY]))
             held.append(sum(batch() is not None for batch in batches))
             return extracts

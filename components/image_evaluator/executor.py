@@ -120,6 +120,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     images=accounting.examples(split),
                     models=models if split == EVAL else {CANDIDATE: models[CANDIDATE]},
                     classes=classes,
+                    spans=dict(zip(accounting.spans, accounting.span_names, strict=False)),
                     output=output if split == EVAL else os.path.join(output, split),
                     predictions=part,
                 )

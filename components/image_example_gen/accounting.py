@@ -32,6 +32,7 @@ class Accounting:
       ignored: number of files that are no inputs, by reason.
       normalized: number of examples by what was changed in them.
       spans: numbers of the spans that were read.
+      span_names: the same as people know them, such as dates.
       held_out: digest of the images and labels of each split that is not trained on: equal ones
         make the figures of two models comparable.
       near_duplicates: pairs of examples that look the same: "pairs", and of them "across_splits"
@@ -47,6 +48,7 @@ class Accounting:
     ignored: dict[str, int] = dataclasses.field(default_factory=dict)
     normalized: dict[str, int] = dataclasses.field(default_factory=dict)
     spans: list[int] = dataclasses.field(default_factory=list)
+    span_names: list[str] = dataclasses.field(default_factory=list)
     held_out: dict[str, str] = dataclasses.field(default_factory=dict)
     near_duplicates: dict[str, int] = dataclasses.field(default_factory=dict)
     findings: list[str] = dataclasses.field(default_factory=list)

@@ -97,7 +97,7 @@ def _rows(result: Ingest) -> list[tuple[str, str]]:
     if (more := len(result.quarantine) - MAX_SHOWN) > 0:
         rows.append(("", f"... and {more:,} more; --quarantine FILE writes them all"))
     if len(record.spans) > 1 or record.spans != [0]:
-        rows.append(("Spans", ", ".join(map(str, record.spans))))
+        rows.append(("Spans", ", ".join(record.span_names)))
     rows += [("Look at", finding) for finding in record.findings]
     return rows
 

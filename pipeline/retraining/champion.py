@@ -127,6 +127,8 @@ def differences(champion: Champion, given: Loaded, used: Loaded) -> list[str]:
         )
         before["train.recipe"] = champion.recipe
     for key, value in items(used.config, used.origins):
+        if key.startswith(_MODEL) and not champion.shares_recipe(given):
+            continue  # all of them
         theirs = champion.values.get(key)
         if used.origins[key] == champion.origin:
             if key in before and before[key] != value:
