@@ -24,6 +24,7 @@ from tests.cli import command, sets, ungated
 from tests.test_e2e import TINY
 
 MADE = datetime.datetime(2026, 5, 1, 3, tzinfo=datetime.UTC)
+PHOTOS = {"data.source": "gs://bucket/photos"}  # no preset, and nothing to look at
 RUN = "20260501-030000-abcd"
 
 Champion = Callable[..., None]
@@ -34,7 +35,7 @@ def champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Champion:
     """Makes the champion one of a run with the given settings."""
 
     def make(settings: Mapping[str, Any], run: str = RUN, **changed: Any) -> None:
-        loaded = load(None, {"workspace": str(tmp_path), **settings})
+        loaded = load(None, {"workspace": str(tmp_path), **PHOTOS, **settings})
         workspace = Workspace(tmp_path)
         record = {
             key: {"value": value, "origin": loaded.origins[key]}
@@ -56,9 +57,8 @@ def prepared(tmp_path: Path) -> Callable[..., Prepared]:
     """The configuration of a retraining for which these settings are given."""
 
     def make(**given: Any) -> Prepared:
-        settings = {"workspace": str(tmp_path)} | {
-            k.replace("__", "."): v for k, v in given.items()
-        }
+        settings = {"workspace": str(tmp_path), **PHOTOS}
+        settings |= {key.replace("__", "."): value for key, value in given.items()}
 
         def load_with(
             above: Sequence[str] = (), below: Mapping[str, Mapping[str, object]] | None = None
@@ -131,13 +131,13 @@ class TestSettings:
         assert any("train.recipe = bit is given and the champion's is vit" in n for n in notes)
 
     def test_auto_is_the_champion_s_recipe(
-        self, champion: Champion, prepared: Callable[..., Prepared], tmp_path: Path
+        self, champion: Champion, prepared: Callable[..., Prepared]
     ) -> None:
         champion({"train.recipe": "fixres"})
         loaded, notes = prepared(train__recipe="auto")
         assert loaded.config.train.recipe == "fixres"
         assert loaded.config.train.warm_start
-        chosen = load(None, {"train.recipe": "auto", "workspace": str(tmp_path)}).config
+        chosen = load(None, {"train.recipe": "auto", **PHOTOS}).config
         assert chosen.train.recipe != "fixres"
         assert any(f"auto would choose {chosen.train.recipe} now" in note for note in notes)
 
@@ -156,11 +156,12 @@ class TestSettings:
                 "validation.warn": ["*"],
             }
         )
-        loaded, _ = prepared()
+        (tmp_path / "data").mkdir()
+        loaded, _ = prepared(data__source=source)
         config = loaded.config
         assert config.data.source == source
         assert (config.data.first_span, config.data.last_span) == (None, None)
-        assert (config.data.spans, config.data.held_out) == (1, "window")
+        assert (config.data.spans, config.data.held_out) == (10_000, "all")
         assert config.retrain.promote == "canary"
         assert len(config.notify.on) == 4
         assert config.kubeflow.run_as_user is None
