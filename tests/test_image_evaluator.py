@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
@@ -374,24 +373,6 @@ class TestByDefault:
 
 
 class TestBadInput:
-    @pytest.mark.parametrize(
-        ("rows", "names", "words"),
-        [
-            ([[2.0, -1.0], [0.5, 0.5]], 2, "not shares that add up to 1 for 1 of 2 images"),
-            ([[0.4, 0.4], [3.0, 9.0]], 2, "not shares that add up to 1 for 2 of 2 images"),
-            ([[float("inf"), 0.0], [0.5, 0.5]], 2, "no numbers for 1 of 2 images"),
-            ([[0.5, 0.5], [0.9, 0.1]], 3, "gives 2 probabilities for an image, and its"),
-        ],
-    )
-    def test_what_is_no_distribution_over_the_classes(
-        self, rows: list[list[float]], names: int, words: str
-    ) -> None:
-        values = {"label": [0, 1], "candidate": rows, "filename": ["a", "b"]}
-        filled = {name: values.get(name, [None] * 2) for name in analysis.SCHEMA.names}
-        table = pa.table(filled, schema=analysis.SCHEMA)
-        with pytest.raises(NotServableError, match=words):
-            executor._check_predictions(table, {analysis.CANDIDATE: ["any"] * names})
-
     def test_a_class_that_the_model_does_not_know(self, evaluate: Evaluate, tmp_path: Path) -> None:
         odd = record(encoded("red", 0), "purple", "purple/1.png")
         examples = write_examples(tmp_path, {"eval": [*colour_records(2), odd]})

@@ -151,10 +151,14 @@ def test_the_latest_run_is_one_that_finished(images: Path, tmp_path: Path) -> No
     def run(run_id: str, state: str) -> None:
         folder = tmp_path / "runs" / run_id
         folder.mkdir(parents=True)
-        record = {"run_id": run_id, "started": "2026-05-01T03:00:00+00:00", "state": state}
+        record: dict[str, Any] = {
+            "run_id": run_id,
+            "started": "2026-05-01T03:00:00+00:00",
+            "state": state,
+        }
         record |= {"name": "perennial", "recipe": "vit", "settings": {}}
-        data, code = {"source": "digits"}, {"versions": {}}
-        (folder / "run.json").write_text(json.dumps({**record, "data": data, "code": code}))
+        record |= {"data": {"source": "digits"}, "code": {"versions": {}}}
+        (folder / "run.json").write_text(json.dumps(record))
 
     def answer() -> str:
         result = invoke("latest", images / "red.tiff", "--workspace", tmp_path)

@@ -15,7 +15,7 @@ from components.errors import BadDataError
 from components.image_example_gen import spans as source_spans
 from components.image_example_gen.inputs import INPUTS_FILE
 from pipeline.errors import DataLost, data_error
-from pipeline.retraining import drift_report, inventory, journal, judged, losses
+from pipeline.retraining import drift_report, inventory, journal, judged, losses, notify
 from pipeline.retraining.decision import Decision, Situation, decide
 from pipeline.retraining.drift_report import Drift
 from pipeline.retraining.inventory import Inventory, News
@@ -58,11 +58,12 @@ def decide_in_cluster(
     """
     now = datetime.datetime.now(datetime.UTC)
     place = Place(connection, storage.join(pipeline_root, journal.FILE))
-    situation = look(config, place, now, force)
     try:
+        situation = look(config, place, now, force)
         check_losses(situation, config)
-    except DataLost as error:
+    except Exception as error:
         stopped(place, now, error)
+        notify.send(config.notify, "failed", config.name, str(error))
         raise
     decision = decide(situation, config.retrain)
     record(place, decision, situation)
