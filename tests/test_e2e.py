@@ -25,6 +25,7 @@ PACKAGES = ("pipeline", "components", "trainer_module", "kubeflow")
 # Enough to go through every node, not enough to learn much.
 SMALL = (
     *("--epochs", "1", "--set", "evaluate.min_accuracy=0.01", "--set", "train.batch_size=16"),
+    *("--set", "data.min_eval=0"),
     *ungated(),
 )
 TINY = {
