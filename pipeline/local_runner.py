@@ -46,6 +46,7 @@ from pipeline.errors import (
     NotBlessed,
     PromotionFailed,
     UserError,
+    data_error,
 )
 from pipeline.workspace import Workspace
 
@@ -406,7 +407,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _blame_on_data(error: BaseException) -> DataError | None:
     text = _without_beam(str(error))
     if isinstance(error, BadDataError):
-        return DataError(text, error.findings)
+        return data_error(error, text)
     # Beam workers and TensorFlow pass an exception on as text only.
     quoted = re.search(rf"\b{BadDataError.__name__}: (.+)", text)
     return DataError(quoted[1]) if quoted else None

@@ -168,6 +168,13 @@ class DataConfig(Section):
         le=1,
         description="Share of unusable files beyond which the run is stopped.",
     )
+    # What the gate's test takes: of five images that are all right chance explains 1 / 2^5 = 3 %.
+    min_eval: int = Field(
+        default=5,
+        ge=0,
+        description="Images that the eval split must have outside its largest class; with fewer, "
+        "a model that is always right cannot be told from chance, and the run is stopped.",
+    )
     group_near_duplicates: bool = Field(
         default=Options.group_near_duplicates,
         description="Put images that look the same into the same split.",
@@ -435,6 +442,13 @@ class RetrainConfig(Section):
         default=None,
         gt=0,
         description="Age of the champion from which on any news is worth one; unset: none is.",
+    )
+    max_removed: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of the images of the last training, or of one class, that may be gone; "
+        "beyond it nothing is retrained, as data may be missing. 1: any.",
     )
     promote: Literal["none", "canary", "stable"] = Field(
         default="canary",

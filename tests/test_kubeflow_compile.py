@@ -28,7 +28,11 @@ from tests.cli import perennial, sets
 ARGO_NAME = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9]*")
 GPU_NODES = {"trainer", "infra-validator"}
 # What compiling cannot do without.
-NEEDED = {"kubeflow.image": "registry.example/perennial:1", "kubeflow.pipeline_root": "/mnt/root"}
+NEEDED = {
+    "data.source": "gs://bucket/photos",
+    "kubeflow.image": "registry.example/perennial:1",
+    "kubeflow.pipeline_root": "/mnt/root",
+}
 
 
 class Compiled(NamedTuple):
@@ -359,6 +363,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
+            ({"data.source": None}, ("data.source is not set", "digits if these are meant")),
             ({"kubeflow.image": None}, ("kubeflow.image is not set",)),
             ({"kubeflow.image": "perennial"}, ("kubeflow.image = 'perennial'", "tag or a digest")),
             ({"kubeflow.pipeline_root": None}, ("kubeflow.pipeline_root is not set",)),

@@ -20,7 +20,7 @@ from ml_metadata.proto import metadata_store_pb2
 
 from kubeflow.metadata import connection_config
 from kubeflow.results import metrics_of
-from tests.cli import process, sets
+from tests.cli import UNGATED, process, sets
 from tests.kubeflow_cluster import Cluster, Pod
 from tests.test_e2e import TINY
 
@@ -29,11 +29,13 @@ pytestmark = pytest.mark.timeout(1800)
 
 SETTINGS = {
     "evaluate.min_accuracy": "0.2",
+    **{f"evaluate.{name}": str(value) for name, value in UNGATED.items()},
     "infra_validation.examples": "1",
     "train.batch_size": "16",
     **{key: str(value) for key, value in TINY.items()},
 }
 POOLS = {
+    "data.source": "digits",
     "kubeflow.image": "registry.example/perennial:1.2.0",
     "kubeflow.pipeline_root": "/nowhere",
     "kubeflow.parameters": '["train.epochs", "train.seed", "evaluate.max_accuracy_drop"]',

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from components.errors import BadDataError
+from components.errors import BadDataError, DataLossError
 from components.wording import other_files, quoted
 
 FILE_NAME = "accounting.json"
@@ -32,6 +32,7 @@ class Accounting:
       ignored: number of files that are no inputs, by reason.
       normalized: number of examples by what was changed in them.
       spans: numbers of the spans that were read.
+      span_names: the same as people know them, such as dates.
       held_out: digest of the images and labels of each split that is not trained on: equal ones
         make the figures of two models comparable.
       near_duplicates: pairs of examples that look the same: "pairs", and of them "across_splits"
@@ -47,6 +48,7 @@ class Accounting:
     ignored: dict[str, int] = dataclasses.field(default_factory=dict)
     normalized: dict[str, int] = dataclasses.field(default_factory=dict)
     spans: list[int] = dataclasses.field(default_factory=list)
+    span_names: list[str] = dataclasses.field(default_factory=list)
     held_out: dict[str, str] = dataclasses.field(default_factory=dict)
     near_duplicates: dict[str, int] = dataclasses.field(default_factory=dict)
     findings: list[str] = dataclasses.field(default_factory=list)
@@ -86,6 +88,21 @@ class Accounting:
                     f"{root}: the {split} split has no image of {quoted(missing)}; "
                     f"add images of these classes or raise data.{split}"
                 )
+
+    def check_eval(self, fewest: int, root: str) -> None:
+        """Raise DataLossError where too few eval images are of other classes than the largest.
+
+        An image of the largest class does not tell a model from the answer that is always that
+        class. Of N others that a perfect model has all right, chance explains 1 / 2^N.
+        """
+        counts = self.splits.get("eval", {}).values()
+        others = sum(counts) - max(counts, default=0)
+        if others < fewest:
+            raise DataLossError(
+                f"{root}: the eval split is too small to tell a good model from none: "
+                f"{others} of its {sum(counts)} images are outside its largest class, fewer than "
+                f"data.min_eval = {fewest}; add images, raise data.eval, or set data.min_eval"
+            )
 
 
 def write_accounting(accounting: Accounting, examples_uri: str) -> None:

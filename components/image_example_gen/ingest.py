@@ -11,7 +11,7 @@ from typing import Any
 
 from components import reuse
 from components.errors import BadDataError
-from components.image_example_gen import findings, near_duplicates, writing
+from components.image_example_gen import findings, near_duplicates, spans, writing
 from components.image_example_gen.accounting import (
     DUPLICATES,
     NEAR_DUPLICATES,
@@ -79,6 +79,7 @@ class Ingest:
             found = f"only one class, {record.classes[0]!r}" if record.classes else "no class"
             raise BadDataError(f"{source}: {found}; a classifier needs two with images at least")
         record.check_splits(splits, source)
+        record.check_eval(options.min_eval, source)
 
 
 def ingest(
@@ -225,6 +226,7 @@ def _account(
             fact.normalized for fact in facts.values() if fact.normalized != "none"
         ),
         spans=[span.number for span in data.spans],
+        span_names=[spans.name(span.number, data.source) for span in data.spans],
         held_out={split: _digest(inputs, split) for split in HELD_OUT if split in found},
         near_duplicates={
             "pairs": len(pairs),

@@ -45,6 +45,11 @@ def compile_dag(
     if output.suffix not in _SUFFIXES:
         raise ConfigError(f"--output {output}: must end with {' or '.join(_SUFFIXES)}")
     loaded = load(config, {}, settings, scheduled=retrain)
+    if loaded.origins["data.source"] == "default":
+        raise ConfigError(
+            "data.source is not set, so that pods would train on the bundled digits; set it in "
+            "[data], or set it to digits if these are meant"
+        )
     with tempfile.TemporaryDirectory(prefix="perennial-") as folder, quiet(Path(folder) / "log"):
         from kubeflow import compiler
 

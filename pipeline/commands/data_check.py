@@ -19,7 +19,7 @@ from pipeline.commands.options import (
     load,
 )
 from pipeline.console import Console
-from pipeline.errors import DataError
+from pipeline.errors import data_error
 from pipeline.noise import quiet
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def check(
             console.summary(_rows(result), {**record, "quarantine": result.quarantine})
             result.check(split_names(data.splits, result.accounting), data.source, data.options)
         except BadDataError as error:
-            raise DataError(str(error)) from error
+            raise data_error(error) from error
 
 
 def _rows(result: Ingest) -> list[tuple[str, str]]:
@@ -97,7 +97,7 @@ def _rows(result: Ingest) -> list[tuple[str, str]]:
     if (more := len(result.quarantine) - MAX_SHOWN) > 0:
         rows.append(("", f"... and {more:,} more; --quarantine FILE writes them all"))
     if len(record.spans) > 1 or record.spans != [0]:
-        rows.append(("Spans", ", ".join(map(str, record.spans))))
+        rows.append(("Spans", ", ".join(record.span_names)))
     rows += [("Look at", finding) for finding in record.findings]
     return rows
 
