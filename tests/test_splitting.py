@@ -1,4 +1,4 @@
-"""Splits: every class is in train and eval, images stay where they are, copies are not torn apart."""
+"""Splits: classes are in train and eval, images stay where they are, and copies together."""
 
 from __future__ import annotations
 
@@ -131,9 +131,7 @@ def test_neither_the_order_nor_the_names_count(stages: list[list[Photo]], random
 
 
 @given(growing, st.sampled_from([SHARES, WITH_TEST]))
-def test_copies_are_never_in_two_splits(
-    stages: list[list[Photo]], shares: dict[str, int]
-) -> None:
+def test_copies_are_never_in_two_splits(stages: list[list[Photo]], shares: dict[str, int]) -> None:
     remembered = Assignments("")
     for everything in distinct(stages):
         splits, remembered = ingest(everything, remembered, shares, group=True)

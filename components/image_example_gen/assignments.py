@@ -55,5 +55,3 @@ def read(uri: str, shares: Mapping[str, int], group: bool) -> Assignments:
             splits = found["splits"].items()
             return Assignments(rule, {image: split for split, of in splits for image in of})
     return Assignments(rule)
-
-

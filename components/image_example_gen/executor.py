@@ -80,6 +80,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             return {index: [*found, *fresh.get(index, [])] for index, (found, _) in known.items()}
 
         data = list_data(source, options, _resolved(exec_properties))
+        for line in data.read_as:
+            report("note", text=line)
         code = exec_properties.get("code", "")
         earlier = assignments.read(examples.uri, shares, options.group_near_duplicates)
         result = ingest(data, shares, options, work, examples.uri, code, earlier)

@@ -1,4 +1,4 @@
-"""Settles the splits of decoded images: what looks the same is together, and no class is missing."""
+"""Settles the splits of images that are decoded, when it is known which look the same."""
 
 from __future__ import annotations
 
@@ -71,5 +71,3 @@ def _spread(
                 kept[at].problem = Problem("between splits", f"looks the same as {told}")
             else:
                 waiting.append(at)
-
-

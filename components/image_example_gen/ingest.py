@@ -11,7 +11,7 @@ from typing import Any
 
 from components import reuse
 from components.errors import BadDataError
-from components.image_example_gen import findings, near_duplicates, writing
+from components.image_example_gen import findings, near_duplicates, similar, writing
 from components.image_example_gen.accounting import (
     DUPLICATES,
     NEAR_DUPLICATES,
@@ -28,7 +28,7 @@ from components.image_example_gen.inputs import INPUTS_FILE, OUTSIDE, Input, Pro
 from components.image_example_gen.options import Options
 from components.image_example_gen.splitting import SPLITS
 from components.image_example_gen.writing import Facts, Outcome, Target, Work
-from components.wording import other_files, shortened
+from components.wording import other_files, quoted, shortened
 
 # Does the work, in any order and anywhere, and returns each one's outcomes by its index.
 Worker = Callable[[Sequence[Work], int], Mapping[int, list[Outcome]]]
@@ -82,6 +82,14 @@ class Ingest:
         if len(record.classes) < 2:
             found = f"only one class, {record.classes[0]!r}" if record.classes else "no class"
             raise BadDataError(f"{source}: {found}; a classifier needs two with images at least")
+        if record.similar and options.similar_classes == "stop":
+            shown = shortened([quoted(names) for names in record.similar], "; ")
+            raise BadDataError(
+                f"{source}: names of classes look alike, and so may mean the same: {shown}; give "
+                "them one name, or take them for different classes with "
+                "--set data.similar_classes=keep",
+                findings=[quoted(names) for names in record.similar],
+            )
         record.check_splits(splits, source)
 
 
@@ -242,10 +250,13 @@ def _account(
         },
         findings=[
             *data.notes,
+            *findings.of_names(data.declared, classes),
             *findings.of_pairs(across_splits, across_classes),
             *findings.of_classes(counts, classes),
             *findings.of_sizes(facts),
         ],
+        similar=similar.groups(classes),
+        reading=[list(line) for line in data.reading],
     )
     accounting.check_balance()
     return accounting

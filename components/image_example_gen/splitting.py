@@ -17,7 +17,7 @@ spans that are only added to need no memory.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,8 +37,10 @@ def fill(
 
     Args:
       entries: distinct images with their splits, in the order that `groups` has positions of.
-      shares, window, group: as in `settle`.
+      shares: split name to its share.
+      window: numbers of the spans to train on, None for all.
       groups: positions of images that look the same.
+      group: whether these are in one split, and stay so.
     """
     entries = list(entries)
     of = {at: number for number, members in enumerate(groups) for at in members}
