@@ -97,8 +97,7 @@ def check(
 
 def _rows(result: Ingest) -> list[tuple[str, str]]:
     record = result.accounting
-    rows = [(what, how) for what, how in record.reading]
-    rows.append(("Accounting", record.balance))
+    rows = [("Accounting", record.balance)]
     for split, counts in record.splits.items():
         shown = ", ".join(f"{count:,} {label}" for label, count in _most(counts))
         if (more := len(counts) - MAX_SHOWN) > 0:
@@ -106,6 +105,7 @@ def _rows(result: Ingest) -> list[tuple[str, str]]:
         rows.append((f"In {split}", f"{record.examples(split):,}: {shown}"))
     for name, counts in (
         ("Normalised", record.normalized),
+        ("Ignored", record.ignored),
         ("Quarantined", record.quarantined),
     ):
         if counts:

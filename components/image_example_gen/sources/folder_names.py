@@ -55,6 +55,7 @@ _ORDINAL = re.compile(
     re.IGNORECASE,
 )
 _DATES = {
+    r"\d{4}/\d{2}/\d{2}": "{YYYY}/{MM}/{DD}",
     r"\d{4}-\d{2}-\d{2}": "{YYYY}-{MM}-{DD}",
     r"\d{4}_\d{2}_\d{2}": "{YYYY}_{MM}_{DD}",
     r"(19|20)\d{2}[01]\d[0-3]\d": "{YYYY}{MM}{DD}",
@@ -95,6 +96,11 @@ def is_wordy(names: Collection[str]) -> bool:
     return bool(names) and not any(
         _ORDINAL.fullmatch(name) or is_generic(name) or split_like(name) for name in names
     )
+
+
+def are_words(names: Collection[str]) -> bool:
+    """Whether none of the names is a number, a date, or a numbered part such as batch1."""
+    return not any(_ORDINAL.fullmatch(name) for name in names)
 
 
 def is_leftover(name: str) -> bool:

@@ -194,14 +194,16 @@ def _splits(tree: Tree, options: Options, suggest: Suggestions) -> dict[str, str
         )
         suggest.add("every folder is a class", layout="classes")
         what = "no class folders" if not others else "no split's name"
-        suggest.stop(f"{_folders(sorted(nested))} like splits, but {_folders(left)} with {what}")
+        suggest.stop(
+            f"{_folders(sorted(nested))} named like splits, but {_folders(left)} with {what}"
+        )
     if doubtful := sorted(top for top in nested if folder_names.is_doubtful(top)):
         for split in ("eval", "test"):
             told = {**nested, **dict.fromkeys(doubtful, split)}
             suggest.add(_told(told), _by_pattern(told))
         suggest.add(f"without {_folders(doubtful)}", suggest.ignoring(doubtful))
         suggest.add("every folder is a class", layout="classes")
-        suggest.stop(f"{_folders(doubtful)} like a split, and it is not clear which")
+        suggest.stop(f"{_folders(doubtful)} named like a split, and it is not clear which")
     return nested
 
 
@@ -233,7 +235,10 @@ def _stop_at_flat_splits(tree: Tree, flat: Sequence[str], suggest: Suggestions) 
         else:
             suggest.add(names, _as_splits(told), name_pattern=pattern)
     suggest.add("every folder is a class", layout="classes")
-    suggest.stop(f"{_folders(flat)} like splits, but with images and no class folders")
+    suggest.stop(
+        f"{_folders(flat)} named like splits, but with images and no class folders, whose classes "
+        "the names of the files or a manifest must tell"
+    )
 
 
 def _refuse_flat_root(tree: Tree, suggest: Suggestions) -> None:
@@ -253,6 +258,7 @@ def _refuse_ambiguous(tree: Tree, suggest: Suggestions) -> None:
         _stop_at_generic(tree, suggest)
     if len(tops) == 1:
         return
+    _refuse_numbers(tree, suggest)
     places = Counter[str]()
     shared = Counter[str]()
     for top in tops.values():
@@ -299,6 +305,26 @@ def _stop_at_levels(tree: Tree, classes: Sequence[str], seen: str, suggest: Sugg
     suggest.stop(seen)
 
 
+def _refuse_numbers(tree: Tree, suggest: Suggestions) -> None:
+    """Stop where all folders of the root are numbers or dates, and the first names are deeper."""
+    tops = sorted(tree.tops)
+    if any(top.direct for top in tree.tops.values()) or folder_names.are_words(tops):
+        return
+    folders = [name.split("/")[:-1] for name in tree.names if "/" in name]
+    for level in range(2, min(map(len, folders)) + 1):
+        names = sorted({parts[level - 1] for parts in folders})
+        if folder_names.are_words(names) and len(names) > 1:
+            above = sorted({"/".join(parts[: level - 1]) for parts in folders})
+            if level > 2 and (spans := folder_names.span_pattern(above)):
+                text = f"spans, of which each has classes such as {shortened(names)}"
+                suggest.add(text, below=spans, spans=len(above))
+            if level > 2:
+                suggest.add(f"classes {shortened(names)} of all folders together", depth=level)
+                suggest.add(f"classes {shortened(tops)}", layout="classes")
+                suggest.stop(f"{_folders(tops)} are named by numbers, with named folders in them")
+            return
+
+
 def _refuse_wrapper(tree: Tree, suggest: Suggestions) -> None:
     (top,) = tree.tops
     path = _way_down(tree)
@@ -335,7 +361,7 @@ def _stop_at_generic(tree: Tree, suggest: Suggestions) -> None:
     if not suggest.found:
         suggest.add(f"what is in {printable(largest)}", below=largest)
     suggest.add("every folder is a class", layout="classes")
-    suggest.stop(f"{_folders(sorted(tree.tops))} like parts of a data set, not classes")
+    suggest.stop(f"{_folders(sorted(tree.tops))} named like parts of a data set, not classes")
 
 
 def _deeper(tree: Tree, splits: Collection[str], options: Options) -> dict[str, int]:
@@ -409,6 +435,12 @@ def _notes(tree: Tree, layout: Layout, options: Options) -> list[str]:
         for name in sorted(inner)
         if folder_names.is_leftover(name)
     ]
+    if len(inner) == 1 and len(below := next(iter(inner.values()))) > 1:
+        (name,) = inner
+        notes.append(
+            f"the only class folder is {printable(name)!r}; where {shortened(sorted(below))} in it "
+            "are the classes, give that folder"
+        )
     deep = sorted(name for name, below in inner.items() if len(below) > 1)
     wordy = [name for name in deep if folder_names.is_wordy(inner[name])]
     if wordy and options.depth == 1 and options.layout != "classes":

@@ -50,7 +50,7 @@ class Paths:
     def _advice(self, path: str) -> str:
         if _WINDOWS.match(path):
             return "; it is a path of Windows: give one of this machine, or relative to the file"
-        looked = "" if os.path.isabs(path) else f"; looked for in {self._root or '.'}"
+        looked = "" if path.startswith("/") else f"; looked for in {self._root or '.'}"
         if "\\" in path:
             other = path.replace("\\", "/")
             there = os.path.exists(os.path.join(self._root, other))

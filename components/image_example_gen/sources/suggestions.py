@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -33,7 +34,7 @@ class Suggestions:
         for field in dataclasses.fields(Options):
             value = getattr(chosen, field.name)
             if value != getattr(Options(), field.name):
-                shown = json.dumps(value) if isinstance(value, tuple) else value
+                shown = json.dumps(value) if isinstance(value, tuple) or _is_toml(value) else value
                 arguments.append(f"--set {shlex.quote(f'data.{field.name}={shown}')}")
         words = ["perennial data check", shlex.quote(printable(source)), *arguments]
         self.found.append(f"{meaning}: {' '.join(words)}")
@@ -49,3 +50,11 @@ class Suggestions:
             f"{self._root}: {seen}. Choose how it is read, here and in run: {readings}",
             findings=self.found,
         )
+
+
+def _is_toml(value: object) -> bool:
+    """Whether a text would be read as another value, such as a number."""
+    try:
+        return isinstance(value, str) and bool(tomllib.loads(f"value = {value}"))
+    except tomllib.TOMLDecodeError:
+        return False
