@@ -105,7 +105,7 @@ def list_remote(root: str) -> list[RemoteFile]:
     return [RemoteFile(path[len(root) :].lstrip("/"), size) for path, size in sorted(found.items())]
 
 
-def unreachable(path: str, timeout_s: float = REACH_S) -> str:
+def unreachable(path: str) -> str:
     """Why the store of a remote file cannot be asked about it within some seconds, or "".
 
     A file that is not there is no reason. Clients without a network try for minutes; the thread
@@ -123,9 +123,9 @@ def unreachable(path: str, timeout_s: float = REACH_S) -> str:
 
     threading.Thread(target=ask, daemon=True).start()
     try:
-        return outcome.get(timeout=timeout_s)
+        return outcome.get(timeout=REACH_S)
     except queue.Empty:
-        return f"no answer within {timeout_s:g} s"
+        return f"no answer within {REACH_S:g} s"
 
 
 @contextlib.contextmanager
