@@ -86,6 +86,16 @@ def _beam_option(value: str) -> str:
     return value
 
 
+def _pattern(value: str) -> str:
+    try:
+        groups = re.compile(value).groups
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    if value and not groups:
+        raise ValueError("must have a group, in parentheses, that is the class")
+    return value
+
+
 # One instance each: the settings that hold a path are found by it.
 PATH = BeforeValidator(_absolute_path)
 SOURCE = BeforeValidator(_absolute_source)
@@ -135,6 +145,31 @@ class DataConfig(Section):
 
     depth: int = Field(
         default=1, ge=1, le=100, description="Level of the folder that names an image's class."
+    )
+    layout: Literal["auto", "classes", "splits"] = Field(
+        default="auto",
+        description="What the folders of data.source are: classes, splits above class folders, or "
+        "what their names tell.",
+    )
+    train_folder: str = Field(
+        default="", description="Pattern of the folders that are the train split, above classes."
+    )
+    eval_folder: str = Field(
+        default="", description="Pattern of the folders that are the eval split."
+    )
+    test_folder: str = Field(
+        default="", description="Pattern of the folders that are the test split."
+    )
+    name_pattern: Annotated[str, AfterValidator(_pattern)] = Field(
+        default="",
+        description="Regular expression for whole file names, whose first group is the class.",
+    )
+    ignore: Listed[str] = Field(
+        default=(), description="Patterns of names of files and folders that are left out."
+    )
+    similar_classes: Literal["stop", "keep"] = Field(
+        default="stop",
+        description="What to do where names of classes look alike, such as Cat and cat.",
     )
     image_feature: str = Field(
         default="", description="Feature of tf.Examples with the image; empty: the usual names."

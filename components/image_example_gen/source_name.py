@@ -13,7 +13,7 @@ TFDS = "tfds"
 CIFAR10 = "cifar10"
 PREFIXES = (FOLDER, MANIFEST, TFRECORD, TFDS, CIFAR10)
 
-MANIFESTS = (".csv", ".jsonl", ".ndjson")
+MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 RECORDS = re.compile(
     r"(\.(tfrecords?|tfrec|record)(\.gz)?(-\d+-of-\d+)?|-\d+-of-\d+)$", re.IGNORECASE
 )
