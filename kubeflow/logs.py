@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from components import progress
+from components.redaction import redact_all
 from pipeline.noise import records_to
 
 # They tell at INFO what they are made of, for pages.
@@ -53,4 +54,4 @@ class _Formatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(redact_all(line), ensure_ascii=False)

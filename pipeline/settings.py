@@ -24,6 +24,7 @@ from components.image_evaluator.bounds import Bounds
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
 from components.image_example_validator.findings import Policy
+from components.redaction import ENV
 
 LOCAL_RUNNER = "FnApiRunner"
 _IMAGE = "--sdk_container_image"
@@ -54,6 +55,8 @@ def _absolute_path(value: object) -> object:
 def _absolute_source(value: object) -> object:
     if not isinstance(value, str):
         return str(_absolute_path(value))
+    if value.startswith(ENV):
+        return value
     name = source_name.parse(value)
     if name.is_local:
         return name._replace(location=str(_absolute_path(name.location))).text
@@ -113,7 +116,8 @@ class DataConfig(Section):
 
     source: Annotated[str, SOURCE] = Field(
         default="digits",
-        description="`digits`, a folder of class folders, a manifest, TFRecords or `tfds:NAME`.",
+        description="`digits`, a folder of class folders, a manifest, TFRecords or `tfds:NAME`; "
+        "`env:NAME`: what the environment variable holds.",
     )
     train: int = Field(
         default=80, ge=1, le=10_000, description="Share of images that train the model."
