@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components import progress
+from components import environment, progress
 from kubeflow import imports, logs
 from pipeline.console import Console
 from pipeline.errors import INTERRUPTED, UNEXPECTED, ConfigError, UserError
@@ -32,6 +32,7 @@ _LOG = logging.getLogger("perennial.kubeflow")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one pod. Returns its exit code, other than 0 where the node did not succeed."""
+    environment.prepare()
     options = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with logs.as_json() as stdout, Console.create("json", stdout):

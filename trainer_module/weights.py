@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from components import progress, redaction
+from components import environment, progress, redaction
 from components.wording import shortened
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ PROGRAM = (
 
 _TIMEOUTS_S = (10.0, 60.0)  # of a connection, and of a pause in what it gives
 _CHUNK = 1 << 20
+CACHE = "perennial"  # below what Keras fetches into
 
 
 class WeightsError(Exception):
@@ -168,7 +169,7 @@ def _fetched(url: str, sha256: str) -> Path:
     Not by Keras, which prints the URL with its secrets, and waits forever.
     """
     shown = redaction.hide(url)  # a new signature makes no other file
-    path = cache_folder() / f"{hashlib.sha256(shown.encode()).hexdigest()}.npz"
+    path = environment.keras_home() / CACHE / f"{hashlib.sha256(shown.encode()).hexdigest()}.npz"
     if path.is_file() and sha256 in ("", digest(path)):
         return path
     if redaction.is_hidden(url):
@@ -214,15 +215,6 @@ def _reason(error: Exception) -> str:
     # Of a connection that fails it is urllib3's, with the reason in it.
     cause = getattr(error.args[0], "reason", None) if error.args else None
     return f"{type(cause or error).__name__}: {redaction.redact(str(cause or error))}"
-
-
-def cache_folder() -> Path:
-    """Where fetched files are kept: beside those that Keras fetches."""
-    home = os.environ.get("KERAS_HOME")
-    if home is None:
-        base = os.path.expanduser("~")  # noqa: PTH111 - Path fails for a user without a home
-        home = f"{base if os.access(base, os.W_OK) else tempfile.gettempdir()}/.keras"
-    return Path(home) / "perennial"
 
 
 def _saved_model(source: str) -> Path:
