@@ -108,8 +108,7 @@ def open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest that is free, which is this one
             os.set_inheritable(descriptor, True)
         if getattr(sys, name) is None:
-            mode = "r" if name == "stdin" else "w"
-            stream = open(descriptor, mode, encoding="utf-8", errors="backslashreplace", closefd=False)
+            stream = os.fdopen(descriptor, "r" if name == "stdin" else "w", closefd=False)
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
 

@@ -257,7 +257,7 @@ def _weights(hyperparameters: BaseModel) -> tuple[str, str]:
 
 
 def check_data(data: DataConfig) -> None:
-    """Check that a local source is there. Raises DataError, or ConfigError for an unset variable."""
+    """Check that a local source is there. Raises DataError, or ConfigError for a variable."""
     if source_name.parse(data.source).kind == source_name.UNSET:
         raise ConfigError(
             f"data.source = {data.source!r}: this environment variable is not set; set it, or name "

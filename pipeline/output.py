@@ -1,7 +1,7 @@
 """Whether what a command prints arrives.
 
-A reader that is gone is no failure, as in `perennial runs | head`. A full disk is one: whoever reads
-the file later would take what is missing for nothing.
+A reader that is gone is no failure, as in `perennial runs | head`. A full disk is one: whoever
+reads the file later would take what is missing for nothing.
 """
 
 from __future__ import annotations

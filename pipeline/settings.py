@@ -314,6 +314,11 @@ class TrainConfig(Section):
         default=False,
         description="Begin with the weights of the latest blessed model of earlier data.",
     )
+    worker_timeout: int = Field(
+        default=600,
+        ge=1,
+        description="Seconds to wait for the other training processes that TF_CONFIG names.",
+    )
     hyperparameters: BaseModel = Field(description="The recipe's own settings: its `Config`.")
 
 

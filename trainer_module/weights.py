@@ -65,7 +65,7 @@ class WeightSpec(BaseModel):
 
     @property
     def is_saved_model(self) -> bool:
-        """Whether `source` is a SavedModel's folder or a handle; not where that is not known here."""
+        """Whether `source` is a SavedModel's folder or a handle, as far as is known here."""
         try:
             source = redaction.reveal(self.source)
         except ValueError:
