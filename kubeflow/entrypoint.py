@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components import progress
+from components import environment, progress
 from kubeflow import imports, logs, supervisor
 from pipeline.console import Console
 from pipeline.errors import INTERRUPTED, UNEXPECTED, ConfigError, UserError
@@ -38,6 +38,7 @@ _PLAN, _RECORD, _DECISION = "plan", "record", "decision"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one pod. Returns its exit code, other than 0 where the node did not succeed."""
+    environment.prepare()
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with logs.as_json() as stdout, Console.create("json", stdout):

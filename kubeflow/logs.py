@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from components import progress
+from components.redaction import redact, redact_all
 from pipeline.noise import records_to
 
 # They tell at INFO what they are made of, for pages.
@@ -101,7 +102,7 @@ class _Formatter(logging.Formatter):
             line["node"] = node
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(redact_all(line), ensure_ascii=False)
 
 
 def write_last_words(message: str) -> None:
@@ -109,7 +110,7 @@ def write_last_words(message: str) -> None:
 
     Does nothing outside of a pod.
     """
-    words = message.encode()[:_LONGEST_LAST_WORDS].decode(errors="ignore")
+    words = redact(message).encode()[:_LONGEST_LAST_WORDS].decode(errors="ignore")
     with contextlib.suppress(OSError):
         if _LAST_WORDS.exists():
             _LAST_WORDS.write_text(words, encoding="utf-8")

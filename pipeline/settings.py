@@ -25,6 +25,7 @@ from components.image_evaluator.bounds import Bounds
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
 from components.image_example_validator.findings import Policy
+from components.redaction import ENV
 
 LOCAL_RUNNER = "FnApiRunner"
 _IMAGE = "--sdk_container_image"
@@ -55,6 +56,8 @@ def _absolute_path(value: object) -> object:
 def _absolute_source(value: object) -> object:
     if not isinstance(value, str):
         return str(_absolute_path(value))
+    if value.startswith(ENV):
+        return value
     name = source_name.parse(value)
     if name.is_local:
         return name._replace(location=str(_absolute_path(name.location))).text
@@ -124,7 +127,8 @@ class DataConfig(Section):
 
     source: Annotated[str, SOURCE] = Field(
         default="digits",
-        description="`digits`, a folder of class folders, a manifest, TFRecords or `tfds:NAME`.",
+        description="`digits`, a folder of class folders, a manifest, TFRecords or `tfds:NAME`; "
+        "`env:NAME`: what the environment variable holds.",
     )
     train: int = Field(
         default=80, ge=1, le=10_000, description="Share of images that train the model."
@@ -352,6 +356,11 @@ class TrainConfig(Section):
     warm_start: bool = Field(
         default=False,
         description="Begin with the weights of the latest blessed model of earlier data.",
+    )
+    worker_timeout: int = Field(
+        default=600,
+        ge=1,
+        description="Seconds to wait for the other training processes that TF_CONFIG names.",
     )
     hyperparameters: BaseModel = Field(description="The recipe's own settings: its `Config`.")
 
