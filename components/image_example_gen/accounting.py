@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +20,8 @@ QUARANTINE = "quarantine.jsonl"
 DUPLICATES = "duplicates.jsonl"
 NEAR_DUPLICATES = "near_duplicates.jsonl"
 MIN_IMAGES = 2  # of a class: one to train on and one to be judged on
+
+_PARTICULAR = re.compile(r"\d[\d,.]*|'[^']*'")  # what tells two equal reasons apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,3 +151,17 @@ def write_lines(rows: Sequence[Mapping[str, Any]], path: str) -> None:
     with tf.io.gfile.GFile(path, "w") as file:
         for row in rows:
             file.write(json.dumps(row) + "\n")
+
+
+def varied(quarantine: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The lines of the quarantine, each reason once before one is repeated.
+
+    Reasons that differ in numbers or names only are the same.
+    """
+    seen: Counter[str] = Counter()
+    ranked = []
+    for line in quarantine:
+        reason = _PARTICULAR.sub("", line["reason"])
+        ranked.append((seen[reason], line))
+        seen[reason] += 1
+    return [line for _, line in sorted(ranked, key=lambda entry: entry[0])]

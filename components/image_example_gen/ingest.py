@@ -17,6 +17,7 @@ from components.image_example_gen.accounting import (
     NEAR_DUPLICATES,
     QUARANTINE,
     Accounting,
+    varied,
     write_accounting,
     write_lines,
 )
@@ -70,7 +71,7 @@ class Ingest:
             named = shortened(
                 [f"{first[kind]['path']} ({first[kind]['reason']})" for kind, _ in worst], "; "
             )
-            rows = [f"{line['path']}: {line['reason']}" for line in self.quarantine]
+            rows = [f"{line['path']}: {line['reason']}" for line in varied(self.quarantine)]
             more = len(rows) - MAX_BAD_LISTED
             raise BadDataError(
                 f"{source}: {record.all_quarantined:,} of {record.inputs:,} inputs cannot be used, "

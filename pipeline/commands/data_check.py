@@ -66,7 +66,8 @@ def check(
         quiet(Path(folder, "log")) as terminal,
         Console.create(log_format.resolved, terminal.stdout) as console,
     ):
-        # Only from here on is TensorFlow needed, and its import is worth a look at the terminal.
+        # Only from here on is TensorFlow needed, whose import takes seconds.
+        report("note", text=f"reading {data.source}")
         from components.errors import BadDataError
         from components.image_example_gen import assignments
         from components.image_example_gen.dataset import list_data
@@ -96,6 +97,8 @@ def check(
 
 
 def _rows(result: Ingest) -> list[tuple[str, str]]:
+    from components.image_example_gen.accounting import varied
+
     record = result.accounting
     rows = [("Accounting", record.balance)]
     for split, counts in record.splits.items():
@@ -110,7 +113,8 @@ def _rows(result: Ingest) -> list[tuple[str, str]]:
     ):
         if counts:
             rows.append((name, ", ".join(f"{count:,} {kind}" for kind, count in counts.items())))
-    rows += [("", f"{line['path']}: {line['reason']}") for line in result.quarantine[:MAX_SHOWN]]
+    shown = varied(result.quarantine)[:MAX_SHOWN]
+    rows += [("", f"{line['path']}: {line['reason']}") for line in shown]
     if (more := len(result.quarantine) - MAX_SHOWN) > 0:
         rows.append(("", f"... and {more:,} more; --quarantine FILE writes them all"))
     rows += [("Look at", finding) for finding in record.findings]
