@@ -10,19 +10,21 @@ import logging
 import time
 from typing import Self
 
+from components.redaction import redact_all
+
 LOGGER = logging.getLogger("perennial.progress")
 EVERY = 200  # of what a `Counter` counts it reports once
 _SOON_S = 0.5  # and after this many seconds, for what is slow
 
 
 def report(event: str, **fields: object) -> None:
-    """Emit `event` with JSON-able `fields`, carried on the record as `record.fields`.
+    """Emit `event` with JSON-able `fields`, carried on the record as `record.fields`, redacted.
 
     Events: `step` (what, unit, total or None, extras such as loss, and either `done` so far or,
     from workers that do not know of each other, `advance` since their last), `epoch` (epoch,
     epochs, metrics) and `note` (text). A runner adds those of the run and its nodes.
     """
-    LOGGER.info(event, extra={"fields": fields})
+    LOGGER.info(event, extra={"fields": redact_all(fields)})
 
 
 class Counter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 from typer.testing import Result
 
 from pipeline.commands.predict import _batches
+from pipeline.serving.model import CLASSES_FILE
 from pipeline.serving.server import ModelServer
 from tests.cli import perennial
 from tests.serving_kit import MODEL, PURE, push
@@ -121,6 +123,57 @@ def test_a_server_s_classes_are_named_only_where_they_are_known(
     names.write_text("other\nnames\naltogether\n")
     found = answers(invoke(*arguments, "--labels", names))["red.tiff"]["classes"]
     assert [each["label"] for each in found] == ["red", "class 1", "class 2"]
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_a_server_s_classes_are_those_of_the_version_that_answers(
+    workspace: Path, server: ModelServer, images: Path, tmp_path: Path, scheme: str
+) -> None:
+    """Never those of another version, however well they seem to fit, as the likeliest here does."""
+    port = server.rest_port if scheme else server.grpc_port
+    there = tmp_path / "serving" / MODEL
+    shutil.copytree(workspace / "serving" / MODEL / "3", there / "3")
+    swapped = there / "9"
+    shutil.copytree(there / "3", swapped)
+    (swapped / CLASSES_FILE).write_text(json.dumps(["red", "blue", "green"]))
+
+    def named() -> list[str]:
+        result = invoke(
+            *(f"{scheme}{server.host}:{port}", images / "red.tiff", "--workspace", tmp_path),
+            *("--name", MODEL, "--json"),
+        )
+        return [each["label"] for each in answers(result)["red.tiff"]["classes"]]
+
+    assert named() == ["red", "green", "blue"]
+    shutil.rmtree(there / "3")
+    assert named() == ["red", "class 1", "class 2"]
+
+
+def test_the_latest_run_is_one_that_finished(images: Path, tmp_path: Path) -> None:
+    def run(run_id: str, state: str) -> None:
+        folder = tmp_path / "runs" / run_id
+        folder.mkdir(parents=True)
+        record: dict[str, Any] = {
+            "run_id": run_id,
+            "started": "2026-05-01T03:00:00+00:00",
+            "state": state,
+        }
+        record |= {"name": "perennial", "recipe": "vit", "settings": {}}
+        record |= {"data": {"source": "digits"}, "code": {"versions": {}}}
+        (folder / "run.json").write_text(json.dumps(record))
+
+    def answer() -> str:
+        result = invoke("latest", images / "red.tiff", "--workspace", tmp_path)
+        assert result.exit_code == 2
+        return result.output
+
+    run("20260501-030000-aaaa", "failed")
+    assert "has no run that finished" in answer()
+    for number, state in enumerate(("pushed", "rejected"), start=2):
+        run(f"2026050{number}-030000-aaaa", state)
+        for later, unfinished in enumerate(("failed", "running", "interrupted"), start=1):
+            run(f"2026050{number}-04000{later}-bbbb", unfinished)
+        assert f"run 2026050{number}-030000-aaaa ({state}) has no model" in answer()
 
 
 def test_labels_that_cannot_be_read_are_named(

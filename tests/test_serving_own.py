@@ -787,7 +787,7 @@ class TestServeCommand:
         assert "digits" in result.output
         assert "the development server" in result.output
         (arguments,) = started
-        assert arguments[:3] == [sys.executable, "-m", "pipeline.serving"]
+        assert arguments[:4] == [sys.executable, "-P", "-m", "pipeline.serving"]
         assert {
             f"--model_config_file={serving / 'models.config'}",
             "--model_config_file_poll_wait_seconds=1",

@@ -175,7 +175,8 @@ def move(output: str, moves: Mapping[str, tuple[str, str]]) -> dict[str, int | N
 
     Args:
       output: folder of an Examples artifact.
-      moves: SHA-256 of an example to the split that it is in and the one that it goes to.
+      moves: SHA-256 of an example to the split that it is in and the one that it goes to, "" for
+        none.
 
     Returns the images in each file that is new, by path in the artifact; None for one that is gone.
     """
@@ -229,6 +230,8 @@ class _Moving:
             self.changed[f"Split-{split}/{name}"] = len(self._moved[split])
 
     def _add(self, split: str, origin: str, record: bytes) -> None:
+        if not split:
+            return
         if split not in self._writers:
             self._writers[split] = tf.io.TFRecordWriter(self._partial(split))
         self._writers[split].write(record)
