@@ -158,8 +158,9 @@ def known(data: bytes) -> str:
     """The name of a format that is none of those that can be decoded, "" for an unknown one."""
     if data[4:8] == b"ftyp":
         size = min(max(8, int.from_bytes(data[:4], "big")), 256)
-        brands = [data[8:12], *(data[at : at + 4] for at in range(16, size, 4))]
-        return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), _VIDEO)
+        brands = {data[8:12], *(data[at : at + 4] for at in range(16, size, 4))}
+        # AVIF and HEIC name the family as well, which comes last.
+        return next((name for brand, name in _BRANDS.items() if brand in brands), _VIDEO)
     for pattern, name in _KNOWN:
         if pattern.match(data):
             return name
