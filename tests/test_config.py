@@ -18,6 +18,7 @@ from pipeline import config as config_module
 from pipeline.config import PRESETS, check_paths, config_class, dump_toml, items, load, parse_set
 from pipeline.errors import ConfigError, DataError
 from pipeline.settings import BUILT_IN_SOURCES, ENVIRONMENTS, Config
+from tests.cli import UNGATED
 from trainer_module import recipes
 
 
@@ -402,6 +403,7 @@ class TestValues:
 
     def test_a_gate_without_any_bound_is_refused(self) -> None:
         nothing = {"evaluate.min_accuracy": 0, "evaluate.max_accuracy_drop": 1}
+        nothing |= {f"evaluate.{name}": value for name, value in UNGATED.items()}
         with pytest.raises(ConfigError, match="command line: evaluate: no bound is left"):
             load(None, {"data.source": "photos", "transform.image_size": 32, **nothing})
 
