@@ -10,19 +10,23 @@ from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 from components.errors import BadDataError, DataLossError
+from components.redaction import redact
 
 INTERRUPTED = 130
 UNEXPECTED = 1
 
 
 class UserError(Exception):
-    """A failure with a one-line message; line breaks in what it quotes become spaces."""
+    """A failure with a one-line message; line breaks in what it quotes become spaces.
+
+    Secrets of URLs in it are replaced.
+    """
 
     exit_code: ClassVar[int]
     meaning: ClassVar[str]
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
+        super().__init__(redact(" ".join(message.splitlines())))
 
 
 class ConfigError(UserError):
@@ -104,6 +108,20 @@ class KubeflowRefused(UserError):
 
     exit_code = 11
     meaning = "Kubeflow refused the request"
+
+
+class DatabaseLost(UserError):
+    """An ML Metadata database that a node of a Kubeflow run does not reach, or not any more."""
+
+    exit_code = 14
+    meaning = "the database of ML Metadata is out of reach"
+
+
+class KubernetesUnreachable(UserError):
+    """A cluster whose API server does not answer."""
+
+    exit_code = 13
+    meaning = "Kubernetes does not answer"
 
 
 def data_error(error: BadDataError, message: str | None = None) -> DataError:

@@ -335,6 +335,41 @@ class TestFeedback:
         lines = (made.span / feedback.BAD_ROWS).read_text().splitlines()
         assert [json.loads(line)["line"] for line in lines] == [4, 5, 6, 7, 8, 9, 10]
 
+    def known(self, images: Path, root: Path) -> str:
+        for number, label in enumerate(("cat", "horse")):
+            folder = root / "data" / "1" / label
+            folder.mkdir(parents=True)
+            content = (images / f"{number}.png").read_bytes()
+            (folder / "a.png").write_bytes(content)
+        return f"{root}/data/{{SPAN}}"
+
+    def test_a_label_that_is_no_class_is_refused_with_the_nearest(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        source = self.known(images, tmp_path)
+        labels = ["cat", "hrose", "Cat", "zebra"]
+        rows = [f"{number % 2}.png,{label}" for number, label in enumerate(labels)]
+        made = feedback.add(self.table(images, *rows), source)
+        assert (made.images, [row.label for row in made.bad]) == (1, labels[1:])
+        reasons = {row.label: row.reason for row in made.bad}
+        assert "'horse' is the nearest" in reasons["hrose"]
+        assert "'cat' is the nearest" in reasons["Cat"]
+        assert "nearest" not in reasons["zebra"]
+        assert "--new-class" in reasons["zebra"]
+
+    def test_a_new_class_is_let_through_where_it_is_named(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        source, table = self.known(images, tmp_path), self.table(images, "0.png,zebra")
+        with pytest.raises(DataError, match="no row can be used"):
+            feedback.add(table, source)
+        assert feedback.add(table, source, new_classes=["zebra"]).images == 1
+
+    def test_a_new_class_that_looks_like_one_is_not(self, images: Path, tmp_path: Path) -> None:
+        source, table = self.known(images, tmp_path), self.table(images, "0.png,CAT")
+        with pytest.raises(DataError, match="'cat' is the nearest"):
+            feedback.add(table, source, new_classes=["CAT"])
+
     def test_nothing_usable_writes_nothing(self, images: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"no row can be used: line 2"):
             feedback.add(self.table(images, "absent.png,cat"), f"{tmp_path}/data/{{SPAN}}")

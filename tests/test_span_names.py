@@ -132,6 +132,8 @@ class TestCorrections:
             span = tmp_path / "data" / f"{today:%Y/%m/%d}" / "cat"
             span.mkdir(parents=True)
             shutil.copy(images / "0.png", span)
+            (span.parent / "dog").mkdir()
+            Image.new("RGB", (5, 5), (9, 99, 9)).save(span.parent / "dog" / "1.png")
             source = f"{tmp_path}/data/{{YYYY}}/{{MM}}/{{DD}}"
             feedback.add(self.table(images, "0.png,dog"), source)
         finally:
@@ -141,7 +143,10 @@ class TestCorrections:
             entry for unit in inputs.scan(list_data(source, Options(spans=9))) for entry in unit
         ]
         inputs.judge(rows, {"train": 1})
-        assert {row.label: row.fate for row in rows} == {"cat": "quarantined", "dog": "train"}
+        assert {row.name.rsplit("/", 2)[-2]: row.fate for row in rows if row.label == "cat"} == {
+            "cat": "quarantined"
+        }
+        assert [row.fate for row in rows if row.label == "dog"] == ["train", "train"]
 
     def test_a_number_without_room_is_refused(self, images: Path, tmp_path: Path) -> None:
         (tmp_path / "data" / "9" / "cat").mkdir(parents=True)

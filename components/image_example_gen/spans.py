@@ -15,12 +15,13 @@ import datetime
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from components.errors import BadDataError
 from components.image_example_gen import files, source_name
 from components.image_example_gen.options import Options
+from components.wording import shortened
 
 _EPOCH = datetime.date(1970, 1, 1)
 _DATE = ("{YYYY}", "{MM}", "{DD}")
@@ -96,6 +97,16 @@ def is_one(path: str, pattern: str) -> bool:
 def window(spans: Sequence[Span], options: Options) -> frozenset[int]:
     """Of the spans that `resolve` found, the numbers of those to train on."""
     return frozenset(span.number for span in _chosen(list(spans), options))
+
+
+def told(location: str, found: Sequence[Span], window: Collection[int]) -> str:
+    """Which spans are read, for people; "" for a source without spans."""
+    if not source_name.parse(location).has_spans:
+        return ""
+    names = [prefix(span, location).rstrip("/") for span in found]
+    judged = [span for span in found if span.number not in window]
+    older = f"; of {len(judged):,} of them only what is held out" if judged else ""
+    return f"{len(found):,} of {location}: {shortened(names)}{older}"
 
 
 def _chosen(spans: list[Span], options: Options) -> list[Span]:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 from urllib.parse import urlsplit
@@ -22,7 +22,11 @@ from pipeline.noise import quiet
 if TYPE_CHECKING:
     import numpy as np
 
-_BATCH = 16  # images a request
+# Of a request: at most so many images, bytes and pixels, of which servers take twice as many. REST
+# makes a third more of the bytes.
+_BATCH = 16
+_BATCH_BYTES = 8 * 2**20
+_BATCH_PIXELS = 50_000_000
 _SAVED = "saved_model.pb"
 _ADDRESS = re.compile(r"[^/\s]+:\d+")
 
@@ -70,15 +74,16 @@ def predict(
 ) -> None:
     """Say what a model sees on images. Exit code 3 where one of the files is no usable image.
 
-    Files that a model cannot read, such as TIFF, are converted first, as for training.
+    A model reads JPEG and PNG. Other files, such as TIFF or WebP, are converted first, as for
+    training.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet(Path(os.devnull)):  # what it says while it is loaded is not for us
         files = list(_files(images))
         ask = _model(model, workspace, name, read_labels(labels) if labels else [])
     unusable = 0
-    for start in range(0, len(files), _BATCH):
-        for file, result in _predicted(files[start : start + _BATCH], ask, top):
+    for batch in _batches(files):
+        for file, result in _predicted(batch, ask, top):
             unusable += isinstance(result, str)
             _tell(file, result, as_json)
     if unusable:
@@ -101,41 +106,85 @@ def _files(images: Sequence[Path]) -> Iterator[Path]:
 _Classes = list[tuple[str, float]]
 
 
-def _predicted(
-    files: Sequence[Path], ask: Predict, top: int
-) -> Iterator[tuple[Path, _Classes | str]]:
-    """For each file the likeliest classes, or what is wrong with it."""
-    import numpy as np
+# A file, and it as a model can read it, or what is wrong with it.
+_Prepared = tuple[Path, "bytes | str"]
 
+
+class _Refused(Exception):  # noqa: N818 - it becomes a line about each image
+    """A server does not take these images."""
+
+
+def _batches(files: Iterable[Path]) -> Iterator[list[_Prepared]]:
+    """The files in their order, as many together as fit into a request."""
+    from components.image_example_gen import formats
+
+    batch: list[_Prepared] = []
+    size = pixels = 0
+    for file in files:
+        content = _prepare(file)
+        header = formats.header(content) if isinstance(content, bytes) else None
+        size += len(content)
+        pixels += header.width * header.height if header else 0
+        if batch and (len(batch) == _BATCH or size > _BATCH_BYTES or pixels > _BATCH_PIXELS):
+            yield batch
+            batch, size = [], len(content)
+            pixels = header.width * header.height if header else 0
+        batch.append((file, content))
+    if batch:
+        yield batch
+
+
+def _prepare(file: Path) -> bytes | str:
     from components.image_example_gen.files import Unusable
     from components.image_example_gen.images import read_image
     from components.image_example_gen.options import Options
 
-    prepared: dict[int, bytes] = {}
-    problems: dict[int, str] = {}
-    for index, file in enumerate(files):
-        try:
-            prepared[index] = read_image(file.read_bytes(), Options.max_pixels).encoded
-        except OSError as error:
-            problems[index] = error.strerror or str(error)
-        except Unusable as error:
-            problems[index] = str(error)
-    answers: dict[int, _Classes] = {}
-    if prepared:
-        answered = ask(list(prepared.values()))
-        known = _fits(answered)
-        for index, row, label in zip(
-            prepared, answered.probabilities, answered.labels, strict=True
-        ):
-            order = np.argsort(-row, kind="stable")[:top]
-            names = {i: answered.classes[i] if known else f"class {i}" for i in order}
-            # Of classes with the same probability, a server need not name the first.
-            answers[index] = [
+    try:
+        return read_image(file.read_bytes(), Options.max_pixels).encoded
+    except OSError as error:
+        return error.strerror or str(error)
+    except Unusable as error:
+        return str(error)
+
+
+def _predicted(
+    batch: Sequence[_Prepared], ask: Predict, top: int
+) -> Iterator[tuple[Path, _Classes | str]]:
+    """For each file the likeliest classes, or what is wrong with it."""
+    images = [content for _, content in batch if isinstance(content, bytes)]
+    answers: Iterator[_Classes] = iter(())
+    try:
+        answers = iter(_answers(images, ask, top))
+    except _Refused as refused:
+        if len(batch) > 1:
+            # One image fails the whole request.
+            for one in batch:
+                yield from _predicted([one], ask, top)
+            return
+        batch = [(file, str(refused)) for file, _ in batch]
+    for file, content in batch:
+        yield file, content if isinstance(content, str) else next(answers)
+
+
+def _answers(images: Sequence[bytes], ask: Predict, top: int) -> list[_Classes]:
+    import numpy as np
+
+    answers: list[_Classes] = []
+    if not images:
+        return answers
+    answered = ask(images)
+    known = _fits(answered)
+    for row, label in zip(answered.probabilities, answered.labels, strict=True):
+        order = np.argsort(-row, kind="stable")[:top]
+        names = {i: answered.classes[i] if known else f"class {i}" for i in order}
+        # Of classes with the same probability, a server need not name the first.
+        answers.append(
+            [
                 (names[i] if known or place else label, float(row[i]))
                 for place, i in enumerate(order)
             ]
-    for index, file in enumerate(files):
-        yield file, answers[index] if index in answers else problems[index]
+        )
+    return answers
 
 
 def _tell(file: Path, result: _Classes | str, as_json: bool) -> None:
@@ -259,6 +308,8 @@ def _server(address: str, name: str, given: list[str], base: Path) -> Predict:
         try:
             version, probabilities, labels = (rest if url.scheme == "http" else grpc)(encoded)
         except ServingError as error:
+            if error.code in ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"):
+                raise _Refused(f"{address}, model {name}: {error.code}: {error}") from None
             hint = {
                 "NOT_FOUND": "; wait until it is AVAILABLE, or give its name with --name",
                 "UNAVAILABLE": "; is a server running there?",

@@ -113,7 +113,7 @@ def promotions(workspace: Workspace) -> list[Promotion]:
 
 
 def _promotions(serving: Path) -> Iterator[Promotion]:
-    from pipeline.serving.promotion import AUDIT_FILE
+    from pipeline.serving.change import AUDIT_FILE
 
     try:
         lines = (serving / AUDIT_FILE).read_text(encoding="utf-8").splitlines()

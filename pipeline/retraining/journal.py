@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from components.atomic_pusher import storage
+from components.redaction import redact_all
 from pipeline.errors import NotBlessed
 
 FILE = "retraining.jsonl"
@@ -22,7 +23,7 @@ FILE = "retraining.jsonl"
 
 def append(location: str, event: str, at: datetime.datetime, **fields: Any) -> None:
     """Add a line, durably, to the journal at a path or URI."""
-    entry = {"at": at.isoformat(timespec="seconds"), "event": event, **fields}
+    entry = {"at": at.isoformat(timespec="seconds"), "event": event, **redact_all(fields)}
     text = storage.read_text(location)
     # Cut off by a crash: what was being written is no entry, and must not swallow the next.
     begin = "\n" if text and not text.endswith("\n") else ""
