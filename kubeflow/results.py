@@ -56,7 +56,7 @@ def write(
         written[REPORT] = _artifact(outputs, REPORT)
     artifacts = {name: {"artifacts": [artifact]} for name, artifact in written.items()}
     write_file(Path(outputs["outputFile"]), json.dumps({"artifacts": artifacts}))
-    if outcome := _outcome(result):
+    if outcome := {key: value for each in results for key, value in _outcome(each).items()}:
         page = {REPORT: written[REPORT]["uri"]} if report is not None else {}
         progress.report("outcome", **outcome, **page)
 
@@ -67,7 +67,7 @@ def _outcome(result: NodeResult) -> dict[str, Any]:
         return {"pushed": _pushed(result)}
     if _EVALUATION in result.outputs:
         known = ("accuracy", "baseline_accuracy", "blessed")
-        return {name: value for name, value in _metrics(result).items() if name in known}
+        return {name: value for name, value in _figures(result).items() if name in known}
     return {}
 
 

@@ -113,8 +113,8 @@ def _rows(result: Ingest) -> list[tuple[str, str]]:
     ):
         if counts:
             rows.append((name, ", ".join(f"{count:,} {kind}" for kind, count in counts.items())))
-    shown = varied(result.quarantine)[:MAX_SHOWN]
-    rows += [("", f"{line['path']}: {line['reason']}") for line in shown]
+    sample = varied(result.quarantine)[:MAX_SHOWN]
+    rows += [("", f"{line['path']}: {line['reason']}") for line in sample]
     if (more := len(result.quarantine) - MAX_SHOWN) > 0:
         rows.append(("", f"... and {more:,} more; --quarantine FILE writes them all"))
     rows += [("Look at", finding) for finding in record.findings]
