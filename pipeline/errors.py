@@ -131,9 +131,10 @@ def data_error(error: BadDataError, message: str | None = None) -> DataError:
 
 
 def kinds(kind: type[UserError] = UserError) -> Iterator[type[UserError]]:
-    """All kinds of failures that there are below one."""
+    """All kinds of failures below one that have an exit code of their own."""
     for each in kind.__subclasses__():
-        yield each
+        if "exit_code" in vars(each):
+            yield each
         yield from kinds(each)
 
 
