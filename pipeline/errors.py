@@ -130,15 +130,17 @@ def data_error(error: BadDataError, message: str | None = None) -> DataError:
     return kind(str(error) if message is None else message, error.findings)
 
 
-def _kinds(kind: type[UserError] = UserError) -> Iterator[type[UserError]]:
+def kinds(kind: type[UserError] = UserError) -> Iterator[type[UserError]]:
+    """All kinds of failures below one that have an exit code of their own."""
     for each in kind.__subclasses__():
-        yield each
-        yield from _kinds(each)
+        if "exit_code" in vars(each):
+            yield each
+        yield from kinds(each)
 
 
 EXIT_CODES: dict[int, str] = {
     0: "pushed, or nothing to do",
     UNEXPECTED: "unexpected failure",
-    **dict(sorted((kind.exit_code, kind.meaning) for kind in _kinds())),
+    **dict(sorted((kind.exit_code, kind.meaning) for kind in kinds())),
     INTERRUPTED: "interrupted",
 }

@@ -60,7 +60,7 @@ def two_classes(tmp_path: Path, image_bytes: Callable[..., bytes]) -> Path:
         (root / label).mkdir(parents=True)
         for index in range(40):
             (root / label / f"{index:02d}.png").write_bytes(
-                image_bytes(color=(index, 100 * offset, 50))
+                image_bytes(color=(index, 100 * offset, 51))
             )
     return root
 

@@ -177,6 +177,7 @@ class TestFailures:
             (errors.NotBlessed, 4),
             (errors.NodeFailed, 5),
             (errors.WorkspaceBusy, 6),
+            (errors.DataLost, 12),
         ],
     )
     def test_each_failure_of_a_run_has_its_own_exit_code(
@@ -191,8 +192,8 @@ class TestFailures:
         assert only_line(result.stderr) == "perennial: error: no luck"
 
     def test_exit_codes_are_distinct(self) -> None:
-        kinds = errors.UserError.__subclasses__()
-        codes = [0, errors.UNEXPECTED, errors.INTERRUPTED, *(kind.exit_code for kind in kinds)]
+        kinds = [kind.exit_code for kind in errors.kinds()]
+        codes = [0, errors.UNEXPECTED, errors.INTERRUPTED, *kinds]
         assert sorted(codes) == sorted(errors.EXIT_CODES)
 
     def test_an_interrupt_is_130(self, run_as: Callable[[Callable[..., None]], None]) -> None:

@@ -18,6 +18,7 @@ from pipeline import config as config_module
 from pipeline.config import PRESETS, check_paths, config_class, dump_toml, items, load, parse_set
 from pipeline.errors import ConfigError, DataError
 from pipeline.settings import BUILT_IN_SOURCES, ENVIRONMENTS, Config
+from tests.cli import UNGATED
 from trainer_module import recipes
 
 
@@ -272,7 +273,8 @@ class TestPaths:
         ).config.data
         assert (data.options.depth, data.options.spans) == (2, 3)
         assert data.options.max_bad_fraction == 0.5
-        assert load(None, {}).config.data.options == Options()
+        # The gate's test is not the ingest's: alone, it takes whatever judges.
+        assert load(None, {}).config.data.options == Options(min_eval=5)
 
     def test_a_tilde_is_the_home_folder_also_in_a_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -401,7 +403,8 @@ class TestValues:
             assert part in str(caught.value)
 
     def test_a_gate_without_any_bound_is_refused(self) -> None:
-        nothing = {"evaluate.min_accuracy": 0, "evaluate.max_accuracy_drop": 1}
+        nothing: dict[str, float] = {"evaluate.min_accuracy": 0, "evaluate.max_accuracy_drop": 1}
+        nothing |= {f"evaluate.{name}": value for name, value in UNGATED.items()}
         with pytest.raises(ConfigError, match="command line: evaluate: no bound is left"):
             load(None, {"data.source": "photos", "transform.image_size": 32, **nothing})
 

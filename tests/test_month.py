@@ -28,7 +28,7 @@ COLORS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 YELLOW = {"yellow": (200, 200, 60)}
 EMPTY, CORRUPT, DRIFTED, NEW_CLASS, WORSE, REMOVED, FEEDBACK = 4, 5, 12, 14, 19, 20, 30
 # Images of each class; all other days have USUAL.
-SIZES = {1: 30, DRIFTED: 16, 13: 10, NEW_CLASS: 24}
+SIZES = {1: 40, DRIFTED: 16, 13: 10, NEW_CLASS: 24}
 USUAL = 3
 SETTINGS = """
 [data]

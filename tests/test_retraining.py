@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import http.server
 import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -19,8 +18,8 @@ import pytest
 from PIL import Image
 
 from components.atomic_pusher import versions
-from components.image_example_gen import inputs, spans
-from components.image_example_gen.dataset import DataSet, list_data
+from components.image_example_gen import inputs
+from components.image_example_gen.dataset import DataSet
 from components.image_example_gen.inputs import Input
 from components.image_example_gen.options import Options
 from pipeline.config import load
@@ -335,60 +334,6 @@ class TestFeedback:
         assert "labelled 'cat', 'dog'" in made.bad[0].reason
         lines = (made.span / feedback.BAD_ROWS).read_text().splitlines()
         assert [json.loads(line)["line"] for line in lines] == [4, 5, 6, 7, 8, 9, 10]
-
-    @pytest.mark.parametrize(
-        ("there", "expected"),
-        [
-            pytest.param([], "2026-05-01", id="the first"),
-            pytest.param(["2026-04-28"], "2026-05-01", id="older ones"),
-            pytest.param(["2026-05-01"], "2026-05-02", id="one of today"),
-            pytest.param(["2026-05-02"], "2026-05-03", id="of tomorrow, as east of here"),
-            pytest.param(["2026-12-31", "2026-01-01"], "2027-01-01", id="of another year"),
-        ],
-    )
-    @pytest.mark.parametrize("version", ["", "/v{VERSION}"])
-    def test_a_dated_span_comes_after_the_newest(
-        self, images: Path, tmp_path: Path, there: list[str], expected: str, version: str
-    ) -> None:
-        """Whatever the clock and its zone tell; never as a version that hides the day's images."""
-        for day in there:
-            (tmp_path / "data" / day / version.format(VERSION=3).strip("/") / "cat").mkdir(
-                parents=True
-            )
-        source = f"{tmp_path}/data/{{YYYY}}-{{MM}}-{{DD}}{version}"
-        made = feedback.add(self.table(images, "0.png,cat"), source, datetime.date(2026, 5, 1))
-        assert made.span == tmp_path / "data" / (expected + version.format(VERSION=1))
-        newest = spans.resolve(source, Options())
-        assert [span.location for span in newest] == [str(made.span)]
-
-    @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "UTC", "Pacific/Niue"])
-    def test_a_correction_counts_in_any_time_zone(
-        self, images: Path, tmp_path: Path, zone: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The day's images came in by the clock of the one who corrects them."""
-        monkeypatch.setenv("TZ", zone)
-        time.tzset()
-        try:
-            today = datetime.date.today()
-            span = tmp_path / "data" / f"{today:%Y/%m/%d}" / "cat"
-            span.mkdir(parents=True)
-            shutil.copy(images / "0.png", span)
-            source = f"{tmp_path}/data/{{YYYY}}/{{MM}}/{{DD}}"
-            feedback.add(self.table(images, "0.png,dog"), source)
-        finally:
-            monkeypatch.undo()
-            time.tzset()
-        rows = [
-            entry for unit in inputs.scan(list_data(source, Options(spans=9))) for entry in unit
-        ]
-        inputs.judge(rows, {"train": 1})
-        assert {row.label: row.fate for row in rows} == {"cat": "quarantined", "dog": "train"}
-
-    def test_a_number_without_room_is_refused(self, images: Path, tmp_path: Path) -> None:
-        (tmp_path / "data" / "9" / "cat").mkdir(parents=True)
-        with pytest.raises(ConfigError, match="no place for span 10"):
-            feedback.add(self.table(images, "0.png,cat"), f"{tmp_path}/data/{{SPAN:1}}")
-        assert [path.name for path in (tmp_path / "data").glob("[!.]*")] == ["9"]
 
     def known(self, images: Path, root: Path) -> str:
         for number, label in enumerate(("cat", "horse")):

@@ -29,15 +29,20 @@ def beats_largest_class(
     level = bounds.majority_significance
     if level == 1:
         return
-    right = sum(_right(model).values())
+    hits = _right(model)
+    right = sum(hits.values())
     support = {each.name: each.support for each in model.per_class}
-    found = []
+    # By images that are gained and lost, as thousands of classes may be as large; train's first.
+    answers: dict[tuple[int, int], str] = {}
     for name in {**_largest(train), **_largest(support)}:
-        both = _right(model).get(name, 0)
-        gained, lost = right - both, support.get(name, 0) - both
-        # The chance that answers which are no better gain as many.
-        found.append((chance.mcnemar(gained, lost, model.examples), name, gained, lost))
-    p, name, gained, lost = max(found, key=lambda each: each[0])  # of equal ones train's
+        both = hits.get(name, 0)
+        answers.setdefault((right - both, support.get(name, 0) - both), name)
+    # The chance that answers which are no better gain as many.
+    p, (gained, lost) = max(
+        ((chance.mcnemar(*counts, model.examples), counts) for counts in answers),
+        key=lambda each: each[0],
+    )
+    name = answers[gained, lost]
     passed = p <= level
     reason = (
         f"right on {right:,} of {model.examples:,} images, always answering {name!r} on "
