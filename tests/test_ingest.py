@@ -673,6 +673,20 @@ def test_moving_examples_keeps_the_others_in_place(tmp_path: Path) -> None:
     assert [value(e, features.SHA256) for e in records(examples, "eval")] == ["b"]
 
 
+def test_examples_that_are_in_no_split_are_dropped(tmp_path: Path) -> None:
+    (tmp_path / "Split-train").mkdir()
+    with tf.io.TFRecordWriter(f"{tmp_path}/Split-train/data_tfrecord-00000-of-00001") as writer:
+        for name in "ab":
+            feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[name.encode()]))
+            features_ = tf.train.Features(feature={features.SHA256: feature})
+            writer.write(tf.train.Example(features=features_).SerializeToString())
+    changed = writing.move(str(tmp_path), {"b": ("train", "")})
+    assert sorted(changed.values(), key=str) == [1, None]
+    examples = standard_artifacts.Examples()
+    examples.uri = str(tmp_path)
+    assert [value(e, features.SHA256) for e in records(examples, "train")] == ["a"]
+
+
 def test_a_problem_is_told_with_its_kind() -> None:
     assert str(Problem("empty", "zero bytes")) == "empty: zero bytes"
     assert str(Problem("odd", "")) == "odd"
