@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -107,10 +108,10 @@ def summary(text: str) -> dict[str, Any]:
 
 
 def write_classes(root: Path, names: list[str], images: int, first: int = 0) -> Path:
-    for number, name in enumerate(names):
+    for name in names:
         (root / name).mkdir(parents=True, exist_ok=True)
         for index in range(first, images):
-            picture = corpus.make("PNG", 1000 * number + index)
+            picture = corpus.make("PNG", zlib.crc32(f"{name} {index}".encode()))
             (root / name / f"{index}.png").write_bytes(picture)
     return root
 
