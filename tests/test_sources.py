@@ -717,11 +717,11 @@ def test_digits_are_whole_and_always_the_same() -> None:
     found = items("digits")
     assert len(found) == IMAGES
     assert {item.label for item in found.values()} == set("0123456789")
-    pixels = np.asarray(Image.open(io.BytesIO(found["0/0000.bmp"].load())))
+    pixels = np.asarray(Image.open(io.BytesIO(found["0/0000.png"].load())))
     assert pixels.shape == (8, 8, 3)
     assert pixels[0, :, 0].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]
     # The split follows from these bytes.
-    assert hashlib.sha256(found["0/0000.bmp"].load()).hexdigest()[:8] == "f460f17e"
+    assert hashlib.sha256(found["0/0000.png"].load()).hexdigest()[:8] == "f460f17e"
 
 
 class MemoryFileSystem(FileSystem):  # Beam finds it by its scheme

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from components.errors import BadDataError
+from components.errors import BadDataError, DataLossError
 from components.wording import other_files, quoted
 
 FILE_NAME = "accounting.json"
@@ -18,6 +20,8 @@ QUARANTINE = "quarantine.jsonl"
 DUPLICATES = "duplicates.jsonl"
 NEAR_DUPLICATES = "near_duplicates.jsonl"
 MIN_IMAGES = 2  # of a class: one to train on and one to be judged on
+
+_PARTICULAR = re.compile(r"\d[\d,.]*|'[^']*'")  # what tells two equal reasons apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Accounting:
       ignored: number of files that are no inputs, by reason.
       normalized: number of examples by what was changed in them.
       spans: numbers of the spans that were read.
+      span_names: the same as people know them, such as dates.
       held_out: digest of the images and labels of each split that is not trained on: equal ones
         make the figures of two models comparable.
       near_duplicates: pairs of examples that look the same: "pairs", and of them "across_splits"
@@ -50,6 +55,7 @@ class Accounting:
     ignored: dict[str, int] = dataclasses.field(default_factory=dict)
     normalized: dict[str, int] = dataclasses.field(default_factory=dict)
     spans: list[int] = dataclasses.field(default_factory=list)
+    span_names: list[str] = dataclasses.field(default_factory=list)
     held_out: dict[str, str] = dataclasses.field(default_factory=dict)
     near_duplicates: dict[str, int] = dataclasses.field(default_factory=dict)
     findings: list[str] = dataclasses.field(default_factory=list)
@@ -112,6 +118,21 @@ class Accounting:
         """How many examples a class has in all splits together."""
         return sum(counts.get(label, 0) for counts in self.splits.values())
 
+    def check_eval(self, fewest: int, root: str) -> None:
+        """Raise DataLossError where too few eval images are of other classes than the largest.
+
+        An image of the largest class does not tell a model from the answer that is always that
+        class. Of N others that a perfect model has all right, chance explains 1 / 2^N.
+        """
+        counts = self.splits.get("eval", {}).values()
+        others = sum(counts) - max(counts, default=0)
+        if others < fewest:
+            raise DataLossError(
+                f"{root}: the eval split is too small to tell a good model from none: "
+                f"{others} of its {sum(counts)} images are outside its largest class, fewer than "
+                f"data.min_eval = {fewest}; add images, raise data.eval, or set data.min_eval"
+            )
+
 
 def write_accounting(accounting: Accounting, examples_uri: str) -> None:
     """Write the record beside the splits of an Examples artifact."""
@@ -130,3 +151,17 @@ def write_lines(rows: Sequence[Mapping[str, Any]], path: str) -> None:
     with tf.io.gfile.GFile(path, "w") as file:
         for row in rows:
             file.write(json.dumps(row) + "\n")
+
+
+def varied(quarantine: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The lines of the quarantine, each reason once before one is repeated.
+
+    Reasons that differ in numbers or names only are the same.
+    """
+    seen: Counter[str] = Counter()
+    ranked = []
+    for line in quarantine:
+        reason = _PARTICULAR.sub("", line["reason"])
+        ranked.append((seen[reason], line))
+        seen[reason] += 1
+    return [line for _, line in sorted(ranked, key=lambda entry: entry[0])]

@@ -15,7 +15,7 @@ from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_component_specs
 
-from components import reuse
+from components import redaction, reuse
 from components.image_example_gen import assignments, writing
 from components.image_example_gen.dataset import list_data
 from components.image_example_gen.ingest import ingest, split_names
@@ -114,7 +114,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 def _resolved(exec_properties: Mapping[str, Any]) -> list[Span] | None:
     text = exec_properties.get(SPANS_KEY)
-    return [Span(*span) for span in json.loads(text)] if text else None
+    if not text:
+        return None
+    return [
+        Span(number, version, redaction.reveal(location))
+        for number, version, location in json.loads(text)
+    ]
 
 
 def _save(outcomes: list[tuple[int, list[Outcome]]], path: str) -> None:

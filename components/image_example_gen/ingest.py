@@ -12,12 +12,13 @@ from typing import Any
 
 from components import reuse
 from components.errors import BadDataError
-from components.image_example_gen import findings, near_duplicates, similar, writing
+from components.image_example_gen import findings, near_duplicates, similar, spans, writing
 from components.image_example_gen.accounting import (
     DUPLICATES,
     NEAR_DUPLICATES,
     QUARANTINE,
     Accounting,
+    varied,
     write_accounting,
     write_lines,
 )
@@ -71,7 +72,7 @@ class Ingest:
             named = shortened(
                 [f"{first[kind]['path']} ({first[kind]['reason']})" for kind, _ in worst], "; "
             )
-            rows = [f"{line['path']}: {line['reason']}" for line in self.quarantine]
+            rows = [f"{line['path']}: {line['reason']}" for line in varied(self.quarantine)]
             more = len(rows) - MAX_BAD_LISTED
             raise BadDataError(
                 f"{source}: {record.all_quarantined:,} of {record.inputs:,} inputs cannot be used, "
@@ -92,6 +93,7 @@ class Ingest:
                 findings=[quoted(names) for names in record.similar],
             )
         record.check_splits(splits, source)
+        record.check_eval(options.min_eval, source)
 
 
 def ingest(
@@ -247,6 +249,7 @@ def _account(
             fact.normalized for fact in facts.values() if fact.normalized != "none"
         ),
         spans=[span.number for span in data.spans],
+        span_names=[spans.name(span.number, data.source) for span in data.spans],
         held_out={split: _digest(inputs, split) for split in HELD_OUT if split in found},
         near_duplicates={
             "pairs": len(pairs),

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from components.image_example_gen import splitting
+from components.image_example_gen import spans, splitting
 from components.image_example_gen.dataset import DataSet
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.sources.base import Item
@@ -16,6 +16,7 @@ from components.progress import Counter
 
 INPUTS_FILE = "inputs.jsonl"  # in an Examples artifact: every input and its fate
 
+QUARANTINED = "quarantined"
 OUTSIDE = "of spans before the window"
 
 # An image that is in several splits stays where it is held out, so that these stay comparable.
@@ -36,10 +37,11 @@ class Problem(NamedTuple):
 class Input:
     """One input and its fate: an example of `split`, a duplicate, or quarantined.
 
-    `sha256` is "" where there are no bytes to be had. `is_given` tells a split that the source
-    names from one that follows from the content, `is_known` one that an earlier ingest decided on.
-    `drawn` is the split before any is filled up. `is_outside` marks what is only of use for a
-    training on its span, and that is not in the window.
+    `sha256` is "" where there are no bytes to be had. `span_name` is the span as people know it,
+    such as its date. `is_given` tells a split that the source names from one that follows from the
+    content, `is_known` one that an earlier ingest decided on. `drawn` is the split before any is
+    filled up. `is_outside` marks what is only of use for a training on its span, and that is not in
+    the window.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Input:
     span: int
     problem: Problem | None
     duplicate_of: str = ""
+    span_name: str = ""
     is_given: bool = False
     is_known: bool = False
     is_outside: bool = False
@@ -62,7 +65,7 @@ class Input:
     def fate(self) -> str:
         """What became of it, in a word: the name of its split, or why it is in none."""
         if self.problem:
-            return "quarantined"
+            return QUARANTINED
         if self.is_outside:
             return OUTSIDE
         return "duplicate" if self.duplicate_of else self.split
@@ -75,7 +78,9 @@ def scan(data: DataSet) -> list[list[Input]]:
         for unit in data.units:
             inputs: list[Input] = []
             for item, sha256, problem in in_order(_hashed, unit.items(), lambda item: item.size):
-                inputs.append(Input(item.name, item.label, item.split, sha256, unit.span, problem))
+                entry = Input(item.name, item.label, item.split, sha256, unit.span, problem)
+                entry.span_name = spans.name(unit.span, data.source)
+                inputs.append(entry)
                 counter.add()
             found.append(inputs)
     return found
@@ -136,13 +141,15 @@ def _agreed(copies: list[Input]) -> list[Input]:
     A later span corrects the labels of earlier ones.
     """
     newest = max(entry.span for entry in copies)
-    labels = sorted({entry.label for entry in copies if entry.span == newest})
+    latest = [entry for entry in copies if entry.span == newest]
+    labels = sorted({entry.label for entry in latest})
+    name = latest[0].span_name or newest
     shown = ", ".join(map(repr, labels))
     for entry in copies:
         if len(labels) > 1:
             entry.problem = Problem("conflict", f"the same bytes are labelled {shown}")
         elif entry.label != labels[0]:
-            entry.problem = Problem("relabelled", f"span {newest} labels the same bytes {shown}")
+            entry.problem = Problem("relabelled", f"span {name} labels the same bytes {shown}")
     return [entry for entry in copies if entry.problem is None]
 
 

@@ -26,6 +26,7 @@ class Options:
         and train images of those only; "window" reads all images of those only.
       max_pixels: images of more pixels are quarantined without being decoded.
       max_bad_fraction: share of quarantined inputs, 0 to 1, beyond which the data is refused.
+      min_eval: images that the eval split must have outside its largest class.
       group_near_duplicates: put images that look the same into the same split.
       similar_classes: "stop" refuses class names that look alike, "keep" takes them as they are.
     """
@@ -45,6 +46,7 @@ class Options:
     held_out: str = "window"
     max_pixels: int = 100_000_000
     max_bad_fraction: float = 0.1
+    min_eval: int = 0
     group_near_duplicates: bool = False
     similar_classes: str = "stop"
 

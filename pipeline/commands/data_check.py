@@ -21,7 +21,7 @@ from pipeline.commands.options import (
     load,
 )
 from pipeline.console import Console
-from pipeline.errors import DataError
+from pipeline.errors import data_error
 from pipeline.noise import quiet
 from pipeline.workspace import Workspace
 
@@ -66,7 +66,8 @@ def check(
         quiet(Path(folder, "log")) as terminal,
         Console.create(log_format.resolved, terminal.stdout) as console,
     ):
-        # Only from here on is TensorFlow needed, and its import is worth a look at the terminal.
+        # Only from here on is TensorFlow needed, whose import takes seconds.
+        report("note", text=f"reading {data.source}")
         from components.errors import BadDataError
         from components.image_example_gen import assignments
         from components.image_example_gen.dataset import list_data
@@ -92,10 +93,12 @@ def check(
             console.summary(_rows(result), {**record, "quarantine": result.quarantine})
             result.check(split_names(data.splits, result.accounting), data.source, data.options)
         except BadDataError as error:
-            raise DataError(str(error)) from error
+            raise data_error(error) from error
 
 
 def _rows(result: Ingest) -> list[tuple[str, str]]:
+    from components.image_example_gen.accounting import varied
+
     record = result.accounting
     rows = [("Accounting", record.balance)]
     for split, counts in record.splits.items():
@@ -110,7 +113,8 @@ def _rows(result: Ingest) -> list[tuple[str, str]]:
     ):
         if counts:
             rows.append((name, ", ".join(f"{count:,} {kind}" for kind, count in counts.items())))
-    rows += [("", f"{line['path']}: {line['reason']}") for line in result.quarantine[:MAX_SHOWN]]
+    sample = varied(result.quarantine)[:MAX_SHOWN]
+    rows += [("", f"{line['path']}: {line['reason']}") for line in sample]
     if (more := len(result.quarantine) - MAX_SHOWN) > 0:
         rows.append(("", f"... and {more:,} more; --quarantine FILE writes them all"))
     rows += [("Look at", finding) for finding in record.findings]

@@ -77,7 +77,8 @@ def add(
     Args:
       table: the CSV file.
       source: a local source with {SPAN}, or {YYYY}, {MM} and {DD}, and perhaps {VERSION}.
-      today: the day of a dated span.
+      today: the day of a dated span, unless there is one of that day or later: by the clock here
+        if None.
       new_classes: labels that are let through though no span has them.
 
     Raises:
@@ -95,7 +96,7 @@ def add(
     distinct = {row.sha256: row for row in reversed(rows)}
     root.mkdir(parents=True, exist_ok=True)
     with locked(root):
-        span = _next(location, today or datetime.datetime.now(datetime.UTC).date())
+        span = _next(location, today or datetime.date.today())
         span.parent.mkdir(parents=True, exist_ok=True)
         staging = root / f".feedback-{uuid.uuid4().hex}"
         try:
@@ -225,31 +226,24 @@ def _agreed(rows: list[_Row], bad: list[BadRow]) -> Iterator[_Row]:
 
 
 def _next(location: str, today: datetime.date) -> Path:
-    """Where the next span is to be: a number or, of a day that has one, a version more."""
-    every = Options(first_span=0)
+    """Where the next span is to be: after the newest, or its corrections would not count.
+
+    That is its number and one more, or today, and where there is one of today or later, as in a
+    time zone to the east, the day after it. Never another version of a day: the highest version is
+    all that is read of it, so that the images of the others would be gone.
+    """
     try:
-        known = spans.resolve(location, every)
+        known = spans.resolve(location, Options(first_span=0))
     except BadDataError as error:
         if "no such span" not in str(error):
             raise ConfigError(str(error)) from error
         known = []
-    version = 1
     number = max((span.number for span in known), default=0) + 1
     if "{YYYY}" in location:
-        days = (today - datetime.date(1970, 1, 1)).days
-        same = [span.version or 0 for span in known if span.number == days]
-        if same and "{VERSION" not in location:
-            raise DataError(
-                f"{location}: {today} has its span already; add {{VERSION}} to the pattern, or "
-                "wait for tomorrow"
-            )
-        version = max(same, default=0) + 1
-    day = {"YYYY": f"{today:%Y}", "MM": f"{today:%m}", "DD": f"{today:%d}"}
-
-    def value(match: re.Match[str]) -> str:
-        width = int(match[2] or 0)
-        if match[1] in day:
-            return day[match[1]]
-        return f"{number if match[1] == 'SPAN' else version:0{width}d}"
-
-    return Path(re.sub(r"\{(SPAN|VERSION|YYYY|MM|DD)(?::([^}]*))?\}", value, location))
+        number = max(number, spans.day(today))
+    path = spans.location(location, number)
+    if not spans.is_one(path, location):
+        raise ConfigError(
+            f"{location}: has no place for span {number}; give its number more digits"
+        )
+    return Path(path)
