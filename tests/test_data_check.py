@@ -16,6 +16,9 @@ from tests import image_corpus as corpus
 from tests.cli import perennial, process
 
 
+FEW = ("--set", "data.min_eval=0")  # as much as few images tell is not what is tested here
+
+
 class Done(NamedTuple):
     returncode: int
     stdout: str
@@ -48,7 +51,7 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counter[str]]
 
 
 def test_good_data_in_a_process_of_its_own(two_classes: Path) -> None:
-    done = process("data", "check", two_classes)
+    done = process("data", "check", two_classes, *FEW)
     assert done.returncode == 0, done.stderr
     assert "80 inputs = 80 examples + 0 duplicates + 0 quarantined" in done.stdout
     assert "Quarantined" not in done.stdout
@@ -63,7 +66,7 @@ def test_bad_data_is_listed_and_ends_with_3(
     done = run(root, "--quarantine", listed, "--set", "data.max_bad_fraction=0.1")
     assert done.returncode == 3
     assert f"= {counts['example']} examples + {counts['duplicate']} duplicates + " in done.stdout
-    assert "dog/empty.jpg: empty: zero bytes" in done.stdout
+    assert "empty: zero bytes" in listed.read_text()
     assert done.stderr.count("\n") == 1
     assert "cannot be used, more than data.max_bad_fraction = 0.1 allows" in done.stderr
     assert len(listed.read_text().splitlines()) == counts["quarantined"]
@@ -136,20 +139,21 @@ def test_a_class_of_one_image_is_named_with_what_to_do(
     assert done.returncode == 3
     assert "'cow'" in done.stderr
     assert "data.ignore" in done.stderr
-    assert run(tmp_path, "--set", 'data.ignore=["cow"]').returncode == 0
+    assert run(tmp_path, "--set", 'data.ignore=["cow"]', *FEW).returncode == 0
 
 
 def test_what_is_read_as_what_comes_first(run: Callable[..., Done], tmp_path: Path) -> None:
     write_classes(tmp_path, ["cat", "dog"], 3)
     write_classes(tmp_path, ["@eaDir"], 3)
     done = run(tmp_path, "--log-format", "json")
-    first, second, third = notes(done.stdout)[:3]
+    start, first, second, third = notes(done.stdout)[:4]
+    assert start == f"reading {tmp_path}"
     assert first.startswith("classes: ")
     assert "cat, dog" in first
     assert second.startswith("splits: ")
     assert "@eaDir" in third
     kinds = [event["event"] for event in events(done.stdout)]
-    assert kinds[:3] == ["note"] * 3
+    assert kinds[:4] == ["note"] * 4
     assert [what for what, _ in summary(done.stdout)["reading"]] == ["Classes", "Splits", "Ignored"]
 
 
@@ -159,7 +163,7 @@ def test_what_can_be_read_in_two_ways_is_not_read(run: Callable[..., Done], tmp_
     assert done.returncode == 3
     assert f"perennial data check {tmp_path} --set data.depth=2" in done.stderr
     assert "{SPAN}" in done.stderr
-    assert run(tmp_path, "--set", "data.depth=2").returncode == 0
+    assert run(tmp_path, "--set", "data.depth=2", *FEW).returncode == 0
 
 
 def test_names_that_look_alike_stop_unless_they_are_kept(
@@ -169,7 +173,7 @@ def test_names_that_look_alike_stop_unless_they_are_kept(
     done = run(tmp_path)
     assert done.returncode == 3
     assert "'Cat', 'cat'" in done.stderr
-    kept = run(tmp_path, "--set", "data.similar_classes=keep", "--log-format", "json")
+    kept = run(tmp_path, "--set", "data.similar_classes=keep", "--log-format", "json", *FEW)
     assert kept.returncode == 0
     assert summary(kept.stdout)["similar"] == [["Cat", "cat"]]
 
@@ -184,7 +188,7 @@ def test_the_splits_of_the_runs_of_a_workspace_are_kept(
     folder.mkdir(parents=True)
     rule = assignments.read(str(folder), {"train": 80, "eval": 20}, False).rule
     digests = []
-    arguments = (data, "--workspace", tmp_path / "work", "--log-format", "json")
+    arguments = (data, "--workspace", tmp_path / "work", "--log-format", "json", *FEW)
     for split in ("train", "eval"):
         known = {
             hashlib.sha256((data / label / "0.png").read_bytes()).hexdigest()[:16]: split
@@ -203,7 +207,7 @@ def test_a_row_that_cannot_be_reached_is_one_row(run: Callable[..., Done], tmp_p
     rows = [f"{label}/{n}.png,{label}" for label in ("cat", "dog") for n in range(10)]
     rows.append("http://example.org/1.png,cat")
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
-    done = run(tmp_path / "list.csv", "--log-format", "json")
+    done = run(tmp_path / "list.csv", "--log-format", "json", *FEW)
     assert done.returncode == 0, done.stderr
     assert summary(done.stdout)["quarantined"] == {"unreachable": 1}
 
@@ -214,6 +218,6 @@ def test_numbers_that_are_off_by_one_are_told(run: Callable[..., Done], tmp_path
     (tmp_path / "labels.txt").write_text("none\ncat\ndog\n")
     records = [example(image=corpus.make("PNG", n), label=1 + n % 2) for n in range(8)]
     write_records(tmp_path / "pets.tfrecord", *records)
-    done = run(tmp_path, "--log-format", "json")
+    done = run(tmp_path, "--log-format", "json", *FEW)
     assert done.returncode == 0, done.stderr
     assert any("'none'" in finding for finding in summary(done.stdout)["findings"])

@@ -374,7 +374,7 @@ class TestFeedback:
             span.mkdir(parents=True)
             shutil.copy(images / "0.png", span)
             source = f"{tmp_path}/data/{{YYYY}}/{{MM}}/{{DD}}"
-            feedback.add(self.table(images, "0.png,dog"), source)
+            feedback.add(self.table(images, "0.png,dog"), source, new_classes=["dog"])
         finally:
             monkeypatch.undo()
             time.tzset()
