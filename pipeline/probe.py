@@ -42,7 +42,8 @@ def survey(source: str) -> Survey | None:
     from components.image_example_gen.sources import list_source
 
     try:
-        units = list_source(name, Options()).units
+        # What the folders mean is for the run to find out.
+        units = list_source(name, Options(layout="classes")).units
     except BadDataError:
         return None
     chosen = units[:: -(-len(units) // SAMPLE) or 1]

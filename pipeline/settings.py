@@ -122,7 +122,8 @@ class DataConfig(Section):
     """Where the images come from and how they are split.
 
     Splits are shares of content-hash buckets: with 80, 20 and 0, eight images in ten train. An
-    image stays in its split across runs and as data grows, until the shares change.
+    image stays in its split across runs and as data grows, until the shares change, and every class
+    of two images is in train and in eval: see docs/how-to/own-images.md.
     """
 
     source: Annotated[str, SOURCE] = Field(

@@ -38,7 +38,7 @@ from trainer_module.weights import WeightsError, load_npz
 
 HOSTILE = {
     "\x1b[31mred\x1b[0m\x07": r"\x1b[31mred\x1b[0m\x07",
-    "two\nlines\r": r"two\nlines\r",
+    "two\nlines\r": r"two\nlines",  # blanks at the end are no part of a name
     "\u202egpj.cat": r"\u202egpj.cat",
     "\x9b2J": r"\x9b2J",
     "<script>alert(1)<\\script>": "<script>alert(1)<\\script>",  # escaped where pages are made

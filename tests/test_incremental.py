@@ -261,6 +261,52 @@ class TestHeldOut:
         assert [entry.fate for entry in inputs] == ["duplicate", "train", "duplicate", "eval"]
 
 
+class TestSmallClasses:
+    """A class that content alone leaves out of a split, as its data grows."""
+
+    def splits(self, examples: standard_artifacts.Examples) -> dict[str, str]:
+        return {
+            value(example, features.SHA256): split
+            for split, found in by_split(examples).items()
+            for example in found
+        }
+
+    def write(self, stage: Stage, *indices: int, label: str = "c") -> None:
+        folder = stage.data / "1" / label
+        folder.mkdir(parents=True, exist_ok=True)
+        for index in indices:
+            random = np.random.default_rng([7, index])
+            pixels = random.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}.png")
+
+    def test_images_stay_where_they_are(self, stage: Stage) -> None:
+        before: dict[str, str] = {}
+        for count in (2, 3, 5, 9):
+            self.write(stage, *range(count))
+            examples = stage.ingest()
+            record = read_accounting(examples.uri)
+            assert all("c" in record.splits[split] for split in ("train", "eval"))
+            now = self.splits(examples)
+            assert before.items() <= now.items()
+            before = now
+
+    def test_without_what_was_remembered_they_are_as_if_all_were_new(self, stage: Stage) -> None:
+        self.write(stage, *range(4))
+        first = stage.ingest()
+        assert self.splits(first) == self.splits(anew(stage).ingest())
+
+    def test_an_image_that_cannot_be_decoded_holds_no_place(self, stage: Stage) -> None:
+        self.write(stage, 0, 1, 2)
+        for index in range(12):
+            bad = b"\x89PNG\r\n\x1a\n" + bytes([index])
+            (stage.data / "1" / "c" / f"bad {index}.png").write_bytes(bad)
+        examples = stage.ingest(max_bad_fraction=0.9)
+        record = read_accounting(examples.uri)
+        assert all("c" in record.splits[split] for split in ("train", "eval"))
+        written = Counter(self.splits(examples).values())
+        assert written == {split: record.examples(split) for split in record.splits}
+
+
 def test_recent_spans_can_count_more(tmp_path: Path) -> None:
     from trainer_module.run_fn import weighted
 

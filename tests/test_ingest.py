@@ -317,12 +317,13 @@ class TestJudge:
 
     @given(st.sets(hex_digests, min_size=1, max_size=50), hex_digests, st.randoms())
     def test_new_data_moves_nothing(self, old: set[str], new: str, random: Any) -> None:
-        def splits(digests: set[str]) -> dict[str, str]:
+        def splits(digests: set[str], earlier: dict[str, str]) -> dict[str, str]:
             inputs = [entry(f"{random.random()}", sha256=digest) for digest in digests]
-            judge(inputs, SHARES)
+            judge(inputs, SHARES, earlier=lambda sha256: earlier.get(sha256, ""))
             return {item.sha256: item.split for item in inputs}
 
-        assert splits(old).items() <= splits(old | {new}).items()
+        first = splits(old, {})
+        assert first.items() <= splits(old | {new}, first).items()
 
     def test_shares_are_met(self) -> None:
         import hashlib
@@ -461,10 +462,20 @@ class TestChecks:
         with pytest.raises(BadDataError, match="the eval split has no image of 'dog'; add"):
             record.check_splits(["train", "eval"], "/data")
 
-    def test_an_empty_split_is_an_error(self, two_classes: Path) -> None:
+    def test_a_share_that_reaches_no_image_gives_every_class_one(self, two_classes: Path) -> None:
         result = check(two_classes, {"train": 10**9, "eval": 1})
-        names = split_names({"train": 1, "eval": 1}, result.accounting)
-        with pytest.raises(BadDataError, match="the eval split has no image of 'cat', 'dog'"):
+        result.check(split_names({"train": 1, "eval": 1}, result.accounting), "x", Options())
+        assert result.accounting.splits["eval"] == {"cat": 1, "dog": 1}
+
+    def test_a_split_of_the_source_that_lacks_a_class_is_an_error(self, two_classes: Path) -> None:
+        root = two_classes.with_name("splits")
+        shutil.copytree(two_classes, root / "train")
+        (root / "train" / "cat" / "00.png").rename(root / "00.png")
+        (root / "val" / "cat").mkdir(parents=True)
+        (root / "00.png").rename(root / "val" / "cat" / "00.png")
+        result = check(root)
+        names = split_names(SHARES, result.accounting)
+        with pytest.raises(BadDataError, match="the eval split has no image of 'dog'; add"):
             result.check(names, "x", Options())
 
     def test_one_class_only(self, two_classes: Path) -> None:
@@ -676,6 +687,20 @@ def test_moving_examples_keeps_the_others_in_place(tmp_path: Path) -> None:
     examples.uri = str(tmp_path)
     assert [value(e, features.SHA256) for e in records(examples, "train")] == ["a", "c"]
     assert [value(e, features.SHA256) for e in records(examples, "eval")] == ["b"]
+
+
+def test_examples_that_are_in_no_split_are_dropped(tmp_path: Path) -> None:
+    (tmp_path / "Split-train").mkdir()
+    with tf.io.TFRecordWriter(f"{tmp_path}/Split-train/data_tfrecord-00000-of-00001") as writer:
+        for name in "ab":
+            feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[name.encode()]))
+            features_ = tf.train.Features(feature={features.SHA256: feature})
+            writer.write(tf.train.Example(features=features_).SerializeToString())
+    changed = writing.move(str(tmp_path), {"b": ("train", "")})
+    assert sorted(changed.values(), key=str) == [1, None]
+    examples = standard_artifacts.Examples()
+    examples.uri = str(tmp_path)
+    assert [value(e, features.SHA256) for e in records(examples, "train")] == ["a"]
 
 
 def test_a_problem_is_told_with_its_kind() -> None:

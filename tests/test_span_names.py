@@ -135,7 +135,7 @@ class TestCorrections:
             (span.parent / "dog").mkdir()
             Image.new("RGB", (5, 5), (9, 99, 9)).save(span.parent / "dog" / "1.png")
             source = f"{tmp_path}/data/{{YYYY}}/{{MM}}/{{DD}}"
-            feedback.add(self.table(images, "0.png,dog"), source)
+            feedback.add(self.table(images, "0.png,dog"), source, new_classes=["dog"])
         finally:
             monkeypatch.undo()
             time.tzset()

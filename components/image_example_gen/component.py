@@ -54,8 +54,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
 
         Args:
           input_base: the source: see `source_name`.
-          splits: split name to its share, a positive number of hash buckets. An image's split
-            follows from its content alone, unless the source names it.
+          splits: split name to its share, a positive number of hash buckets: see `splitting`.
           code: fingerprint of the executor's source, so that a change of it misses the cache.
           options: how the source is read, and what is refused.
         """

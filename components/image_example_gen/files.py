@@ -116,6 +116,8 @@ def unreachable(path: str) -> str:
     def ask() -> None:
         try:
             _remote(path).exists(path)
+        except BadDataError as error:
+            outcome.put(str(error))
         except Exception as error:  # of whichever client the scheme has
             outcome.put(f"{type(error).__name__}: {error}".splitlines()[0][:_MOST_TEXT])
         else:

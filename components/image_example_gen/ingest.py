@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import shlex
 from collections import Counter
@@ -138,9 +139,9 @@ def ingest(
     thumbs = [facts[entry.name].thumb for entry in kept]
     pairs = near_duplicates.find(thumbs)
     moves = _moves(kept, lambda: settle(kept, pairs, shares, options.group_near_duplicates, window))
-    for entry in kept:
-        if entry.problem:
-            del facts[entry.name]
+    dropped = {entry.name: entry.problem for entry in kept if entry.problem}
+    _with_duplicates(inputs, dropped)
+    facts = {name: fact for name, fact in facts.items() if name not in dropped}
     if output is not None and moves:
         changed = files | writing.move(output, moves)
         files = {name: count for name, count in changed.items() if count is not None}
@@ -199,11 +200,15 @@ def _settle(units: list[list[Input]], outcomes: Mapping[int, list[Outcome]]) -> 
                 entry.problem = broken[entry.name] = fate
             else:
                 facts[entry.name] = fate
-    for unit in units:
-        for entry in unit:
-            if entry.duplicate_of in broken:
-                entry.problem, entry.duplicate_of = broken[entry.duplicate_of], ""
+    _with_duplicates(itertools.chain(*units), broken)
     return facts
+
+
+def _with_duplicates(inputs: Iterable[Input], broken: Mapping[str, Problem]) -> None:
+    """Have the duplicates of inputs with a problem, by name, share it."""
+    for entry in inputs:
+        if entry.duplicate_of in broken:
+            entry.problem, entry.duplicate_of = broken[entry.duplicate_of], ""
 
 
 def _moves(kept: Sequence[Input], change: Callable[[], None]) -> dict[str, tuple[str, str]]:

@@ -29,13 +29,17 @@ def skeleton(name: str) -> str:
     )
     text = _VARIATIONS.sub("", text)
     text = text.translate(_LOOKS_LIKE).casefold()
-    text = re.sub(r"[\s_\-\u2010-\u2015]+", " ", text).strip()
-    if _NUMBER.fullmatch(text):
-        whole, _, fraction = text.lstrip("+").partition(".")
-        fraction = fraction.rstrip("0")
-        sign = "-" if whole.startswith("-") else ""
-        text = sign + (whole.lstrip("-").lstrip("0") or "0") + (f".{fraction}" if fraction else "")
-    return text
+    if _NUMBER.fullmatch(text.strip()):
+        return _number(text.strip())
+    return re.sub(r"[\s_\-\u2010-\u2015]+", " ", text).strip()
+
+
+def _number(text: str) -> str:
+    """A number without the zeros that change nothing."""
+    whole, _, fraction = text.lstrip("+-").partition(".")
+    fraction = fraction.rstrip("0")
+    sign = "-" if text.startswith("-") else ""
+    return sign + (whole.lstrip("0") or "0") + (f".{fraction}" if fraction else "")
 
 
 def groups(names: Iterable[str]) -> list[list[str]]:

@@ -83,7 +83,8 @@ def add(
 
     Raises:
         ConfigError: `source` has no spans, or is not on this machine.
-        DataError: the table cannot be read, or not a single row can be used; nothing is written.
+        DataError: the table or the data cannot be read, or not a single row can be used; nothing
+          is written.
     """
     root, location = _root(source)
     good, bad = _read(table)
@@ -190,7 +191,7 @@ def _classes(location: str) -> set[str]:
     except BadDataError as error:
         if "no such span" in str(error):
             return set()
-        raise ConfigError(str(error)) from error
+        raise DataError(str(error)) from error
     return {item.label for unit in data.units for item in unit.items() if not item.problem}
 
 

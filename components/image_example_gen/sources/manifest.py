@@ -76,7 +76,7 @@ def listing(location: str, options: Options) -> Listing:
 def _decoded(data: bytes, location: str) -> str:
     if data.startswith(_UTF_16):  # as Excel saves "Unicode text"
         encoding = "utf-16"
-    elif b"\0" in data:
+    elif data.count(b"\0") > len(data) // 4:
         raise BadDataError(f"{location}: not text, or UTF-16 without its mark; save it as UTF-8")
     else:
         encoding = "utf-8-sig"

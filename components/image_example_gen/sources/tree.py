@@ -1,0 +1,68 @@
+"""Where the images of a folder are: counted by its folders, and theirs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Collection, Iterable
+
+from components.image_example_gen.sources import folder_names
+
+
+@dataclasses.dataclass
+class Top:
+    """A folder of the root: how many images are in it directly, and in and below its folders."""
+
+    direct: int = 0
+    subs: Counter[str] = dataclasses.field(default_factory=Counter)
+    below: dict[str, Counter[str]] = dataclasses.field(default_factory=dict)
+
+    def is_flat(self, name: str) -> bool:
+        """Whether it holds images and no class folders; one that repeats its name is none."""
+        if not self.subs:
+            return True
+        sub = next(iter(self.subs))
+        is_only = len(self.subs) == 1 and not self.direct and not self.below[sub]
+        return is_only and (sub == name or folder_names.is_generic(sub))
+
+    @property
+    def wrapped(self) -> str:
+        """The only folder in it, where that holds several folders; "" for none."""
+        if self.direct or len(self.subs) != 1:
+            return ""
+        (sub,) = self.subs
+        inner = self.below[sub]
+        return sub if len(inner) > 1 and inner.total() == self.subs[sub] else ""
+
+
+class Tree:
+    """Where the images of a folder are.
+
+    Args:
+      root: path or URI, for messages.
+      names: paths of the images, relative to it.
+    """
+
+    def __init__(self, root: str, names: Iterable[str]) -> None:
+        self.root = root
+        self.names = list(names)
+        self.tops: dict[str, Top] = {}
+        self.images = 0
+        for name in self.names:
+            self.images += 1
+            parts = name.split("/")
+            if len(parts) == 1:
+                continue
+            top = self.tops.setdefault(parts[0], Top())
+            if len(parts) == 2:
+                top.direct += 1
+                continue
+            top.subs[parts[1]] += 1
+            below = top.below.setdefault(parts[1], Counter())
+            if len(parts) > 3:
+                below[parts[2]] += 1
+
+    def files(self, tops: Collection[str]) -> list[str]:
+        """Names of the files that are in these folders; in the root for none."""
+        split = (name.split("/") for name in self.names)
+        return [p[-1] for p in split if (p[0] in tops if tops else len(p) == 1)]
