@@ -87,6 +87,7 @@ def _plan(options: argparse.Namespace) -> None:
 
     from kubeflow import metadata, plan, results
     from kubeflow.patient_metadata import PatientMetadata
+    from pipeline import preflight
     from pipeline.run import beginning
 
     # The tables are made here, by one pod and before two nodes could at once.
@@ -102,6 +103,8 @@ def _plan(options: argparse.Namespace) -> None:
             "compiled; compile the pipeline again, with the image's version of the code"
         )
     record = beginning(loaded.config, loaded.origins, options.run_id)
+    place = preflight.Place(*loaded, connection, pod=True, scheduled=scheduled)
+    preflight.check(place, record["preflight"])
     results.write_file(options.record, json.dumps(record))
     results.write_file(options.output, plan.encode(ir))
 

@@ -121,6 +121,16 @@ def build_model(config: Config, image_size: int, num_classes: int) -> keras.Mode
     return seen_through(_net(config, size, num_classes), size, crop=False)
 
 
+def check_model(config: Config, model: keras.Model, epochs: int | None) -> None:
+    """Raise ValueError where there cannot be a second stage; see `phases`."""
+    if config.vanilla:
+        return
+    _split(config, epochs)
+    high = _net(config, config.high, model.output_shape[-1])
+    _require_same_shapes(config, _network(model), high)
+    _freeze(high, config.batch_norm)
+
+
 def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[Phase, Row, None]:
     """The phases of the base at the low resolution, then one at the higher; tell the gain.
 

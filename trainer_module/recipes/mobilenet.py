@@ -121,6 +121,16 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
         yield Phase(first, adam, augment, frozen=frozen)
     if first == total:
         return
+    most_trained(config, model)
+    rmsprop = keras.optimizers.RMSprop(config.fine_tune_learning_rate)
+    yield Phase(total - first, rmsprop, augment)
+
+
+def most_trained(config: Config, model: keras.Model) -> None:
+    """Make trainable what the second phase trains."""
+    import keras
+
+    base = model.get_layer(BASE)
     base.trainable = True
     for place, layer in enumerate(base.layers):
         # Statistics of a large data set are better than those of a few images. A frozen layer keeps
@@ -128,8 +138,6 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
         # model's mode wins.
         is_norm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = place >= config.fine_tune_from and not is_norm
-    rmsprop = keras.optimizers.RMSprop(config.fine_tune_learning_rate)
-    yield Phase(total - first, rmsprop, augment)
 
 
 def _split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
