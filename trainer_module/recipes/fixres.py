@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 RESNET = "resnet50v2"
 EPOCHS = 30  # of the first stage, where none are given
+SMALLEST = 32  # pixels: below, the last layers of ResNet50V2 see less than one
 
 
 class Config(BaseModel):
@@ -95,6 +96,8 @@ def check(config: Config, image_size: int, train_size: int) -> None:
     known = [RESNET, *(name for name in recipes.names() if name != "fixres")]
     if config.base not in known:
         raise ValueError(f"base {config.base!r} is none of {', '.join(known)}")
+    if config.base == RESNET and config.low < SMALLEST:
+        raise ValueError(f"low {config.low} is too small for {RESNET}; set {SMALLEST} or more")
     if config.base == RESNET and config.settings:
         raise ValueError(
             f"settings {config.settings} are those of a recipe, but base is {RESNET}; set "

@@ -17,6 +17,7 @@ in five parts, 84.6 % of 500 flowers, all held out (docs/results.md).
 
 from __future__ import annotations
 
+import socket
 import textwrap
 from collections.abc import Generator
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ IMAGENET = "imagenet"
 NONE = "none"
 BASE = "backbone"
 EPOCHS = 20  # of both phases, where none are given
+FETCH_S = 30.0  # without an answer of who publishes the weights
 
 
 class Config(BaseModel):
@@ -161,6 +163,9 @@ def _load(config: Config, base: keras.Model) -> None:
         "set train.hyperparameters.weights to a local .h5 or .keras file of a MobileNetV2 without "
         f"its top, of alpha {config.alpha:g}, or alpha to that of the file"
     )
+    # Keras sets no time limit for what it fetches.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(FETCH_S)
     try:
         if config.weights == IMAGENET:
             known = [128, 160, 192, 224, 96]
@@ -181,3 +186,5 @@ def _load(config: Config, base: keras.Model) -> None:
         raise WeightsError(
             f"the weights {config.weights} cannot be loaded into MobileNetV2: {reason}; {advice}"
         ) from error
+    finally:
+        socket.setdefaulttimeout(before)
