@@ -173,9 +173,11 @@ class TestDevices:
         cluster = {"cluster": {"worker": [gone, here, there]}}
         task = {"type": "worker", "index": 1}
         monkeypatch.setenv("TF_CONFIG", json.dumps({**cluster, "task": task}))
-        with socket.create_server(("127.0.0.1", int(there.rpartition(":")[2]))):
-            with pytest.raises(devices.DeviceError, match=f"no answer from {gone};"):
-                devices.strategy(0.1)
+        with (
+            socket.create_server(("127.0.0.1", int(there.rpartition(":")[2]))),
+            pytest.raises(devices.DeviceError, match=f"no answer from {gone};"),
+        ):
+            devices.strategy(0.1)
         [text] = recorder.of("note", "text")
         assert f"{gone}, {there}" in text
 
