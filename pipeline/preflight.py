@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import os
 import re
 import shutil
@@ -31,6 +32,10 @@ from pipeline.settings import Config
 if TYPE_CHECKING:
     import keras
     from ml_metadata.proto import metadata_store_pb2
+
+    from trainer_module.recipes.base import Recipe
+
+_LOG = logging.getLogger("perennial.preflight")
 
 NOT_HERE = "not mounted here, so left to the pod that has it"
 LEAST_DISK = 32_000_000  # bytes: metadata, the model in three copies, the report
@@ -62,24 +67,20 @@ class Place:
     def model(self) -> keras.Model | None:
         """The model, without memory for its weights, for which those configured were fetched.
 
-        None in a pod without them. Raises ConfigError where there cannot be such a model.
+        None where that is left to the Trainer. Raises ConfigError where there cannot be one.
         """
-        import keras
-
-        from trainer_module import recipes
+        from trainer_module import devices, recipes
         from trainer_module.weights import WeightsError
 
         config, recipe = self.config, recipes.get(self.config.train.recipe)
-        settings = config.train.hyperparameters
-        key, source = configuration.weights_of(settings)
+        key, source = configuration.weights_of(config.train.hyperparameters)
         if self.pod and source.startswith("/") and _is_elsewhere(source):
             return None
+        # With other processes, training has to be the first thing that TensorFlow does.
+        if not self.pod and len(devices.cluster()[1]) > 1:
+            return None
         try:
-            # What is assigned to a weight stays in the scope, after a look at its shape.
-            with keras.StatelessScope(initialize_variables=False):
-                model = recipe.build_model(settings, config.transform.image_size, 2)
-                if check_model := getattr(recipe, "check_model", None):
-                    check_model(settings, model, config.train.epochs)
+            return _without_values(recipe, config)
         except WeightsError as error:
             raise ConfigError(f"{key}: {error}{_alternative(self)}") from error
         except ValueError as error:
@@ -87,10 +88,39 @@ class Place:
                 f"train.recipe = {config.train.recipe!r} with transform.image_size = "
                 f"{config.transform.image_size}: {_line(error)}"
             ) from error
+        except Exception:
+            _LOG.exception("the model cannot be built before the run")
+            return None
+
+    @functools.cached_property
+    def survey(self) -> probe.Survey | None:
+        """A look at the images, where they are on this machine."""
+        return probe.survey(self.config.data.source)
+
+
+def _without_values(recipe: Recipe, config: Config) -> keras.Model:
+    import keras
+
+    def build() -> keras.Model:
+        model = recipe.build_model(settings, config.transform.image_size, 2)
+        if check_model := getattr(recipe, "check_model", None):
+            check_model(settings, model, config.train.epochs)
         return model
 
+    settings = config.train.hyperparameters
+    try:
+        # What is assigned to a weight stays in the scope, after a look at its shape.
+        with keras.StatelessScope(initialize_variables=False):
+            return build()
+    except ValueError as error:
+        if "stateless scope" not in str(error):
+            raise
+        return build()  # with a SavedModel in it, which brings its own values
+    finally:
+        keras.utils.clear_session()  # the names that layers are given count on from here otherwise
 
-def check(place: Place, checked: list[dict[str, str]]) -> None:
+
+def check(placedef check(place: Place, checked: list[dict[str, str]]) -> None:
     """Check everything, and add what was found to `checked`: for each its name and the finding.
 
     Enter it where libraries are quiet: TensorFlow is imported. What is quick comes first.
@@ -263,7 +293,7 @@ def _disk(place: Place) -> str:
     folder = next(
         path for path in (place.config.workspace, *place.config.workspace.parents) if path.exists()
     )
-    free, needed = shutil.disk_usage(folder).free, _disk_needed(place.config)
+    free, needed = shutil.disk_usage(folder).free, _disk_needed(place.config, place.survey)
     if free < needed:
         raise ConfigError(
             f"workspace: {_size(free)} are free on the disk that holds {folder}, and this run "
@@ -272,9 +302,8 @@ def _disk(place: Place) -> str:
     return f"{_size(free)} free, at least {_size(needed)} needed"
 
 
-def _disk_needed(config: Config) -> int:
+def _disk_needed(config: Config, found: probe.Survey | None) -> int:
     """Bytes that the prepared images take, which are kept as they are: each pixel three bytes."""
-    found = probe.survey(config.data.source)
     images = found.images or 0 if found else 0
     sizes = {config.transform.image_size, config.transform.train_size or 0}
     return LEAST_DISK + images * sum(3 * size * size for size in sizes)
@@ -282,7 +311,7 @@ def _disk_needed(config: Config) -> int:
 
 def _recipe(place: Place) -> str:
     if place.model is None:
-        return NOT_HERE
+        return NOT_HERE if place.pod else "left to the Trainer"
     config = place.config
     count = len(place.model.weights)
     return f"{config.train.recipe} at {config.transform.image_size} px, {count} weights"
@@ -314,13 +343,13 @@ def _memory(place: Place) -> str:
     mixed = devices.dtype_policy(config.train.precision) != "float32"
     needs = footprint.measure(model, 2 if mixed else 4)
     room, where, gpus = _room()
-    part = -(-_step_images(config) // (config.train.gradient_accumulation * gpus))
+    part = -(-_step_images(place) // (config.train.gradient_accumulation * gpus))
     if needs.of(part) <= room * _FULL:
         return f"at least {_size(needs.of(part))} a step, of {_size(room)} of {where}"
     fitting = needs.images(room * _FULL)
     advice = "take a smaller network, or a machine with more memory"
     if fitting:
-        accumulation = -(-_step_images(config) // (fitting * gpus))
+        accumulation = -(-_step_images(place) // (fitting * gpus))
         advice = (
             f"set train.gradient_accumulation to {accumulation} or more, or make train.batch_size "
             "or transform.image_size smaller"
@@ -347,13 +376,11 @@ def _room() -> tuple[float, str, int]:
     return doctor.memory_bytes() or float("inf"), "this machine", 1
 
 
-def _step_images(config: Config) -> int:
-    """Images of a step: no more than there are to train on, as far as that is known."""
-    found = probe.survey(config.data.source)
-    if found is None or found.images is None:
-        return config.train.batch_size
-    # Not their share: the splits need not be those of the configuration.
-    return min(config.train.batch_size, found.images)
+def _step_images(place: Place) -> int:
+    """Images of a step: no more than there are, as far as that is known."""
+    size = place.config.train.batch_size
+    # Not their share in train: the splits need not be those of the configuration.
+    return min(size, place.survey.images or size) if place.survey else size
 
 
 def _warm_start(place: Place) -> str:

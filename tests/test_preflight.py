@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.preflight import Place
 from pipeline.serving import launch
 from tests.test_signing import make_keys  # noqa: F401 - a fixture
-from tests.test_weights import official_arrays, save
+from tests.test_weights import official_arrays, save, saved_model
 from trainer_module import footprint, recipes, warm_start
 
 HYPER = "train.hyperparameters."
@@ -135,6 +135,29 @@ def test_a_recipe_that_was_chosen_says_what_else_there_is(
         _ = there.model
 
 
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_weights_in_files_of_keras_are_read(
+    place: Callable[..., Place], tmp_path: Path, suffix: str
+) -> None:
+    file = tmp_path / f"own{suffix}"
+    network = keras.applications.MobileNetV2((32, 32, 3), 0.35, include_top=False, weights=None)
+    (network.save if suffix == ".keras" else network.save_weights)(file)
+    settings: dict[str, object] = {
+        "train.recipe": "mobilenet",
+        "transform.image_size": 64,
+        f"{HYPER}weights": str(file),
+    }
+    with pytest.raises(ConfigError, match=r"^train\.hyperparameters\.weights: .*alpha"):
+        _ = place({**settings, f"{HYPER}alpha": 0.5}).model
+    assert place({**settings, f"{HYPER}alpha": 0.35}).model is not None
+
+
+def test_a_saved_model_brings_its_values(place: Callable[..., Place], tmp_path: Path) -> None:
+    spec = saved_model(tmp_path / "module")
+    settings = {**TINY_BIT, f"{HYPER}weights.source": spec.source}
+    assert place({**settings, f"{HYPER}weights.sha256": spec.sha256}).model is not None
+
+
 class TestKeys:
     def settings(self, private: Path, public: Path) -> dict[str, object]:
         return {"push.signing.private_key": str(private), "push.signing.public_key": str(public)}
@@ -170,7 +193,7 @@ class TestMemory:
         assert preflight._memory(place({**settings, "train.gradient_accumulation": number}))
 
     def test_no_more_images_count_than_there_are(self, place: Callable[..., Place]) -> None:
-        assert preflight._step_images(place({"train.batch_size": 100_000}).config) == 80
+        assert preflight._step_images(place({"train.batch_size": 100_000})) == 80
 
     def test_it_grows_with_the_size_of_images_and_shrinks_with_what_is_frozen(self) -> None:
         recipe = recipes.get("mobilenet")
