@@ -120,7 +120,7 @@ def _without_values(recipe: Recipe, config: Config) -> keras.Model:
         keras.utils.clear_session()  # the names that layers are given count on from here otherwise
 
 
-def check(placedef check(place: Place, checked: list[dict[str, str]]) -> None:
+def check(place: Place, checked: list[dict[str, str]]) -> None:
     """Check everything, and add what was found to `checked`: for each its name and the finding.
 
     Enter it where libraries are quiet: TensorFlow is imported. What is quick comes first.
