@@ -26,7 +26,7 @@ from components.errors import BadDataError, PushRefusedError
 from pipeline import config as configuration
 from pipeline import doctor, probe
 from pipeline.errors import ConfigError
-from pipeline.recipe_choice import AUTO
+from pipeline.recipe_choice import AUTO, count_gpus
 from pipeline.settings import Config
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _LOG = logging.getLogger("perennial.preflight")
 NOT_HERE = "not mounted here, so left to the pod that has it"
 LEAST_DISK = 32_000_000  # bytes: metadata, the model in three copies, the report
 _FULL = 0.98  # of the memory: what a step may take by an estimate that is too low anyway
-_TOLD = ("Keras", "TF_CONFIG")  # to people too, as it may not be what they expect
+_TOLD = ("Keras", "GPU", "TF_CONFIG")  # to people too, as it may not be what they expect
 _XLA_FLAGS = ("XLA_FLAGS", "TF_XLA_FLAGS")
 _TRY_XLA = "import tensorflow as tf; tf.function(lambda: tf.constant(1) + 1, jit_compile=True)()"
 
@@ -287,6 +287,18 @@ def _keras(_: Place) -> str:
     return f"overruled: {values}" if values else ""
 
 
+def _gpus(place: Place) -> str:
+    """Tell of GPUs that TensorFlow does not see: a wrong CUDA_VISIBLE_DEVICES is no error to it."""
+    if place.pod or not (there := count_gpus()):
+        return ""
+    import tensorflow as tf
+
+    used = len(tf.config.list_physical_devices("GPU"))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    why = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
+    return f"{used} of the {there} GPUs here are used{why}" if used < there else ""
+
+
 def _disk(place: Place) -> str:
     if place.pod:
         return ""
@@ -423,6 +435,7 @@ _CHECKS: Mapping[str, Callable[[Place], str]] = {
     "disk": _disk,
     "XLA": _xla,
     "Keras": _keras,
+    "GPU": _gpus,
     "push.directory": _push,
     "TF_CONFIG": _workers,
     "train.recipe": _recipe,

@@ -258,6 +258,15 @@ class TestMachine:
         monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
         assert "a:1, b:2" in preflight._workers(place({}))
 
+    def test_gpus_that_are_not_used_are_told(
+        self, place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert not preflight._gpus(place({}))
+        monkeypatch.setattr(preflight, "count_gpus", lambda: 2)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-gone")
+        assert "0 of the 2 GPUs" in preflight._gpus(place({}))
+        assert "GPU-gone" in preflight._gpus(place({}))
+
     def test_flags_that_tensorflow_does_not_know(
         self, place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
     ) -> None:
