@@ -5,16 +5,20 @@ ARGS ?=
 JOBS ?= logical
 
 .DEFAULT_GOAL := help
-.PHONY: help run test browser services lint format lock docs sbom licenses audit doctor venv clean
+.PHONY: help run test cluster-test browser services lint format lock docs sbom licenses audit doctor venv clean
 
 help: ## Show these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: venv ## Train, evaluate and push a model; options in ARGS="--data DIR"
 	@.venv/bin/perennial run $(ARGS)
 
 test: venv ## Run the tests; options for pytest in ARGS="-k name", files at once in JOBS
 	.venv/bin/python -m pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=loadfile $(ARGS)
+
+cluster-test: venv ## Run the tests on the cluster that KUBECONFIG names; image in CLUSTER_IMAGE
+	@test -n "$$KUBECONFIG" || { echo "KUBECONFIG names no cluster" >&2; exit 2; }
+	.venv/bin/python -m pytest -m cluster tests/cluster -rs --durations=0 $(ARGS)
 
 browser: ## Install the browser of the page tests, which are skipped without (Debian and Ubuntu)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium; }

@@ -14,6 +14,7 @@ from components.redaction import redact_all
 
 LOGGER = logging.getLogger("perennial.progress")
 EVERY = 200  # of what a `Counter` counts it reports once
+_SOON_S = 0.5  # and after this many seconds, for what is slow
 
 
 def report(event: str, **fields: object) -> None:
@@ -27,7 +28,7 @@ def report(event: str, **fields: object) -> None:
 
 
 class Counter:
-    """Counts what is worked off, and reports a `step` now and then while it is entered, and last.
+    """Counts what is worked off, and reports a `step` first, now and then, and last.
 
     Each of several workers has its own: it reports what it did since its last report.
     """
@@ -35,9 +36,10 @@ class Counter:
     def __init__(self, what: str, total: int | None, unit: str) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._unreported = self._done = 0
-        self._started = time.monotonic()
+        self._started = self._reported = time.monotonic()
 
     def __enter__(self) -> Self:
+        self._report()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -46,12 +48,13 @@ class Counter:
     def add(self) -> None:
         """Count one."""
         self._unreported += 1
-        if self._unreported == EVERY:
+        if self._unreported >= EVERY or time.monotonic() - self._reported > _SOON_S:
             self._report()
 
     def _report(self) -> None:
         self._done += self._unreported
-        rate = self._done / max(time.monotonic() - self._started, 1e-3)
+        self._reported = time.monotonic()
+        rate = self._done / max(self._reported - self._started, 1e-3)
         report(
             "step",
             what=self._what,

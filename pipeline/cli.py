@@ -38,6 +38,7 @@ from pipeline.commands.report import show as show_run
 from pipeline.commands.run import retrain, run
 from pipeline.commands.serve import serve
 from pipeline.commands.submit import submit
+from pipeline.commands.watch import watch
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
 
 Command = Callable[..., None]
@@ -132,6 +133,7 @@ app = _group(
         "classify": classify,
         "feedback": feedback,
         "submit": submit,
+        "watch": watch,
         "gc": collect,
         "compile": compile_dag,
     },

@@ -84,13 +84,15 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     *,
     scheduled: bool = False,
+    below: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Loaded:
     """Build the configuration from all layers.
 
     `overrides` are the command line's: dotted keys and values, later ones win. `scheduled` adds
-    what a retraining does by default, below the file. Raises ConfigError.
+    what a retraining does by default, and `below` layers by origin, both below the file. Raises
+    ConfigError.
     """
-    given = [] if path is None else [_file_layer(path)]
+    given = [*_layers(below or {}), *([] if path is None else [_file_layer(path)])]
     given += _layers({COMMAND_LINE: overrides or {}})
     return _load(given, scheduled)
 
@@ -119,6 +121,11 @@ def given_settings(loaded: Loaded) -> dict[str, Any]:
                 f"variable, and set {key} to env:NAME-OF-THE-VARIABLE"
             )
     return given
+
+
+def keys(recipe: str) -> set[str]:
+    """All dotted keys that there are with a recipe, one of `recipes.names()`."""
+    return set(_settings(config_class(recipe)))
 
 
 def setting(config: Config, key: str) -> tuple[FieldInfo, Any]:

@@ -165,6 +165,9 @@ class Console(logging.Handler, abc.ABC):
             self._stream.flush()
 
     def _track(self, event: str, fields: dict[str, Any]) -> None:
+        # Of a run elsewhere, whose nodes run at the same time.
+        if event == "epoch" and "node" in fields:
+            self._node = self._nodes.get(fields.pop("node"))
         match event:
             case "run_start":
                 self._nodes = {name: _Node(name) for name in fields["nodes"]}

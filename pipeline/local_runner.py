@@ -32,7 +32,16 @@ from tfx.types import Artifact
 from components import progress
 from components.errors import BadDataError, NotServableError, PushRefusedError
 from pipeline import usage
-from pipeline.errors import DataError, NodeFailed, NotBlessed, UserError
+from pipeline.errors import (
+    ConfigError,
+    DataError,
+    KubernetesUnreachable,
+    NodeFailed,
+    NotBlessed,
+    PromotionFailed,
+    UserError,
+    data_error,
+)
 from pipeline.interrupts import Interrupts
 from pipeline.workspace import Workspace
 
@@ -88,6 +97,7 @@ def run(
     Raises:
         DataError: a node blamed its data (BadDataError); the message is the node's own.
         NotBlessed: no model server serves the candidate as it should (NotServableError).
+        PromotionFailed: what was pushed is not served as push.promote wants it.
         NodeFailed: a node failed otherwise, or took too long.
         KeyboardInterrupt: SIGINT or SIGTERM came. The interrupted node's execution is FAILED and
             its partial outputs are gone.
@@ -214,7 +224,9 @@ class NodeRunner:
                 return blame
             if isinstance(each, NotServableError):
                 return NotBlessed(f"{node_id}: {each}; see {self._log}")
-            if isinstance(each, PushRefusedError):
+            if isinstance(each, PromotionFailed):
+                return PromotionFailed(f"{node_id}: {each}; see {self._log}")
+            if isinstance(each, PushRefusedError | ConfigError | KubernetesUnreachable):
                 return NodeFailed(f"{node_id}: {each}; see {self._log}")
         fullest = self._fullest_disk()
         # SQLite and others do not always say what kept them from writing.
@@ -321,7 +333,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _blame_on_data(error: BaseException) -> DataError | None:
     text = _without_beam(str(error))
     if isinstance(error, BadDataError):
-        return DataError(text, error.findings)
+        return data_error(error, text)
     # Beam workers and TensorFlow pass an exception on as text only.
     quoted = re.search(rf"\b{BadDataError.__name__}: (.+)", text)
     return DataError(quoted[1]) if quoted else None

@@ -101,6 +101,8 @@ class Place:
 def _without_values(recipe: Recipe, config: Config) -> keras.Model:
     import keras
 
+    from trainer_module.weights import WeightsError
+
     def build() -> keras.Model:
         model = recipe.build_model(settings, config.transform.image_size, 2)
         if check_model := getattr(recipe, "check_model", None):
@@ -112,7 +114,7 @@ def _without_values(recipe: Recipe, config: Config) -> keras.Model:
         # What is assigned to a weight stays in the scope, after a look at its shape.
         with keras.StatelessScope(initialize_variables=False):
             return build()
-    except ValueError as error:
+    except (ValueError, WeightsError) as error:
         if "stateless scope" not in str(error):
             raise
         return build()  # with a SavedModel in it, which brings its own values

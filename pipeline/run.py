@@ -230,6 +230,7 @@ def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
         "recipe": config.train.recipe,
         "data": {
             "source": config.data.source,
+            "read_as": outcome.accounting.reading,
             "classes": outcome.accounting.classes,
             "splits": outcome.accounting.splits,
             "held_out": outcome.accounting.held_out,

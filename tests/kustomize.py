@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,29 @@ import yaml
 Resource = dict[str, Any]
 _KNOWN = {
     *("apiVersion", "kind", "namespace", "resources", "configMapGenerator", "generatorOptions"),
-    *("images", "patches"),
+    *("images", "patches", "components"),
 }
-_CLUSTER_WIDE = {"Namespace"}
+_CLUSTER_WIDE = {"Namespace", "PersistentVolume"}
 
 
-def render(folder: Path) -> list[Resource]:
-    """All resources of a kustomization."""
+def render(folder: Path, *components: Path) -> list[Resource]:
+    """All resources of a kustomization, with further components after its own."""
+    resources: list[Resource] = []
+    _accumulate(folder, resources, components)
+    return resources
+
+
+def _accumulate(folder: Path, resources: list[Resource], components: Sequence[Path] = ()) -> None:
+    """Add what is in a folder; a component is applied to what there is."""
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
     unknown = kustomization.keys() - _KNOWN
     if unknown:
         raise ValueError(f"{folder}: {unknown}")
-    resources: list[Resource] = []
     for name in kustomization.get("resources", ()):
         path = folder / name
-        loaded = render(path) if path.is_dir() else list(yaml.safe_load_all(path.read_text()))
-        resources += loaded
+        resources += render(path) if path.is_dir() else list(yaml.safe_load_all(path.read_text()))
+    for each in (*(folder / name for name in kustomization.get("components", ())), *components):
+        _accumulate(each, resources)
     for generator in kustomization.get("configMapGenerator", ()):
         _generate(folder, generator, resources)
     for patch in kustomization.get("patches", ()):
@@ -40,7 +47,11 @@ def render(folder: Path) -> list[Resource]:
         for resource in resources:
             if resource["kind"] not in _CLUSTER_WIDE:
                 resource["metadata"]["namespace"] = kustomization["namespace"]
-    return resources
+        accounts = {r["metadata"]["name"] for r in resources if r["kind"] == "ServiceAccount"}
+        for resource in resources:
+            for subject in resource.get("subjects", ()):
+                if subject["name"] in accounts:
+                    subject["namespace"] = kustomization["namespace"]
 
 
 def _generate(folder: Path, generator: Resource, resources: list[Resource]) -> None:
@@ -68,16 +79,24 @@ def _operate(resource: Any, op: str, path: str, value: Any = None) -> None:
     *parents, last = [part.replace("~1", "/") for part in path.split("/")[1:]]
     for part in parents:
         resource = resource[int(part) if isinstance(resource, list) else part]
-    key = int(last) if isinstance(resource, list) else last
+    key = int(last) if isinstance(resource, list) and last != "-" else last
     if op == "remove":
         del resource[key]
     elif op == "test":
         if resource[key] != value:
             raise ValueError(f"{path} is {resource[key]}, not {value}")
-    elif op == "add" or (op == "replace" and key in resource):
+    elif op == "add" and last == "-":
+        resource.append(copy.deepcopy(value))
+    elif op == "add" and isinstance(resource, list):
+        raise ValueError("of lists only the end can be added to")
+    elif op == "add" or (op == "replace" and _has(resource, key)):
         resource[key] = copy.deepcopy(value)
     else:
         raise ValueError(f"{op} {path}")
+
+
+def _has(resource: Any, key: Any) -> bool:
+    return key < len(resource) if isinstance(resource, list) else key in resource
 
 
 def _find(resources: list[Resource], kind: str, name: str) -> Resource:

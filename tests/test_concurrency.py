@@ -16,6 +16,7 @@ from components.atomic_pusher import filesystem, served, storage, versions
 from components.atomic_pusher.executor import push
 from pipeline.errors import ConfigError
 from pipeline.serving import promotion
+from pipeline.serving.change import AUDIT_FILE
 from pipeline.serving.promotion import CANARY, STABLE, Target
 from pipeline.serving.server import ModelServer
 from tests import REPO
@@ -93,7 +94,7 @@ def test_promotions_take_turns_and_are_both_on_record(tmp_path: Path, base: Path
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(change, range(32)))
-    log = (base.parent / promotion.AUDIT_FILE).read_text().splitlines()
+    log = (base.parent / AUDIT_FILE).read_text().splitlines()
     results = [json.loads(line)["result"] for line in log]
     assert results == ["started", "done"] * (len(results) // 2)
     states = [json.loads(line) for line in log[1::2]]

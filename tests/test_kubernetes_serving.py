@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -13,14 +14,18 @@ from google.protobuf import text_format
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from components.atomic_pusher.config_map import Place
 from pipeline.serving.metrics import REQUEST_COUNT, REQUEST_LATENCY
 from tests import REPO
 from tests.kustomize import Resource, render
 
 SERVING = REPO / "kubeflow" / "serving"
 OVERLAYS = sorted(path.name for path in (SERVING / "overlays").iterdir())
+COMPONENTS = sorted((SERVING / "components").iterdir())
+PROMOTION = (SERVING / "components" / "promotion", SERVING / "components" / "quick-promotion")
 KUBERNETES = "1.31"  # the oldest one that is supported
 NAMESPACE = "perennial-serving"
+NAMESPACES = {"one-namespace": "perennial"}  # of other overlays
 SELECTOR = {"app.kubernetes.io/name": "model-server"}
 
 
@@ -30,7 +35,7 @@ class Strict(BaseModel):
 
 class Metadata(Strict):
     name: str
-    namespace: Literal["perennial-serving"]
+    namespace: Literal["perennial-serving", "perennial"]
 
 
 Duration = Annotated[str, Field(pattern=r"^\d+(ms|s|m|h)$")]
@@ -111,9 +116,14 @@ CUSTOM: dict[str, type[BaseModel]] = {
 
 
 @pytest.fixture(params=OVERLAYS)
-def resources(request: pytest.FixtureRequest) -> dict[str, Resource]:
-    """The resources of an overlay by kind, each of which is there once."""
-    rendered = render(SERVING / "overlays" / request.param)
+def overlay(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def resources(overlay: str) -> dict[str, Resource]:
+    """The resources of an overlay by kind, each of which is there once, with what is optional."""
+    rendered = render(SERVING / "overlays" / overlay, SERVING / "components" / "prometheus")
     by_kind = {resource["kind"]: resource for resource in rendered}
     assert len(by_kind) == len(rendered)
     return by_kind
@@ -164,25 +174,38 @@ class TestSchemas:
             *("NetworkPolicy", "ConfigMap", "ServiceMonitor", "PrometheusRule"),
         }
 
+    def test_an_overlay_needs_nothing_that_is_not_installed(self, overlay: str) -> None:
+        for resource in render(SERVING / "overlays" / overlay):
+            assert resource["kind"] not in CUSTOM
+            assert not resource["apiVersion"].startswith("monitoring.coreos.com")
+
     @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not on PATH")
-    @pytest.mark.parametrize("overlay", OVERLAYS)
-    def test_kubectl_renders_the_same(self, overlay: str) -> None:
-        command = ["kubectl", "kustomize", str(SERVING / "overlays" / overlay)]
+    @pytest.mark.parametrize("components", [(), tuple(COMPONENTS)], ids=["plain", "components"])
+    def test_kubectl_renders_the_same(
+        self, overlay: str, components: tuple[Path, ...], tmp_path: Path
+    ) -> None:
+        copy = shutil.copytree(SERVING, tmp_path / "serving")
+        path = copy / "overlays" / overlay / "kustomization.yaml"
+        content = yaml.safe_load(path.read_text())
+        content["components"] = [f"../../components/{each.name}" for each in components]
+        path.write_text(yaml.safe_dump(content))
+        command = ["kubectl", "kustomize", str(path.parent)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
 
-        def key(resource: Resource) -> str:
-            return str(resource["kind"])
+        def key(resource: Resource) -> tuple[str, str]:
+            return str(resource["kind"]), str(resource["metadata"]["name"])
 
         theirs = sorted(yaml.safe_load_all(done.stdout), key=key)
-        assert sorted(render(SERVING / "overlays" / overlay), key=key) == theirs
+        assert sorted(render(SERVING / "overlays" / overlay, *components), key=key) == theirs
 
 
 class TestPods:
     def test_keep_the_restricted_standard(
         self, resources: dict[str, Resource], pod: Resource, container: Resource
     ) -> None:
-        enforced = resources["Namespace"]["metadata"]["labels"]
-        assert enforced["pod-security.kubernetes.io/enforce"] == "restricted"
+        if "Namespace" in resources:  # else it is the pipeline's
+            enforced = resources["Namespace"]["metadata"]["labels"]
+            assert enforced["pod-security.kubernetes.io/enforce"] == "restricted"
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -201,7 +224,7 @@ class TestPods:
             assert container[probe]["httpGet"]["path"] == "/v1/models/perennial/metadata"
 
     def test_mount_what_the_server_is_told_to_read(
-        self, resources: dict[str, Resource], pod: Resource, container: Resource
+        self, overlay: str, resources: dict[str, Resource], pod: Resource, container: Resource
     ) -> None:
         flags = dict(argument.removeprefix("--").split("=") for argument in container["args"])
         mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
@@ -226,14 +249,24 @@ class TestPods:
         assert set(model.version_labels.values()) <= set(
             model.model_version_policy.specific.versions
         )
-        if "PersistentVolumeClaim" in resources:
-            assert model.base_path == "/models/perennial"
-            assert mounts["/models"]["readOnly"] is True
-            claim = volumes[mounts["/models"]["name"]]["persistentVolumeClaim"]["claimName"]
-            assert claim == resources["PersistentVolumeClaim"]["metadata"]["name"]
-        else:
+        if overlay == "object-store":
             assert model.base_path.startswith("gs://")
             assert "/models" not in mounts
+            assert "PersistentVolumeClaim" not in resources
+            return
+        assert model.base_path == "/models/perennial"
+        assert mounts["/models"]["readOnly"] is True
+        claim = volumes[mounts["/models"]["name"]]["persistentVolumeClaim"]["claimName"]
+        if overlay == "one-namespace":
+            # Of the pipeline, which makes the folder.
+            pipeline = render(REPO / "kubeflow" / "manifests" / "overlays" / "profile")
+            names = {(r["kind"], r["metadata"]["name"]): r for r in pipeline}
+            assert ("PersistentVolumeClaim", claim) in names
+            (job,) = names["Job", "prepare-volume"]["spec"]["template"]["spec"]["containers"]
+            assert f"/mnt/perennial/{mounts['/models']['subPath']}" in job["command"]
+            assert names["Namespace", resources["Deployment"]["metadata"]["namespace"]]
+            return
+        assert claim == resources["PersistentVolumeClaim"]["metadata"]["name"]
 
     def test_follow_a_changed_configuration_without_a_restart(
         self, resources: dict[str, Resource], container: Resource
@@ -252,11 +285,35 @@ class TestPods:
 
 
 class TestReferences:
-    def test_everything_is_in_the_namespace(self, resources: dict[str, Resource]) -> None:
+    def test_everything_is_in_the_namespace(
+        self, overlay: str, resources: dict[str, Resource]
+    ) -> None:
         for kind, resource in resources.items():
             metadata = resource["metadata"]
+            if kind == "PersistentVolume":
+                assert "namespace" not in metadata
+                continue
             name = metadata["name"] if kind == "Namespace" else metadata["namespace"]
-            assert name == NAMESPACE
+            assert name == NAMESPACES.get(overlay, NAMESPACE)
+
+    def test_one_export_is_under_both_claims(self) -> None:
+        halves = {
+            "perennial-serving": render(SERVING / "overlays" / "nfs"),
+            "perennial": render(REPO / "kubeflow" / "manifests" / "nfs-models"),
+        }
+        exports = []
+        for namespace, rendered in halves.items():
+            by_kind = {resource["kind"]: resource for resource in rendered}
+            volume, claim = by_kind["PersistentVolume"], by_kind["PersistentVolumeClaim"]
+            assert claim["metadata"] == {"name": "models", "namespace": namespace}
+            assert volume["spec"]["claimRef"] == {"namespace": namespace, "name": "models"}
+            assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
+            for key in ("accessModes", "storageClassName"):
+                assert claim["spec"][key] == volume["spec"][key]
+            asked = claim["spec"]["resources"]["requests"]["storage"]
+            assert asked == volume["spec"]["capacity"]["storage"]
+            exports.append((volume["spec"]["nfs"]["server"], volume["spec"]["nfs"]["path"]))
+        assert len(set(exports)) == 1
 
     def test_selectors_find_the_pods_and_the_service(self, resources: dict[str, Resource]) -> None:
         template = resources["Deployment"]["spec"]["template"]
@@ -310,3 +367,91 @@ class TestReferences:
         assert 'load_attempt_count{status="fail"}' in expressions["ModelVersionNotAvailable"]
         for expression in expressions.values():
             assert expression.count("(") == expression.count(")")
+
+
+class TestPromotion:
+    """The components for promotion in the cluster, and the Job."""
+
+    @pytest.fixture
+    def rendered(self) -> dict[tuple[str, str], Resource]:
+        found = render(SERVING / "overlays" / "cpu", *PROMOTION)
+        for resource in found:
+            validate(resource)
+        return {(each["kind"], each["metadata"]["name"]): each for each in found}
+
+    @pytest.fixture
+    def job(self) -> Resource:
+        found: Resource = yaml.safe_load((SERVING / "promote-job.yaml").read_text())
+        validate({**found, "metadata": {**found["metadata"], "name": "promote-1"}})
+        return found
+
+    def test_the_account_may_change_one_config_map(
+        self, rendered: dict[tuple[str, str], Resource]
+    ) -> None:
+        without = {
+            each["kind"]: each
+            for each in render(SERVING / "overlays" / "cpu", PROMOTION[0])
+            if each["metadata"]["name"] == "model-promoter"
+        }
+        rules = [
+            (rule["resources"], rule["verbs"], rule.get("resourceNames"))
+            for rule in without["Role"]["rules"]
+        ]
+        assert rules == [
+            (["configmaps"], ["get", "update"], ["model-versions"]),
+            (["endpointslices"], ["list"], None),
+            (["events"], ["create"], None),
+        ]
+        assert without["RoleBinding"]["roleRef"]["name"] == without["Role"]["metadata"]["name"]
+        quick = rendered["Role", "model-promoter"]["rules"]
+        assert quick[len(rules) :] == [
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["patch"]}
+        ]
+
+    def test_the_versions_are_in_no_kustomization(
+        self, rendered: dict[tuple[str, str], Resource]
+    ) -> None:
+        assert ("ConfigMap", "model-versions") not in rendered
+        pod = rendered["Deployment", "model-server"]["spec"]["template"]["spec"]
+        (config,) = (volume for volume in pod["volumes"] if volume["name"] == "config")
+        items = {
+            source["configMap"]["name"]: [item["path"] for item in source["configMap"]["items"]]
+            for source in config["projected"]["sources"]
+        }
+        assert items == {
+            "model-server": ["monitoring.config"],
+            "model-versions": ["models.config"],
+        }
+
+    def test_the_job_promotes_by_that_account(
+        self, rendered: dict[tuple[str, str], Resource], job: Resource
+    ) -> None:
+        template = job["spec"]["template"]
+        pod, labels = template["spec"], template["metadata"]["labels"]
+        assert ("ServiceAccount", pod["serviceAccountName"]) in rendered
+        assert job["spec"]["backoffLimit"] == 0
+        (container,) = pod["containers"]
+        command, version, *arguments = container["args"]
+        assert (command, version) == ("promote", "$(VERSION)")
+        (where,) = (a for a in arguments if "/" in a)
+        place = Place.parse(f"configmap://{where}")
+        assert place.name == "model-versions"
+        assert place.namespace == job["metadata"]["namespace"] == NAMESPACE
+        assert ("Service", place.service) in rendered
+        policy = rendered["NetworkPolicy", "model-promoter"]["spec"]
+        assert {"podSelector": {"matchLabels": labels}} in policy["ingress"][0]["from"]
+        assert policy["ingress"][0]["ports"] == [{"port": "grpc"}]
+
+    def test_the_job_keeps_the_restricted_standard(self, job: Resource) -> None:
+        pod = job["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        (container,) = pod["containers"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert all(
+            mount["readOnly"] for mount in container["volumeMounts"] if mount["name"] != "tmp"
+        )

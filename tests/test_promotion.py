@@ -19,7 +19,9 @@ from components.atomic_pusher import filesystem, storage, versions
 from pipeline.commands.serve import _source
 from pipeline.errors import ConfigError, PromotionFailed
 from pipeline.serving import promotion
+from pipeline.serving.change import AUDIT_FILE
 from pipeline.serving.client import Client, strings
+from pipeline.serving.followers import Named
 from pipeline.serving.promotion import CANARY, STABLE, Serving, Target
 from pipeline.serving.server import ModelServer
 from tests import REPO
@@ -85,7 +87,7 @@ def states(client: Client) -> dict[int, str]:
 
 def audit(target: Target) -> list[dict[str, object]]:
     """The changes that ended, each of which was logged before it began."""
-    text = storage.read_text(str(Path(target.config).with_name(promotion.AUDIT_FILE)))
+    text = storage.read_text(str(Path(target.config).with_name(AUDIT_FILE)))
     entries = [json.loads(line) for line in (text or "").splitlines()]
     assert all(entry["result"] == "started" for entry in entries[::2])
     for started, ended in zip(entries[::2], entries[1::2], strict=False):
@@ -170,7 +172,7 @@ class TestWithServer:
         with socket.socket() as nobody:
             nobody.bind(("127.0.0.1", 0))
             at = f"127.0.0.1:{nobody.getsockname()[1]}"
-            with pytest.raises(PromotionFailed, match="the old one is back in force"):
+            with pytest.raises(PromotionFailed, match="The old configuration is back in force"):
                 promotion.promote(target, 2, STABLE, (at,), timeout=1.0)
         assert not Path(target.config).exists()
 
@@ -226,7 +228,7 @@ class TestWithServer:
             assert program == "perennial"
             result = perennial(*arguments)
             assert result.exit_code == 0, result.output
-            promotion._wait(address(server), MODEL, Serving.of(labels), SECONDS)
+            Named((address(server),)).wait(MODEL, Serving.of(labels), SECONDS)
             assert {label: answering(client, label) for label in labels} == labels
 
 
@@ -308,7 +310,7 @@ class TestRules:
         done = subprocess.run(command, cwd=REPO, env={**os.environ}, check=False)
         assert done.returncode == -signal.SIGKILL
         assert storage.read_text(target.config) == before
-        log = Path(target.config).with_name(promotion.AUDIT_FILE).read_text().splitlines()
+        log = Path(target.config).with_name(AUDIT_FILE).read_text().splitlines()
         assert json.loads(log[-1])["action"] == "promote 2 to canary"
         assert promotion.promote(target, 2, CANARY) == Serving.of({STABLE: 1, CANARY: 2})
 

@@ -61,7 +61,7 @@ def test_no_file_of_a_run_holds_them(
         "transform.train_size": 40,
         "train.batch_size": 16,
         "train.epochs": 1,
-        "infra_validation.enabled": False,
+        "infra_validation.enabled": "false",
     }
     places = ["--workspace", str(workspace), "--recipe", "bit"]
     run = perennial_run(*places, "--data", str(few_digits("01", 30)), *sets(settings))

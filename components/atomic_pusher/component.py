@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 from tfx import types
 from tfx.components.pusher import component
 from tfx.dsl.components.base import base_component, executor_spec
@@ -22,6 +25,7 @@ class AtomicPusherSpec(standard_component_specs.PusherSpec):
         executor.SERVED_CONFIG_KEY: component_spec.ExecutionParameter(type=str),
         executor.PRIVATE_KEY_KEY: component_spec.ExecutionParameter(type=str),
         executor.PUBLIC_KEY_KEY: component_spec.ExecutionParameter(type=str),
+        executor.AFTER_PUSH_KEY: component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
         **standard_component_specs.PusherSpec.INPUTS,
@@ -49,6 +53,7 @@ class AtomicPusher(component.Pusher):
         served_config: str = "",
         private_key: str = "",
         public_key: str = "",
+        after_push: Mapping[str, str] | None = None,
     ) -> None:
         """Construct the component from the Evaluator's outputs and a model.
 
@@ -59,10 +64,13 @@ class AtomicPusher(component.Pusher):
             model: of the Trainer; leave it out to push the warmed-up model of `infra_blessing`.
             infra_blessing: of the InfraValidator.
             keep: how many of the newest versions remain.
-            served_config: file that says which versions are served, and so never removed; empty
-                for models.config beside `push_directory`.
+            served_config: file, or ConfigMap as configmap://NAMESPACE/NAME, that says which
+                versions are served, and so never removed; empty for models.config beside
+                `push_directory`.
             private_key: file of the key that signs versions; empty to sign none.
             public_key: file of the key that servers check them with.
+            after_push: function to call with base, config, version and public_key once the version
+                is there, by its dotted name as "function", and further keyword arguments.
         """
         destination = pusher_pb2.PushDestination(
             filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=push_directory)
@@ -79,6 +87,7 @@ class AtomicPusher(component.Pusher):
                 served_config=served_config,
                 private_key=private_key,
                 public_key=public_key,
+                after_push=json.dumps(after_push, sort_keys=True) if after_push else "",
                 pushed_model=types.Channel(type=standard_artifacts.PushedModel),
             ),
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import importlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ KEEP_KEY = "keep"
 SERVED_CONFIG_KEY = "served_config"
 PRIVATE_KEY_KEY = "private_key"
 PUBLIC_KEY_KEY = "public_key"
+AFTER_PUSH_KEY = "after_push"
 
 
 class Executor(pusher.Executor):
@@ -40,6 +43,7 @@ class Executor(pusher.Executor):
 
         Raises:
             PushRefusedError: the destination cannot take it.
+            Exception: of `after_push`. The version is pushed, and the next attempt finds it.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         pushed = artifact_utils.get_single_instance(
@@ -57,6 +61,14 @@ class Executor(pusher.Executor):
         record, keep = self._record(input_dict), exec_properties[KEEP_KEY]
         with storage.local_copy(self.GetModelPath(input_dict)) as model:
             version = push(model, base, record, keep, config, keys)
+        if exec_properties[AFTER_PUSH_KEY]:
+            call = json.loads(exec_properties[AFTER_PUSH_KEY])
+            module, _, function = call.pop("function").rpartition(".")
+            public_key = exec_properties[PUBLIC_KEY_KEY]
+            # By name, as TFX's run_fn: components know nothing of what is around them.
+            getattr(importlib.import_module(module), function)(
+                base=base, config=config, version=version, public_key=public_key, **call
+            )
         self._MarkPushed(
             pushed,
             pushed_destination=storage.join(base, str(version)),

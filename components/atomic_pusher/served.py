@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from components.atomic_pusher import storage
+from components.atomic_pusher import config_map, storage
 from components.errors import PushRefusedError
 
 if TYPE_CHECKING:
@@ -23,13 +23,34 @@ def read(location: str) -> ModelServerConfig:
 
     Raises:
         ValueError: it is no ModelServerConfig; names the file.
+        ClusterError: it is in a ConfigMap, which cannot be read.
     """
+    return parse(read_text(location) or "", location)
+
+
+def read_text(location: str) -> str | None:
+    """The text at a path or URI, or in a ConfigMap; None where there is no file.
+
+    Raises:
+        ValueError: it is no text.
+        ClusterError: the ConfigMap cannot be read.
+    """
+    if config_map.is_config_map(location):
+        return config_map.read_text(location)
+    try:
+        return storage.read_text(location)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{location} is not a ModelServerConfig: {error}") from error
+
+
+def parse(text: str, location: str) -> ModelServerConfig:
+    """Read the text of a configuration; `location` is for the message. Raises ValueError."""
     from google.protobuf import text_format
     from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
     try:
-        return text_format.Parse(storage.read_text(location) or "", ModelServerConfig())
-    except (text_format.ParseError, UnicodeDecodeError) as error:
+        return text_format.Parse(text, ModelServerConfig())
+    except text_format.ParseError as error:
         raise ValueError(f"{location} is not a ModelServerConfig: {error}") from error
 
 
@@ -39,11 +60,12 @@ def pinned(location: str, base: str) -> set[int]:
     Raises:
         PushRefusedError: the configuration cannot be read, so that nobody knows.
     """
-    if storage.read_text(location) is None:
-        return set()
     try:
-        config = read(location)
-    except ValueError as error:
+        text = read_text(location)
+        if text is None:
+            return set()
+        config = parse(text, location)
+    except (ValueError, config_map.ClusterError) as error:
         raise PushRefusedError(f"which versions are served is not known: {error}") from error
     found: set[int] = set()
     for model in config.model_config_list.config:

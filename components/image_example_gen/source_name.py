@@ -16,7 +16,7 @@ CIFAR10 = "cifar10"
 UNSET = "unset"  # a reference to an environment variable that is not set
 PREFIXES = (FOLDER, MANIFEST, TFRECORD, TFDS, CIFAR10)
 
-MANIFESTS = (".csv", ".jsonl", ".ndjson")
+MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 RECORDS = re.compile(
     r"(\.(tfrecords?|tfrec|record)(\.gz)?(-\d+-of-\d+)?|-\d+-of-\d+)$", re.IGNORECASE
 )

@@ -34,6 +34,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "promote": (
         "perennial promote 3 --to canary --server localhost:8500",
         "perennial promote 3 --to stable --public-key signing.pub",
+        "perennial promote 3 --to canary --configmap perennial-serving/model-versions",
     ),
     "rollback": ("perennial rollback --server localhost:8500",),
     "runs": ("perennial runs --workspace work",),

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import json
+import logging
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from components import progress
 from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption
 from pipeline.errors import ConfigError
-from pipeline.noise import quiet
+from pipeline.noise import Terminal, quiet
 
 if TYPE_CHECKING:
     from pipeline.serving.promotion import Serving, Target
@@ -47,12 +52,22 @@ ServedConfigOption = Annotated[
         help="Model configuration that servers follow (default: models.config beside the model).",
     ),
 ]
+ConfigMapOption = Annotated[
+    str | None,
+    typer.Option(
+        "--configmap",
+        metavar="NAMESPACE/NAME",
+        help="Model configuration in a ConfigMap of the cluster that KUBECONFIG or the pod names: "
+        "its key models.config, or /KEY behind it; waits for the ready pods of the Service "
+        "model-server, or of ?service=NAME behind it.",
+    ),
+]
 ServerOption = Annotated[
     list[str] | None,
     typer.Option(
         "--server",
         metavar="HOST:PORT",
-        help="gRPC address of a server to wait for; can be repeated.",
+        help="gRPC address of a server to wait for, instead of pods; can be repeated.",
     ),
 ]
 PublicKeyOption = Annotated[
@@ -63,7 +78,14 @@ PublicKeyOption = Annotated[
         help="Refuse a version that the holder of the private key did not sign.",
     ),
 ]
-TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for a server.", min=1)]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds to wait for servers (default: 120; with --configmap 300, for kubelet takes "
+        "up to 90).",
+        min=1,
+    ),
+]
 
 
 def models(
@@ -71,12 +93,13 @@ def models(
     workspace: RunsOption = RUNS,
     directory: DirectoryOption = None,
     config_file: ServedConfigOption = None,
+    configmap: ConfigMapOption = None,
     as_json: JsonLinesOption = False,
 ) -> None:
     """List the pushed versions: run, metrics, labels and verdict."""
     from pipeline.serving import promotion
 
-    target = _target(workspace, model, directory, config_file)
+    target = _target(workspace, model, directory, config_file, configmap)
     if target.base is None:
         raise ConfigError("the versions cannot be seen from here; name their folder: --directory")
     rows = _rows(target, promotion.current(target))
@@ -99,21 +122,24 @@ def promote(
     workspace: RunsOption = RUNS,
     directory: DirectoryOption = None,
     config_file: ServedConfigOption = None,
+    configmap: ConfigMapOption = None,
     server: ServerOption = None,
-    timeout: TimeoutOption = 120.0,
+    timeout: TimeoutOption = None,
     public_key: PublicKeyOption = None,
 ) -> None:
     """Let servers serve a version as canary or stable, beside the ones they serve.
 
-    Rewrites the model configuration that servers follow, in one step. With --server it waits until
-    that one has the version AVAILABLE and it answers a smoke request, and else puts the old
-    configuration back. Every change is a line in models.audit.jsonl beside the configuration.
+    Rewrites the model configuration that servers follow, in one step. With --server or --configmap
+    it waits until they have the version AVAILABLE and it answers a smoke request, and else puts the
+    old configuration back. Every change is a line in models.audit.jsonl beside the configuration;
+    of a ConfigMap in its annotation perennial/audit, and beside the versions where it can be
+    written.
     """
     from pipeline.serving import promotion
 
-    target = _target(workspace, model, directory, config_file, public_key)
+    target = _target(workspace, model, directory, config_file, configmap, public_key)
     _check_servers(server)
-    with quiet(_UNHEARD):
+    with quiet(_UNHEARD) as terminal, _notes_on(terminal), _terminated_like_interrupted():
         serving = promotion.promote(target, version, to.value, server or (), timeout)
     print(_told(target, serving))
 
@@ -123,8 +149,9 @@ def rollback(
     workspace: RunsOption = RUNS,
     directory: DirectoryOption = None,
     config_file: ServedConfigOption = None,
+    configmap: ConfigMapOption = None,
     server: ServerOption = None,
-    timeout: TimeoutOption = 120.0,
+    timeout: TimeoutOption = None,
     public_key: PublicKeyOption = None,
 ) -> None:
     """Withdraw the canary or, where there is none, bring back the version that was stable before.
@@ -134,9 +161,9 @@ def rollback(
     """
     from pipeline.serving import promotion
 
-    target = _target(workspace, model, directory, config_file, public_key)
+    target = _target(workspace, model, directory, config_file, configmap, public_key)
     _check_servers(server)
-    with quiet(_UNHEARD):
+    with quiet(_UNHEARD) as terminal, _notes_on(terminal), _terminated_like_interrupted():
         serving = promotion.rollback(target, server or (), timeout)
     print(_told(target, serving))
 
@@ -146,10 +173,26 @@ def _target(
     model: str | None,
     directory: str | None,
     config_file: str | None,
+    configmap: str | None,
     public_key: Path | None = None,
 ) -> Target:
-    target = _located(workspace, model, directory, config_file)
+    target = _located(workspace, model, directory, _configured(config_file, configmap))
     return dataclasses.replace(target, public_key=public_key)
+
+
+def _configured(config_file: str | None, configmap: str | None) -> str | None:
+    from components.atomic_pusher.config_map import SCHEME, Place
+
+    if configmap is None:
+        return config_file
+    if config_file is not None:
+        raise ConfigError("--configmap and --config-file: give one of them")
+    location = SCHEME + configmap.removeprefix(SCHEME)
+    try:
+        Place.parse(location)
+    except ValueError as error:
+        raise ConfigError(f"--configmap {configmap}: {error}") from error
+    return location
 
 
 def _located(
@@ -176,7 +219,7 @@ def _target_of_config(location: str, model: str | None) -> Target:
 
     found = {m.name: m.base_path for m in read_config(location).model_config_list.config}
     if not found:
-        raise ConfigError(f"--config-file {location}: is not there, or names no model")
+        raise ConfigError(f"{location}: is not there, or names no model")
     if (model or (len(found) == 1 and next(iter(found)))) not in found:
         raise ConfigError(f"{location}: name the model; there are: {', '.join(found)}")
     name = model or next(iter(found))
@@ -189,6 +232,42 @@ def _absolute(location: str) -> str:
     from components.atomic_pusher import storage
 
     return location if storage.is_uri(location) else str(Path(location).absolute())
+
+
+class _Notes(logging.Handler):
+    """What a promotion waits for, as it goes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg == "note":
+            print(record.__dict__["fields"]["text"], file=self._stream, flush=True)
+
+
+@contextlib.contextmanager
+def _notes_on(terminal: Terminal) -> Iterator[None]:
+    handler = _Notes(terminal.stderr)
+    progress.LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        progress.LOGGER.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM, which a pod gets that is deleted, put the old configuration back."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_servers(servers: list[str] | None) -> None:

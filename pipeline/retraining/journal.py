@@ -2,8 +2,9 @@
 
 Every line has `at` (UTC) and `event`. "decision" has the fields of `decision.Decision`; "started"
 and "ended" have the `run` that followed from it, and "ended" its `result`: blessed, rejected,
-failed or interrupted, with the reason in `detail`. "drift" has what was measured of a batch of
-new images, and "alarm" tells that it was found too much.
+failed or interrupted, with the reason in `detail`. "stopped" has `result`, `detail` and `exit_code`
+of what ended without a run: data that is missing, a fault, a signal. "drift" has what was measured
+of a batch of new images, and "alarm" tells that it was found too much.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from components.atomic_pusher import storage
 from components.redaction import redact_all
+from pipeline.errors import NotBlessed
 
 FILE = "retraining.jsonl"
 
@@ -51,6 +53,13 @@ def unfinished(entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None
         if entry["event"] == "ended":
             return None if entry["result"] in ("blessed", "rejected") else entry
     return None
+
+
+def result_of(error: BaseException) -> str:
+    """What ended with `error`, in the word that an entry has for it."""
+    if isinstance(error, NotBlessed):
+        return "rejected"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
 
 
 def last_alarm(entries: Sequence[Mapping[str, Any]]) -> datetime.datetime | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
+from components import progress
 from components.atomic_pusher import served, versions
 from pipeline.serving import promotion
 from pipeline.serving.promotion import CANARY, STABLE, Target
@@ -33,26 +36,51 @@ def hold(config: Config) -> str | None:
 
 
 def label(config: Config, version: int) -> str:
-    """Label a pushed version by the policy, and say what it is.
+    """Label a pushed version by the policy of `retrain`, and say what it is.
 
     Raises:
         ConfigError, PromotionFailed: it cannot be done; see `promotion.promote`.
     """
-    model, servers = target(config), config.retrain.servers
-    held = promotion.current(model).labels
-    stable = held.get(STABLE)
     if config.retrain.promote == "none":
         return f"version {version} has no label, as retrain.promote says"
+    return apply(target(config), version, config.retrain.promote, config.retrain.servers)
+
+
+def apply(model: Target, version: int, to: str, servers: Sequence[str] = ()) -> str:
+    """Label a version canary, or stable by way of canary, and say what it is.
+
+    The first one is stable in any case, and one that is no newer than the stable one stays without
+    a label. Raises what `promotion.promote` raises.
+    """
+    held = promotion.current(model).labels
+    stable = held.get(STABLE)
     if stable is None:
         promotion.promote(model, version, STABLE, servers)
         return f"version {version} is stable, the first one"
     if version <= stable:
         return f"version {version} is no newer than version {stable}, which is stable"
-    if held.get(CANARY, version) != version and not servers:
+    if held.get(CANARY, version) != version and not promotion.followers_of(model, servers):
         # A label moves only to what is loaded, and nobody could say when that is.
         promotion.rollback(model)
     promotion.promote(model, version, CANARY, servers)
-    if config.retrain.promote == CANARY:
+    if to == CANARY:
         return f"version {version} is canary beside version {stable}, which is stable"
     promotion.promote(model, version, STABLE, servers)
     return f"version {version} is stable, instead of version {stable}"
+
+
+def after_push(base: str, config: str, version: int, model: str, to: str, public_key: str) -> None:
+    """Label what the Pusher pushed, as push.promote says. Called by the Pusher, by its name.
+
+    Args:
+        base: folder of the versions.
+        config: of the servers, in a ConfigMap.
+        version: that was pushed.
+        model: its name in the configuration.
+        to: canary or stable.
+        public_key: file of the key that signed it; empty for none.
+
+    Raises what `promotion.promote` raises.
+    """
+    key = Path(public_key) if public_key else None
+    progress.report("note", text=apply(Target(model, base, config, key), version, to))

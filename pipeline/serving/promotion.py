@@ -23,24 +23,32 @@ import contextlib
 import dataclasses
 import datetime
 import getpass
-import io
-import json
+import os
 import socket
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.atomic_pusher import served, storage, versions
+from components.atomic_pusher import config_map, served, storage, versions
+from components.atomic_pusher.config_map import ClusterError, Place
 from components.atomic_pusher.filesystem import locked
 from pipeline.errors import ConfigError, PromotionFailed
+from pipeline.serving.change import (
+    PUT_BACK,
+    Change,
+    ChangedMeanwhileError,
+    ConfigMapChange,
+    Entry,
+    FileChange,
+    user_error,
+)
+from pipeline.serving.followers import Followers, Named, Pods
 
 if TYPE_CHECKING:
     from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
 STABLE, CANARY, PREVIOUS = "stable", "canary", "previous"
-AUDIT_FILE = "models.audit.jsonl"
-_POLL_SECONDS = 0.2
+_TRIES = 5
 
 Labels = Mapping[str, int]
 
@@ -50,7 +58,8 @@ class Target:
     """A model whose served versions are changed, by path or URI.
 
     base: folder of its versions, or None where they cannot be seen from here. config: the model
-    configuration. name: of the model in it. public_key: of whoever must have signed a version.
+    configuration, perhaps in a ConfigMap. name: of the model in it. public_key: of whoever must
+    have signed a version.
     """
 
     name: str
@@ -83,7 +92,11 @@ def current(target: Target) -> Serving:
     Raises:
         ConfigError: the configuration cannot be read.
     """
-    model = _entry(read_config(target.config), target.name)
+    return _serving(read_config(target.config), target)
+
+
+def _serving(config: ModelServerConfig, target: Target) -> Serving:
+    model = _entry(config, target.name)
     policy = None if model is None else model.model_version_policy
     if model is None or policy is None or policy.WhichOneof("policy_choice") != "specific":
         return Serving(dict(model.version_labels) if model else {}, None)
@@ -99,27 +112,43 @@ def follow_newest(target: Target) -> None:
             storage.write_text(target.config, _text(config))
 
 
+def followers_of(target: Target, servers: Sequence[str]) -> Followers:
+    """Who is waited for: the servers that are named, else a ConfigMap's pods, else nobody."""
+    if servers or not config_map.is_config_map(target.config):
+        return Named(servers)
+    try:
+        return Pods(Place.parse(target.config))
+    except ValueError as error:
+        raise ConfigError(f"{target.config}: {error}") from error
+
+
 def promote(
-    target: Target, version: int, to: str, servers: Sequence[str] = (), timeout: float = 120.0
+    target: Target,
+    version: int,
+    to: str,
+    servers: Sequence[str] = (),
+    timeout: float | None = None,
 ) -> Serving:
     """Give `version` the label `to`, "stable" or "canary".
 
     Args:
         target: the model.
         version: a pushed version.
-        to: a version becomes stable after it was canary, unless nothing is labelled yet or a
-            server is named, with which it is tried just the same.
+        to: a version becomes stable after it was canary, unless nothing is labelled yet or there
+            are servers to wait for, with which it is tried just the same.
         servers: gRPC addresses, HOST:PORT, of servers that follow the configuration: the change
-            counts when all of them have the versions AVAILABLE and answer a smoke request.
-        timeout: seconds for that.
+            counts when all of them have the versions AVAILABLE and answer a smoke request. For a
+            ConfigMap they are its Service's ready pods, unless they are named.
+        timeout: seconds for that, twice where it takes two steps; None for what is usual.
 
     Raises:
         ConfigError: it cannot be done; nothing has changed.
+        KubernetesUnreachable: likewise, of a ConfigMap.
         PromotionFailed: a server did not follow; the old configuration is in force again.
     """
-    with _only_one(target):
+
+    def labels_for(old: Serving) -> dict[str, int]:
         _check_version(target, version)
-        old = current(target)
         labels = _implied_labels(target, old, version)
         if to == CANARY:
             labels[CANARY] = version
@@ -134,26 +163,56 @@ def promote(
             labels[STABLE] = version
             if labels.get(CANARY) == version:
                 del labels[CANARY]
-        return _switch(target, old, labels, f"promote {version} to {to}", servers, timeout)
+        return labels
+
+    return _change(target, labels_for, f"promote {version} to {to}", servers, timeout)
 
 
-def rollback(target: Target, servers: Sequence[str] = (), timeout: float = 120.0) -> Serving:
+def rollback(target: Target, servers: Sequence[str] = (), timeout: float | None = None) -> Serving:
     """Undo a promotion: withdraw the canary or, where there is none, bring the last stable back.
 
     Where the newest version is served, the one before it becomes stable. Arguments and errors as
     for `promote`.
     """
-    with _only_one(target):
-        old = current(target)
+
+    def labels_for(old: Serving) -> dict[str, int]:
         labels = dict(old.labels)
         if CANARY in labels and STABLE in labels:
             del labels[CANARY]
-        else:
-            stable = labels.get(STABLE)
-            version = labels.get(PREVIOUS) or _version_before(target, stable)
-            _check_version(target, version)
-            labels = {STABLE: version}
-        return _switch(target, old, labels, "rollback", servers, timeout)
+            return labels
+        version = labels.get(PREVIOUS) or _version_before(target, labels.get(STABLE))
+        _check_version(target, version)
+        return {STABLE: version}
+
+    return _change(target, labels_for, "rollback", servers, timeout)
+
+
+def _change(
+    target: Target,
+    labels_for: Callable[[Serving], Labels],
+    action: str,
+    servers: Sequence[str],
+    timeout: float | None,
+) -> Serving:
+    """Decide by what is configured now, and do it; once more where that changed in between."""
+    followers = followers_of(target, servers)
+    with _only_one(target):
+        for _ in range(_TRIES):
+            change = _read(target)
+            old = _serving(_parsed(change.text, target.config), target)
+            labels = labels_for(old)
+            with contextlib.suppress(ChangedMeanwhileError):
+                return _switch(target, change, old, labels, action, followers, timeout)
+    raise ConfigError(
+        f"{target.config} was changed by somebody else each of the {_TRIES} times that it was "
+        "read; nothing was changed, try again"
+    )
+
+
+def _read(target: Target) -> Change:
+    if config_map.is_config_map(target.config):
+        return ConfigMapChange(target.config, target.base)
+    return FileChange(target.config)
 
 
 def _implied_labels(target: Target, old: Serving, version: int) -> dict[str, int]:
@@ -166,11 +225,12 @@ def _implied_labels(target: Target, old: Serving, version: int) -> dict[str, int
 
 def _switch(
     target: Target,
+    change: Change,
     old: Serving,
     labels: Labels,
     action: str,
-    servers: Sequence[str],
-    timeout: float,
+    followers: Followers,
+    timeout: float | None,
 ) -> Serving:
     new = Serving.of(labels)
     if new == old:
@@ -184,93 +244,34 @@ def _switch(
     ]
     steps = [new]
     if ahead:
-        if not servers:
+        if not followers:
             label, number = ahead[0]
             raise ConfigError(
                 f"version {number} is not loaded, so {label!r}, which is in use, cannot move to "
                 "it: promote it to canary first, or name a server (--server) that says when it is"
             )
         steps.insert(0, Serving(old.labels, frozenset({*loaded, *labels.values()})))
-    before = storage.read_text(target.config)
-    # First, so that not even a change that is killed goes unrecorded.
-    _log(target, action, old, new, "started")
+    timeout = timeout or followers.timeout
+    try:
+        followers.check()
+        change.begin(_entry_of(target, action, old, new), len(steps) * timeout)
+    except ClusterError as error:
+        raise user_error(error, target.config) from error
     try:
         for step in steps:
-            _write(target, step)
-            for server in servers:
-                _wait(server, target.name, step, timeout)
-    except BaseException as error:
-        _put_back(target.config, before)
-        _log(target, action, old, new, f"failed: {error or type(error).__name__}")
+            followers.hurry(change.write(_rewritten(target, change.text, step)))
+            followers.wait(target.name, step, timeout)
+    except ChangedMeanwhileError:
         raise
-    _log(target, action, old, new, "done")
+    except BaseException as error:
+        left = change.put_back(f"failed: {str(error) or type(error).__name__}")
+        if isinstance(error, ClusterError) and not change.written:
+            raise user_error(error, target.config) from error
+        if isinstance(error, PromotionFailed | ClusterError):
+            raise PromotionFailed(f"{error}. {left or PUT_BACK}") from error
+        raise
+    change.end()
     return new
-
-
-def _wait(server: str, model: str, expected: Serving, timeout: float) -> None:
-    """Wait until a server serves as configured; one real answer for each label tells."""
-    from pipeline.serving.client import Client
-    from pipeline.serving.errors import ServingError
-
-    host, _, port = server.rpartition(":")
-    deadline = time.monotonic() + timeout
-    loaded = sorted(expected.loaded or ())
-    # Without a label the highest version answers, once those that are dropped are gone.
-    wanted = [*expected.labels.items(), ("", loaded[-1])]
-    try:
-        with Client(host, int(port), 0, timeout=min(timeout, 30.0)) as client:
-            for version in loaded:
-                client.wait_available(model, version, max(0.0, deadline - time.monotonic()))
-                _smoke(client, model, version=version)
-            for label, version in wanted:
-                while (found := _answering(client, model, label)) != version:
-                    if time.monotonic() > deadline:
-                        raise PromotionFailed(
-                            f"{server} still answers for the label {label!r} with {found} and not "
-                            f"with version {version} after {timeout:g} s; does it follow this "
-                            "configuration? The old one is back in force"
-                        )
-                    time.sleep(_POLL_SECONDS)
-    except ServingError as error:
-        raise PromotionFailed(
-            f"{server} does not serve the new configuration, so the old one is back in force: "
-            f"{error.code}: {error.message}"
-        ) from error
-
-
-def _answering(client: object, model: str, label: str) -> str | int:
-    from pipeline.serving.errors import ServingError
-
-    try:
-        return _smoke(client, model, label=label)
-    except ServingError as error:
-        # A label that is not known yet, or that is ahead of its version.
-        if error.code not in ("INVALID_ARGUMENT", "NOT_FOUND"):
-            raise
-        return f"{error.code} ({error.message})"
-
-
-def _smoke(client: object, model: str, version: int | None = None, label: str = "") -> int:
-    """Classify an image; returns the version that answered.
-
-    Raises:
-        ServingError: it did not, or the answer is no distribution over classes.
-    """
-    import numpy as np
-    from PIL import Image
-
-    from pipeline.serving.client import Client, strings
-    from pipeline.serving.errors import ServingError
-
-    assert isinstance(client, Client)
-    image = io.BytesIO()
-    Image.new("RGB", (32, 32), (90, 120, 150)).save(image, "PNG")
-    inputs = {"image_bytes": strings([image.getvalue()])}
-    answered, outputs = client.predict(model, inputs, version=version, label=label)
-    probabilities = outputs.get("probabilities", np.zeros(1))
-    if not (np.isfinite(probabilities).all() and np.isclose(probabilities.sum(), 1, atol=1e-3)):
-        raise ServingError("INTERNAL", f"version {answered} gives no probabilities for an image")
-    return answered
 
 
 def _check_version(target: Target, version: int) -> None:
@@ -338,6 +339,13 @@ def read_config(location: str) -> ModelServerConfig:
     """An empty one where there is no file. Raises ConfigError."""
     try:
         return served.read(location)
+    except (ValueError, ClusterError) as error:
+        raise user_error(error, location) from error
+
+
+def _parsed(text: str | None, location: str) -> ModelServerConfig:
+    try:
+        return served.parse(text or "", location)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -355,13 +363,13 @@ def _add(config: ModelServerConfig, target: Target) -> ModelConfig:
     )
 
 
-def _write(target: Target, serving: Serving) -> None:
-    config = read_config(target.config)
+def _rewritten(target: Target, text: str | None, serving: Serving) -> str:
+    config = _parsed(text, target.config)
     model = _entry(config, target.name) or _add(config, target)
     model.model_version_policy.specific.versions[:] = sorted(serving.loaded or ())
     model.version_labels.clear()
     model.version_labels.update(serving.labels)
-    storage.write_text(target.config, _text(config))
+    return _text(config)
 
 
 def _text(config: ModelServerConfig) -> str:
@@ -372,35 +380,27 @@ def _text(config: ModelServerConfig) -> str:
     )
 
 
-def _put_back(location: str, text: str | None) -> None:
-    if text is None:
-        storage.remove(location)
-    else:
-        storage.write_text(location, text)
-
-
-def _log(target: Target, action: str, old: Serving, new: Serving, result: str) -> None:
-    entry = {
+def _entry_of(target: Target, action: str, old: Serving, new: Serving) -> Entry:
+    return {
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "who": f"{getpass.getuser()}@{socket.gethostname()}",
         "model": target.name,
         "action": action,
         "from": old.as_json(),
         "to": new.as_json(),
-        "result": " ".join(result.split()),
     }
-    storage.append_line(storage.join(storage.parent(target.config), AUDIT_FILE), json.dumps(entry))
 
 
 @contextlib.contextmanager
 def _only_one(target: Target) -> Iterator[None]:
     """Keep other promotions away, and pushes, which could remove a version that is promoted.
 
-    Object stores have no locks.
+    Object stores have no locks, and a ConfigMap has one of its own.
     """
     folders = [storage.parent(target.config), target.base or ""]
     with contextlib.ExitStack() as stack:
         for folder in folders:
-            if folder and not storage.is_uri(folder) and Path(folder).is_dir():
+            # One that is mounted to be read is not pushed to from here either.
+            if folder and not storage.is_uri(folder) and os.access(folder, os.W_OK):
                 stack.enter_context(locked(Path(folder)))
         yield

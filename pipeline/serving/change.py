@@ -1,0 +1,305 @@
+"""One change of a model configuration: written, recorded, and put back where it fails.
+
+A file is written by whoever holds its folder's lock. A ConfigMap has no lock: each write is refused
+where somebody else has written since (its resourceVersion), and the record in its annotation says
+who is at work until when.
+"""
+
+from __future__ import annotations
+
+import abc
+import copy
+import datetime
+import json
+import time
+from typing import Any
+
+from components import progress
+from components.atomic_pusher import config_map, served, storage
+from components.atomic_pusher.config_map import ClusterError, ConflictError, Json, Place
+from pipeline.errors import ConfigError, KubernetesUnreachable, UserError
+
+AUDIT_FILE = "models.audit.jsonl"
+AUDIT_ANNOTATION = "perennial/audit"
+_KEPT_ENTRIES = 20  # an object's annotations may have 256 KiB
+_STARTED, _DONE = "started", "done"
+_PUT_BACK_TRIES = 6
+_PUT_BACK_PAUSE_S = 5.0
+
+PUT_BACK = "The old configuration is back in force"
+
+Entry = dict[str, Any]
+
+
+class ChangedMeanwhileError(ClusterError):
+    """Somebody else changed the configuration between its reading and the first write."""
+
+
+class Change(abc.ABC):
+    """A configuration as it was read, and what is made of it.
+
+    text: as it was read, None where there is no file yet. written: whether it was replaced.
+    """
+
+    text: str | None
+    written = False
+
+    @abc.abstractmethod
+    def begin(self, entry: Entry, seconds: float) -> None:
+        """Record what is about to be done, which may take so long."""
+
+    @abc.abstractmethod
+    def write(self, text: str) -> str:
+        """Replace the configuration; returns a name of this state of it.
+
+        Raises:
+            ClusterError: of a ConfigMap that cannot be written.
+        """
+
+    @abc.abstractmethod
+    def put_back(self, result: str) -> str:
+        """Bring back what was read, and record why. Returns why not, where it was not possible."""
+
+    @abc.abstractmethod
+    def end(self) -> None:
+        """Record that it is done."""
+
+
+class FileChange(Change):
+    """Of a file or an object, whose folder's lock is held."""
+
+    def __init__(self, location: str) -> None:
+        """Read it. Raises ConfigError."""
+        self._location = location
+        self._entry: Entry = {}
+        try:
+            self.text = served.read_text(location)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def begin(self, entry: Entry, seconds: float) -> None:
+        """Record first, so that not even a change that is killed goes unrecorded."""
+        self._entry = entry
+        self._record(_STARTED)
+
+    def write(self, text: str) -> str:
+        """Replace the file in one step."""
+        self.written = True
+        storage.write_text(self._location, text)
+        return ""
+
+    def put_back(self, result: str) -> str:
+        """Bring the old file back, or remove one that was new."""
+        if self.text is None:
+            storage.remove(self._location)
+        else:
+            storage.write_text(self._location, self.text)
+        self._record(result)
+        return ""
+
+    def end(self) -> None:
+        """Record that it is done."""
+        self._record(_DONE)
+
+    def _record(self, result: str) -> None:
+        location = storage.join(storage.parent(self._location), AUDIT_FILE)
+        storage.append_line(location, json.dumps(_with_result(self._entry, result)))
+
+
+class ConfigMapChange(Change):
+    """Of a key of a ConfigMap."""
+
+    def __init__(self, location: str, base: str | None) -> None:
+        """Read it. `base` is the folder of versions, beside which is the audit file.
+
+        Raises:
+            ConfigError: it cannot be read, or somebody else is changing it.
+        """
+        self._location, self._base = location, base
+        try:
+            self._place = Place.parse(location)
+            self._read = config_map.read(self._place)
+            self.text = config_map.text_of(self._place, self._read)
+        except (ValueError, ClusterError) as error:
+            raise user_error(error, location) from error
+        self._held = self._read
+        self._wanted: str | None = None
+        self._entry: Entry = {}
+        self._refuse_while_busy()
+
+    def begin(self, entry: Entry, seconds: float) -> None:
+        """Record with the first write, which is one step with it."""
+        if "models.config" in _applied(self._read):
+            progress.report(
+                "note",
+                text=f"{self._place} was made by `kubectl apply` of a file, and the "
+                "next apply brings that file's versions back; see kubeflow/serving/README.md",
+            )
+        until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
+        limit = until.isoformat(timespec="seconds")
+        self._entry = {**entry, "config": self._location, "until": limit}
+
+    def write(self, text: str) -> str:
+        """Replace the key, where nobody else has changed the ConfigMap since it was read.
+
+        Raises:
+            ChangedMeanwhileError: somebody did, before the first write.
+        """
+        first = self._wanted is None
+        try:
+            self._held = self._replace(self._held, text, self._entry if first else None)
+        except ConflictError as error:
+            if first:
+                raise ChangedMeanwhileError(str(error)) from error
+            raise
+        finally:
+            self._wanted = text
+        self.written = True
+        if first:
+            self._append(_with_result(self._entry, _STARTED))
+        return str(self._held["metadata"]["resourceVersion"])
+
+    def put_back(self, result: str) -> str:
+        """Bring the old text back, where the new one is still there."""
+        ended = _with_result(self._entry, result)
+        for turn in range(_PUT_BACK_TRIES):
+            if turn:
+                time.sleep(_PUT_BACK_PAUSE_S)
+            try:
+                why = self._put_back(ended)
+                break
+            except ConflictError as error:
+                why = str(error)
+            except ClusterError as error:
+                why = (
+                    f"The old configuration could NOT be put back, run perennial rollback: {error}"
+                )
+        self._append(ended)
+        self._tell("PromotionFailed", "Warning", f"{self._entry['action']}: {result}")
+        return why
+
+    def _put_back(self, ended: Entry) -> str:
+        now = config_map.read(self._place)
+        found = (now.get("data") or {}).get(self._place.key)
+        if found not in (self._wanted, self.text):
+            return f"{self._place} was changed by somebody else meanwhile, and stays as it is now"
+        if found != self.text or _entries(now) != _entries(self._read):
+            self._held = self._replace(now, str(self.text), ended)
+        return ""
+
+    def end(self) -> None:
+        """Record that it is done. What is served does not depend on it any more."""
+        ended = _with_result(self._entry, _DONE)
+        try:
+            self._replace(self._held, config_map.text_of(self._place, self._held), ended)
+        except ClusterError as error:
+            progress.report(
+                "note",
+                text=f"the promotion is done, but not recorded: {error}",
+            )
+        self._append(ended)
+        labels = ", ".join(f"{label}={n}" for label, n in self._entry["to"]["labels"].items())
+        self._tell("Promoted", "Normal", f"{self._entry['action']}: {labels}")
+
+    def _replace(self, held: Json, text: str, entry: Entry | None) -> Json:
+        content = copy.deepcopy(held)
+        content["data"][self._place.key] = text
+        if entry:
+            kept = [*_entries(held), entry if "result" in entry else _with_result(entry, _STARTED)]
+            annotations = content["metadata"].setdefault("annotations", {})
+            annotations[AUDIT_ANNOTATION] = "\n".join(map(json.dumps, kept[-_KEPT_ENTRIES:]))
+        try:
+            return config_map.replace(self._place, content)
+        except ConflictError:
+            # An answer that got lost is asked for again, and then conflicts with itself.
+            now = config_map.read(self._place)
+            if now.get("data") == content["data"] and _entries(now) == _entries(content):
+                return now
+            raise
+
+    def _refuse_while_busy(self) -> None:
+        last = (_entries(self._read) or [{}])[-1]
+        now = datetime.datetime.now(datetime.UTC)
+        try:
+            busy = last.get("result") == _STARTED and (
+                datetime.datetime.fromisoformat(last["until"]) > now
+            )
+        except (KeyError, ValueError, TypeError):
+            return
+        if busy:
+            raise ConfigError(
+                f"{self._place} is being changed by {last.get('who')} since {last.get('at')} "
+                f"({last.get('action')}), for at most until {last['until']}; wait for the end of it"
+            )
+
+    def _append(self, entry: Entry) -> None:
+        """To the audit file too, where the folder of versions can be written to from here."""
+        if self._base is None:
+            return
+        location = storage.join(storage.parent(self._base), AUDIT_FILE)
+        try:
+            storage.append_line(location, json.dumps(entry))
+        except Exception as error:  # TensorFlow has its own kinds for object stores
+            progress.report(
+                "note",
+                text=f"{location} cannot be written ({type(error).__name__}); the "
+                f"change is recorded in {self._place} only",
+            )
+            self._base = None
+
+    def _tell(self, reason: str, kind: str, message: str) -> None:
+        """As an Event of the ConfigMap, which is shown with it. The right to do so is optional."""
+        import kubernetes
+
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        place, metadata = self._place, self._held["metadata"]
+        event = {
+            "metadata": {"generateName": f"{place.name}.", "namespace": place.namespace},
+            "involvedObject": {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "namespace": place.namespace,
+                "name": place.name,
+                "uid": metadata.get("uid"),
+                "resourceVersion": metadata.get("resourceVersion"),
+            },
+            "reason": reason,
+            "message": f"{message} ({self._entry['who']})"[:1024],
+            "type": kind,
+            "source": {"component": "perennial"},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        api = kubernetes.client.CoreV1Api(config_map.connection())
+        try:
+            config_map.request("create events", api.create_namespaced_event, place.namespace, event)
+        except ClusterError:
+            return
+
+
+def user_error(error: Exception, location: str) -> UserError:
+    """A failure to read or write a ConfigMap, as a person is told of it."""
+    if isinstance(error, config_map.UnreachableError):
+        return KubernetesUnreachable(str(error))
+    if isinstance(error, ClusterError):
+        return ConfigError(str(error))
+    return ConfigError(f"{location}: {error}")
+
+
+def _with_result(entry: Entry, result: str) -> Entry:
+    kept = entry if result == _STARTED else {k: v for k, v in entry.items() if k != "until"}
+    return {**kept, "result": " ".join(result.split())[:2000]}
+
+
+def _entries(content: Json) -> list[Entry]:
+    text = (content["metadata"].get("annotations") or {}).get(AUDIT_ANNOTATION, "")
+    try:
+        return [json.loads(line) for line in text.splitlines()]
+    except ValueError:  # somebody else's
+        return []
+
+
+def _applied(content: Json) -> str:
+    annotations = content["metadata"].get("annotations") or {}
+    return str(annotations.get("kubectl.kubernetes.io/last-applied-configuration", ""))

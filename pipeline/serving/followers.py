@@ -1,0 +1,267 @@
+"""The servers that follow a model configuration: who they are, and waiting until they do."""
+
+from __future__ import annotations
+
+import abc
+import io
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from components import progress
+from components.atomic_pusher import config_map
+from components.atomic_pusher.config_map import ClusterError, Json, Place
+from pipeline.errors import ConfigError, PromotionFailed
+
+if TYPE_CHECKING:
+    from pipeline.serving.promotion import Serving
+
+_POLL_SECONDS = 0.2
+_LIST_SECONDS = 1.0
+_REACH_SECONDS = 5.0
+_TURN_SECONDS = 10.0  # for one server, before it is looked who there is
+_LATER = ("DEADLINE_EXCEEDED", "UNAVAILABLE")
+_PORT_NAME = "grpc"
+_SERVICE_LABEL = "kubernetes.io/service-name"
+# A changed annotation lets kubelet look at the pod, and so at the ConfigMaps in it, at once.
+TOUCHED = "perennial/models-config"
+
+
+class _NotYetError(PromotionFailed):
+    """A server that may follow later."""
+
+
+class Followers(abc.ABC):
+    """Servers of one configuration."""
+
+    timeout: float  # s that they get by default
+
+    @abc.abstractmethod
+    def now(self) -> Mapping[str, str]:
+        """The gRPC addresses, HOST:PORT, of those that answer requests, by name."""
+
+    def __bool__(self) -> bool:
+        """Whether there is somebody to wait for."""
+        return True
+
+    def check(self) -> None:  # noqa: B027 - most have nothing to check
+        """Refuse to begin where nobody could say that a change arrived. Raises ConfigError."""
+
+    def hurry(self, version: str) -> None:  # noqa: B027
+        """Make them look at the configuration of that resourceVersion soon, if that is allowed."""
+
+    def wait(self, model: str, expected: Serving, timeout: float) -> None:
+        """Wait until all that are there, and all that come meanwhile, serve as configured.
+
+        One that goes away meanwhile has no part in it.
+
+        Raises:
+            PromotionFailed: one does not, or there is none after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        done: set[str] = set()
+        while True:
+            found = self._found()
+            left = [name for name in found if name not in done]
+            if found and not left:
+                return
+            for name in left:
+                remaining = max(0.0, deadline - time.monotonic())
+                try:
+                    _wait(name, found[name], model, expected, min(remaining, _TURN_SECONDS))
+                    done.add(name)
+                    progress.report("note", text=f"{name} serves {_told(expected)}")
+                except PromotionFailed as error:
+                    if name not in self._found(default=found):
+                        continue
+                    if not isinstance(error, _NotYetError):
+                        raise
+                    if time.monotonic() > deadline:
+                        raise PromotionFailed(f"{error} after {timeout:g} s") from error
+            if not left and time.monotonic() > deadline:
+                raise PromotionFailed(self._nobody(timeout))
+            time.sleep(_LIST_SECONDS)
+
+    def _found(self, default: Mapping[str, str] | None = None) -> Mapping[str, str]:
+        try:
+            return self.now()
+        except ClusterError:  # asked again until the time is over
+            return default or {}
+
+    def _nobody(self, timeout: float) -> str:
+        return f"no server answers after {timeout:g} s"
+
+
+class Named(Followers):
+    """Servers that a person named."""
+
+    timeout = 120.0
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        """Take gRPC addresses, HOST:PORT; there may be none."""
+        self._addresses = {address: address for address in addresses}
+
+    def now(self) -> Mapping[str, str]:
+        """The named ones, whether they answer or not."""
+        return self._addresses
+
+    def __bool__(self) -> bool:
+        """Whether one is named."""
+        return bool(self._addresses)
+
+    def wait(self, model: str, expected: Serving, timeout: float) -> None:
+        """As for all; nobody is waited for where none is named."""
+        if self._addresses:
+            super().wait(model, expected, timeout)
+
+
+class Pods(Followers):
+    """The ready pods of a Service, as its EndpointSlices have them."""
+
+    # kubelet brings a ConfigMap after up to 90 s, and servers look every 30 s.
+    timeout = 300.0
+
+    def __init__(self, place: Place) -> None:
+        """Take the ConfigMap that they follow."""
+        self._place = place
+        self._about = f"the Service {place.namespace}/{place.service}"
+
+    def now(self) -> Mapping[str, str]:
+        """Those that are ready now. Raises ClusterError."""
+        return dict(self._ready())
+
+    def check(self) -> None:
+        """Refuse where a pod that is ready cannot be reached from here. Raises ConfigError.
+
+        None that is ready is no reason: the configured version may be missing.
+        """
+        for name, address in self.now().items():
+            host, _, port = address.rpartition(":")
+            try:
+                with socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS):
+                    pass
+            except OSError as error:
+                if name not in self.now():
+                    continue
+                raise ConfigError(
+                    f"the pod {name} at {address} cannot be reached from here: {error}; promote "
+                    "in the cluster (kubeflow/serving/promote-job.yaml), or name forwarded ports "
+                    "with --server"
+                ) from error
+
+    def hurry(self, version: str) -> None:
+        """Touch the pods; the right to do so is optional, for it is the right to change them."""
+        import kubernetes
+
+        api = kubernetes.client.CoreV1Api(config_map.connection())
+        body = {"metadata": {"annotations": {TOUCHED: version}}}
+        for name in self._found():
+            try:
+                config_map.request(
+                    "patch pods", api.patch_namespaced_pod, name, self._place.namespace, body
+                )
+            except ClusterError:
+                return
+
+    def _nobody(self, timeout: float) -> str:
+        return f"{self._about} has no ready pod after {timeout:g} s"
+
+    def _ready(self) -> Iterator[tuple[str, str]]:
+        import kubernetes
+
+        api = kubernetes.client.DiscoveryV1Api(config_map.connection())
+        slices = config_map.request(
+            "list endpointslices",
+            api.list_namespaced_endpoint_slice,
+            self._place.namespace,
+            label_selector=f"{_SERVICE_LABEL}={self._place.service}",
+        )
+        seen: set[str] = set()
+        # A pod with two kinds of addresses is in two slices.
+        for each in sorted(slices.get("items") or (), key=lambda found: found["addressType"]):
+            port = _port(each)
+            for endpoint in each.get("endpoints") or ():
+                name = (endpoint.get("targetRef") or {}).get("name") or endpoint["addresses"][0]
+                # Unset means ready, says the API.
+                ready = (endpoint.get("conditions") or {}).get("ready") is not False
+                if ready and port and name not in seen:
+                    seen.add(name)
+                    host = endpoint["addresses"][0]
+                    yield name, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _port(endpoint_slice: Json) -> int | None:
+    ports = {port.get("name"): port.get("port") for port in endpoint_slice.get("ports") or ()}
+    return ports.get(_PORT_NAME) or (next(iter(ports.values())) if len(ports) == 1 else None)
+
+
+def _wait(name: str, server: str, model: str, expected: Serving, timeout: float) -> None:
+    """Wait until a server serves as configured; one real answer for each label tells."""
+    from pipeline.serving.client import Client
+    from pipeline.serving.errors import ServingError
+
+    host, _, port = server.rpartition(":")
+    deadline = time.monotonic() + timeout
+    loaded = sorted(expected.loaded or ())
+    # Without a label the highest version answers, once those that are dropped are gone.
+    wanted = [*expected.labels.items(), ("", loaded[-1])]
+    try:
+        with Client(host, int(port), 0, timeout=max(1.0, timeout)) as client:
+            for version in loaded:
+                client.wait_available(model, version, max(0.0, deadline - time.monotonic()))
+                _smoke(client, model, version=version)
+            for label, version in wanted:
+                while (found := _answering(client, model, label)) != version:
+                    if time.monotonic() > deadline:
+                        raise _NotYetError(
+                            f"{name} answers for the label {label!r} with {found} and not with "
+                            f"version {version} (does it follow this configuration?)"
+                        )
+                    time.sleep(_POLL_SECONDS)
+    except ServingError as error:
+        # UNAVAILABLE is a server that is being stopped, perhaps before it is unlisted.
+        kind = _NotYetError if error.code in _LATER else PromotionFailed
+        raise kind(
+            f"{name} does not serve the new configuration: {error.code}: {error.message}"
+        ) from error
+
+
+def _told(expected: Serving) -> str:
+    labels = {number: label for label, number in expected.labels.items()}
+    each = (f"{n} ({labels[n]})" if n in labels else f"{n}" for n in sorted(expected.loaded or ()))
+    return f"version {', '.join(each)}"
+
+
+def _answering(client: Any, model: str, label: str) -> str | int:
+    from pipeline.serving.errors import ServingError
+
+    try:
+        return _smoke(client, model, label=label)
+    except ServingError as error:
+        # A label that is not known yet, or that is ahead of its version.
+        if error.code not in ("INVALID_ARGUMENT", "NOT_FOUND"):
+            raise
+        return f"{error.code} ({error.message})"
+
+
+def _smoke(client: Any, model: str, version: int | None = None, label: str = "") -> int:
+    """Classify an image; returns the version that answered.
+
+    Raises:
+        ServingError: it did not, or the answer is no distribution over classes.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from pipeline.serving.client import strings
+    from pipeline.serving.errors import ServingError
+
+    image = io.BytesIO()
+    Image.new("RGB", (32, 32), (90, 120, 150)).save(image, "PNG")
+    inputs = {"image_bytes": strings([image.getvalue()])}
+    answered, outputs = client.predict(model, inputs, version=version, label=label)
+    probabilities = outputs.get("probabilities", np.zeros(1))
+    if not (np.isfinite(probabilities).all() and np.isclose(probabilities.sum(), 1, atol=1e-3)):
+        raise ServingError("INTERNAL", f"version {answered} gives no probabilities for an image")
+    return int(answered)

@@ -1,0 +1,245 @@
+"""Retraining where Kubeflow Pipelines answers at KF_PIPELINES_ENDPOINT: what its backend makes of
+the compiled pipeline, which kfp's own local orchestrator cannot show.
+
+Runs are in CLUSTER_KFP_NAMESPACE, which is Kubeflow's own unless it is set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import REPO
+from tests.cluster import kit
+
+ENDPOINT = os.environ.get("KF_PIPELINES_ENDPOINT", "")
+NAMESPACE = os.environ.get("CLUSTER_KFP_NAMESPACE", "kubeflow")
+DATA = "/mnt/perennial/data"
+RUN_LABEL = "pipeline/runid"
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(not ENDPOINT, reason="KF_PIPELINES_ENDPOINT names no Kubeflow Pipelines"),
+    pytest.mark.timeout(3600),
+]
+
+CONFIG = """
+name = "{name}"
+
+[data]
+source = "{data}/first"
+
+[train]
+recipe = "vit"
+epochs = 1
+
+[evaluate]
+min_accuracy = 0.0
+
+[infra_validation]
+enabled = false
+
+[push]
+directory = "/mnt/perennial/serving/{name}"
+
+[kubeflow]
+image = "{image}"
+pipeline_root = "/mnt/perennial/artifacts/{name}"
+nodes = {{ Trainer = "training" }}
+volumes = [{{ claim = "perennial", path = "/mnt/perennial" }}]
+
+[kubeflow.pools.cpu]
+cpu = "250m"
+memory = "3Gi"
+
+[kubeflow.pools.training]
+cpu = "250m"
+memory = "3Gi"
+retry_delay = 1
+{training}
+"""
+
+
+@pytest.fixture(scope="module")
+def installed() -> str:
+    """What runs need in Kubeflow's namespace, and two folders of images that differ."""
+    secret = {"user": "perennial", "password": uuid.uuid4().hex}
+    name = "perennial-metadata"
+    if kit.run_kubectl("get", "secret", name, "-n", NAMESPACE).returncode:
+        kit.apply([kit.resource("v1", "Secret", name, NAMESPACE, stringData=secret)])
+    overlay = "standalone" if NAMESPACE == "kubeflow" else "profile"
+    resources = kit.moved(kit.kustomized(kit.MANIFESTS / "overlays" / overlay), NAMESPACE)
+    # A machine for tests grants no 64 CPUs, and has no need of a bound.
+    kit.apply([each for each in resources if each["kind"] != "ResourceQuota"])
+    kit.kubectl("rollout", "status", f"statefulset/{name}", "-n", NAMESPACE, "--timeout=500s")
+    assert kit.ended("prepare-volume", NAMESPACE)[0] == 0
+    write = (
+        "from pathlib import Path; import shutil;"
+        "from components.image_example_gen.sources import digits;"
+        f"first, second = Path('{DATA}/first'), Path('{DATA}/second');"
+        "first.exists() or digits.write_folder(first);"
+        "second.exists() or shutil.copytree(first, second);"
+        "[next(each.glob('*.png')).unlink(missing_ok=True) for each in second.iterdir()]"
+    )
+    job = f"images-{uuid.uuid4().hex[:6]}"
+    claims = {"/mnt/perennial": "perennial"}
+    kit.apply([kit.job(job, NAMESPACE, ["python3", "-c", write], claims)])
+    code, log = kit.ended(job, NAMESPACE)
+    assert code == 0, log
+    return NAMESPACE
+
+
+def perennial(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command as a person would."""
+    command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+
+
+def compiled(folder: Path, name: str, *options: str, training: str = "") -> Path:
+    """A package of a pipeline with that name."""
+    config, package = folder / f"{name}.toml", folder / f"{name}.yaml"
+    text = CONFIG.format(name=name, data=DATA, image=kit.IMAGE, training=training)
+    config.write_text(text)
+    done = perennial("compile", "--config", config, "--output", package, *options)
+    assert done.returncode == 0, done.stderr
+    return package
+
+
+def submitted(package: Path, *options: str) -> str:
+    """Run it to its end; returns the run's id."""
+    done = perennial("submit", package, "--wait", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return run_of(done.stdout)
+
+
+def run_of(output: str) -> str:
+    (line,) = (line for line in output.splitlines() if "/runs/details/" in line)
+    return line.rpartition("/")[2].strip()
+
+
+def events(run: str) -> list[dict[str, Any]]:
+    """What the pods of a run said, in JSON."""
+    selector = f"{RUN_LABEL}={run}"
+    log = kit.kubectl(
+        "logs", "-n", NAMESPACE, "-l", selector, "--all-containers", "--tail=-1",
+        "--max-log-requests=60", check=False,
+    )  # fmt: skip
+    found = []
+    for line in log.splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and "event" in event:
+            found.append(event)
+    return found
+
+
+def states(run: str) -> dict[str, str]:
+    """How each node of a run ended."""
+    return {e["node"]: e["state"] for e in events(run) if e["event"] == "node_end"}
+
+
+@pytest.fixture(scope="module")
+def name() -> str:
+    return f"test-{uuid.uuid4().hex[:6]}"
+
+
+def test_the_same_data_is_cached_and_changed_data_is_not(
+    installed: str, tmp_path: Path, name: str
+) -> None:
+    package = compiled(tmp_path, name)
+    first = states(submitted(package))
+    assert first["ImageExampleGen"] == first["Trainer"] == first["Pusher"] == "complete"
+
+    same = states(submitted(package))
+    assert same.keys() == first.keys()
+    assert same["ImageExampleGen"] == same["Trainer"] == "cached"
+
+    changed = states(submitted(package, "--param", f"data_root={DATA}/second"))
+    assert changed["ImageExampleGen"] == changed["Trainer"] == "complete"
+
+    # What is not there must not succeed.
+    done = perennial("submit", package, "--wait", "--param", "data_root=/nowhere")
+    assert done.returncode != 0
+
+
+def test_a_schedule_decides_for_itself(installed: str, tmp_path: Path, name: str) -> None:
+    from kfp import Client
+
+    package = compiled(tmp_path, name, "--retrain")
+    schedule = f"{name}-nightly"
+    done = perennial(
+        "schedule", "create", package, "--name", schedule, "--cron", "0 * * * * *"
+    )  # every minute
+    assert done.returncode == 0, done.stderr
+    try:
+        client = Client(host=ENDPOINT, namespace=NAMESPACE)
+        recurring = {
+            each.display_name: each.recurring_run_id
+            for each in client.list_recurring_runs(
+                page_size=100, namespace=NAMESPACE
+            ).recurring_runs
+        }
+        kit.wait_until(lambda: bool(of_schedule(client, recurring[schedule])), "a run of it")
+        run = of_schedule(client, recurring[schedule])[0].run_id
+        kit.wait_until(lambda: client.get_run(run).state in ("SUCCEEDED", "FAILED"), "its end")
+        assert client.get_run(run).state == "SUCCEEDED"
+        told = [e["text"] for e in events(run) if e["event"] == "note"]
+        assert any(text.startswith("Nothing to do") for text in told), told
+        assert "Trainer" not in states(run)
+    finally:
+        assert perennial("schedule", "delete", schedule).returncode == 0
+
+
+def of_schedule(client: Any, recurring: str) -> list[Any]:
+    listed = client.list_runs(page_size=100, sort_by="created_at desc", namespace=NAMESPACE)
+    return [run for run in listed.runs or () if run.recurring_run_id == recurring]
+
+
+def test_a_killed_trainer_goes_on(installed: str, tmp_path: Path, name: str) -> None:
+    package = compiled(tmp_path, name)
+    done = perennial("submit", package, "--param", "epochs=6", "--param", "seed=7")
+    assert done.returncode == 0, done.stderr
+    run = run_of(done.stdout)
+
+    def trainer() -> str:
+        """The pod that is past its third epoch."""
+        text = kit.kubectl(
+            "get", "pods", "-n", NAMESPACE, "-l", f"{RUN_LABEL}={run}", "-o", "json",
+            "--field-selector=status.phase=Running",
+        )  # fmt: skip
+        for pod in json.loads(text)["items"]:
+            pod_name = pod["metadata"]["name"]
+            log = kit.kubectl("logs", pod_name, "-n", NAMESPACE, "--all-containers", check=False)
+            if '"epoch": 3' in log:
+                return str(pod_name)
+        return ""
+
+    kit.wait_until(lambda: bool(trainer()), "the third epoch")
+    kit.kubectl("delete", "pod", trainer(), "-n", NAMESPACE, "--grace-period=0", "--force")
+    from kfp import Client
+
+    client = Client(host=ENDPOINT, namespace=NAMESPACE)
+    kit.wait_until(lambda: client.get_run(run).state in ("SUCCEEDED", "FAILED"), "its end")
+    assert client.get_run(run).state == "SUCCEEDED"
+    epochs = [e["epoch"] for e in events(run) if e["event"] == "epoch"]
+    # Those of the deleted pod went with it; the next one did not begin anew.
+    assert epochs
+    assert min(epochs) > 1
+    assert max(epochs) == 6
+
+
+def test_a_pool_without_machines_blocks_nobody(installed: str, tmp_path: Path, name: str) -> None:
+    """Refused at once, or ended by a deadline: not RUNNING for ever."""
+    nowhere = 'node_selector = { "perennial/test" = "nowhere" }\ntimeout = 60\nretries = 0'
+    package = compiled(tmp_path, f"{name}-nowhere", training=nowhere)
+    done = perennial("submit", package, "--wait")
+    assert done.returncode not in (0, 1), done.stdout + done.stderr
