@@ -39,7 +39,8 @@ _LOG = logging.getLogger("perennial.preflight")
 
 NOT_HERE = "not mounted here, so left to the pod that has it"
 LEAST_DISK = 32_000_000  # bytes: metadata, the model in three copies, the report
-_FULL = 0.98  # of the memory: what a step may take by an estimate that is too low anyway
+_FULL = 0.98  # of the memory: what the least that a step takes must not exceed
+_COMFORTABLE = 0.4  # of it: with so much by the estimate, it fits; see trainer_module/footprint.py
 _TOLD = ("Keras", "GPU", "TF_CONFIG")  # to people too, as it may not be what they expect
 _XLA_FLAGS = ("XLA_FLAGS", "TF_XLA_FLAGS")
 _TRY_XLA = "import tensorflow as tf; tf.function(lambda: tf.constant(1) + 1, jit_compile=True)()"
@@ -249,11 +250,12 @@ def _xla(place: Place) -> str:
     command = [sys.executable, "-P", "-c", _TRY_XLA]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if "flag" in line.lower()]
+        # What ends a process is a line of its log of the level F.
+        fatal = re.findall(r"^F\d{4} .*?\] (.+)$", done.stderr, re.MULTILINE)
         raise ConfigError(
             f"{' '.join(given)}: TensorFlow cannot start with this: "
-            f"{lines[0].partition('] ')[2] or lines[0] if lines else 'see its own message'}; "
-            "correct the variable or unset it"
+            f"{fatal[0] if fatal else f'it ends with {done.returncode}'}; correct the variable or "
+            "unset it"
         )
     return " ".join(given)
 
@@ -360,7 +362,7 @@ def _memory(place: Place) -> str:
     part = -(-_step_images(place) // (config.train.gradient_accumulation * gpus))
     if needs.of(part) <= room * _FULL:
         return f"at least {_size(needs.of(part))} a step, of {_size(room)} of {where}"
-    fitting = needs.images(room * _FULL)
+    fitting = needs.images(room * _COMFORTABLE)
     advice = "take a smaller network, or a machine with more memory"
     if fitting:
         accumulation = -(-_step_images(place) // (fitting * gpus))

@@ -206,7 +206,7 @@ class TestMemory:
         recipe.most_trained(settings, large)  # type: ignore[attr-defined]
         frozen = footprint.measure(large)
         assert frozen.image < whole.image / 2
-        assert footprint.measure(large, 2).image * 2 == frozen.image
+        assert abs(footprint.measure(large, 2).image * 2 - frozen.image) <= 1
         assert whole.images(whole.of(7)) == 7
 
 

@@ -61,10 +61,11 @@ def test_no_file_of_a_run_holds_them(
         "transform.train_size": 40,
         "train.batch_size": 16,
         "train.epochs": 1,
+        "evaluate.min_accuracy": 0.01,
         "infra_validation.enabled": "false",
     }
     places = ["--workspace", str(workspace), "--recipe", "bit"]
-    run = perennial_run(*places, "--data", str(few_digits("01", 30)), *sets(settings))
+    run = perennial_run(*places, "--data", str(few_digits("01", 60)), *sets(settings))
     assert run.code in (0, 4), run.stderr
     assert {"Trainer", "Evaluator"} <= run.states("complete")
     assert list((tmp_path / "keras" / "perennial").iterdir())  # it was fetched, by the whole URL
