@@ -18,7 +18,7 @@ FLOATX = "float32"
 EPSILON = 1e-7
 _FLOATS = ("float32", "float16", "float64")
 # What else changes Keras: a limit on epochs or steps also cuts predictions off.
-_KERAS_VARIABLES = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "TF_USE_LEGACY_KERAS")
+_KERAS_VARIABLES = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy")
 

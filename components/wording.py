@@ -27,7 +27,10 @@ def other_files(number: int) -> str:
 
 LONGEST = 500  # characters of a reason
 _FUNCTION = re.compile(r"\{\{function_node [^}]*\}\}\s*")
-_NODES = re.compile(r"\s*(\[\[|\[Op:|\d+ (successful|derived) ).*", re.DOTALL)
+_NODES = re.compile(
+    r"\s*(\[\[\{\{|\[\[[\w/.:-]+\]\]|\[Op:|\d+ (successful|derived) (operations|errors)).*",
+    re.DOTALL,
+)
 _TRACE = re.compile(
     r"Graph execution error:|Detected at node .*|\s*File \".*|<stack traces unavailable>|"
     r"\d+ root error\(s\) found\."

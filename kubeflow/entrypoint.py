@@ -145,12 +145,13 @@ def _decide(loaded: Loaded, options: argparse.Namespace) -> dict[str, str]:
     The plan is empty where there is nothing to do. Raises ConfigError.
     """
     from kubeflow import metadata, plan, results
+    from pipeline import preflight
     from pipeline.run import beginning
 
+    connection = metadata.connection_config(os.environ)
     if options.decision:
         from pipeline.retraining.look import decide_in_cluster
 
-        connection = metadata.connection_config(os.environ)
         decision = decide_in_cluster(loaded.config, connection, options.pipeline_root)
         progress.report("note", text=str(decision))
         if not decision.retrain:
@@ -163,6 +164,8 @@ def _decide(loaded: Loaded, options: argparse.Namespace) -> dict[str, str]:
             "compiled; compile the pipeline again, with the image's version of the code"
         )
     record = beginning(loaded.config, loaded.origins, options.run_id)
+    place = preflight.Place(*loaded, connection, pod=True, scheduled=bool(options.decision))
+    preflight.check(place, record["preflight"])
     return {_PLAN: plan.encode(ir), _RECORD: json.dumps(record), _DECISION: results.RETRAIN}
 
 

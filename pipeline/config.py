@@ -250,14 +250,14 @@ def check_paths(config: Config) -> None:
         key = getattr(config.push.signing, name)
         if key is not None:
             _check_readable(f"push.signing.{name}", key)
-    key, source = _weights(config.train.hyperparameters)
+    key, source = weights_of(config.train.hyperparameters)
     if source.endswith(_WEIGHTS) and "://" not in source:
         _check_readable(key, Path(source).expanduser())
     if config.push.directory is not None and "://" not in config.push.directory:
         _check_writable("push.directory", Path(config.push.directory))
 
 
-def _weights(hyperparameters: BaseModel) -> tuple[str, str]:
+def weights_of(hyperparameters: BaseModel) -> tuple[str, str]:
     """The setting that says where the recipe takes weights from, and its value."""
     key, weights = f"{HYPERPARAMETERS}weights", getattr(hyperparameters, "weights", "")
     return (key, weights) if isinstance(weights, str) else (f"{key}.source", weights.source)

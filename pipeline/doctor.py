@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from components import environment
 from pipeline import bootstrap
 from pipeline.installed import version_of
 
@@ -106,6 +107,7 @@ def collect(workspace: Path) -> list[Fact]:
         *runtime_facts(bootstrap.inspect_host()),
         *_machine_facts(),
         disk_fact(workspace),
+        *environment_facts(),
         *package_facts(bootstrap.LOCK_FILE),
         bytecode_fact(),
     ]
@@ -169,6 +171,12 @@ def cpu_fact(cpuinfo: str, cores: int) -> Fact:
     )
 
 
+def memory_bytes() -> float | None:
+    """Memory that a run can use, in bytes; None where that cannot be told."""
+    found = memory_fact(_read("/proc/meminfo"), [_read(path) for path in MEMORY_LIMITS]).value
+    return None if found is None else float(found) * 1e9
+
+
 def memory_fact(meminfo: str, limits: list[str]) -> Fact:
     """Memory that a run can use, in GB.
 
@@ -219,6 +227,20 @@ def disk_fact(workspace: Path) -> Fact:
         problem = f"less than {NEEDED_DISK_GB:.0f} GB free for {workspace}"
     remedy = "name another folder with --workspace" if problem else ""
     return Fact("disk", free, "GB", note=f"free at {folder}", problem=problem, remedy=remedy)
+
+
+def environment_facts() -> Iterator[Fact]:
+    """What is set for Keras and TensorFlow by files and variables of this user."""
+    try:
+        overruled = environment.overruled()
+        note = ", ".join(f"{name} = {value} is overruled" for name, value in overruled.items())
+        yield Fact("keras backend", environment.BACKEND, note=note)
+    except ValueError as error:
+        problem, _, remedy = str(error).rpartition("; ")
+        yield Fact("keras backend", None, problem=problem, remedy=remedy)
+    for name in ("TF_CONFIG", "XLA_FLAGS", "TF_XLA_FLAGS", "CUDA_VISIBLE_DEVICES"):
+        if name in os.environ:
+            yield Fact(name, os.environ[name], note="is set, and counts")
 
 
 def package_facts(lock_file: Path) -> Iterator[Fact]:

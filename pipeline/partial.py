@@ -6,9 +6,11 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pipeline import preflight
 from pipeline.config import check_paths
 from pipeline.console import Console
 from pipeline.noise import quiet
+from pipeline.preflight import Place
 from pipeline.run import build_pipeline, new_run_id
 from pipeline.settings import Config
 from pipeline.workspace import Workspace
@@ -19,12 +21,13 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def run_nodes(
-    config: Config, nodes: Collection[str], log_format: str
+    config: Config, nodes: Collection[str], log_format: str, *, whole: bool = False
 ) -> Iterator[Mapping[str, Mapping[str, Sequence[Artifact]]]]:
     """Run the nodes with the given ids, whose inputs all come from each other, in the workspace.
 
     Yields the artifacts by node and output name, with the workspace still locked and libraries
     still quiet. What the nodes did is in the cache for the next run. Raises UserError, as a run.
+    With `whole`, everything that the whole DAG needs is checked first.
     """
     # Not needed here, and not necessarily there yet.
     config = config.model_copy(
@@ -37,6 +40,9 @@ def run_nodes(
         quiet(workspace.log_path(run_id)) as terminal,
         Console.create(log_format, terminal.stdout),
     ):
+        if whole:
+            connection = workspace.connection() if workspace.metadata.exists() else None
+            preflight.check(Place(config, connection=connection), [])
         from pipeline import local_runner
 
         result = local_runner.run(

@@ -19,10 +19,12 @@ from components import progress
 from components.atomic_pusher import storage
 from components.image_example_gen import source_name
 from components.redaction import redact_all
+from pipeline import preflight
 from pipeline.config import check_paths, dump_toml, items
 from pipeline.console import Console
 from pipeline.errors import DataError, NotBlessed
 from pipeline.noise import quiet
+from pipeline.preflight import Place
 from pipeline.recipe_choice import AUTO
 from pipeline.report.facts import RECORD, State
 from pipeline.settings import BUILT_IN_SOURCES, Config
@@ -95,6 +97,9 @@ def run_locked(
         _write(folder, record)
         started = time.monotonic()
         try:
+            connection = workspace.connection() if workspace.metadata.exists() else None
+            place = Place(config, origins, connection, scheduled=command == "retrain")
+            preflight.check(place, record["preflight"])
             outcome = _execute(config, workspace, run_id)
         except BaseException as error:
             record |= {"nodes": console.nodes(), "wall_s": round(time.monotonic() - started, 3)}
@@ -123,7 +128,10 @@ def new_run_id() -> str:
 
 
 def beginning(config: Config, origins: Mapping[str, str], run_id: str) -> dict[str, Any]:
-    """What is known of a run before it does anything; see `report.facts.Run`."""
+    """What is known of a run before it does anything; see `report.facts.Run`.
+
+    preflight: what `preflight.check` has found, which is not yet done.
+    """
     from pipeline.report import code_version
 
     return {
@@ -137,6 +145,7 @@ def beginning(config: Config, origins: Mapping[str, str], run_id: str) -> dict[s
             key: {"value": value, "origin": origins[key]} for key, value in items(config, origins)
         },
         "code": code_version.find().model_dump(),
+        "preflight": [],
     }
 
 

@@ -5,6 +5,7 @@ Faults of single nodes, of the metadata and of the clock are in tests/test_local
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -39,7 +40,7 @@ def _remount(folder: Path, option: str) -> None:
 def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     """A small disk for the workspace, and one for what is pushed."""
     root = tmp_path_factory.mktemp("disks")
-    disks = [_mounted(root / name, size) for name, size in (("work", "1m"), ("models", "50m"))]
+    disks = [_mounted(root / name, size) for name, size in (("work", "100m"), ("models", "50m"))]
     yield disks[0], disks[1]
     for disk in disks:
         subprocess.run(["umount", str(disk)], check=True)
@@ -76,7 +77,14 @@ class TestOneRunAfterTheOther:
 
     def test_a_full_disk(self, arguments: list[str], disks: tuple[Path, Path]) -> None:
         work, models = disks
-        run = perennial_run(*arguments)
+        ballast = work / "ballast"
+
+        def fill(_: subprocess.Popen[str]) -> None:
+            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while file.write(b"0" * 4096):
+                    pass
+
+        run = self.interrupted_at("StatisticsGen", fill, arguments)
         assert run.code == 5
         assert f"no space left on the disk that holds {work}" in run.stderr
         assert "free some and run again" in run.stderr
@@ -84,6 +92,12 @@ class TestOneRunAfterTheOther:
         assert run.states("complete") >= {"ImageExampleGen"}
         assert len(run.states("failed")) == 1
         assert not list(models.iterdir())
+        ballast.unlink()
+        _remount(work, "size=30m")
+        early = perennial_run(*arguments)
+        assert early.code == 2
+        assert "are free on the disk that holds" in early.stderr
+        assert not early.states("complete")
         _remount(work, "size=200m")
 
     def test_sigterm_after_there_is_space_again(

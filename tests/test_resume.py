@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import portpicker
 import pytest
 import tensorflow as tf
 
+from tests.recorder import Recorder
 from trainer_module import checkpoint, devices
 from trainer_module.checkpoint import Checkpoints
 
@@ -163,6 +165,30 @@ class TestDevices:
         monkeypatch.setenv("TF_CONFIG", "{nonsense")
         with pytest.raises(devices.DeviceError, match="TF_CONFIG cannot be read"):
             devices.strategy()
+
+    def test_absent_workers_are_named_in_time(
+        self, monkeypatch: pytest.MonkeyPatch, recorder: Recorder
+    ) -> None:
+        here, there, gone = (f"127.0.0.1:{portpicker.pick_unused_port()}" for _ in range(3))
+        cluster = {"cluster": {"worker": [gone, here, there]}}
+        task = {"type": "worker", "index": 1}
+        monkeypatch.setenv("TF_CONFIG", json.dumps({**cluster, "task": task}))
+        with (
+            socket.create_server(("127.0.0.1", int(there.rpartition(":")[2]))),
+            pytest.raises(devices.DeviceError, match=f"no answer from {gone};"),
+        ):
+            devices.strategy(0.1)
+        [text] = recorder.of("note", "text")
+        assert f"{gone}, {there}" in text
+
+    def test_a_port_that_is_taken_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.create_server(("", 0)) as taken:
+            addresses = [f"127.0.0.1:{taken.getsockname()[1]}", "127.0.0.1:1"]
+            task = {"type": "worker", "index": 0}
+            config = {"cluster": {"worker": addresses}, "task": task}
+            monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+            with pytest.raises(devices.DeviceError, match="cannot listen"):
+                devices.strategy(0.1)
 
     def test_workers_feed_shares_of_their_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
         cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}

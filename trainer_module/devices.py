@@ -33,7 +33,7 @@ def strategy(wait_s: float = WAIT_S) -> tf.distribute.Strategy:
     Raises:
         DeviceError: TF_CONFIG is no cluster's, it comes too late, or workers are absent.
     """
-    if len(workers()) > 1:
+    if len(cluster()[1]) > 1:
         return _with_other_workers(wait_s)
     if len(tf.config.list_logical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
@@ -47,23 +47,21 @@ def is_chief(used: tf.distribute.Strategy) -> bool:
 
 def replicas(used: tf.distribute.Strategy) -> Replicas:
     """The share of each batch that this process feeds."""
-    position, addresses = _cluster()
+    position, addresses = cluster()
     total = used.num_replicas_in_sync
     local = total // max(1, len(addresses))
     return Replicas(total, position * local, local)
 
 
-def workers() -> list[str]:
-    """The addresses of all training processes of TF_CONFIG, the chief first. Raises DeviceError."""
-    return _cluster()[1]
+def cluster() -> tuple[int, list[str]]:
+    """This process's position among the training processes of TF_CONFIG, and their addresses.
 
-
-def _cluster() -> tuple[int, list[str]]:
-    """This process's position among the training processes of TF_CONFIG, and their addresses."""
+    Raises DeviceError where it cannot be read.
+    """
     try:
         config = json.loads(os.environ.get("TF_CONFIG") or "{}")
-        cluster, task = config.get("cluster", {}), config.get("task", {})
-        chiefs, others = ([str(each) for each in cluster.get(k, [])] for k in ("chief", "worker"))
+        found, task = config.get("cluster", {}), config.get("task", {})
+        chiefs, others = ([str(each) for each in found.get(k, [])] for k in ("chief", "worker"))
         position = int(task.get("index", 0)) + (len(chiefs) if task.get("type") == "worker" else 0)
     except (ValueError, AttributeError, TypeError) as error:
         raise DeviceError(
@@ -74,7 +72,7 @@ def _cluster() -> tuple[int, list[str]]:
 
 
 def _with_other_workers(wait_s: float) -> tf.distribute.Strategy:
-    position, addresses = _cluster()
+    position, addresses = cluster()
     _meet(position, addresses, wait_s)
     # TensorFlow waits in native code, where no signal and no other thread of Python gets through.
     faulthandler.dump_traceback_later(wait_s + _JOIN_S, exit=True)

@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 
 from trainer_module import checkpoint
 
@@ -38,16 +39,8 @@ def load(model: keras.Model, classes: Sequence[str], base_model: str) -> str:
         WarmStartError: the two are of different architectures, or there is no earlier one.
     """
     path = _path(base_model)
-    try:
-        earlier = checkpoint.read(path)
-        known, names = earlier.meta["classes"], earlier.meta["names"]
-        old = earlier.arrays["weights"]
-    except checkpoint.UNREADABLE as error:
-        raise _refused(path, f"it cannot be loaded: {type(error).__name__}: {error}") from error
-    last = model.layers[-1]
-    while isinstance(last, keras.Model):
-        last = last.layers[-1]
-    head = {id(variable) for variable in last.weights}
+    old, known, names = _earlier(path)
+    head = _head(model)
     kept = [name for name in classes if name in known]
     new = model.weights
     if len(old) != len(new):
@@ -63,15 +56,48 @@ def load(model: keras.Model, classes: Sequence[str], base_model: str) -> str:
         elif fits := after.shape == before.shape:
             values[place] = before
         if not fits:
-            raise _refused(
-                path,
-                f"its {names[place]} has shape {before.shape}, where the new model has "
-                f"{new[place].path} with {after.shape}",
-            )
+            raise _refused(path, _other_shape(names[place], before, new[place]))
     model.set_weights(values)
     return (
         f"warm start from {path}: {len(kept)} of {len(classes)} classes are known to it, "
         f"{len(set(known) - set(classes))} of its own are dropped"
+    )
+
+
+def check(model: keras.Model, base_model: str) -> None:
+    """Raise WarmStartError where `load` would, of a model of any number of classes."""
+    path = _path(base_model)
+    old, _, names = _earlier(path)
+    if len(old) != len(model.weights):
+        raise _refused(path, f"it has {len(old)} weights, the new model {len(model.weights)}")
+    head = _head(model)
+    for before, after, name in zip(old, model.weights, names, strict=True):
+        end = -1 if id(after) in head else None
+        if before.shape[:end] != tuple(after.shape)[:end]:
+            raise _refused(path, _other_shape(name, before, after))
+
+
+def _earlier(path: str) -> tuple[list[np.ndarray], list[str], list[str]]:
+    """The weights of an earlier model, its classes and the names of the weights."""
+    try:
+        earlier = checkpoint.read(path)
+        return earlier.arrays["weights"], earlier.meta["classes"], earlier.meta["names"]
+    except checkpoint.UNREADABLE as error:
+        raise _refused(path, f"it cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _head(model: keras.Model) -> set[int]:
+    """The ids of the variables of the last layer."""
+    last = model.layers[-1]
+    while isinstance(last, keras.Model):
+        last = last.layers[-1]
+    return {id(variable) for variable in last.weights}
+
+
+def _other_shape(name: str, before: np.ndarray, after: keras.Variable) -> str:
+    return (
+        f"its {name} has shape {before.shape}, where the new model has {after.path} with "
+        f"{tuple(after.shape)}"
     )
 
 

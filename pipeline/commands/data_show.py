@@ -68,7 +68,7 @@ def show(
 
     from pipeline.partial import run_nodes
 
-    with run_nodes(loaded, ("ImageExampleGen",), log_format.resolved) as outputs:
+    with run_nodes(loaded, ("ImageExampleGen",), log_format.resolved, whole=True) as outputs:
         (examples,) = outputs["ImageExampleGen"]["examples"]
         classes = list(_samples(loaded, examples.uri, per_class, variants))
     write(output, _page(loaded, classes))

@@ -93,7 +93,10 @@ class Recipe(Protocol):
 
     It may also have `image_sizes(config, height, width)`, which gives the transform settings
     `image_size` and `train_size` by the usual size of the data set's images, in pixels; it is asked
-    where no configuration sets `transform.image_size`.
+    where no configuration sets `transform.image_size`. For the checks before a run it may have
+    `check_model(config, model, epochs)`, which raises ValueError where `phases` would fail, and
+    `most_trained(config, model)`, which makes trainable what the phase that takes most memory
+    trains. Both are given a model without values, in a `keras.StatelessScope`.
     """
 
     Config: type[BaseModel]  # frozen, unknown fields refused; the hyperparameters, with defaults

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 RESNET = "resnet50v2"
 EPOCHS = 30  # of the first stage, where none are given
+SMALLEST = 32  # pixels: below, the last layers of ResNet50V2 see less than one
 
 
 class Config(BaseModel):
@@ -95,6 +96,8 @@ def check(config: Config, image_size: int, train_size: int) -> None:
     known = [RESNET, *(name for name in recipes.names() if name != "fixres")]
     if config.base not in known:
         raise ValueError(f"base {config.base!r} is none of {', '.join(known)}")
+    if config.base == RESNET and config.low < SMALLEST:
+        raise ValueError(f"low {config.low} is too small for {RESNET}; set {SMALLEST} or more")
     if config.base == RESNET and config.settings:
         raise ValueError(
             f"settings {config.settings} are those of a recipe, but base is {RESNET}; set "
@@ -119,6 +122,16 @@ def build_model(config: Config, image_size: int, num_classes: int) -> keras.Mode
     check(config, image_size, image_size)
     size = _first_size(config)
     return seen_through(_net(config, size, num_classes), size, crop=False)
+
+
+def check_model(config: Config, model: keras.Model, epochs: int | None) -> None:
+    """Raise ValueError where there cannot be a second stage; see `phases`."""
+    if config.vanilla:
+        return
+    _split(config, epochs)
+    high = _net(config, config.high, model.output_shape[-1])
+    _require_same_shapes(config, _network(model), high)
+    _freeze(high, config.batch_norm)
 
 
 def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[Phase, Row, None]:

@@ -17,6 +17,7 @@ in five parts, 84.6 % of 500 flowers, all held out (docs/results.md).
 
 from __future__ import annotations
 
+import socket
 import textwrap
 from collections.abc import Generator
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ IMAGENET = "imagenet"
 NONE = "none"
 BASE = "backbone"
 EPOCHS = 20  # of both phases, where none are given
+FETCH_S = 30.0  # without an answer of who publishes the weights
 
 
 class Config(BaseModel):
@@ -121,6 +123,16 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
         yield Phase(first, adam, augment, frozen=frozen)
     if first == total:
         return
+    most_trained(config, model)
+    rmsprop = keras.optimizers.RMSprop(config.fine_tune_learning_rate)
+    yield Phase(total - first, rmsprop, augment)
+
+
+def most_trained(config: Config, model: keras.Model) -> None:
+    """Make trainable what the second phase trains."""
+    import keras
+
+    base = model.get_layer(BASE)
     base.trainable = True
     for place, layer in enumerate(base.layers):
         # Statistics of a large data set are better than those of a few images. A frozen layer keeps
@@ -128,8 +140,6 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
         # model's mode wins.
         is_norm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = place >= config.fine_tune_from and not is_norm
-    rmsprop = keras.optimizers.RMSprop(config.fine_tune_learning_rate)
-    yield Phase(total - first, rmsprop, augment)
 
 
 def _split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -153,6 +163,9 @@ def _load(config: Config, base: keras.Model) -> None:
         "set train.hyperparameters.weights to a local .h5 or .keras file of a MobileNetV2 without "
         f"its top, of alpha {config.alpha:g}, or alpha to that of the file"
     )
+    # Keras sets no time limit for what it fetches.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(FETCH_S)
     try:
         if config.weights == IMAGENET:
             known = [128, 160, 192, 224, 96]
@@ -173,3 +186,5 @@ def _load(config: Config, base: keras.Model) -> None:
         raise WeightsError(
             f"the weights {config.weights} cannot be loaded into MobileNetV2: {reason}; {advice}"
         ) from error
+    finally:
+        socket.setdefaulttimeout(before)
