@@ -1,35 +1,34 @@
 """Image bytes to pixels: the one reading that ingest, training, evaluation and serving share.
 
 It is a graph of TensorFlow's own ops, so that an exported model holds it, and it shows images as a
-viewer would, which `tf.io.decode_image` alone does not: EXIF orientation is applied, and what is
-transparent is put on white. CMYK becomes RGB and 16 bits are cut to their upper 8 by TensorFlow.
+viewer would: EXIF orientation is applied, and what is transparent is put on white. CMYK becomes RGB
+and 16 bits are cut to their upper 8 by TensorFlow. Pixels are Pillow's, bit for bit: JPEGs are
+decoded with libjpeg's accurate DCT. The fast one, which `tf.io.decode_image` cannot do without and
+`tf.io.decode_jpeg` takes by default, overflows at hard edges.
 
-What TensorFlow misreads is refused: BMP other than plain 24 bits (palette indices are taken for
-colours), and animated WebP (TensorFlow 2.21 writes beyond its buffer). TIFF it cannot read at all.
-`components.image_example_gen.conversion` makes PNGs of them.
+It reads JPEG and PNG, which clients send, and refuses all else: of TensorFlow's other decoders BMP's
+takes palette indices for colours, GIF's makes every frame to return the first, and WebP's is missing
+from servers before 2.20 and writes beyond its buffer for animations.
+`components.image_example_gen.conversion` makes PNGs of such files.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-REFUSAL = (
-    "unreadable image: only JPEG, PNG, GIF, WebP without animation and BMP of 24 bits without "
-    "compression can be decoded here; convert it to PNG"
-)
+REFUSAL = "unreadable image: only JPEG and PNG can be decoded here; convert it to PNG"
+REFUSAL_LONG = "unreadable image: too many segments or chunks around its EXIF data"
 
-_KINDS = (b"\xff\xd8", b"\x89P", b"RI", b"GI", b"BM")
-# Segments or blocks that are looked through for what comes before the pixels.
-_MAX_SEGMENTS = 256
-_EXIF = b"Exif\0\0"
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+# Segments or chunks that are walked through; each takes some 30 microseconds.
+MAX_SEGMENTS = 1024
+_EXIF, _PNG_EXIF = b"Exif\0\0", b"eXIf"
 _WHITE = 255
-
-
 _HEAD = 41
 
 
@@ -42,15 +41,14 @@ def _template(expected: Mapping[int, bytes]) -> list[list[int]]:
     return [values, masks]
 
 
-# First bytes of images of which TensorFlow's decoder alone makes the right pixels: JPEGs where they
-# hold no EXIF, plain BMPs, and PNGs of 8 bits, gray or RGB, whose pixels follow at once.
+# First bytes of images of which TensorFlow's decoder alone makes the right pixels where they hold no
+# EXIF: JPEGs, and PNGs of 8 bits, gray or RGB, whose pixels follow at once.
 # Nearly all are of these kinds, and are spared a walk through their segments.
 _ORDINARY = np.array(
     [
-        _template({0: b"\xff\xd8\xff"}),
-        _template({0: b"BM", 14: b"\x28\0\0\0", 28: b"\x18\0\0\0\0\0"}),
-        _template({0: b"\x89PNG\r\n\x1a\n", 24: b"\x08\0", 37: b"IDAT"}),
-        _template({0: b"\x89PNG\r\n\x1a\n", 24: b"\x08\x02", 37: b"IDAT"}),
+        _template({0: _JPEG}),
+        _template({0: _PNG, 24: b"\x08\0", 37: b"IDAT"}),
+        _template({0: _PNG, 24: b"\x08\x02", 37: b"IDAT"}),
     ],
     np.uint8,
 )
@@ -68,19 +66,19 @@ class Decoded(NamedTuple):
     """
 
     pixels: tf.Tensor
-    orientation: tf.Tensor
-    is_clear: tf.Tensor
+    orientation: tf.Tensor | np.int64
+    is_clear: tf.Tensor | np.bool_
 
 
 def decode(encoded: tf.Tensor) -> Decoded:
     """Decode a scalar string, in a graph. Fails with InvalidArgumentError where it is no image."""
     head = tf.io.decode_raw(tf.strings.substr(encoded, 0, _HEAD), tf.uint8, fixed_length=_HEAD)
     is_known = tf.reduce_any(tf.reduce_all((head ^ _VALUES) & _MASKS == 0, axis=1))
-    # The fastest way to look for some bytes.
-    without_exif = tf.strings.regex_replace(encoded, "Exif\\x00\\x00", "", replace_global=False)
-    is_ordinary = is_known & (tf.strings.length(without_exif) == tf.strings.length(encoded))
+    has_exif = _holds(encoded, _EXIF) | _holds(encoded, _PNG_EXIF)
     pixels, orientation, is_clear = tf.cond(
-        is_ordinary, lambda: _ordinary(encoded, 1), lambda: _examined(encoded, 1)
+        is_known & ~has_exif,
+        lambda: (_image(encoded, 3), tf.constant(_ONE), tf.constant(_FALSE)),
+        lambda: _examined(encoded, 1),
     )
     pixels.set_shape([None, None, 3])
     return Decoded(pixels, orientation, is_clear)
@@ -94,29 +92,25 @@ def decode_now(encoded: bytes, ratio: int = 1) -> Decoded:
     """
     head = np.frombuffer(encoded[:_HEAD].ljust(_HEAD, b"\0"), np.uint8)
     is_known = ((head ^ _VALUES) & _MASKS == 0).all(axis=1).any()
-    is_ordinary = is_known and _EXIF not in encoded
-    return Decoded(*(_ordinary if is_ordinary else _examined)(tf.constant(encoded), ratio))
+    exif = _EXIF if encoded.startswith(_JPEG) else _PNG_EXIF
+    if is_known and exif not in encoded:
+        return Decoded(_image(tf.constant(encoded), 3, ratio), _ONE, _FALSE)
+    return Decoded(*_examined(tf.constant(encoded), ratio))
 
 
 # What each of the following returns: pixels, orientation, `is_clear`.
 _Parts = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
-def _ordinary(encoded: tf.Tensor, ratio: int) -> _Parts:
-    return _image(encoded, 3, ratio), tf.constant(_ONE), tf.constant(_FALSE)
-
-
 # Inlined, its two hundred ops would cost every ordinary image some microseconds each.
 @tf.function(autograph=False, experimental_attributes={"_noinline": True})
 def _examined(encoded: tf.Tensor, ratio: int) -> _Parts:
-    # Two bytes that an ordinary image of each kind begins with; the decoders look at more of them.
-    is_kind = tf.equal(tf.strings.substr(encoded, 0, 2), _KINDS)
-    kind = tf.reduce_sum(tf.cast(is_kind, tf.int32) * tf.range(1, len(_KINDS) + 1)) - 1
-    readers = (functools.partial(_jpeg, ratio=ratio), _png, _webp, _gif, _bmp)
+    # `_image` reads other formats too, and each by its first bytes.
+    kinds = [tf.equal(_text(encoded, 0, len(magic)), magic) for magic in (_JPEG, _PNG)]
+    kind = tf.where(kinds[0], 0, tf.where(kinds[1], 1, 2))
+    readers = (functools.partial(_jpeg, ratio=ratio), _png, _refused)
     pixels, exif, is_clear = tf.switch_case(
-        kind,
-        [functools.partial(reader, encoded) for reader in readers],
-        default=lambda: _refused(encoded),
+        kind, [functools.partial(reader, encoded) for reader in readers]
     )
     orientation = tf.cond(exif > 0, lambda: _orientation(encoded, exif), lambda: tf.constant(_ONE))
     pixels = tf.cond(orientation > 1, lambda: _turned(pixels, orientation), lambda: pixels)
@@ -128,27 +122,47 @@ _Read = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 def _jpeg(encoded: tf.Tensor, ratio: int) -> _Read:
-    def is_passed(_: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
-        is_application = (head[1] >= 0xE0) & (head[1] <= 0xEF) | (head[1] == 0xFE)
-        return (head[0] == 0xFF) & is_application & ~is_exif(head)
+    exif = tf.cond(
+        _holds(encoded, _EXIF), lambda: _jpeg_exif(encoded), lambda: tf.zeros([], tf.int64)
+    )
+    return _image(_accepted(encoded, exif >= 0, REFUSAL_LONG), 3, ratio), exif, _FALSE
 
-    def step(at: tf.Tensor, head: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        at += 2 + head[2] * 256 + head[3]
-        return at, _bytes(encoded, at, 10)
+
+def _jpeg_exif(encoded: tf.Tensor) -> tf.Tensor:
+    """Position of the TIFF header in the first EXIF segment before the pixels.
+
+    It is 0 where there is none, -1 after too many segments. Segments are found as libjpeg finds
+    them, which skips what stands between two of them.
+    """
 
     def is_exif(head: tf.Tensor) -> tf.Tensor:
-        return (head[1] == 0xE1) & tf.reduce_all(head[4:] == list(_EXIF))
+        return (head[0] == 0xFF) & (head[1] == 0xE1) & tf.reduce_all(head[4:] == list(_EXIF))
+
+    def is_before(at: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
+        is_end = (head[0] == 0xFF) & (head[1] >= 0xD8) & (head[1] <= 0xDA)
+        return (at < _length(encoded)) & ~is_end & ~is_exif(head)
+
+    def step(at: tf.Tensor, head: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        is_filling = (head[0] != 0xFF) | (head[1] == 0xFF)
+        is_bare = (head[1] <= 1) | ((head[1] >= 0xD0) & (head[1] <= 0xD7))
+        length = 2 + tf.where(is_bare, _number(0), head[2] * 256 + head[3])
+        at += tf.where(is_filling, _ONE, length)
+        return at, _bytes(encoded, at, 10)
 
     start = _number(2)
     at, head = tf.while_loop(
-        is_passed, step, (start, _bytes(encoded, start, 10)), maximum_iterations=_MAX_SEGMENTS
+        is_before, step, (start, _bytes(encoded, start, 10)), maximum_iterations=MAX_SEGMENTS
     )
-    exif = tf.where(is_exif(head), at + 10, 0)
-    return _image(encoded, 3, ratio), exif, _FALSE
+    nowhere = tf.where(is_before(at, head), _number(-1), _number(0))
+    return tf.where(is_exif(head), at + 10, nowhere)
 
 
 def _png(encoded: tf.Tensor) -> _Read:
-    exif, transparency = tf.unstack(_chunks(encoded, 8, (b"eXIf", b"tRNS"), is_webp=False))
+    is_listed = _holds(encoded, _PNG_EXIF) | _holds(encoded, b"tRNS")
+    exif, transparency = tf.unstack(
+        tf.cond(is_listed, lambda: _png_chunks(encoded), lambda: tf.zeros([2], tf.int64))
+    )
+    encoded = _accepted(encoded, exif >= 0, REFUSAL_LONG)
     (color_type,) = tf.unstack(_bytes(encoded, 25, 1))
     # Asked for alpha where there is none, TensorFlow makes up a wrong one below 8 bits.
     has_alpha = (color_type >= 4) | (transparency > 0)
@@ -160,85 +174,55 @@ def _png(encoded: tf.Tensor) -> _Read:
     return pixels, exif, is_clear
 
 
-def _webp(encoded: tf.Tensor) -> _Read:
-    is_extended = tf.equal(_text(encoded, 12, 4), b"VP8X")
-    is_animated = is_extended & (_bytes(encoded, 20, 1)[0] // 2 % 2 == 1)
-    encoded = _accepted(encoded, ~is_animated)
-    image = _image(encoded, 0)
-    pixels, is_clear = tf.cond(
-        tf.shape(image)[2] == 4, lambda: _on_white(image), lambda: (image, _FALSE)
-    )
-    (exif,) = tf.unstack(_chunks(encoded, 12, (b"EXIF",), is_webp=True))
-    # Some writers keep the prefix that belongs into JPEGs.
-    prefix = tf.where(tf.equal(_text(encoded, exif, 6), _EXIF), _number(6), 0)
-    return pixels, tf.where(exif > 0, exif + prefix, 0), is_clear
+def _png_chunks(encoded: tf.Tensor) -> tf.Tensor:
+    """Where the data of eXIf, anywhere, and of tRNS, before the pixels, begins; int64 [2].
 
-
-def _gif(encoded: tf.Tensor) -> _Read:
-    """The first frame on its canvas.
-
-    TensorFlow makes a canvas as large as the largest frame, and leaves black what a frame does not
-    cover or has transparent. So the frame's colour table and place are changed before.
+    0 stands for none, and [-1, 0] is the outcome of too many chunks. A chunk is its length, name,
+    data and checksum.
     """
-    screen = _bytes(encoded, 6, 5)
-    frame, control = _first_frame(encoded, screen[4])
-    head = _bytes(encoded, frame, 10)
-    left, top, width, height = (head[at] + 256 * head[at + 1] for at in (1, 3, 5, 7))
-    canvas = tf.stack([screen[2] + 256 * screen[3], screen[0] + 256 * screen[1]])
-    flags, table = tf.unstack(
-        tf.where(head[9] >= 128, [head[9], frame + 10], [screen[4], _number(13)])
-    )
-    options = _bytes(encoded, control, 7)
-    index = tf.where((control > 0) & (options[3] % 2 == 1), options[6], -1)
-    has_clear = (index >= 0) & (index < _table_size(flags))
-    encoded = tf.cond(
-        has_clear,
-        lambda: _replaced(
-            _replaced(encoded, control + 3, b"\0"), table + 3 * index, bytes([_WHITE] * 3)
-        ),
-        lambda: encoded,
-    )
-    encoded = _replaced(encoded, frame + 1, b"\0\0\0\0")
-    image = _image(encoded, 3)[:height, :width]
-    is_partial = tf.reduce_any(tf.stack([top + height, left + width]) < canvas)
-    is_partial |= left + top > 0
 
-    def on_canvas() -> tf.Tensor:
-        seen = image[: canvas[0] - top, : canvas[1] - left]
-        below, right = tf.unstack(canvas - [top, left] - tf.shape(seen, tf.int64)[:2])
-        return tf.pad(seen, [[top, below], [left, right], [0, 0]], constant_values=_WHITE)
+    def is_open(at: tf.Tensor, name: tf.Tensor, _found: tf.Tensor, _names: tf.Tensor) -> tf.Tensor:
+        return (at < _length(encoded)) & (name != b"IEND")
 
-    is_inside = (top < canvas[0]) & (left < canvas[1])
-    pixels = tf.cond(is_partial & is_inside, on_canvas, lambda: image)
-    return pixels, _number(0), has_clear | is_partial
+    def step(
+        at: tf.Tensor, name: tf.Tensor, found: tf.Tensor, names: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        found = tf.where(tf.equal(name, names), at + 8, found)
+        names = tf.where(tf.equal(name, b"IDAT"), [_PNG_EXIF, b""], names)
+        weights = tf.constant([256**power for power in (3, 2, 1, 0)], tf.int64)
+        at += 12 + tf.reduce_sum(_bytes(encoded, at, 4) * weights)
+        return at, _text(encoded, at + 4, 4), found, names
 
-
-def _bmp(encoded: tf.Tensor) -> _Read:
-    head = _bytes(encoded, 14, 20)
-    is_plain = (head[0] >= 40) & (head[14] == 24) & tf.reduce_all(head[15:] == 0)
-    return _image(_accepted(encoded, is_plain), 3), _number(0), _FALSE
+    first = _number(8)
+    names = tf.constant([_PNG_EXIF, b"tRNS"])
+    state = (first, _text(encoded, first + 4, 4), tf.zeros([2], tf.int64), names)
+    state = tf.while_loop(is_open, step, state, maximum_iterations=MAX_SEGMENTS)
+    return tf.where(is_open(*state), tf.constant([-1, 0], tf.int64), state[2])
 
 
 def _refused(encoded: tf.Tensor) -> _Read:
-    return _image(_accepted(encoded, _FALSE), 3), _number(0), _FALSE
+    return _image(_accepted(encoded, _FALSE, REFUSAL), 3), _number(0), _FALSE
 
 
 def _image(encoded: tf.Tensor, channels: int, ratio: int = 1) -> tf.Tensor:
-    if ratio > 1:
-        return tf.io.decode_jpeg(encoded, channels=channels, ratio=ratio)
-    image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
-    image.set_shape([None, None, channels or None])
-    return image
+    """uint8 [H, W, channels]; the op reads PNG as well."""
+    return tf.io.decode_jpeg(
+        encoded,
+        channels=channels,
+        ratio=ratio,
+        acceptable_fraction=1.0,  # the default, an int, keeps it from TensorFlow's fast path
+        dct_method="INTEGER_ACCURATE",
+    )
 
 
-def _accepted(encoded: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
-    """`encoded` where the condition holds; fails with `REFUSAL` in its message where not.
+def _accepted(encoded: tf.Tensor, condition: tf.Tensor, refusal: str) -> tf.Tensor:
+    """`encoded` where the condition holds; fails with `refusal` in its message where not.
 
     An assertion would be run with the rest of a graph even where nobody asks for its images.
     """
 
     def refuse() -> tf.Tensor:
-        message = tf.strings.join([REFUSAL, _text(encoded, 0, 0)])  # else it is folded, and logged
+        message = tf.strings.join([refusal, _text(encoded, 0, 0)])  # else it is folded, and logged
         return tf.strings.as_string(tf.strings.to_number(message))
 
     return tf.cond(condition, lambda: encoded, refuse)
@@ -269,7 +253,10 @@ def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 
 def _orientation(encoded: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
-    """EXIF's tag 0x112 in the first directory of the TIFF that begins at `at`; 1 for nonsense."""
+    """EXIF's tag 0x112 in the first directory of the TIFF that begins at `at`; 1 for nonsense.
+
+    It should be one number of 16 bits; some write it with 32.
+    """
     head = _bytes(encoded, at, 8)
 
     def number(digits: tf.Tensor) -> tf.Tensor:
@@ -280,72 +267,22 @@ def _orientation(encoded: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
     directory = at + number(head[4:])
     size = 12 * tf.maximum(number(_bytes(encoded, directory, 2)), 1)
     entries = tf.reshape(_bytes(encoded, directory + 2, size), [-1, 12])
-    is_it = (number(entries[:, :2]) == 0x112) & (number(entries[:, 2:4]) == 3)
-    # Of several the last would win; -1 is for none.
-    value = tf.reduce_max(tf.where(is_it, number(entries[:, 8:10]), -1))
+    kinds = number(entries[:, 2:4])
+    is_it = (number(entries[:, :2]) == 0x112) & (number(entries[:, 4:8]) == 1)
+    values = tf.where(kinds == 3, number(entries[:, 8:10]), number(entries[:, 8:]))
+    is_it &= (kinds == 3) | (kinds == 4)
+    # Of several the last one counts.
+    value = tf.concat([tf.constant([1], tf.int64), tf.boolean_mask(values, is_it)], 0)[-1]
     is_valid = (number(head[2:4]) == 42) & (value >= 2) & (value <= 8)
     return tf.where(is_valid, value, 1)
 
 
-def _chunks(encoded: tf.Tensor, start: int, names: Sequence[bytes], *, is_webp: bool) -> tf.Tensor:
-    """Where the data of the named chunks before a PNG's pixels, or in a WebP, begins; 0 for none.
-
-    Both formats are lists of chunks. PNG: length, name, data, checksum; WebP: name, length, data,
-    and a byte more where the length is odd.
-    """
-
-    def is_open(at: tf.Tensor, name: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
-        return (at < _length(encoded)) & (name != b"IDAT")
-
-    def step(
-        at: tf.Tensor, name: tf.Tensor, found: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        found = tf.where(tf.equal(name, names), at + 8, found)
-        digits = _bytes(encoded, at + (4 if is_webp else 0), 4)
-        weights = [256**power for power in (range(4) if is_webp else reversed(range(4)))]
-        length = tf.reduce_sum(digits * tf.constant(weights, tf.int64))
-        at += 8 + length + (length % 2 if is_webp else 4)
-        return at, name_at(at), found
-
-    def name_at(at: tf.Tensor) -> tf.Tensor:
-        return _text(encoded, at + (0 if is_webp else 4), 4)
-
-    first = _number(start)
-    state = (first, name_at(first), tf.zeros([len(names)], tf.int64))
-    return tf.while_loop(is_open, step, state, maximum_iterations=_MAX_SEGMENTS)[2]
-
-
-def _first_frame(encoded: tf.Tensor, flags: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Where a GIF's first image descriptor is, and the graphic control before it, 0 for none."""
-
-    def is_open(
-        _at: tf.Tensor, head: tf.Tensor, is_data: tf.Tensor, _control: tf.Tensor
-    ) -> tf.Tensor:
-        return is_data | (head[0] == 0x21)
-
-    def step(
-        at: tf.Tensor, head: tf.Tensor, is_data: tf.Tensor, control: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        control = tf.where(~is_data & (head[1] == 0xF9), at, control)
-        # An extension is its two bytes, then parts that begin with their length, the last with 0.
-        at += tf.where(is_data, 1 + head[0], 2)
-        return at, _bytes(encoded, at, 2), ~is_data | (head[0] > 0), control
-
-    start = 13 + tf.where(flags >= 128, 3 * _table_size(flags), 0)
-    state = (start, _bytes(encoded, start, 2), _FALSE, _number(0))
-    at, _, _, control = tf.while_loop(is_open, step, state, maximum_iterations=_MAX_SEGMENTS)
-    return at, control
-
-
-def _table_size(flags: tf.Tensor) -> tf.Tensor:
-    """Colours in the table that the last bits of a GIF's `flags` describe."""
-    return 2 ** (flags % 8 + 1)
-
-
-def _replaced(encoded: tf.Tensor, at: tf.Tensor, new: bytes) -> tf.Tensor:
-    """The bytes with those from `at` on replaced."""
-    after = at + len(new)
-    return tf.strings.join([_text(encoded, 0, at), new, _text(encoded, after, _length(encoded))])
+def _holds(encoded: tf.Tensor, part: bytes) -> tf.Tensor:
+    """Whether `part`, of letters and zeros, is anywhere in it."""
+    # The fastest way to look for some bytes.
+    pattern = part.decode().replace("\0", "\\x00")
+    without = tf.strings.regex_replace(encoded, pattern, "", replace_global=False)
+    return tf.strings.length(without) != tf.strings.length(encoded)
 
 
 def _number(value: int) -> tf.Tensor:

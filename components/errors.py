@@ -16,6 +16,10 @@ class BadDataError(Exception):
         self.findings = tuple(map(str, findings))
 
 
+class DataLossError(BadDataError):
+    """Data that is gone, or too few images to tell anything by: what is left is not to be used."""
+
+
 class NotServableError(Exception):
     """A candidate that a model server does not serve as it should: the message is one line."""
 

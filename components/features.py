@@ -3,7 +3,7 @@
 They follow the TF Object Detection and TensorFlow Datasets conventions where those have a name.
 """
 
-IMAGE = "image/encoded"  # bytes that components.decoding reads: the original's where it can
+IMAGE = "image/encoded"  # JPEG or PNG: the original's bytes where it is one of them
 LABEL_TEXT = "image/class/text"  # class name, UTF-8
 LABEL = "image/class/label"  # int64, position of LABEL_TEXT in the sorted class names of the ingest
 HEIGHT = "image/height"  # int64, pixels
@@ -12,7 +12,7 @@ ASPECT = "image/aspect"  # float, width / height
 CHANNELS = "image/channels"  # int64: 1 gray, 3 colour, 4 with alpha
 MEAN = "image/mean"  # float, mean luminance, 0 to 255
 CONTRAST = "image/contrast"  # float, standard deviation of luminance, 0 to 128
-FORMAT = "image/format"  # of IMAGE: "jpeg", "png", "gif", "bmp" or "webp"
+FORMAT = "image/format"  # of IMAGE: "jpeg" or "png"
 BYTES = "image/bytes"  # int64, length of IMAGE
 NORMALIZED = "image/normalized"  # see `images.Picture`: as "orientation+cmyk", or "none"
 SPAN = "image/span"  # int64, TFX's number of the span that it came with; 0 without spans

@@ -10,22 +10,25 @@ import logging
 import time
 from typing import Self
 
+from components.redaction import redact_all
+
 LOGGER = logging.getLogger("perennial.progress")
 EVERY = 200  # of what a `Counter` counts it reports once
+_SOON_S = 0.5  # and after this many seconds, for what is slow
 
 
 def report(event: str, **fields: object) -> None:
-    """Emit `event` with JSON-able `fields`, carried on the record as `record.fields`.
+    """Emit `event` with JSON-able `fields`, carried on the record as `record.fields`, redacted.
 
     Events: `step` (what, unit, total or None, extras such as loss, and either `done` so far or,
     from workers that do not know of each other, `advance` since their last), `epoch` (epoch,
     epochs, metrics) and `note` (text). A runner adds those of the run and its nodes.
     """
-    LOGGER.info(event, extra={"fields": fields})
+    LOGGER.info(event, extra={"fields": redact_all(fields)})
 
 
 class Counter:
-    """Counts what is worked off, and reports a `step` now and then while it is entered, and last.
+    """Counts what is worked off, and reports a `step` first, now and then, and last.
 
     Each of several workers has its own: it reports what it did since its last report.
     """
@@ -33,9 +36,10 @@ class Counter:
     def __init__(self, what: str, total: int | None, unit: str) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._unreported = self._done = 0
-        self._started = time.monotonic()
+        self._started = self._reported = time.monotonic()
 
     def __enter__(self) -> Self:
+        self._report()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -44,12 +48,13 @@ class Counter:
     def add(self) -> None:
         """Count one."""
         self._unreported += 1
-        if self._unreported == EVERY:
+        if self._unreported >= EVERY or time.monotonic() - self._reported > _SOON_S:
             self._report()
 
     def _report(self) -> None:
         self._done += self._unreported
-        rate = self._done / max(time.monotonic() - self._started, 1e-3)
+        self._reported = time.monotonic()
+        rate = self._done / max(self._reported - self._started, 1e-3)
         report(
             "step",
             what=self._what,

@@ -49,6 +49,17 @@ def earlier(uri: str, pattern: str) -> dict[str, str]:
     return found
 
 
+def siblings(uri: str, name: str) -> list[str]:
+    """A file of the earlier artifacts beside `uri`, where they have it, the latest first."""
+    folder = posixpath.dirname(uri.rstrip("/"))
+    found = {}
+    for path in tf.io.gfile.glob(posixpath.join(folder, "[0-9]*", name)):
+        execution = path[len(folder) :].lstrip("/").partition("/")[0]
+        if execution.isdecimal() and execution != posixpath.basename(uri.rstrip("/")):
+            found[int(execution)] = path
+    return [path for _, path in sorted(found.items(), reverse=True)]
+
+
 def span_of(path: str) -> int | None:
     """The span that all images of a shard come from, or of a file made of it; None if unknown."""
     found = re.search(rf"{SHARD}(\d+)-[^/]*$", path)

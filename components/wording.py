@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 MOST = 5
@@ -22,3 +23,31 @@ def quoted(names: Iterable[str]) -> str:
 def other_files(number: int) -> str:
     """How many files there are that are no inputs."""
     return f"{number:,} other file" + ("" if number == 1 else "s")
+
+
+LONGEST = 500  # characters of a reason
+_FUNCTION = re.compile(r"\{\{function_node [^}]*\}\}\s*")
+_NODES = re.compile(r"\s*(\[\[\{\{|\[\[[\w/.:-]+\]\]|\[Op:|\d+ (successful|derived) (operations|errors)).*", re.DOTALL)
+_TRACE = re.compile(
+    r"Graph execution error:|Detected at node .*|\s*File \".*|<stack traces unavailable>|"
+    r"\(\d+\) [A-Z_]+: .*|\d+ root error\(s\) found\."
+)
+_REFUSED = "StringToNumberOp could not correctly convert string: "
+
+
+def of_op(message: str, most: int = LONGEST) -> str:
+    """What is wrong, in one line, of the message of a TensorFlow op that failed.
+
+    Around it, TensorFlow names nodes, devices and lines of Python, in another way for each of eager
+    ops, functions and sessions.
+    """
+    text = _NODES.sub("", _FUNCTION.sub("", message))
+    lines = [line for line in text.splitlines() if not _TRACE.fullmatch(line)]
+    return bounded(" ".join(lines).replace(_REFUSED, ""), most)
+
+
+def bounded(text: str, most: int = LONGEST) -> str:
+    """The text in one line of at most `most` characters."""
+    # Cut before it is split: it may hold a whole image.
+    line = " ".join(text[: 8 * most].split())
+    return line if len(line) <= most and len(text) <= 8 * most else f"{line[:most]}..."

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import io
 import json
-import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import google.auth.exceptions
-import kfp
 import kfp_server_api as api
 import urllib3
-from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
 
 from kubeflow.package import Package
+from kubeflow.transport import Client, brief, options, refusal, watched
+from kubeflow.workflow import Workflow, events, parse
 from pipeline.commands.connection import Connection
-from pipeline.errors import ConfigError, KubeflowRefused, KubeflowUnreachable, NodeFailed
+from pipeline.errors import ConfigError, KubeflowRefused, KubeflowUnreachable
 
 _IN_CLUSTER = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
-_POD_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
-_CONNECT_S, _READ_S = 5, 60
 _PAGE = 100
-_LOOK_EVERY_S = 10
-_FOREVER_S = 10**9
+_ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+_UNFINISHED = ("RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "CANCELING", "PAUSED")
 
 
 class Version(NamedTuple):
@@ -34,6 +32,21 @@ class Version(NamedTuple):
     pipeline_id: str
     version_id: str
     uploaded: bool
+
+
+class Run(NamedTuple):
+    """A run as Kubeflow lists it. created: epoch seconds. page: its address."""
+
+    id: str
+    name: str
+    state: str
+    created: float
+    page: str
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, however."""
+        return self.state in _ENDED
 
 
 class Schedule(NamedTuple):
@@ -69,9 +82,9 @@ class Kubeflow:
         self._host = (host or "http://kubeflow").rstrip("/")
         self._namespace = connection.namespace
         with self._told():
-            self._client = _Client(**_options(connection, self._host))
+            self._client = Client(**options(connection, self._host))
         server = self._client.server
-        server.call_api = self._record(server) if dry_run else _watched(server)
+        server.call_api = self._record(server) if dry_run else watched(server)
 
     def upload(self, package: Package) -> Version:
         """Make the package a version of the pipeline of its name, unless it is one already."""
@@ -119,12 +132,65 @@ class Kubeflow:
             )
         return made.run_id, f"{self._host}/#/runs/details/{made.run_id}"
 
-    def wait(self, run_id: str) -> None:
-        """Until the run is over, looking every few seconds. Raises NodeFailed where it failed."""
+    def look(self, run_id: str) -> Run:
+        """A run as it is now."""
         with self._told():
-            run = self._client.wait_for_run_completion(run_id, _FOREVER_S, _LOOK_EVERY_S)
-        if run.state != api.V2beta1RuntimeState.SUCCEEDED:
-            raise NodeFailed(f"run {run_id} ended as {run.state}; its page shows which node failed")
+            return self._run(self._client.get_run(run_id))
+
+    def unfinished(self) -> list[Run]:
+        """All runs that have not ended, or only been told to."""
+        states = {"values": [*_UNFINISHED]}
+        return self._runs({"operation": "IN", "key": "state", "stringValues": states})
+
+    def ended_since(self, moment: datetime.datetime) -> list[Run]:
+        """All runs that ended at that moment or later."""
+        value = moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        since = {"operation": "GREATER_THAN_EQUALS", "key": "finished_at", "timestampValue": value}
+        return [run for run in self._runs(since) if run.over]
+
+    def workflow(self, run_id: str) -> Workflow | None:
+        """What Argo knows of a run; None where Kubeflow does not give it out."""
+        try:
+            with self._told():
+                found = self._get("/apis/v1beta1/runs/{run_id}", {"run_id": run_id})
+            return parse(found["pipeline_runtime"]["workflow_manifest"])
+        except (KubeflowRefused, KeyError, TypeError, ValueError):
+            return None
+
+    def log(self, run_id: str, namespace: str, pod: str) -> list[dict[str, Any]]:
+        """The events that a pod of ours has printed; none where Kubeflow does not give them out.
+
+        Its API has them by one path, its pages' server by another, each answering for what it does
+        not have in its own way.
+        """
+        ids = {"run_id": run_id, "pod": pod}
+        query = {"runid": run_id, "podname": pod, "podnamespace": namespace}
+        for path, parameters in (
+            ("/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log", {}),
+            ("/k8s/pod/logs", query),
+        ):
+            try:
+                with self._told():
+                    found = events(self._get(path, ids, parameters))
+            except KubeflowRefused:
+                continue
+            if found:
+                return found
+        return []
+
+    def artifact(self, uri: str) -> str:
+        """Where Kubeflow's pages show what is at `uri`, such as minio://bucket/key."""
+        scheme, _, rest = uri.partition("://")
+        bucket, _, key = rest.partition("/")
+        query = {"source": "gcs" if scheme == "gs" else scheme, "bucket": bucket, "key": key}
+        if self._namespace:
+            query["namespace"] = self._namespace
+        return f"{self._host}/artifacts/get?{urlencode(query)}"
+
+    def terminate(self, run_id: str) -> None:
+        """End a run, whatever its pods do or wait for."""
+        with self._told():
+            self._client.terminate_run(run_id)
 
     def schedule(
         self,
@@ -189,6 +255,44 @@ class Kubeflow:
         with self._told():
             self._client.delete_recurring_run(schedule.id)
 
+    def _run(self, found: api.V2beta1Run) -> Run:
+        return Run(
+            id=found.run_id,
+            name=found.display_name,
+            state=found.state or "PENDING",
+            created=found.created_at.timestamp(),
+            page=f"{self._host}/#/runs/details/{found.run_id}",
+        )
+
+    def _runs(self, predicate: Mapping[str, Any]) -> list[Run]:
+        found: list[Run] = []
+        token = ""
+        while True:
+            with self._told():
+                page = self._client.list_runs(
+                    page_token=token,
+                    page_size=_PAGE,
+                    namespace=self._namespace,
+                    filter=json.dumps({"predicates": [predicate]}),
+                )
+            found += map(self._run, page.runs or [])
+            token = page.next_page_token or ""
+            if not token:
+                return found
+
+    def _get(self, path: str, ids: Mapping[str, str], query: Mapping[str, str] = {}) -> Any:
+        """What answers to a path that kfp's models do not have: JSON, or else text."""
+        answer, *_ = self._client.server.call_api(
+            path,
+            "GET",
+            dict(ids),
+            list(query.items()),
+            {},
+            response_type="object",
+            auth_settings=["Bearer"],
+        )
+        return answer
+
     def _experiment(self, name: str) -> str:
         made = self._client.create_experiment(name, namespace=self._namespace)
         return str(made.experiment_id)
@@ -240,110 +344,17 @@ class Kubeflow:
             with contextlib.redirect_stdout(io.StringIO()):
                 yield
         except api.ApiException as error:
-            raise _refusal(self._host, error) from None
+            raise refusal(self._host, error) from None
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
             raise KubeflowUnreachable(
-                f"{self._host}: no answer from Kubeflow Pipelines ({_brief(reason)}); check --host "
+                f"{self._host}: no answer from Kubeflow Pipelines ({brief(reason)}); check --host "
                 "and whether kubectl port-forward still runs"
             ) from None
         except google.auth.exceptions.GoogleAuthError as error:
             raise KubeflowRefused(f"{self._host}: no Google credentials: {error}") from None
 
 
-class _Client(kfp.Client):
-    """Made without asking whether there are several users: --namespace says so.
-
-    kfp would ask five times, half a minute long, and print a traceback each time.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            super().__init__(**options)
-
-    @property
-    def server(self) -> api.ApiClient:
-        """Through which everything is asked."""
-        return self._run_api.api_client
-
-    def get_kfp_healthz(self, sleep_duration: int = 0) -> api.V2beta1GetHealthzResponse:
-        return api.V2beta1GetHealthzResponse(multi_user=False)
-
-
-def _watched(server: api.ApiClient) -> Any:
-    """`server.call_api` that waits for seconds only, and tells the API from a login page."""
-    ask = server.call_api
-
-    def call_api(*args: Any, **kwargs: Any) -> Any:
-        kwargs["_request_timeout"] = kwargs.get("_request_timeout") or (_CONNECT_S, _READ_S)
-        answer = ask(*args, **kwargs)
-        if "html" in (server.last_response.getheader("Content-Type") or ""):
-            raise KubeflowRefused(
-                f"{server.configuration.host}: answers with a web page, perhaps to log in, and not "
-                "as Kubeflow's API; give --cookies-file or --token-file, or check --host"
-            )
-        return answer
-
-    return call_api
-
-
-def _options(connection: Connection, host: str) -> dict[str, Any]:
-    options: dict[str, Any] = {"host": host, "client_id": connection.iap_client_id}
-    if connection.namespace:
-        options["namespace"] = connection.namespace
-    if connection.ca_file:
-        _read(connection.ca_file, "--ca-file")
-        options["ssl_ca_cert"] = str(connection.ca_file)
-    if connection.token_file:
-        options["existing_token"] = _secret(connection.token_file, "--token-file")
-    if connection.cookies_file:
-        options["cookies"] = _secret(connection.cookies_file, "--cookies-file")
-    if connection.in_cluster and _POD_TOKEN.exists():
-        options["credentials"] = ServiceAccountTokenVolumeCredentials(str(_POD_TOKEN))
-    return options
-
-
-def _read(path: Path, option: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{option} {path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{option} {path}: is no text") from None
-
-
-def _secret(path: Path, option: str) -> str:
-    text = _read(path, option).strip()
-    if not text or len(text.splitlines()) > 1 or not text.isascii():
-        raise ConfigError(f"{option} {path}: must be one line of ASCII")
-    return text
-
-
 def _named(name: str) -> str:
     predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
     return json.dumps({"predicates": [predicate]})
-
-
-def _refusal(host: str, error: api.ApiException) -> Exception:
-    if error.status in (401, 403):
-        what = "does not know who asks" if error.status == 401 else "does not allow it"
-        return KubeflowRefused(
-            f"{host}: {what} ({error.status} {error.reason}); give or renew --token-file, "
-            "--cookies-file, --iap-client-id or --in-cluster, and check --namespace"
-        )
-    if error.status == 0:  # TLS
-        return KubeflowUnreachable(f"{host}: {_brief(error.reason)}; perhaps give --ca-file")
-    try:
-        body = json.loads(error.body)
-        message = body.get("error_message") or body.get("message") or error.reason
-    except (TypeError, ValueError, AttributeError):
-        message = error.reason
-    return KubeflowRefused(f"{host}: Kubeflow Pipelines says: {_brief(message)} ({error.status})")
-
-
-def _brief(reason: object) -> str:
-    text = " ".join(str(reason).split())
-    # urllib3 begins with the object that failed.
-    text = text.rpartition(" object at 0x")[2].partition(": ")[2] or text
-    return text if len(text) <= 300 else f"{text[:300]}..."

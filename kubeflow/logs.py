@@ -7,14 +7,26 @@ import datetime
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 from components import progress
+from components.redaction import redact, redact_all
 from pipeline.noise import records_to
 
 # They tell at INFO what they are made of, for pages.
 _WORDY = ("absl", "apache_beam", "tensorflow")
+# Nobody who reads a pod's log can act on them: what a library calls of another one, and what it
+# does in place of what this installation of ML Metadata lacks.
+_DEPRECATED = re.compile(r": (?:Pending)?(?:Deprecation|Future)Warning: ")
+_KNOWN = (
+    "metadata_connection_config is not provided by IR",
+    "Fallback to non-ZetaSQL ",
+)
+_LAST_WORDS = Path("/dev/termination-log")
+_LONGEST_LAST_WORDS = 2000  # bytes; Kubernetes keeps 4 KB
 
 
 @contextlib.contextmanager
@@ -36,9 +48,44 @@ def as_json() -> Iterator[TextIO]:
 def _logging_to(stdout: TextIO) -> Iterator[None]:
     handler = logging.StreamHandler(stdout)
     handler.setFormatter(_Formatter())
-    handler.addFilter(lambda record: record.name != progress.LOGGER.name)  # has its own rendering
+    handler.addFilter(_worth_telling)
     with records_to(handler, _WORDY):
         yield
+
+
+@contextlib.contextmanager
+def of_node(node: str) -> Iterator[None]:
+    """Within, every line names the node that it is about, whichever thread it comes from."""
+    tag = _OfNode(node)
+    places: list[logging.Filterer] = [progress.LOGGER, *logging.getLogger().handlers]
+    for place in places:
+        place.addFilter(tag)
+    try:
+        yield
+    finally:
+        for place in places:
+            place.removeFilter(tag)
+
+
+class _OfNode(logging.Filter):
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self._node = node
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.node = self._node
+        if fields := getattr(record, "fields", None):
+            fields.setdefault("node", self._node)
+        return True
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    if record.name == progress.LOGGER.name:  # has its own rendering
+        return False
+    message = record.getMessage()
+    if record.name == "py.warnings":
+        return not _DEPRECATED.search(message)
+    return not (record.name == "absl" and message.startswith(_KNOWN))
 
 
 class _Formatter(logging.Formatter):
@@ -51,6 +98,19 @@ class _Formatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if node := getattr(record, "node", None):
+            line["node"] = node
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(redact_all(line), ensure_ascii=False)
+
+
+def write_last_words(message: str) -> None:
+    """Give Kubernetes the reason of a failure, which Argo then shows beside the node.
+
+    Does nothing outside of a pod.
+    """
+    words = redact(message).encode()[:_LONGEST_LAST_WORDS].decode(errors="ignore")
+    with contextlib.suppress(OSError):
+        if _LAST_WORDS.exists():
+            _LAST_WORDS.write_text(words, encoding="utf-8")

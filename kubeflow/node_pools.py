@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+import yaml
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
+from kubeflow.cluster import AUTOSCALED
 from kubeflow.metadata import PORTS, PREFIX
+from kubeflow.supervisor import RETRIES, RETRY_DELAY
+from kubeflow.workflow import START_TIMEOUT
 from pipeline.errors import ConfigError
-from pipeline.settings import DEFAULT_POOL, KubeflowConfig, MetadataConfig, Pool, Toleration
+from pipeline.settings import KubeflowConfig, MetadataConfig, Pool, Toleration
 
 HIDE_GPUS = "CUDA_VISIBLE_DEVICES"
+# What Kubeflow calls the longest delay is Argo's longest time from the beginning of the first try
+# to that of the last, and the deadline of every further try: with kfp's default of an hour, a
+# training of two would have none. Three years, which the deadline of the run cuts short.
+_RETRIED_FOR = "100000000s"
 
 
 def check_nodes(kubeflow: KubeflowConfig, nodes: Iterable[str]) -> None:
@@ -24,11 +33,6 @@ def check_nodes(kubeflow: KubeflowConfig, nodes: Iterable[str]) -> None:
                 f"kubeflow.nodes.{node}: no such node in this pipeline; there are "
                 f"{', '.join(known)}"
             )
-
-
-def pool_of(kubeflow: KubeflowConfig, node: str) -> Pool:
-    """The pool in which a node of the DAG runs."""
-    return kubeflow.pools[kubeflow.nodes.get(node, DEFAULT_POOL)]
 
 
 def image_of(kubeflow: KubeflowConfig, pool: Pool) -> str:
@@ -52,7 +56,7 @@ def apply(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> None:
             num_retries=pool.retries,
             backoff_duration=f"{pool.retry_delay}s",
             backoff_factor=pool.retry_factor,
-            backoff_max_duration=f"{pool.retry_max_delay}s",
+            backoff_max_duration=_RETRIED_FOR,
         )
     if pool.timeout is not None:
         kubernetes.set_timeout(task, pool.timeout)
@@ -61,6 +65,22 @@ def apply(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> None:
     if pull_secrets:
         kubernetes.set_image_pull_secrets(task, pull_secrets)
     kubernetes.set_security_context(task, run_as_non_root=True, run_as_user=kubeflow.run_as_user)
+
+
+def finish(text: str, kubeflow: KubeflowConfig) -> str:
+    """Add to a compiled pipeline what kfp 2.16 has no name for.
+
+    One is the deadline of a run, `run_timeout`: Argo's for the whole workflow, so that it holds for
+    pods that wait, too. A pod's own, `timeout`, begins when it has a machine. The other is how long
+    tasks are tried again, of which kfp makes an hour at most.
+    """
+    pipeline, line, platform = text.partition("\n---\n")
+    pipeline = re.sub(r"(?<=\bbackoffMaxDuration: )\d+s$", _RETRIED_FOR, pipeline, flags=re.M)
+    wishes = yaml.safe_load(platform)
+    if kubeflow.run_timeout:
+        deadline = {"activeDeadlineSeconds": kubeflow.run_timeout}
+        wishes["platforms"]["kubernetes"]["pipelineConfig"] = deadline
+    return pipeline + line + yaml.safe_dump(wishes)
 
 
 def _resources(task: PipelineTask, pool: Pool) -> None:
@@ -103,7 +123,13 @@ def _environment(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> No
     metadata = kubeflow.metadata
     # Beam's steps would take hold of a card that they do not use.
     hidden = {} if pool.accelerator else {HIDE_GPUS: ""}
-    for name, value in {**hidden, **_metadata(metadata), **kubeflow.env, **pool.env}.items():
+    own = {
+        START_TIMEOUT: str(kubeflow.start_timeout),
+        RETRIES: str(pool.retries),
+        RETRY_DELAY: str(pool.retry_delay),
+        AUTOSCALED: str(kubeflow.autoscaled).lower(),
+    }
+    for name, value in {**hidden, **own, **_metadata(metadata), **kubeflow.env, **pool.env}.items():
         task.set_env_variable(name, value)
     if metadata.kind != "sqlite":
         keys = {"user": f"{PREFIX}USER", "password": f"{PREFIX}PASSWORD"}

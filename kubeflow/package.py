@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,9 @@ class Package(NamedTuple):
     """A file that `perennial compile` wrote.
 
     parameters: as in the specification's inputDefinitions, by name. given: the settings that were
-    compiled into it. version: follows from the content.
+    compiled into it. version: follows from the content. nodes: ids of the DAG's, in their order.
+    executors: what each task's pods are, by name: `container`, as compiled, and `kubernetes`, what
+    they want of it.
     """
 
     path: Path
@@ -30,6 +33,8 @@ class Package(NamedTuple):
     parameters: Mapping[str, Mapping[str, Any]]
     given: Mapping[str, Any]
     version: str
+    nodes: tuple[str, ...]
+    executors: Mapping[str, Mapping[str, Any]]
 
 
 def read(path: Path) -> Package:
@@ -47,8 +52,8 @@ def read(path: Path) -> Package:
     try:
         spec = documents[0]
         name = spec["pipelineInfo"]["name"]
-        executors = spec["deploymentSpec"]["executors"].values()
-        containers = [executor["container"] for executor in executors]
+        executors = spec["deploymentSpec"]["executors"]
+        containers = [executor["container"] for executor in executors.values()]
         declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ConfigError(f"{path}: is no pipeline of Kubeflow; {_COMPILE}") from None
@@ -57,8 +62,40 @@ def read(path: Path) -> Package:
         if container.get("command") == entrypoint.COMMAND and args[:2] == ["plan", "--given"]:
             given = json.loads(args[2])
             version = hashlib.sha256(content).hexdigest()[:12]
-            return Package(path, name, declared, given, version)
+            wishes = _kubernetes(documents)
+            return Package(
+                path=path,
+                name=name,
+                parameters=declared,
+                given=given,
+                version=version,
+                nodes=_nodes(containers),
+                executors={
+                    label.removeprefix("exec-"): {
+                        "container": executor["container"],
+                        "kubernetes": wishes.get(label, {}),
+                    }
+                    for label, executor in executors.items()
+                },
+            )
     raise ConfigError(f"{path}: pipeline {name!r} is not one of this project; {_COMPILE}")
+
+
+def _kubernetes(documents: Sequence[Any]) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]
+        return found["executors"]
+    except (IndexError, KeyError, TypeError):
+        return {}
+
+
+def _nodes(containers: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for container in containers:
+        for option, value in itertools.pairwise(container.get("args", [])):
+            if option == "--nodes":
+                found |= dict.fromkeys(value.split(","))
+    return tuple(found)
 
 
 def arguments(package: Package, given: Iterable[str]) -> dict[str, Any]:

@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Self
 
+from ml_metadata import errors
 from tfx.orchestration.metadata import Metadata
 
 from components.progress import report
 from kubeflow.metadata import connection_config, location, refusal
-from pipeline.errors import NodeFailed
+from pipeline.errors import DatabaseLost, NodeFailed
 
 FIRST_PATIENCE_S = 60.0
 PATIENCE_S = 600.0
+
+
+# As ML Metadata puts a server that hung up, ended the connection or does not take another one.
+_LOST = (
+    errors.AbortedError,
+    errors.InternalError,
+    errors.UnavailableError,
+    errors.UnknownError,
+)
+
+
+@contextlib.contextmanager
+def loss_told_apart() -> Iterator[None]:
+    """Within, a node that fails because its database went away raises DatabaseLost."""
+    try:
+        yield
+    except (NodeFailed, *_LOST) as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, (DatabaseLost, *_LOST)):
+                raise DatabaseLost(f"{error}; the database went away meanwhile") from error
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 class PatientMetadata(Metadata):
     """Waits for the database, which TFX gives up after some 5 s.
 
     A node connects anew before and after its work, so that hours of training are published even
-    where the database was away at their end. A call that is under way when it goes fails the node,
-    and Kubeflow's retry repeats it.
+    where the database was away at their end. A call that is under way when it goes fails the node:
+    see `loss_told_apart`.
     """
 
     def __init__(
@@ -45,7 +70,7 @@ class PatientMetadata(Metadata):
         self._connected_before = False
 
     def __enter__(self) -> Self:
-        """Connect. Raises NodeFailed, with what may be wrong, when the time is up."""
+        """Connect. Raises DatabaseLost, with what may be wrong, when the time is up."""
         patience = self._patience_s if self._connected_before else self._first_patience_s
         deadline = time.monotonic() + patience
         told = False
@@ -58,7 +83,7 @@ class PatientMetadata(Metadata):
                 self._connected_before = True
                 return self
             if time.monotonic() >= deadline:
-                raise NodeFailed(problem)
+                raise DatabaseLost(problem)
             if not told:
                 report("note", text=f"{problem}; trying for {patience:.0f} s")
                 told = True

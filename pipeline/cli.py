@@ -5,6 +5,7 @@ Answers --help at once: whatever is heavy is imported by the commands themselves
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import gc
@@ -18,6 +19,9 @@ from typing import Any, NoReturn
 
 import typer
 
+from components import environment
+from components.redaction import redact
+from pipeline import output
 from pipeline.commands import examples, schedule, schema
 from pipeline.commands.classify import classify
 from pipeline.commands.compile import compile_dag
@@ -34,6 +38,7 @@ from pipeline.commands.report import show as show_run
 from pipeline.commands.run import retrain, run
 from pipeline.commands.serve import serve
 from pipeline.commands.submit import submit
+from pipeline.commands.watch import watch
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
 
 Command = Callable[..., None]
@@ -43,6 +48,7 @@ EPILOG = f"Exit codes: {'; '.join(f'{code} {why}' for code, why in EXIT_CODES.it
 
 def main() -> None:
     """The console command `perennial`."""
+    environment.prepare()
     try:
         app()
     finally:
@@ -65,28 +71,39 @@ def _reported(command: Command) -> Command:
         except (typer.Exit, BrokenPipeError):
             raise  # of the latter, the reader of our output is gone: Typer ends quietly
         except Exception as error:
+            if output.blamed(error):
+                _fail_to_print(output.failure())
             name = type(error).__name__
             log = _write_traceback(error)
             message = f"unexpected {name}: {error}; the traceback is in {log}"
             _fail(as_json, name, message, UNEXPECTED)
+        if reason := output.failure():
+            _fail_to_print(reason)
 
     return run_command
 
 
+def _fail_to_print(reason: str) -> NoReturn:
+    _fail(False, "OutputLost", f"standard output cannot be written: {reason}", UNEXPECTED)
+
+
 def _fail(as_json: bool, kind: str, message: str, exit_code: int) -> NoReturn:
-    line = " ".join(message.splitlines())
+    line = redact(" ".join(message.splitlines()))
     if as_json:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         event = {"ts": now, "event": "error", "kind": kind, "message": line, "exit_code": exit_code}
-        print(json.dumps(event), flush=True)
-    print(f"perennial: error: {line}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # what failed counts, and not that it cannot be shown
+            print(json.dumps(event), flush=True)
+        output.failure()
+    with contextlib.suppress(OSError):
+        print(f"perennial: error: {line}", file=sys.stderr)
     raise typer.Exit(exit_code)
 
 
 def _write_traceback(error: Exception) -> Path:
     handle, path = tempfile.mkstemp(prefix="perennial-", suffix=".log")
     with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-        traceback.print_exception(error, file=file)
+        file.write(redact("".join(traceback.format_exception(error))))
     return Path(path)
 
 
@@ -116,6 +133,7 @@ app = _group(
         "classify": classify,
         "feedback": feedback,
         "submit": submit,
+        "watch": watch,
         "gc": collect,
         "compile": compile_dag,
     },

@@ -35,6 +35,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
+from components import redaction
 from components.image_example_gen import source_name
 from pipeline.errors import ConfigError, DataError
 from pipeline.probe import Survey, survey
@@ -83,13 +84,15 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     *,
     scheduled: bool = False,
+    below: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Loaded:
     """Build the configuration from all layers.
 
     `overrides` are the command line's: dotted keys and values, later ones win. `scheduled` adds
-    what a retraining does by default, below the file. Raises ConfigError.
+    what a retraining does by default, and `below` layers by origin, both below the file. Raises
+    ConfigError.
     """
-    given = [] if path is None else [_file_layer(path)]
+    given = [*_layers(below or {}), *([] if path is None else [_file_layer(path)])]
     given += _layers({COMMAND_LINE: overrides or {}})
     return _load(given, scheduled)
 
@@ -102,13 +105,27 @@ def load_given(layers: Mapping[str, Mapping[str, Any]], *, scheduled: bool = Fal
 def given_settings(loaded: Loaded) -> dict[str, Any]:
     """What the file and the command line set, as JSON-able values by dotted key.
 
-    `load_given` makes the same configuration of it, unless presets or images have changed.
+    `load_given` makes the same configuration of it, unless presets or images have changed. Raises
+    ConfigError where a URL with a secret is among them.
     """
-    return {
+    given = {
         key: value
         for key, value in items(loaded.config, loaded.origins)
         if loaded.origins[key].startswith((COMMAND_LINE, "file:"))
     }
+    for key, value in given.items():
+        if redaction.is_hidden(json.dumps(value)):
+            raise ConfigError(
+                f"{key}: its URL holds a password or a signature, which a file that others read "
+                "must not; put the URL into a Secret that kubeflow.secrets makes an environment "
+                f"variable, and set {key} to env:NAME-OF-THE-VARIABLE"
+            )
+    return given
+
+
+def keys(recipe: str) -> set[str]:
+    """All dotted keys that there are with a recipe, one of `recipes.names()`."""
+    return set(_settings(config_class(recipe)))
 
 
 def setting(config: Config, key: str) -> tuple[FieldInfo, Any]:
@@ -130,7 +147,7 @@ def _load(given: list[_Layer], scheduled: bool) -> Loaded:
         *(_scheduled(source) if scheduled else ()),
     ]
     for layer in [*presets, *given]:
-        settings = _flatten(layer, model)
+        settings = {key: redaction.hide_all(value) for key, value in _flatten(layer, model).items()}
         if _NODES in settings:
             settings[_NODES] = _joined(values.get(_NODES), settings[_NODES])
         values.update(settings)
@@ -247,7 +264,12 @@ def _weights(hyperparameters: BaseModel) -> tuple[str, str]:
 
 
 def check_data(data: DataConfig) -> None:
-    """Check that a local source is there. Raises DataError."""
+    """Check that a local source is there. Raises DataError, or ConfigError for a variable."""
+    if source_name.parse(data.source).kind == source_name.UNSET:
+        raise ConfigError(
+            f"data.source = {data.source!r}: this environment variable is not set; set it, or name "
+            "the data"
+        )
     if data.folder is not None:
         _check_readable_data(data.folder, source_name.parse(data.source).kind)
 
@@ -456,6 +478,8 @@ def _table_items(
 
 def _anchored(value: object, field: FieldInfo, folder: Path | None) -> object:
     if folder is None or not isinstance(value, str) or not value:
+        return value
+    if SOURCE in field.metadata and value.startswith(redaction.ENV):
         return value
     if SOURCE in field.metadata and (name := source_name.parse(value)).is_local:
         return name._replace(location=_below(folder, name.location)).text

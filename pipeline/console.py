@@ -28,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components import progress
+from pipeline import output
 
 # Lines about a step that is under way: one for each tenth, but not several within a moment, and
 # always one after a while.
@@ -87,7 +88,7 @@ class _Step:
 class Console(logging.Handler, abc.ABC):
     """Shows progress events while it is entered as a context.
 
-    A stream whose reader is gone silences it: the run goes on, and the log file has everything.
+    A stream that cannot be written silences it: the run goes on, and the log file has everything.
     """
 
     @staticmethod
@@ -154,8 +155,9 @@ class Console(logging.Handler, abc.ABC):
     def _surviving(self) -> Iterator[None]:
         try:
             yield
-        except OSError:
+        except OSError as error:
             self._lost = True
+            output.lost(error)
 
     def _write(self, line: str) -> None:
         if not self._lost:
@@ -163,6 +165,9 @@ class Console(logging.Handler, abc.ABC):
             self._stream.flush()
 
     def _track(self, event: str, fields: dict[str, Any]) -> None:
+        # Of a run elsewhere, whose nodes run at the same time.
+        if event == "epoch" and "node" in fields:
+            self._node = self._nodes.get(fields.pop("node"))
         match event:
             case "run_start":
                 self._nodes = {name: _Node(name) for name in fields["nodes"]}

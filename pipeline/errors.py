@@ -6,21 +6,27 @@ Code 2 is shared with the usage errors of the command line: both mean that nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
+
+from components.errors import BadDataError, DataLossError
+from components.redaction import redact
 
 INTERRUPTED = 130
 UNEXPECTED = 1
 
 
 class UserError(Exception):
-    """A failure with a one-line message; line breaks in what it quotes become spaces."""
+    """A failure with a one-line message; line breaks in what it quotes become spaces.
+
+    Secrets of URLs in it are replaced.
+    """
 
     exit_code: ClassVar[int]
     meaning: ClassVar[str]
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
+        super().__init__(redact(" ".join(message.splitlines())))
 
 
 class ConfigError(UserError):
@@ -39,6 +45,13 @@ class DataError(UserError):
     def __init__(self, message: str, findings: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.findings = tuple(findings)
+
+
+class DataLost(DataError):
+    """Images or classes that are gone, or too few images to judge a model by."""
+
+    exit_code = 12
+    meaning = "data is gone, or too little to judge by"
 
 
 class NotBlessed(UserError):
@@ -97,16 +110,35 @@ class KubeflowRefused(UserError):
     meaning = "Kubeflow refused the request"
 
 
+class DatabaseLost(UserError):
+    """An ML Metadata database that a node of a Kubeflow run does not reach, or not any more."""
+
+    exit_code = 14
+    meaning = "the database of ML Metadata is out of reach"
+
+
 class KubernetesUnreachable(UserError):
     """A cluster whose API server does not answer."""
 
-    exit_code = 12
+    exit_code = 13
     meaning = "Kubernetes does not answer"
+
+
+def data_error(error: BadDataError, message: str | None = None) -> DataError:
+    """What a user is told of data that cannot be used; `message` where not the error's own."""
+    kind = DataLost if isinstance(error, DataLossError) else DataError
+    return kind(str(error) if message is None else message, error.findings)
+
+
+def _kinds(kind: type[UserError] = UserError) -> Iterator[type[UserError]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _kinds(each)
 
 
 EXIT_CODES: dict[int, str] = {
     0: "pushed, or nothing to do",
     UNEXPECTED: "unexpected failure",
-    **{kind.exit_code: kind.meaning for kind in UserError.__subclasses__()},
+    **dict(sorted((kind.exit_code, kind.meaning) for kind in _kinds())),
     INTERRUPTED: "interrupted",
 }

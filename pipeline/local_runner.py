@@ -9,23 +9,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import faulthandler
 import gc
 import logging
-import os
 import re
 import shutil
-import signal
 import tempfile
 import textwrap
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import psutil
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.compiler import compiler, constants
 from tfx.orchestration import metadata
@@ -46,7 +40,9 @@ from pipeline.errors import (
     NotBlessed,
     PromotionFailed,
     UserError,
+    data_error,
 )
+from pipeline.interrupts import Interrupts
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -58,8 +54,6 @@ _OWN = ("components.", "trainer_module.")
 # What TensorFlow says of a graph before it says what is wrong.
 _GRAPH_PREAMBLE = ("Graph execution error", "Detected at node", "<stack traces unavailable>")
 _FULL_BYTES = 64 * 1024  # a disk that has no more left is taken for full
-_GRACE_S = 60.0  # for a node that takes too long to end when it is told to
-_LOG_DESCRIPTOR = 2  # where `noise.quiet` sends it
 
 State = Literal["complete", "cached", "resolved", "skipped"]
 
@@ -144,7 +138,7 @@ class NodeRunner:
         self._handle = handle
         self._undo = undo
         self._log = log
-        self._interrupts = _Interrupts(node_timeout)
+        self._interrupts = Interrupts(node_timeout)
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -314,73 +308,6 @@ class _NotExecutedError(Exception):
     """A node that the launcher gave up on before its executor."""
 
 
-class _Interrupts:
-    """Turns SIGINT and SIGTERM into KeyboardInterrupt, and remembers that they came.
-
-    Beam and TensorFlow catch everything, KeyboardInterrupt included, and raise an error of their
-    own, which would make an interrupted node look like a failed one. A node that takes longer than
-    `node_timeout` seconds is sent a SIGTERM.
-    """
-
-    def __init__(self, node_timeout: float | None) -> None:
-        self.node_timeout = node_timeout
-        self.seen = False
-        self.timed_out = False
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # Python delivers signals to the main thread only
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # Ignored signals stay so: a shell ignores SIGINT for its background jobs.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._interrupt)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def within_time(self, node: str) -> Iterator[None]:
-        """Interrupt the block where it takes too long."""
-        ended = threading.Event()
-        if self.node_timeout is not None:
-            watch = threading.Thread(target=self._watch, args=(node, ended), daemon=True)
-            watch.start()
-        try:
-            yield
-        finally:
-            ended.set()
-
-    def _watch(self, node: str, ended: threading.Event) -> None:
-        if ended.wait(self.node_timeout):
-            return
-        faulthandler.dump_traceback(_LOG_DESCRIPTOR)
-        self.timed_out = True
-        text = f"{node} has taken longer than node_timeout = {self.node_timeout:g} s: stopping it"
-        progress.report("note", text=text)
-        main = threading.main_thread().ident
-        assert main is not None
-        signal.pthread_kill(main, signal.SIGTERM)
-        if ended.wait(_GRACE_S):
-            return
-        # It waits in native code, which no signal ends. The next run recovers, as after a kill.
-        progress.report("note", text=f"{node} does not react: ending the process")
-        for child in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
-        os._exit(NodeFailed.exit_code)
-
-    def check(self) -> None:
-        """Raise KeyboardInterrupt if a library swallowed one."""
-        if self.seen:
-            raise KeyboardInterrupt
-
-    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
-        self.seen = True
-        raise KeyboardInterrupt
-
-
 def _report_end(node: str, state: str, used: usage.Usage, error: str | None = None) -> None:
     figures = {name: round(value, 3) for name, value in dataclasses.asdict(used).items()}
     progress.report("node_end", node=node, state=state, **figures, error=error)
@@ -406,7 +333,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _blame_on_data(error: BaseException) -> DataError | None:
     text = _without_beam(str(error))
     if isinstance(error, BadDataError):
-        return DataError(text, error.findings)
+        return data_error(error, text)
     # Beam workers and TensorFlow pass an exception on as text only.
     quoted = re.search(rf"\b{BadDataError.__name__}: (.+)", text)
     return DataError(quoted[1]) if quoted else None

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from components.redaction import redact
+
 
 class Terminal(NamedTuple):
     """The process's own stdout and stderr, out of the reach of any library."""
@@ -95,12 +97,12 @@ def _flush(*streams: TextIO | None) -> None:
 
 
 class _Formatter(logging.Formatter):
-    """Appends the fields of a progress event to its line."""
+    """Appends the fields of a progress event to its line, and redacts all of it."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         fields = getattr(record, "fields", None)
-        return f"{line} {fields}" if fields else line
+        return redact(f"{line} {fields}" if fields else line)
 
 
 @contextlib.contextmanager

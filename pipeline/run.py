@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from components import progress
 from components.atomic_pusher import storage
 from components.image_example_gen import source_name
+from components.redaction import redact_all
 from pipeline.config import check_paths, dump_toml, items
 from pipeline.console import Console
 from pipeline.errors import DataError, NotBlessed
@@ -140,7 +141,7 @@ def beginning(config: Config, origins: Mapping[str, str], run_id: str) -> dict[s
 
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:
-    storage.write_text(str(folder / RECORD), json.dumps(record, indent=2) + "\n")
+    storage.write_text(str(folder / RECORD), json.dumps(redact_all(record), indent=2) + "\n")
 
 
 def _end(how: Outcome | BaseException) -> dict[str, Any]:
@@ -220,6 +221,7 @@ def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
         "recipe": config.train.recipe,
         "data": {
             "source": config.data.source,
+            "read_as": outcome.accounting.reading,
             "classes": outcome.accounting.classes,
             "splits": outcome.accounting.splits,
             "held_out": outcome.accounting.held_out,

@@ -25,6 +25,7 @@ from components.image_evaluator.bounds import Bounds
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
 from components.image_example_validator.findings import Policy
+from components.redaction import ENV
 
 LOCAL_RUNNER = "FnApiRunner"
 _IMAGE = "--sdk_container_image"
@@ -55,6 +56,8 @@ def _absolute_path(value: object) -> object:
 def _absolute_source(value: object) -> object:
     if not isinstance(value, str):
         return str(_absolute_path(value))
+    if value.startswith(ENV):
+        return value
     name = source_name.parse(value)
     if name.is_local:
         return name._replace(location=str(_absolute_path(name.location))).text
@@ -86,6 +89,16 @@ def _beam_option(value: str) -> str:
     return value
 
 
+def _pattern(value: str) -> str:
+    try:
+        groups = re.compile(value).groups
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    if value and not groups:
+        raise ValueError("must have a group, in parentheses, that is the class")
+    return value
+
+
 # One instance each: the settings that hold a path are found by it.
 PATH = BeforeValidator(_absolute_path)
 SOURCE = BeforeValidator(_absolute_source)
@@ -114,7 +127,8 @@ class DataConfig(Section):
 
     source: Annotated[str, SOURCE] = Field(
         default="digits",
-        description="`digits`, a folder of class folders, a manifest, TFRecords or `tfds:NAME`.",
+        description="`digits`, a folder of class folders, a manifest, TFRecords or `tfds:NAME`; "
+        "`env:NAME`: what the environment variable holds.",
     )
     train: int = Field(
         default=80, ge=1, le=10_000, description="Share of images that train the model."
@@ -135,6 +149,31 @@ class DataConfig(Section):
 
     depth: int = Field(
         default=1, ge=1, le=100, description="Level of the folder that names an image's class."
+    )
+    layout: Literal["auto", "classes", "splits"] = Field(
+        default="auto",
+        description="What the folders of data.source are: classes, splits above class folders, or "
+        "what their names tell.",
+    )
+    train_folder: str = Field(
+        default="", description="Pattern of the folders that are the train split, above classes."
+    )
+    eval_folder: str = Field(
+        default="", description="Pattern of the folders that are the eval split."
+    )
+    test_folder: str = Field(
+        default="", description="Pattern of the folders that are the test split."
+    )
+    name_pattern: Annotated[str, AfterValidator(_pattern)] = Field(
+        default="",
+        description="Regular expression for whole file names, whose first group is the class.",
+    )
+    ignore: Listed[str] = Field(
+        default=(), description="Patterns of names of files and folders that are left out."
+    )
+    similar_classes: Literal["stop", "keep"] = Field(
+        default="stop",
+        description="What to do where names of classes look alike, such as Cat and cat.",
     )
     image_feature: str = Field(
         default="", description="Feature of tf.Examples with the image; empty: the usual names."
@@ -167,6 +206,13 @@ class DataConfig(Section):
         ge=0,
         le=1,
         description="Share of unusable files beyond which the run is stopped.",
+    )
+    # What the gate's test takes: of five images that are all right chance explains 1 / 2^5 = 3 %.
+    min_eval: int = Field(
+        default=5,
+        ge=0,
+        description="Images that the eval split must have outside its largest class; with fewer, "
+        "a model that is always right cannot be told from chance, and the run is stopped.",
     )
     group_near_duplicates: bool = Field(
         default=Options.group_near_duplicates,
@@ -311,6 +357,11 @@ class TrainConfig(Section):
         default=False,
         description="Begin with the weights of the latest blessed model of earlier data.",
     )
+    worker_timeout: int = Field(
+        default=600,
+        ge=1,
+        description="Seconds to wait for the other training processes that TF_CONFIG names.",
+    )
     hyperparameters: BaseModel = Field(description="The recipe's own settings: its `Config`.")
 
 
@@ -435,6 +486,13 @@ class RetrainConfig(Section):
         default=None,
         gt=0,
         description="Age of the champion from which on any news is worth one; unset: none is.",
+    )
+    max_removed: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of the images of the last training, or of one class, that may be gone; "
+        "beyond it nothing is retrained, as data may be missing. 1: any.",
     )
     promote: Literal["none", "canary", "stable"] = Field(
         default="canary",
@@ -604,15 +662,23 @@ class Pool(Surroundings):
         default=None, description="Size of /dev/shm; it counts as memory of the pod."
     )
     timeout: int | None = Field(
-        default=None, ge=1, description="Seconds after which a pod is given up; unset: never."
+        default=None,
+        ge=1,
+        description="Seconds after which a pod that has a machine is given up; unset: never. For "
+        "one that waits there is kubeflow.start_timeout.",
     )
-    retries: int = Field(default=2, ge=0, le=100, description="Further tries of a failed pod.")
+    retries: int = Field(
+        default=2,
+        ge=0,
+        le=100,
+        description="Further tries after an accident: a pod that was deleted or lost its machine, "
+        "a process that a signal ended, a database that went away. Bad settings, bad data and a "
+        "model that is not blessed are none.",
+    )
     retry_delay: int = Field(default=60, ge=0, le=3600, description="Seconds before the first one.")
-    retry_factor: float = Field(
-        default=2.0, ge=1, description="How the delay grows from try to try."
-    )
-    retry_max_delay: int = Field(
-        default=3600, ge=0, le=3600, description="Longest delay in seconds."
+    # Argo takes no fractions.
+    retry_factor: int = Field(
+        default=2, ge=1, le=10, description="How the delay grows from try to try."
     )
 
     @model_validator(mode="after")
@@ -664,8 +730,8 @@ def _with_default_pool(pools: object) -> object:
 class KubeflowConfig(Surroundings):
     """How `perennial compile` turns the DAG into a pipeline of Kubeflow.
 
-    Every node of the DAG is a pod of the pool that `nodes` names, else of the pool `cpu`. What is
-    set for all pods is added to by pools.
+    Every node of the DAG runs in a pod of the pool that `nodes` names, else of the pool `cpu`. What
+    is set for all pods is added to by pools.
     """
 
     environment: Environment | None = Field(
@@ -692,6 +758,12 @@ class KubeflowConfig(Surroundings):
         description="Settings that can be changed from run to run, besides data, span and recipe.",
     )
     metadata: MetadataConfig = Field(default=MetadataConfig(), description="ML Metadata.")
+    grouping: Literal["stages", "nodes"] = Field(
+        default="stages",
+        description="Pods: stages makes one of data, the Trainer and the judgement of its model "
+        "each, and more where nodes of a stage name different pools; nodes makes one of each node. "
+        "Retries and timeout are those of the pod.",
+    )
     nodes: Mapping[str, str] = Field(
         default={},
         description="Pools by node of the DAG, such as {Trainer = 'gpu-l4'}; added to those of the "
@@ -702,6 +774,23 @@ class KubeflowConfig(Surroundings):
         BeforeValidator(_with_default_pool),
     ] = Field(default={}, description="Pools by name; there always is one called cpu.")
     spot: Spot | None = Field(default=None, description="How spot machines are found.")
+    autoscaled: bool = Field(
+        default=False,
+        description="Whether machines are made on demand, so that a pool may have none.",
+    )
+    run_timeout: int = Field(
+        default=86_400,
+        ge=0,
+        le=2**31 - 1,
+        description="Seconds after which Kubeflow ends a run, whatever its pods wait for; 0: "
+        "never, and for Kubeflow before 2.17, which does not know this.",
+    )
+    start_timeout: int = Field(
+        default=3600,
+        ge=60,
+        description="Seconds that a pod may wait to start, for a machine, its image or a volume, "
+        "until `perennial watch` or `perennial submit --wait` ends its run.",
+    )
 
     @model_validator(mode="after")
     def _knows_its_pools(self) -> Self:

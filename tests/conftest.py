@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from PIL import Image
 
+from components import environment
 from tests import image_corpus
 from tests.recorder import Recorder, recording
 
@@ -21,6 +22,8 @@ def pytest_configure() -> None:
     Examples of property tests may take any time: on a busy machine the first traces a graph.
     """
     del sys.argv[1:]
+    environment.pin_keras()
+    environment.keep_calls_direct()
     hypothesis.settings.register_profile(
         "any-time", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
     )

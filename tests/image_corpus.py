@@ -131,6 +131,20 @@ def turned_after_profile(seed: int) -> bytes:
     return data[:at] + comment + b"\xff\xe2\xff\xff" + profile + data[at:]
 
 
+def jpeg_of_kind(seed: int, marker: int, bits: int) -> bytes:
+    """A JPEG whose header has another kind of frame."""
+    data = make("JPEG", seed)
+    at = data.index(b"\xff\xc0")
+    return (
+        data[:at] + bytes([0xFF, marker]) + data[at + 2 : at + 4] + bytes([bits]) + data[at + 5 :]
+    )
+
+
+def camera_raw(seed: int) -> bytes:
+    """A TIFF that begins with a thumbnail, as cameras write it."""
+    return make("TIFF", seed, tiffinfo={254: 1})
+
+
 def bmp_rle(seed: int) -> bytes:
     """Run-length encoded: each row one run of one palette index."""
     rows = b"".join(bytes([WIDTH, (seed + row) % 256, 0, 0]) for row in range(HEIGHT)) + b"\0\1"
@@ -184,23 +198,23 @@ VALID: dict[str, tuple[Callable[[int], bytes], str]] = {
     "little endian turned.jpg": (turned_little_endian, "orientation"),
     "photo with profile.jpg": (turned_after_profile, "orientation"),
     "animated.png": (lambda n: animation("PNG", n), "none"),
-    "still.gif": (lambda n: make("GIF", n, "P"), "none"),
-    "animated.gif": (lambda n: animation("GIF", n), "none"),
-    "transparent.gif": (lambda n: make("GIF", n, "P", transparency=3), "alpha"),
-    "partial.gif": (gif_partial_first_frame, "alpha"),
-    "local palette.gif": (gif_local_palette, "alpha"),
-    "rgb.bmp": (lambda n: make("BMP", n), "none"),
-    "version 5.bmp": (bmp_version_5, "none"),
+    "still.gif": (lambda n: make("GIF", n, "P"), "gif"),
+    "animated.gif": (lambda n: animation("GIF", n), "gif"),
+    "transparent.gif": (lambda n: make("GIF", n, "P", transparency=3), "gif"),
+    "partial.gif": (gif_partial_first_frame, "gif"),
+    "local palette.gif": (gif_local_palette, "gif"),
+    "rgb.bmp": (lambda n: make("BMP", n), "bmp"),
+    "version 5.bmp": (bmp_version_5, "bmp"),
     "palette.bmp": (lambda n: make("BMP", n, "P"), "bmp"),
     "gray.bmp": (lambda n: make("BMP", n, "L"), "bmp"),
     "bilevel.bmp": (lambda n: make("BMP", n, "1"), "bmp"),
     "alpha.bmp": (lambda n: make("BMP", n, "RGBA"), "bmp"),
     "rle.bmp": (bmp_rle, "bmp"),
-    "lossy.webp": (lambda n: make("WEBP", n), "none"),
-    "lossless.webp": (lambda n: make("WEBP", n, lossless=True), "none"),
-    "alpha.webp": (lambda n: make("WEBP", n, "RGBA"), "alpha"),
-    "turned.webp": (lambda n: oriented(6, n, "WEBP"), "orientation"),
-    "animated.webp": (lambda n: animation("WEBP", n), "first-frame"),
+    "lossy.webp": (lambda n: make("WEBP", n), "webp"),
+    "lossless.webp": (lambda n: make("WEBP", n, lossless=True), "webp"),
+    "alpha.webp": (lambda n: make("WEBP", n, "RGBA"), "webp"),
+    "turned.webp": (lambda n: oriented(6, n, "WEBP"), "webp"),
+    "animated.webp": (lambda n: animation("WEBP", n), "webp"),
     "plain.tif": (lambda n: make("TIFF", n), "tiff"),
     "lzw.TIFF": (lambda n: make("TIFF", n, compression="tiff_lzw"), "tiff"),
     "deflate.tiff": (lambda n: make("TIFF", n, compression="tiff_adobe_deflate"), "tiff"),
@@ -236,6 +250,9 @@ BROKEN: dict[str, tuple[Callable[[int], bytes], str]] = {
         "unsupported",
     ),
     "phone.heic": (lambda n: b"\0\0\0\x18ftypheic\0\0\0\0%d" % n, "unsupported"),
+    "12 bits.jpg": (lambda n: jpeg_of_kind(n, 0xC1, 12), "unsupported"),
+    "lossless.jpg": (lambda n: jpeg_of_kind(n, 0xC3, 8), "unsupported"),
+    "raw.nef": (camera_raw, "unsupported"),
     "noise.png": (lambda n: np.random.default_rng(n).bytes(2000), "not an image"),
     "header only.jpg": (lambda n: make("JPEG", n)[:200], "damaged"),
     "bomb.png": (lambda n: bomb(60_000 + n), "too large"),

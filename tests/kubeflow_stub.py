@@ -1,21 +1,35 @@
-"""A stand-in for the API server of Kubeflow Pipelines, strict about what it is sent."""
+"""A stand-in for the API server of Kubeflow Pipelines, strict about what it is sent.
+
+Bodies are checked against the models of kfp_server_api, filters against the fields and operations
+that backend/src/apiserver/model/run.go and filter.proto of 2.17 have. More generous than the real
+one: it lets anybody do anything unless `token`, `cookie`, `status` or `forbidden` is set; it has
+what it is told at once, where the persistence agent reports a workflow some time after it changed;
+and runs go through the states that a test names, whether they were terminated or not.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import email.parser
 import email.policy
+import gzip
 import json
 import re
 import threading
+import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import kfp_server_api
 
 _ENUMS = {"RecurringRunMode"}
+_OPERATIONS = {"EQUALS", "GREATER_THAN", "GREATER_THAN_EQUALS", "IN"}
+_RUN_FIELDS = {"display_name", "created_at", "finished_at", "state"}
+_CREATED = "2026-11-29T03:00:00Z"
+_NEVER = "1970-01-01T00:00:00Z"
 
 
 def check(body: Any, kind: str) -> None:
@@ -51,7 +65,10 @@ class Stub:
     """What it has, and what it was asked.
 
     token: what a request must have in its header Authorization, cookie in its header Cookie; if
-    set. html: answer as a login page does. states: of a run, one each time that it is looked at.
+    set. html: answer as a login page does. states: of runs, one each time that one is looked at,
+    and the last from then on. workflows: what Argo has of a run, likewise. logs: of pods, as text,
+    by name. forbidden: how paths end that nobody may ask. pages: whether it is the server of
+    Kubeflow's pages, which passes most of the API on.
     """
 
     def __init__(self) -> None:
@@ -61,6 +78,11 @@ class Stub:
         self.status = 0
         self.html = False
         self.states: list[str] = []
+        self.workflows: dict[str, list[dict[str, Any]]] = {}
+        self.logs: dict[str, str] = {}
+        self.pages = False
+        self.terminated: list[str] = []
+        self.forbidden = ""
         self.asked: list[tuple[str, str]] = []
         self.uploads: dict[str, bytes] = {}
         self.things: dict[str, dict[str, dict[str, Any]]] = {
@@ -77,6 +99,8 @@ class Stub:
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Any:
         """The JSON for a request. LookupError where the API has no such thing."""
+        if path.startswith(("/apis/v1", "/k8s/")):
+            return self._older(path, query)
         matched = re.fullmatch(r"/apis/v2beta1/(\w+)((?:/[\w-]+)*)((?::\w+)?)", path)
         if matched is None:
             raise LookupError(path)
@@ -89,7 +113,14 @@ class Stub:
             case "GET", "recurringruns", [], "":
                 return self._page(self._named("recurringruns", query), query)
             case "GET", "runs", [identity], "":
-                return {**self.things[kind][identity], "state": self.states.pop(0)}
+                state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+                ended = {"finished_at": _NEVER} | self.things[kind][identity]
+                return {"created_at": _CREATED, **ended, "state": state}
+            case "GET", "runs", [], "":
+                return {"runs": self._filtered(query)}
+            case "POST", "runs", [identity], ":terminate":
+                self.terminated.append(self.things[kind][identity]["run_id"])
+                return {}
             case "GET", "pipelines" | "experiments", [], "":
                 return {kind: self._named(kind, query)}
             case "POST", "pipelines", [], "":
@@ -118,6 +149,36 @@ class Stub:
                 return {}
         raise LookupError(path)
 
+    def _older(self, path: str, query: dict[str, str]) -> Any:
+        """Paths that kfp_server_api has no models for; see main.go and run_log_server.go."""
+        if matched := re.fullmatch(r"/apis/v1beta1/runs/([\w-]+)", path):
+            left = self.workflows[matched[1]]
+            manifest = left.pop(0) if len(left) > 1 else left[0]
+            run = {"id": matched[1]}
+            return {"run": run, "pipeline_runtime": {"workflow_manifest": json.dumps(manifest)}}
+        if matched := re.fullmatch(r"/apis/v1alpha1/runs/[\w-]+/nodes/([\w-]+)/log", path):
+            if self.pages:
+                return Raw("<html>Kubeflow</html>", "text/html")
+            # 200 whatever comes of it, and no content type of JSON.
+            failed = json.dumps({"error_message": "Failed to read logs", "error_details": "..."})
+            return Raw(self.logs.get(matched[1], failed), "text/plain")
+        if path == "/k8s/pod/logs" and self.pages and query["podname"] in self.logs:
+            return Raw(self.logs[query["podname"]], "text/plain")
+        raise LookupError(path)
+
+    def _filtered(self, query: dict[str, str]) -> list[dict[str, Any]]:
+        (predicate,) = json.loads(query["filter"])["predicates"]
+        key, operation = predicate["key"], predicate["operation"]
+        assert key in _RUN_FIELDS
+        assert operation in _OPERATIONS
+        runs = list(self.things["runs"].values())
+        if operation == "IN":
+            return [run for run in runs if run[key] in predicate["stringValues"]["values"]]
+        assert operation == "GREATER_THAN_EQUALS"
+        # Of the same form, and so of the same order.
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", predicate["timestampValue"])
+        return [run for run in runs if run[key] >= predicate["timestampValue"]]
+
     def _named(self, kind: str, query: dict[str, str]) -> list[dict[str, Any]]:
         things = list(self.things[kind].values())
         if "filter" not in query:
@@ -135,6 +196,68 @@ class Stub:
         return {"recurringRuns": things[start:end], **more}
 
 
+class Raw(NamedTuple):
+    """An answer that is no JSON of the API."""
+
+    text: str
+    kind: str
+
+
+class Node(NamedTuple):
+    """A pod as Argo keeps it. name: as below `root`, such as trainer.executor(0)."""
+
+    name: str
+    phase: str
+    message: str = ""
+    started: str = _CREATED
+    ended: str | None = None
+    template: str = "retry-system-container-impl"
+
+
+def workflow(
+    *nodes: Node, env: dict[str, str] | None = None, ours: bool = True, packed: bool = False
+) -> dict[str, Any]:
+    """A Workflow as Kubeflow's compiler and Argo 4.0 write it, as far as it is read.
+
+    packed: with its nodes compressed, as Argo keeps many.
+    """
+    command = ["python3", "-m", "kubeflow.entrypoint" if ours else "somebody.else"]
+    variables = [{"name": name, "value": value} for name, value in (env or {}).items()]
+    container = {"command": command, "image": "perennial:1", "env": variables}
+    parameters = [
+        {"name": "components-root", "value": "{}"},
+        {"name": "implementations-1a2b", "value": json.dumps(container)},
+        {"name": "kubernetes-comp-trainer", "value": "{}"},
+    ]
+    made: dict[str, Any] = {
+        "digits-x7": {"id": "digits-x7", "name": "digits-x7", "type": "DAG", "phase": "Running"},
+    }
+    for node in nodes:
+        identity = f"digits-x7-{zlib.crc32(node.name.encode())}"
+        made[identity] = {
+            "id": identity,
+            "name": f"digits-x7.root.{node.name}",
+            "type": "Pod",
+            "templateName": node.template,
+            "phase": node.phase,
+            "message": node.message,
+            "startedAt": node.started,
+            "finishedAt": node.ended,
+        }
+    content = gzip.compress(json.dumps(made).encode())
+    status = {"compressedNodes": base64.b64encode(content).decode()} if packed else {"nodes": made}
+    return {
+        "metadata": {"name": "digits-x7", "namespace": "team", "annotations": {}},
+        "spec": {"arguments": {"parameters": parameters}},
+        "status": {"phase": "Running", **status},
+    }
+
+
+def pod_name(node: Node) -> str:
+    """What the pod of a node is called in Kubernetes."""
+    return f"digits-x7-{node.template}-{zlib.crc32(node.name.encode())}"
+
+
 @contextlib.contextmanager
 def serving() -> Iterator[Stub]:
     """A stub on a free port of loopback."""
@@ -149,6 +272,8 @@ def serving() -> Iterator[Stub]:
                 stub.cookie and self.headers["Cookie"] != stub.cookie
             ):
                 self._send(401, {"error": "token of nobody known"})
+            elif stub.forbidden and url.path.endswith(stub.forbidden):
+                self._send(403, {"message": "not yours"})
             elif stub.status:
                 self._send(stub.status, {"message": "namespace 'team' is\nnot yours"})
             elif stub.html:
@@ -177,8 +302,10 @@ def serving() -> Iterator[Stub]:
 
         def _send(self, status: int, value: Any) -> None:
             text = value if isinstance(value, str) else json.dumps(value)
-            self.send_response(status)
             kind = "text/html" if isinstance(value, str) else "application/json"
+            if isinstance(value, Raw):
+                text, kind = value
+            self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(text.encode())))
             self.end_headers()

@@ -358,7 +358,7 @@ class TestNothingIsLost:
 
 
 class TestRefusals:
-    """Nothing was changed: exit code 2, or 12 where nobody answers."""
+    """Nothing was changed: exit code 2, or 13 where nobody answers."""
 
     def refused(self, cluster: Stub, *arguments: object) -> str:
         before = cluster.map
@@ -436,7 +436,7 @@ class TestRefusals:
             with pytest.raises(KubernetesUnreachable, match="does not answer"):
                 promotion.promote(target, 2, CANARY)
             result = perennial("rollback", "--configmap", f"{NAMESPACE}/{NAME}")
-        assert result.exit_code == 12
+        assert result.exit_code == 13
 
     def test_in_a_pod_its_own_account_is_used(
         self, cluster: Stub, target: Target, monkeypatch: pytest.MonkeyPatch

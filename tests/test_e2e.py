@@ -19,11 +19,15 @@ from pipeline.config import items, load
 from pipeline.report import page
 from pipeline.report.facts import Facts, State
 from tests import REPO
-from tests.cli import command, process, sets
+from tests.cli import command, process, sets, ungated
 
 PACKAGES = ("pipeline", "components", "trainer_module", "kubeflow")
 # Enough to go through every node, not enough to learn much.
-SMALL = ("--epochs", "1", "--set", "evaluate.min_accuracy=0.01", "--set", "train.batch_size=16")
+SMALL = (
+    *("--epochs", "1", "--set", "evaluate.min_accuracy=0.01", "--set", "train.batch_size=16"),
+    *("--set", "data.min_eval=0"),
+    *ungated(),
+)
 TINY = {
     "transform.image_size": 16,
     "train.hyperparameters.patch_size": 4,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from components.image_evaluator import gate
+from components.image_evaluator import chance, gate
 from components.image_evaluator.bounds import Bounds
 from components.image_evaluator.figures import (
     SLICES,
@@ -21,6 +21,7 @@ from components.image_evaluator.figures import (
     Verdict,
 )
 from components.image_evaluator.metrics import model_figures
+from tests.cli import UNGATED
 
 # Of the images of a class: both right, only the baseline, only the candidate, none.
 Counts = tuple[int, int, int, int]
@@ -60,8 +61,9 @@ def figures(right: int = 90, wrong: int = 10, **latency: float) -> ModelFigures:
 def decide(
     compared: gate.Pairs | None = None, candidate: ModelFigures | None = None, **bounds: Any
 ) -> Verdict:
+    """The verdict by these bounds alone: what any model must pass is in `test_learned`."""
     evidence = gate.Evidence(
-        Bounds(**{"min_accuracy": None, **bounds}), candidate or figures(), compared
+        Bounds(**{"min_accuracy": None, **UNGATED, **bounds}), candidate or figures(), compared
     )
     return gate.decide(evidence, BASELINE if compared else None)
 
@@ -124,7 +126,7 @@ class TestAgainstTheLatestBlessedModel:
     def test_the_test_is_mcnemars_exact_one(self, lost: int, gained: int) -> None:
         changed = lost + gained
         expected = sum(stats.binom.pmf(k, changed, 0.5) for k in range(lost, changed + 1))
-        assert gate.mcnemar(lost, gained, images=1000) == pytest.approx(expected)
+        assert chance.mcnemar(lost, gained, images=1000) == pytest.approx(expected)
 
     def test_one_model_in_twenty_that_is_exactly_at_the_margin_is_refused(self) -> None:
         """The test's size, by simulation, without a margin and with one."""
@@ -133,7 +135,7 @@ class TestAgainstTheLatestBlessedModel:
             shares = [0.05 + margin / 2, 0.05 - margin / 2, 0.9]
             samples = random.multinomial(500, shares, size=2000)
             refused = np.mean(
-                [gate.mcnemar(lost, gained, 500, margin) < 0.05 for lost, gained, _ in samples]
+                [chance.mcnemar(lost, gained, 500, margin) < 0.05 for lost, gained, _ in samples]
             )
             assert 0.02 < refused < 0.06, margin
 

@@ -21,6 +21,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from components import features
 from components.errors import BadDataError, NotServableError
 from components.image_evaluator import analysis, executor, latency
+from components.image_evaluator.bounds import Bounds
 from components.image_evaluator.figures import (
     Figures,
     Verdict,
@@ -33,10 +34,13 @@ from components.image_example_gen.images import read_image
 from components.image_example_gen.sources.base import Item
 from components.image_example_gen.writing import Target, to_example
 from tests import image_corpus
+from tests.cli import UNGATED
 from tests.tiny_export import CLASSES, export_colour_model
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 LIGHT = (16, 16, 30)
+# A test's own bounds, without what any model must pass by default.
+ALONE = {"min_accuracy": None, **UNGATED}
 
 
 def encoded(label: str, index: int, size: tuple[int, int] = (8, 8)) -> bytes:
@@ -60,16 +64,18 @@ def write_examples(
     examples = standard_artifacts.Examples()
     examples.uri = str(root)
     examples.split_names = artifact_utils.encode_split_names(list(splits))
-    counts = {}
+    counts: dict[str, dict[str, int]] = {}
     for split, records in splits.items():
         folder = root / f"Split-{split}"
         folder.mkdir(parents=True)
         paths = [str(folder / f"data_tfrecord-{shard}") for shard in range(shards)]
         writers = [tf.io.TFRecordWriter(path) for path in paths]
-        counts[split] = {"any": 0}
+        counts[split] = {}
         for number, each in enumerate(records):
             writers[number % shards].write(each)
-            counts[split]["any"] += 1
+            values = tf.train.Example.FromString(each).features.feature
+            label = values[features.LABEL_TEXT].bytes_list.value[0].decode()
+            counts[split][label] = counts[split].get(label, 0) + 1
         for writer in writers:
             writer.close()
     write_accounting(Accounting(classes=CLASSES, splits=counts), str(root))
@@ -118,6 +124,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, standard_artif
             export_colour_model, sharpness=8.0, classes=["green", "red"], channels="gr"
         ),
         "broken": functools.partial(export_colour_model, sharpness=float("nan")),
+        "calibrated": functools.partial(export_colour_model, sharpness=2.2),
+        "uniform": functools.partial(export_colour_model, sharpness=0.0),
+        "constant": functools.partial(export_colour_model, sharpness=0.0, bias=3.0),
+        "reordered": functools.partial(
+            export_colour_model, sharpness=8.0, classes=["blue", "red", "green"], channels="brg"
+        ),
     }
     found = {}
     for number, (name, export) in enumerate(exports.items(), start=1):
@@ -151,7 +163,7 @@ def evaluate(
         executor.Executor(context).Do(
             inputs,
             {"evaluation": [outputs.evaluation], "blessing": [outputs.blessing]},
-            {executor.BOUNDS_KEY: json.dumps({"min_accuracy": None, **bounds}), "code": ""},
+            {executor.BOUNDS_KEY: json.dumps({**ALONE, **bounds}), "code": ""},
         )
         return outputs
 
@@ -185,6 +197,13 @@ class TestFirstModel:
         assert test.examples == 24
         assert test.metrics["accuracy"].value == 0.75
         assert all("test" not in check.reason for check in outputs.verdict.checks)
+
+    def test_a_dated_span_is_called_by_its_date(self) -> None:
+        example = tf.train.Example.FromString(colour_records(1)[0])
+        for name, value in ((features.ASPECT, 1.0), (features.MEAN, 99.0)):
+            example.features.feature[name].float_list.value[:] = [value]
+        assert analysis._properties(example, {0: "2026-05-01"})["span"] == "2026-05-01"
+        assert analysis._properties(example, {})["span"] == "0"
 
     def test_slices_follow_from_the_images(self, outputs: Evaluated) -> None:
         support = {(s.feature, s.value): s.support for s in outputs.figures.candidate.slices}
@@ -295,6 +314,63 @@ class TestComparison:
         # Reds that look green are taken for green; greens that look blue are even, so the first.
         assert found.confusion_matrix()[1].tolist() == [10, 30]
 
+    def test_the_order_of_classes_is_each_model_s_own(
+        self, evaluate: Evaluate, examples: standard_artifacts.Examples
+    ) -> None:
+        """Images that look like two classes count for the first, which may be another one."""
+        for candidate, baseline in (("good", "reordered"), ("reordered", "good")):
+            outputs = evaluate(examples, candidate, baseline)
+            found = outputs.figures
+            assert outputs.verdict.blessed
+            assert outputs.verdict.compared_classes == found.candidate.classes
+            assert found.baseline
+            assert sorted(found.baseline.classes) == sorted(found.candidate.classes)
+            assert found.baseline.classes != found.candidate.classes
+            by_name = [
+                {each.name: each.recall.value for each in model.per_class}
+                for model in (found.candidate, found.baseline)
+            ]
+            assert by_name[0] == by_name[1]
+
+
+class TestByDefault:
+    DEFAULT = Bounds().model_dump()
+
+    @pytest.mark.parametrize("name", ["constant", "uniform"])
+    @pytest.mark.parametrize("baseline", [None, "constant"])
+    def test_a_model_that_learned_nothing_is_never_blessed(
+        self,
+        evaluate: Evaluate,
+        examples: standard_artifacts.Examples,
+        name: str,
+        baseline: str | None,
+    ) -> None:
+        outputs = evaluate(examples, name, baseline, **self.DEFAULT)
+        found = {check.name for check in outputs.verdict.checks if not check.passed}
+        assert {"majority_significance", "zero_recall_images", "max_log_loss_ratio"} <= found
+        assert not outputs.verdict.blessed
+        assert Path(outputs.blessing.uri, "NOT_BLESSED").exists()
+        assert outputs.blessing.get_int_custom_property("blessed") == 0
+
+    def test_a_model_that_learned_something_is(
+        self, evaluate: Evaluate, examples: standard_artifacts.Examples
+    ) -> None:
+        outputs = evaluate(examples, "calibrated", **self.DEFAULT)
+        assert outputs.verdict.reasons == []
+        assert outputs.verdict.blessed
+
+    def test_the_largest_class_is_that_of_train(self, evaluate: Evaluate, tmp_path: Path) -> None:
+        examples = write_examples(
+            tmp_path,
+            {"train": colour_records(9, 90, ["green"]), "eval": colour_records(12)},
+        )
+        (line,) = (
+            check
+            for check in evaluate(examples, "good", **self.DEFAULT).verdict.checks
+            if check.name == "majority_significance"
+        )
+        assert "always answering 'green' on 12 (18 gained, 3 lost)" in line.reason
+
 
 class TestBadInput:
     def test_a_class_that_the_model_does_not_know(self, evaluate: Evaluate, tmp_path: Path) -> None:
@@ -328,7 +404,7 @@ class TestMemory:
         large = [record(noise(3_000_000, seed), "red", f"{seed}.bmp") for seed in range(8)]
         examples = write_examples(tmp_path, {"eval": [*small, *large]}, shards=1)
         (shard,) = executor._shards(examples, "eval")
-        batches = [batch[tfma.INPUT_KEY] for batch in analysis.read_batches(shard)]
+        batches = [batch[tfma.INPUT_KEY] for batch in analysis.read_batches(shard, {})]
         assert [each for batch in batches for each in batch] == [*small, *large]
         assert max(len(batch) for batch in batches) == analysis.BATCH
         assert max(sum(map(len, batch)) for batch in batches) <= analysis.BATCH_BYTES
@@ -340,8 +416,8 @@ class TestMemory:
         held: list[int] = []
         whole = analysis._extracts
 
-        def watched(records: list[bytes]) -> dict[str, Any]:
-            extracts = whole(records)
+        def watched(records: list[bytes], spans: Mapping[int, str]) -> dict[str, Any]:
+            extracts = whole(records, spans)
             batches.append(weakref.ref(extracts[tfma.INPUT_KEY]))
             held.append(sum(batch() is not None for batch in batches))
             return extracts

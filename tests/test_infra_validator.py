@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from components.infra_validator.executor import Executor
 from pipeline.serving.launch import ServerProcess, Source, own_backend
 from pipeline.serving.model import LoadedModel
 from pipeline.serving.server import ModelServer
+from pipeline.serving.service import Limits
 from tests.serving_kit import example, picture
 
 COLOURS = ("red", "green", "blue")
@@ -249,6 +251,45 @@ class TestMissingVariablesBesideAWarmUp:
         shutil.rmtree(copy / "variables")
         with pytest.raises(ServingError):
             LoadedModel(copy)
+
+
+class TestLargeImages:
+    @pytest.fixture
+    def examples(self, examples: standard_artifacts.Examples) -> standard_artifacts.Examples:
+        """One is larger than a request to the server may be."""
+        noise = np.random.default_rng(0).integers(0, 256, (2400, 2400, 3), dtype=np.uint8)
+        folder = Path(examples.uri) / "Split-eval"
+        options = tf.io.TFRecordOptions("GZIP")
+        with tf.io.TFRecordWriter(str(folder / "part-00000.gz"), options) as writer:
+            record = example(tf.io.encode_png(noise, compression=0).numpy())
+            assert len(record) > Limits().request_bytes
+            writer.write(record)
+            writer.write(example(picture("red")))
+        return examples
+
+    def test_are_asked_about_in_a_size_that_fits(
+        self, validate: Validate, examples: standard_artifacts.Examples
+    ) -> None:
+        blessing = validate()
+        assert blessing.get_int_custom_property("blessed") == 1
+        warmup = blessed_model(blessing) / "assets.extra" / "tf_serving_warmup_requests"
+        assert warmup.stat().st_size < 4 * executor.LARGEST_RECORD
+        large, small = executor.read_examples(examples, "eval", 2)
+        assert 1e6 < len(large) < executor.LARGEST_RECORD
+        assert small == example(picture("red"))
+
+    def test_a_request_that_fails_is_told_without_what_was_sent(
+        self,
+        validate: Validate,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(executor, "LARGEST_RECORD", 2**30)
+        caplog.set_level(logging.DEBUG)
+        with pytest.raises(NotServableError, match=r"RESOURCE_EXHAUSTED: .*larger") as caught:
+            validate()
+        assert len(str(caught.value)) < 1000
+        assert len(caplog.text) < 100_000
 
 
 class TestSignals:

@@ -46,7 +46,7 @@ from tests.recorder import Recorder
 
 BEAM_ARGS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory"]
 SHARES = {"train": 4, "eval": 1}
-CONVERTED = ("tiff", "bmp", "first-frame")  # changes that the stored bytes have seen
+CONVERTED = ("bmp", "gif", "tiff", "webp")  # changes that the stored bytes have seen
 hex_digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from tfx.orchestration.portable import execution_publish_utils, outputs_utils
 
-from pipeline import local_runner
-from pipeline.errors import ConfigError, DataError, NodeFailed, NotBlessed, UserError
+from pipeline import interrupts, local_runner
+from pipeline.errors import INTERRUPTED, ConfigError, DataError, NodeFailed, NotBlessed, UserError
 from pipeline.workspace import Workspace
 from tests import toy_pipeline
 from tests.recorder import Recorder
@@ -369,7 +369,7 @@ def test_a_hung_node_is_stopped_and_tried_again(
 
 
 def _run_with_little_patience(toy: Toy) -> None:
-    local_runner._GRACE_S = 0.5
+    interrupts._GRACE_S = 0.5
     toy.run(node_timeout=0.5)
 
 
@@ -385,6 +385,43 @@ def test_a_node_that_hangs_in_native_code_takes_the_process_with_it(
     toy.tell("Second", None)
     assert _states(toy.run()) == ["cached", "complete", "complete"]
     assert toy.states()[1] == "FAILED"
+
+
+def _run_patiently(toy: Toy, grace_s: float) -> None:
+    interrupts._GRACE_S = grace_s
+    toy.run()
+
+
+@pytest.mark.parametrize(
+    ("how", "grace_s", "signals", "exit_code"),
+    [
+        ("hung in native code", 0.5, 1, INTERRUPTED),
+        ("hung in native code", 3600, 2, INTERRUPTED),
+        ("hung with the lock of Python", 3600, 2, -signal.SIGTERM),
+    ],
+)
+def test_signals_end_a_node_that_hangs(
+    toy: Toy,
+    processes: multiprocessing.context.ForkServerContext,
+    how: str,
+    grace_s: float,
+    signals: int,
+    exit_code: int,
+) -> None:
+    toy.tell("Second", how)
+    process = processes.Process(target=_run_patiently, args=(toy, grace_s))
+    process.start()
+    assert process.pid
+    while not toy.workspace.metadata.exists() or toy.states() != ["COMPLETE", "RUNNING"]:
+        time.sleep(0.2)
+    time.sleep(1)  # it is recorded before it hangs
+    for _ in range(signals):
+        os.kill(process.pid, signal.SIGTERM)
+        time.sleep(0.5)  # two at once are one
+    process.join()
+    assert process.exitcode == exit_code
+    toy.tell("Second", None)
+    assert _states(toy.run()) == ["cached", "complete", "complete"]
 
 
 class TestMetadata:

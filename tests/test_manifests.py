@@ -24,6 +24,7 @@ KUSTOMIZATIONS = {
     "overlays/standalone": "kubeflow",
     "cronjob-submit": "perennial",
     "cronjob-one-pod": "perennial",
+    "watch": "perennial",
     "nfs-models": "perennial",
 }
 IMAGE_USER = 65532
@@ -247,8 +248,9 @@ class TestCronJobs:
         assert spec["timeZone"] == "Etc/UTC"
         assert spec["concurrencyPolicy"] == "Forbid"
 
-    def test_call_commands_that_there_are(self, spec: Resource) -> None:
-        (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    @pytest.mark.parametrize("kind", ["cronjob-submit", "cronjob-one-pod", "watch"])
+    def test_call_commands_that_there_are(self, kind: str) -> None:
+        (container,) = containers(render(MANIFESTS / kind))
         assert container["command"] == ["perennial"]
         command, *arguments = container["args"]
         shown = CliRunner().invoke(cli.app, [command, "--help"], env={"COLUMNS": "200"}).output
@@ -256,15 +258,16 @@ class TestCronJobs:
             if argument.startswith("--"):
                 assert argument.partition("=")[0] in shown
 
-    def test_the_token_is_where_it_is_looked_for(self) -> None:
-        from kubeflow import client
+    @pytest.mark.parametrize("kind", ["cronjob-submit", "watch"])
+    def test_the_token_is_where_it_is_looked_for(self, kind: str) -> None:
+        from kubeflow import transport
 
-        pod = next(pods(render(MANIFESTS / "cronjob-submit")))
+        pod = next(pods(render(MANIFESTS / kind)))
         (container,) = pod["containers"]
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         (source,) = of_name(pod["volumes"], "token")["projected"]["sources"]
         token = source["serviceAccountToken"]
-        assert f"{mounts['token']}/{token['path']}" == str(client._POD_TOKEN)
+        assert f"{mounts['token']}/{token['path']}" == str(transport._POD_TOKEN)
         assert token["audience"] == "pipelines.kubeflow.org"
 
     def test_what_trying_again_does_not_help_is_not_tried_again(self) -> None:

@@ -15,7 +15,7 @@ from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
 from kubeflow.metadata import connection_config, location, refusal
-from pipeline.errors import ConfigError, NodeFailed
+from pipeline.errors import ConfigError, DatabaseLost
 from tests import REPO, databases
 from tests.databases import PASSWORD, Database
 from tests.recorder import Recorder
@@ -196,6 +196,6 @@ def _refused(env: dict[str, str]) -> str:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metadata, "_MAX_INIT_RETRY", 1)  # not ten, of half a second each
-        with pytest.raises(NodeFailed) as caught, PatientMetadata(env, first_patience_s=0):
+        with pytest.raises(DatabaseLost) as caught, PatientMetadata(env, first_patience_s=0):
             pass
     return str(caught.value)

@@ -113,7 +113,7 @@ def arrive(root: Path, day: int) -> None:
     span.rename(root / "data" / str(day))
 
 
-def night(root: Path, day: int) -> int:
+def night(root: Path, day: int, accept_loss: bool = False) -> int:
     """What the schedule calls. Returns the exit code of `perennial retrain`."""
     from pipeline.config import load
     from pipeline.errors import UserError
@@ -123,7 +123,7 @@ def night(root: Path, day: int) -> int:
     loaded = load(root / "perennial.toml", overrides, scheduled=True)
     now = FIRST + datetime.timedelta(days=day - 1)
     try:
-        retrain(loaded.config, loaded.origins, "json", now=now)
+        retrain(loaded.config, loaded.origins, "json", now=now, accept_loss=accept_loss)
     except UserError as error:
         print(type(error).__name__, error)
         return error.exit_code
@@ -143,12 +143,12 @@ class Killer(logging.Handler):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killed_night(root: Path, day: int, events: int) -> None:
+def killed_night(root: Path, day: int, events: int, accept_loss: bool) -> None:
     """A night in a process of its own, which is killed."""
     code = (
         "import logging, sys; from pathlib import Path; from tests.test_month import *\n"
         "logging.getLogger('perennial.progress').addHandler(Killer(int(sys.argv[3])))\n"
-        "night(Path(sys.argv[1]), int(sys.argv[2]))"
+        f"night(Path(sys.argv[1]), int(sys.argv[2]), {accept_loss})"
     )
     arguments = [sys.executable, "-c", code, str(root), str(day), str(events)]
     done = subprocess.run(arguments, cwd=REPO, capture_output=True, text=True)
@@ -160,6 +160,7 @@ class Month(NamedTuple):
 
     root: Path
     nights: list[Night]
+    refused: list[int]  # exit codes of nights that a person had to look at
 
     @property
     def workspace(self) -> Path:
@@ -203,7 +204,7 @@ def month(tmp_path_factory: pytest.TempPathFactory) -> Month:
     dice = random.Random(8)
     # A run has 11 nodes, and the last event is the end of the push, before the label.
     kills = {13: dice.randint(5, 16), 18: 22, REMOVED: dice.randint(1, 4)}
-    month = Month(root, [])
+    month = Month(root, [], [])
     for day in range(1, 31):
         if day == FEEDBACK:
             correct(root)
@@ -211,10 +212,12 @@ def month(tmp_path_factory: pytest.TempPathFactory) -> Month:
             arrive(root, day)
         if day == REMOVED:
             (root / "data" / str(WORSE)).rename(root / "taken away")
+            month.refused.append(night(root, day))
+        accepted = day == REMOVED
         if day in kills:
-            killed_night(root, day, kills[day])
+            killed_night(root, day, kills[day], accepted)
             month.nights.append(Night(day, None, _decision(month)))
-        code = night(root, day)
+        code = night(root, day, accepted)
         month.nights.append(Night(day, code, _decision(month)))
     return month
 
@@ -248,6 +251,13 @@ def test_every_decision_is_explained(month: Month) -> None:
         run for run in runs for each in after_kill if run in " ".join(each.decision["reasons"])
     }
     assert runs == told | continued
+
+
+def test_a_span_that_is_gone_is_for_a_person_to_decide(month: Month) -> None:
+    assert month.refused == [12]
+    [stopped] = [entry for entry in month.journal if entry["event"] == "stopped"]
+    assert "that were trained on are gone" in stopped["detail"]
+    assert any("which is accepted" in reason for reason in month.of(REMOVED).decision["reasons"])
 
 
 def test_drift_raises_an_alarm_and_nothing_else(month: Month) -> None:

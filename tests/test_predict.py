@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import Result
 
+from pipeline.commands.predict import _batches
+from pipeline.serving.model import CLASSES_FILE
 from pipeline.serving.server import ModelServer
 from tests.cli import perennial
 from tests.serving_kit import MODEL, PURE, push
@@ -121,6 +125,57 @@ def test_a_server_s_classes_are_named_only_where_they_are_known(
     assert [each["label"] for each in found] == ["red", "class 1", "class 2"]
 
 
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_a_server_s_classes_are_those_of_the_version_that_answers(
+    workspace: Path, server: ModelServer, images: Path, tmp_path: Path, scheme: str
+) -> None:
+    """Never those of another version, however well they seem to fit, as the likeliest here does."""
+    port = server.rest_port if scheme else server.grpc_port
+    there = tmp_path / "serving" / MODEL
+    shutil.copytree(workspace / "serving" / MODEL / "3", there / "3")
+    swapped = there / "9"
+    shutil.copytree(there / "3", swapped)
+    (swapped / CLASSES_FILE).write_text(json.dumps(["red", "blue", "green"]))
+
+    def named() -> list[str]:
+        result = invoke(
+            *(f"{scheme}{server.host}:{port}", images / "red.tiff", "--workspace", tmp_path),
+            *("--name", MODEL, "--json"),
+        )
+        return [each["label"] for each in answers(result)["red.tiff"]["classes"]]
+
+    assert named() == ["red", "green", "blue"]
+    shutil.rmtree(there / "3")
+    assert named() == ["red", "class 1", "class 2"]
+
+
+def test_the_latest_run_is_one_that_finished(images: Path, tmp_path: Path) -> None:
+    def run(run_id: str, state: str) -> None:
+        folder = tmp_path / "runs" / run_id
+        folder.mkdir(parents=True)
+        record: dict[str, Any] = {
+            "run_id": run_id,
+            "started": "2026-05-01T03:00:00+00:00",
+            "state": state,
+        }
+        record |= {"name": "perennial", "recipe": "vit", "settings": {}}
+        record |= {"data": {"source": "digits"}, "code": {"versions": {}}}
+        (folder / "run.json").write_text(json.dumps(record))
+
+    def answer() -> str:
+        result = invoke("latest", images / "red.tiff", "--workspace", tmp_path)
+        assert result.exit_code == 2
+        return result.output
+
+    run("20260501-030000-aaaa", "failed")
+    assert "has no run that finished" in answer()
+    for number, state in enumerate(("pushed", "rejected"), start=2):
+        run(f"2026050{number}-030000-aaaa", state)
+        for later, unfinished in enumerate(("failed", "running", "interrupted"), start=1):
+            run(f"2026050{number}-04000{later}-bbbb", unfinished)
+        assert f"run 2026050{number}-030000-aaaa ({state}) has no model" in answer()
+
+
 def test_labels_that_cannot_be_read_are_named(
     workspace: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -174,3 +229,48 @@ def test_a_folder_without_images_is_bad_data(workspace: Path, tmp_path: Path) ->
     result = invoke(workspace / "serving" / MODEL, tmp_path)
     assert result.exit_code == 3
     assert "no file in this folder is named like an image" in result.output
+
+
+class TestBatches:
+    """Photos that do not fit into one request are sent in several."""
+
+    @pytest.fixture(scope="class")
+    def photos(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """24 MB of PNGs, one of which alone is larger than a request may be."""
+        folder = tmp_path_factory.mktemp("photos")
+        rng = np.random.default_rng(0)
+        for index, side in enumerate([700, 700, 2400, 700, 700, 700]):
+            noise = rng.integers(0, 60, (side, side, 3), dtype=np.uint8)
+            noise[..., index % 3] += 190
+            Image.fromarray(noise).save(folder / f"{index}.png", compress_level=0)
+        return folder
+
+    @pytest.mark.parametrize("scheme", ["", "http://"])
+    def test_each_is_answered_and_one_that_is_too_large_is_named(
+        self, server: ModelServer, photos: Path, tmp_path: Path, scheme: str
+    ) -> None:
+        port = server.rest_port if scheme else server.grpc_port
+        arguments = (f"{scheme}{server.host}:{port}", photos, "--workspace", tmp_path)
+        result = invoke(*arguments, "--name", MODEL, "--json")
+        assert result.exit_code == 3
+        found = answers(result)
+        assert list(found) == [f"{index}.png" for index in range(6)]
+        assert "RESOURCE_EXHAUSTED" in found.pop("2.png")["error"]
+        for name, row in found.items():
+            expected = ("red", "green", "blue")[int(name[0]) % 3]
+            assert row["classes"][0]["label"] == expected
+
+    def test_a_model_in_this_process_takes_it(self, workspace: Path, photos: Path) -> None:
+        result = invoke(3, photos, "--json", "--workspace", workspace, "--name", MODEL)
+        assert result.exit_code == 0
+        assert len(answers(result)) == 6
+
+    def test_requests_are_small(self, photos: Path, tmp_path: Path) -> None:
+        for index in range(40):
+            Image.new("RGB", (2000, 1000)).save(tmp_path / f"{index:02d}.png")
+        files = [*sorted(photos.iterdir()), *sorted(tmp_path.iterdir())]
+        batches = list(_batches(files))
+        assert [file for batch in batches for file, _ in batch] == files
+        sizes = [[len(content) for _, content in batch] for batch in batches]
+        assert all(len(batch) == 1 or sum(batch) <= 8 * 2**20 for batch in sizes)
+        assert [len(batch) for batch in sizes] == [2, 1, 3 + 13, 16, 11]

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import http.server
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,8 +19,8 @@ import pytest
 from PIL import Image
 
 from components.atomic_pusher import versions
-from components.image_example_gen import inputs
-from components.image_example_gen.dataset import DataSet
+from components.image_example_gen import inputs, spans
+from components.image_example_gen.dataset import DataSet, list_data
 from components.image_example_gen.inputs import Input
 from components.image_example_gen.options import Options
 from pipeline.config import load
@@ -118,7 +119,7 @@ class TestDecision:
         assert not decide(situation(drift=within), RetrainConfig()).alarm
 
     def test_an_empty_span_is_said(self) -> None:
-        decision = decide(situation(news=News(empty_spans=(7,))), RetrainConfig())
+        decision = decide(situation(news=News(empty_spans=("7",))), RetrainConfig())
         assert "span 7 holds nothing" in decision.reasons
 
 
@@ -335,15 +336,94 @@ class TestFeedback:
         lines = (made.span / feedback.BAD_ROWS).read_text().splitlines()
         assert [json.loads(line)["line"] for line in lines] == [4, 5, 6, 7, 8, 9, 10]
 
-    def test_a_day_has_one_span_or_versions(self, images: Path, tmp_path: Path) -> None:
-        table, today = self.table(images, "0.png,cat"), datetime.date(2026, 5, 1)
-        dated = f"{tmp_path}/data/{{YYYY}}-{{MM}}-{{DD}}"
-        assert feedback.add(table, dated, today).span.name == "2026-05-01"
-        with pytest.raises(DataError, match="has its span already"):
-            feedback.add(table, dated, today)
-        versioned = f"{tmp_path}/more/{{YYYY}}-{{MM}}-{{DD}}/v{{VERSION}}"
-        made = [feedback.add(table, versioned, today).span.name for _ in range(2)]
-        assert made == ["v1", "v2"]
+    @pytest.mark.parametrize(
+        ("there", "expected"),
+        [
+            pytest.param([], "2026-05-01", id="the first"),
+            pytest.param(["2026-04-28"], "2026-05-01", id="older ones"),
+            pytest.param(["2026-05-01"], "2026-05-02", id="one of today"),
+            pytest.param(["2026-05-02"], "2026-05-03", id="of tomorrow, as east of here"),
+            pytest.param(["2026-12-31", "2026-01-01"], "2027-01-01", id="of another year"),
+        ],
+    )
+    @pytest.mark.parametrize("version", ["", "/v{VERSION}"])
+    def test_a_dated_span_comes_after_the_newest(
+        self, images: Path, tmp_path: Path, there: list[str], expected: str, version: str
+    ) -> None:
+        """Whatever the clock and its zone tell; never as a version that hides the day's images."""
+        for day in there:
+            (tmp_path / "data" / day / version.format(VERSION=3).strip("/") / "cat").mkdir(
+                parents=True
+            )
+        source = f"{tmp_path}/data/{{YYYY}}-{{MM}}-{{DD}}{version}"
+        made = feedback.add(self.table(images, "0.png,cat"), source, datetime.date(2026, 5, 1))
+        assert made.span == tmp_path / "data" / (expected + version.format(VERSION=1))
+        newest = spans.resolve(source, Options())
+        assert [span.location for span in newest] == [str(made.span)]
+
+    @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "UTC", "Pacific/Niue"])
+    def test_a_correction_counts_in_any_time_zone(
+        self, images: Path, tmp_path: Path, zone: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The day's images came in by the clock of the one who corrects them."""
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        try:
+            today = datetime.date.today()
+            span = tmp_path / "data" / f"{today:%Y/%m/%d}" / "cat"
+            span.mkdir(parents=True)
+            shutil.copy(images / "0.png", span)
+            source = f"{tmp_path}/data/{{YYYY}}/{{MM}}/{{DD}}"
+            feedback.add(self.table(images, "0.png,dog"), source)
+        finally:
+            monkeypatch.undo()
+            time.tzset()
+        rows = [
+            entry for unit in inputs.scan(list_data(source, Options(spans=9))) for entry in unit
+        ]
+        inputs.judge(rows, {"train": 1})
+        assert {row.label: row.fate for row in rows} == {"cat": "quarantined", "dog": "train"}
+
+    def test_a_number_without_room_is_refused(self, images: Path, tmp_path: Path) -> None:
+        (tmp_path / "data" / "9" / "cat").mkdir(parents=True)
+        with pytest.raises(ConfigError, match="no place for span 10"):
+            feedback.add(self.table(images, "0.png,cat"), f"{tmp_path}/data/{{SPAN:1}}")
+        assert [path.name for path in (tmp_path / "data").glob("[!.]*")] == ["9"]
+
+    def known(self, images: Path, root: Path) -> str:
+        for number, label in enumerate(("cat", "horse")):
+            folder = root / "data" / "1" / label
+            folder.mkdir(parents=True)
+            content = (images / f"{number}.png").read_bytes()
+            (folder / "a.png").write_bytes(content)
+        return f"{root}/data/{{SPAN}}"
+
+    def test_a_label_that_is_no_class_is_refused_with_the_nearest(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        source = self.known(images, tmp_path)
+        labels = ["cat", "hrose", "Cat", "zebra"]
+        rows = [f"{number % 2}.png,{label}" for number, label in enumerate(labels)]
+        made = feedback.add(self.table(images, *rows), source)
+        assert (made.images, [row.label for row in made.bad]) == (1, labels[1:])
+        reasons = {row.label: row.reason for row in made.bad}
+        assert "'horse' is the nearest" in reasons["hrose"]
+        assert "'cat' is the nearest" in reasons["Cat"]
+        assert "nearest" not in reasons["zebra"]
+        assert "--new-class" in reasons["zebra"]
+
+    def test_a_new_class_is_let_through_where_it_is_named(
+        self, images: Path, tmp_path: Path
+    ) -> None:
+        source, table = self.known(images, tmp_path), self.table(images, "0.png,zebra")
+        with pytest.raises(DataError, match="no row can be used"):
+            feedback.add(table, source)
+        assert feedback.add(table, source, new_classes=["zebra"]).images == 1
+
+    def test_a_new_class_that_looks_like_one_is_not(self, images: Path, tmp_path: Path) -> None:
+        source, table = self.known(images, tmp_path), self.table(images, "0.png,CAT")
+        with pytest.raises(DataError, match="'cat' is the nearest"):
+            feedback.add(table, source, new_classes=["CAT"])
 
     def test_nothing_usable_writes_nothing(self, images: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"no row can be used: line 2"):

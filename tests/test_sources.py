@@ -11,6 +11,7 @@ import os
 import pickle
 import shutil
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,15 @@ class TestNames:
             list_data(str(tmp_path / "photos.tar.gz"), Options())
 
     def test_a_file_of_another_kind_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "photos.xlsx").touch()
+        (tmp_path / "photos.dat").touch()
         with pytest.raises(BadDataError, match="a file of unknown kind; give"):
-            list_data(str(tmp_path / "photos.xlsx"), Options())
+            list_data(str(tmp_path / "photos.dat"), Options())
+
+    @pytest.mark.parametrize("name", ["list.xlsx", "list.xls", "list.ods"])
+    def test_a_spreadsheet_is_to_be_saved_as_csv(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).touch()
+        with pytest.raises(BadDataError, match="save it as CSV UTF-8"):
+            list_data(str(tmp_path / name), Options())
 
 
 class TestFolder:
@@ -128,6 +135,16 @@ class TestFolder:
         assert labels(tmp_path) == {"caf\\xe9/\\xff.png": "caf\\xe9"}
         (item,) = items(tmp_path).values()
         assert item.load() == corpus.make("PNG", 1)
+
+    def test_blanks_around_the_name_of_a_folder_are_no_part_of_the_class(
+        self, tmp_path: Path
+    ) -> None:
+        put(tmp_path, " cat/1.png", "dog/2.png")
+        assert set(labels(tmp_path).values()) == {"cat", "dog"}
+
+    def test_folders_that_differ_in_blanks_only_stay_apart(self, tmp_path: Path) -> None:
+        put(tmp_path, "cat /1.png", "cat/2.png")
+        assert set(labels(tmp_path).values()) == {"cat ", "cat"}
 
     def test_a_linked_folder_within_the_root_counts(self, tmp_path: Path) -> None:
         put(tmp_path, "cat/1.png", "store/2.png")
@@ -243,6 +260,126 @@ class TestManifest:
         with pytest.raises(BadDataError, match="must name the columns path, label"):
             list_data(str(tmp_path / "list.csv"), Options())
 
+    @pytest.mark.parametrize(
+        ("value", "label"),
+        [
+            ('"cat"', "cat"),
+            ('" cat "', "cat"),
+            ("7", "7"),
+            ("-1", "-1"),
+            ("true", None),
+            ('["cat"]', None),
+            ('{"name": "cat"}', None),
+            ("NaN", None),
+            ("Infinity", None),
+            ("7.0", None),
+            ("null", None),
+            ('""', None),
+            ('"  "', None),
+        ],
+    )
+    def test_labels_are_texts_and_whole_numbers(
+        self, tmp_path: Path, value: str, label: str | None
+    ) -> None:
+        put(tmp_path, "1.png")
+        manifest = tmp_path / "list.jsonl"
+        manifest.write_text(f'{{"path": "1.png", "label": {value}}}\n')
+        (item,) = items(manifest).values()
+        if label is None:
+            assert item.problem is not None
+            assert (item.problem[0], item.label) == ("manifest", "")
+        else:
+            assert (item.problem, item.label) == (None, label)
+
+    @pytest.mark.parametrize(
+        "row", ['{"path": "1.png", "label": "a", "label": "b"}', '{"path": 7, "label": "a"}']
+    )
+    def test_other_rows_that_mean_nothing(self, tmp_path: Path, row: str) -> None:
+        put(tmp_path, "1.png")
+        (tmp_path / "list.jsonl").write_text(row)
+        (problem,) = problems(tmp_path / "list.jsonl").values()
+        assert problem.startswith("manifest: ")
+
+    @pytest.mark.parametrize(
+        ("path", "told"),
+        [
+            ("no.png", "looked for in {root}"),
+            ("photos\\1.png", "photos/1.png is there: write /"),
+            ("photos\\2.png", "photos/2.png is not there either"),
+            ("C:\\photos\\1.png", "a path of Windows"),
+            ("photos/1", "1.png is there: give names with their extension"),
+            ("photos/7", "looked for in {root}; it has no extension"),
+        ],
+    )
+    def test_where_a_file_was_looked_for_is_told(
+        self, tmp_path: Path, path: str, told: str
+    ) -> None:
+        put(tmp_path, "photos/1.png")
+        (tmp_path / "list.csv").write_text(f"path,label\n{path},cat\n")
+        (problem,) = problems(tmp_path / "list.csv").values()
+        assert problem.startswith("unreadable: line 2: No such file")
+        assert told.format(root=tmp_path) in problem
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("list.tsv", b"path\tlabel\n1.png\tcat\n"),
+            ("list.csv", b"path;label\r\n1.png;cat\r\n"),
+            ("list.csv", b"path\tlabel\r\n1.png\tcat\r\n"),
+            ("list.csv", "path,label\n1.png,cat\n".encode("utf-16")),
+            ("list.csv", b"path,label,,\n1.png,cat,,\n,,,\n , ,,\n"),
+            ("list.csv", b"path,label\n1.png,cat,,\n,,\n"),
+        ],
+    )
+    def test_what_spreadsheets_write(self, tmp_path: Path, name: str, content: bytes) -> None:
+        put(tmp_path, "1.png")
+        (tmp_path / name).write_bytes(content)
+        data = list_data(str(tmp_path / name), Options())
+        found = [(item.name, item.label, item.problem) for u in data.units for item in u.items()]
+        assert found == [("1.png", "cat", None)]
+        assert data.ignored["empty row"] == content.count(b"\n,") + content.count(b"\n ,")
+
+    def test_parquet(self, tmp_path: Path) -> None:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        put(tmp_path, "1.png", "2.png", "3.png")
+        columns = {"path": ["1.png", "2.png"], "Label": ["cat", "dog"], "split": ["val", None]}
+        parquet.write_table(pa.table({**columns, "more": [1, 2]}), tmp_path / "list.parquet")
+        found = items(tmp_path / "list.parquet")
+        assert [(i.label, i.split) for i in found.values()] == [("cat", "eval"), ("dog", "")]
+        parquet.write_table(
+            pa.table({"path": ["1.png"], "label": [7.0]}), tmp_path / "floats.parquet"
+        )
+        assert "a number with a point" in str(problems(tmp_path / "floats.parquet"))
+        parquet.write_table(pa.table({"file": ["1.png"]}), tmp_path / "other.parquet")
+        with pytest.raises(BadDataError, match="path and label not found"):
+            list_data(str(tmp_path / "other.parquet"), Options())
+
+    def test_latin_1_is_named_with_its_line(self, tmp_path: Path) -> None:
+        (tmp_path / "list.csv").write_bytes(b"path,label\n1.png,cat\n2.png,caf\xe9\n")
+        with pytest.raises(BadDataError, match=r"line 3: byte 0xe9 is not UTF-8.*Windows-1252"):
+            list_data(str(tmp_path / "list.csv"), Options())
+
+    def test_a_column_that_is_named_twice_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "list.csv").write_text("path,label,label\n1.png,a,b\n")
+        with pytest.raises(BadDataError, match="names label twice"):
+            list_data(str(tmp_path / "list.csv"), Options())
+
+    def test_a_file_uri_is_a_path(self, tmp_path: Path) -> None:
+        put(tmp_path, "a b.png")
+        (tmp_path / "list.csv").write_text(f"path,label\nfile://{tmp_path}/a%20b.png,cat\n")
+        assert labels(tmp_path / "list.csv") == {f"{tmp_path}/a b.png": "cat"}
+
+    @pytest.mark.parametrize("uri", ["http://x.org/1.png", "https://x.org/1.png", "odd://x/1.png"])
+    def test_a_row_that_nothing_reads_ends_nothing(self, tmp_path: Path, uri: str) -> None:
+        put(tmp_path, "1.png")
+        (tmp_path / "list.csv").write_text(f"path,label\n1.png,cat\n{uri},dog\n")
+        assert labels(tmp_path / "list.csv") == {"1.png": "cat", uri: ""}
+        assert problems(tmp_path / "list.csv")[uri].startswith("unreachable: ")
+        data = list_data(str(tmp_path / "list.csv"), Options())
+        assert fingerprint(data) == fingerprint(data)
+
     @pytest.mark.parametrize("content", [b"", b"\xff\xfe\0", b'path,label\n"1.png,a\n'])
     def test_what_is_no_csv_is_refused(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "list.csv").write_bytes(content)
@@ -305,6 +442,7 @@ class TestTFRecord:
         [
             ("label.labels.txt", "zero\none\ntwo\n"),
             ("labels.txt", "0:zero\n1:one\n2:two\n"),
+            ("labelmap.pbtxt", "item { id: 1 name: 'one' } item { id: 2 name: 'two' }"),
             (
                 "pet_label_map.pbtxt",
                 "item {\n name: 'one'\n id: 1\n}\nitem { id: 2 name: \"two\" }",
@@ -316,7 +454,58 @@ class TestTFRecord:
         write_records(
             tmp_path / "x.tfrecord", *(example(image=IMAGE, label=label) for label in (1, 2, 7))
         )
-        assert list(labels(tmp_path).values()) == ["one", "two", "7"]
+        assert list(labels(tmp_path).values()) == ["one", "two", ""]
+        (problem,) = problems(tmp_path).values()
+        assert problem.startswith("no class: number 7: the class names are for")
+
+    def test_negative_numbers_are_no_classes(self, tmp_path: Path) -> None:
+        write_records(tmp_path / "x.tfrecord", *(example(image=IMAGE, label=n) for n in (-1, 0)))
+        assert list(labels(tmp_path).values()) == ["", "0"]
+
+    def test_names_without_images_are_remembered(self, tmp_path: Path) -> None:
+        (tmp_path / "labels.txt").write_text("zero\none\ntwo\n")
+        write_records(tmp_path / "x.tfrecord", *(example(image=IMAGE, label=n) for n in (1, 2)))
+        assert list_data(str(tmp_path), Options()).declared == {"zero", "one", "two"}
+
+    @pytest.mark.parametrize(
+        ("files", "told"),
+        [
+            ({"labels.txt": "cat\ndog\ncat\n"}, "'cat' is the name of 0 and of 2"),
+            ({"labels.txt": "1:cat\n1:dog\n"}, "1 is named 'cat' and 'dog'"),
+            (
+                {"labels.txt": "cat\ndog\n", "labelmap.pbtxt": "item { id: 1 name: 'cow' }"},
+                "1 is named 'cow' and 'dog'",
+            ),
+        ],
+    )
+    def test_names_that_would_merge_classes_are_refused(
+        self, tmp_path: Path, files: dict[str, str], told: str
+    ) -> None:
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+        write_records(tmp_path / "x.tfrecord", example(image=IMAGE, label=0))
+        with pytest.raises(BadDataError, match=told):
+            list_data(str(tmp_path), Options())
+
+    def test_a_mark_of_byte_order_is_no_part_of_a_name(self, tmp_path: Path) -> None:
+        (tmp_path / "labels.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+        write_records(tmp_path / "x.tfrecord", example(image=IMAGE, label=0))
+        assert list(labels(tmp_path).values()) == ["cat"]
+
+    def test_names_that_are_not_utf_8_are_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "labels.txt").write_bytes(b"caf\xe9\n")
+        write_records(tmp_path / "x.tfrecord", example(image=IMAGE, label=0))
+        with pytest.raises(BadDataError, match=r"labels\.txt"):
+            list_data(str(tmp_path), Options())
+
+    def test_numbers_with_a_point_are_no_classes(self, tmp_path: Path) -> None:
+        features = {
+            "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[IMAGE])),
+            "label": tf.train.Feature(float_list=tf.train.FloatList(value=[1.0])),
+        }
+        message = tf.train.Example(features=tf.train.Features(feature=features))
+        write_records(tmp_path / "x.tfrecord", message.SerializeToString())
+        assert "label is a number with a point" in str(problems(tmp_path))
 
     def test_files_name_splits(self, tmp_path: Path) -> None:
         record = example(image=IMAGE, label=1)
@@ -528,11 +717,11 @@ def test_digits_are_whole_and_always_the_same() -> None:
     found = items("digits")
     assert len(found) == IMAGES
     assert {item.label for item in found.values()} == set("0123456789")
-    pixels = np.asarray(Image.open(io.BytesIO(found["0/0000.bmp"].load())))
+    pixels = np.asarray(Image.open(io.BytesIO(found["0/0000.png"].load())))
     assert pixels.shape == (8, 8, 3)
     assert pixels[0, :, 0].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]
     # The split follows from these bytes.
-    assert hashlib.sha256(found["0/0000.bmp"].load()).hexdigest()[:8] == "f460f17e"
+    assert hashlib.sha256(found["0/0000.png"].load()).hexdigest()[:8] == "f460f17e"
 
 
 class MemoryFileSystem(FileSystem):  # Beam finds it by its scheme
@@ -629,6 +818,41 @@ class TestRemote:
         assert found["1.png"].load() == b"one"
         with pytest.raises(files.Unusable, match="unreadable"):
             found["mem://b/no.png"].load()
+
+    def test_a_store_that_does_not_answer_is_asked_once_and_not_for_long(
+        self, store: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+        forever = threading.Event()
+
+        def exists(_: object, path: str) -> bool:
+            asked.append(path)
+            return forever.wait(60)
+
+        monkeypatch.setattr(MemoryFileSystem, "exists", exists)
+        monkeypatch.setattr(MemoryFileSystem, "open", None)
+        monkeypatch.setattr(files, "REACH_S", 0.1)
+        put(tmp_path, "1.png")
+        rows = [f"mem://gone/{number}.png,dog" for number in range(50)]
+        (tmp_path / "list.csv").write_text("\n".join(["path,label", "1.png,cat", *rows]))
+        try:
+            found = problems(tmp_path / "list.csv")
+        finally:
+            forever.set()
+        assert len(found) == 50
+        assert all(text.startswith("unreachable: mem://gone: no answer") for text in found.values())
+        assert asked == ["mem://gone/0.png"]
+
+    def test_what_a_client_says_is_told(
+        self, store: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def exists(_: object, path: str) -> bool:
+            raise RuntimeError(f"no credentials for {path}\nand a long story")
+
+        monkeypatch.setattr(MemoryFileSystem, "exists", exists)
+        (tmp_path / "list.csv").write_text("path,label\nmem://b/1.png,cat\n")
+        (problem,) = problems(tmp_path / "list.csv").values()
+        assert problem.endswith("RuntimeError: no credentials for mem://b/1.png")
 
     def test_records(self, store: dict[str, bytes], tmp_path: Path) -> None:
         path = write_records(tmp_path / "x.tfrecord", example(image=IMAGE, label=1))

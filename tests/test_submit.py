@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from kubeflow import client, cron
+from kubeflow import client, cron, transport
 from pipeline.errors import ConfigError, KubeflowRefused, KubeflowUnreachable
 from tests import kubeflow_stub
 from tests.cli import perennial
@@ -22,9 +22,10 @@ USAGE = ConfigError.exit_code
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No settings of whoever runs the tests."""
-    for name in ("KF_PIPELINES_ENDPOINT", "KF_PIPELINES_IAP_OAUTH2_CLIENT_ID"):
+    """No settings of whoever runs the tests, and no cluster."""
+    for name in ("KF_PIPELINES_ENDPOINT", "KF_PIPELINES_IAP_OAUTH2_CLIENT_ID", "KUBECONFIG"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
 
 
@@ -108,18 +109,6 @@ class TestSubmit:
         assert perennial("submit", package, *command).exit_code == 0
         assert stub.things["pipelines"]["pipelines-1"]["namespace"] == "team"
         assert stub.things["experiments"]["experiments-1"]["namespace"] == "team"
-
-    @pytest.mark.parametrize(("end", "code"), [("SUCCEEDED", 0), ("FAILED", 5)])
-    def test_waits_for_the_end(
-        self, stub: Stub, package: Path, monkeypatch: pytest.MonkeyPatch, end: str, code: int
-    ) -> None:
-        monkeypatch.setattr(client, "_LOOK_EVERY_S", 0)
-        stub.states = ["RUNNING", "RUNNING", end]
-        command = ("submit", package, "--param", "data_root=x", "--host", stub.url)
-        result = perennial(*command, "--wait")
-        assert result.exit_code == code, result.output
-        assert stub.states == []
-        assert ("run runs-1 ended as FAILED" in result.stderr) == (end == "FAILED")
 
     def test_a_dry_run_prints_what_would_be_sent(self, stub: Stub, package: Path) -> None:
         command = ("submit", package, "--param", "data_root=x", "--name", "n", "--host", stub.url)
@@ -238,7 +227,7 @@ class TestConnection:
     ) -> None:
         stub.token = "pod"
         (tmp_path / "token").write_text("pod")
-        monkeypatch.setattr(client, "_POD_TOKEN", tmp_path / "token")
+        monkeypatch.setattr(transport, "_POD_TOKEN", tmp_path / "token")
         monkeypatch.setattr(client, "_IN_CLUSTER", stub.url)
         command = ("submit", package, "--param", "data_root=x", "--in-cluster")
         assert perennial(*command).exit_code == 0

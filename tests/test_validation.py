@@ -14,7 +14,13 @@ from tfx.types import Artifact, artifact_utils, standard_artifacts
 from components import features
 from components.errors import BadDataError
 from components.image_example_validator.executor import Executor, read_warnings, validate
-from components.image_example_validator.findings import Finding, Level, Policy, class_findings
+from components.image_example_validator.findings import (
+    Finding,
+    Level,
+    Policy,
+    class_findings,
+    removal_findings,
+)
 from components.image_schema_gen.inference import infer
 from components.resolvers.previous_statistics import STATISTICS_ID
 from pipeline.config import load
@@ -156,6 +162,8 @@ class TestExecutor:
         self,
         tmp_path: Path,
         stats: statistics_pb2.DatasetFeatureStatisticsList,
+        before: list[str] | None = None,
+        before_span: int = 3,
         **changes: Any,
     ) -> Artifact:
         artifacts: dict[str, Artifact] = {}
@@ -172,12 +180,21 @@ class TestExecutor:
         split = tmp_path / "statistics" / "Split-train"
         split.mkdir(parents=True)
         (split / "FeatureStats.pb").write_bytes(stats.SerializeToString())
+        inputs = {"statistics": [artifacts["statistics"]], "schema": [artifacts["schema"]]}
+        if before is not None:
+            previous = standard_artifacts.ExampleStatistics()
+            previous.uri, previous.span = str(tmp_path / "previous"), before_span
+            previous.split_names = artifacts["statistics"].split_names
+            (tmp_path / "previous" / "Split-train").mkdir(parents=True)
+            path = tmp_path / "previous" / "Split-train" / "FeatureStats.pb"
+            path.write_bytes(statistics(before).SerializeToString())
+            inputs["previous"] = [previous]
         (tmp_path / "schema").mkdir()
         text = text_format.MessageToString(schema())
         (tmp_path / "schema" / "schema.pbtxt").write_text(text)
         rules = {**load().config.validation.model_dump(), **changes}
         Executor().Do(
-            {key: [artifacts[key]] for key in ("statistics", "schema")},
+            inputs,
             {"anomalies": [artifacts["anomalies"]]},
             {"policy": json.dumps(rules), "code": ""},
         )
@@ -208,3 +225,33 @@ class TestExecutor:
         assert anomalies.get_int_custom_property(STATISTICS_ID) == 7
         assert anomalies.span == 3
         assert (Path(anomalies.uri) / "Split-train" / "SchemaDiff.pb").exists()
+
+
+class TestRemovals:
+    BEFORE = {"cat": 60, "dog": 60}
+
+    @pytest.mark.parametrize(
+        ("now", "expected"),
+        [
+            ({"cat": 60, "dog": 60}, []),
+            ({"cat": 54, "dog": 54}, []),
+            ({"cat": 53, "dog": 54}, ["IMAGES_REMOVED"]),
+            ({"cat": 120}, ["CLASS_VANISHED"]),
+            ({"cat": 5}, ["CLASS_VANISHED", "IMAGES_REMOVED"]),
+            ({"cat": 60, "dog": 60, "owl": 9}, []),
+        ],
+    )
+    def test_are_told_and_do_not_block(self, now: dict[str, int], expected: list[str]) -> None:
+        found = list(removal_findings(self.BEFORE, now, 0.1))
+        assert [finding.type for finding in found] == expected
+        assert set(map(Policy().level, found)) <= {Level.WARN}
+        assert all("dog" in finding.text for finding in found if finding.type == "CLASS_VANISHED")
+
+    @pytest.mark.parametrize(("span", "expected"), [(3, 2), (2, 0)])
+    def test_are_of_the_same_span(self, tmp_path: Path, span: int, expected: int) -> None:
+        """Another span may hold other classes, and less."""
+        stats = statistics(["a"] * 40)
+        anomalies = TestExecutor().run(tmp_path, stats, EVEN, span, warn=["*"])
+        kinds = ("CLASS_VANISHED", "IMAGES_REMOVED")
+        lines = read_warnings(anomalies.uri)
+        assert sum(any(kind in line for kind in kinds) for line in lines) == expected

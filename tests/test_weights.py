@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 from tests.cli import perennial
+from tests.recorder import Recorder
 from trainer_module import warm_start, weights
 from trainer_module.models.bit_resnet import VARIANTS, bit_resnet
 from trainer_module.models.bit_weights import (
@@ -179,18 +180,73 @@ def server(tmp_path: Path) -> Iterator[str]:
         running.shutdown()
 
 
-def test_url_is_fetched_once_and_checked(
-    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    get_file = functools.partial(keras.utils.get_file, cache_dir=str(tmp_path / "cache"))
-    monkeypatch.setattr(keras.utils, "get_file", get_file)
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own for what is fetched."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "perennial"
+
+
+def test_url_is_fetched_once_and_checked(tmp_path: Path, server: str, cache: Path) -> None:
     local = save(tmp_path / "served" / "bit.npz", official_arrays())
     spec = WeightSpec(source=f"{server}/bit.npz", sha256=local.sha256)
     first = spec.fetch()
+    assert first.parent == cache
+    assert list(cache.iterdir()) == [first]
     Path(local.source).unlink()
     assert spec.fetch() == first
-    with pytest.raises(WeightsError, match="cannot be fetched"):
+    with pytest.raises(WeightsError, match="cannot be fetched: the server answers with 404"):
         WeightSpec(source=f"{server}/gone.npz", sha256=local.sha256).fetch()
+    first.write_bytes(b"damaged")
+    with pytest.raises(WeightsError, match="cannot be fetched"):
+        spec.fetch()
+
+
+class TestSignedUrl:
+    """A presigned URL is one of an .npz file, and its signature stays with the process."""
+
+    SIGNATURE = "0123456789abcdefghijklmnop"
+
+    def test_is_fetched_and_kept_under_a_name_without_its_signature(
+        self, tmp_path: Path, server: str, cache: Path, recorder: Recorder
+    ) -> None:
+        local = save(tmp_path / "served" / "bit.npz", official_arrays())
+        url = f"{server.replace('//', '//user:pass-word@')}/bit.npz?sig={self.SIGNATURE}&x=1"
+        spec = WeightSpec(source=url, sha256=local.sha256)
+        assert not spec.is_saved_model
+        assert spec.range == (-1.0, 1.0)
+        assert spec.source == f"{server.replace('//', '//***@')}/bit.npz?sig=***&x=***"
+        first = spec.fetch()
+        Path(local.source).unlink()
+        again = url.replace(self.SIGNATURE, self.SIGNATURE[::-1])
+        assert WeightSpec(source=again, sha256=local.sha256).fetch() == first
+        told = f"{spec} {list(cache.iterdir())} {recorder.events}"
+        assert self.SIGNATURE not in told
+        assert "pass-word" not in told
+
+    def test_a_refusal_does_not_tell_it(self, server: str, cache: Path) -> None:
+        for address in (server, "http://127.0.0.1:1"):
+            spec = WeightSpec(source=f"{address}/gone.npz?sig={self.SIGNATURE}", sha256="0" * 64)
+            with pytest.raises(WeightsError, match="cannot be fetched") as caught:
+                spec.fetch()
+            assert self.SIGNATURE not in f"{caught.value}"
+
+    def test_is_found_in_the_environment(
+        self, tmp_path: Path, server: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        local = save(tmp_path / "served" / "bit.npz", official_arrays())
+        spec = WeightSpec(source="env:MY_WEIGHTS", sha256=local.sha256)
+        with pytest.raises(WeightsError, match="MY_WEIGHTS is not set"):
+            spec.fetch()
+        monkeypatch.setenv("MY_WEIGHTS", f"{server}/bit.npz?sig={self.SIGNATURE}")
+        assert spec.fetch().parent == cache
+        monkeypatch.setenv("MY_WEIGHTS", local.source)
+        assert spec.fetch() == Path(local.source)
+        assert spec.source == "env:MY_WEIGHTS"
+
+    def test_what_a_run_has_kept_of_it_is_not_enough_to_fetch(self, cache: Path) -> None:
+        with pytest.raises(WeightsError, match="give the whole URL again, or env:NAME"):
+            WeightSpec(source="https://h.org/other.npz?sig=***", sha256="0" * 64).fetch()
 
 
 class Backbone(tf.Module):

@@ -13,14 +13,18 @@ SIZE = 8  # pixels on a side that images are resized to
 
 
 def export_colour_model(
-    directory: Path, sharpness: float = 1.0, classes: Sequence[str] = CLASSES, channels: str = "rgb"
+    directory: Path,
+    sharpness: float = 1.0,
+    classes: Sequence[str] = CLASSES,
+    channels: str = "rgb",
+    bias: float = 0.0,
 ) -> None:
     """Write a model that tells images apart by their mean colour, with a trained one's signatures:
 
     serving_default(image_bytes: string [N]) and serving_examples(examples: string [N]), both to
     {"probabilities": float32 [N, classes], "label": string [N]}, and transform_labels(examples) to
     {"label": int64 [N]}. `sharpness` scales the logits, so that versions can be told apart by their
-    probabilities; `channels` names the one that speaks for each class.
+    probabilities; `channels` names the one that speaks for each class, and `bias` is for the first.
     """
     import keras
     import numpy as np
@@ -34,7 +38,7 @@ def export_colour_model(
         ]
     )
     votes = np.eye(3)[:, ["rgb".index(channel) for channel in channels]]
-    model.layers[-1].set_weights([votes * sharpness / 255, np.zeros(len(classes))])
+    model.layers[-1].set_weights([votes * sharpness / 255, bias * np.eye(len(classes))[0]])
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)

@@ -168,10 +168,19 @@ def _hung(_: Path) -> None:
 
 
 def _hung_in_native_code(_: Path) -> None:
-    # A lock that is taken twice; no signal ends the wait.
+    _lock_twice(ctypes.CDLL(None))
+
+
+def _hung_with_lock(_: Path) -> None:
+    # Unlike the other it does not let go of the interpreter's lock, so that no thread runs.
+    _lock_twice(ctypes.PyDLL(None))
+
+
+def _lock_twice(library: ctypes.CDLL) -> None:
+    """Wait for good; no signal ends it."""
     lock = ctypes.create_string_buffer(256)
     for _turn in range(2):
-        ctypes.CDLL(None).pthread_mutex_lock(lock)
+        library.pthread_mutex_lock(lock)
 
 
 def _metadata(control: Path) -> Path:
@@ -222,6 +231,7 @@ ACTIONS = {
     "out of memory": _out_of_memory,
     "hung": _hung,
     "hung in native code": _hung_in_native_code,
+    "hung with the lock of Python": _hung_with_lock,
     "metadata gone": _metadata_gone,
     "metadata emptied": _metadata_emptied,
     "metadata damaged": _metadata_damaged,

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import socket
+import time
 
 import keras
 import tensorflow as tf
 
+from components import progress
 from trainer_module.input_pipeline import Replicas
+
+WAIT_S = 600.0  # for the other workers of TF_CONFIG, unless told
+_LOOK_S = 0.5  # between attempts
+_CONNECT_S = 2.0
+_JOIN_S = 60.0  # for TensorFlow, once all processes are there
 
 
 class DeviceError(Exception):
     """The devices or processes that were asked for cannot be used."""
 
 
-def strategy() -> tf.distribute.Strategy:
+def strategy(wait_s: float = WAIT_S) -> tf.distribute.Strategy:
     """Every GPU of this machine or, with TF_CONFIG set to a cluster, of all its workers.
 
     With TF_CONFIG it must be called before TensorFlow has run anything in this process, and waits
-    for the other workers.
+    `wait_s` seconds for the other workers.
 
     Raises:
-        DeviceError: TF_CONFIG is no cluster's, or it comes too late.
+        DeviceError: TF_CONFIG is no cluster's, it comes too late, or workers are absent.
     """
-    if _cluster()[1] > 1:
-        try:
-            return tf.distribute.MultiWorkerMirroredStrategy()
-        except (RuntimeError, ValueError) as error:
-            raise DeviceError(f"TF_CONFIG names several workers, but: {error}") from error
+    if len(workers()) > 1:
+        return _with_other_workers(wait_s)
     if len(tf.config.list_logical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
@@ -41,22 +47,85 @@ def is_chief(used: tf.distribute.Strategy) -> bool:
 
 def replicas(used: tf.distribute.Strategy) -> Replicas:
     """The share of each batch that this process feeds."""
-    position, workers = _cluster()
+    position, addresses = _cluster()
     total = used.num_replicas_in_sync
-    local = total // workers
+    local = total // max(1, len(addresses))
     return Replicas(total, position * local, local)
 
 
-def _cluster() -> tuple[int, int]:
-    """This process's position among the training processes of TF_CONFIG, and their number."""
+def workers() -> list[str]:
+    """The addresses of all training processes of TF_CONFIG, the chief first. Raises DeviceError."""
+    return _cluster()[1]
+
+
+def _cluster() -> tuple[int, list[str]]:
+    """This process's position among the training processes of TF_CONFIG, and their addresses."""
     try:
         config = json.loads(os.environ.get("TF_CONFIG") or "{}")
         cluster, task = config.get("cluster", {}), config.get("task", {})
-        chiefs, workers = (len(cluster.get(kind, [])) for kind in ("chief", "worker"))
-        position = int(task.get("index", 0)) + (chiefs if task.get("type") == "worker" else 0)
+        chiefs, others = ([str(each) for each in cluster.get(k, [])] for k in ("chief", "worker"))
+        position = int(task.get("index", 0)) + (len(chiefs) if task.get("type") == "worker" else 0)
     except (ValueError, AttributeError, TypeError) as error:
-        raise DeviceError(f"the environment variable TF_CONFIG cannot be read: {error}") from error
-    return position, max(1, chiefs + workers)
+        raise DeviceError(
+            f"the environment variable TF_CONFIG cannot be read: {error}; unset it to train here "
+            "alone"
+        ) from error
+    return position, [*chiefs, *others]
+
+
+def _with_other_workers(wait_s: float) -> tf.distribute.Strategy:
+    position, addresses = _cluster()
+    _meet(position, addresses, wait_s)
+    # TensorFlow waits in native code, where no signal and no other thread of Python gets through.
+    faulthandler.dump_traceback_later(wait_s + _JOIN_S, exit=True)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (RuntimeError, ValueError) as error:
+        raise DeviceError(
+            f"TF_CONFIG names several workers, but: {error}; run again, so that what comes before "
+            "the training is taken from the cache and this process begins with it, or unset "
+            "TF_CONFIG to train here alone"
+        ) from error
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _meet(position: int, addresses: list[str], wait_s: float) -> None:
+    """Wait until every other process answers at its address, as this one does meanwhile at its own.
+
+    Raises DeviceError where one does not.
+    """
+    absent = [address for place, address in enumerate(addresses) if place != position]
+    progress.report(
+        "note",
+        text=f"TF_CONFIG names {len(addresses)} training processes: waiting up to {wait_s:g} s for "
+        f"{', '.join(absent)}",
+    )
+    deadline = time.monotonic() + wait_s
+    try:
+        with socket.create_server(("", int(addresses[position].rpartition(":")[2]))):
+            while absent := [address for address in absent if not _answers(address)]:
+                if time.monotonic() > deadline:
+                    raise DeviceError(
+                        "TF_CONFIG names other training processes, and within train.worker_timeout "
+                        f"= {wait_s:g} s there was no answer from {', '.join(absent)}; start them, "
+                        "or unset TF_CONFIG to train here alone"
+                    )
+                time.sleep(_LOOK_S)
+    except (OSError, ValueError, IndexError) as error:
+        raise DeviceError(
+            f"TF_CONFIG: this process cannot listen where its task says: {error}; free the port, "
+            "or unset TF_CONFIG to train here alone"
+        ) from error
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def dtype_policy(precision: str) -> str:

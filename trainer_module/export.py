@@ -16,6 +16,7 @@ import tensorflow_transform as tft
 from tfx.utils import io_utils
 
 from components import features
+from components.wording import of_op
 from trainer_module import transform
 
 IMAGES = "serving_default"
@@ -23,6 +24,7 @@ EXAMPLES = "serving_examples"
 LABELS = "transform_labels"
 EMBEDDINGS = "embeddings"
 CLASSES_FILE = "assets.extra/classes.json"
+INPUT_FILE = "assets.extra/input.json"
 
 
 class ExportError(Exception):
@@ -46,8 +48,9 @@ def export(
     - embeddings(image_bytes: string [N]) gives {"embedding": float32 [N, D]}, what the last layer
       is given; drift is measured in it.
 
-    One image that cannot be decoded fails its whole batch. The class names, in the order of the
-    probabilities, are also in assets.extra/classes.json.
+    One image that cannot be decoded fails its whole batch; it takes JPEG and PNG, see
+    `components.decoding`. The class names, in the order of the probabilities, are also in
+    CLASSES_FILE, and the side of the model's input, in pixels, in INPUT_FILE.
     """
     prepare = transform_output.transform_features_layer()
     shapes = transform_output.raw_feature_spec()
@@ -94,6 +97,9 @@ def export(
 
     io_utils.write_string_file(
         os.path.join(export_dir, CLASSES_FILE), json.dumps(list(classes), ensure_ascii=False) + "\n"
+    )
+    io_utils.write_string_file(
+        os.path.join(export_dir, INPUT_FILE), json.dumps({"image_size": image_size}) + "\n"
     )
 
 
@@ -144,8 +150,7 @@ def verify(export_dir: str, images: Sequence[bytes], probabilities: np.ndarray) 
                 else:
                     outputs = loaded.signatures[signature](tf.constant(inputs))
             except (KeyError, tf.errors.OpError) as error:
-                reason = " ".join(str(error).split())
-                raise ExportError(f"{where} fails: {type(error).__name__}: {reason}") from error
+                raise ExportError(f"{where} fails: {type(error).__name__}: {of_op(str(error))}") from error
             served = np.asarray(outputs["probabilities"])
             if not np.allclose(served, probabilities, rtol=0, atol=1e-4):
                 raise ExportError(

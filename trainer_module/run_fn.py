@@ -55,14 +55,15 @@ def run_fn(fn_args: FnArgs) -> None:
 
     Raises:
         BadDataError: a split or a class without images.
-        DeviceError: TF_CONFIG cannot be used, or XLA cannot compile the model.
+        DeviceError: TF_CONFIG cannot be used, its workers are absent, or XLA cannot compile the
+            model.
         DivergedError: the loss became NaN or infinite.
         OutOfMemoryError: a batch does not fit.
         WarmStartError: the base model's weights do not fit.
         ExportError: the exported model does not predict what the trained one does.
     """
     settings = fn_args.custom_config
-    strategy = devices.strategy()
+    strategy = devices.strategy(settings.get("worker_timeout", devices.WAIT_S))
     keras.utils.set_random_seed(settings["seed"])
     if settings["deterministic"]:
         # Holds for the rest of the process: TensorFlow has no way back.

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import tempfile
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from components import progress
+from components import environment, progress, redaction
 from components.wording import shortened
 
 if TYPE_CHECKING:
@@ -23,8 +27,16 @@ PROGRAM = (
 )
 
 
+_TIMEOUTS_S = (10.0, 60.0)  # of a connection, and of a pause in what it gives
+_CHUNK = 1 << 20
+CACHE = "perennial"  # below what Keras fetches into
+
+
 class WeightsError(Exception):
     """The weights cannot be had, or are not those that the model or the configuration expects."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redaction.redact(message))
 
 
 class WeightSpec(BaseModel):
@@ -32,10 +44,10 @@ class WeightSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    source: str = Field(
+    source: Annotated[str, AfterValidator(redaction.hide)] = Field(
         "",
         description="An .npz file or its URL, a SavedModel's folder, or a TF-Hub or Kaggle handle; "
-        "empty: none, train from scratch.",
+        "`env:NAME`: what the environment variable holds; empty: none, train from scratch.",
     )
     sha256: str = Field(
         "",
@@ -53,8 +65,13 @@ class WeightSpec(BaseModel):
 
     @property
     def is_saved_model(self) -> bool:
-        """Whether `source` is a SavedModel's folder or a handle."""
-        return bool(self.source) and not self.source.endswith(".npz")
+        """Whether `source` is a SavedModel's folder or a handle, as far as is known here."""
+        try:
+            source = redaction.reveal(self.source)
+        except ValueError:
+            return False
+        path = urlsplit(source).path if "://" in source else source
+        return bool(source) and not path.endswith(".npz")
 
     @property
     def range(self) -> tuple[float, float]:
@@ -67,7 +84,11 @@ class WeightSpec(BaseModel):
         Raises:
             WeightsError: it cannot be had, or its digest is not `sha256`.
         """
-        path = _saved_model(self.source) if self.is_saved_model else _npz(self.source, self.sha256)
+        try:
+            source = redaction.reveal(self.source)
+        except ValueError as error:
+            raise WeightsError(f"train.hyperparameters.weights.source = {error}") from error
+        path = _saved_model(source) if self.is_saved_model else _npz(source, self.sha256)
         if (found := digest(path)) != self.sha256:
             problem = "are not the ones configured" if self.sha256 else "are not confirmed"
             warning = f"; {PROGRAM}" if self.is_saved_model else ""
@@ -131,24 +152,69 @@ def assign(
 
 
 def _npz(source: str, sha256: str) -> Path:
-    if "://" not in source:
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise WeightsError(
-                f"there is no weights file {source}; set train.hyperparameters.weights.source to "
-                "an .npz file, or to the URL of one"
-            )
-        return path
-    import keras
-
-    name = hashlib.sha256(source.encode()).hexdigest()
-    try:
-        file = keras.utils.get_file(
-            f"{name}.npz", source, cache_subdir="perennial", file_hash=sha256 or None
+    if "://" in source:
+        return _fetched(source, sha256)
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise WeightsError(
+            f"there is no weights file {source}; set train.hyperparameters.weights.source to "
+            "an .npz file, or to the URL of one"
         )
-    except Exception as error:  # urllib's, http's and Keras's own, which is a bare Exception
-        raise WeightsError(f"the weights {source} cannot be fetched: {error}") from error
-    return Path(file)
+    return path
+
+
+def _fetched(url: str, sha256: str) -> Path:
+    """The file at a URL, from the cache where it was fetched before.
+
+    Not by Keras, which prints the URL with its secrets, and waits forever.
+    """
+    shown = redaction.hide(url)  # a new signature makes no other file
+    path = environment.keras_home() / CACHE / f"{hashlib.sha256(shown.encode()).hexdigest()}.npz"
+    if path.is_file() and sha256 in ("", digest(path)):
+        return path
+    if redaction.is_hidden(url):
+        raise WeightsError(
+            f"the weights {url} cannot be fetched: the secret parts of the URL are not kept with a "
+            "run; give the whole URL again, or env:NAME with it in an environment variable"
+        )
+    progress.report("note", text=f"fetching the weights {shown}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent) as partial:
+            _download(url, partial)
+            # Linked under its name once it is whole, also beside others that fetch the same.
+            complete = path.with_suffix(f".{os.getpid()}")
+            os.link(partial.name, complete)
+            complete.replace(path)
+    except Exception as error:  # urllib3's, those of requests and of TensorFlow's file systems
+        raise WeightsError(f"the weights {shown} cannot be fetched: {_reason(error)}") from error
+    return path
+
+
+def _download(url: str, file: IO[bytes]) -> None:
+    if url.lower().startswith(("http://", "https://")):
+        import requests
+
+        with requests.get(url, stream=True, timeout=_TIMEOUTS_S) as answer:
+            answer.raise_for_status()
+            for chunk in answer.iter_content(_CHUNK):
+                file.write(chunk)
+    else:
+        import tensorflow as tf
+
+        with tf.io.gfile.GFile(url, "rb") as remote:
+            shutil.copyfileobj(remote, file, _CHUNK)
+    file.flush()
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, without the URL, parts of which would be in the text of the error."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return f"the server answers with {status}"
+    # Of a connection that fails it is urllib3's, with the reason in it.
+    cause = getattr(error.args[0], "reason", None) if error.args else None
+    return f"{type(cause or error).__name__}: {redaction.redact(str(cause or error))}"
 
 
 def _saved_model(source: str) -> Path:
@@ -164,7 +230,10 @@ def _saved_model(source: str) -> Path:
 
             folder = Path(tensorflow_hub.resolve(source))
         except Exception as error:  # the import's, urllib's and the resolvers'
-            raise WeightsError(f"the handle {source} cannot be resolved: {error}") from error
+            raise WeightsError(
+                f"the handle {source} cannot be resolved: {error}; where there is no network, name "
+                "a folder or an .npz file that is here"
+            ) from error
     if not (folder / "saved_model.pb").is_file():
         raise WeightsError(f"{folder} holds no saved_model.pb, so it is no SavedModel")
     return folder

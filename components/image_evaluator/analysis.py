@@ -92,6 +92,7 @@ def analyse(
     images: int,
     models: Mapping[str, str],
     classes: int,
+    spans: Mapping[int, str],
     output: str,
     predictions: str,
 ) -> None:
@@ -104,6 +105,7 @@ def analyse(
         images: how many they hold, for the progress shown.
         models: folders of SavedModels by `CANDIDATE` and perhaps `BASELINE`.
         classes: how many the candidate knows.
+        spans: names of spans by number; one that is not among them is called by its number.
         output: folder for TFMA's result.
         predictions: Parquet file to write, of `SCHEMA`, ordered by content.
     """
@@ -118,7 +120,7 @@ def analyse(
     _ = (
         pipeline
         | f"Shards[{split}]" >> beam.Create(list(shards), reshuffle=True)
-        | f"Read[{split}]" >> beam.FlatMap(read_batches)
+        | f"Read[{split}]" >> beam.FlatMap(read_batches, spans)
         | f"Evaluate[{split}]"
         >> tfma.ExtractEvaluateAndWriteResults(
             eval_config=config,
@@ -137,29 +139,29 @@ def analyse(
     )
 
 
-def read_batches(shard: str) -> Iterator[dict[str, Any]]:
+def read_batches(shard: str, spans: Mapping[int, str]) -> Iterator[dict[str, Any]]:
     """TFMA's extracts of the images of a TFRecord file, `BATCH` at most at a time."""
     batch: list[bytes] = []
     size = 0
     for record in tf.data.TFRecordDataset(shard, buffer_size=2**20).as_numpy_iterator():
         if batch and (len(batch) == BATCH or size + len(record) > BATCH_BYTES):
-            yield _extracts(batch)
+            yield _extracts(batch, spans)
             batch, size = [], 0
         batch.append(record)
         size += len(record)
     if batch:
-        yield _extracts(batch)
+        yield _extracts(batch, spans)
 
 
-def _extracts(records: list[bytes]) -> dict[str, Any]:
-    rows = [_properties(tf.train.Example.FromString(record)) for record in records]
+def _extracts(records: list[bytes], spans: Mapping[int, str]) -> dict[str, Any]:
+    rows = [_properties(tf.train.Example.FromString(record), spans) for record in records]
     return {
         tfma.INPUT_KEY: np.array(records, dtype=object),
         tfma.FEATURES_KEY: {name: np.array([row[name] for row in rows]) for name in rows[0]},
     }
 
 
-def _properties(example: tf.train.Example) -> dict[str, str]:
+def _properties(example: tf.train.Example, spans: Mapping[int, str]) -> dict[str, str]:
     """What an image is known by and counted under."""
     values = example.features.feature
 
@@ -179,7 +181,7 @@ def _properties(example: tf.train.Example) -> dict[str, str]:
         "aspect": slices.aspect(values[features.ASPECT].float_list.value[0]),
         "brightness": slices.brightness(values[features.MEAN].float_list.value[0]),
         "source": slices.source(filename, label),
-        "span": str(span),
+        "span": spans.get(span, str(span)),
     }
 
 

@@ -22,7 +22,7 @@ FLOORS = {
         "macro_auc",
     )
 }
-CEILINGS = {f"max_{name}": name for name in ("log_loss", "ece")}
+CEILINGS = {"max_log_loss": "log_loss"}
 CLASS_FLOORS = {"min_class_precision": "precision", "min_class_recall": "recall"}
 LATENCIES = {"max_latency_p50_ms": "p50_ms", "max_latency_p95_ms": "p95_ms"}
 
@@ -44,11 +44,40 @@ _Floor = Annotated[float | None, Field(ge=0, le=1)]
 class Bounds(BaseModel):
     """The gate's bounds, which are `[evaluate]` of the configuration; None for no bound.
 
-    In `max_drop` the more specific name wins.
+    In `max_drop` the more specific name wins. The first four are those of `learned`, and have
+    defaults that a model which has learned something passes on any data set.
     """
 
     model_config = ConfigDict(frozen=True)
 
+    majority_significance: float = Field(
+        default=0.05,
+        gt=0,
+        le=1,
+        description="The model must be right more often than by always answering the largest class "
+        "of the train split; how likely chance may be to explain that. 1: no such check.",
+    )
+    # Of ten images, a class that is recognised half of the time has none right once in a thousand.
+    zero_recall_images: int = Field(
+        default=10,
+        ge=0,
+        description="Classes with as many eval images must have one that is right; 0: none must.",
+    )
+    # Not 1: a model that is all but indifferent stays below by a rounding error.
+    max_log_loss_ratio: float = Field(
+        default=0.99,
+        ge=0,
+        description="Highest log loss, as a share of that of answering the frequencies of the "
+        "classes; 0: no such check.",
+    )
+    # Training with mixup or for a few epochs only leaves good models at 0.1 to 0.15.
+    max_ece: float | None = Field(
+        default=0.2,
+        gt=0,
+        le=1,
+        description="Highest calibration error, the mean distance of confidence and accuracy, "
+        "unless a calibrated model has as much by chance; 1: no such check.",
+    )
     min_accuracy: _Floor = Field(
         default=0.5, description="Lowest accuracy on the eval split that is blessed, 0 to 1."
     )
@@ -75,12 +104,6 @@ class Bounds(BaseModel):
     max_log_loss: float | None = Field(
         default=None, gt=0, description="Highest mean log loss, in nats."
     )
-    max_ece: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="Highest calibration error: the mean distance of confidence and accuracy.",
-    )
     max_latency_p50_ms: float | None = Field(
         default=None, gt=0, description="Highest median time for one image, in milliseconds."
     )
@@ -103,7 +126,8 @@ class Bounds(BaseModel):
         default=0.05,
         gt=0,
         lt=1,
-        description="A fall counts where chance alone is less likely than this to explain it.",
+        description="A fall, or a calibration error, counts where chance alone is less likely than "
+        "this to explain it.",
     )
     min_examples: int = Field(
         default=100,
@@ -116,8 +140,14 @@ class Bounds(BaseModel):
         floors = (self.of(field) for field in (*FLOORS, *CLASS_FLOORS))
         ceilings = (self.of(field) for field in (*CEILINGS, *LATENCIES))
         drops = (self.max_accuracy_drop, *self.max_drop.values())
+        learned = (
+            self.majority_significance < 1,
+            self.zero_recall_images,
+            self.max_log_loss_ratio,
+            self.max_ece not in (None, 1),
+        )
         if (
-            not any(floors)
+            not any((*learned, *floors))
             and all(bound is None for bound in ceilings)
             and all(bound >= 1 for bound in drops)
         ):

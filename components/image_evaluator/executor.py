@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,14 @@ from components.image_evaluator.analysis import (
     write_table,
 )
 from components.image_evaluator.bounds import CLASS, Bounds
-from components.image_evaluator.figures import EVAL, SLICES, TEST, Figures, ModelFigures
+from components.image_evaluator.figures import EVAL, SLICES, TEST, TRAIN, Figures, ModelFigures
 from components.image_evaluator.metrics import model_figures
 from components.image_example_gen.accounting import read_accounting
 
 BOUNDS_KEY = "bounds"
 CLASSES_FILE = "assets.extra/classes.json"
 _LATENCY_IMAGES = 32
+_SLACK = 0.05  # of a sum of probabilities
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -78,7 +79,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         classes = {name: read_classes(path) for name, path in models.items()}
 
         table = self._predict(examples, models, len(classes[CANDIDATE]), evaluation.uri)
-        _check_predictions(table, models)
+        _check_predictions(table, classes)
         write_table(table, os.path.join(evaluation.uri, figures.PREDICTIONS))
         result = _figures(table, classes, models, _images(examples, _LATENCY_IMAGES))
         # TFMA names a model only where there are two.
@@ -92,6 +93,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 bounds=Bounds.model_validate_json(exec_properties[BOUNDS_KEY]),
                 candidate=result.candidate,
                 pairs=pairs(judged, classes) if BASELINE in models else None,
+                train=read_accounting(examples.uri).splits.get(TRAIN, {}),
             ),
             figures.Baseline(id=artifacts[BASELINE].id, uri=artifacts[BASELINE].uri)
             if BASELINE in models
@@ -118,6 +120,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     images=accounting.examples(split),
                     models=models if split == EVAL else {CANDIDATE: models[CANDIDATE]},
                     classes=classes,
+                    spans=dict(zip(accounting.spans, accounting.span_names, strict=False)),
                     output=output if split == EVAL else os.path.join(output, split),
                     predictions=part,
                 )
@@ -212,7 +215,7 @@ def _slices(table: pa.Table) -> dict[str, np.ndarray]:
     return {feature: table[feature].to_numpy() for feature in SLICES}
 
 
-def _check_predictions(table: pa.Table, models: Iterable[str]) -> None:
+def _check_predictions(table: pa.Table, classes: Mapping[str, Sequence[str]]) -> None:
     """Raise what `Executor.Do` raises."""
     unknown = np.flatnonzero(table["label"].to_numpy() < 0)
     if len(unknown):
@@ -221,14 +224,31 @@ def _check_predictions(table: pa.Table, models: Iterable[str]) -> None:
             f"{len(unknown)} images, such as {name} of the {split} split, are of a class that the "
             "model does not know; correct their labels or train with images of that class"
         )
-    for model in models:
+    for model, names in classes.items():
         answered = table.filter(pc.is_valid(table[model]))
-        bad = np.flatnonzero(~np.isfinite(_probabilities(answered, model)).all(axis=1))
-        if len(bad):
-            name = answered["filename"][int(bad[0])].as_py()
+        found = _probabilities(answered, model)
+        if found.shape[1] != len(names):
             raise NotServableError(
-                f"the {model}'s probabilities are no numbers for {len(bad)} of {len(answered)} "
-                f"images, such as {name}; train with a lower learning rate, or in float32"
+                f"the {model} gives {found.shape[1]} probabilities for an image, and its "
+                f"{CLASSES_FILE} names {len(names)} classes; export the two together"
+            )
+        _check_probabilities(model, found, answered["filename"])
+
+
+def _check_probabilities(model: str, found: np.ndarray, names: pa.ChunkedArray) -> None:
+    """Raise NotServableError where float32 [N, classes] are no probabilities."""
+    is_number = np.isfinite(found).all(axis=1)
+    # Of float16 a sum of thousands is off by some hundredths.
+    is_share = (found >= -_SLACK).all(axis=1) & (np.abs(found.sum(axis=1) - 1) <= _SLACK)
+    for is_good, what, advice in (
+        (is_number, "no numbers", "train with a lower learning rate, or in float32"),
+        (is_share, "not shares that add up to 1", "export a model that ends with a softmax"),
+    ):
+        bad = np.flatnonzero(~is_good)
+        if len(bad):
+            raise NotServableError(
+                f"the {model}'s probabilities are {what} for {len(bad)} of {len(found)} "
+                f"images, such as {names[int(bad[0])].as_py()}; {advice}"
             )
 
 

@@ -26,7 +26,7 @@ PREDICTIONS = "predictions.parquet"
 VERDICT = "verdict.json"
 
 SLICES = ("size", "aspect", "brightness", "source", "span")  # besides the class
-EVAL, TEST = "eval", "test"
+TRAIN, EVAL, TEST = "train", "eval", "test"
 
 _Record = TypeVar("_Record", bound=BaseModel)
 

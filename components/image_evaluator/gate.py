@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy import stats
 
+from components.image_evaluator import learned
 from components.image_evaluator.bounds import (
     CEILINGS,
     CLASS_FLOORS,
@@ -19,6 +19,7 @@ from components.image_evaluator.bounds import (
     LATENCIES,
     Bounds,
 )
+from components.image_evaluator.chance import mcnemar
 from components.image_evaluator.figures import Baseline, Check, Estimate, ModelFigures, Verdict
 from components.wording import quoted
 
@@ -50,11 +51,19 @@ class Pairs:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What the checks go by; `pairs` is None without a baseline."""
+    """What the checks go by.
+
+    Attributes:
+        bounds: of the gate.
+        candidate: what it came to on the eval split.
+        pairs: None without a baseline.
+        train: images of the train split by class; empty where that is not known.
+    """
 
     bounds: Bounds
     candidate: ModelFigures
     pairs: Pairs | None
+    train: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def decide(evidence: Evidence, baseline: Baseline | None) -> Verdict:
@@ -114,6 +123,17 @@ def every_class(evidence: Evidence) -> Iterator[Check]:
             }
             worst = min(values, key=values.__getitem__)
             yield _held(field, f"{name} of {worst!r}, the lowest,", values[worst], bound)
+
+
+def learned_something(evidence: Evidence) -> Iterator[Check]:
+    """What any model must pass, by `learned`."""
+    for check in (
+        learned.beats_largest_class,
+        learned.every_class_recognised,
+        learned.beats_class_frequencies,
+        learned.is_calibrated,
+    ):
+        yield from check(evidence.candidate, evidence.train, evidence.bounds)
 
 
 def coverage(evidence: Evidence) -> Iterator[Check]:
@@ -217,6 +237,7 @@ def _all_hold(name: str, found: Mapping[str, Comparison], key: str) -> Check:
 
 
 CHECKS: Sequence[Callable[[Evidence], Iterator[Check]]] = (
+    learned_something,
     absolute,
     every_class,
     coverage,
@@ -325,17 +346,3 @@ def compare(pairs: Pairs, chosen: np.ndarray, bounds: Bounds, bound: float) -> C
         too_few=too_few,
         passed=not fell or (p is not None and p >= bounds.significance),
     )
-
-
-def mcnemar(lost: int, gained: int, images: int, margin: float = 0.0) -> float:
-    """The chance of losing at least as many by a candidate that is exactly `margin` worse.
-
-    McNemar's exact one-sided test: an image that only one of the models has right is as likely to
-    be lost as gained where they are equally good. With a margin, of the share s of such images
-    (s + margin) / 2 are lost, which makes (s + margin) / 2s of them, and 1 where s <= margin.
-    """
-    changed = lost + gained
-    if not changed:
-        return 1.0
-    chance = min(1.0, 0.5 + margin * images / (2 * changed))
-    return float(stats.binomtest(lost, changed, chance, alternative="greater").pvalue)

@@ -5,18 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from components.errors import BadDataError
+from components.errors import BadDataError, DataLossError
 from components.wording import other_files, quoted
 
 FILE_NAME = "accounting.json"
 QUARANTINE = "quarantine.jsonl"
 DUPLICATES = "duplicates.jsonl"
 NEAR_DUPLICATES = "near_duplicates.jsonl"
+MIN_IMAGES = 2  # of a class: one to train on and one to be judged on
+
+_PARTICULAR = re.compile(r"\d[\d,.]*|'[^']*'")  # what tells two equal reasons apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +37,14 @@ class Accounting:
       ignored: number of files that are no inputs, by reason.
       normalized: number of examples by what was changed in them.
       spans: numbers of the spans that were read.
+      span_names: the same as people know them, such as dates.
       held_out: digest of the images and labels of each split that is not trained on: equal ones
         make the figures of two models comparable.
       near_duplicates: pairs of examples that look the same: "pairs", and of them "across_splits"
         and "across_classes", which suggests a wrong label.
       findings: what a person should look at, one line each.
+      similar: groups of class names that look alike, and so may mean the same.
+      reading: how the source was read: pairs of what and how, such as classes and splits.
     """
 
     classes: list[str]
@@ -47,9 +55,12 @@ class Accounting:
     ignored: dict[str, int] = dataclasses.field(default_factory=dict)
     normalized: dict[str, int] = dataclasses.field(default_factory=dict)
     spans: list[int] = dataclasses.field(default_factory=list)
+    span_names: list[str] = dataclasses.field(default_factory=list)
     held_out: dict[str, str] = dataclasses.field(default_factory=dict)
     near_duplicates: dict[str, int] = dataclasses.field(default_factory=dict)
     findings: list[str] = dataclasses.field(default_factory=list)
+    similar: list[list[str]] = dataclasses.field(default_factory=list)
+    reading: list[list[str]] = dataclasses.field(default_factory=list)
 
     def examples(self, split: str) -> int:
         return sum(self.splits.get(split, {}).values())
@@ -78,14 +89,49 @@ class Accounting:
             raise RuntimeError(f"an input is not accounted for: {self.balance}")
 
     def check_splits(self, names: Iterable[str], root: str) -> None:
-        """Raise BadDataError where a class is missing from one of the splits."""
+        """Raise BadDataError where a class is missing from one of the splits.
+
+        A test split needs none of a class that has no more images than train and eval take.
+        """
+        sizes = {name: self.images(name) for name in self.classes}
         for split in names:
-            missing = [name for name in self.classes if name not in self.splits.get(split, {})]
-            if missing:
-                raise BadDataError(
-                    f"{root}: the {split} split has no image of {quoted(missing)}; "
-                    f"add images of these classes or raise data.{split}"
-                )
+            there = self.splits.get(split, {})
+            missing = [
+                name
+                for name in self.classes
+                if name not in there and not (split == "test" and sizes[name] == MIN_IMAGES)
+            ]
+            if not missing:
+                continue
+            few = [name for name in missing if sizes[name] < MIN_IMAGES]
+            advice = (
+                f"a class needs {MIN_IMAGES} distinct images at least, one to train on and one to "
+                f"be judged on: add images of {quoted(few)}, or leave the class out (data.ignore)"
+                if few
+                else "add images of these classes that look like no others"
+            )
+            raise BadDataError(
+                f"{root}: the {split} split has no image of {quoted(missing)}; {advice}"
+            )
+
+    def images(self, label: str) -> int:
+        """How many examples a class has in all splits together."""
+        return sum(counts.get(label, 0) for counts in self.splits.values())
+
+    def check_eval(self, fewest: int, root: str) -> None:
+        """Raise DataLossError where too few eval images are of other classes than the largest.
+
+        An image of the largest class does not tell a model from the answer that is always that
+        class. Of N others that a perfect model has all right, chance explains 1 / 2^N.
+        """
+        counts = self.splits.get("eval", {}).values()
+        others = sum(counts) - max(counts, default=0)
+        if others < fewest:
+            raise DataLossError(
+                f"{root}: the eval split is too small to tell a good model from none: "
+                f"{others} of its {sum(counts)} images are outside its largest class, fewer than "
+                f"data.min_eval = {fewest}; add images, raise data.eval, or set data.min_eval"
+            )
 
 
 def write_accounting(accounting: Accounting, examples_uri: str) -> None:
@@ -105,3 +151,17 @@ def write_lines(rows: Sequence[Mapping[str, Any]], path: str) -> None:
     with tf.io.gfile.GFile(path, "w") as file:
         for row in rows:
             file.write(json.dumps(row) + "\n")
+
+
+def varied(quarantine: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The lines of the quarantine, each reason once before one is repeated.
+
+    Reasons that differ in numbers or names only are the same.
+    """
+    seen: Counter[str] = Counter()
+    ranked = []
+    for line in quarantine:
+        reason = _PARTICULAR.sub("", line["reason"])
+        ranked.append((seen[reason], line))
+        seen[reason] += 1
+    return [line for _, line in sorted(ranked, key=lambda entry: entry[0])]

@@ -14,6 +14,8 @@ from components.image_example_gen.sources import list_source
 from components.image_example_gen.sources.base import Content, Item, Listing, Unit
 from components.parallel import in_order
 
+MAX_READINGS = 6  # that are shown, of spans that are read differently
+
 
 @dataclasses.dataclass(frozen=True)
 class SpanUnit:
@@ -33,7 +35,8 @@ class DataSet:
     """Everything that an ingest reads.
 
     `source` is for messages. `window` has the numbers of the spans to train on; of others only what
-    is held out counts.
+    is held out counts. `reading` tells how the source was read, and `declared` which classes it
+    says it has; see `Listing`.
     """
 
     source: str
@@ -44,6 +47,13 @@ class DataSet:
     notes: list[str]
     hint: str
     window: frozenset[int]
+    reading: Sequence[tuple[str, str]] = ()
+    declared: frozenset[str] = frozenset()
+
+    @property
+    def read_as(self) -> list[str]:
+        """`reading` as lines."""
+        return [f"{what.lower()}: {how}" for what, how in self.reading]
 
     @property
     def inputs(self) -> int | None:
@@ -62,6 +72,8 @@ def list_data(
     contents: list[Content] = []
     ignored: Counter[str] = Counter()
     notes: list[str] = []
+    reading: list[tuple[str, str]] = []
+    declared: set[str] = set()
     listing = Listing([], [])
     for span in chosen:
         listing = list_source(source_name.SourceName(kind, span.location), options)
@@ -73,9 +85,27 @@ def list_data(
         ]
         ignored.update(listing.ignored)
         notes += [prefix + note for note in listing.notes]
+        reading += listing.reading
+        declared.update(listing.declared)
     ignored = +ignored  # without what was counted as zero
     window = spans.window(chosen, options)
-    return DataSet(source, chosen, units, contents, ignored, notes, listing.hint, window)
+    told = spans.told(location, chosen, window)
+    # Spans are mostly read alike.
+    merged = list(dict.fromkeys(reading))[:MAX_READINGS]
+    if ignored:
+        merged.append(("Ignored", ", ".join(f"{n:,} {reason}" for reason, n in ignored.items())))
+    return DataSet(
+        source,
+        chosen,
+        units,
+        contents,
+        ignored,
+        notes,
+        listing.hint,
+        window,
+        reading=[("Spans", told), *merged] if told else merged,
+        declared=frozenset(declared),
+    )
 
 
 def fingerprint(data: DataSet) -> str:

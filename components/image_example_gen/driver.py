@@ -13,6 +13,7 @@ from tfx.orchestration.portable import data_types
 from tfx.proto.orchestration import driver_output_pb2
 from tfx.types import standard_component_specs
 
+from components import redaction
 from components.image_example_gen.dataset import fingerprint, list_data
 from components.image_example_gen.executor import OPTIONS_KEY, SPANS_KEY
 from components.image_example_gen.options import Options
@@ -38,7 +39,8 @@ class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):
         digest = fingerprint(data)
 
         output = driver_output_pb2.DriverOutput()
-        added = {utils.FINGERPRINT_PROPERTY_NAME: digest, SPANS_KEY: json.dumps(data.spans)}
+        spans = json.dumps(redaction.hide_all([list(span) for span in data.spans]))
+        added = {utils.FINGERPRINT_PROPERTY_NAME: digest, SPANS_KEY: spans}
         for key, value in {**properties, **added}.items():
             if value is not None:
                 data_types_utils.set_metadata_value(output.exec_properties[key], value)

@@ -15,8 +15,8 @@ from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_component_specs
 
-from components import reuse
-from components.image_example_gen import writing
+from components import redaction, reuse
+from components.image_example_gen import assignments, writing
 from components.image_example_gen.dataset import list_data
 from components.image_example_gen.ingest import ingest, split_names
 from components.image_example_gen.options import Options
@@ -80,8 +80,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             return {index: [*found, *fresh.get(index, [])] for index, (found, _) in known.items()}
 
         data = list_data(source, options, _resolved(exec_properties))
+        for line in data.read_as:
+            report("note", text=line)
         code = exec_properties.get("code", "")
-        result = ingest(data, shares, options, work, examples.uri, code)
+        earlier = assignments.read(examples.uri, shares, options.group_near_duplicates)
+        result = ingest(data, shares, options, work, examples.uri, code, earlier)
         result.write(examples.uri)
         names = split_names(shares, result.accounting)
         examples.split_names = artifact_utils.encode_split_names(names)
@@ -111,7 +114,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 def _resolved(exec_properties: Mapping[str, Any]) -> list[Span] | None:
     text = exec_properties.get(SPANS_KEY)
-    return [Span(*span) for span in json.loads(text)] if text else None
+    if not text:
+        return None
+    return [
+        Span(number, version, redaction.reveal(location))
+        for number, version, location in json.loads(text)
+    ]
 
 
 def _save(outcomes: list[tuple[int, list[Outcome]]], path: str) -> None:

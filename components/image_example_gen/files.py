@@ -6,9 +6,11 @@ import contextlib
 import hashlib
 import importlib.util
 import os
+import queue
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -19,6 +21,8 @@ from components.progress import report
 # By scheme: Beam's extra, and the module that it brings.
 _EXTRAS = {"gs": ("gcp", "google.cloud"), "s3": ("aws", "boto3"), "hdfs": ("hadoop", "hdfs")}
 _READ_BYTES = 2**20
+_MOST_TEXT = 300  # characters of a client's message
+REACH_S = 20.0  # in which a store must answer once, before all of its files are given up
 
 
 class Unusable(Exception):  # noqa: N818 - not an error of the program: it becomes a line of a report
@@ -52,6 +56,8 @@ def read(path: str, limit: int) -> bytes:
             data = file.read(limit + 1 if is_remote(path) else _size(file, limit) + 1)
     except OSError as error:
         raise Unusable("unreadable", error.strerror or str(error)) from error
+    except BadDataError as error:
+        raise Unusable("unreachable", str(error)) from error
     if len(data) > limit:
         raise Unusable("too large", f"more than {limit:,} bytes, see data.max_pixels")
     return bytes(data)
@@ -66,7 +72,7 @@ def digest(path: str) -> str:
     if is_remote(path):
         try:
             return str(_remote(path).checksum(path))
-        except OSError:
+        except (OSError, BadDataError):
             return ""
     sha256 = hashlib.sha256()
     try:
@@ -97,6 +103,29 @@ def list_remote(root: str) -> list[RemoteFile]:
             f"{root}: cannot be read: {error}; check the name, your network and your access"
         ) from error
     return [RemoteFile(path[len(root) :].lstrip("/"), size) for path, size in sorted(found.items())]
+
+
+def unreachable(path: str) -> str:
+    """Why the store of a remote file cannot be asked about it within some seconds, or "".
+
+    A file that is not there is no reason. Clients without a network try for minutes; the thread
+    that still does is left behind, as there is no way to end it.
+    """
+    outcome: queue.Queue[str] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            _remote(path).exists(path)
+        except Exception as error:  # of whichever client the scheme has
+            outcome.put(f"{type(error).__name__}: {error}".splitlines()[0][:_MOST_TEXT])
+        else:
+            outcome.put("")
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return outcome.get(timeout=REACH_S)
+    except queue.Empty:
+        return f"no answer within {REACH_S:g} s"
 
 
 @contextlib.contextmanager

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 
 from components.image_example_gen.inputs import Input
 from components.image_example_gen.writing import Facts
-from components.wording import shortened
+from components.wording import quoted, shortened
 
 IMBALANCE = 10  # times as many images in one class as in another
 TINY = 8  # times smaller than the median image, by the shorter side
 EXTREME_ASPECT = 5  # times longer than wide, or the reverse
+
+# What programs write where there is no value.
+_MISSING = frozenset(
+    ("nan", "none", "null", "n/a", "na", "<na>", "#n/a", "nil", "undefined", "nat")
+)
 
 Pair = tuple[Input, Input]
 
@@ -35,6 +40,19 @@ def of_pairs(across_splits: list[Pair], across_classes: list[Pair]) -> list[str]
 
 def _named(pairs: list[Pair]) -> str:
     return shortened([f"{first.name} = {second.name}" for first, second in pairs], limit=3)
+
+
+def of_names(declared: Set[str], classes: Sequence[str]) -> list[str]:
+    """Classes that the source says it has and that have no image, and names that stand for none."""
+    found = []
+    if missing := sorted(declared - set(classes)) if classes else []:
+        found.append(
+            f"no image of {quoted(missing)}, which the file of class names has; where numbers are "
+            "off by one, every class has the name of another"
+        )
+    if empty := [name for name in classes if name.strip().lower() in _MISSING]:
+        found.append(f"class {quoted(empty)} has the name of a missing value")
+    return found
 
 
 def of_classes(counts: Mapping[tuple[str, str], int], classes: list[str]) -> list[str]:

@@ -11,26 +11,29 @@ from typing import Any
 
 from components import reuse
 from components.errors import BadDataError
-from components.image_example_gen import findings, near_duplicates, writing
+from components.image_example_gen import findings, near_duplicates, similar, spans, writing
 from components.image_example_gen.accounting import (
     DUPLICATES,
     NEAR_DUPLICATES,
     QUARANTINE,
     Accounting,
+    varied,
     write_accounting,
     write_lines,
 )
+from components.image_example_gen.assignments import Assignments
 from components.image_example_gen.dataset import DataSet
 from components.image_example_gen.findings import Pair
+from components.image_example_gen.grouping import settle
 from components.image_example_gen.inputs import INPUTS_FILE, OUTSIDE, Input, Problem, judge, scan
 from components.image_example_gen.options import Options
+from components.image_example_gen.splitting import SPLITS
 from components.image_example_gen.writing import Facts, Outcome, Target, Work
-from components.wording import other_files, shortened
+from components.wording import other_files, quoted, shortened
 
 # Does the work, in any order and anywhere, and returns each one's outcomes by its index.
 Worker = Callable[[Sequence[Work], int], Mapping[int, list[Outcome]]]
 
-SPLITS = ("train", "eval", "test")
 HELD_OUT = SPLITS[1:]
 MAX_PAIRS_LISTED = 10_000
 MAX_BAD_LISTED = 20  # where there are too many to go on
@@ -46,11 +49,13 @@ class Ingest:
     quarantine: list[dict[str, Any]]
     duplicates: list[dict[str, Any]]
     near_duplicates: list[dict[str, Any]]
+    assignments: Assignments
 
     def write(self, folder: str) -> None:
         """Write the record and the lists."""
         write_accounting(self.accounting, folder)
         reuse.write_shards(folder, self.shards)
+        self.assignments.write(folder)
         write_lines(self.inputs, os.path.join(folder, INPUTS_FILE))
         write_lines(self.quarantine, os.path.join(folder, QUARANTINE))
         write_lines(self.duplicates, os.path.join(folder, DUPLICATES))
@@ -66,7 +71,7 @@ class Ingest:
             named = shortened(
                 [f"{first[kind]['path']} ({first[kind]['reason']})" for kind, _ in worst], "; "
             )
-            rows = [f"{line['path']}: {line['reason']}" for line in self.quarantine]
+            rows = [f"{line['path']}: {line['reason']}" for line in varied(self.quarantine)]
             more = len(rows) - MAX_BAD_LISTED
             raise BadDataError(
                 f"{source}: {record.all_quarantined:,} of {record.inputs:,} inputs cannot be used, "
@@ -78,7 +83,16 @@ class Ingest:
         if len(record.classes) < 2:
             found = f"only one class, {record.classes[0]!r}" if record.classes else "no class"
             raise BadDataError(f"{source}: {found}; a classifier needs two with images at least")
+        if record.similar and options.similar_classes == "stop":
+            shown = shortened([quoted(names) for names in record.similar], "; ")
+            raise BadDataError(
+                f"{source}: names of classes look alike, and so may mean the same: {shown}; give "
+                "them one name, or take them for different classes with "
+                "--set data.similar_classes=keep",
+                findings=[quoted(names) for names in record.similar],
+            )
         record.check_splits(splits, source)
+        record.check_eval(options.min_eval, source)
 
 
 def ingest(
@@ -88,6 +102,7 @@ def ingest(
     work: Worker,
     output: str | None = None,
     code: str = "",
+    earlier: Assignments | None = None,
 ) -> Ingest:
     """Read, judge and decode every input, and account for it.
 
@@ -98,6 +113,7 @@ def ingest(
       work: runs `writing.write` on each piece of work.
       output: folder of the Examples artifact, None where nothing is written.
       code: fingerprint of the source code.
+      earlier: the splits that earlier ingests of the workspace decided on.
 
     Raises BadDataError where there is nothing to ingest.
     """
@@ -106,29 +122,38 @@ def ingest(
     if not inputs:
         ignored = f" among {other_files(data.ignored.total())}" if data.ignored else ""
         raise BadDataError(f"{data.source}: no images found{ignored}; {data.hint}")
-    judge(inputs, shares, data.window if options.held_out == "all" else None)
+    window = data.window if options.held_out == "all" else None
+    earlier = earlier or Assignments("")
+    judge(inputs, shares, window, earlier.of)
     classes = sorted(
         {entry.label for entry in inputs if entry.problem is None and not entry.is_outside}
     )
     pieces = _pieces(data, units, classes, reuse.key(code, options.max_pixels))
     outcomes = work(pieces, sum(entry.is_kept for entry in inputs))
     facts = _settle(units, outcomes)
-    shards: dict[str, int] = {}
+    files: dict[str, int] = {}
     for piece in pieces:
-        shards |= writing.shards(piece, outcomes[piece.index])
+        files |= writing.shards(piece, outcomes[piece.index])
     kept = [entry for entry in inputs if entry.is_kept]
     thumbs = [facts[entry.name].thumb for entry in kept]
     pairs = near_duplicates.find(thumbs)
-    if options.group_near_duplicates:
-        moves = _grouped(kept, near_duplicates.groups(pairs))
-        if output is not None:
-            changed = shards | writing.move(output, moves)
-            shards = {name: count for name, count in changed.items() if count is not None}
-    alike = [(kept[pair.first], kept[pair.second]) for pair in pairs]
+    moves = _moves(kept, lambda: settle(kept, pairs, shares, options.group_near_duplicates, window))
+    for entry in kept:
+        if entry.problem:
+            del facts[entry.name]
+    if output is not None and moves:
+        changed = files | writing.move(output, moves)
+        files = {name: count for name, count in changed.items() if count is not None}
+    alike = [
+        (kept[pair.first], kept[pair.second])
+        for pair in pairs
+        if kept[pair.first].is_kept and kept[pair.second].is_kept
+    ]
     by_name = sorted(inputs, key=lambda entry: entry.name)
     return Ingest(
         accounting=_account(data, inputs, classes, facts, alike),
-        shards=shards,
+        shards=files,
+        assignments=earlier.updated(inputs),
         inputs=[_input_row(entry) for entry in inputs],
         quarantine=[_quarantine_row(entry, entry.problem) for entry in by_name if entry.problem],
         duplicates=[_duplicate_row(entry) for entry in by_name if entry.duplicate_of],
@@ -181,21 +206,15 @@ def _settle(units: list[list[Input]], outcomes: Mapping[int, list[Outcome]]) -> 
     return facts
 
 
-def _grouped(kept: list[Input], groups: list[list[int]]) -> dict[str, tuple[str, str]]:
-    """Put each group into the split of one of its members; what moves, by SHA-256.
-
-    Splits that the source names stay, and draw what looks the same.
-    """
-    moves: dict[str, tuple[str, str]] = {}
-    for group in groups:
-        members = [kept[position] for position in group]
-        # What came first stays, so that later copies of it move no image into another split.
-        anchor = min(members, key=lambda entry: (not entry.is_given, entry.span, entry.sha256))
-        for entry in members:
-            if entry.split != anchor.split and not entry.is_given:
-                moves[entry.sha256] = (entry.split, anchor.split)
-                entry.split = anchor.split
-    return moves
+def _moves(kept: Sequence[Input], change: Callable[[], None]) -> dict[str, tuple[str, str]]:
+    """What `change` does to splits, by SHA-256: the old one and the new one, "" for none."""
+    before = [entry.split for entry in kept]
+    change()
+    return {
+        entry.sha256: (split, "" if entry.problem else entry.split)
+        for entry, split in zip(kept, before, strict=True)
+        if entry.problem or entry.split != split
+    }
 
 
 def _account(
@@ -225,6 +244,7 @@ def _account(
             fact.normalized for fact in facts.values() if fact.normalized != "none"
         ),
         spans=[span.number for span in data.spans],
+        span_names=[spans.name(span.number, data.source) for span in data.spans],
         held_out={split: _digest(inputs, split) for split in HELD_OUT if split in found},
         near_duplicates={
             "pairs": len(pairs),
@@ -233,10 +253,13 @@ def _account(
         },
         findings=[
             *data.notes,
+            *findings.of_names(data.declared, classes),
             *findings.of_pairs(across_splits, across_classes),
             *findings.of_classes(counts, classes),
             *findings.of_sizes(facts),
         ],
+        similar=similar.groups(classes),
+        reading=[list(line) for line in data.reading],
     )
     accounting.check_balance()
     return accounting

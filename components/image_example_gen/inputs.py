@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
+from components.image_example_gen import spans, splitting
 from components.image_example_gen.dataset import DataSet
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.sources.base import Item
@@ -15,6 +16,7 @@ from components.progress import Counter
 
 INPUTS_FILE = "inputs.jsonl"  # in an Examples artifact: every input and its fate
 
+QUARANTINED = "quarantined"
 OUTSIDE = "of spans before the window"
 
 # An image that is in several splits stays where it is held out, so that these stay comparable.
@@ -35,9 +37,11 @@ class Problem(NamedTuple):
 class Input:
     """One input and its fate: an example of `split`, a duplicate, or quarantined.
 
-    `sha256` is "" where there are no bytes to be had. `is_given` tells a split that the source
-    names from one that follows from the content. `is_outside` marks what is only of use for a
-    training on its span, and that is not in the window.
+    `sha256` is "" where there are no bytes to be had. `span_name` is the span as people know it,
+    such as its date. `is_given` tells a split that the source names from one that follows from the
+    content, `is_known` one that an earlier ingest decided on. `drawn` is the split before any is
+    filled up. `is_outside` marks what is only of use for a training on its span, and that is not in
+    the window.
     """
 
     name: str
@@ -47,8 +51,11 @@ class Input:
     span: int
     problem: Problem | None
     duplicate_of: str = ""
+    span_name: str = ""
     is_given: bool = False
+    is_known: bool = False
     is_outside: bool = False
+    drawn: str = ""
 
     @property
     def is_kept(self) -> bool:
@@ -58,7 +65,7 @@ class Input:
     def fate(self) -> str:
         """What became of it, in a word: the name of its split, or why it is in none."""
         if self.problem:
-            return "quarantined"
+            return QUARANTINED
         if self.is_outside:
             return OUTSIDE
         return "duplicate" if self.duplicate_of else self.split
@@ -71,7 +78,9 @@ def scan(data: DataSet) -> list[list[Input]]:
         for unit in data.units:
             inputs: list[Input] = []
             for item, sha256, problem in in_order(_hashed, unit.items(), lambda item: item.size):
-                inputs.append(Input(item.name, item.label, item.split, sha256, unit.span, problem))
+                entry = Input(item.name, item.label, item.split, sha256, unit.span, problem)
+                entry.span_name = spans.name(unit.span, data.source)
+                inputs.append(entry)
                 counter.add()
             found.append(inputs)
     return found
@@ -91,22 +100,33 @@ def _hashed(item: Item) -> tuple[Item, str, Problem | None]:
 
 
 def judge(
-    inputs: Iterable[Input], shares: Mapping[str, int], window: Collection[int] | None = None
+    inputs: Iterable[Input],
+    shares: Mapping[str, int],
+    window: Collection[int] | None = None,
+    earlier: Callable[[str], str] | None = None,
 ) -> None:
-    """Decide on duplicates and conflicts, and on the split of what is kept.
+    """Decide on duplicates and conflicts, and on the split of what is kept, as in `splitting`.
 
-    The outcome depends on the set of inputs only, not on their order. What is held out stays so: a
-    split follows from the content, and spans that are not in `window`, where there is one, still
-    give what they hold out, of classes that are still taught.
+    The outcome depends on the set of inputs and on `earlier` only, not on their order. What is held
+    out stays so: spans that are not in `window`, where there is one, still give what they hold out,
+    of classes that are still taught.
+
+    Args:
+      inputs: all of them.
+      shares: split name to its share.
+      window: numbers of the spans to train on, None for all.
+      earlier: the split that an earlier ingest decided on, by SHA-256; "" for none.
     """
     usable = [entry for entry in inputs if entry.problem is None]
     same: dict[str, list[Input]] = {}
     given = {entry.split for entry in usable} - {""}
     for entry in usable:
         same.setdefault(entry.sha256, []).append(entry)
-        _split(entry, shares, given)
+        _split(entry, shares, given, earlier(entry.sha256) if earlier else "")
     for copies in same.values():
         _choose(_agreed(copies), window)
+    # Before the images are decoded, so that few are to be moved when it is known which are alike.
+    splitting.fill((entry for entry in usable if entry.is_kept), shares, window)
     if window is None:
         return
     taught = {entry.label for entry in usable if entry.is_kept and entry.split == "train"}
@@ -121,13 +141,15 @@ def _agreed(copies: list[Input]) -> list[Input]:
     A later span corrects the labels of earlier ones.
     """
     newest = max(entry.span for entry in copies)
-    labels = sorted({entry.label for entry in copies if entry.span == newest})
+    latest = [entry for entry in copies if entry.span == newest]
+    labels = sorted({entry.label for entry in latest})
+    name = latest[0].span_name or newest
     shown = ", ".join(map(repr, labels))
     for entry in copies:
         if len(labels) > 1:
             entry.problem = Problem("conflict", f"the same bytes are labelled {shown}")
         elif entry.label != labels[0]:
-            entry.problem = Problem("relabelled", f"span {newest} labels the same bytes {shown}")
+            entry.problem = Problem("relabelled", f"span {name} labels the same bytes {shown}")
     return [entry for entry in copies if entry.problem is None]
 
 
@@ -152,13 +174,15 @@ def _choose(copies: list[Input], window: Collection[int] | None) -> None:
             entry.duplicate_of = copies[0].name
 
 
-def _split(entry: Input, shares: Mapping[str, int], given: set[str]) -> None:
+def _split(entry: Input, shares: Mapping[str, int], given: set[str], known: str) -> None:
     entry.is_given = bool(entry.split) and (entry.split != "train" or "eval" in given)
     if entry.split == "train" and not entry.is_given:
         # A source with no eval split: a part of its train split becomes one.
         shares = {name: share for name, share in shares.items() if name not in given - {"train"}}
     if not entry.is_given:
-        entry.split = split_of(entry.sha256, shares)
+        entry.is_known = bool(known)
+        entry.split = known or split_of(entry.sha256, shares)
+    entry.drawn = entry.split
 
 
 def split_of(sha256: str, shares: Mapping[str, int]) -> str:

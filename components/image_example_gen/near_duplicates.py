@@ -19,6 +19,7 @@ MAX_BITS = 7  # of 128: pairs this near share at least one of the eight 16-bit w
 MAX_DIFFERENCE = 6.0  # mean difference of the thumbnails' values, 0 to 255
 # Neighbours that an image is compared with within a word: bounds the work where all are alike.
 NEIGHBOURS = 32
+_COMPARED = 50_000  # pairs of thumbnails that are in memory at a time
 
 
 class Pair(NamedTuple):
@@ -39,9 +40,12 @@ def find(thumbs: Sequence[bytes]) -> list[Pair]:
     # A pair as one number, first * count + second, so that telling them apart is fast.
     found = np.empty(0, np.int64)
     for word in words.T:
-        alike = [_alike(words, pixels, *pair) for pair in _neighbours(word, brightness)]
-        found = np.unique(np.concatenate([found, *alike]))
-    return [Pair(*divmod(number, len(thumbs))) for number in found.tolist()]
+        near = [_near(words, *pair) for pair in _neighbours(word, brightness)]
+        # Most pairs share several words.
+        fresh = _new(np.concatenate([found[:0], *near]), found)
+        found = np.sort(np.concatenate([found, _alike(pixels, fresh)]))
+    first, second = np.divmod(found, len(thumbs))
+    return list(map(Pair, first.tolist(), second.tolist()))
 
 
 def groups(pairs: Sequence[Pair]) -> list[list[int]]:
@@ -84,15 +88,32 @@ def _neighbours(
     return found
 
 
-def _alike(
-    words: npt.NDArray[np.uint16],
-    pixels: npt.NDArray[np.uint8],
-    first: npt.NDArray[np.int64],
-    second: npt.NDArray[np.int64],
+def _near(
+    words: npt.NDArray[np.uint16], first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
+    """Those of the pairs whose hashes differ in few bits, as numbers."""
     near = np.bitwise_count(words[first] ^ words[second]).sum(axis=1) <= MAX_BITS
     first, second = first[near], second[near]
-    difference = np.abs(pixels[first].astype(np.int16) - pixels[second]).mean(axis=(1, 2, 3))
-    same = difference <= MAX_DIFFERENCE
-    first, second = first[same], second[same]
     return np.minimum(first, second) * len(words) + np.maximum(first, second)
+
+
+def _new(
+    numbers: npt.NDArray[np.int64], known: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Each number once that is not known, sorted as `known` is. NumPy's own ways hash, slowly."""
+    numbers = np.sort(numbers)
+    numbers = numbers[np.diff(numbers, prepend=-1) > 0]
+    if not len(known):
+        return numbers
+    nearest = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
+    return numbers[known[nearest] != numbers]
+
+
+def _alike(pixels: npt.NDArray[np.uint8], pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Those of the pairs whose thumbnails are the same."""
+    same = np.empty(len(pairs), np.bool_)
+    for start in range(0, len(pairs), _COMPARED):
+        first, second = np.divmod(pairs[start : start + _COMPARED], len(pixels))
+        difference = np.abs(pixels[first].astype(np.int16) - pixels[second]).mean(axis=(1, 2, 3))
+        same[start : start + _COMPARED] = difference <= MAX_DIFFERENCE
+    return pairs[same]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from components import redaction
+
 DIGITS = "digits"
 FOLDER = "folder"
 MANIFEST = "manifest"
 TFRECORD = "tfrecord"
 TFDS = "tfds"
 CIFAR10 = "cifar10"
+UNSET = "unset"  # a reference to an environment variable that is not set
 PREFIXES = (FOLDER, MANIFEST, TFRECORD, TFDS, CIFAR10)
 
-MANIFESTS = (".csv", ".jsonl", ".ndjson")
+MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 RECORDS = re.compile(
     r"(\.(tfrecords?|tfrec|record)(\.gz)?(-\d+-of-\d+)?|-\d+-of-\d+)$", re.IGNORECASE
 )
@@ -33,7 +36,7 @@ class SourceName(NamedTuple):
     @property
     def is_local(self) -> bool:
         """Whether `location` is a path on this machine."""
-        return self.kind not in (DIGITS, TFDS) and not is_remote(self.location)
+        return self.kind not in (DIGITS, TFDS, UNSET) and not is_remote(self.location)
 
     @property
     def has_spans(self) -> bool:
@@ -47,7 +50,15 @@ class SourceName(NamedTuple):
 
 
 def parse(text: str) -> SourceName:
-    """Read `digits`, `tfds:NAME`, `[folder|manifest|tfrecord|cifar10:]PATH-OR-URI`."""
+    """Read `digits`, `tfds:NAME`, `[folder|manifest|tfrecord|cifar10:]PATH-OR-URI`.
+
+    `env:NAME` stands for what the environment variable holds, and a URL comes back with the secrets
+    that the configuration hides.
+    """
+    try:
+        text = redaction.reveal(text)
+    except ValueError:
+        return SourceName(UNSET, text)
     if text == DIGITS:
         return SourceName(DIGITS, text)
     prefix, colon, rest = text.partition(":")

@@ -15,16 +15,18 @@ import datetime
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from components.errors import BadDataError
 from components.image_example_gen import files, source_name
 from components.image_example_gen.options import Options
+from components.wording import shortened
 
 _EPOCH = datetime.date(1970, 1, 1)
 _DATE = ("{YYYY}", "{MM}", "{DD}")
 _NUMBER = re.compile(r"\{(SPAN|VERSION)(?::([^}]*))?\}")
+_PART = re.compile(r"\{(SPAN|VERSION|YYYY|MM|DD)(?::([^}]*))?\}")
 
 
 class Span(NamedTuple):
@@ -56,16 +58,55 @@ def resolve(location: str, options: Options) -> list[Span]:
     found = sorted(latest.values())
     chosen = _chosen(found, options)
     if not chosen:
-        there = f"; there are spans {min(latest)} to {max(latest)}" if latest else ""
+        ends = [name(number, location) for number in (min(latest), max(latest))] if latest else []
+        there = f"; there are spans {' to '.join(ends)}" if ends else ""
         raise BadDataError(f"{location}: no such span{there}")
     if options.held_out == "all":
         return [span for span in found if span.number <= chosen[-1].number]
     return chosen
 
 
+def name(number: int, source: str) -> str:
+    """A span as people know it: its date where the source has dated spans, else its number."""
+    is_dated = "{YYYY}" in source
+    return (_EPOCH + datetime.timedelta(days=number)).isoformat() if is_dated else str(number)
+
+
+def day(date: datetime.date) -> int:
+    """The number of a dated span."""
+    return (date - _EPOCH).days
+
+
+def location(pattern: str, number: int, version: int = 1) -> str:
+    """The path or URI of a span by the pattern of its source."""
+    date = _EPOCH + datetime.timedelta(days=number) if "{YYYY}" in pattern else _EPOCH
+    values = {"YYYY": f"{date:%Y}", "MM": f"{date:%m}", "DD": f"{date:%d}"}
+    numbers = {"SPAN": number, "VERSION": version}
+
+    def value(match: re.Match[str]) -> str:
+        return values.get(match[1]) or f"{numbers[match[1]]:0{int(match[2] or 0)}d}"
+
+    return _PART.sub(value, pattern)
+
+
+def is_one(path: str, pattern: str) -> bool:
+    """Whether a path or URI is that of a span of the pattern."""
+    return re.fullmatch(_expression(pattern), path) is not None
+
+
 def window(spans: Sequence[Span], options: Options) -> frozenset[int]:
     """Of the spans that `resolve` found, the numbers of those to train on."""
     return frozenset(span.number for span in _chosen(list(spans), options))
+
+
+def told(location: str, found: Sequence[Span], window: Collection[int]) -> str:
+    """Which spans are read, for people; "" for a source without spans."""
+    if not source_name.parse(location).has_spans:
+        return ""
+    names = [prefix(span, location).rstrip("/") for span in found]
+    judged = [span for span in found if span.number not in window]
+    older = f"; of {len(judged):,} of them only what is held out" if judged else ""
+    return f"{len(found):,} of {location}: {shortened(names)}{older}"
 
 
 def _chosen(spans: list[Span], options: Options) -> list[Span]:
@@ -110,7 +151,7 @@ def _expression(location: str) -> str:
             "{VERSION} at most once"
         )
     expression, end = "", 0
-    for match in re.finditer(r"\{(SPAN|VERSION|YYYY|MM|DD)(?::([^}]*))?\}", location):
+    for match in _PART.finditer(location):
         name, width = match[1], match[2]
         if width is not None and not (name in ("SPAN", "VERSION") and re.fullmatch("[1-9]", width)):
             raise BadDataError(
@@ -126,10 +167,9 @@ def _expression(location: str) -> str:
 
 def _day(values: dict[str, str]) -> int | None:
     try:
-        date = datetime.date(int(values["YYYY"]), int(values["MM"]), int(values["DD"]))
+        return day(datetime.date(int(values["YYYY"]), int(values["MM"]), int(values["DD"])))
     except ValueError:
         return None
-    return (date - _EPOCH).days
 
 
 def prefix(span: Span, location: str) -> str:

@@ -156,18 +156,18 @@ def to_example(picture: Picture, item: Item, target: Target, span: int) -> tf.tr
         features.SHA256: target.sha256,
         features.FILENAME: item.name,
     }
-    return tf.train.Example(
-        features=tf.train.Features(feature={k: _feature(v) for k, v in values.items()})
-    )
-
-
-def _feature(value: bytes | str | int | float) -> tf.train.Feature:
-    if isinstance(value, int):
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-    if isinstance(value, float):
-        return tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
-    data = value.encode() if isinstance(value, str) else value
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
+    example = tf.train.Example()
+    made = example.features.feature
+    for name, value in values.items():
+        # In place: a message made of others copies them, the image too.
+        if isinstance(value, int):
+            made[name].int64_list.value.append(value)
+        elif isinstance(value, float):
+            made[name].float_list.value.append(value)
+        else:
+            data = value.encode() if isinstance(value, str) else value
+            made[name].bytes_list.value.append(data)
+    return example
 
 
 def move(output: str, moves: Mapping[str, tuple[str, str]]) -> dict[str, int | None]:
@@ -175,7 +175,8 @@ def move(output: str, moves: Mapping[str, tuple[str, str]]) -> dict[str, int | N
 
     Args:
       output: folder of an Examples artifact.
-      moves: SHA-256 of an example to the split that it is in and the one that it goes to.
+      moves: SHA-256 of an example to the split that it is in and the one that it goes to, "" for
+        none.
 
     Returns the images in each file that is new, by path in the artifact; None for one that is gone.
     """
@@ -229,6 +230,8 @@ class _Moving:
             self.changed[f"Split-{split}/{name}"] = len(self._moved[split])
 
     def _add(self, split: str, origin: str, record: bytes) -> None:
+        if not split:
+            return
         if split not in self._writers:
             self._writers[split] = tf.io.TFRecordWriter(self._partial(split))
         self._writers[split].write(record)

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_data_validation as tfdv
@@ -27,6 +28,7 @@ from components.image_example_validator.findings import (
     Level,
     Policy,
     class_findings,
+    removal_findings,
 )
 from components.image_schema_gen.schema import class_counts, class_names, counted
 from components.progress import report
@@ -86,6 +88,7 @@ class Executor(base_executor.BaseExecutor):
             )
             findings += found
             blessed[split] = int(not found)
+        findings += removed(_load(artifact), artifact.span, input_dict, previous, policy)
         anomalies.set_json_value_custom_property(
             example_validator.ARTIFACT_PROPERTY_BLESSED_KEY, blessed
         )
@@ -131,6 +134,27 @@ def validate(
                 *class_findings(split, counts, classes, policy.max_imbalance),
             ],
         )
+
+
+def removed(
+    statistics: Statistics,
+    span: int,
+    input_dict: Mapping[str, list[types.Artifact]],
+    previous: Sequence[Statistics],
+    policy: Policy,
+) -> Iterator[Finding]:
+    """What is gone since the same span was validated before; another span may hold less."""
+    for artifact, before in zip(input_dict.get(PREVIOUS) or [], previous, strict=True):
+        if artifact.span == span:
+            yield from removal_findings(_all(before), _all(statistics), policy.max_removed)
+
+
+def _all(statistics: Statistics) -> dict[str, int]:
+    """Images of each class, of all splits."""
+    total: Counter[str] = Counter()
+    for split in statistics.values():
+        total.update(class_counts(split))
+    return dict(total)
 
 
 def _load(artifact: types.Artifact) -> dict[str, statistics_pb2.DatasetFeatureStatisticsList]:

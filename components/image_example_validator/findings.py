@@ -20,8 +20,11 @@ from components.wording import quoted
 
 CLASS_IMBALANCE = "CLASS_IMBALANCE"  # the largest class is too many times the smallest
 CLASS_MISSING = "CLASS_MISSING"  # the schema lists a class that a split has no image of
-OWN_TYPES = (CLASS_IMBALANCE, CLASS_MISSING)
+CLASS_VANISHED = "CLASS_VANISHED"  # the data before had images of a class, and this has none
+IMAGES_REMOVED = "IMAGES_REMOVED"  # there are fewer images than in the data before
+OWN_TYPES = (CLASS_IMBALANCE, CLASS_MISSING, CLASS_VANISHED, IMAGES_REMOVED)
 FINDINGS_FILE = "findings.json"  # in an ExampleAnomalies artifact
+ALL_SPLITS = "all"  # stands for the split where a finding is about all of them
 DATASET = "dataset"  # stands for the feature where a finding is about all of the data
 
 
@@ -75,7 +78,10 @@ class Policy(BaseModel):
         "'FEATURE TYPE', with * for any text.",
     )
     warn: _Patterns = Field(
-        default=("COMPARATOR_*", "CLASS_IMBALANCE", "SCHEMA_NEW_COLUMN"),
+        default=(
+            *("COMPARATOR_*", "CLASS_IMBALANCE", "SCHEMA_NEW_COLUMN"),
+            *("CLASS_VANISHED", "IMAGES_REMOVED"),
+        ),
         description="Findings that are reported only; all others block.",
     )
     max_text_skew: float = Field(
@@ -98,6 +104,13 @@ class Policy(BaseModel):
     )
     max_imbalance: float = Field(
         default=10.0, ge=1, description="Images of the largest class for one of the smallest."
+    )
+
+    max_removed: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share by which the number of images may fall below that of the data before.",
     )
 
     def level(self, finding: Finding) -> Level:
@@ -134,3 +147,16 @@ def class_findings(
         if counts[most] > max_imbalance * counts[least]:
             text = f"{counts[most]:,} images of {most!r}, {counts[least]:,} of {least!r}"
             yield Finding(split, features.LABEL_TEXT, CLASS_IMBALANCE, text)
+
+
+def removal_findings(
+    before: dict[str, int], counts: dict[str, int], max_removed: float
+) -> Iterator[Finding]:
+    """Findings about images that the same data had before, by class, over all splits."""
+    if vanished := [name for name in before if before[name] and not counts.get(name)]:
+        text = f"no image of {quoted(vanished)}, which the data before had"
+        yield Finding(ALL_SPLITS, features.LABEL_TEXT, CLASS_VANISHED, text)
+    now, then = sum(counts.values()), sum(before.values())
+    if now < then * (1 - max_removed):
+        text = f"{now:,} images, where the data before had {then:,}"
+        yield Finding(ALL_SPLITS, DATASET, IMAGES_REMOVED, text)

@@ -24,7 +24,7 @@ def complete(schema: schema_pb2.Schema, classes: Sequence[str]) -> None:
     by_name[features.FORMAT].domain = features.FORMAT
     by_name[features.NORMALIZED].ClearField("domain")
     _remove_domains(schema, features.FORMAT, features.NORMALIZED)
-    schema.string_domain.add(name=features.FORMAT, value=["bmp", "gif", "jpeg", "png", "webp"])
+    schema.string_domain.add(name=features.FORMAT, value=["jpeg", "png"])
     set_classes(schema, classes)
     add_identifying(schema)
     for feature in schema.feature:  # ImageExampleGen writes each of them once into every example

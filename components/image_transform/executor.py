@@ -28,6 +28,7 @@ from components.errors import BadDataError
 from components.image_schema_gen.schema import class_names
 from components.parallel import in_order
 from components.progress import Counter
+from components.wording import of_op
 
 PREFIX = "transformed_examples"
 
@@ -172,7 +173,7 @@ def _serialized(row: Mapping[str, Any]) -> bytes:
 def _blame(record: bytes, otherwise: str, error: tf.errors.InvalidArgumentError) -> str:
     names = tf.train.Example.FromString(record).features.feature[features.FILENAME]
     name = b"".join(names.bytes_list.value).decode() or otherwise
-    reason = error.message.splitlines()[0]
+    reason = of_op(error.message)
     return f"{name}: TensorFlow cannot decode it ({reason}); replace or remove the file"
 
 

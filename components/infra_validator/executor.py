@@ -32,13 +32,19 @@ from tfx.utils import import_utils, io_utils, kube_utils, path_utils
 from tfx.utils.model_paths import tf_serving_flavor
 
 from components import features
+from components.decoding import decode_now
 from components.errors import NotServableError
 from components.progress import report
+from components.wording import of_op
 
 IMAGES, EXAMPLES = "serving_default", "serving_examples"
 SERVER_KEY = "server"
 TOLERANCE = 1e-4  # on probabilities: the same graph on the same kind of processor
 _PREDICT_SECONDS = 60.0
+# Servers limit their requests, and each image is twice in the warm-up file of what is pushed.
+LARGEST_RECORD = 4 * 2**20  # bytes
+_SHRUNK = 1024  # pixels: as a PNG, an image of this size is smaller than that
+_LOG_END = 20_000  # characters of a server's log that are kept
 
 
 class Server(Protocol):
@@ -144,7 +150,7 @@ class Executor(executor.Executor):
                 raise
             except Exception as error:
                 logging.exception("The candidate is not served; %d tries remain.", remaining)
-                reason = " ".join(str(error).split()) or type(error).__name__
+                reason = of_op(str(error)) or type(error).__name__
         raise NotServableError(f"the candidate is not served, so it is not pushed: {reason}")
 
     def _ValidateOnce(
@@ -175,7 +181,7 @@ class Executor(executor.Executor):
         except Exception:
             # A pod that has not started has no log, and asking for it fails too.
             with contextlib.suppress(Exception):
-                logging.error("Log of %r:\n%s", runner, runner.GetLogs())
+                logging.error("Log of %r:\n%s", runner, runner.GetLogs()[-_LOG_END:])
             raise
         finally:
             runner.Stop()
@@ -221,7 +227,7 @@ class ProcessRunner(base_runner.BaseModelServerRunner):
 
 
 class Client(tensorflow_serving_client.TensorFlowServingClient):
-    """TFX's client, which keeps the answers and does not wait forever."""
+    """TFX's client, which gives the answers and does not wait forever."""
 
     def __init__(self, endpoint: str, model_name: str) -> None:
         super().__init__(endpoint, model_name)
@@ -230,10 +236,21 @@ class Client(tensorflow_serving_client.TensorFlowServingClient):
         self._channel = channel
         self._model_service = model_service_pb2_grpc.ModelServiceStub(channel)
         self._prediction_service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        self.answer: predict_pb2.PredictResponse | None = None
 
-    def _SendRequest(self, request: predict_pb2.PredictRequest) -> None:
-        self.answer = self._prediction_service.Predict(request, timeout=_PREDICT_SECONDS)
+    def predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
+        """Ask, and raise what is wrong without the request, which TFX's own way puts in whole.
+
+        Raises:
+            error_types.ValidationFailed: there is no answer.
+        """
+        try:
+            return self._prediction_service.Predict(request, timeout=_PREDICT_SECONDS)
+        except grpc.RpcError as error:
+            size = request.ByteSize()
+            raise error_types.ValidationFailed(
+                f"{request.model_spec.signature_name} fails for a request of {size:,} bytes: "
+                f"{error.code().name}: {of_op(error.details() or '')}"
+            ) from None
 
 
 def ask(client: Client, questions: Sequence[Question]) -> dict[str, float]:
@@ -246,11 +263,10 @@ def ask(client: Client, questions: Sequence[Question]) -> dict[str, float]:
     seconds: dict[str, list[float]] = {IMAGES: [], EXAMPLES: []}
     for question in questions:
         started = time.perf_counter()
-        client.SendRequests([question.request])
+        answer = client.predict(question.request)
         signature = question.request.model_spec.signature_name
         seconds[signature].append(time.perf_counter() - started)
-        assert client.answer
-        _compare(question, client.answer)
+        _compare(question, answer)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -280,16 +296,29 @@ def _compare(question: Question, answer: predict_pb2.PredictResponse) -> None:
 def read_examples(examples: types.Artifact, split: str, number: int) -> list[bytes]:
     """Read the first serialized tf.Examples of a split: the same ones every time.
 
-    TFX's reader shuffles, and so the warm-up file of the same model would differ each time.
+    TFX's reader shuffles, and so the warm-up file of the same model would differ each time. Of
+    large ones the image is shrunk: what counts is that both processes are asked the same.
     """
     pattern = os.path.join(artifact_utils.get_split_uri([examples], split), "*")
     files = sorted(fileio.glob(pattern))
     compression = "GZIP" if files and files[0].endswith(".gz") else ""
     dataset = tf.data.TFRecordDataset(files, compression_type=compression).take(number)
-    records: list[bytes] = list(dataset.as_numpy_iterator())
+    records = [_fitting(record) for record in dataset.as_numpy_iterator()]
     if not records:
         raise NotServableError(f"the split {split!r} has no example to try the candidate with")
     return records
+
+
+def _fitting(record: bytes) -> bytes:
+    """The record, with a smaller image where it is larger than LARGEST_RECORD."""
+    if len(record) <= LARGEST_RECORD:
+        return record
+    pixels = decode_now(_image(record)).pixels
+    small = tf.image.resize(pixels, [_SHRUNK, _SHRUNK], "area", preserve_aspect_ratio=True)
+    example = tf.train.Example.FromString(record)
+    image = example.features.feature[features.IMAGE].bytes_list
+    image.value[:] = [tf.io.encode_png(tf.saturate_cast(tf.round(small), tf.uint8)).numpy()]
+    return example.SerializeToString(deterministic=True)
 
 
 def make_questions(path: str, model_name: str, records: Sequence[bytes]) -> list[Question]:
@@ -309,8 +338,9 @@ def make_questions(path: str, model_name: str, records: Sequence[bytes]) -> list
             )
         ]
     except (OSError, KeyError, tf.errors.OpError) as error:
-        reason = " ".join(str(error).split())
-        raise NotServableError(f"the candidate does not answer when loaded: {reason}") from error
+        raise NotServableError(
+            f"the candidate does not answer when loaded: {of_op(str(error))}"
+        ) from error
 
 
 def _question(function: Any, signature: str, name: str, model_name: str, value: bytes) -> Question:

@@ -34,6 +34,7 @@ def classify(
     import tensorflow as tf
     from pydantic import ValidationError
 
+    from components.wording import of_op
     from trainer_module.models.bit_resnet import VARIANTS
     from trainer_module.pretrained import classify as predict
     from trainer_module.weights import WeightsError, WeightSpec
@@ -48,7 +49,7 @@ def classify(
     except WeightsError as error:
         raise ConfigError(str(error)) from None
     except tf.errors.InvalidArgumentError as error:
-        raise DataError(f"one of the files is no image: {error.message}") from None
+        raise DataError(f"one of the files is no image: {of_op(error.message)}") from None
     for image, classes in zip(images, results, strict=True):
         print(f"{image}: " + ", ".join(f"{name} {share:.1%}" for name, share in classes))
 

@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components.progress import report
 from pipeline.commands.files import write
 from pipeline.commands.options import (
     ConfigOption,
     LogFormat,
     LogFormatOption,
     SettingsOption,
+    WorkspaceOption,
     load,
 )
 from pipeline.console import Console
-from pipeline.errors import DataError
+from pipeline.errors import data_error
 from pipeline.noise import quiet
+from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from components.image_example_gen.ingest import Ingest
@@ -37,6 +40,7 @@ def check(
         ),
     ] = None,
     config: ConfigOption = None,
+    workspace: WorkspaceOption = None,
     settings: SettingsOption = None,
     quarantine: Annotated[
         Path | None,
@@ -46,8 +50,13 @@ def check(
     ] = None,
     log_format: LogFormatOption = LogFormat.AUTO,
 ) -> None:
-    """Read every image as a run would, and account for each; nothing is trained or kept."""
-    data = load(config, {"data.source": source}, settings).config.data
+    """Read every image as a run would, and account for each; nothing is trained or kept.
+
+    What the folders and files are read as comes first. A workspace of earlier runs, where there is
+    one, tells the splits that images are in already.
+    """
+    loaded = load(config, {"data.source": source, "workspace": workspace}, settings).config
+    data = loaded.data
 
     from pipeline.config import check_data
 
@@ -57,17 +66,26 @@ def check(
         quiet(Path(folder, "log")) as terminal,
         Console.create(log_format.resolved, terminal.stdout) as console,
     ):
-        # Only from here on is TensorFlow needed, and its import is worth a look at the terminal.
+        # Only from here on is TensorFlow needed, whose import takes seconds.
+        report("note", text=f"reading {data.source}")
         from components.errors import BadDataError
+        from components.image_example_gen import assignments
         from components.image_example_gen.dataset import list_data
         from components.image_example_gen.ingest import ingest, split_names, work_here
 
         try:
+            listed = list_data(data.source, data.options)
+            for line in listed.read_as:
+                report("note", text=line)
+            # Where a run's would be, which has the splits that earlier ones decided on.
+            examples = Workspace(loaded.workspace).artifacts / "ImageExampleGen" / "examples" / "-"
+            known = assignments.read(str(examples), data.splits, data.options.group_near_duplicates)
             result = ingest(
-                list_data(data.source, data.options),
+                listed,
                 data.splits,
                 data.options,
                 work_here(data.options),
+                earlier=known,
             )
             if quarantine is not None:
                 write(quarantine, "".join(f"{json.dumps(row)}\n" for row in result.quarantine))
@@ -75,10 +93,12 @@ def check(
             console.summary(_rows(result), {**record, "quarantine": result.quarantine})
             result.check(split_names(data.splits, result.accounting), data.source, data.options)
         except BadDataError as error:
-            raise DataError(str(error)) from error
+            raise data_error(error) from error
 
 
 def _rows(result: Ingest) -> list[tuple[str, str]]:
+    from components.image_example_gen.accounting import varied
+
     record = result.accounting
     rows = [("Accounting", record.balance)]
     for split, counts in record.splits.items():
@@ -93,11 +113,10 @@ def _rows(result: Ingest) -> list[tuple[str, str]]:
     ):
         if counts:
             rows.append((name, ", ".join(f"{count:,} {kind}" for kind, count in counts.items())))
-    rows += [("", f"{line['path']}: {line['reason']}") for line in result.quarantine[:MAX_SHOWN]]
+    sample = varied(result.quarantine)[:MAX_SHOWN]
+    rows += [("", f"{line['path']}: {line['reason']}") for line in sample]
     if (more := len(result.quarantine) - MAX_SHOWN) > 0:
         rows.append(("", f"... and {more:,} more; --quarantine FILE writes them all"))
-    if len(record.spans) > 1 or record.spans != [0]:
-        rows.append(("Spans", ", ".join(map(str, record.spans))))
     rows += [("Look at", finding) for finding in record.findings]
     return rows
 

@@ -19,14 +19,19 @@ def feedback(
         str,
         typer.Option(metavar="'ROOT/{SPAN}'", help="The data that gets a new span."),
     ],
+    new_class: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A label that no span has yet; can be repeated."),
+    ] = None,
 ) -> None:
     """Make the next span of the data out of images and their true labels.
 
-    It appears as a whole or not at all, and corrects labels of the same images in earlier spans.
+    It appears as a whole or not at all, and corrects labels of the same images in earlier spans. A
+    label that is no class of the data is refused, with the nearest one: it may be mistyped.
     """
     from pipeline.retraining.feedback import BAD_ROWS, add
 
-    made = add(table, data)
+    made = add(table, data, new_classes=new_class or ())
     print(f"{made.span}: {made}")
     for row in made.bad[:SHOWN]:
         print(f"  line {row.line}: {row.image!r}, {row.label!r}: {row.reason}")

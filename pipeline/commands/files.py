@@ -23,7 +23,8 @@ def write(path: Path, text: str) -> None:
 def read_labels(path: Path) -> list[str]:
     """The names of classes, one a line. Raises ConfigError."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        # Windows editors begin a file with a byte-order mark, which belongs to no name.
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         why = error.strerror
     except ValueError:

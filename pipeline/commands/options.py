@@ -69,10 +69,11 @@ def load(
     settings: list[str] | None,
     *,
     scheduled: bool = False,
+    below: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Loaded:
     """The configuration of all layers; of `flags`, by dotted key, those that were given.
 
-    Raises ConfigError.
+    `scheduled` and `below` as for `config.load`. Raises ConfigError.
     """
     from pipeline import config
 
@@ -82,4 +83,4 @@ def load(
         if value is not None
     }
     overrides = given | dict(map(config.parse_set, settings or []))
-    return config.load(file, overrides, scheduled=scheduled)
+    return config.load(file, overrides, scheduled=scheduled, below=below)

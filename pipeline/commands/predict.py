@@ -6,9 +6,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 from urllib.parse import urlsplit
 
 import typer
@@ -22,12 +22,27 @@ from pipeline.noise import quiet
 if TYPE_CHECKING:
     import numpy as np
 
-_BATCH = 16  # images a request
+# Of a request: at most so many images, bytes and pixels, of which servers take twice as many. REST
+# makes a third more of the bytes.
+_BATCH = 16
+_BATCH_BYTES = 8 * 2**20
+_BATCH_PIXELS = 50_000_000
 _SAVED = "saved_model.pb"
 _ADDRESS = re.compile(r"[^/\s]+:\d+")
 
-# Encoded images to their probabilities [N, classes] and likeliest classes.
-Predict = Callable[[Sequence[bytes]], tuple["np.ndarray", list[str]]]
+
+class Answers(NamedTuple):
+    """Of N images the probabilities, float [N, classes], and the likeliest class of each.
+
+    classes: the names of all classes, empty where they are not known.
+    """
+
+    probabilities: np.ndarray
+    labels: list[str]
+    classes: Sequence[str]
+
+
+Predict = Callable[[Sequence[bytes]], Answers]
 
 
 def predict(
@@ -35,8 +50,8 @@ def predict(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A run (or latest), a pushed version's number or folder, HOST:PORT (gRPC), or "
-            "http://HOST:PORT (REST).",
+            help="A run (or latest, the last that finished), a pushed version's number or folder, "
+            "HOST:PORT (gRPC), or http://HOST:PORT (REST).",
         ),
     ],
     images: Annotated[
@@ -53,21 +68,22 @@ def predict(
         typer.Option(
             metavar="FILE",
             help="Names of the classes, one a line, which a server does not tell (default: those "
-            "of the workspace's pushed model, if they are the same).",
+            "of the pushed version of the workspace that has the number of the one that answers).",
         ),
     ] = None,
 ) -> None:
     """Say what a model sees on images. Exit code 3 where one of the files is no usable image.
 
-    Files that a model cannot read, such as TIFF, are converted first, as for training.
+    A model reads JPEG and PNG. Other files, such as TIFF or WebP, are converted first, as for
+    training.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet(Path(os.devnull)):  # what it says while it is loaded is not for us
         files = list(_files(images))
-        ask, classes = _model(model, workspace, name, labels)
+        ask = _model(model, workspace, name, read_labels(labels) if labels else [])
     unusable = 0
-    for start in range(0, len(files), _BATCH):
-        for file, result in _predicted(files[start : start + _BATCH], ask, classes, top):
+    for batch in _batches(files):
+        for file, result in _predicted(batch, ask, top):
             unusable += isinstance(result, str)
             _tell(file, result, as_json)
     if unusable:
@@ -90,35 +106,85 @@ def _files(images: Sequence[Path]) -> Iterator[Path]:
 _Classes = list[tuple[str, float]]
 
 
-def _predicted(
-    files: Sequence[Path], ask: Predict, classes: Sequence[str], top: int
-) -> Iterator[tuple[Path, _Classes | str]]:
-    """For each file the likeliest classes, or what is wrong with it."""
-    import numpy as np
+# A file, and it as a model can read it, or what is wrong with it.
+_Prepared = tuple[Path, "bytes | str"]
 
+
+class _Refused(Exception):  # noqa: N818 - it becomes a line about each image
+    """A server does not take these images."""
+
+
+def _batches(files: Iterable[Path]) -> Iterator[list[_Prepared]]:
+    """The files in their order, as many together as fit into a request."""
+    from components.image_example_gen import formats
+
+    batch: list[_Prepared] = []
+    size = pixels = 0
+    for file in files:
+        content = _prepare(file)
+        header = formats.header(content) if isinstance(content, bytes) else None
+        size += len(content)
+        pixels += header.width * header.height if header else 0
+        if batch and (len(batch) == _BATCH or size > _BATCH_BYTES or pixels > _BATCH_PIXELS):
+            yield batch
+            batch, size = [], len(content)
+            pixels = header.width * header.height if header else 0
+        batch.append((file, content))
+    if batch:
+        yield batch
+
+
+def _prepare(file: Path) -> bytes | str:
     from components.image_example_gen.files import Unusable
     from components.image_example_gen.images import read_image
     from components.image_example_gen.options import Options
 
-    prepared: dict[int, bytes] = {}
-    problems: dict[int, str] = {}
-    for index, file in enumerate(files):
-        try:
-            prepared[index] = read_image(file.read_bytes(), Options.max_pixels).encoded
-        except OSError as error:
-            problems[index] = error.strerror or str(error)
-        except Unusable as error:
-            problems[index] = str(error)
-    answers: dict[int, _Classes] = {}
-    if prepared:
-        probabilities, labels = ask(list(prepared.values()))
-        for index, row, label in zip(prepared, probabilities, labels, strict=True):
-            order = np.argsort(-row, kind="stable")[:top]
-            known = len(classes) == len(row) and classes[order[0]] == label
-            names = classes if known else {**{i: f"class {i}" for i in order}, order[0]: label}
-            answers[index] = [(names[i], float(row[i])) for i in order]
-    for index, file in enumerate(files):
-        yield file, answers[index] if index in answers else problems[index]
+    try:
+        return read_image(file.read_bytes(), Options.max_pixels).encoded
+    except OSError as error:
+        return error.strerror or str(error)
+    except Unusable as error:
+        return str(error)
+
+
+def _predicted(
+    batch: Sequence[_Prepared], ask: Predict, top: int
+) -> Iterator[tuple[Path, _Classes | str]]:
+    """For each file the likeliest classes, or what is wrong with it."""
+    images = [content for _, content in batch if isinstance(content, bytes)]
+    answers: Iterator[_Classes] = iter(())
+    try:
+        answers = iter(_answers(images, ask, top))
+    except _Refused as refused:
+        if len(batch) > 1:
+            # One image fails the whole request.
+            for one in batch:
+                yield from _predicted([one], ask, top)
+            return
+        batch = [(file, str(refused)) for file, _ in batch]
+    for file, content in batch:
+        yield file, content if isinstance(content, str) else next(answers)
+
+
+def _answers(images: Sequence[bytes], ask: Predict, top: int) -> list[_Classes]:
+    import numpy as np
+
+    answers: list[_Classes] = []
+    if not images:
+        return answers
+    answered = ask(images)
+    known = _fits(answered)
+    for row, label in zip(answered.probabilities, answered.labels, strict=True):
+        order = np.argsort(-row, kind="stable")[:top]
+        names = {i: answered.classes[i] if known else f"class {i}" for i in order}
+        # Of classes with the same probability, a server need not name the first.
+        answers.append(
+            [
+                (names[i] if known or place else label, float(row[i]))
+                for place, i in enumerate(order)
+            ]
+        )
+    return answers
 
 
 def _tell(file: Path, result: _Classes | str, as_json: bool) -> None:
@@ -136,14 +202,19 @@ def _tell(file: Path, result: _Classes | str, as_json: bool) -> None:
         print(printable(f"{file}: {shares}"))
 
 
-def _model(
-    model: str, workspace: Path, name: str, labels: Path | None
-) -> tuple[Predict, Sequence[str]]:
-    """What answers, and the names of its classes as far as they are known."""
+def _fits(answered: Answers) -> bool:
+    """Whether the names can be those of the classes: each image's likeliest is called so."""
+    best = answered.probabilities.argmax(axis=1)
+    return len(answered.classes) == answered.probabilities.shape[1] and all(
+        answered.classes[index] == label for index, label in zip(best, answered.labels, strict=True)
+    )
+
+
+def _model(model: str, workspace: Path, name: str, labels: list[str]) -> Predict:
+    """What answers; `labels` are the names of its classes where they are given."""
     if "://" in model or _ADDRESS.fullmatch(model):
-        return _server(model, name), _labels(labels, workspace / "serving" / name)
-    folder = _folder(model, workspace, name)
-    return _saved_model(folder), _labels(labels, folder.parent, folder)
+        return _server(model, name, labels, workspace / "serving" / name)
+    return _saved_model(_folder(model, workspace, name), labels)
 
 
 def _folder(model: str, workspace: Path, name: str) -> Path:
@@ -162,7 +233,8 @@ def _folder(model: str, workspace: Path, name: str) -> Path:
             return newest
         raise ConfigError(f"{folder}: holds neither {_SAVED} nor numbered versions of a model")
     place = Workspace(workspace)
-    facts = history.read_facts(place, history.find(place, model))
+    run = history.find_finished(place) if model == history.LATEST else history.find(place, model)
+    facts = history.read_facts(place, run)
     artifact = facts.artifact("model")
     folder = Path(artifact.uri) / "Format-Serving" if artifact else Path()
     if not (folder / _SAVED).is_file():
@@ -176,17 +248,14 @@ def _newest(base: Path) -> Path | None:
     return max(versions, key=lambda path: int(path.name), default=None)
 
 
-def _labels(given: Path | None, base: Path, folder: Path | None = None) -> list[str]:
-    """The class names of the file, or else of the model in `folder`, or else the newest in base."""
+def _classes(folder: Path) -> list[str]:
+    """The class names of a SavedModel, empty where it is not there or does not tell."""
     from pipeline.serving.model import CLASSES_FILE, read_classes
 
-    if given is not None:
-        return read_labels(given)
-    where = folder or _newest(base)
-    return read_classes(where / CLASSES_FILE) if where else []
+    return read_classes(folder / CLASSES_FILE)
 
 
-def _saved_model(folder: Path) -> Predict:
+def _saved_model(folder: Path, given: list[str]) -> Predict:
     import tensorflow as tf
 
     try:
@@ -195,16 +264,18 @@ def _saved_model(folder: Path) -> Predict:
     except (OSError, KeyError, tf.errors.OpError) as error:
         raise ConfigError(f"{folder}: is no model that can be asked: {error}") from None
 
-    def ask(encoded: Sequence[bytes]) -> tuple[np.ndarray, list[str]]:
+    classes = given or _classes(folder)
+
+    def ask(encoded: Sequence[bytes]) -> Answers:
         assert loaded  # or its variables would be gone
         outputs = signature(tf.constant(list(encoded)))
         labels = [label.decode() for label in outputs["label"].numpy()]
-        return outputs["probabilities"].numpy(), labels
+        return Answers(outputs["probabilities"].numpy(), labels, classes)
 
     return ask
 
 
-def _server(address: str, name: str) -> Predict:
+def _server(address: str, name: str, given: list[str], base: Path) -> Predict:
     import numpy as np
 
     from components.image_example_gen import images  # noqa: F401 - is heavy, too
@@ -216,18 +287,34 @@ def _server(address: str, name: str) -> Predict:
         raise ConfigError(f"{address}: must be HOST:PORT or http://HOST:PORT")
     client = Client(url.hostname, url.port, url.port)
 
-    def ask(encoded: Sequence[bytes]) -> tuple[np.ndarray, list[str]]:
+    def newest() -> int | None:
+        """The version that is asked where none is named: the highest that is available."""
+        found = [v for v, state in client.rest_status(name).items() if state == "AVAILABLE"]
+        return max(found, default=None)
+
+    def rest(encoded: Sequence[bytes]) -> tuple[int | None, np.ndarray, list[str]]:
+        """Over REST an answer does not tell its version, so that it is asked for by its number."""
+        version = newest()
+        rows = client.predict_images(name, encoded, version=version)
+        labels = [row["label"] for row in rows]
+        return version, np.array([row["probabilities"] for row in rows]), labels
+
+    def grpc(encoded: Sequence[bytes]) -> tuple[int | None, np.ndarray, list[str]]:
+        version, outputs = client.predict(name, {"image_bytes": strings(encoded)})
+        labels = [label.decode() for label in outputs["label"]]
+        return version, outputs["probabilities"], labels
+
+    def ask(encoded: Sequence[bytes]) -> Answers:
         try:
-            if url.scheme == "http":
-                rows = client.predict_images(name, encoded)
-                return np.array([row["probabilities"] for row in rows]), [r["label"] for r in rows]
-            _, outputs = client.predict(name, {"image_bytes": strings(encoded)})
+            version, probabilities, labels = (rest if url.scheme == "http" else grpc)(encoded)
         except ServingError as error:
+            if error.code in ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"):
+                raise _Refused(f"{address}, model {name}: {error.code}: {error}") from None
             hint = {
                 "NOT_FOUND": "; wait until it is AVAILABLE, or give its name with --name",
                 "UNAVAILABLE": "; is a server running there?",
             }.get(error.code, "")
             raise ConfigError(f"{address}, model {name}: {error.code}: {error}{hint}") from None
-        return outputs["probabilities"], [label.decode() for label in outputs["label"]]
+        return Answers(probabilities, labels, given or _classes(base / str(version)))
 
     return ask

@@ -161,7 +161,7 @@ def _counts(facts: Facts) -> dict[str, Any]:
         found["classes"] = len(facts.data.classes)
         found["duplicates"] = facts.data.duplicates
         found["quarantined"] = sum(facts.data.quarantined.values())
-        found["spans"] = facts.data.spans
+        found["spans"] = facts.data.span_names or facts.data.spans
     return found
 
 
@@ -199,6 +199,8 @@ def _show(facts: Facts) -> None:
     if facts.data:
         data = facts.data
         rows = [(split, f"{data.images(split):,} images") for split in data.splits]
+        if data.spans not in ([], [0]):
+            rows.append(("spans", ", ".join(data.span_names or map(str, data.spans))))
         rows += [("classes", str(len(data.classes))), ("duplicates", f"{data.duplicates:,}")]
         rows += [("quarantined", f"{count:,} {kind}") for kind, count in data.quarantined.items()]
         rows += [("finding", f"{f.split}, {f.feature}: {f.text}") for f in data.anomalies or []]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,13 @@ from pipeline.commands.options import (
     WorkspaceOption,
     load,
 )
+
+if TYPE_CHECKING:
+    from pipeline.config import Loaded
+
+EpochsOption = Annotated[
+    int | None, typer.Option(metavar="N", help="Passes over the training images.")
+]
 
 
 def run(
@@ -29,9 +37,7 @@ def run(
     ] = None,
     recipe: RecipeOption = None,
     workspace: WorkspaceOption = None,
-    epochs: Annotated[
-        int | None, typer.Option(metavar="N", help="Passes over the training images.")
-    ] = None,
+    epochs: EpochsOption = None,
     settings: SettingsOption = None,
     log_format: LogFormatOption = LogFormat.AUTO,
 ) -> None:
@@ -60,8 +66,16 @@ def retrain(
     ] = None,
     recipe: RecipeOption = None,
     workspace: WorkspaceOption = None,
+    epochs: EpochsOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="Retrain whatever the policy says.")
+    ] = False,
+    accept_loss: Annotated[
+        bool,
+        typer.Option(
+            "--accept-loss",
+            help="Retrain although images or classes of the last training are gone.",
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the decision, and do nothing.")
@@ -71,12 +85,39 @@ def retrain(
 ) -> None:
     """Retrain where there is reason to: new images, an old model, drift. For a schedule.
 
-    Says what it decides and why. A model that passes the gate is pushed, and labelled canary. What
-    was decided when, and what came of it, is in WORKSPACE/retraining.jsonl.
+    Says what it decides and why. Starts from the champion's settings and weights, under what is
+    given here. A model that passes the gate is pushed, and labelled canary. What was decided when,
+    and what came of it, is in WORKSPACE/retraining.jsonl. Exit code 12 where images or classes are
+    gone.
     """
-    flags = {"data.source": data, "train.recipe": recipe, "workspace": workspace}
-    loaded = load(config, flags, settings, scheduled=True)
+    flags = {
+        "data.source": data,
+        "train.recipe": recipe,
+        "workspace": workspace,
+        "train.epochs": epochs,
+    }
 
+    from pipeline.retraining.prepare import prepare
     from pipeline.retraining.retrain import retrain as run_retraining
+    from pipeline.retraining.retrain import tell_of_no_start
 
-    run_retraining(loaded.config, loaded.origins, log_format.resolved, force=force, dry_run=dry_run)
+    def load_with(
+        above: Sequence[str] = (), below: Mapping[str, Mapping[str, object]] | None = None
+    ) -> Loaded:
+        return load(config, flags, [*(settings or []), *above], scheduled=True, below=below)
+
+    try:
+        loaded, notes = prepare(load_with)
+    except Exception as error:
+        if not dry_run:
+            tell_of_no_start(error)
+        raise
+    run_retraining(
+        loaded.config,
+        loaded.origins,
+        log_format.resolved,
+        force=force,
+        dry_run=dry_run,
+        accept_loss=accept_loss,
+        notes=notes,
+    )

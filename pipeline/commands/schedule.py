@@ -9,11 +9,13 @@ import typer
 from pipeline.commands.connection import Connection, connected
 from pipeline.commands.submit import (
     SERVICE_ACCOUNT,
+    CheckOption,
     DryRunOption,
     ExperimentOption,
     PackageArgument,
     ParamOption,
     ServiceAccountOption,
+    check_cluster,
     print_requests,
     print_version,
 )
@@ -37,6 +39,7 @@ def create(
         str | None, typer.Option(help="Of the schedule; default: the pipeline's.")
     ] = None,
     service_account: ServiceAccountOption = SERVICE_ACCOUNT,
+    check: CheckOption = True,
     dry_run: DryRunOption = False,
     *,
     connection: Connection,
@@ -53,6 +56,8 @@ def create(
     words = in_words(cron)
     found = read(package)
     values = arguments(found, param or [])
+    if check and not dry_run:
+        check_cluster(found, connection, service_account)
     kubeflow = Kubeflow(connection, dry_run=dry_run)
     version = kubeflow.upload(found)
     page = kubeflow.schedule(

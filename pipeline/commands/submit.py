@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import datetime
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components import progress
 from pipeline.commands.connection import Connection, connected
+from pipeline.commands.options import LogFormat, LogFormatOption
 
 if TYPE_CHECKING:
     from kubeflow.client import Kubeflow, Version
@@ -32,6 +36,13 @@ ExperimentOption = Annotated[
 ServiceAccountOption = Annotated[
     str, typer.Option(help="Of Kubernetes, whose rights the pods have.")
 ]
+CheckOption = Annotated[
+    bool,
+    typer.Option(
+        "--check/--no-check",
+        help="First look, as kubectl would, for the claims, secrets and machines that pods need.",
+    ),
+]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Print the requests as JSON and send nothing.")
 ]
@@ -48,9 +59,16 @@ def submit(
     ] = None,
     service_account: ServiceAccountOption = SERVICE_ACCOUNT,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Until the run is over; exit code 5 where it failed.")
+        bool,
+        typer.Option(
+            "--wait",
+            help="Show what its nodes do until the run is over; exit code 5 where it failed. A run "
+            "of which a pod does not start within kubeflow.start_timeout is ended.",
+        ),
     ] = False,
+    check: CheckOption = True,
     dry_run: DryRunOption = False,
+    log_format: LogFormatOption = LogFormat.AUTO,
     *,
     connection: Connection,
 ) -> None:
@@ -63,6 +81,8 @@ def submit(
 
     found = read(package)
     values = arguments(found, param or [])
+    if check and not dry_run:
+        check_cluster(found, connection, service_account)
     now = datetime.datetime.now(datetime.UTC)
     kubeflow = Kubeflow(connection, dry_run=dry_run)
     version = kubeflow.upload(found)
@@ -76,10 +96,47 @@ def submit(
     if dry_run:
         print_requests(kubeflow)
         return
-    print_version(found, version)
-    print(f"Run       {page}", flush=True)
+    if log_format is not LogFormat.JSON:
+        print_version(found, version)
+        print(f"Run       {page}", flush=True)
+    elif not wait:
+        print(json.dumps({"run_id": run_id, "page": page, "version": found.version}))
     if wait:
-        kubeflow.wait(run_id)
+        _wait(kubeflow, run_id, page, found.nodes, log_format)
+
+
+def _wait(
+    kubeflow: Kubeflow, run_id: str, page: str, nodes: Sequence[str], log_format: LogFormat
+) -> None:
+    from kubeflow.follow import follow
+    from pipeline.console import Console, duration
+
+    with Console.create(log_format.resolved, sys.stdout) as console:
+        try:
+            ending = follow(kubeflow, run_id, nodes)
+        except KeyboardInterrupt:
+            progress.report("note", text=f"the run goes on without being watched: {page}")
+            raise
+        outcome = dict(ending.outcome)
+        rows = [("Run", f"succeeded after {duration(ending.wall_s)}")]
+        if "accuracy" in outcome:
+            verdict = "blessed" if outcome["blessed"] else "not blessed"
+            rows.append(("Accuracy", f"{outcome['accuracy']:.4f}, {verdict}"))
+        if "pushed" in outcome:
+            rows.append(("Pushed", outcome["pushed"] or "nothing"))
+        if "report" in outcome:
+            outcome["report"] = kubeflow.artifact(outcome["report"])
+            rows.append(("Report", outcome["report"]))
+        rows.append(("Page", page))
+        console.summary(rows, {"run_id": run_id, "state": "complete", **outcome, "page": page})
+
+
+def check_cluster(package: Package, connection: Connection, service_account: str) -> None:
+    """Refuse what could never start, where Kubernetes can be looked at. Raises ConfigError."""
+    from kubeflow.cluster import check
+
+    for remark in check(package, connection.namespace, service_account):
+        print(f"perennial: note: {remark}", file=sys.stderr)
 
 
 def print_requests(kubeflow: Kubeflow) -> None:

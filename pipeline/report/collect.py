@@ -130,7 +130,7 @@ def _content(uri: str | None, *names: str) -> bytes | None:
 
 
 def _data(where: Mapping[str, str]) -> Data | None:
-    from components.image_example_gen.accounting import FILE_NAME, QUARANTINE
+    from components.image_example_gen.accounting import FILE_NAME, QUARANTINE, varied
     from components.image_example_validator.findings import FINDINGS_FILE
 
     accounting = _content(where.get("examples"), FILE_NAME)
@@ -138,7 +138,7 @@ def _data(where: Mapping[str, str]) -> Data | None:
         return None
     record = json.loads(accounting)
     lines = (_content(where.get("examples"), QUARANTINE) or b"").splitlines()
-    rows = [json.loads(line) for line in lines[:MAX_UNUSABLE]]
+    rows = varied(map(json.loads, lines))[:MAX_UNUSABLE]
     anomalies = _content(where.get("anomalies"), FINDINGS_FILE)
     return Data(
         **record,

@@ -181,6 +181,7 @@ class Data(_Fact):
     ignored: dict[str, int]
     normalized: dict[str, int]
     spans: list[int]
+    span_names: list[str] = Field(default_factory=list)
     near_duplicates: dict[str, int]
     findings: list[str]
     unusable: list[Unusable] = Field(default_factory=list)

@@ -68,6 +68,17 @@ def find(workspace: Workspace, name: str) -> Run:
     return run
 
 
+def find_finished(workspace: Workspace) -> Run:
+    """Find the latest run that has a verdict, pushed or not. Raises ConfigError without one."""
+    find(workspace, LATEST)
+    for run in runs(workspace):
+        if run.state in (State.PUSHED, State.REJECTED):
+            return run
+    raise ConfigError(
+        f"{workspace.root} has no run that finished; `perennial runs` lists how they ended"
+    )
+
+
 def read_facts(workspace: Workspace, run: Run) -> Facts:
     """What the run's report has written down, without its pictures; the record alone without it."""
     try:

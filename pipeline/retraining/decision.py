@@ -6,9 +6,11 @@ import dataclasses
 import datetime
 from typing import Any
 
+from components.wording import quoted
 from pipeline.retraining.drift_report import Drift
 from pipeline.retraining.inventory import News
 from pipeline.retraining.judged import Trained
+from pipeline.retraining.losses import Losses
 from pipeline.settings import RetrainConfig
 
 
@@ -26,6 +28,8 @@ class Situation:
       drift: how the new images differ, where that was measured.
       last_alarm: when drift last raised an alarm.
       forced: a person wants it.
+      losses: what of the data of the last judged training is gone.
+      accepted: a person has accepted the losses, so that they are a reason.
     """
 
     now: datetime.datetime
@@ -36,6 +40,8 @@ class Situation:
     drift: Drift | None = None
     last_alarm: datetime.datetime | None = None
     forced: bool = False
+    losses: Losses = dataclasses.field(default_factory=Losses)
+    accepted: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +89,11 @@ def _reasons(situation: Situation, policy: RetrainConfig) -> tuple[list[str], li
         found.append("it is forced")
     if situation.unfinished:
         found.append(situation.unfinished)
-    against += [f"span {number} holds nothing" for number in news.empty_spans]
+    if situation.accepted:
+        found.append(f"{situation.losses}, which is accepted")
+    against += [f"span {name} holds nothing" for name in news.empty_spans]
+    if renamed := situation.losses.renamed:
+        against.append(f"of {quoted(renamed)} there is no image, as they are labelled otherwise")
     if last is None:
         found.append("no model has been judged yet")
         return found, against

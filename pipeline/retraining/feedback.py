@@ -11,14 +11,15 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from components.atomic_pusher import storage
 from components.atomic_pusher.filesystem import locked
 from components.errors import BadDataError
-from components.image_example_gen import source_name, spans
+from components.image_example_gen import similar, source_name, spans
+from components.image_example_gen.dataset import list_data
 from components.image_example_gen.options import Options
 from pipeline.errors import ConfigError, DataError
 
@@ -61,15 +62,24 @@ class _Row:
     sha256: str
 
 
-def add(table: Path, source: str, today: datetime.date | None = None) -> Feedback:
+def add(
+    table: Path,
+    source: str,
+    today: datetime.date | None = None,
+    new_classes: Collection[str] = (),
+) -> Feedback:
     """Make the next span of `source` out of a CSV file with the columns `image` and `label`.
 
-    The span appears as a whole, with one folder a class. Images are paths relative to the file.
+    The span appears as a whole, with one folder a class. Images are paths relative to the file. A
+    label that is no class of the data so far, where it has any, is bad: a mistyped one would be a
+    class of its own from then on.
 
     Args:
       table: the CSV file.
       source: a local source with {SPAN}, or {YYYY}, {MM} and {DD}, and perhaps {VERSION}.
-      today: the day of a dated span.
+      today: the day of a dated span, unless there is one of that day or later: by the clock here
+        if None.
+      new_classes: labels that are let through though no span has them.
 
     Raises:
         ConfigError: `source` has no spans, or is not on this machine.
@@ -77,6 +87,7 @@ def add(table: Path, source: str, today: datetime.date | None = None) -> Feedbac
     """
     root, location = _root(source)
     good, bad = _read(table)
+    good = list(_known(good, bad, _classes(location), new_classes))
     rows = list(_agreed(good, bad))
     if not rows:
         first = f": line {bad[0].line}: {bad[0].reason}" if bad else ""
@@ -84,7 +95,7 @@ def add(table: Path, source: str, today: datetime.date | None = None) -> Feedbac
     distinct = {row.sha256: row for row in reversed(rows)}
     root.mkdir(parents=True, exist_ok=True)
     with locked(root):
-        span = _next(location, today or datetime.datetime.now(datetime.UTC).date())
+        span = _next(location, today or datetime.date.today())
         span.parent.mkdir(parents=True, exist_ok=True)
         staging = root / f".feedback-{uuid.uuid4().hex}"
         try:
@@ -171,6 +182,35 @@ def _load(path: Path, image: str, label: str) -> bytes:
     return content
 
 
+def _classes(location: str) -> set[str]:
+    """The classes of all spans that are there. Raises ConfigError where they cannot be listed."""
+    every = Options(first_span=0)
+    try:
+        data = list_data(location, every, spans.resolve(location, every))
+    except BadDataError as error:
+        if "no such span" in str(error):
+            return set()
+        raise ConfigError(str(error)) from error
+    return {item.label for unit in data.units for item in unit.items() if not item.problem}
+
+
+def _known(
+    rows: list[_Row], bad: list[BadRow], known: set[str], new_classes: Collection[str]
+) -> Iterator[_Row]:
+    """The rows whose label is a class, or may become one; the others are added to `bad`."""
+    alike = {similar.skeleton(name): name for name in known}
+    for row in rows:
+        seen = alike.get(similar.skeleton(row.label))
+        if row.label in known or not known or (row.label in new_classes and seen is None):
+            yield row
+            continue
+        nearest = seen or similar.nearest(row.label, known)
+        reason = f"no class of the data is called {row.label!r}"
+        reason += f"; {nearest!r} is the nearest" if nearest else ""
+        reason += "" if seen else "; --new-class lets a new one through"
+        bad.append(BadRow(row.line, row.image, row.label, reason))
+
+
 def _agreed(rows: list[_Row], bad: list[BadRow]) -> Iterator[_Row]:
     """The rows whose image has one label; the others are added to `bad`."""
     labels: dict[str, set[str]] = {}
@@ -185,31 +225,24 @@ def _agreed(rows: list[_Row], bad: list[BadRow]) -> Iterator[_Row]:
 
 
 def _next(location: str, today: datetime.date) -> Path:
-    """Where the next span is to be: a number or, of a day that has one, a version more."""
-    every = Options(first_span=0)
+    """Where the next span is to be: after the newest, or its corrections would not count.
+
+    That is its number and one more, or today, and where there is one of today or later, as in a
+    time zone to the east, the day after it. Never another version of a day: the highest version is
+    all that is read of it, so that the images of the others would be gone.
+    """
     try:
-        known = spans.resolve(location, every)
+        known = spans.resolve(location, Options(first_span=0))
     except BadDataError as error:
         if "no such span" not in str(error):
             raise ConfigError(str(error)) from error
         known = []
-    version = 1
     number = max((span.number for span in known), default=0) + 1
     if "{YYYY}" in location:
-        days = (today - datetime.date(1970, 1, 1)).days
-        same = [span.version or 0 for span in known if span.number == days]
-        if same and "{VERSION" not in location:
-            raise DataError(
-                f"{location}: {today} has its span already; add {{VERSION}} to the pattern, or "
-                "wait for tomorrow"
-            )
-        version = max(same, default=0) + 1
-    day = {"YYYY": f"{today:%Y}", "MM": f"{today:%m}", "DD": f"{today:%d}"}
-
-    def value(match: re.Match[str]) -> str:
-        width = int(match[2] or 0)
-        if match[1] in day:
-            return day[match[1]]
-        return f"{number if match[1] == 'SPAN' else version:0{width}d}"
-
-    return Path(re.sub(r"\{(SPAN|VERSION|YYYY|MM|DD)(?::([^}]*))?\}", value, location))
+        number = max(number, spans.day(today))
+    path = spans.location(location, number)
+    if not spans.is_one(path, location):
+        raise ConfigError(
+            f"{location}: has no place for span {number}; give its number more digits"
+        )
+    return Path(path)

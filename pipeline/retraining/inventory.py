@@ -13,7 +13,7 @@ from typing import NamedTuple
 from components.atomic_pusher import storage
 from components.image_example_gen import files, source_name
 from components.image_example_gen.dataset import DataSet, SpanUnit, list_data
-from components.image_example_gen.inputs import scan
+from components.image_example_gen.inputs import QUARANTINED, scan
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources.base import Content
 
@@ -22,11 +22,15 @@ _SETTLED_NS = 2 * 10**9
 
 
 class Entry(NamedTuple):
-    """An input: hex digest of its bytes, "" where there are none to be had, its class and span."""
+    """An input: hex digest of its bytes, "" where there are none to be had, its class and span.
+
+    `is_used`: it was not quarantined, as far as that is known.
+    """
 
     sha256: str
     label: str
     span: int
+    is_used: bool = True
 
 
 # By name, which is the path within the source.
@@ -41,13 +45,13 @@ class News:
       new: names of inputs with content, or a label for it, that was not there before.
       changed: names that were there before and now hold something else, or are labelled otherwise.
       removed: names that are gone, together with their content.
-      empty_spans: numbers of spans that hold nothing.
+      empty_spans: names of spans that hold nothing.
     """
 
     new: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
-    empty_spans: tuple[int, ...] = ()
+    empty_spans: tuple[str, ...] = ()
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -85,7 +89,7 @@ def compare(before: Inventory, now: Inventory) -> News:
 
 def digest(inventory: Inventory) -> str:
     """Equal for inventories with equal names, contents and labels."""
-    lines = sorted(json.dumps([name, *entry]) for name, entry in inventory.items())
+    lines = sorted(json.dumps([name, *entry[:3]]) for name, entry in inventory.items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
@@ -138,7 +142,12 @@ def read_inputs(location: str) -> Inventory:
     else:
         text = Path(location).read_text("utf-8")
     rows = map(json.loads, text.splitlines())
-    return {row["path"]: Entry(row["sha256"] or "", row["label"], row["span"]) for row in rows}
+    return {
+        row["path"]: Entry(
+            row["sha256"] or "", row["label"], row["span"], row["fate"] != QUARANTINED
+        )
+        for row in rows
+    }
 
 
 def _part(data: DataSet, number: int) -> DataSet:

@@ -2,8 +2,9 @@
 
 Every line has `at` (UTC) and `event`. "decision" has the fields of `decision.Decision`; "started"
 and "ended" have the `run` that followed from it, and "ended" its `result`: blessed, rejected,
-failed or interrupted, with the reason in `detail`. "drift" has what was measured of a batch of
-new images, and "alarm" tells that it was found too much.
+failed or interrupted, with the reason in `detail`. "stopped" has `result`, `detail` and `exit_code`
+of what ended without a run: data that is missing, a fault, a signal. "drift" has what was measured
+of a batch of new images, and "alarm" tells that it was found too much.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from components.atomic_pusher import storage
+from components.redaction import redact_all
+from pipeline.errors import NotBlessed
 
 FILE = "retraining.jsonl"
 
 
 def append(location: str, event: str, at: datetime.datetime, **fields: Any) -> None:
     """Add a line, durably, to the journal at a path or URI."""
-    entry = {"at": at.isoformat(timespec="seconds"), "event": event, **fields}
+    entry = {"at": at.isoformat(timespec="seconds"), "event": event, **redact_all(fields)}
     text = storage.read_text(location)
     # Cut off by a crash: what was being written is no entry, and must not swallow the next.
     begin = "\n" if text and not text.endswith("\n") else ""
@@ -50,6 +53,13 @@ def unfinished(entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None
         if entry["event"] == "ended":
             return None if entry["result"] in ("blessed", "rejected") else entry
     return None
+
+
+def result_of(error: BaseException) -> str:
+    """What ended with `error`, in the word that an entry has for it."""
+    if isinstance(error, NotBlessed):
+        return "rejected"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
 
 
 def last_alarm(entries: Sequence[Mapping[str, Any]]) -> datetime.datetime | None:

@@ -26,6 +26,7 @@ class Trained:
       blessed: the verdict.
       made: when it was trained, UTC.
       examples: URI of the ingested examples that it was trained on.
+      run: id of the run that trained it; "" where that is not known.
     """
 
     model: int
@@ -33,6 +34,7 @@ class Trained:
     blessed: bool
     made: datetime.datetime
     examples: str
+    run: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,7 @@ def read(connection: metadata_store_pb2.ConnectionConfig, pipeline: str) -> Hist
                 artifact.create_time_since_epoch / 1000, datetime.UTC
             ),
             examples=_examples(store, model),
+            run=_run(store, model),
         )
 
     return History(
@@ -86,6 +89,19 @@ def read(connection: metadata_store_pb2.ConnectionConfig, pipeline: str) -> Hist
         # As the Resolver has it: the latest that was trained, not that was judged.
         champion=trained(max(blessed)) if blessed else None,
     )
+
+
+def _run(store: MetadataStore, artifact: int) -> str:
+    """The run that made an artifact, not one that took it from the cache; "" without one."""
+    from ml_metadata.proto import metadata_store_pb2
+
+    made = [
+        event.execution_id
+        for event in store.get_events_by_artifact_ids([artifact])
+        if event.type == metadata_store_pb2.Event.OUTPUT
+    ]
+    contexts = store.get_contexts_by_execution(min(made)) if made else []
+    return next((each.name for each in contexts if each.type == "pipeline_run"), "")
 
 
 def _examples(store: MetadataStore, artifact: int) -> str:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from components.atomic_pusher import storage
 from components.errors import BadDataError
+from components.image_example_gen import spans as source_spans
 from components.image_example_gen.inputs import INPUTS_FILE
-from pipeline.errors import DataError
-from pipeline.retraining import drift_report, inventory, journal, judged
+from pipeline.errors import DataLost, data_error
+from pipeline.retraining import drift_report, inventory, journal, judged, losses, notify
 from pipeline.retraining.decision import Decision, Situation, decide
 from pipeline.retraining.drift_report import Drift
 from pipeline.retraining.inventory import Inventory, News
@@ -53,20 +54,50 @@ def decide_in_cluster(
 ) -> Decision:
     """The decision of a run's first task. It is in the journal below `pipeline_root` too.
 
-    Raises DataError where the data cannot be listed.
+    Raises DataError where the data cannot be listed, DataLost where too much of it is gone.
     """
     now = datetime.datetime.now(datetime.UTC)
     place = Place(connection, storage.join(pipeline_root, journal.FILE))
-    situation = look(config, place, now, force)
+    try:
+        situation = look(config, place, now, force)
+        check_losses(situation, config)
+    except Exception as error:
+        stopped(place, now, error)
+        notify.send(config.notify, "failed", config.name, str(error))
+        raise
     decision = decide(situation, config.retrain)
     record(place, decision, situation)
     return decision
+
+
+def check_losses(situation: Situation, config: Config) -> None:
+    """Raise DataLost where more of the data is gone than may be."""
+    losses, allowed = situation.losses, config.retrain.max_removed
+    if losses.exceed(allowed):
+        raise DataLost(
+            f"{config.data.source}: {losses}, where retrain.max_removed = {allowed:g} of them may "
+            "be, and no class: nothing was retrained; put the data back, such as by mounting its "
+            "disk, or accept the loss by --accept-loss or --set retrain.max_removed=1"
+        )
+
+
+def stopped(place: Place, at: datetime.datetime, error: BaseException) -> None:
+    """Add what ended a retraining before it began to the journal."""
+    journal.append(
+        place.log,
+        "stopped",
+        at,
+        result=journal.result_of(error),
+        exit_code=getattr(error, "exit_code", None),
+        detail=str(error) or type(error).__name__,
+    )
 
 
 def record(place: Place, decision: Decision, situation: Situation) -> None:
     """Add a decision to the journal, and the alarm that it raises."""
     news = situation.news
     counts = {"new": len(news.new), "changed": len(news.changed), "removed": len(news.removed)}
+    counts["gone"] = situation.losses.images
     journal.append(place.log, "decision", situation.now, **decision.as_json(), **counts)
     if decision.alarm:
         journal.append(place.log, "alarm", situation.now)
@@ -79,7 +110,7 @@ def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> 
     known = _inputs_of(past)
     if known is None:
         past = dataclasses.replace(past, last=None)
-    current, news = _news(config, place, known or {})
+    current, spans, news = _news(config, place, known or {})
     return Situation(
         now=now,
         news=news,
@@ -89,19 +120,22 @@ def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> 
         drift=_drift(config, place, past, {name: current[name] for name in news.images}, entries),
         last_alarm=journal.last_alarm(entries),
         forced=forced,
+        losses=losses.find(known or {}, current, spans, config.data.options),
     )
 
 
-def _news(config: Config, place: Place, known: Inventory) -> tuple[Inventory, News]:
+def _news(config: Config, place: Place, known: Inventory) -> tuple[Inventory, list[int], News]:
     data = config.data
     try:
         current, spans = inventory.take(data.source, data.options, place.memo)
     except BadDataError as error:
-        raise DataError(str(error)) from error
+        raise data_error(error) from error
     filled = {entry.span for entry in current.values()}
     latest = max((entry.span for entry in known.values()), default=-1)
     empty = tuple(number for number in spans if number > latest and number not in filled)
-    return current, dataclasses.replace(inventory.compare(known, current), empty_spans=empty)
+    names = tuple(source_spans.name(number, data.source) for number in empty)
+    news = dataclasses.replace(inventory.compare(known, current), empty_spans=names)
+    return current, spans, news
 
 
 def _drift(

@@ -10,6 +10,7 @@ import os
 import urllib.error
 import urllib.request
 
+from components.redaction import redact
 from pipeline.settings import NotifyConfig
 
 TIMEOUT_S = 10.0
@@ -26,7 +27,7 @@ def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
         return None
     if not url.lower().startswith(("http://", "https://")):
         return f"nobody was told: {config.webhook_env} does not hold an http or https URL"
-    body = json.dumps({"text": f"perennial: {name}: {event}: {text}"}).encode()
+    body = json.dumps({"text": redact(f"perennial: {name}: {event}: {text}")}).encode()
     try:
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=TIMEOUT_S):

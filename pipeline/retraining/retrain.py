@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
 import json
+import signal
+import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any, NoReturn
 
 from pipeline.config import check_paths
-from pipeline.errors import DriftFound, NotBlessed, UserError
+from pipeline.errors import ConfigError, DriftFound, UserError
 from pipeline.noise import quiet
 from pipeline.retraining import journal, labels, notify
-from pipeline.retraining.decision import decide
-from pipeline.retraining.look import Place, look, record
+from pipeline.retraining.decision import Situation, decide
+from pipeline.retraining.look import Place, check_losses, look, record, stopped
 from pipeline.run import new_run_id, run_locked
-from pipeline.settings import Config
+from pipeline.settings import Config, NotifyConfig
 from pipeline.workspace import Workspace
 
 MEMO = "retraining-inventory.json"
@@ -28,9 +33,14 @@ def retrain(
     *,
     force: bool = False,
     dry_run: bool = False,
+    accept_loss: bool = False,
+    notes: Sequence[str] = (),
     now: datetime.datetime | None = None,
 ) -> None:
     """Decide whether to retrain, say why, and do it.
+
+    Whatever ends it but a model that is pushed and a night without reason is told to the webhook
+    once, and is in the journal: missing data, a fault, SIGTERM, SIGHUP and SIGINT.
 
     Args:
       config: all settings.
@@ -38,32 +48,40 @@ def retrain(
       log_format: "rich", "plain" or "json".
       force: retrain whatever the policy says.
       dry_run: decide only; nothing but measured drift is recorded, and nobody is told.
+      accept_loss: retrain although data is gone.
+      notes: lines to print where there is a retraining, such as where settings come from.
       now: the time that ages are measured by, UTC; the clock's if None.
 
     Returns where a model is pushed or was already, and where there was nothing to do. Raises
-    UserError otherwise: DriftFound where drift is an alarm and nothing is retrained.
+    UserError otherwise: DataLost where too much data is gone, DriftFound where drift is an alarm
+    and nothing is retrained.
     """
-    check_paths(config)
     workspace = Workspace(config.workspace)
-    now = now or datetime.datetime.now(datetime.UTC)
-    with workspace.lock():
-        night = _Night(config, workspace, log_format, now)
-        try:
-            situation = look(config, night.place, now, force)
-        except UserError as error:
-            night.notify("failed", str(error))
-            raise
-        decision = decide(situation, config.retrain)
-        night.say("decision", str(decision), **decision.as_json())
-        if dry_run:
-            return
-        record(night.place, decision, situation)
-        if decision.alarm:
-            night.notify("drift", str(decision))
-        if decision.retrain:
-            night.run(origins)
-        elif decision.alarm:
-            raise DriftFound("; ".join(decision.reasons))
+    night = _Night(config, workspace, log_format, now or datetime.datetime.now(datetime.UTC))
+    with _interruptible(), contextlib.nullcontext() if dry_run else night.told():
+        check_paths(config)
+        with workspace.lock():
+            situation = night.look(force, accept_loss)
+            decision = decide(situation, config.retrain)
+            night.say("decision", str(decision), **decision.as_json())
+            if dry_run or decision.retrain:
+                for note in notes:
+                    night.say("note", note)
+            if dry_run:
+                return
+            record(night.place, decision, situation)
+            if decision.alarm:
+                night.notify("drift", str(decision))
+            if decision.retrain:
+                night.run(origins)
+            elif decision.alarm:
+                raise DriftFound("; ".join(decision.reasons))
+
+
+def tell_of_no_start(error: Exception) -> None:
+    """Tell the default webhook that there are no settings by which a retraining could start."""
+    if failure := notify.send(NotifyConfig(), "failed", "retrain", _detail(error)):
+        print(failure, flush=True)
 
 
 class _Night:
@@ -75,12 +93,39 @@ class _Night:
         self._log_format = log_format
         self._now = now
         self._started = time.monotonic()
+        self._is_told = False
         self.place = Place(
             workspace.connection() if workspace.metadata.exists() else None,
             str(workspace.root / journal.FILE),
             workspace.root / MEMO,
             quiet(workspace.log_path("drift")),
         )
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Journal and tell whatever ends the block and is neither yet."""
+        try:
+            yield
+        except BaseException as error:
+            if not self._is_told:
+                self._stop(error)
+            raise
+
+    def _stop(self, error: BaseException) -> None:
+        # Where the configuration is wrong, the workspace may be too.
+        with contextlib.suppress(OSError):
+            if not isinstance(error, ConfigError):
+                self._workspace.root.mkdir(parents=True, exist_ok=True)
+            stopped(self.place, self._time(), error)
+        self.notify(_event(error), _detail(error))
+
+    def look(self, force: bool, accept_loss: bool) -> Situation:
+        """What there is to decide on. Raises DataLost where too much is gone and not accepted."""
+        situation = look(self._config, self.place, self._now, force)
+        if accept_loss and situation.losses.exceed(self._config.retrain.max_removed):
+            return dataclasses.replace(situation, accepted=True)
+        check_losses(situation, self._config)
+        return situation
 
     def run(self, origins: Mapping[str, str]) -> None:
         """Run the DAG, label what it pushes, and tell what came of it."""
@@ -95,9 +140,11 @@ class _Night:
             version = int(str(found["pushed"]).rstrip("/").rpartition("/")[2])
             labelled = labels.label(self._config, version)
         except BaseException as error:
-            result = _result(error)
-            self.record("ended", run=run_id, result=result, detail=str(error))
-            self.notify(result, f"run {run_id}: {error}")
+            result = journal.result_of(error)
+            # Whoever is to be told does not go without it where the disk is full.
+            with contextlib.suppress(OSError):
+                self.record("ended", run=run_id, result=result, detail=_detail(error))
+            self.notify(_event(error), f"run {run_id}: {_detail(error)}")
             raise
         self.record("ended", run=run_id, result="blessed", pushed=found["pushed"], detail=labelled)
         self.say("note", labelled)
@@ -105,11 +152,11 @@ class _Night:
 
     def record(self, event: str, **fields: Any) -> None:
         """Add to the journal."""
-        elapsed = datetime.timedelta(seconds=time.monotonic() - self._started)
-        journal.append(self.place.log, event, self._now + elapsed, **fields)
+        journal.append(self.place.log, event, self._time(), **fields)
 
     def notify(self, event: str, text: str) -> None:
         """Tell the webhook, and here where that fails."""
+        self._is_told = True
         if failure := notify.send(self._config.notify, event, self._config.name, text):
             self.say("note", failure)
 
@@ -120,8 +167,38 @@ class _Night:
             text = json.dumps({"ts": ts, "event": event, "text": text, **fields})
         print(text, flush=True)
 
+    def _time(self) -> datetime.datetime:
+        return self._now + datetime.timedelta(seconds=time.monotonic() - self._started)
 
-def _result(error: BaseException) -> str:
-    if isinstance(error, NotBlessed):
-        return "rejected"
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+
+def _event(error: BaseException) -> str:
+    """Of `NotifyConfig.on`: an interrupted retraining has failed for who is told of it."""
+    return "rejected" if journal.result_of(error) == "rejected" else "failed"
+
+
+def _detail(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted by a signal; it is continued next time"
+    if isinstance(error, UserError):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error}".rstrip(": ")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Within, SIGTERM and SIGHUP interrupt as Ctrl-C does, so that what they end is told."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # Ignored signals stay so, as under nohup.
+            if signal.getsignal(number) is signal.SIG_DFL:
+                previous[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

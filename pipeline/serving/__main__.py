@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from components import environment
 from pipeline.serving.launch import LOOPBACK
 
 BANNER = (
@@ -25,6 +26,7 @@ BANNER = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal comes; return the exit code."""
+    environment.prepare()
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # Its advice on deprecated functions is for those who write programs.

@@ -26,7 +26,11 @@ from pipeline.serving.errors import CODES, ServingError
 from pipeline.serving.tensors import Arrays, to_proto
 
 _POLL_SECONDS = 0.05
-_NO_LIMIT = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+_CHANNEL = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_http_proxy", 0),  # which the environment names for elsewhere
+]
 
 
 class Client:
@@ -39,11 +43,11 @@ class Client:
         """Prepare to connect; `timeout` in seconds holds for each call."""
         self._url = f"http://{host}:{rest_port}/v1/models"
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(f"{host}:{grpc_port}", options=_NO_LIMIT)
+        self._channel = grpc.insecure_channel(f"{host}:{grpc_port}", options=_CHANNEL)
         self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._http = requests.Session()
-        self._http.trust_env = False  # a proxy has no part in this
+        self._http.trust_env = False  # as above
 
     def close(self) -> None:
         """Close the connections."""

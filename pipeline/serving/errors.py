@@ -41,7 +41,7 @@ HTTP_STATUS = {
     "UNAUTHENTICATED": 401,
 }
 
-_LONGEST_MESSAGE = 1024  # gRPC sends it as a header, and those are limited to 8 kB
+LONGEST_MESSAGE = 1024  # gRPC sends it as a header, and those are limited to 8 kB
 
 
 class ServingError(Exception):
@@ -51,8 +51,8 @@ class ServingError(Exception):
     """
 
     def __init__(self, code: str, message: str, http_status: int | None = None) -> None:
-        if len(message) > _LONGEST_MESSAGE:
-            message = f"{message[:_LONGEST_MESSAGE]}...TRUNCATED"
+        if len(message) > LONGEST_MESSAGE:
+            message = f"{message[:LONGEST_MESSAGE]}...TRUNCATED"
         super().__init__(message)
         self.code = code
         self.message = message

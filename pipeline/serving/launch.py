@@ -159,7 +159,8 @@ def command(
         ports = [f"--port={grpc_port}", f"--rest_api_port={rest_port}", f"--host={host}"]
         if public_key:
             flags.append(f"--public_key={public_key.absolute()}")
-        return [backend.program, "-m", "pipeline.serving", *ports, *flags]
+        # -P: a user's pipeline.py in the working directory is not ours.
+        return [backend.program, "-P", "-m", "pipeline.serving", *ports, *flags]
     flags += [
         "--allow_version_labels_for_unavailable_models=true",
         f"--monitoring_config_file={_MONITORING}",

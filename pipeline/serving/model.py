@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 DEFAULT_SIGNATURE = "serving_default"
 WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 CLASSES_FILE = Path("assets.extra", "classes.json")
+INPUT_FILE = Path("assets.extra", "input.json")
+_IMAGE_SIZE = 224  # pixels: of a model that does not tell
 _MOST_WARMUP_RECORDS = 1000
 _LARGEST_WARMUP_TENSOR = 1 << 30
 
@@ -25,6 +27,7 @@ class LoadedModel:
     """A version that answers. Many threads may call `predict`; `close` comes after all of them.
 
     classes: names in the order of the probabilities, empty where the export does not say.
+    image_size: side, in pixels, of what images become.
     warmup_records: how many requests were replayed while loading.
     """
 
@@ -37,6 +40,7 @@ class LoadedModel:
         if not (directory / "saved_model.pb").is_file():
             raise ServingError("NOT_FOUND", f"{directory} holds no saved_model.pb")
         self.classes = read_classes(directory / CLASSES_FILE)
+        self.image_size = _read_image_size(directory / INPUT_FILE)
         self._session = Session(directory)
         try:
             self.warmup_records = self._warm_up(directory / WARMUP_FILE)
@@ -139,3 +143,13 @@ def read_classes(path: Path) -> list[str]:
         return []
     except (ValueError, TypeError) as error:
         raise invalid(f"{path} is not a JSON list of class names: {error}") from error
+
+
+def _read_image_size(path: Path) -> int:
+    """What an INPUT_FILE has; a default where there is no such file. Raises ServingError."""
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["image_size"])
+    except FileNotFoundError:
+        return _IMAGE_SIZE
+    except (ValueError, TypeError, KeyError) as error:
+        raise invalid(f"{path} does not have the model's image_size: {error}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import logging
 import threading
 import time
@@ -13,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from components.image_example_gen import formats
+from components.image_example_gen.files import Unusable
 from pipeline.serving.errors import ServingError, invalid
 from pipeline.serving.manager import Manager
 from pipeline.serving.metrics import Metrics
@@ -21,15 +22,9 @@ from pipeline.serving.tensors import Arrays
 
 log = logging.getLogger("perennial.serving")
 
-# The compressed formats that TensorFlow's decode_image reads, by their first bytes: JPEG, PNG, GIF,
-# WebP and JPEG XL, twice. A BMP is not compressed, so that the limit on bytes is enough.
-_MAGIC = (
-    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF"),
-    *(b"\xff\n", b"\0\0\0\x0cJXL "),
-)
-# Pillow cannot read the size of a JPEG XL, so it is refused.
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
-
+_KEPT = (formats.JPEG, formats.PNG)
+# Other features of an Example are texts that may begin like anything.
+_IMAGES = (*_KEPT, b"GIF8", b"RIFF", b"\xff\n", b"\0\0\0\x0cJXL ")
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -37,6 +32,7 @@ class Limits:
 
     request_bytes: size of a request, and of the tensors it describes.
     pixels: of all images in a request together, before they are resized.
+    resized_pixels: of all of them afterwards, for each becomes as large as the model's input.
     concurrency: predictions at a time; one more is told to come back (RESOURCE_EXHAUSTED, 429).
     request_seconds: longest time to answer, also for a client that gives no deadline or a later.
     receive_seconds: longest time for a client to send a request, or to take its answer, over REST.
@@ -45,6 +41,7 @@ class Limits:
 
     request_bytes: int = 16 * 1024 * 1024
     pixels: int = 100_000_000
+    resized_pixels: int = 16_000_000
     concurrency: int = 32
     request_seconds: float = 30.0
     receive_seconds: float = 10.0
@@ -122,7 +119,7 @@ class Service:
         Raises:
             ServingError: why there is no answer.
         """
-        check_pixels(inputs, self.limits.pixels)
+        check_images(inputs, self.limits, loaded.image_size)
         left = deadline - time.monotonic()
         if left <= 0:
             raise ServingError("DEADLINE_EXCEEDED", "the deadline passed before the model ran")
@@ -132,24 +129,32 @@ class Service:
         return outputs
 
 
-def check_pixels(inputs: Arrays, most: int) -> None:
-    """Refuse images that would take too much memory once decoded; only their headers are read.
+def check_images(inputs: Arrays, limits: Limits, image_size: int) -> None:
+    """Refuse images that would take too much memory, or that no model here decodes.
+
+    Only their headers are read. `image_size` is the side of the model's input, in pixels.
 
     Raises:
-        ServingError: INVALID_ARGUMENT; the images of the request have more than `most` pixels.
+        ServingError: INVALID_ARGUMENT; the images of the request have too many pixels, or one of
+            them is neither JPEG nor PNG.
     """
-    total = 0
+    total = count = 0
     for image in _images(inputs):
-        total += _pixels(image)
-        if total > most:
-            raise invalid(f"the images in the request have more than {most} pixels together")
+        count += 1
+        total += _pixels(image, count)
+        if total > limits.pixels:
+            raise invalid(f"the images in the request have more than {limits.pixels} pixels")
+    if count > 1 and count * image_size**2 > limits.resized_pixels:
+        most = max(1, limits.resized_pixels // image_size**2)
+        raise invalid(f"the request has {count} images; this model takes {most} at a time")
 
 
 def _images(inputs: Arrays) -> Iterable[bytes]:
+    """What the strings of a request hold that may be an image."""
     for array in inputs.values():
         if array.dtype == object:
             for value in array.ravel():
-                if value.startswith(_MAGIC):
+                if value.startswith(_KEPT):
                     yield value
                 else:
                     yield from _images_of_example(value)
@@ -160,23 +165,26 @@ def _images_of_example(value: bytes) -> Iterable[bytes]:
     from tensorflow.core.example.example_pb2 import Example
 
     try:
-        example = Example.FromString(value)
+        features = Example.FromString(value).features.feature
     except DecodeError:
-        return  # some other text; the model says what it thinks of it
-    for feature in example.features.feature.values():
-        yield from (text for text in feature.bytes_list.value if text.startswith(_MAGIC))
+        features = {}
+    if not features:
+        yield value
+    for feature in features.values():
+        yield from (text for text in feature.bytes_list.value if text.startswith(_IMAGES))
 
 
-def _pixels(image: bytes) -> int:
-    from PIL import Image
-
+def _pixels(image: bytes, number: int) -> int:
+    """How many an image has; 0 for some other text, of which the model knows what it is."""
     try:
-        with Image.open(io.BytesIO(image), formats=_FORMATS) as opened:
-            return opened.width * opened.height
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise invalid(f"an image in the request is too large: {error}") from error
-    except Exception as error:  # whatever Pillow's parsers meet in junk
-        raise invalid(f"an image in the request cannot be read: {error}") from error
+        header = formats.header(image)
+    except Unusable as error:
+        raise invalid(f"image {number} of the request cannot be read: {error}") from error
+    if header:
+        return header.width * header.height
+    if name := formats.known(image):
+        raise invalid(f"image {number} of the request is {name}: {formats.ADVICE}")
+    return 0
 
 
 def top_classes(outputs: Arrays, classes: Sequence[str], most: int) -> list[dict[str, Any]]:

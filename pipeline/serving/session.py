@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.serving.errors import CODES, ServingError, invalid
+from components.wording import of_op
+from pipeline.serving.errors import CODES, LONGEST_MESSAGE, ServingError, invalid
 
 if TYPE_CHECKING:
     from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
@@ -217,7 +218,7 @@ def _status() -> Iterator[int]:
         yield status
         code = lib.TF_GetCode(status)
         if code:
-            message = lib.TF_Message(status).decode(errors="replace")
+            message = of_op(lib.TF_Message(status).decode(errors="replace"), LONGEST_MESSAGE)
             raise ServingError(CODES[code] if code < len(CODES) else "UNKNOWN", message)
     finally:
         lib.TF_DeleteStatus(status)

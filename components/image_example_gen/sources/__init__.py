@@ -24,6 +24,7 @@ _LISTINGS: dict[str, Callable[[str, Options], Listing]] = {
     source_name.CIFAR10: cifar10.listing,
 }
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+_TABLES = (".xlsx", ".xls", ".ods", ".numbers")
 
 
 def list_source(name: SourceName, options: Options) -> Listing:
@@ -43,8 +44,10 @@ def _recognised(location: str) -> str:
         return source_name.TFRECORD if tfrecord.recognises(location) else source_name.FOLDER
     kind = source_name.kind_of_file(location)
     if not kind and os.path.isfile(location):
+        if lowered.endswith(_TABLES):
+            raise BadDataError(f"{location}: not a table that is read; save it as CSV UTF-8")
         raise BadDataError(
-            f"{location}: a file of unknown kind; give a folder of class folders, a manifest (.csv "
-            "or .jsonl) or TFRecords"
+            f"{location}: a file of unknown kind; give a folder of class folders, a manifest "
+            "(.csv, .tsv, .jsonl or .parquet) or TFRecords"
         )
     return kind or source_name.FOLDER

@@ -16,6 +16,13 @@ SPLIT_OF = {
 }
 
 
+_JSON_NAMES = {
+    bool: "true or false",
+    dict: "an object",
+    float: "a number with a point",
+    list: "a list",
+}
+
 # Control characters, line ends and what turns the direction of writing: in a class name they would
 # move the cursor, break lines or make a name look like another.
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -72,6 +79,8 @@ class Listing:
       ignored: files that are no inputs, counted by reason.
       notes: what else a person should know.
       hint: what was expected, for a source without inputs.
+      reading: how it was read, for people: pairs of what and how, such as classes and splits.
+      declared: names of classes that it says it has, where it says so.
     """
 
     units: list[Unit]
@@ -79,11 +88,28 @@ class Listing:
     ignored: Counter[str] = dataclasses.field(default_factory=Counter)
     notes: list[str] = dataclasses.field(default_factory=list)
     hint: str = ""
+    reading: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    declared: tuple[str, ...] = ()
 
 
 def split_name(text: str) -> str | None:
     """The split that a name in general use means, "" for no name, None where it means none."""
     return SPLIT_OF.get(text.strip().lower()) if text.strip() else ""
+
+
+def label_of(value: object) -> str:
+    """A class name: a text without the blanks around it, or a whole number.
+
+    Raises ValueError for anything else, and for a text of blanks.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        kind = _JSON_NAMES.get(type(value), type(value).__name__)
+        raise ValueError(f"the label {str(value)[:60]} is {kind}, not a text or a whole number")
+    if not value.strip():
+        raise ValueError("no label")
+    return printable(value.strip())
 
 
 def printable(name: str) -> str:

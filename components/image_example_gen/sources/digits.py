@@ -83,7 +83,7 @@ class _Digits(Unit):
         for index, (pixels, label) in enumerate(zip(*_read(Path(self.path)), strict=True)):
             rgb = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)
             yield Item(
-                name=f"{label}/{index:04d}.bmp",
+                name=f"{label}/{index:04d}.png",  # as in `write_folder`
                 label=str(label),
                 load=functools.partial(encode, rgb),
                 size=rgb.nbytes,

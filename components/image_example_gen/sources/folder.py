@@ -1,7 +1,8 @@
 """A folder of class folders: ROOT/[train|validation|test/]<class name>/.../<image file>.
 
-Links are followed inside the root only. Hidden files are not inputs, nor are files that neither
-are named nor begin like an image; every other file is one, also where it cannot be used.
+What the folders mean is read in `layout`. Links are followed inside the root only. Hidden files are
+not inputs, nor what `data.ignore` names or file servers leave there, nor files that neither are
+named nor begin like an image; every other file is one, also where it cannot be used.
 """
 
 # Locations may be URIs, and pathlib would make other ones of them.
@@ -10,26 +11,21 @@ are named nor begin like an image; every other file is one, also where it cannot
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import functools
 import json
 import math
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from components.errors import BadDataError
 from components.image_example_gen import files
 from components.image_example_gen.options import Options
 from components.image_example_gen.source_name import is_remote
-from components.image_example_gen.sources.base import (
-    Content,
-    Item,
-    Listing,
-    Unit,
-    printable,
-    split_name,
-)
+from components.image_example_gen.sources import folder_names, layout
+from components.image_example_gen.sources.base import Content, Item, Listing, Unit, printable
 
 # Some of them only to be refused by name: nobody should miss their phone's photos without a word.
 EXTENSIONS = frozenset(
@@ -89,21 +85,23 @@ class FileUnit(Unit):
 
 
 def listing(location: str, options: Options) -> Listing:
-    """List a folder. Raises BadDataError where it cannot be read."""
+    """List a folder. Raises BadDataError where it cannot be read, or be read in several ways."""
     ignored: Counter[str] = Counter()
     if is_remote(location):
-        found = list(_remote_entries(location, ignored))
+        found = list(_remote_entries(location, ignored, options.ignore))
     elif os.path.isdir(location):
-        found = list(_Walk(location, ignored))
+        found = list(_Walk(location, ignored, options.ignore))
     else:
         raise BadDataError(f"{location}: no such folder; --data takes a folder of class folders")
-    sources, notes = _labelled(found, options.depth)
+    read = layout.read(location, (file.name for file in found if not file.problem), options)
+    sources, notes = _labelled(found, read)
     return Listing(
         units=units(location, sources, options),
         contents=contents(location, sources),
         ignored=ignored,
-        notes=notes,
+        notes=[*notes, *read.notes],
         hint=f"expected {'<folder>/' * (options.depth - 1)}<class name>/<image>, as in cat/1.jpg",
+        reading=list(read.reading),
     )
 
 
@@ -133,31 +131,49 @@ def contents(root: str, sources: list[SourceFile]) -> list[Content]:
     ]
 
 
-def _labelled(found: list[SourceFile], depth: int) -> tuple[list[SourceFile], list[str]]:
-    """Give each file the class and split of its folders."""
-    tops = {file.name.split("/")[0] for file in found if "/" in file.name}
-    offset = int(bool(tops) and all(map(split_name, tops)) and "train" in map(split_name, tops))
-    level = depth + offset
+def _labelled(found: list[SourceFile], read: layout.Layout) -> tuple[list[SourceFile], list[str]]:
+    """Give each file the class and split of its folders, or the class of its name."""
+    level = read.level
     sources, used, empty = [], set(), set()
+    names = _class_names(found, level)
     for file in found:
         parts = file.name.split("/")
         if file.problem == _FOLDER:
             empty |= {parts[level - 1]} if len(parts) == level else set()
             continue
+        if read.pattern is not None:
+            match = read.pattern.fullmatch(parts[-1])
+            label, missing = match[1] or "" if match else "", "its name is not as data.name_pattern"
+        else:
+            label = names[parts[level - 1]] if len(parts) > level else ""
+            missing = f"not inside a class folder, as in cat/1.jpg (data.depth = {level})"
         if len(parts) > level:
-            label, split = printable(parts[level - 1]), offset and split_name(parts[0])
             used.add(parts[level - 1])
-            sources.append(dataclasses.replace(file, label=label, split=split or ""))
+        if label.strip():
+            label, split = printable(label), read.splits.get(parts[0], "")
+            sources.append(dataclasses.replace(file, label=label, split=split))
         elif file.problem:
             sources.append(file)
         else:
-            problem = (
-                "no class",
-                f"not inside a class folder, as in cat/1.jpg (data.depth = {depth})",
-            )
-            sources.append(dataclasses.replace(file, problem=problem))
-    notes = [f"class folder {printable(name)!r} holds no image" for name in sorted(empty - used)]
+            sources.append(dataclasses.replace(file, problem=("no class", missing)))
+    lost = sorted(empty - used) if read.pattern is None else []
+    notes = [f"class folder {printable(name)!r} holds no image" for name in lost]
     return sorted(sources), notes
+
+
+def _class_names(found: list[SourceFile], level: int) -> dict[str, str]:
+    """The class by the name of its folder: without blanks around it, unless two differ in these."""
+    parts = (file.name.split("/") for file in found)
+    names = {each[level - 1] for each in parts if len(each) > level}
+    counts = Counter(name.strip() for name in names)
+    return {name: name if counts[name.strip()] > 1 else name.strip() for name in names}
+
+
+def is_left_out(name: str, ignore: Sequence[str]) -> str:
+    """What a file or folder with this name counts as where it is left out, else ""."""
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore):
+        return "by data.ignore"
+    return f"in {name}" if name.lower() in folder_names.JUNK else ""
 
 
 # Marks a folder among the entries of a walk.
@@ -170,10 +186,14 @@ def _refuse(kind: str, detail: str) -> bytes:
     raise files.Unusable(kind, detail)
 
 
-def _remote_entries(location: str, ignored: Counter[str]) -> Iterator[SourceFile]:
+def _remote_entries(
+    location: str, ignored: Counter[str], ignore: Sequence[str]
+) -> Iterator[SourceFile]:
     for entry in files.list_remote(location):
         parts = entry.name.split("/")
-        if any(part.startswith(".") for part in parts):
+        if reason := next(filter(None, (is_left_out(part, ignore) for part in parts)), ""):
+            ignored[reason] += 1
+        elif any(part.startswith(".") for part in parts):
             ignored["hidden"] += 1
         elif os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:
             ignored["not named like an image"] += 1
@@ -184,9 +204,10 @@ def _remote_entries(location: str, ignored: Counter[str]) -> Iterator[SourceFile
 class _Walk:
     """All inputs below a local root, and its folders, unlabelled."""
 
-    def __init__(self, root: str, ignored: Counter[str]) -> None:
+    def __init__(self, root: str, ignored: Counter[str], ignore: Sequence[str]) -> None:
         self._root = os.path.realpath(root)
         self._ignored = ignored
+        self._ignore = ignore
 
     def __iter__(self) -> Iterator[SourceFile]:
         # A stack of our own: folders may be nested deeper than Python recurses.
@@ -217,9 +238,13 @@ class _Walk:
                     yield file
 
     def _is_visible(self, entry: os.DirEntry[str]) -> bool:
-        hidden = entry.name.startswith(".")
-        self._ignored["hidden"] += hidden
-        return not hidden
+        reason = is_left_out(entry.name, self._ignore)
+        if reason:
+            self._ignored[reason] += _files_below(entry)
+        elif entry.name.startswith("."):
+            reason = "hidden"
+            self._ignored[reason] += 1
+        return not reason
 
     def _link_problem(self, entry: os.DirEntry[str], within: tuple[str, ...]) -> str:
         if not entry.is_symlink():
@@ -247,6 +272,13 @@ class _Walk:
         else:
             self._ignored["not an image"] += 1
         return None
+
+
+def _files_below(entry: os.DirEntry[str]) -> int:
+    """How many files a folder holds, of which none is looked at; 1 for a file."""
+    if not entry.is_dir(follow_symlinks=False):
+        return 1
+    return sum(len(names) for _, _, names in os.walk(entry.path))
 
 
 def _begins_like_an_image(path: str) -> bool:

@@ -1,17 +1,20 @@
-"""A manifest: CSV with the columns path, label and perhaps split, or JSON lines of these keys.
+"""A manifest: a table with the columns path, label and perhaps split, or JSON lines of these keys.
 
 Paths are relative to the manifest's folder, absolute, or URIs. What is not listed is not read.
+Tables are CSV, with commas, semicolons or tabs, or Parquet.
 """
 
 # Locations may be URIs, and pathlib would make other ones of them.
-# ruff: noqa: PTH116, PTH120
+# ruff: noqa: PTH120
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,56 +23,132 @@ from components.image_example_gen import files
 from components.image_example_gen.options import Options
 from components.image_example_gen.source_name import is_remote
 from components.image_example_gen.sources import folder
-from components.image_example_gen.sources.base import Content, Listing, printable, split_name
+from components.image_example_gen.sources.base import Content, Listing, label_of, split_name
+from components.image_example_gen.sources.paths import Paths
 
 COLUMNS = ("path", "label")
+_DELIMITERS = ",;\t"
 _MAX_BYTES = 2**30
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+# A line's number and its values by column, or what is wrong with it.
+Row = tuple[int, Mapping[Any, Any] | str]
 
 
 def listing(location: str, options: Options) -> Listing:
     """List a manifest. Raises BadDataError where it cannot be read as one."""
     try:
-        text = files.read(location, _MAX_BYTES).decode("utf-8-sig")
-    except (files.Unusable, UnicodeDecodeError) as error:
+        data = files.read(location, _MAX_BYTES)
+    except files.Unusable as error:
         raise BadDataError(f"{location}: not a readable manifest ({error})") from error
-    rows = _csv_rows(text, location) if location.lower().endswith(".csv") else _json_rows(text)
+    lowered = location.lower()
+    if lowered.endswith(".parquet"):
+        rows = _parquet_rows(data, location)
+    elif lowered.endswith((".csv", ".tsv")):
+        rows = _csv_rows(_decoded(data, location), location)
+    else:
+        rows = _json_rows(_decoded(data, location))
     root = os.path.dirname(location)
-    sources = [_source_file(row, f"line {line}", root) for line, row in rows]
+    paths = Paths(root)
+    ignored: Counter[str] = Counter()
+    sources = []
+    for line, row in rows:
+        if isinstance(row, Mapping) and not any(map(_has_value, row.values())):
+            ignored["empty row"] += 1
+        else:
+            sources.append(_source_file(row, f"line {line}", paths))
+    sources = _reachable(sources, root)
+    labels = {file.label for file in sources if not file.problem}
+    splits = Counter(file.split for file in sources if not file.problem)
+    told = ", ".join(f"{count:,} {split}" for split, count in sorted(splits.items()) if split)
     return Listing(
         units=folder.units(root, sources, options),
         contents=folder.contents(root, sources) or [Content("no rows")],
+        ignored=ignored,
         hint="expected lines with a path and a label",
+        reading=[
+            ("Classes", f"{len(labels):,} in the column label of {len(sources):,} rows"),
+            ("Splits", f"the column split: {told}" if told else "by the content of each image"),
+        ],
     )
 
 
-def _source_file(row: Mapping[Any, Any] | str, line: str, root: str) -> folder.SourceFile:
+def _decoded(data: bytes, location: str) -> str:
+    if data.startswith(_UTF_16):  # as Excel saves "Unicode text"
+        encoding = "utf-16"
+    elif b"\0" in data:
+        raise BadDataError(f"{location}: not text, or UTF-16 without its mark; save it as UTF-8")
+    else:
+        encoding = "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadDataError(
+            f"{location}: line {line}: byte {data[error.start]:#04x} is not UTF-8, and so this may "
+            "be Latin-1 or Windows-1252; save it as UTF-8 (in Excel: CSV UTF-8), or convert it "
+            "with iconv -f WINDOWS-1252 -t UTF-8"
+        ) from None
+
+
+def _has_value(value: object) -> bool:
+    return value is not None and (not isinstance(value, str) or bool(value.strip()))
+
+
+def _source_file(row: Mapping[Any, Any] | str, line: str, paths: Paths) -> folder.SourceFile:
     """A row as a file; `row` is a text where it says what is wrong."""
     if isinstance(row, str):
         return folder.SourceFile(line, problem=("manifest", row))
-    values = {
-        str(key).strip().lower(): "" if value is None else str(value).strip()
-        for key, value in row.items()
-    }
-    path, label, split = (values.get(name, "") for name in (*COLUMNS, "split"))
-    if not path:
+    values = {str(key).strip().lower(): value for key, value in row.items()}
+    path, split = values.get("path"), values.get("split")
+    if not _has_value(path):
         return folder.SourceFile(line, problem=("manifest", "no path"))
-    if not label:
-        return folder.SourceFile(path, problem=("manifest", f"{line}: no label"))
-    if (known := split_name(split)) is None:
-        return folder.SourceFile(path, problem=("manifest", f"{line}: unknown split {split!r}"))
-    size = 0
-    if not is_remote(files.join(root, path)):
-        try:
-            size = os.stat(os.path.join(root, path)).st_size
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            return folder.SourceFile(path, problem=("unreadable", str(reason)))
-    return folder.SourceFile(path, label=printable(label), split=known, size=size)
-
-
-def _csv_rows(text: str, location: str) -> Iterator[tuple[int, Mapping[Any, Any] | str]]:
+    if not isinstance(path, str):
+        return folder.SourceFile(line, problem=("manifest", "the path is not a text"))
+    path = path.strip()
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        label = label_of("" if values.get("label") is None else values["label"])
+    except ValueError as error:
+        return folder.SourceFile(path, problem=("manifest", f"{line}: {error}"))
+    known = split_name("" if split is None else str(split))
+    if known is None:
+        return folder.SourceFile(path, problem=("manifest", f"{line}: unknown split {split!r}"))
+    path, size, problem = paths.find(path)
+    if problem:
+        return folder.SourceFile(path, problem=(problem[0], f"{line}: {problem[1]}"))
+    return folder.SourceFile(path, label=label, split=known, size=size)
+
+
+def _reachable(sources: list[folder.SourceFile], root: str) -> list[folder.SourceFile]:
+    """Without asking again and again, give up the files of stores that do not answer.
+
+    The manifest's own store has answered.
+    """
+    reasons: dict[str, str] = {_store(root): ""}
+    checked = []
+    for file in sources:
+        path = files.join(root, file.name)
+        if not file.problem and is_remote(path):
+            store = _store(path)
+            if store not in reasons:
+                reasons[store] = files.unreachable(path)
+            if reasons[store]:
+                problem = ("unreachable", f"{store}: {reasons[store]}")
+                file = dataclasses.replace(file, label="", split="", problem=problem)
+        checked.append(file)
+    return checked
+
+
+def _store(uri: str) -> str:
+    """What files have in common that are reached alike: scheme and bucket or host."""
+    scheme, mark, rest = uri.partition("://")
+    return f"{scheme}{mark}{rest.partition('/')[0]}"
+
+
+def _csv_rows(text: str, location: str) -> Iterator[Row]:
+    delimiter = _delimiter(text)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    try:
         header = [str(name).strip().lower() for name in reader.fieldnames or ()]
         missing = [name for name in COLUMNS if name not in header]
         if missing:
@@ -77,20 +156,62 @@ def _csv_rows(text: str, location: str) -> Iterator[tuple[int, Mapping[Any, Any]
                 f"{location}: the first line must name the columns path, label and perhaps split, "
                 f"separated by commas; {' and '.join(missing)} not found in {header}"
             )
+        twice = [name for name in (*COLUMNS, "split") if header.count(name) > 1]
+        if twice:
+            raise BadDataError(f"{location}: the first line names {' and '.join(twice)} twice")
         for row in reader:
             extra = row.pop(None, None)
-            yield reader.line_num, "more fields than columns" if extra else row
+            bad = any(map(_has_value, extra or ()))
+            yield reader.line_num, "more fields than columns" if bad else row
     except csv.Error as error:
         raise BadDataError(f"{location}: not CSV: line {reader.line_num}: {error}") from error
 
 
-def _json_rows(text: str) -> Iterator[tuple[int, Mapping[Any, Any] | str]]:
+def _delimiter(text: str) -> str:
+    """What is between the columns of the first line; a comma where nothing makes them right."""
+    first = text.partition("\n")[0].lower().strip()
+    for delimiter in _DELIMITERS:
+        names = [name.strip(' "') for name in first.split(delimiter)]
+        if all(column in names for column in COLUMNS):
+            return delimiter
+    return ","
+
+
+def _parquet_rows(data: bytes, location: str) -> Iterator[Row]:
+    import pyarrow.lib
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(io.BytesIO(data))
+    except (pyarrow.lib.ArrowException, OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BadDataError(f"{location}: not a readable Parquet file: {reason}") from error
+    columns = {name.strip().lower(): name for name in table.column_names}
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        raise BadDataError(
+            f"{location}: must have the columns path, label and perhaps split; "
+            f"{' and '.join(missing)} not found in {sorted(columns)}"
+        )
+    wanted = [columns[name] for name in (*COLUMNS, "split") if name in columns]
+    yield from enumerate(table.select(wanted).to_pylist(), start=1)
+
+
+def _json_rows(text: str) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_no_key_twice)
         except (ValueError, RecursionError) as error:
             yield number, f"not JSON: {error}"
             continue
         yield number, row if isinstance(row, dict) else "not a JSON object"
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    counts = Counter(key.strip().lower() for key, _ in pairs)
+    twice = [key for key in (*COLUMNS, "split") if counts[key] > 1]
+    if twice:
+        raise ValueError(f"{' and '.join(twice)} given twice")
+    return dict(pairs)

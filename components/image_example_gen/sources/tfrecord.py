@@ -3,8 +3,9 @@
 A record's image is in `image/encoded` or `image`; its class in `image/class/text`,
 `image/class/label` or `label`, or in `image/object/class/...` where all objects are of one class;
 other names are set by data.image_feature and data.label_feature. Numbers become the class names of
-`*.labels.txt`, `labels.txt` or `*label_map.pbtxt` in the same folder. A split's name in a file's
-name, as in `flowers-train.tfrecord-00000-of-00002`, is its records' split.
+`*.labels.txt`, `labels.txt`, `label_map.pbtxt`, `labelmap.pbtxt` or the like in the same folder;
+numbers that these lack are no classes, nor are negative ones. A split's name in a file's name, as
+in `flowers-train.tfrecord-00000-of-00002`, is its records' split.
 """
 
 # Locations may be URIs, and pathlib would make other ones of them.
@@ -46,6 +47,10 @@ _LABEL = (
     "image/object/class/text",
     "image/object/class/label",
 )
+# Files with the names of classes; `features.labels.txt` is how TensorFlow Datasets calls them.
+_NAMES = re.compile(
+    r"(.*\.)?labels\.txt|classes\.txt|class_names\.txt|.*label[_-]?map\.pbtxt|labels?\.pbtxt"
+)
 _MAX_TEXT_BYTES = 2**24
 _OTHER_FEATURES_BYTES = 2**20  # of a record besides the image
 _HEADER_BYTES, _CHECKSUM_BYTES = 12, 4  # around the content of a record
@@ -65,7 +70,7 @@ def listing(location: str, options: Options) -> Listing:
     root = location[: -len(names[0])] if names and location.endswith(names[0]) else location
     texts = {name: _text(root, name) for name in others if _tells_names(name)}
     image, label = _features(texts, options)
-    classes = _class_names(texts)
+    classes = _class_names(texts, root)
     return Listing(
         units=[
             _RecordUnit(root, name, image, label, tuple(sorted(classes.items())), options.max_bytes)
@@ -76,6 +81,11 @@ def listing(location: str, options: Options) -> Listing:
             for name in [*names, *texts]
         ],
         ignored=Counter({"not a TFRecord file": len(others) - len(texts)}),
+        declared=tuple(sorted(set(classes.values()))),
+        reading=[
+            ("Classes", _told(classes, texts, label)),
+            ("Splits", "by the names of the files where these tell, else by content"),
+        ],
         hint="expected files such as train.tfrecord or name-train.tfrecord-00000-of-00001",
     )
 
@@ -101,15 +111,21 @@ def _names(location: str) -> tuple[list[str], list[str]]:
 
 
 def _tells_names(name: str) -> bool:
-    return name in ("labels.txt", "features.json", "dataset_info.json") or name.endswith(
-        (".labels.txt", "label_map.pbtxt")
-    )
+    return name in ("features.json", "dataset_info.json") or bool(_NAMES.fullmatch(name))
+
+
+def _told(classes: Mapping[int, str], texts: Mapping[str, str], label: tuple[str, ...]) -> str:
+    if not classes:
+        return f"texts or numbers of {' or '.join(label)}"
+    named = ", ".join(file for file in sorted(texts) if _NAMES.fullmatch(file))
+    first, last = min(classes), max(classes)
+    return f"{len(classes):,} names of {named}, for the numbers {first} to {last}"
 
 
 def _text(root: str, name: str) -> str:
     try:
-        return files.read(files.join(root, name), _MAX_TEXT_BYTES).decode("utf-8", "replace")
-    except files.Unusable as error:
+        return files.read(files.join(root, name), _MAX_TEXT_BYTES).decode("utf-8-sig")
+    except (files.Unusable, UnicodeDecodeError) as error:
         raise BadDataError(f"{files.join(root, name)}: {error}") from error
 
 
@@ -136,22 +152,43 @@ def _features(
     return (image,) if image else _IMAGE, (label,) if label else _LABEL
 
 
-def _class_names(texts: Mapping[str, str]) -> dict[int, str]:
-    """Class names by number, {} where nothing tells them."""
+def _class_names(texts: Mapping[str, str], root: str) -> dict[int, str]:
+    """Class names by number, {} where nothing tells them.
+
+    Raises BadDataError where a number has two names, or a name two numbers: classes would be
+    merged.
+    """
     names: dict[int, str] = {}
     for file, text in sorted(texts.items()):
-        if file.endswith(".pbtxt"):
-            for block in re.findall(r"item\s*\{(.*?)\}", text, re.S):
-                number = re.search(r"\bid\s*:\s*(\d+)", block)
-                name = re.search(r"\bname\s*:\s*(?:\"([^\"]*)\"|'([^']*)')", block)
-                if number and name:
-                    names[int(number[1])] = name[1] or name[2]
-        elif file.endswith("labels.txt"):
-            for index, line in enumerate(text.splitlines()):
-                numbered = re.fullmatch(r"(\d+):(.+)", line)
-                number_text, name_text = numbered.groups() if numbered else (str(index), line)
-                names[int(number_text)] = name_text.strip()
+        for number, name in _numbered(file, text):
+            if names.setdefault(number, name) != name:
+                raise BadDataError(
+                    f"{files.join(root, file)}: {number} is named {names[number]!r} and {name!r}"
+                )
+    numbers: dict[str, int] = {}
+    for number, name in names.items():
+        if numbers.setdefault(name, number) != number:
+            raise BadDataError(
+                f"{root}: {name!r} is the name of {numbers[name]} and of {number}; "
+                "give each number a name of its own"
+            )
     return names
+
+
+def _numbered(file: str, text: str) -> Iterator[tuple[int, str]]:
+    """The numbers and names of classes in a file; blank lines name nothing."""
+    if file.endswith(".pbtxt"):
+        for block in re.findall(r"item\s*\{(.*?)\}", text, re.S):
+            number = re.search(r"\bid\s*:\s*(\d+)", block)
+            name = re.search(r"\bname\s*:\s*(?:\"([^\"]*)\"|'([^']*)')", block)
+            if number and name:
+                yield int(number[1]), printable((name[1] or name[2] or "").strip())
+    elif _NAMES.fullmatch(file):
+        for index, line in enumerate(text.splitlines()):
+            numbered = re.fullmatch(r"(\d+):(.+)", line)
+            number_text, name_text = numbered.groups() if numbered else (str(index), line)
+            if name_text.strip():
+                yield int(number_text), printable(name_text.strip())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,25 +251,33 @@ class _RecordUnit(Unit):
             detail = f"no bytes in {wanted}; there are {known}; see data.image_feature"
             return Item(name, "", load, len(record), problem=("no image", detail[:300]))
         load = functools.partial(_give, features[image].bytes_list.value[0])
-        labels: set[str] = set()
+        problem, label = None, ""
+        try:
+            label = self._label(features, classes)
+        except ValueError as error:
+            problem = ("no class", f"{error}; see data.label_feature")
+        return Item(name, label, load, len(record), split, problem)
+
+    def _label(self, features: Any, classes: Mapping[int, str]) -> str:
+        """The class of a record. Raises ValueError where it has none, or several."""
         for key in self.label:
-            feature = features[key]
-            labels = {
-                value.decode("utf-8", "backslashreplace") for value in feature.bytes_list.value
-            }
-            labels |= {classes.get(value, str(value)) for value in feature.int64_list.value}
-            labels.discard("")
+            texts = {
+                value.decode("utf-8", "backslashreplace").strip()
+                for value in features[key].bytes_list.value
+            } - {""}
+            numbers = set(features[key].int64_list.value)
+            unknown = sorted(n for n in numbers if n < 0 or (classes and n not in classes))
+            if unknown:
+                known = f"the class names are for {min(classes)} to {max(classes)}"
+                raise ValueError(f"number {unknown[0]}: {known if classes else 'it is negative'}")
+            labels = texts | {classes.get(number, str(number)) for number in numbers}
+            if len(labels) > 1:
+                raise ValueError(f"objects of {len(labels)} classes")
             if labels:
-                break
-        problem = None
-        if len(labels) != 1:
-            shown = (
-                f"objects of {len(labels)} classes"
-                if labels
-                else "none of " + ", ".join(self.label)
-            )
-            problem = ("no class", f"{shown}; see data.label_feature")
-        return Item(name, printable(next(iter(labels), "")), load, len(record), split, problem)
+                return printable(labels.pop())
+            if features[key].float_list.value:
+                raise ValueError(f"{key} is a number with a point, not a text or a whole number")
+        raise ValueError("none of " + ", ".join(self.label))
 
 
 def _sizes(path: str, packed: bool, limit: int) -> Iterator[int]:

@@ -1,0 +1,73 @@
+"""Settles the splits of images that are decoded, when it is known which look the same."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+
+from components.image_example_gen import near_duplicates, splitting
+from components.image_example_gen.inputs import Input, Problem
+from components.image_example_gen.near_duplicates import Pair
+
+
+def settle(
+    kept: Sequence[Input],
+    pairs: Sequence[Pair],
+    shares: Mapping[str, int],
+    group: bool,
+    window: Collection[int] | None,
+) -> None:
+    """Decide on the splits of the images that are kept, now that it is known what they look like.
+
+    Args:
+      kept: distinct images; those that cannot be in any split without a copy in another one become
+        a problem.
+      pairs: positions in `kept` of images that look the same.
+      shares: split name to its share.
+      group: whether images that look the same are put into one split.
+      window: numbers of the spans to train on, None for all.
+    """
+    for entry in kept:
+        entry.split = entry.drawn
+    if group:
+        _bring_together(kept, pairs)
+    splitting.fill(kept, shares, window, near_duplicates.groups(pairs), group)
+
+
+def _bring_together(kept: Sequence[Input], pairs: Sequence[Pair]) -> None:
+    beside: dict[int, list[int]] = {}
+    for first, second in pairs:
+        beside.setdefault(first, []).append(second)
+        beside.setdefault(second, []).append(first)
+    for members in near_duplicates.groups(pairs):
+        fixed = [at for at in members if kept[at].is_given or kept[at].is_known]
+        # What came first stays, so that later copies of it move no image into another split.
+        first = min(members, key=lambda at: (kept[at].span, kept[at].sha256))
+        splits = {kept[at].split for at in fixed or [first]}
+        if len(splits) == 1:
+            for at in set(members) - set(fixed):
+                kept[at].split = next(iter(splits))
+        else:
+            _spread(kept, sorted(fixed, key=lambda at: kept[at].sha256), set(members), beside)
+
+
+def _spread(
+    kept: Sequence[Input], fixed: list[int], members: set[int], beside: Mapping[int, list[int]]
+) -> None:
+    """Let the splits of the fixed members grow to their look-alikes; what is between two is none's.
+
+    Whatever split such an image were in, a copy of it would be in the other one.
+    """
+    settled, waiting = set(fixed), deque(fixed)
+    while waiting:
+        around = beside[waiting.popleft()]
+        for at in sorted(set(around) & members - settled, key=lambda each: kept[each].sha256):
+            settled.add(at)
+            near = [kept[other] for other in beside[at] if other in settled and other != at]
+            near = sorted((e for e in near if e.problem is None), key=lambda e: (e.split, e.name))
+            kept[at].split = near[0].split
+            if near[0].split != near[-1].split:
+                told = " and ".join(f"{e.name} in {e.split}" for e in (near[0], near[-1]))
+                kept[at].problem = Problem("between splits", f"looks the same as {told}")
+            else:
+                waiting.append(at)

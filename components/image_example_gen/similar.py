@@ -1,0 +1,53 @@
+"""Names of classes that look alike, and so may mean the same."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Collection, Iterable
+
+# Letters of other alphabets that look like Latin ones; of these, what Unicode's confusables.txt
+# has for single Cyrillic and Greek letters that are in use.
+_LOOKS_LIKE = str.maketrans(
+    "авекмнорстухіјѕԁԛԝАВЕКМНОРСТУХІЈЅαβεικνορτυχγΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
+    "abekmhopctyxijsdqwABEKMHOPCTYXIJSabeikvoptuxyABEZHIKMNOPTYX",
+)
+_VARIATIONS = re.compile("[\u034f\ufe00-\ufe0f]")  # of how a character is drawn
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+
+
+def skeleton(name: str) -> str:
+    """Equal for names that differ only in what is hardly seen, or in how a number is written.
+
+    Case, accents' encoding (NFC, NFD), widths, blanks, underscores and hyphens, characters without
+    a width, letters that look like Latin ones, zeros before a number and behind its point.
+    """
+    text = unicodedata.normalize("NFKC", name)
+    text = "".join(
+        char for char in text if unicodedata.category(char) not in ("Cf", "Cc") or char.isspace()
+    )
+    text = _VARIATIONS.sub("", text)
+    text = text.translate(_LOOKS_LIKE).casefold()
+    text = re.sub(r"[\s_\-\u2010-\u2015]+", " ", text).strip()
+    if _NUMBER.fullmatch(text):
+        whole, _, fraction = text.lstrip("+").partition(".")
+        fraction = fraction.rstrip("0")
+        sign = "-" if whole.startswith("-") else ""
+        text = sign + (whole.lstrip("-").lstrip("0") or "0") + (f".{fraction}" if fraction else "")
+    return text
+
+
+def groups(names: Iterable[str]) -> list[list[str]]:
+    """Those of the names that look alike, sorted."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        found.setdefault(skeleton(name), []).append(name)
+    return [alike for alike in found.values() if len(alike) > 1]
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """The one of `known` that is most likely meant, "" where none is near."""
+    by_skeleton = {skeleton(each): each for each in sorted(known, reverse=True)}
+    found = difflib.get_close_matches(skeleton(name), by_skeleton, n=1)
+    return by_skeleton[found[0]] if found else ""

@@ -1,0 +1,122 @@
+"""Which split an image is in, and that it stays there.
+
+1. A split that the source names stays, and so does one that an earlier ingest of the workspace
+   decided on.
+2. Otherwise it follows from the SHA-256 of the image's bytes.
+3. Images that look the same follow one of them, where `data.group_near_duplicates` is set.
+4. A class that is then missing from train or eval, or from a drawn test split, gives it images:
+   new ones before such as earlier ingests decided on, those of later spans before those of earlier
+   ones, those that look like no other first, and of these the one with the lowest SHA-256.
+
+No rule that only looks at the images could keep them where they are: of three images of a class two
+are in the same split of two, and these two alone would have been apart. So what was decided is
+written down beside the examples, and read by the next ingest. Step 4 goes span by span, so that
+spans that are only added to need no memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from components.image_example_gen.inputs import Input
+
+SPLITS = ("train", "eval", "test")
+
+
+def fill(
+    entries: Iterable[Input],
+    shares: Mapping[str, int],
+    window: Collection[int] | None = None,
+    groups: Sequence[Sequence[int]] = (),
+    group: bool = False,
+) -> None:
+    """Have every class of two images in train and eval, and of three in a drawn test split too.
+
+    Args:
+      entries: distinct images with their splits, in the order that `groups` has positions of.
+      shares: split name to its share.
+      window: numbers of the spans to train on, None for all.
+      groups: positions of images that look the same.
+      group: whether these are in one split, and stay so.
+    """
+    entries = list(entries)
+    of = {at: number for number, members in enumerate(groups) for at in members}
+    mixed = {
+        number
+        for number, members in enumerate(groups)
+        if len({entries[at].label for at in members}) > 1
+        or any(entries[at].is_given for at in members)
+    }
+    names = [name for name in SPLITS if name in shares]
+    if any(entry.is_given and entry.split == "test" for entry in entries):
+        names = [name for name in names if name != "test"]
+    classes: dict[str, list[_Place]] = {}
+    for at, entry in enumerate(entries):
+        # A place of its own where it looks like no other.
+        number = of.get(at, len(groups) + at)
+        movable = not entry.is_given and not (group and number in mixed)
+        place = _Place(entry, number, movable, len(groups[number]) if at in of else 1)
+        if entry.problem is None:
+            classes.setdefault(entry.label, []).append(place)
+    for _, places in sorted(classes.items()):
+        _fill_class(places, names, window, group)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """An image, the number of its group, whether it may move, and how many are in the group."""
+
+    entry: Input
+    group: int
+    movable: bool
+    alike: int
+
+
+def _fill_class(
+    places: list[_Place], names: Sequence[str], window: Collection[int] | None, group: bool
+) -> None:
+    places.sort(key=lambda place: (place.entry.span, place.entry.sha256))
+    for span in sorted({place.entry.span for place in places}):
+        there = [place for place in places if place.entry.span <= span]
+        images = len({place.group for place in there}) if group else len(there)
+        needed = names[:images] if images > 1 else []
+        for name in needed:
+            if all(place.entry.split != name for place in there):
+                _give(there, name, span, window, group)
+        if {place.entry.split for place in there}.issuperset(names):
+            return  # what is added later takes nothing away
+
+
+def _give(
+    there: Sequence[_Place], name: str, span: int, window: Collection[int] | None, group: bool
+) -> None:
+    """Move an image, and what looks the same, to the split `name` from one that keeps some."""
+    candidates = []
+    for members in _spare(there, name, group):
+        if all(
+            place.movable and (name != "train" or window is None or place.entry.span in window)
+            for place in members
+        ):
+            known = any(place.entry.is_known for place in members)
+            old = any(place.entry.span < span for place in members)
+            order = (known, old, members[0].alike, members[0].entry.sha256)
+            candidates.append((order, members))
+    if candidates:
+        for place in min(candidates, key=lambda each: each[0])[1]:
+            place.entry.split = name
+
+
+def _spare(there: Sequence[_Place], name: str, group: bool) -> Iterator[list[_Place]]:
+    """Images that look the same, of which their split has others, or that it can do without."""
+    splits: dict[str, dict[int, list[_Place]]] = {}
+    for place in there:
+        splits.setdefault(place.entry.split, {}).setdefault(place.group, []).append(place)
+    for split, groups in splits.items():
+        (first, *others) = groups.values()
+        if others or (split == "test" and name != "test"):
+            yield from groups.values()
+        elif not group and len(first) > 1:
+            yield from ([place] for place in first)

@@ -1,0 +1,250 @@
+"""Whether the pods of a compiled pipeline could ever start in the cluster that kubectl talks to.
+
+What is missing there would not fail a pod: it would wait for it, for ever.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kubernetes.client import V1Node
+
+    from kubeflow.package import Package
+
+AUTOSCALED = "PERENNIAL_AUTOSCALED"
+_DEFAULT_NAMESPACE = "kubeflow"
+_API_SERVER = "ml-pipeline"
+_POD_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+_TIMEOUT_S = 10
+_SHOWN = 3  # of the tasks that need a thing
+_EVICTING = ("NoSchedule", "NoExecute")
+
+
+def check(package: Package, namespace: str | None, service_account: str) -> list[str]:
+    """Look for what the pods need: claims, secrets with their keys, an account, and machines.
+
+    Args:
+      package: what is to run.
+      namespace: where its pods will be; None: Kubeflow's own.
+      service_account: of the pods.
+
+    Returns:
+      What could not be looked at, and why; nothing of it where there is no kubectl to talk by.
+
+    Raises ConfigError for what is not there.
+    """
+    context = _connect()
+    if context is None:
+        return []
+    look = _Look(namespace or _DEFAULT_NAMESPACE)
+    remarks: list[str] = []
+    try:
+        if not look.kubeflow_is_there():
+            return [
+                f"{context} has no Kubeflow Pipelines, so it was not checked whether pods can start"
+            ]
+        missing = [*look.missing(package, service_account), *look.unplaceable(package, remarks)]
+    except Exception as error:  # of urllib3, ssl, credential plug-ins and what they call
+        reason = " ".join(str(getattr(error, "reason", None) or error).split())[:200]
+        return [f"{context} was not asked whether pods can start: {reason}"]
+    if missing:
+        raise ConfigError(
+            f"{'; '.join(missing)}; so pods would wait for ever in {context}, namespace "
+            f"{look.namespace}; --no-check submits all the same"
+        )
+    return [*look.refused, *remarks]
+
+
+def _connect() -> str | None:
+    """Have the library talk to a cluster as kubectl would; which one, None where there is none."""
+    if not (os.environ.get("KUBECONFIG") or (Path.home() / ".kube/config").exists()):
+        if not _POD_TOKEN.exists():
+            return None
+        from kubernetes import config
+
+        config.load_incluster_config()
+        return "this pod's cluster"
+    from kubernetes import config
+
+    try:
+        _, active = config.list_kube_config_contexts()
+        config.load_kube_config()
+    except config.ConfigException:
+        return None
+    return f"the cluster of kubectl's context {active['name']!r}"
+
+
+class _Look:
+    """Reads one namespace. refused: remarks about what may not be read."""
+
+    def __init__(self, namespace: str) -> None:
+        from kubernetes import client
+
+        self.namespace = namespace
+        self.refused: list[str] = []
+        self._core = client.CoreV1Api()
+        # No retries: whoever submits waits for it.
+        self._core.api_client.rest_client.pool_manager.connection_pool_kw["retries"] = False
+
+    def kubeflow_is_there(self) -> bool:
+        """Whether this is a cluster of Kubeflow's at all; yes where that may not be read."""
+        for namespace in {self.namespace, _DEFAULT_NAMESPACE}:
+            if self._read(self._core.read_namespaced_service, _API_SERVER, namespace) is not None:
+                return True
+        return False
+
+    def missing(self, package: Package, service_account: str) -> Iterator[str]:
+        """What pods name and the namespace does not have."""
+        account = self._read(self._core.read_namespaced_service_account, service_account)
+        if account is None:
+            yield f"there is no service account {service_account!r}"
+        for claim, tasks in _needed(package, _claims).items():
+            if self._read(self._core.read_namespaced_persistent_volume_claim, claim) is None:
+                yield f"there is no claim {claim!r}, which {tasks} mount"
+        keys = _needed(package, _secret_keys)
+        for secret in dict.fromkeys(name for name, _ in keys):
+            found = self._read(self._core.read_namespaced_secret, secret)
+            wanted = {key: tasks for (name, key), tasks in keys.items() if name == secret}
+            if found is None:
+                yield f"there is no secret {secret!r}, which {next(iter(wanted.values()))} use"
+            elif found is not _UNREADABLE:
+                for key, tasks in wanted.items():
+                    if key and key not in (found.data or {}):
+                        yield f"secret {secret!r} has no key {key!r}, which {tasks} use"
+
+    def unplaceable(self, package: Package, remarks: list[str]) -> Iterator[str]:
+        """Pods that no machine could take even if it were empty."""
+        found = self._read(self._core.list_node)
+        if found is _UNREADABLE or found is None:
+            return
+        for wish, tasks in _needed(package, _wishes).items():
+            problems = Counter(filter(None, (wish.problem(node) for node in found.items)))
+            if sum(problems.values()) < len(found.items):
+                continue
+            why = ", ".join(f"{count} {problem}" for problem, count in problems.items())
+            text = f"none of the {len(found.items)} machines can take {tasks}: {why}"
+            if wish.autoscaled:
+                remarks.append(f"{text}; the cluster has to make one")
+            else:
+                yield f"{text} (if machines are made on demand, set kubeflow.autoscaled)"
+
+    def _read(self, read: Callable[..., Any], *names: str) -> Any:
+        """A thing; None where there is none, and `_UNREADABLE` where it may not be read."""
+        from kubernetes.client import ApiException
+
+        if len(names) == 1:
+            names = (*names, self.namespace)
+        try:
+            return read(*names, _request_timeout=_TIMEOUT_S)
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            if error.status not in (401, 403):
+                raise
+            kind = read.__name__.removeprefix("read_namespaced_").removeprefix("list_")
+            what = f"{kind.replace('_', ' ')} {names[0] if names else ''}".strip()
+            self.refused.append(f"not checked, for it may not be read: {what}")
+            return _UNREADABLE
+
+
+_UNREADABLE: Any = object()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Wish:
+    """What a pod wants of its machine. tolerations: key, operator, value, effect."""
+
+    labels: tuple[tuple[str, str], ...]
+    tolerations: tuple[tuple[str, str, str, str], ...]
+    resources: tuple[tuple[str, str], ...]
+    autoscaled: bool
+
+    def problem(self, node: V1Node) -> str | None:
+        """Why a machine cannot take it: a verb and its object; None where it can."""
+        from kubernetes.utils.quantity import parse_quantity
+
+        labels = node.metadata.labels or {}
+        for name, value in self.labels:
+            if labels.get(name) != value:
+                return f"without label {name}={value}"
+        for taint in node.spec.taints or []:
+            if taint.effect in _EVICTING and not any(
+                _tolerates(each, taint) for each in self.tolerations
+            ):
+                return f"with taint {taint.key}"
+        for name, quantity in self.resources:
+            there = node.status.allocatable.get(name, "0")
+            if parse_quantity(there) < parse_quantity(quantity):
+                return f"with {there} of {name} where {quantity} are needed"
+        return None
+
+
+def _tolerates(toleration: tuple[str, str, str, str], taint: Any) -> bool:
+    key, operator, value, effect = toleration
+    return (
+        (not effect or effect == taint.effect)
+        and (not key or key == taint.key)
+        and (operator == "Exists" or value == (taint.value or ""))
+    )
+
+
+_Thing = TypeVar("_Thing")
+
+
+def _needed(
+    package: Package, of: Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[_Thing]]
+) -> dict[_Thing, str]:
+    """Things that pods need, and the tasks that do."""
+    tasks: dict[_Thing, list[str]] = {}
+    for task, executor in package.executors.items():
+        for thing in dict.fromkeys(of(executor["container"], executor["kubernetes"])):
+            tasks.setdefault(thing, []).append(task)
+    return {thing: _listed(names) for thing, names in tasks.items()}
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _claims(_: Mapping[str, Any], kubernetes: Mapping[str, Any]) -> Iterator[str]:
+    for mount in kubernetes.get("pvcMount", []):
+        yield mount["constant"]
+
+
+def _secret_keys(
+    _: Mapping[str, Any], kubernetes: Mapping[str, Any]
+) -> Iterator[tuple[str, str | None]]:
+    for secret in kubernetes.get("secretAsEnv", []):
+        for each in secret["keyToEnv"]:
+            yield secret["secretName"], each["secretKey"]
+    for secret in kubernetes.get("secretAsVolume", []):
+        yield secret["secretName"], None
+
+
+def _wishes(container: Mapping[str, Any], kubernetes: Mapping[str, Any]) -> Iterator[_Wish]:
+    resources = container.get("resources", {})
+    wanted = {
+        "cpu": resources.get("resourceCpuRequest"),
+        "memory": resources.get("resourceMemoryRequest"),
+    }
+    if accelerator := resources.get("accelerator"):
+        wanted[accelerator["resourceType"]] = accelerator["resourceCount"]
+    env = {each["name"]: each.get("value") for each in container.get("env", [])}
+    yield _Wish(
+        labels=tuple(kubernetes.get("nodeSelector", {}).get("labels", {}).items()),
+        tolerations=tuple(
+            tuple(each.get(part, "") for part in ("key", "operator", "value", "effect"))
+            for each in kubernetes.get("tolerations", [])
+        ),
+        resources=tuple((name, value) for name, value in wanted.items() if value),
+        autoscaled=env.get(AUTOSCALED) == "true",
+    )

@@ -1,0 +1,197 @@
+"""Follows a run until it is over, and reports what its pods do as if they did it here."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from components import progress
+from kubeflow.client import Kubeflow, Run
+from kubeflow.workflow import PENDING, SUCCEEDED, Pod, Workflow, waits_for
+from pipeline.errors import KubeflowUnreachable, NodeFailed
+
+LOOK_EVERY_S = 10.0
+# What every pod says before it starts, and nobody needs to know unless it lasts.
+_ON_ITS_WAY = ("", "PodInitializing", "ContainerCreating")
+_ON_ITS_WAY_S = 120.0
+# How long Kubeflow may be away, as while it is updated.
+_PATIENCE_S = 600.0
+_FORWARDED = ("node_start", "node_end", "note")
+_SEE_LOG = "; see the lines above"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """How a run ended. outcome: what its pods told of the model; see kubeflow/results.py."""
+
+    run: Run
+    wall_s: float
+    outcome: Mapping[str, Any]
+
+
+@dataclasses.dataclass
+class _Seen:
+    """What is known of a pod already. events: how many of its log."""
+
+    events: int = 0
+    waiting: str = ""
+    started: bool = False
+    over: bool = False
+
+
+def follow(
+    kubeflow: Kubeflow,
+    run_id: str,
+    nodes: Sequence[str],
+    look_every_s: float | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Ending:
+    """Report the progress of a run as events (components/progress.py), until it has ended.
+
+    A run of which a pod waits longer than `kubeflow.start_timeout` is ended.
+
+    Args:
+      kubeflow: where it runs.
+      run_id: Kubeflow's.
+      nodes: ids of the DAG's nodes, in their order.
+      look_every_s: seconds between two looks.
+      sleep: waits for seconds.
+
+    Raises NodeFailed, with the reason, where the run failed or was ended, and KubeflowUnreachable
+    where there is no answer for ten minutes.
+    """
+    progress.report("run_start", run_id=run_id, nodes=list(nodes))
+    started = time.time()
+    follower = _Follower(kubeflow, run_id)
+    while True:
+        run = follower.look()
+        if run.over:
+            break
+        sleep(LOOK_EVERY_S if look_every_s is None else look_every_s)
+    wall_s = time.time() - min(started, run.created)
+    state = "complete" if run.state == "SUCCEEDED" else run.state.lower()
+    progress.report("run_end", run_id=run_id, state=state, wall_s=round(wall_s, 3))
+    if run.state != "SUCCEEDED":
+        raise NodeFailed(f"run {run.name!r} {state}: {follower.reason}; {run.page}")
+    return Ending(run, wall_s, follower.outcome)
+
+
+def explain(kubeflow: Kubeflow, run: Run, workflow: Workflow | None) -> str:
+    """Why a run that is over did not succeed: a clause for a message."""
+    pods = workflow.pods if workflow else ()
+    failed = [pod for pod in pods if pod.over and pod.phase != SUCCEEDED]
+    # Those that Argo stopped because of another one have nothing to tell.
+    for pod in sorted(failed, key=lambda pod: (_stopped(pod), -pod.ended)):
+        assert workflow is not None
+        events = [] if pod.driver else kubeflow.log(run.id, workflow.namespace, pod.name)
+        return f"{pod.task}: {_why(pod, events)}"
+    return (workflow and workflow.message) or "its page may show why"
+
+
+class _Follower:
+    def __init__(self, kubeflow: Kubeflow, run_id: str) -> None:
+        self._kubeflow = kubeflow
+        self._run_id = run_id
+        self._seen: dict[str, _Seen] = {}
+        self._answered = time.monotonic()
+        self.outcome: dict[str, Any] = {}
+        self.reason = ""
+
+    def look(self) -> Run:
+        """Report what is new, and end a run that waits too long."""
+        while True:
+            try:
+                run = self._kubeflow.look(self._run_id)
+                workflow = self._kubeflow.workflow(self._run_id)
+                if workflow is not None:
+                    self._report(workflow)
+                if run.over:
+                    self.reason = self.reason or explain(self._kubeflow, run, workflow)
+                elif workflow is not None and not self.reason:
+                    self._end_overdue(workflow)
+            except KubeflowUnreachable as error:
+                if time.monotonic() - self._answered > _PATIENCE_S:
+                    raise
+                progress.report("note", text=f"{error}; looking again")
+                time.sleep(LOOK_EVERY_S)
+            else:
+                self._answered = time.monotonic()
+                return run
+
+    def _end_overdue(self, workflow: Workflow) -> None:
+        if overdue := workflow.overdue(time.time()):
+            self.reason = f"ended, since {overdue}"
+            progress.report("note", text=f"{overdue}; ending the run")
+            self._kubeflow.terminate(self._run_id)
+
+    def _report(self, workflow: Workflow) -> None:
+        for pod in workflow.pods:
+            seen = self._seen.get(pod.name)
+            if seen is None:
+                seen = self._seen[pod.name] = _Seen()
+                if pod.attempt:
+                    progress.report("note", text=_retried(workflow, pod))
+            if pod.phase == PENDING:
+                self._report_wait(pod, seen)
+            elif not seen.over and not pod.driver:
+                self._report_log(workflow, pod, seen)
+            seen.over = pod.over
+
+    def _report_wait(self, pod: Pod, seen: _Seen) -> None:
+        waited = time.time() - pod.started
+        if pod.message in _ON_ITS_WAY and waited < _ON_ITS_WAY_S:
+            return
+        if pod.message != seen.waiting or not seen.waiting:
+            seen.waiting = pod.message or " "
+            progress.report("note", text=f"{pod.task} waits: {waits_for(pod)}")
+
+    def _report_log(self, workflow: Workflow, pod: Pod, seen: _Seen) -> None:
+        events = self._kubeflow.log(self._run_id, workflow.namespace, pod.name)
+        for event in events[seen.events :]:
+            self._forward(event, events)
+        seen.events = max(seen.events, len(events))
+        if seen.events:
+            return
+        # Nothing but what Argo knows.
+        if not seen.started:
+            progress.report("node_start", node=pod.task)
+            seen.started = True
+        if pod.over:
+            state = "complete" if pod.phase == SUCCEEDED else "failed"
+            wall_s = max(pod.ended - pod.started, 0.0)
+            error = None if state == "complete" else pod.message
+            figures = {"wall_s": wall_s, "cpu_s": 0.0, "peak_mb": 0.0}
+            progress.report("node_end", node=pod.task, state=state, **figures, error=error)
+
+    def _forward(self, event: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> None:
+        fields = {key: value for key, value in event.items() if key not in ("ts", "event")}
+        match event["event"]:
+            case "outcome":
+                self.outcome |= fields
+            case "epoch":
+                before = log[: log.index(event)]
+                nodes = [each["node"] for each in before if each["event"] == "node_start"]
+                progress.report("epoch", **fields, **({"node": nodes[-1]} if nodes else {}))
+            case name if name in _FORWARDED:
+                progress.report(name, **fields)
+
+
+def _retried(workflow: Workflow, pod: Pod) -> str:
+    before = [
+        other
+        for other in workflow.pods
+        if (other.task, other.driver, other.attempt) == (pod.task, pod.driver, pod.attempt - 1)
+    ]
+    why = f": {before[0].message}" if before and before[0].message else ""
+    return f"{pod.task} is tried again, pod {pod.attempt + 1}{why}"
+
+
+def _why(pod: Pod, events: Sequence[Mapping[str, Any]]) -> str:
+    told = [event["message"] for event in events if event["event"] == "error"]
+    return (told[-1] if told else pod.message or pod.phase).removesuffix(_SEE_LOG)
+
+
+def _stopped(pod: Pod) -> bool:
+    return pod.message.startswith(("Step exceeded its deadline", "workflow shutdown"))

@@ -1,0 +1,58 @@
+"""Whether what a command prints arrives.
+
+A reader that is gone is no failure, as in `perennial runs | head`. A full disk is one: whoever
+reads the file later would take what is missing for nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+_lost: list[OSError] = []
+
+
+def lost(error: OSError) -> None:
+    """Remember that something could not be printed."""
+    if error.errno != errno.EPIPE:
+        _lost.append(error)
+
+
+def blamed(error: Exception) -> bool:
+    """Whether it is standard output that could not be written."""
+    if not isinstance(error, OSError) or error.errno not in _FULL or error.filename is not None:
+        return False
+    try:
+        # A stream without a buffer has forgotten what it could not write, so that it has to try.
+        print(flush=True)
+    except OSError:
+        lost(error)
+        return True
+    return False
+
+
+def failure() -> str:
+    """Why standard output has not got all that was printed; "" where it has. Forgets it."""
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            lost(error)
+            _discard()
+        except ValueError:
+            pass  # closed
+    reason = _lost[0].strerror or str(_lost[0]) if _lost else ""
+    _lost.clear()
+    return reason
+
+
+def _discard() -> None:
+    """Let the interpreter end without trying, and complaining, once more."""
+    with contextlib.suppress(OSError, ValueError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)

@@ -1,0 +1,97 @@
+"""What of the data that was trained on is gone, by content, and whether that is too much."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+from components.image_example_gen.options import Options
+from components.wording import quoted
+from pipeline.retraining.inventory import Inventory
+
+_EMPTY = hashlib.sha256(b"").hexdigest()
+# Of a class that has lost so much, what is left is chance: a disk that is half there.
+_VANISHED = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Losses:
+    """Images of the last training whose content is not to be had any more.
+
+    Attributes:
+      images: how many are gone, each content once.
+      of: how many there were.
+      vanished: classes of which nine in ten or more are gone.
+      renamed: classes that are no more although their images are there, with other labels.
+    """
+
+    images: int = 0
+    of: int = 0
+    vanished: tuple[str, ...] = ()
+    renamed: tuple[str, ...] = ()
+
+    def exceed(self, max_removed: float) -> bool:
+        """Whether more is gone than that share, or a class; where any share may be, none is."""
+        return max_removed < 1 and (self.images > max_removed * self.of or bool(self.vanished))
+
+    def __str__(self) -> str:
+        found = f"{self.images:,} of {self.of:,} images that were trained on are gone"
+        if self.vanished:
+            classes = "class" if len(self.vanished) == 1 else "classes"
+            found += f", and with them the {classes} {quoted(self.vanished)}"
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def find(before: Inventory, now: Inventory, spans: Collection[int], options: Options) -> Losses:
+    """Compare what was trained on with what there is.
+
+    Not lost is what is there under another name or label, what was changed and is there still, and
+    what a rolling window has left behind. What had been quarantined does not count, nor how often
+    a content is there.
+
+    Args:
+      before: of the last training.
+      now: the same of today.
+      spans: numbers of the spans that were read today.
+      options: how they were chosen.
+    """
+    there = {entry.sha256 for entry in now.values() if _has_bytes(entry.sha256)}
+    labels = {entry.label for entry in now.values() if _has_bytes(entry.sha256)}
+    known: dict[str, str] = {}
+    gone: set[str] = set()
+    for name, entry in before.items():
+        if not entry.is_used or _is_left_behind(entry.span, spans, options):
+            continue
+        known[entry.sha256] = entry.label
+        changed = name in now and _has_bytes(now[name].sha256)
+        if entry.sha256 not in there and not changed:
+            gone.add(entry.sha256)
+    total = Counter(known.values())
+    lost = Counter(known[sha256] for sha256 in gone)
+    return Losses(
+        images=len(gone),
+        of=len(known),
+        vanished=tuple(sorted(name for name in total if lost[name] >= _VANISHED * total[name])),
+        renamed=tuple(sorted(name for name in total if name not in labels and not lost[name])),
+    )
+
+
+def _has_bytes(sha256: str) -> bool:
+    return sha256 not in ("", _EMPTY)
+
+
+def _is_left_behind(span: int, spans: Collection[int], options: Options) -> bool:
+    """Whether the options leave a span out, and not because it is gone."""
+    if options.held_out == "all" or span in spans:
+        return False
+    if options.first_span is not None or options.last_span is not None:
+        first = options.first_span or 0
+        last = span if options.last_span is None else options.last_span
+        return not first <= span <= last
+    return len(spans) >= options.spans and span < min(spans, default=0)

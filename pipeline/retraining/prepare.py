@@ -1,0 +1,46 @@
+"""The configuration of a retraining: what is given, on top of what the champion was made with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from pipeline.config import Loaded
+from pipeline.recipe_choice import AUTO
+from pipeline.retraining import champion
+from pipeline.workspace import Workspace
+
+
+class Load(Protocol):
+    """Loads what is given, with further settings `KEY=VALUE` above it and layers below."""
+
+    def __call__(
+        self, above: Sequence[str] = (), below: Mapping[str, Mapping[str, object]] | None = None
+    ) -> Loaded: ...
+
+
+class Prepared(NamedTuple):
+    """A configuration, and a line for each way in which it is not the champion's or as given."""
+
+    loaded: Loaded
+    notes: list[str]
+
+
+def prepare(load: Load) -> Prepared:
+    """Build the configuration of a retraining. Raises ConfigError."""
+    given = load()
+    found = champion.find(Workspace(given.config.workspace), given.config.name)
+    if found is None:
+        return Prepared(given, [])
+    above = []
+    if given.origins["train.recipe"].startswith(AUTO):
+        # By data that has grown another recipe would be chosen, which could not go on from it.
+        above = [f"train.recipe={found.recipe}"]
+    used = load(above, {found.origin: found.layer(given)})
+    return Prepared(
+        used,
+        [
+            f"starts from the settings of the champion's run {found.run}",
+            *champion.differences(found, given, used),
+        ],
+    )

@@ -1,0 +1,229 @@
+"""What could never start is refused before it is submitted, where Kubernetes can be looked at.
+
+The stand-in answers with objects of Kubernetes' API as they are, and knows no more of it: it lets
+everybody read all but what `forbidden` names. The same against a real one: tests/cluster.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kubeflow import cluster
+from kubeflow.cluster import AUTOSCALED
+from kubeflow.package import Package
+from pipeline.errors import ConfigError
+
+TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+GPU_LABEL = {"cloud.google.com/gke-accelerator": "nvidia-l4"}
+
+
+def node(**fields: Any) -> dict[str, Any]:
+    """A machine with 4 CPUs, 16 GiB and no GPU."""
+    allocatable = {"cpu": "3920m", "memory": "16Gi", "pods": "110"} | fields.get("resources", {})
+    return {
+        "metadata": {"name": fields.get("name", "a"), "labels": fields.get("labels", {})},
+        "spec": {"taints": fields.get("taints")},
+        "status": {"allocatable": allocatable},
+    }
+
+
+GPU = node(labels=GPU_LABEL, taints=[TAINT], resources={"nvidia.com/gpu": "1"})
+
+
+class Api:
+    """What there is, by path below /api/v1; forbidden: paths that may not be read."""
+
+    def __init__(self) -> None:
+        self.things: dict[str, Any] = {
+            "namespaces/kubeflow/services/ml-pipeline": {},
+            "namespaces/team/serviceaccounts/perennial-pipeline": {},
+            "namespaces/team/persistentvolumeclaims/images": {},
+            "namespaces/team/secrets/database": {"data": {"user": "eA==", "password": "eA=="}},
+            "nodes": {"items": [node(), GPU]},
+        }
+        self.forbidden: set[str] = set()
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    found = Api()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.removeprefix("/api/v1/")
+            status = 403 if path in found.forbidden else 200 if path in found.things else 404
+            content = json.dumps(found.things.get(path, {}) if status == 200 else {}).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        kubeconfig(tmp_path, monkeypatch, server.server_port)
+        yield found
+        server.shutdown()
+
+
+def kubeconfig(folder: Path, monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "here",
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    # As a default it was taken from the environment when the library was imported.
+    monkeypatch.setattr(
+        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path), raising=True
+    )
+
+
+def package(autoscaled: bool = False, **trainer: Any) -> Package:
+    """A pipeline of a Trainer on a GPU and a Pusher."""
+    resources = {"resourceCpuRequest": "2", "resourceMemoryRequest": "8Gi"}
+    gpu = {"accelerator": {"resourceType": "nvidia.com/gpu", "resourceCount": "1"}}
+    env = [{"name": AUTOSCALED, "value": str(autoscaled).lower()}]
+    keys = [{"secretKey": "user", "envVar": "U"}, {"secretKey": "password", "envVar": "P"}]
+    wishes = {
+        "pvcMount": [{"constant": "images", "mountPath": "/images"}],
+        "secretAsEnv": [{"secretName": "database", "keyToEnv": keys}],
+    }
+    place = {
+        "nodeSelector": {"labels": GPU_LABEL},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    }
+    executors = {
+        "trainer": {
+            "container": {"env": env, "resources": {**resources, **gpu}},
+            "kubernetes": {**wishes, **place, **trainer},
+        },
+        "pusher": {"container": {"env": env, "resources": resources}, "kubernetes": wishes},
+    }
+    return Package(Path("x.yaml"), "digits", {}, {}, "1", (), executors)
+
+
+def check(**trainer: Any) -> list[str]:
+    return cluster.check(package(**trainer), "team", "perennial-pipeline")
+
+
+def test_what_is_all_there_is_not_remarked_on(api: Api) -> None:
+    assert check() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        (
+            "persistentvolumeclaims/images",
+            "there is no claim 'images', which trainer, pusher mount",
+        ),
+        ("secrets/database", "there is no secret 'database', which trainer, pusher use"),
+        ("serviceaccounts/perennial-pipeline", "no service account 'perennial-pipeline'"),
+    ],
+)
+def test_what_is_missing_is_refused(api: Api, path: str, problem: str) -> None:
+    del api.things[f"namespaces/team/{path}"]
+    with pytest.raises(ConfigError) as caught:
+        check()
+    assert problem in str(caught.value)
+    assert "the cluster of kubectl's context 'here', namespace team" in str(caught.value)
+    assert "--no-check" in str(caught.value)
+
+
+def test_a_secret_without_a_key_is_refused(api: Api) -> None:
+    del api.things["namespaces/team/secrets/database"]["data"]["password"]
+    with pytest.raises(ConfigError, match="secret 'database' has no key 'password'"):
+        check()
+
+
+def test_a_mounted_secret_must_be_there(api: Api) -> None:
+    with pytest.raises(ConfigError, match="no secret 'cloud', which trainer use"):
+        check(secretAsVolume=[{"secretName": "cloud", "mountPath": "/etc/cloud"}])
+
+
+@pytest.mark.parametrize(
+    ("there", "problem"),
+    [
+        (node(), "without label cloud.google.com/gke-accelerator=nvidia-l4"),
+        (node(labels=GPU_LABEL), "with 0 of nvidia.com/gpu where 1 are needed"),
+        (
+            node(labels=GPU_LABEL, resources={"nvidia.com/gpu": "1", "memory": "4Gi"}),
+            "with 4Gi of memory where 8Gi are needed",
+        ),
+        (
+            node(labels=GPU_LABEL, taints=[{**TAINT, "key": "team"}]),
+            "with taint team",
+        ),
+        (node(labels=GPU_LABEL, taints=[{**TAINT, "effect": "NoExecute"}]), "with taint nvidia"),
+    ],
+)
+def test_a_pod_that_no_machine_can_take_is_refused(
+    api: Api, there: dict[str, Any], problem: str
+) -> None:
+    api.things["nodes"]["items"] = [node(name="b"), there]
+    with pytest.raises(ConfigError) as caught:
+        check()
+    assert "none of the 2 machines can take trainer: " in str(caught.value)
+    assert problem in str(caught.value)
+    assert "pusher" not in str(caught.value)
+
+
+def test_a_taint_that_only_prefers_others_keeps_nobody_away(api: Api) -> None:
+    soft = {**TAINT, "key": "team", "effect": "PreferNoSchedule"}
+    api.things["nodes"]["items"] = [{**GPU, "spec": {"taints": [TAINT, soft]}}, node()]
+    assert check() == []
+
+
+def test_where_machines_are_made_on_demand_it_is_only_remarked(api: Api) -> None:
+    api.things["nodes"]["items"] = [node()]
+    (remark,) = check(autoscaled=True)
+    assert remark.startswith("none of the 1 machines can take trainer: ")
+
+
+def test_what_may_not_be_read_is_remarked(api: Api) -> None:
+    api.forbidden = {"nodes", "namespaces/team/secrets/database"}
+    assert check() == [
+        "not checked, for it may not be read: secret database",
+        "not checked, for it may not be read: node",
+    ]
+
+
+def test_another_cluster_is_not_judged_by(api: Api) -> None:
+    api.things = {}
+    (remark,) = check()
+    assert "has no Kubeflow Pipelines, so it was not checked" in remark
+
+
+def test_a_cluster_that_does_not_answer_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubeconfig(tmp_path, monkeypatch, 1)
+    (remark,) = check()
+    assert remark.startswith("the cluster of kubectl's context 'here' was not asked")
+    assert "Connection refused" in remark
+
+
+def test_without_kubectl_nothing_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(cluster, "_POD_TOKEN", tmp_path / "none")
+    assert check() == []
