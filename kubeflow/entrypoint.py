@@ -152,6 +152,8 @@ def _decide(loaded: Loaded, options: argparse.Namespace) -> dict[str, str]:
         from pipeline.retraining.look import decide_in_cluster
 
         connection = metadata.connection_config(os.environ)
+        if "://" not in options.pipeline_root:  # the first run on a new volume
+            Path(options.pipeline_root).mkdir(parents=True, exist_ok=True)
         decision = decide_in_cluster(loaded.config, connection, options.pipeline_root)
         progress.report("note", text=str(decision))
         if not decision.retrain:

@@ -22,7 +22,7 @@ left out |
 | outputs go below | the run's id, the task and a salt (driver/driver.go:775) | a timestamp |
 | a condition on an output that is not called Output | evaluated (driver/dag.go:84-91) | false, \
 with a warning |
-| failures that are tried again | those that Argo's policy names, of pods | none |
+| failures that are tried again | those that Argo's policy names, of pods | all |
 
 The last but one is less than the backend does. Whatever is left over is an error here. There, it
 reaches the program.

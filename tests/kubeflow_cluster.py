@@ -155,8 +155,15 @@ class Cluster:
     ) -> bool:
         """Run the pipeline in `file`; whether it succeeded."""
         self.pods = []
-        spec = next(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+        spec, platform = yaml.safe_load_all(file.read_text(encoding="utf-8"))
         retries = _retries(spec)
+        # kfp's orchestrator would try again whatever failed.
+        for component in (spec["root"], *spec["components"].values()):
+            for task in component.get("dag", {}).get("tasks", {}).values():
+                task.pop("retryPolicy", None)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        loaded = self._folder / file.name
+        loaded.write_text(yaml.safe_dump_all([spec, platform]), encoding="utf-8")
         cluster = self
 
         class Handler(subprocess_task_handler.SubprocessTaskHandler):
@@ -187,7 +194,7 @@ class Cluster:
                 pipeline_root=str(self._folder),
                 raise_on_error=False,
             )
-            pipeline = components.load_component_from_file(str(file))
+            pipeline = components.load_component_from_file(str(loaded))
             pipeline(**arguments)
         return self.pods[-1].code == 0
 
