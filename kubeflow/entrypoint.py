@@ -28,6 +28,7 @@ from pipeline.errors import INTERRUPTED, UNEXPECTED, ConfigError, UserError
 if TYPE_CHECKING:
     from tfx.proto.orchestration.pipeline_pb2 import Pipeline
 
+    from kubeflow.patient_metadata import PatientMetadata
     from pipeline.config import Loaded
 
 COMMAND = ["python3", "-m", "kubeflow.entrypoint"]
@@ -118,10 +119,11 @@ def _plan(options: argparse.Namespace) -> None:
     from kubeflow.patient_metadata import PatientMetadata
 
     # The tables are made here, by one pod and before two nodes could at once.
-    with PatientMetadata(os.environ):
+    handle = PatientMetadata(os.environ)
+    with handle:
         pass
     if options.run:
-        handle, task = PatientMetadata(os.environ), attempts.task_of(options.executor_input)
+        task = attempts.task_of(options.executor_input)
         decided = attempts.recall(handle, task)
         if decided is None:
             decided = _decide(loaded, options)
@@ -136,7 +138,7 @@ def _plan(options: argparse.Namespace) -> None:
         results.write_file(options.decision, decided[_DECISION])
     if options.run and decided[_PLAN]:
         record = json.loads(decided[_RECORD])
-        _run(plan.decode(decided[_PLAN], options.run_id), record, options)
+        _run(handle, plan.decode(decided[_PLAN], options.run_id), record, options)
 
 
 def _decide(loaded: Loaded, options: argparse.Namespace) -> dict[str, str]:
@@ -152,6 +154,8 @@ def _decide(loaded: Loaded, options: argparse.Namespace) -> dict[str, str]:
     if options.decision:
         from pipeline.retraining.look import decide_in_cluster
 
+        if "://" not in options.pipeline_root:  # the first run on a new volume
+            Path(options.pipeline_root).mkdir(parents=True, exist_ok=True)
         decision = decide_in_cluster(loaded.config, connection, options.pipeline_root)
         progress.report("note", text=str(decision))
         if not decision.retrain:
@@ -171,19 +175,25 @@ def _decide(loaded: Loaded, options: argparse.Namespace) -> dict[str, str]:
 
 def _nodes(options: argparse.Namespace) -> None:
     from kubeflow import plan
+    from kubeflow.patient_metadata import PatientMetadata
 
-    _run(plan.decode(options.plan, options.run_id), options.record, options)
+    handle = PatientMetadata(os.environ)
+    _run(handle, plan.decode(options.plan, options.run_id), options.record, options)
 
 
-def _run(ir: Pipeline, record: Mapping[str, Any] | None, options: argparse.Namespace) -> None:
+def _run(
+    handle: PatientMetadata,
+    ir: Pipeline,
+    record: Mapping[str, Any] | None,
+    options: argparse.Namespace,
+) -> None:
     """Run the nodes of this pod in turn; those that an earlier attempt has finished are done."""
     from tfx.orchestration.local import runner_utils
     from tfx.proto.orchestration import executable_spec_pb2
 
     from kubeflow import plan
-    from kubeflow.patient_metadata import PatientMetadata, loss_told_apart
+    from kubeflow.patient_metadata import loss_told_apart
 
-    handle = PatientMetadata(os.environ)
     nodes = [plan.find(ir, each) for each in options.run]
     deployment = runner_utils.extract_local_deployment_config(ir)
     specs = [runner_utils.extract_executor_spec(deployment, each) for each in options.run]

@@ -20,9 +20,12 @@ false, with a warning |
 | an output parameter whose file is missing | the task fails (component/launcher_v2.go:504) | \
 left out |
 | outputs go below | the run's id, the task and a salt (driver/driver.go:775) | a timestamp |
-| failures that are tried again | those that Argo's policy names, of pods | none |
+| a condition on an output that is not called Output | evaluated (driver/dag.go:84-91) | false, \
+with a warning |
+| failures that are tried again | those that Argo's policy names, of pods | all |
 
-Whatever is left over is an error here. There, it reaches the program.
+The last but one is less than the backend does. Whatever is left over is an error here. There, it
+reaches the program.
 """
 
 from __future__ import annotations
@@ -165,9 +168,9 @@ def _launcher_knows(message: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in message["inputs"]["parameterValues"].items():
         yield f"{{{{$.inputs.parameters['{name}']}}}}", _text(value, general=False)
     outputs = message["outputs"]
-    for name, each in outputs["parameters"].items():
+    for name, each in outputs.get("parameters", {}).items():
         yield f"{{{{$.outputs.parameters['{name}'].output_file}}}}", each["outputFile"]
-    for name, each in outputs["artifacts"].items():
+    for name, each in outputs.get("artifacts", {}).items():
         uri = each["artifacts"][0]["uri"]
         yield f"{{{{$.outputs.artifacts['{name}'].uri}}}}", uri
         path = re.sub(r"^(gs|minio|s3)://", lambda match: f"/{match[1]}/", uri)
