@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.io import fileio
 from tfx.orchestration import metadata
@@ -10,6 +14,52 @@ from tfx.orchestration.portable.mlmd import context_lib, execution_lib
 from tfx.proto.orchestration import pipeline_pb2
 
 from components import progress
+from pipeline.errors import NodeFailed
+
+# A context that only executions of one task of one run are in.
+_TASK = "kubeflow_task"
+_DECIDED = "decided"
+
+
+def task_of(executor_input: Mapping[str, Any]) -> str:
+    """What all attempts at a task of one run have in common, and no other task has.
+
+    Args:
+      executor_input: Kubeflow's message. Where outputs go it names after its own run:
+        `.../RUN/TASK/SALT/NAME`.
+    """
+    artifacts = executor_input["outputs"]["artifacts"].values()
+    uri: str = next(artifact["uri"] for each in artifacts for artifact in each["artifacts"])
+    return uri.rsplit("/", 2)[0]
+
+
+def mark(ir: pipeline_pb2.Pipeline, task: str) -> None:
+    """Have every execution of this pod associated with its task, from its beginning.
+
+    Each node of `ir` gets a further context.
+    """
+    for node in ir.nodes:
+        context = node.pipeline_node.contexts.contexts.add()
+        context.type.name = _TASK
+        context.name.field_value.string_value = task
+
+
+def recall(metadata_handle: metadata.Metadata, task: str) -> dict[str, str] | None:
+    """What an earlier attempt at `task` has decided; None where there was none."""
+    with metadata_handle as handle:
+        context = handle.store.get_context_by_type_and_name(_TASK, task)
+    if context is None or _DECIDED not in context.custom_properties:
+        return None
+    found: dict[str, str] = json.loads(context.custom_properties[_DECIDED].string_value)
+    return found
+
+
+def remember(metadata_handle: metadata.Metadata, task: str, decided: Mapping[str, str]) -> None:
+    """Keep what this attempt has decided for later ones, which must not decide otherwise."""
+    with metadata_handle as handle:
+        context = context_lib.register_context_if_not_exists(handle, _TASK, task)
+        context.custom_properties[_DECIDED].string_value = json.dumps(decided)
+        handle.store.put_contexts([context])
 
 
 def clean_up(
@@ -25,10 +75,15 @@ def clean_up(
 
     Their executions become FAILED, and what they have put out is removed. Executions of other nodes
     and other runs are left alone, since they may be alive.
+
+    Raises NodeFailed where another task of Kubeflow, and so another run, has executed the node
+    under the id of this run.
     """
     with metadata_handle as handle:
-        contexts = context_lib.prepare_contexts(handle, node.contexts)
+        of_run = [each for each in node.contexts.contexts if each.type.name != _TASK]
+        contexts = context_lib.prepare_contexts(handle, pipeline_pb2.NodeContexts(contexts=of_run))
         executions = execution_lib.get_executions_associated_with_all_contexts(handle, contexts)
+        _check_own(handle, node, executions)
         finished = None
         for execution in executions:
             if execution_lib.is_execution_successful(execution):
@@ -36,6 +91,26 @@ def clean_up(
             else:
                 _undo(handle, ir, node, execution, own)
     return finished
+
+
+def _check_own(
+    handle: metadata.Metadata,
+    node: pipeline_pb2.PipelineNode,
+    executions: Iterable[metadata_store_pb2.Execution],
+) -> None:
+    own = set()
+    for spec in node.contexts.contexts:
+        if spec.type.name == _TASK:
+            name = spec.name.field_value.string_value
+            if context := handle.store.get_context_by_type_and_name(_TASK, name):
+                own |= {each.id for each in handle.store.get_executions_by_context(context.id)}
+    for execution in executions:
+        if execution.id not in own:
+            raise NodeFailed(
+                f"{node.node_info.id} has execution {execution.id} in this run, which another run "
+                "of Kubeflow made; runs must not share a run id: compile the pipeline again, with "
+                "the image's version of the code"
+            )
 
 
 def _undo(

@@ -1,8 +1,9 @@
-"""The DAG as a pipeline of Kubeflow: its first task plans the run, each other one runs a node.
+"""The DAG as a pipeline of Kubeflow: its first task plans the run, and each runs nodes of it.
 
 The nodes and their order come from `pipeline.dag.create_pipeline`, as in a local run. What each of
 them does is decided when the pipeline runs: the task `plan` calls the same function inside of the
-image, with the run's parameters, so that code, presets and parameters are those of the run.
+image, with the run's parameters, so that code, presets and parameters are those of the run. Where
+nodes share pods (`kubeflow.grouping`), that task goes on with the first of them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,36 +19,60 @@ from typing import Any, NamedTuple
 from kfp import compiler, dsl
 
 from kubeflow import entrypoint, node_pools, parameters
+from kubeflow import groups as grouping
 from kubeflow import plan as planning
+from kubeflow.groups import Group, Node
 from kubeflow.parameters import PIPELINE_ROOT, Parameter
-from kubeflow.results import METRICS, REPORT, RETRAIN
+from kubeflow.results import REPORT, RETRAIN, metrics_of
 from pipeline.config import Loaded
 from pipeline.errors import ConfigError
-from pipeline.settings import DEFAULT_POOL, Config, KubeflowConfig, Pool
+from pipeline.settings import DEFAULT_POOL, Config, KubeflowConfig
 
-_PLAN, _RECORD, _DECISION = "plan", "record", "decision"
+_PLAN, _RECORD, _DECISION, _RUN_ID = "plan", "record", "decision", "run_id"
+# Kubeflow resolves this where it is the whole value of a task's input, and nowhere else: in the
+# arguments of a container it would stay as it is.
+_RUN = {_RUN_ID: dsl.PIPELINE_JOB_ID_PLACEHOLDER}
 _REPORTED = {"ModelEvaluation", "PushedModel"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Node:
-    """A node of the DAG. reports: whether there is something to report of the run after it."""
-
-    id: str
-    upstream: tuple[str, ...]
-    reports: bool
-
-    @property
-    def task(self) -> str:
-        """Its name as a task, in the letters that Argo allows: image-example-gen."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "-", self.id).strip("-").lower()
 
 
 class Compiled(NamedTuple):
     """A pipeline as YAML of two documents: the pipeline itself, and what it wants of Kubernetes."""
 
     text: str
-    nodes: list[Node]
+    pods: list[Pod]
+
+
+class Pod(NamedTuple):
+    """A task of the pipeline. group: its nodes, None where it has none. plans: whether it does."""
+
+    group: Group | None
+    plans: bool
+
+    @property
+    def task(self) -> str:
+        return self.group.task if self.group else _PLAN
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        if self.group is None:
+            return _PLAN
+        if self.plans:
+            return f"{self.task}: {', '.join([_PLAN, *self.ids])}"
+        return self.group.title
+
+    @property
+    def pool(self) -> str:
+        return self.group.pool if self.group else DEFAULT_POOL
+
+    @property
+    def ids(self) -> list[str]:
+        """Of its nodes."""
+        return self.group.ids if self.group else []
+
+    @property
+    def reports(self) -> bool:
+        return self.group is not None and self.group.reports
 
 
 def compile_pipeline(loaded: Loaded, *, decides: bool = False) -> Compiled:
@@ -66,12 +90,12 @@ def compile_pipeline(loaded: Loaded, *, decides: bool = False) -> Compiled:
     given = parameters.compiled(loaded)
     nodes = _find_nodes(config, kubeflow.pipeline_root)
     node_pools.check_nodes(kubeflow, [node.id for node in nodes])
-    pipeline = _pipeline(config.name, kubeflow, given, parameters.of(config), nodes, decides)
+    pods = _pods(kubeflow, nodes)
+    made = _Pipeline(config.name, kubeflow, given, parameters.of(config), nodes, pods, decides)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(pipeline, str(path))
-        text = path.read_text(encoding="utf-8")
-    return Compiled(node_pools.finish(text, kubeflow), nodes)
+        compiler.Compiler().compile(made.function(), str(path))
+        return Compiled(path.read_text(encoding="utf-8"), pods)
 
 
 def _find_nodes(config: Config, pipeline_root: str) -> list[Node]:
@@ -89,97 +113,117 @@ def _find_nodes(config: Config, pipeline_root: str) -> list[Node]:
     ]
 
 
-def _pipeline(
-    name: str,
-    kubeflow: KubeflowConfig,
-    given: dict[str, Any],
-    own: Sequence[Parameter],
-    nodes: Sequence[Node],
-    decides: bool,
-) -> Any:
-    def wire(**channels: Any) -> None:
-        pool = kubeflow.pools[DEFAULT_POOL]
-        plan = _plan_component(kubeflow, given, own, nodes, decides)(**channels)
-        _set_up(plan, kubeflow, pool, _PLAN)
-        if decides:
+def _pods(kubeflow: KubeflowConfig, nodes: Sequence[Node]) -> list[Pod]:
+    """The first one plans."""
+    groups = grouping.group(nodes, kubeflow)
+    if kubeflow.grouping == "nodes":
+        return [Pod(None, plans=True), *(Pod(group, plans=False) for group in groups)]
+    return [Pod(group, plans=index == 0) for index, group in enumerate(groups)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pipeline:
+    """What is compiled.
+
+    Attributes:
+      given: settings, as compiled in.
+      own: settings that are parameters.
+      nodes: all of the DAG.
+      pods: those that run them.
+      decides: whether the first pod looks for new data.
+    """
+
+    name: str
+    kubeflow: KubeflowConfig
+    given: dict[str, Any]
+    own: Sequence[Parameter]
+    nodes: Sequence[Node]
+    pods: Sequence[Pod]
+    decides: bool
+
+    def function(self) -> Any:
+        """The pipeline as kfp compiles it."""
+        described = [
+            *((parameter.name, parameter.type, parameter.default) for parameter in self.own),
+            (PIPELINE_ROOT, str, self.kubeflow.pipeline_root),
+        ]
+        texts = {each.name: f"{each.key}: {each.description}" for each in self.own}
+        texts[PIPELINE_ROOT] = "kubeflow.pipeline_root: what nodes write goes below it."
+        function = _function(self.name, self._wire, described)
+        lines = "".join(f"    {key}: {' '.join(text.split())}\n" for key, text in texts.items())
+        function.__doc__ = f"Retrains an image classifier.\n\nArgs:\n{lines}"
+        # Argo's deadline of the whole workflow, which holds for pods that wait, too: a pod's own,
+        # `timeout`, begins when it has a machine.
+        limits = dsl.PipelineConfig(active_deadline_seconds=self.kubeflow.run_timeout)
+        return dsl.pipeline(name=self.name, pipeline_config=limits)(function)
+
+    def _wire(self, **channels: Any) -> None:
+        first, *others = self.pods
+        plan = self._component(first)(**channels, **_RUN)
+        self._set_up(plan, first)
+        if self.decides:
             with dsl.If(plan.outputs[_DECISION] == RETRAIN, name=RETRAIN):
-                wire_nodes(plan)
+                self._wire_others(plan, others)
         else:
-            wire_nodes(plan)
+            self._wire_others(plan, others)
 
-    def wire_nodes(plan: dsl.PipelineTask) -> None:
-        tasks: dict[str, dsl.PipelineTask] = {}
-        for node in nodes:
-            wanted = (_PLAN, _RECORD) if node.reports else (_PLAN,)
+    def _wire_others(self, plan: dsl.PipelineTask, pods: Sequence[Pod]) -> None:
+        tasks: list[tuple[Group, dsl.PipelineTask]] = []
+        for pod in pods:
+            assert pod.group is not None
+            wanted = (_PLAN, _RECORD) if pod.reports else (_PLAN,)
             inputs = {name: plan.outputs[name] for name in wanted}
-            task = _node_component(kubeflow, node)(**inputs)
-            task.after(*(tasks[upstream] for upstream in node.upstream))
-            _set_up(task, kubeflow, node_pools.pool_of(kubeflow, node.id), node.id)
-            tasks[node.id] = task
+            task = self._component(pod)(**inputs, **_RUN)
+            task.after(*(earlier for group, earlier in tasks if pod.group.needs(group)))
+            self._set_up(task, pod)
+            tasks.append((pod.group, task))
 
-    described = [
-        *((parameter.name, parameter.type, parameter.default) for parameter in own),
-        (PIPELINE_ROOT, str, kubeflow.pipeline_root),
-    ]
-    texts = {parameter.name: f"{parameter.key}: {parameter.description}" for parameter in own}
-    texts[PIPELINE_ROOT] = "kubeflow.pipeline_root: what nodes write goes below it."
-    function = _function(name, wire, described)
-    lines = "".join(f"    {key}: {' '.join(text.split())}\n" for key, text in texts.items())
-    function.__doc__ = f"Retrains an image classifier.\n\nArgs:\n{lines}"
-    return dsl.pipeline(name=name)(function)
+    def _set_up(self, task: dsl.PipelineTask, pod: Pod) -> None:
+        # TFX's own cache looks at the data and the code, Kubeflow's does not.
+        task.set_caching_options(False)
+        task.set_display_name(pod.title)
+        node_pools.apply(task, self.kubeflow, self.kubeflow.pools[pod.pool])
 
+    def _component(self, pod: Pod) -> Any:
+        image = node_pools.image_of(self.kubeflow, self.kubeflow.pools[pod.pool])
 
-def _set_up(task: dsl.PipelineTask, kubeflow: KubeflowConfig, pool: Pool, title: str) -> None:
-    # TFX's own cache looks at the data and the code, Kubeflow's does not.
-    task.set_caching_options(False)
-    task.set_display_name(title)
-    node_pools.apply(task, kubeflow, pool)
+        def container(**values: Any) -> dsl.ContainerSpec:
+            args = self._plan_args(values) if pod.plans else ["nodes", "--plan", values[_PLAN]]
+            args += ["--run-id", values[_RUN_ID]]
+            if pod.ids:
+                # All of what Kubeflow wants to have back, in its own words.
+                args += ["--run", ",".join(pod.ids), "--executor-input", "{{$}}"]
+            if pod.reports:
+                args += ["--report", values[REPORT].path]
+                if not pod.plans:
+                    args += ["--record", values[_RECORD]]
+            return dsl.ContainerSpec(image=image, command=entrypoint.COMMAND, args=args)
 
+        return dsl.container_component(_function(pod.task, container, self._interface(pod)))
 
-def _plan_component(
-    kubeflow: KubeflowConfig,
-    given: dict[str, Any],
-    own: Sequence[Parameter],
-    nodes: Sequence[Node],
-    decides: bool,
-) -> Any:
-    outputs = (_PLAN, _RECORD, _DECISION) if decides else (_PLAN, _RECORD)
-    image = node_pools.image_of(kubeflow, kubeflow.pools[DEFAULT_POOL])
+    def _interface(self, pod: Pod) -> list[tuple[str, Any]]:
+        interface: list[tuple[str, Any]] = [(_RUN_ID, str)]
+        if pod.plans:
+            interface += [(parameter.name, parameter.type) for parameter in self.own]
+            interface += [(PIPELINE_ROOT, str)]
+            interface += [(name, dsl.OutputPath(str)) for name in self._planned]
+        else:
+            interface += [(_PLAN, str), *([(_RECORD, str)] if pod.reports else [])]
+        interface += [(metrics_of(each), dsl.Output[dsl.Metrics]) for each in pod.ids]
+        return [*interface, *([(REPORT, dsl.Output[dsl.HTML])] if pod.reports else [])]
 
-    def container(**values: Any) -> dsl.ContainerSpec:
-        args: list[Any] = ["plan", "--given", json.dumps(given), "--nodes"]
-        args += [",".join(node.id for node in nodes)]
-        for parameter in own:
+    @property
+    def _planned(self) -> tuple[str, ...]:
+        return (_PLAN, _RECORD, _DECISION) if self.decides else (_PLAN, _RECORD)
+
+    def _plan_args(self, values: dict[str, Any]) -> list[Any]:
+        args: list[Any] = ["plan", "--given", json.dumps(self.given), "--nodes"]
+        args += [",".join(node.id for node in self.nodes)]
+        for parameter in self.own:
             args += ["--parameter", parameter.name, values[parameter.name]]
         args += ["--pipeline-root", values[PIPELINE_ROOT]]
-        args += ["--run-id", dsl.PIPELINE_JOB_ID_PLACEHOLDER]
         args += ["--output", values[_PLAN], "--record", values[_RECORD]]
-        if decides:
-            args += ["--decision", values[_DECISION]]
-        return dsl.ContainerSpec(image=image, command=entrypoint.COMMAND, args=args)
-
-    inputs: list[tuple[str, Any]] = [(parameter.name, parameter.type) for parameter in own]
-    inputs += [(PIPELINE_ROOT, str)]
-    inputs += [(name, dsl.OutputPath(str)) for name in outputs]
-    return dsl.container_component(_function(_PLAN, container, inputs))
-
-
-def _node_component(kubeflow: KubeflowConfig, node: Node) -> Any:
-    image = node_pools.image_of(kubeflow, node_pools.pool_of(kubeflow, node.id))
-
-    def container(**values: Any) -> dsl.ContainerSpec:
-        args: list[Any] = ["node", "--node", node.id, "--plan", values[_PLAN]]
-        args += ["--run-id", dsl.PIPELINE_JOB_ID_PLACEHOLDER]
-        # All of what Kubeflow wants to have back, in its own words.
-        args += ["--executor-input", "{{$}}"]
-        if node.reports:
-            args += ["--record", values[_RECORD], "--report", values[REPORT].path]
-        return dsl.ContainerSpec(image=image, command=entrypoint.COMMAND, args=args)
-
-    interface: list[tuple[str, Any]] = [(_PLAN, str), (METRICS, dsl.Output[dsl.Metrics])]
-    if node.reports:
-        interface += [(_RECORD, str), (REPORT, dsl.Output[dsl.HTML])]
-    return dsl.container_component(_function(node.task, container, interface))
+        return [*args, *(["--decision", values[_DECISION]] if self.decides else [])]
 
 
 def _function(name: str, function: Any, interface: Sequence[tuple[Any, ...]]) -> Any:

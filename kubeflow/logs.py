@@ -61,6 +61,32 @@ def _worth_telling(record: logging.LogRecord) -> bool:
     return not (record.name == "absl" and message.startswith(_KNOWN))
 
 
+@contextlib.contextmanager
+def of_node(node: str) -> Iterator[None]:
+    """Within, every line names the node that it is about, whichever thread it comes from."""
+    tag = _OfNode(node)
+    places: list[logging.Filterer] = [progress.LOGGER, *logging.getLogger().handlers]
+    for place in places:
+        place.addFilter(tag)
+    try:
+        yield
+    finally:
+        for place in places:
+            place.removeFilter(tag)
+
+
+class _OfNode(logging.Filter):
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self._node = node
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.node = self._node
+        if fields := getattr(record, "fields", None):
+            fields.setdefault("node", self._node)
+        return True
+
+
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
@@ -71,6 +97,8 @@ class _Formatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if node := getattr(record, "node", None):
+            line["node"] = node
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

@@ -1,10 +1,11 @@
-"""What Kubeflow shows of a node: its metrics and, where a model was judged or pushed, a report."""
+"""What Kubeflow shows of a pod: each node's metrics and, after a judgement or a push, a report."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,40 +16,58 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("perennial.kubeflow")
 
-METRICS = "metrics"
 REPORT = "report"
 RETRAIN = "retrain"  # a decision; every other one is that there is nothing to do
 # Outputs of a node after which there is something to report.
 _EVALUATION, _BLESSING, _PUSHED = "evaluation", "blessing", "pushed_model"
 
 
-def write(executor_input: Mapping[str, Any], result: NodeResult, report: str | None) -> None:
-    """Write what Kubeflow wants to have of a node to the places that it names.
+def words(node: str) -> list[str]:
+    """The words of a node's id, in lower case: image, example, gen."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", " ", node).lower().split()
+
+
+def metrics_of(node: str) -> str:
+    """The name of a node's metrics among the outputs of its pod: image_example_gen_metrics."""
+    return "_".join([*words(node), "metrics"])
+
+
+def write(
+    executor_input: Mapping[str, Any],
+    results: Sequence[NodeResult],
+    report: str | None,
+    earlier: Collection[str],
+) -> None:
+    """Write what Kubeflow wants to have of a pod to the places that it names.
 
     Args:
       executor_input: Kubeflow's own message, which names them.
-      result: what became of the node.
-      report: a page, of a node that has one.
+      results: what became of each node.
+      report: a page, of a pod that has one.
+      earlier: nodes that an earlier attempt has run: what they used is not known any more.
     """
     outputs = executor_input["outputs"]
-    written = {METRICS: _artifact(outputs, METRICS) | {"metadata": _metrics(result)}}
+    written = {}
+    for result in results:
+        name = metrics_of(result.node)
+        metrics = _figures(result) if result.node in earlier else _usage(result) | _figures(result)
+        written[name] = _artifact(outputs, name) | {"metadata": metrics}
     if report is not None:
         written[REPORT] = _artifact(outputs, REPORT)
     artifacts = {name: {"artifacts": [artifact]} for name, artifact in written.items()}
     write_file(Path(outputs["outputFile"]), json.dumps({"artifacts": artifacts}))
-    if outcome := _outcome(result):
+    outcome = {name: value for result in results for name, value in _outcome(result).items()}
+    if outcome:
         page = {REPORT: written[REPORT]["uri"]} if report is not None else {}
         progress.report("outcome", **outcome, **page)
 
 
 def _outcome(result: NodeResult) -> dict[str, Any]:
-    """What whoever waits for the run is told of it."""
-    if _PUSHED in result.outputs:
-        return {"pushed": _pushed(result)}
-    if _EVALUATION in result.outputs:
-        known = ("accuracy", "baseline_accuracy", "blessed")
-        return {name: value for name, value in _metrics(result).items() if name in known}
-    return {}
+    """What whoever waits for the run is told of a node."""
+    figures = _figures(result)
+    known = ("accuracy", "baseline_accuracy", "blessed")
+    found: dict[str, Any] = {name: figures[name] for name in known if name in figures}
+    return found | ({"pushed": _pushed(result)} if _PUSHED in result.outputs else {})
 
 
 def write_file(path: Path, text: str) -> None:
@@ -62,13 +81,16 @@ def _artifact(outputs: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: artifact[key] for key in ("name", "uri")}
 
 
-def _metrics(result: NodeResult) -> dict[str, float]:
-    metrics: dict[str, float] = {
+def _usage(result: NodeResult) -> dict[str, float]:
+    return {
         "seconds": round(result.wall_s, 3),
         "cpu_seconds": round(result.cpu_s, 3),
         "peak_megabytes": round(result.peak_mb, 1),
-        "cached": float(result.state == "cached"),
     }
+
+
+def _figures(result: NodeResult) -> dict[str, float]:
+    metrics = {"cached": float(result.state == "cached")}
     if _EVALUATION in result.outputs:
         from pipeline.verdict import read_verdict
 
@@ -89,14 +111,14 @@ def _pushed(result: NodeResult) -> str | None:
 def report(
     env: Mapping[str, str],
     record: Mapping[str, Any],
-    result: NodeResult,
+    results: Sequence[NodeResult],
 ) -> str | None:
     """The page of the run so far; None where it cannot be made, which is no reason to fail.
 
     Args:
       env: names the database of ML Metadata, which knows the artifacts of the run.
       record: what `pipeline.run.beginning` says of the run.
-      result: of the node that has just ended.
+      results: of the nodes that have just ended.
     """
     from kubeflow.metadata import connection_config
     from pipeline.report import page, plots
@@ -104,9 +126,10 @@ def report(
     from pipeline.report.facts import Run, State
 
     known = dict(record)
-    if _PUSHED in result.outputs:
-        pushed = _pushed(result)
-        known |= {"state": State.PUSHED if pushed else State.REJECTED, "pushed": pushed}
+    for result in results:
+        if _PUSHED in result.outputs:
+            pushed = _pushed(result)
+            known |= {"state": State.PUSHED if pushed else State.REJECTED, "pushed": pushed}
     try:
         run = Run.model_validate(known)
         facts = collect(run, artifacts_in(connection_config(env), run.run_id))

@@ -652,8 +652,8 @@ def _with_default_pool(pools: object) -> object:
 class KubeflowConfig(Surroundings):
     """How `perennial compile` turns the DAG into a pipeline of Kubeflow.
 
-    Every node of the DAG is a pod of the pool that `nodes` names, else of the pool `cpu`. What is
-    set for all pods is added to by pools.
+    Every node of the DAG runs in a pod of the pool that `nodes` names, else of the pool `cpu`. What
+    is set for all pods is added to by pools.
     """
 
     environment: Environment | None = Field(
@@ -680,6 +680,12 @@ class KubeflowConfig(Surroundings):
         description="Settings that can be changed from run to run, besides data, span and recipe.",
     )
     metadata: MetadataConfig = Field(default=MetadataConfig(), description="ML Metadata.")
+    grouping: Literal["stages", "nodes"] = Field(
+        default="stages",
+        description="Pods: stages makes one of data, the Trainer and the judgement of its model "
+        "each, and more where nodes of a stage name different pools; nodes makes one of each node. "
+        "Retries and timeout are those of the pod.",
+    )
     nodes: Mapping[str, str] = Field(
         default={},
         description="Pools by node of the DAG, such as {Trainer = 'gpu-l4'}; added to those of the "

@@ -1,27 +1,37 @@
 """A stand-in for a cluster: kfp's own orchestrator, with a process for each pod.
 
+What the orchestrator resolves too generously is resolved as by the backend (kubeflow_backend.py).
 Kubernetes' part is played here: pods are tried again as the compiled retry policy says, and can be
 killed. The Trainer's leave a checkpoint after every step, so that it need not run for long.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import yaml
 from kfp import components, local
-from kfp.local import status, subprocess_task_handler
+from kfp.local import (
+    executor_input_utils,
+    placeholder_utils,
+    status,
+    subprocess_task_handler,
+)
+from kfp.local.orchestrator import orchestrator_utils
 
 from tests import REPO
+from tests.kubeflow_backend import Run
 
 
 @dataclasses.dataclass
@@ -34,34 +44,81 @@ class Pod:
     stderr: str = ""
 
     @property
-    def name(self) -> str:
-        """The node's id, or "plan"."""
-        return self.arguments.get("--node", PLAN)
+    def nodes(self) -> list[str]:
+        """The ids of those that it runs; none where it only plans."""
+        return _nodes(self.arguments.get("--run", ""))
 
     @property
-    def state(self) -> str | None:
-        """Of the node, as it said."""
-        return next((each["state"] for each in self.of("node_end")), None)
+    def plans(self) -> bool:
+        return "--given" in self.arguments
+
+    @property
+    def published(self) -> bool:
+        """Whether it succeeded with all output parameters, of which the launcher insists."""
+        files = [self.arguments.get(name) for name in ("--output", "--record", "--decision")]
+        written = [Path(file).exists() for file in files if file and self.plans]
+        return self.code == 0 and all(written)
 
     def of(self, event: str) -> list[dict[str, Any]]:
         return [each for each in self.events if each["event"] == event]
 
-
-PLAN, TRAINER = "plan", "Trainer"
-
-
-def _name(command: list[str]) -> str:
-    return command[command.index("--node") + 1] if "--node" in command else PLAN
+    def ended(self) -> dict[str, str]:
+        """The state of each node that has ended in it."""
+        return {each["node"]: each["state"] for each in self.of("node_end")}
 
 
-def _retries(spec: Mapping[str, Any]) -> dict[str, int]:
-    """Further attempts by node."""
+TRAINER = "Trainer"
+
+
+def _nodes(text: str) -> list[str]:
+    return text.split(",") if text else []
+
+
+def _retries(spec: Mapping[str, Any]) -> dict[tuple[str, ...], int]:
+    """Further attempts by the nodes of a pod."""
     found = {}
-    for task in spec["root"]["dag"]["tasks"].values():
-        label = spec["components"][task["componentRef"]["name"]]["executorLabel"]
-        command = spec["deploymentSpec"]["executors"][label]["container"]["args"]
-        found[_name(command)] = task.get("retryPolicy", {}).get("maxRetryCount", 0)
+    dags = [spec["root"], *(each for each in spec["components"].values() if "dag" in each)]
+    for task in (task for each in dags for task in each["dag"]["tasks"].values()):
+        component = spec["components"][task["componentRef"]["name"]]
+        if "dag" not in component:
+            container = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
+            limit = task.get("retryPolicy", {}).get("maxRetryCount", 0)
+            found[_key(container["args"])] = limit
     return found
+
+
+def _key(command: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_nodes(command[command.index("--run") + 1])) if "--run" in command else ()
+
+
+@contextlib.contextmanager
+def _strict(run: Run) -> Iterator[None]:
+    """Within, the orchestrator resolves for `run` what the backend does, and nothing else."""
+    utils = orchestrator_utils.OrchestratorUtils
+    arguments = utils.make_task_arguments
+
+    def make_task_arguments(task_inputs_spec: Any, io_store: Any) -> dict[str, Any]:
+        made = arguments(task_inputs_spec=task_inputs_spec, io_store=io_store)
+        for name, source in task_inputs_spec.parameters.items():
+            if source.HasField("runtime_value"):
+                made[name] = run.constant(made[name], "the task")
+        return made
+
+    def replace_placeholders(
+        full_command: list[str], executor_input_dict: dict[str, Any], **_: str
+    ) -> list[str]:
+        return run.command(full_command, executor_input_dict)
+
+    def task_root(pipeline_root: str, pipeline_resource_name: str, task_resource_name: str) -> str:
+        salt = str(uuid.uuid4())
+        return os.path.join(pipeline_root, "pipeline", run.id, task_resource_name, salt)
+
+    with (
+        mock.patch.object(utils, "make_task_arguments", make_task_arguments),
+        mock.patch.object(placeholder_utils, "replace_placeholders", replace_placeholders),
+        mock.patch.object(executor_input_utils, "construct_local_task_root", task_root),
+    ):
+        yield
 
 
 # Called with each event of a pod and its process, and may kill that.
@@ -69,10 +126,14 @@ Watcher = Callable[[Pod, Mapping[str, Any], "subprocess.Popen[str]"], None]
 
 
 class Cluster:
-    """Runs compiled pipelines one after the other; `pods` are those of the latest."""
+    """Runs compiled pipelines one after the other; `pods` are those of the latest.
+
+    `metadata` is the environment that names their database.
+    """
 
     def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
         self._folder = folder
+        self.metadata = env
         self._env = {**os.environ, **env, "PYTHONPATH": str(REPO)}
         self.pods: list[Pod] = []
 
@@ -99,13 +160,18 @@ class Cluster:
                 pass
 
             def run(self) -> status.Status:
-                for _ in range(1 + retries[_name(self.full_command)]):
-                    pod = cluster._start(self.full_command, watch)
-                    if pod.code == 0:
-                        return status.Status.SUCCESS
-                return status.Status.FAILURE
+                pod = cluster._start(self.full_command, watch)
+                for _ in range(retries[_key(self.full_command)]):
+                    # Argo's OnError, the default that Kubeflow sets: a deleted pod is tried again.
+                    if pod.code is not None and pod.code < 0:
+                        pod = cluster._start(self.full_command, watch)
+                return status.Status.SUCCESS if pod.published else status.Status.FAILURE
 
-        with mock.patch.object(subprocess_task_handler, "SubprocessTaskHandler", Handler):
+        run = Run()
+        with (
+            mock.patch.object(subprocess_task_handler, "SubprocessTaskHandler", Handler),
+            _strict(run),
+        ):
             local.init(
                 local.SubprocessRunner(use_venv=False),
                 pipeline_root=str(self._folder),
@@ -120,7 +186,7 @@ class Cluster:
         options = [index for index, part in enumerate(command) if part.startswith("--")]
         pod = Pod({command[index]: command[index + 1] for index in options})
         self.pods.append(pod)
-        module = "tests.eager_pod" if pod.name == TRAINER else command[2]
+        module = "tests.eager_pod" if TRAINER in pod.nodes else command[2]
         with tempfile.TemporaryFile("w+", encoding="utf-8") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *command[3:]],

@@ -42,7 +42,7 @@ def log(*events: dict[str, Any]) -> str:
 
 START = {"event": "node_start", "node": "Trainer"}
 END = {"event": "node_end", "node": "Trainer", "state": "complete", **USAGE, "error": None}
-EPOCH = {"event": "epoch", "epoch": 1, "epochs": 2, "loss": 0.5}
+EPOCH = {"event": "epoch", "epoch": 1, "epochs": 2, "loss": 0.5, "node": "Trainer"}
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +98,7 @@ class TestWait:
             ("run_start", None),
             ("note", None),
             ("node_start", "Trainer"),
-            ("epoch", None),
+            ("epoch", "Trainer"),
             ("node_end", "Trainer"),
             ("node_start", "Pusher"),
             ("node_end", "Pusher"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,20 +16,16 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from kubeflow import parameters, plan
-from kubeflow.compiler import Node, compile_pipeline
+from kubeflow.compiler import compile_pipeline
+from kubeflow.groups import Node, group
 from pipeline.config import load
 from pipeline.errors import ConfigError
 from pipeline.settings import ENVIRONMENTS
 from tests import golden
+from tests import kubeflow_backend as backend
 from tests.cli import perennial, sets
 
 ARGO_NAME = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9]*")
-PLACEHOLDER = re.compile(
-    r"{{\$(?:|\.pipeline_job_uuid"
-    r"|\.inputs\.parameters\['(?P<input>\w+)'\]"
-    r"|\.outputs\.parameters\['(?P<output>\w+)'\]\.output_file"
-    r"|\.outputs\.artifacts\['(?P<artifact>\w+)'\]\.path)}}"
-)
 GPU_NODES = {"trainer", "infra-validator"}
 # What compiling cannot do without.
 NEEDED = {"kubeflow.image": "registry.example/perennial:1", "kubeflow.pipeline_root": "/mnt/root"}
@@ -109,28 +107,91 @@ def test_kubernetes_is_asked_for_the_tasks_that_there_are(compiled: Compiled) ->
     assert compiled.pods.keys() == compiled.executors.keys()
 
 
-def test_placeholders_are_of_what_the_component_has(compiled: Compiled) -> None:
-    for component in compiled.spec["components"].values():
-        inputs = component["inputDefinitions"]["parameters"]
-        outputs = component["outputDefinitions"]
-        for part in compiled.executors[component["executorLabel"]]["container"]["args"]:
-            for match in PLACEHOLDER.finditer(part):
-                assert match["input"] is None or match["input"] in inputs
-                assert match["output"] is None or match["output"] in outputs["parameters"]
-                assert match["artifact"] is None or match["artifact"] in outputs["artifacts"]
-            assert "{{" not in PLACEHOLDER.sub("", part)
+RELEASES = pytest.mark.parametrize("args", [True, False], ids=["since 2.17", "before 2.17"])
+
+
+def options(command: list[str]) -> dict[str, str]:
+    """Values by option, and parameters' by name."""
+    found = {}
+    for index, part in enumerate(command):
+        if part == "--parameter":
+            found[command[index + 1]] = command[index + 2]
+        elif part.startswith("--"):
+            found[part] = command[index + 1]
+    return found
+
+
+@RELEASES
+def test_the_backend_resolves_all_of_it(compiled: Compiled, args: bool) -> None:
+    run = backend.Run(args=args)
+    tasks = dict(backend.commands(compiled.spec, {}, run))
+    assert tasks.keys() == compiled.tasks.keys()
+    for command in tasks.values():
+        assert options(command)["--run-id"] == run.id
+    # The defaults, as the plan reads them.
+    named = options(tasks["data"])
+    assert {"recipe": "vit", "span": "", "seed": "0", "learning_rate": "0.001"}.items() <= (
+        named.items()
+    )
+    assert named["--output"] == "/tmp/kfp/outputs/plan"
+
+
+@RELEASES
+def test_every_parameter_reaches_the_plan(compiled: Compiled, args: bool) -> None:
+    inputs = compiled.spec["root"]["inputDefinitions"]["parameters"]
+    values = {"STRING": "a value of {it}", "NUMBER_INTEGER": 12345678, "NUMBER_DOUBLE": 2.5e-7}
+    given = {name: values[each["parameterType"]] for name, each in inputs.items()}
+    command = dict(backend.commands(compiled.spec, given, backend.Run(args=args)))["data"]
+    found = options(command)
+    for name, value in given.items():
+        text = found["--pipeline-root" if name == "pipeline_root" else name]
+        assert text == value if isinstance(value, str) else json.loads(text) == value
+
+
+def test_a_run_id_in_the_arguments_would_not_be_resolved(compiled: Compiled) -> None:
+    """As it was compiled once: every run got the same id, and later ones did nothing."""
+    spec = copy.deepcopy(compiled.spec)
+    container = spec["deploymentSpec"]["executors"]["exec-judgement"]["container"]
+    place = container["args"].index("--run-id") + 1
+    container["args"][place] = "{{$.pipeline_job_uuid}}"
+    with pytest.raises(backend.UnresolvedError, match="pipeline_job_uuid"):
+        list(backend.commands(spec, {}, backend.Run()))
+
+
+@pytest.mark.parametrize(
+    "constant", ["run {{$.pipeline_job_uuid}}", "{{$.pipeline_root}}", "{{$.outputs.output_file}}"]
+)
+def test_what_the_backend_does_not_know_as_a_constant_is_an_error(constant: str) -> None:
+    with pytest.raises(backend.UnresolvedError):
+        backend.Run().constant(constant, "task")
 
 
 def test_order_is_that_of_the_dag(compiled: Compiled, environment: str) -> None:
     config = load(None, golden.SETTINGS | {"kubeflow.environment": environment}).config
     ir = plan.make(config, "gs://root")
-    for node in (each.pipeline_node for each in ir.nodes):
-        task = compiled.tasks[Node(node.node_info.id, (), False).task]
-        upstream = {Node(each, (), False).task for each in node.upstream_nodes}
-        assert set(task["dependentTasks"]) == upstream | {"plan"}
-        assert task["taskInfo"]["name"] == node.node_info.id
+    upstream = {
+        each.pipeline_node.node_info.id: set(each.pipeline_node.upstream_nodes) for each in ir.nodes
+    }
+    run = {
+        name: options(command)["--run"].split(",")
+        for name, command in backend.commands(compiled.spec, {}, backend.Run())
+    }
+    assert sorted(node for nodes in run.values() for node in nodes) == sorted(upstream)
+    task_of = {node: task for task, nodes in run.items() for node in nodes}
+    for name, nodes in run.items():
+        task = compiled.tasks[name]
+        before = {task_of[each] for node in nodes for each in upstream[node]} - {name}
+        if name == "data":
+            assert "dependentTasks" not in task
+        else:
+            assert set(task["dependentTasks"]) == before | {"data"}
+        for index, node in enumerate(nodes):
+            assert upstream[node] & set(nodes) <= set(nodes[:index])
         assert task["cachingOptions"] == {}
-    assert len(compiled.tasks) == len(ir.nodes) + 1
+    titles = {name: compiled.tasks[name]["taskInfo"]["name"] for name in run}
+    assert titles.items() >= {("trainer", "Trainer"), ("infra-validator", "InfraValidator")}
+    assert titles["judgement"] == "judgement: Resolver, Evaluator, Pusher"
+    assert titles["data"].startswith("data: plan, ImageExampleGen, ")
 
 
 def test_only_nodes_of_a_gpu_pool_see_gpus(compiled: Compiled) -> None:
@@ -176,7 +237,112 @@ def test_nodes_that_judge_or_push_have_a_report(compiled: Compiled) -> None:
         for name, component in compiled.spec["components"].items()
         if "report" in component["outputDefinitions"].get("artifacts", {})
     }
-    assert reports == {"comp-evaluator", "comp-pusher"}
+    assert reports == {"comp-judgement"}
+
+
+def test_each_node_has_metrics_of_its_own(compiled: Compiled) -> None:
+    artifacts = {
+        name: set(component["outputDefinitions"]["artifacts"])
+        for name, component in compiled.spec["components"].items()
+    }
+    assert artifacts["comp-trainer"] == {"trainer_metrics"}
+    assert artifacts["comp-judgement"] == {
+        "resolver_metrics",
+        "evaluator_metrics",
+        "pusher_metrics",
+        "report",
+    }
+
+
+NODES = [
+    Node(id, tuple(upstream.split()), False)
+    for id, upstream in {  # noqa: A001
+        "Gen": "",
+        "Statistics": "Gen",
+        "Transform": "Gen Statistics",
+        "Trainer": "Transform",
+        "Resolver": "Trainer",
+        "Evaluator": "Gen Trainer Resolver",
+        "InfraValidator": "Gen Trainer",
+        "Pusher": "Evaluator InfraValidator",
+    }.items()
+]
+BEFORE, AFTER = ["Gen", "Statistics", "Transform"], ["Resolver", "Evaluator"]
+
+
+@pytest.mark.parametrize(
+    ("pools", "pods"),
+    [
+        (
+            {},
+            {
+                "data": BEFORE,
+                "trainer": ["Trainer"],
+                "judgement": [*AFTER, "InfraValidator", "Pusher"],
+            },
+        ),
+        (
+            {"InfraValidator": "gpu"},
+            {
+                "data": BEFORE,
+                "trainer": ["Trainer"],
+                "infra-validator": ["InfraValidator"],
+                "judgement": [*AFTER, "Pusher"],
+            },
+        ),
+        (
+            {"Statistics": "gpu", "Pusher": "push"},
+            {
+                "gen": ["Gen"],
+                "statistics": ["Statistics"],
+                "transform": ["Transform"],
+                "trainer": ["Trainer"],
+                "judgement": [*AFTER, "InfraValidator"],
+                "pusher": ["Pusher"],
+            },
+        ),
+        (
+            {"Evaluator": "gpu", "Transform": "gpu", "Trainer": "gpu"},
+            {
+                "data": ["Gen", "Statistics"],
+                "transform": ["Transform"],
+                "trainer": ["Trainer"],
+                "judgement": ["Resolver", "InfraValidator"],
+                "evaluator": ["Evaluator"],
+                "pusher": ["Pusher"],
+            },
+        ),
+        (
+            {"Resolver": "gpu", "InfraValidator": "gpu"},
+            {
+                "data": BEFORE,
+                "trainer": ["Trainer"],
+                "judgement": ["Resolver", "InfraValidator"],
+                "judgement-2": ["Evaluator", "Pusher"],
+            },
+        ),
+    ],
+)
+def test_nodes_share_a_pod_within_a_stage_and_a_pool(
+    pools: dict[str, str], pods: dict[str, list[str]]
+) -> None:
+    settings: dict[str, Any] = {f"kubeflow.pools.{name}.cpu": "2" for name in pools.values()}
+    kubeflow = load(None, {**settings, "kubeflow.nodes": pools}).config.kubeflow
+    found = group(NODES, kubeflow)
+    assert {each.task: each.ids for each in found} == pods
+    assert [pools.get(each.ids[0], "cpu") for each in found] == [each.pool for each in found]
+    order = [node for each in found for node in each.ids]
+    assert sorted(order) == sorted(node.id for node in NODES)
+    for node in NODES:
+        assert {*node.upstream} <= {*order[: order.index(node.id)]}
+
+
+def test_grouping_by_nodes_is_a_pod_each_after_one_that_plans() -> None:
+    settings = {**NEEDED, "data.source": "/images", "kubeflow.grouping": "nodes"}
+    pods = compile_pipeline(load(None, settings)).pods
+    assert (pods[0].task, pods[0].ids) == ("plan", [])
+    assert {len(pod.ids) for pod in pods[1:]} == {1}
+    assert [pod.plans for pod in pods[1:]] == [False] * (len(pods) - 1)
 
 
 @pytest.mark.parametrize(
@@ -307,23 +473,30 @@ def test_a_setting_of_each_kind_can_be_a_parameter() -> None:
 
 def test_compiling_needs_no_data(tmp_path: Path) -> None:
     settings = {**NEEDED, "data.source": str(tmp_path / "absent")}
-    assert len(compile_pipeline(load(None, settings)).nodes) > 5
+    assert len(compile_pipeline(load(None, settings)).pods) == 3
 
 
-def test_a_first_task_that_decides_is_all_that_runs_where_there_is_nothing_to_do() -> None:
-    settings = {**NEEDED, "data.source": "/images/{SPAN}"}
+@pytest.mark.parametrize(("grouping", "first"), [("stages", "data"), ("nodes", "plan")])
+def test_a_first_task_that_decides_is_all_that_runs_where_there_is_nothing_to_do(
+    grouping: str, first: str
+) -> None:
+    settings = {**NEEDED, "data.source": "/images/{SPAN}", "kubeflow.grouping": grouping}
     compiled = compile_pipeline(load(None, settings, scheduled=True), decides=True)
     spec, platform = yaml.safe_load_all(compiled.text)
     tasks = spec["root"]["dag"]["tasks"]
     assert len(tasks) == 2
-    [rest] = [task for name, task in tasks.items() if name != "plan"]
+    [rest] = [task for name, task in tasks.items() if name != first]
     condition = rest["triggerPolicy"]["condition"]
-    assert condition == "inputs.parameter_values['pipelinechannel--plan-decision'] == 'retrain'"
+    assert condition == f"inputs.parameter_values['pipelinechannel--{first}-decision'] == 'retrain'"
     inner = spec["components"][rest["componentRef"]["name"]]["dag"]["tasks"]
-    assert len(inner) == len(compiled.nodes)
-    assert "warm-start" in inner
+    assert [*inner] == sorted(pod.task for pod in compiled.pods[1:])
+    assert "WarmStart" in [node for pod in compiled.pods for node in pod.ids]
     executors = spec["deploymentSpec"]["executors"]
     assert platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].keys() <= (
         executors.keys()
     )
-    assert "--decision" in executors["exec-plan"]["container"]["args"]
+    run = backend.Run()
+    found = {name: options(each) for name, each in backend.commands(spec, {}, run)}
+    assert found.keys() == {first, *inner}
+    assert found[first]["--decision"] == "/tmp/kfp/outputs/decision"
+    assert {each["--run-id"] for each in found.values()} == {run.id}

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import pytest
 from tfx.dsl.compiler import compiler
 
-from kubeflow import entrypoint, metadata, plan
+from kubeflow import attempts, entrypoint, metadata, plan
+from kubeflow.patient_metadata import PatientMetadata
+from kubeflow.results import metrics_of
 from pipeline.workspace import Workspace
 from tests import REPO, toy_pipeline
 
@@ -31,10 +33,10 @@ class Done(NamedTuple):
         return [each for each in self.events if each["event"] == event]
 
     @property
-    def metrics(self) -> dict[str, float]:
-        (artifact,) = json.loads(self.output.read_text())["artifacts"]["metrics"]["artifacts"]
-        found: dict[str, float] = artifact["metadata"]
-        return found
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """By artifact."""
+        written = json.loads(self.output.read_text())["artifacts"]
+        return {name: each["artifacts"][0]["metadata"] for name, each in written.items()}
 
 
 class Toy:
@@ -51,14 +53,19 @@ class Toy:
         }
         self.pipeline = toy_pipeline.create(self.workspace, self.control)
 
-    def pod(self, node: str, run: str = "run-1") -> Done:
+    def pod(self, *nodes: str, run: str = "run-1", folder: str | None = None) -> Done:
+        """Run a pod. folder: of the outputs of the run in Kubeflow, where not named as the run."""
         self._output.unlink(missing_ok=True)
         text = plan.encode(compiler.Compiler().compile(self.pipeline))
+        places = f"minio://mlpipeline/v2/artifacts/toy/{folder or run}/{nodes[0].lower()}/salt"
+        names = map(metrics_of, nodes)
         outputs = {
-            "artifacts": {"metrics": {"artifacts": [{"name": "metrics", "uri": "/m"}]}},
+            "artifacts": {
+                name: {"artifacts": [{"name": name, "uri": f"{places}/{name}"}]} for name in names
+            },
             "outputFile": str(self._output),
         }
-        command = [sys.executable, "-m", "kubeflow.entrypoint", "node", "--node", node]
+        command = [sys.executable, "-m", "kubeflow.entrypoint", "nodes", "--run", ",".join(nodes)]
         command += ["--plan", text, "--run-id", run]
         command += ["--executor-input", json.dumps({"outputs": outputs})]
         env = {**self.env, "PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPO)}
@@ -89,10 +96,11 @@ def test_nodes_run_in_processes_of_their_own_and_the_next_run_takes_them_from_th
     first = toy.pod("First")
     assert (first.code, first.stderr.count("Traceback")) == (0, 0)
     assert [event["state"] for event in first.of("node_end")] == ["complete"]
-    assert first.metrics.keys() == {"seconds", "cpu_seconds", "peak_megabytes", "cached"}
+    metrics = first.metrics["first_metrics"]
+    assert metrics.keys() == {"seconds", "cpu_seconds", "peak_megabytes", "cached"}
     again = toy.pod("First", run="run-2")
     assert [event["state"] for event in again.of("node_end")] == ["cached"]
-    assert again.metrics["cached"] == 1
+    assert again.metrics["first_metrics"]["cached"] == 1
     assert toy.states() == ["COMPLETE", "CACHED"]
 
 
@@ -150,6 +158,87 @@ def test_what_succeeded_before_its_pod_was_lost_is_not_done_twice(toy: Toy) -> N
     assert states == ["complete", "complete"]
     assert toy.states() == ["COMPLETE"]
     assert (toy.control / "executed").read_text().split() == ["First"]
+
+
+def test_a_pod_of_several_nodes_takes_up_after_the_last_one_that_it_finished(toy: Toy) -> None:
+    nodes = ("First", "Second", "Third")
+    toy.tell("Second", "killed")
+    assert toy.pod(*nodes).code == -signal.SIGKILL
+    toy.tell("Second", None)
+    retried = toy.pod(*nodes)
+    assert retried.code == 0
+    assert (toy.control / "executed").read_text().split() == ["First", "Second", *nodes[1:]]
+    assert toy.states() == ["COMPLETE"] * 3
+    assert {event["node"] for event in retried.of("note")} == {"Second"}
+    assert [event["node"] for event in retried.of("node_start")] == [*nodes]
+    assert [event["state"] for event in retried.of("node_end")] == ["complete"] * 3
+    (text,) = toy.workspace.artifacts.glob("Third/text/*/text")
+    assert text.read_text() == "First Second Third "
+    metrics = retried.metrics
+    # What the first one used is not known to the second attempt.
+    assert metrics["first_metrics"].keys() == {"cached"}
+    assert metrics["second_metrics"].keys() == metrics["third_metrics"].keys() >= {"seconds"}
+
+
+def test_a_pod_of_several_nodes_ends_at_one_that_fails(toy: Toy) -> None:
+    toy.tell("Second", "fail")
+    failed = toy.pod("First", "Second", "Third")
+    assert failed.code == 5
+    ended = {event["node"]: event["state"] for event in failed.of("node_end")}
+    assert ended == {"First": "complete", "Second": "failed"}
+    told = {event["node"] for event in failed.of("log") if event["level"] == "ERROR"}
+    assert told == {"Second"}
+    assert toy.states() == ["COMPLETE", "FAILED"]
+    assert failed.of("note") == []
+    assert not failed.output.exists()
+
+
+def test_what_an_attempt_decided_is_kept_for_the_next_one_of_the_same_task(toy: Toy) -> None:
+    handle = PatientMetadata(toy.env)
+    assert attempts.recall(handle, "runs/1/data") is None
+    decided = {"plan": "x" * 100_000, "decision": "retrain"}
+    attempts.remember(handle, "runs/1/data", decided)
+    assert attempts.recall(handle, "runs/1/data") == decided
+    assert attempts.recall(handle, "runs/2/data") is None
+
+
+def test_runs_that_share_a_run_id_do_not_take_each_others_nodes_for_their_own(toy: Toy) -> None:
+    assert toy.pod("First", folder="a").code == 0
+    other = toy.pod("First", folder="b")
+    assert other.code == 5
+    assert "First has execution 1 in this run, which another run" in other.of("error")[0]["message"]
+    assert not other.output.exists()
+    assert toy.states() == ["COMPLETE"]
+
+
+PLACEHOLDER = "{{$.pipeline_job_uuid}}"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            {"--run-id": PLACEHOLDER},
+            f"argument --run-id: Kubeflow left the placeholder {PLACEHOLDER}",
+        ),
+        ({"--run-id": ""}, "argument --run-id: must not be empty"),
+        ({"--executor-input": "{{$}}"}, "argument --executor-input: Kubeflow left the placeholder"),
+        (
+            {"--executor-input": json.dumps({"outputs": PLACEHOLDER})},
+            "argument --executor-input: Kubeflow left the placeholder",
+        ),
+        ({"--plan": "x {{$.inputs.parameters['plan']}}"}, "argument --plan: Kubeflow left the"),
+    ],
+)
+def test_what_kubeflow_did_not_resolve_is_refused(
+    capfd: pytest.CaptureFixture[str], changed: dict[str, str], words: str
+) -> None:
+    given = {"--run": "First", "--plan": "", "--run-id": "1", "--executor-input": "{}"} | changed
+    arguments = [part for option in given.items() for part in option]
+    assert entrypoint.main(["nodes", *arguments]) == 2
+    (event,) = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert (event["event"], event["kind"], event["exit_code"]) == ("error", "ConfigError", 2)
+    assert event["message"].startswith(words)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.noise import quiet
 
 if TYPE_CHECKING:
+    from kubeflow.compiler import Pod
     from pipeline.config import Loaded
     from pipeline.settings import Pool
 
@@ -30,8 +32,8 @@ def compile_dag(
         bool,
         typer.Option(
             "--retrain",
-            help="Let the first task decide, as `perennial retrain` does, whether there is anything"
-            " to do; where there is not, it is the only pod.",
+            help="Let the first pod decide, as `perennial retrain` does, whether there is anything"
+            " to do; where there is not, it is the only one.",
         ),
     ] = False,
     settings: SettingsOption = None,
@@ -48,20 +50,20 @@ def compile_dag(
 
         compiled = compiler.compile_pipeline(loaded, decides=retrain)
     write(output, compiled.text)
-    _say(loaded, [node.id for node in compiled.nodes], output)
+    _say(loaded, compiled.pods, output)
 
 
-def _say(loaded: Loaded, nodes: list[str], output: Path) -> None:
-    from kubeflow import node_pools, parameters
+def _say(loaded: Loaded, pods: Sequence[Pod], output: Path) -> None:
+    from kubeflow import parameters
 
     kubeflow = loaded.config.kubeflow
     named = [f"{each.name}={each.default}" for each in parameters.of(loaded.config)]
-    print(f"Pipeline    {loaded.config.name}: {len(nodes)} nodes")
+    nodes = sum(len(pod.ids) for pod in pods)
+    print(f"Pipeline    {loaded.config.name}: {nodes} nodes in {len(pods)} pods")
     print(f"Parameters  {', '.join([*named, f'pipeline_root={kubeflow.pipeline_root}'])}")
-    for name, pool in kubeflow.pools.items():
-        placed = [node for node in nodes if node_pools.pool_of(kubeflow, node) is pool]
-        if placed:
-            print(f"Pool        {name} ({_size(pool)}): {', '.join(placed)}")
+    for pod in pods:
+        size = _size(kubeflow.pools[pod.pool])
+        print(f"Pod         {pod.title} [{pod.pool}: {size}]")
     print(f"Written     {output}")
     print(f"Next        perennial submit {shlex.quote(str(output))} --host URL")
 

@@ -44,14 +44,17 @@ def _pod(folder: Path) -> list[str]:
     from pipeline.workspace import Workspace
     from tests import toy_pipeline
 
+    metrics = "first_metrics"
     dag = toy_pipeline.create(Workspace(folder / "workspace"), folder)
     outputs = {
-        "artifacts": {"metrics": {"artifacts": [{"name": "metrics", "uri": "/m"}]}},
+        "artifacts": {
+            metrics: {"artifacts": [{"name": metrics, "uri": f"s3://b/r/t/s/{metrics}"}]}
+        },
         "outputFile": str(folder / "output.json"),
     }
     os.environ["PERENNIAL_METADATA_KIND"] = "sqlite"
     os.environ["PERENNIAL_METADATA_PATH"] = str(folder / "metadata.sqlite")
-    command = ["-m", "kubeflow.entrypoint", "node", "--node", "First", "--run-id", "run"]
+    command = ["-m", "kubeflow.entrypoint", "nodes", "--run", "First", "--run-id", "run"]
     command += ["--plan", plan.encode(compiler.Compiler().compile(dag))]
     return [*command, "--executor-input", json.dumps({"outputs": outputs})]
 
