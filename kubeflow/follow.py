@@ -33,10 +33,10 @@ class Ending:
 
 @dataclasses.dataclass
 class _Seen:
-    """What is known of a pod already. events: how many of its log."""
+    """What is known of a pod already. events: how many of its log. waits: kinds of reasons."""
 
     events: int = 0
-    waiting: str = ""
+    waits: set[str] = dataclasses.field(default_factory=set)
     started: bool = False
     over: bool = False
 
@@ -143,8 +143,10 @@ class _Follower:
         waited = time.time() - pod.started
         if pod.message in _ON_ITS_WAY and waited < _ON_ITS_WAY_S:
             return
-        if pod.message != seen.waiting or not seen.waiting:
-            seen.waiting = pod.message or " "
+        # Of one kind the words change all the time: how many machines, how often it was pulled.
+        kind = pod.message.partition(":")[0]
+        if kind not in seen.waits:
+            seen.waits.add(kind)
             progress.report("note", text=f"{pod.task} waits: {waits_for(pod)}")
 
     def _report_log(self, workflow: Workflow, pod: Pod, seen: _Seen) -> None:

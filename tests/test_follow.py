@@ -168,6 +168,24 @@ class TestWait:
         stub.workflows["runs-1"] = [workflow(FAILED._replace(message=message))]
         assert f"failed: trainer: {message}; " in wait(stub, package).stderr
 
+    def test_what_a_pod_waits_for_is_told_once_a_kind(self, stub: Stub, package: Path) -> None:
+        pulls = [
+            f"{kind}: try {number}"
+            for number in range(3)
+            for kind in ("ErrImagePull", "ImagePullBackOff")
+        ]
+        stub.states = [*["RUNNING"] * len(pulls), "SUCCEEDED"]
+        stub.workflows["runs-1"] = [
+            *(workflow(PENDING._replace(message=message)) for message in pulls),
+            workflow(DONE),
+        ]
+        notes = [
+            event["text"]
+            for event in events(wait(stub, package, "--log-format", "json"))
+            if event["event"] == "note"
+        ]
+        assert notes == [f"trainer waits: {message}" for message in pulls[:2]]
+
     def test_another_try_is_told_with_what_ended_the_first(self, stub: Stub, package: Path) -> None:
         stub.states = ["SUCCEEDED"]
         lost = FAILED._replace(phase="Error", message="pod deleted")
