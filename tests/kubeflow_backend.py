@@ -165,9 +165,9 @@ def _launcher_knows(message: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in message["inputs"]["parameterValues"].items():
         yield f"{{{{$.inputs.parameters['{name}']}}}}", _text(value, general=False)
     outputs = message["outputs"]
-    for name, each in outputs["parameters"].items():
+    for name, each in outputs.get("parameters", {}).items():
         yield f"{{{{$.outputs.parameters['{name}'].output_file}}}}", each["outputFile"]
-    for name, each in outputs["artifacts"].items():
+    for name, each in outputs.get("artifacts", {}).items():
         uri = each["artifacts"][0]["uri"]
         yield f"{{{{$.outputs.artifacts['{name}'].uri}}}}", uri
         path = re.sub(r"^(gs|minio|s3)://", lambda match: f"/{match[1]}/", uri)

@@ -47,6 +47,7 @@ class Toy:
         self.control = folder / "control"
         self.control.mkdir()
         self._output = folder / "output.json"
+        self._pods = 0
         self.env = {
             "PERENNIAL_METADATA_KIND": "sqlite",
             "PERENNIAL_METADATA_PATH": str(folder / "metadata.sqlite"),
@@ -58,7 +59,9 @@ class Toy:
         self._output.unlink(missing_ok=True)
         text = plan.encode(compiler.Compiler().compile(self.pipeline))
         places = f"minio://mlpipeline/v2/artifacts/toy/{folder or run}/{nodes[0].lower()}/salt"
-        names = map(metrics_of, nodes)
+        # With logs, which Kubeflow's launcher adds and numbers by the attempt.
+        self._pods += 1
+        names = [f"executor-logs-{self._pods}", *map(metrics_of, nodes)]
         outputs = {
             "artifacts": {
                 name: {"artifacts": [{"name": name, "uri": f"{places}/{name}"}]} for name in names
