@@ -17,7 +17,7 @@ from kubeflow import follow
 from kubeflow.client import Kubeflow
 from kubeflow.workflow import START_TIMEOUT, parse
 from pipeline.commands.connection import Connection
-from pipeline.errors import NodeFailed
+from pipeline.errors import KubeflowUnreachable, NodeFailed
 from tests import kubeflow_stub, sample_package
 from tests.cli import perennial
 from tests.kubeflow_stub import Node, Stub, pod_name, workflow
@@ -237,7 +237,7 @@ class TestWait:
         def flaky(self: Kubeflow, run_id: str) -> Any:
             calls.append(run_id)
             if len(calls) < 3:
-                raise follow.KubeflowUnreachable("no answer")
+                raise KubeflowUnreachable("no answer")
             return look(self, run_id)
 
         monkeypatch.setattr(Kubeflow, "look", flaky)
@@ -261,11 +261,12 @@ class Hook(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What the webhook was sent."""
-    kind = type("Hook", (Hook,), {"bodies": []})
+    bodies: list[str] = []
+    kind = type("Hook", (Hook,), {"bodies": bodies})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         monkeypatch.setenv("PERENNIAL_WEBHOOK", f"http://127.0.0.1:{server.server_port}/T0")
-        yield kind.bodies
+        yield bodies
         server.shutdown()
 
 

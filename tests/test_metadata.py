@@ -186,8 +186,8 @@ class TestDatabase:
                 node(lose)
         finally:
             database.start()
-        with pytest.raises(NodeFailed, match="Trainer failed: 7"), loss_told_apart():
-            node(lambda _: {}[7])
+        with pytest.raises(NodeFailed, match="Trainer failed: invalid literal"), loss_told_apart():
+            node(lambda _: int("7 of 9"))
 
     def test_a_wrong_password_is_one_clear_line(self, database: Database) -> None:
         problem = _refused(changed(database.env, PASSWORD="not the one"))

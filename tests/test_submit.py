@@ -147,8 +147,8 @@ class TestSubmit:
 
         monkeypatch.setattr(cluster, "check", check)
         schedule = ("schedule", "create", package, "--cron", "@daily")
-        for command in (("submit", package), schedule):
-            command += ("--param", "data_root=x", "--host", stub.url)
+        for words in (("submit", package), schedule):
+            command = (*words, "--param", "data_root=x", "--host", stub.url)
             asked = len(stub.asked)
             assert "no claim 'images'" in refused(USAGE, *command, "--namespace", "team")
             assert len(stub.asked) == asked
