@@ -95,8 +95,7 @@ def compile_pipeline(loaded: Loaded, *, decides: bool = False) -> Compiled:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(made.function(), str(path))
-        text = path.read_text(encoding="utf-8")
-    return Compiled(node_pools.finish(text, kubeflow), pods)
+        return Compiled(path.read_text(encoding="utf-8"), pods)
 
 
 def _find_nodes(config: Config, pipeline_root: str) -> list[Node]:
@@ -153,7 +152,10 @@ class _Pipeline:
         function = _function(self.name, self._wire, described)
         lines = "".join(f"    {key}: {' '.join(text.split())}\n" for key, text in texts.items())
         function.__doc__ = f"Retrains an image classifier.\n\nArgs:\n{lines}"
-        return dsl.pipeline(name=self.name)(function)
+        # Argo's deadline of the whole workflow, which holds for pods that wait, too: a pod's own,
+        # `timeout`, begins when it has a machine.
+        limits = dsl.PipelineConfig(active_deadline_seconds=self.kubeflow.run_timeout)
+        return dsl.pipeline(name=self.name, pipeline_config=limits)(function)
 
     def _wire(self, **channels: Any) -> None:
         first, *others = self.pods

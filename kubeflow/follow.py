@@ -18,7 +18,7 @@ _ON_ITS_WAY = ("", "PodInitializing", "ContainerCreating")
 _ON_ITS_WAY_S = 120.0
 # How long Kubeflow may be away, as while it is updated.
 _PATIENCE_S = 600.0
-_FORWARDED = ("node_start", "node_end", "note")
+_FORWARDED = ("node_start", "node_end", "epoch", "note")
 _SEE_LOG = "; see the lines above"
 
 
@@ -33,10 +33,10 @@ class Ending:
 
 @dataclasses.dataclass
 class _Seen:
-    """What is known of a pod already. events: how many of its log."""
+    """What is known of a pod already. events: how many of its log. waits: kinds of reasons."""
 
     events: int = 0
-    waiting: str = ""
+    waits: set[str] = dataclasses.field(default_factory=set)
     started: bool = False
     over: bool = False
 
@@ -143,14 +143,16 @@ class _Follower:
         waited = time.time() - pod.started
         if pod.message in _ON_ITS_WAY and waited < _ON_ITS_WAY_S:
             return
-        if pod.message != seen.waiting or not seen.waiting:
-            seen.waiting = pod.message or " "
+        # Of one kind the words change all the time: how many machines, how often it was pulled.
+        kind = pod.message.partition(":")[0]
+        if kind not in seen.waits:
+            seen.waits.add(kind)
             progress.report("note", text=f"{pod.task} waits: {waits_for(pod)}")
 
     def _report_log(self, workflow: Workflow, pod: Pod, seen: _Seen) -> None:
         events = self._kubeflow.log(self._run_id, workflow.namespace, pod.name)
         for event in events[seen.events :]:
-            self._forward(event, events)
+            self._forward(event)
         seen.events = max(seen.events, len(events))
         if seen.events:
             return
@@ -165,17 +167,12 @@ class _Follower:
             figures = {"wall_s": wall_s, "cpu_s": 0.0, "peak_mb": 0.0}
             progress.report("node_end", node=pod.task, state=state, **figures, error=error)
 
-    def _forward(self, event: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> None:
+    def _forward(self, event: Mapping[str, Any]) -> None:
         fields = {key: value for key, value in event.items() if key not in ("ts", "event")}
-        match event["event"]:
-            case "outcome":
-                self.outcome |= fields
-            case "epoch":
-                before = log[: log.index(event)]
-                nodes = [each["node"] for each in before if each["event"] == "node_start"]
-                progress.report("epoch", **fields, **({"node": nodes[-1]} if nodes else {}))
-            case name if name in _FORWARDED:
-                progress.report(name, **fields)
+        if event["event"] == "outcome":
+            self.outcome |= fields
+        elif event["event"] in _FORWARDED:
+            progress.report(event["event"], **fields)
 
 
 def _retried(workflow: Workflow, pod: Pod) -> str:

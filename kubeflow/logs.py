@@ -53,6 +53,15 @@ def _logging_to(stdout: TextIO) -> Iterator[None]:
         yield
 
 
+def _worth_telling(record: logging.LogRecord) -> bool:
+    if record.name == progress.LOGGER.name:  # has its own rendering
+        return False
+    message = record.getMessage()
+    if record.name == "py.warnings":
+        return not _DEPRECATED.search(message)
+    return not (record.name == "absl" and message.startswith(_KNOWN))
+
+
 @contextlib.contextmanager
 def of_node(node: str) -> Iterator[None]:
     """Within, every line names the node that it is about, whichever thread it comes from."""
@@ -77,15 +86,6 @@ class _OfNode(logging.Filter):
         if fields := getattr(record, "fields", None):
             fields.setdefault("node", self._node)
         return True
-
-
-def _worth_telling(record: logging.LogRecord) -> bool:
-    if record.name == progress.LOGGER.name:  # has its own rendering
-        return False
-    message = record.getMessage()
-    if record.name == "py.warnings":
-        return not _DEPRECATED.search(message)
-    return not (record.name == "absl" and message.startswith(_KNOWN))
 
 
 class _Formatter(logging.Formatter):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-import yaml
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
@@ -65,22 +63,6 @@ def apply(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> None:
     if pull_secrets:
         kubernetes.set_image_pull_secrets(task, pull_secrets)
     kubernetes.set_security_context(task, run_as_non_root=True, run_as_user=kubeflow.run_as_user)
-
-
-def finish(text: str, kubeflow: KubeflowConfig) -> str:
-    """Add to a compiled pipeline what kfp 2.16 has no name for.
-
-    One is the deadline of a run, `run_timeout`: Argo's for the whole workflow, so that it holds for
-    pods that wait, too. A pod's own, `timeout`, begins when it has a machine. The other is how long
-    tasks are tried again, of which kfp makes an hour at most.
-    """
-    pipeline, line, platform = text.partition("\n---\n")
-    pipeline = re.sub(r"(?<=\bbackoffMaxDuration: )\d+s$", _RETRIED_FOR, pipeline, flags=re.M)
-    wishes = yaml.safe_load(platform)
-    if kubeflow.run_timeout:
-        deadline = {"activeDeadlineSeconds": kubeflow.run_timeout}
-        wishes["platforms"]["kubernetes"]["pipelineConfig"] = deadline
-    return pipeline + line + yaml.safe_dump(wishes)
 
 
 def _resources(task: PipelineTask, pool: Pool) -> None:

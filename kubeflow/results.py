@@ -56,19 +56,18 @@ def write(
         written[REPORT] = _artifact(outputs, REPORT)
     artifacts = {name: {"artifacts": [artifact]} for name, artifact in written.items()}
     write_file(Path(outputs["outputFile"]), json.dumps({"artifacts": artifacts}))
-    if outcome := {key: value for each in results for key, value in _outcome(each).items()}:
+    outcome = {name: value for result in results for name, value in _outcome(result).items()}
+    if outcome:
         page = {REPORT: written[REPORT]["uri"]} if report is not None else {}
         progress.report("outcome", **outcome, **page)
 
 
 def _outcome(result: NodeResult) -> dict[str, Any]:
-    """What whoever waits for the run is told of it."""
-    if _PUSHED in result.outputs:
-        return {"pushed": _pushed(result)}
-    if _EVALUATION in result.outputs:
-        known = ("accuracy", "baseline_accuracy", "blessed")
-        return {name: value for name, value in _figures(result).items() if name in known}
-    return {}
+    """What whoever waits for the run is told of a node."""
+    figures = _figures(result)
+    known = ("accuracy", "baseline_accuracy", "blessed")
+    found: dict[str, Any] = {name: figures[name] for name in known if name in figures}
+    return found | ({"pushed": _pushed(result)} if _PUSHED in result.outputs else {})
 
 
 def write_file(path: Path, text: str) -> None:

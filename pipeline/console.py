@@ -167,7 +167,7 @@ class Console(logging.Handler, abc.ABC):
     def _track(self, event: str, fields: dict[str, Any]) -> None:
         # Of a run elsewhere, whose nodes run at the same time.
         if event == "epoch" and "node" in fields:
-            self._node = self._nodes.get(fields.pop("node"))
+            self._node = self._nodes.get(fields["node"], self._node)
         match event:
             case "run_start":
                 self._nodes = {name: _Node(name) for name in fields["nodes"]}
@@ -384,7 +384,9 @@ def _ending(node: _Node) -> str:
 
 
 def _epoch(fields: Mapping[str, Any]) -> str:
-    metrics = {key: value for key, value in fields.items() if key not in ("epoch", "epochs")}
+    metrics = {
+        key: value for key, value in fields.items() if key not in ("epoch", "epochs", "node")
+    }
     return f"epoch {fields['epoch']}/{fields['epochs']}{_figures(metrics)}"
 
 

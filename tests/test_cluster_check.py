@@ -101,15 +101,15 @@ def package(autoscaled: bool = False, **trainer: Any) -> Package:
     gpu = {"accelerator": {"resourceType": "nvidia.com/gpu", "resourceCount": "1"}}
     env = [{"name": AUTOSCALED, "value": str(autoscaled).lower()}]
     keys = [{"secretKey": "user", "envVar": "U"}, {"secretKey": "password", "envVar": "P"}]
-    wishes = {
+    wishes: dict[str, Any] = {
         "pvcMount": [{"constant": "images", "mountPath": "/images"}],
         "secretAsEnv": [{"secretName": "database", "keyToEnv": keys}],
     }
-    place = {
+    place: dict[str, Any] = {
         "nodeSelector": {"labels": GPU_LABEL},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     }
-    executors = {
+    executors: dict[str, dict[str, Any]] = {
         "trainer": {
             "container": {"env": env, "resources": {**resources, **gpu}},
             "kubernetes": {**wishes, **place, **trainer},

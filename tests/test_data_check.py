@@ -15,7 +15,6 @@ import pytest
 from tests import image_corpus as corpus
 from tests.cli import perennial, process
 
-
 FEW = ("--set", "data.min_eval=0")  # as much as few images tell is not what is tested here
 
 

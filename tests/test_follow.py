@@ -17,7 +17,7 @@ from kubeflow import follow
 from kubeflow.client import Kubeflow
 from kubeflow.workflow import START_TIMEOUT, parse
 from pipeline.commands.connection import Connection
-from pipeline.errors import NodeFailed
+from pipeline.errors import KubeflowUnreachable, NodeFailed
 from tests import kubeflow_stub, sample_package
 from tests.cli import perennial
 from tests.kubeflow_stub import Node, Stub, pod_name, workflow
@@ -42,7 +42,7 @@ def log(*events: dict[str, Any]) -> str:
 
 START = {"event": "node_start", "node": "Trainer"}
 END = {"event": "node_end", "node": "Trainer", "state": "complete", **USAGE, "error": None}
-EPOCH = {"event": "epoch", "epoch": 1, "epochs": 2, "loss": 0.5}
+EPOCH = {"event": "epoch", "epoch": 1, "epochs": 2, "loss": 0.5, "node": "Trainer"}
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +98,7 @@ class TestWait:
             ("run_start", None),
             ("note", None),
             ("node_start", "Trainer"),
-            ("epoch", None),
+            ("epoch", "Trainer"),
             ("node_end", "Trainer"),
             ("node_start", "Pusher"),
             ("node_end", "Pusher"),
@@ -168,6 +168,24 @@ class TestWait:
         stub.workflows["runs-1"] = [workflow(FAILED._replace(message=message))]
         assert f"failed: trainer: {message}; " in wait(stub, package).stderr
 
+    def test_what_a_pod_waits_for_is_told_once_a_kind(self, stub: Stub, package: Path) -> None:
+        pulls = [
+            f"{kind}: try {number}"
+            for number in range(3)
+            for kind in ("ErrImagePull", "ImagePullBackOff")
+        ]
+        stub.states = [*["RUNNING"] * len(pulls), "SUCCEEDED"]
+        stub.workflows["runs-1"] = [
+            *(workflow(PENDING._replace(message=message)) for message in pulls),
+            workflow(DONE),
+        ]
+        notes = [
+            event["text"]
+            for event in events(wait(stub, package, "--log-format", "json"))
+            if event["event"] == "note"
+        ]
+        assert notes == [f"trainer waits: {message}" for message in pulls[:2]]
+
     def test_another_try_is_told_with_what_ended_the_first(self, stub: Stub, package: Path) -> None:
         stub.states = ["SUCCEEDED"]
         lost = FAILED._replace(phase="Error", message="pod deleted")
@@ -219,7 +237,7 @@ class TestWait:
         def flaky(self: Kubeflow, run_id: str) -> Any:
             calls.append(run_id)
             if len(calls) < 3:
-                raise follow.KubeflowUnreachable("no answer")
+                raise KubeflowUnreachable("no answer")
             return look(self, run_id)
 
         monkeypatch.setattr(Kubeflow, "look", flaky)
@@ -243,11 +261,12 @@ class Hook(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What the webhook was sent."""
-    kind = type("Hook", (Hook,), {"bodies": []})
+    bodies: list[str] = []
+    kind = type("Hook", (Hook,), {"bodies": bodies})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         monkeypatch.setenv("PERENNIAL_WEBHOOK", f"http://127.0.0.1:{server.server_port}/T0")
-        yield kind.bodies
+        yield bodies
         server.shutdown()
 
 

@@ -349,6 +349,21 @@ def test_grouping_by_nodes_is_a_pod_each_after_one_that_plans() -> None:
     assert [pod.plans for pod in pods[1:]] == [False] * (len(pods) - 1)
 
 
+def test_a_run_has_a_deadline(compiled: Compiled) -> None:
+    limits = compiled.platform["platforms"]["kubernetes"]["pipelineConfig"]
+    assert limits == {"activeDeadlineSeconds": 86_400}
+    # What pods are told, and `perennial watch` and the check of the cluster read.
+    for executor in compiled.executors.values():
+        env = {each["name"]: each.get("value") for each in executor["container"]["env"]}
+        assert (env["PERENNIAL_START_TIMEOUT"], env["PERENNIAL_RETRIES"]) == ("3600", "2")
+
+
+def test_a_kubeflow_that_knows_no_deadline_is_told_none() -> None:
+    settings = {**NEEDED, "kubeflow.run_timeout": 0}
+    text = compile_pipeline(load(None, settings)).text
+    assert "pipelineConfig" not in text
+
+
 @pytest.mark.parametrize(
     ("id", "task"),
     [("ImageExampleGen", "image-example-gen"), ("A.b_C", "a-b-c"), ("Trainer2", "trainer2")],

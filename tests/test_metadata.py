@@ -7,15 +7,16 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
 from kubeflow.metadata import connection_config, location, refusal
-from pipeline.errors import ConfigError, DatabaseLost
+from pipeline.errors import ConfigError, DatabaseLost, NodeFailed
 from tests import REPO, databases
 from tests.databases import PASSWORD, Database
 from tests.recorder import Recorder
@@ -164,6 +165,29 @@ class TestDatabase:
         (note,) = recorder.of("note", "text")
         assert "Connection refused; check that the database runs" in note
         assert "trying for 600 s" in note
+
+    def test_a_node_that_loses_it_is_told_apart(self, database: Database) -> None:
+        from kubeflow.patient_metadata import PatientMetadata, loss_told_apart
+
+        def node(work: Callable[[Any], object]) -> None:
+            # As NodeRunner does.
+            try:
+                with PatientMetadata(database.env) as metadata:
+                    work(metadata.store)
+            except Exception as error:
+                raise NodeFailed(f"Trainer failed: {error}") from error
+
+        def lose(store: Any) -> None:
+            database.stop()
+            store.get_executions()
+
+        try:
+            with pytest.raises(DatabaseLost, match="Trainer failed: "), loss_told_apart():
+                node(lose)
+        finally:
+            database.start()
+        with pytest.raises(NodeFailed, match="Trainer failed: invalid literal"), loss_told_apart():
+            node(lambda _: int("7 of 9"))
 
     def test_a_wrong_password_is_one_clear_line(self, database: Database) -> None:
         problem = _refused(changed(database.env, PASSWORD="not the one"))

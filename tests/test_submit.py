@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from kubeflow import client, cron, transport
+from kubeflow import client, cluster, cron, transport
 from pipeline.errors import ConfigError, KubeflowRefused, KubeflowUnreachable
 from tests import kubeflow_stub
 from tests.cli import perennial
@@ -133,6 +133,32 @@ class TestSubmit:
         assert [path.partition("?")[0] for path in posted] == [
             request["url"].removeprefix(stub.url) for request in requests
         ]
+
+    def test_what_could_never_start_is_refused_unless_told_otherwise(
+        self, stub: Stub, package: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looked: list[tuple[str | None, str]] = []
+
+        def check(_: object, namespace: str | None, service_account: str) -> list[str]:
+            looked.append((namespace, service_account))
+            if namespace is None:
+                return ["nodes may not be read"]
+            raise ConfigError("there is no claim 'images'")
+
+        monkeypatch.setattr(cluster, "check", check)
+        schedule = ("schedule", "create", package, "--cron", "@daily")
+        for words in (("submit", package), schedule):
+            command = (*words, "--param", "data_root=x", "--host", stub.url)
+            asked = len(stub.asked)
+            assert "no claim 'images'" in refused(USAGE, *command, "--namespace", "team")
+            assert len(stub.asked) == asked
+            allowed = perennial(*command, "--namespace", "team", "--no-check")
+            assert allowed.exit_code == 0
+            assert perennial(*command, "--dry-run").exit_code == 0
+            remarked = perennial(*command, "--name", "other")
+            assert remarked.exit_code == 0
+            assert remarked.stderr == "perennial: note: nodes may not be read\n"
+        assert looked == [("team", "perennial-pipeline"), (None, "perennial-pipeline")] * 2
 
     def test_a_dry_run_needs_no_host(self, package: Path) -> None:
         result = perennial("submit", package, "--param", "data_root=x", "--dry-run")

@@ -47,6 +47,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "compile": ("perennial compile --config flowers.toml --output flowers.yaml",),
     "submit": ("perennial submit flowers.yaml --param epochs=5 --wait",),
+    "watch": (
+        "perennial watch --host http://localhost:8080",
+        "perennial watch --in-cluster --namespace perennial --every 30",
+    ),
     "schedule create": (
         "perennial schedule create flowers.yaml --name nightly --cron '0 0 3 * * *'",
     ),
