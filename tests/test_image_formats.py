@@ -98,7 +98,7 @@ def test_headers_are_read_as_the_decoder_reads_them() -> None:
             at = rng.integers(2, 250)
             if rng.random() < 0.3:
                 data[at:at] = bytes([0xFF, rng.integers(256)])
-            data[at] = rng.choice([0xFF, 0, rng.integers(256)])
+            data[at] = rng.choice(np.array([0xFF, 0, rng.integers(256)]))
         try:
             decoded = decoding.decode_now(bytes(data)).pixels.shape[:2]
         except tf.errors.InvalidArgumentError:

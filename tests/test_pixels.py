@@ -179,7 +179,7 @@ ELSEWHERE: dict[str, Callable[[int], bytes]] = {
 def test_every_orientation_in_every_place(place: str) -> None:
     make = (IN_JPEG | IN_PNG | ELSEWHERE)[place]
     upright = stored(make(1))
-    turns = {
+    turns: dict[int, Callable[[Pixels], Pixels]] = {
         2: np.fliplr,
         3: lambda pixels: np.rot90(pixels, 2),
         4: np.flipud,
@@ -252,7 +252,9 @@ ADAM7 = [
 ]
 
 
-def png_of(samples: Pixels, bits: int, color_type: int, interlaced: bool, *chunks: Any) -> bytes:
+def png_of(
+    samples: np.ndarray, bits: int, color_type: int, interlaced: bool, *chunks: Any
+) -> bytes:
     """A PNG of samples [H, W, channels]."""
     height, width = samples.shape[:2]
     passes = [samples[top::down, left::right] for top, left, down, right in ADAM7]

@@ -179,7 +179,7 @@ class TestPixels:
         }[name]
         if within == "example" and name in ("TIFF", "HEIC"):
             pytest.skip("the model refuses these, which TensorFlow does not read at all")
-        content = {"instances": [b64(image)]}
+        content: dict[str, Any] = {"instances": [b64(image)]}
         if within == "example":
             content = {"instances": [b64(example(image))], "signature_name": "serving_examples"}
         answer = post(serve(), PREDICT, content)

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from PIL import Image, TiffImagePlugin
+from PIL import TiffImagePlugin, _imaging
 
 from components.image_example_gen.files import Unusable
 
@@ -135,7 +135,7 @@ def _c_library() -> ctypes.CDLL:
 @functools.cache
 def _libtiff() -> ctypes.CDLL:
     """The library of Pillow's extension: what it is linked to is found through it."""
-    library = ctypes.CDLL(Image.core.__file__)
+    library = ctypes.CDLL(_imaging.__file__)
     pointer, number, size = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_ssize_t
     integer, text = ctypes.c_int, ctypes.c_char_p
     prototypes: dict[str, tuple[Any, tuple[Any, ...]]] = {
