@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import NoReturn
 
+from kubeflow import logs
 from pipeline.errors import DatabaseLost
 
 RETRIES = "PERENNIAL_RETRIES"
@@ -50,13 +51,17 @@ def run(main: Callable[[], int], env: Mapping[str, str]) -> int:
     while True:
         code, told_to_end = _once(main)
         accident = code < 0 or code == DatabaseLost.exit_code
-        if not accident or told_to_end or left <= 0:
-            return code if code >= 0 else 128 - code
-        left -= 1
+        if not accident or told_to_end:
+            return _as_of_shell(code)
         why = f"signal {-code} ended it" if code < 0 else "it lost its database"
         if -code == signal.SIGKILL:
             why += ", perhaps for its memory"
-        _tell(f"{why}; trying again in this pod, {left} tries are left after that")
+        if left <= 0:
+            if code < 0:  # of all else the process itself has told
+                _give_up(f"{why}; no try is left", _as_of_shell(code))
+            return _as_of_shell(code)
+        left -= 1
+        _tell("note", text=f"{why}; trying again in this pod, {left} tries are left after that")
         time.sleep(float(env.get(RETRY_DELAY, 0)))
 
 
@@ -77,9 +82,19 @@ def _work(main: Callable[[], int]) -> NoReturn:
         os._exit(code)
 
 
-def _tell(text: str) -> None:
+def _as_of_shell(code: int) -> int:
+    """The exit code for one that is negative for a signal."""
+    return code if code >= 0 else 128 - code
+
+
+def _give_up(message: str, exit_code: int) -> None:
+    _tell("error", kind="Killed", message=message, exit_code=exit_code)
+    logs.write_last_words(message)
+
+
+def _tell(event: str, **fields: object) -> None:
     ts = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    print(json.dumps({"ts": ts, "event": "note", "text": text}), flush=True)
+    print(json.dumps({"ts": ts, "event": event, **fields}), flush=True)
 
 
 def _once(main: Callable[[], int]) -> tuple[int, bool]:

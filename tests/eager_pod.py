@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 
-from kubeflow import entrypoint
-from trainer_module import fit
+from kubeflow import entrypoint, supervisor
+
+
+def main() -> int:
+    from trainer_module import fit  # not before the supervisor has forked
+
+    fit.CHECKPOINT_SECONDS, fit.CHECKPOINT_SHARE = 0.0, math.inf
+    return entrypoint.main()
+
 
 if __name__ == "__main__":
-    fit.CHECKPOINT_SECONDS, fit.CHECKPOINT_SHARE = 0.0, math.inf
-    sys.exit(entrypoint.main())
+    sys.exit(supervisor.run(main, os.environ))

@@ -1,8 +1,11 @@
 """A stand-in for a cluster: kfp's own orchestrator, with a process for each pod.
 
 What the orchestrator resolves too generously is resolved as by the backend (kubeflow_backend.py).
-Kubernetes' part is played here: pods are tried again as the compiled retry policy says, and can be
-killed. The Trainer's leave a checkpoint after every step, so that it need not run for long.
+Kubernetes' part is played here: pods have the compiled variables of the supervisor, are tried again
+as the compiled retry policy says, and can be killed as a whole (`kill_pod`) or in part
+(`kill_program`). The Trainer's leave a checkpoint after every step, so that it need not run for long.
+
+More generous than Kubernetes: a pod that was killed is tried again at once, and all see one disk.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +24,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import psutil
 import yaml
 from kfp import components, local
 from kfp.local import (
@@ -30,6 +35,7 @@ from kfp.local import (
 )
 from kfp.local.orchestrator import enhanced_dag_orchestrator, orchestrator_utils
 
+from kubeflow.supervisor import RETRIES, RETRY_DELAY
 from tests import REPO
 from tests.kubeflow_backend import Run
 
@@ -131,6 +137,20 @@ def _strict(run: Run) -> Iterator[None]:
         yield
 
 
+def kill_pod(process: subprocess.Popen[str]) -> None:
+    """End all processes of a pod at once, as where it is deleted or its machine is lost."""
+    first = psutil.Process(process.pid)
+    # What the first has started would go on without it, which no container's does.
+    for each in (first, *first.children(recursive=True)):
+        each.kill()
+
+
+def kill_program(process: subprocess.Popen[str]) -> None:
+    """End the program in a pod, as a crash or the kernel's search for memory does."""
+    (program,) = psutil.Process(process.pid).children()
+    program.send_signal(signal.SIGKILL)
+
+
 # Called with each event of a pod and its process, and may kill that.
 Watcher = Callable[[Pod, Mapping[str, Any], "subprocess.Popen[str]"], None]
 
@@ -177,11 +197,14 @@ class Cluster:
                 pass
 
             def run(self) -> status.Status:
-                pod = cluster._start(self.full_command, watch)
-                for _ in range(retries[_key(self.full_command)]):
+                # Of the compiled ones: where its pods find what they need is the stand-in's affair.
+                env = {name: self.env_vars[name] for name in (RETRIES, RETRY_DELAY)}
+                pod = cluster._start(self.full_command, env, watch)
+                for index in range(retries[_key(self.full_command)]):
                     # Argo's OnError, the default that Kubeflow sets: a deleted pod is tried again.
                     if pod.code is not None and pod.code < 0:
-                        pod = cluster._start(self.full_command, watch)
+                        env["KFP_RETRY_INDEX"] = str(index + 1)
+                        pod = cluster._start(self.full_command, env, watch)
                 return status.Status.SUCCESS if pod.published else status.Status.FAILURE
 
         run = Run()
@@ -198,7 +221,7 @@ class Cluster:
             pipeline(**arguments)
         return self.pods[-1].code == 0
 
-    def _start(self, command: list[str], watch: Watcher) -> Pod:
+    def _start(self, command: list[str], env: Mapping[str, str], watch: Watcher) -> Pod:
         assert command[:2] == ["python3", "-m"]
         options = [index for index, part in enumerate(command) if part.startswith("--")]
         pod = Pod({command[index]: command[index + 1] for index in options})
@@ -208,7 +231,7 @@ class Cluster:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *command[3:]],
                 cwd=REPO,
-                env=self._env,
+                env={**self._env, **env},
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,

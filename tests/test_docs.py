@@ -15,6 +15,7 @@ import typer
 
 from pipeline import cli, config, reference
 from pipeline.commands import examples
+from pipeline.errors import EXIT_CODES
 from pipeline.settings import Pool
 from tests import REPO
 from tests.cli import perennial
@@ -98,6 +99,14 @@ def test_a_mistake_would_be_found() -> None:
     assert wrong(["data", "chekc"]) == "there is no command data chekc"
     assert wrong(["run", "--epoch", "3"]) == "run has no --epoch"
     assert wrong(["run", "--set", "train.epoch=3"]) == "train.epoch is no setting"
+
+
+def test_the_readme_has_every_exit_code() -> None:
+    text = (REPO / "README.md").read_text()
+    table = text.partition("| exit code | meaning |")[2].partition("\n\n")[0]
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)] == [
+        *sorted(EXIT_CODES)
+    ]
 
 
 class TestReliability:

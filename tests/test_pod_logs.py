@@ -66,6 +66,8 @@ def test_a_killed_node_is_tried_again_in_its_pod(toy: Toy) -> None:
     again, cut_off = [event["text"] for event in killed.of("note")]
     assert again.startswith(f"signal {signal.SIGKILL.value} ended it")
     assert cut_off.startswith("First was cut off in an earlier attempt")
+    (error,) = killed.of("error")
+    assert (error["kind"], error["exit_code"]) == ("Killed", killed.code)
     assert toy.states() == ["FAILED"]
 
 

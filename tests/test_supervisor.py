@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,7 @@ PROGRAM = textwrap.dedent("""
 class Pod:
     def __init__(self, folder: Path) -> None:
         self.tries = folder / "tries"
+        self.errors: list[dict[str, Any]] = []
         self.env = {"PERENNIAL_RETRIES": "2", "PERENNIAL_RETRY_DELAY": "0"}
 
     def start(self, *actions: str) -> subprocess.Popen[str]:
@@ -67,12 +69,14 @@ class Pod:
         )
 
     def run(self, *actions: str) -> tuple[int, int, list[str]]:
-        """The exit code, how many tries there were, and what was told."""
+        """The exit code, how many tries there were, and the note before each further one."""
         process = self.start(*actions)
         output, _ = process.communicate()
         told = [json.loads(line) for line in output.splitlines()]
-        assert all(line.keys() == {"ts", "event", "text"} for line in told)
-        return process.returncode, len(self.tries.read_text()), [line["text"] for line in told]
+        notes = [line for line in told if line["event"] == "note"]
+        assert all(line.keys() == {"ts", "event", "text"} for line in notes)
+        self.errors = [line for line in told if line not in notes]
+        return process.returncode, len(self.tries.read_text()), [line["text"] for line in notes]
 
 
 @pytest.fixture
@@ -106,8 +110,18 @@ def test_wrong_usage_is_not_tried_again(pod: Pod) -> None:
     assert pod.run("usage") == (ConfigError.exit_code, 1, [])
 
 
-def test_the_last_try_decides(pod: Pod) -> None:
-    assert pod.run("9")[:2] == (KILLED, 3)
+def test_the_last_try_decides_and_its_reason_is_told(pod: Pod) -> None:
+    code, tries, notes = pod.run("9")
+    assert (code, tries, len(notes)) == (KILLED, 3, 2)
+    (error,) = pod.errors
+    assert (error["event"], error["kind"], error["exit_code"]) == ("error", "Killed", KILLED)
+    assert "signal 9 ended it" in error["message"]
+
+
+def test_what_has_told_its_reason_itself_is_not_told_of_again(pod: Pod) -> None:
+    pod.env["PERENNIAL_RETRIES"] = "0"
+    assert pod.run(f"={DatabaseLost.exit_code}") == (DatabaseLost.exit_code, 1, [])
+    assert pod.errors == []
 
 
 def test_a_bad_model_after_an_accident_is_final(pod: Pod) -> None:
