@@ -3,7 +3,7 @@
 What the orchestrator resolves too generously is resolved as by the backend (kubeflow_backend.py).
 Kubernetes' part is played here: pods have the compiled variables of the supervisor, are tried again
 as the compiled retry policy says, and can be killed as a whole (`kill_pod`) or in part
-(`kill_program`). The Trainer's leave a checkpoint after every step, so that it need not run for long.
+(`kill_program`). The Trainer's leave a checkpoint after every step, so that it need not run long.
 
 More generous than Kubernetes: a pod that was killed is tried again at once, and all see one disk.
 """

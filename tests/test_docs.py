@@ -23,7 +23,7 @@ from trainer_module import recipes
 
 PAGES = sorted([REPO / "README.md", *REPO.glob("docs/**/*.md"), *REPO.glob("kubeflow/**/*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-ROW = re.compile(r"`(tests/\w+\.py)::(\w+)`")
+ROW = re.compile(r"`(tests/\w+\.py)::(?:\w+::)?(\w+)`")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
 ROOT: Any = typer.main.get_command(cli.app)
@@ -83,8 +83,8 @@ class TestPage:
         assert list(filter(None, map(wrong, shown(page.read_text())))) == []
 
     def test_targets_exist(self, page: Path) -> None:
-        targets = re.findall(r"^([a-z]+):", (REPO / "Makefile").read_text(), re.MULTILINE)
-        named = re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.MULTILINE)
+        targets = re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE)
+        named = re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE)
         assert set(named) <= set(targets)
 
     def test_configurations_load(self, page: Path, tmp_path: Path) -> None:

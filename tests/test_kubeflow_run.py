@@ -21,7 +21,7 @@ from ml_metadata.proto import metadata_store_pb2
 from kubeflow.metadata import connection_config
 from kubeflow.results import metrics_of
 from tests.cli import UNGATED, process, sets
-from tests.kubeflow_cluster import Cluster, Pod
+from tests.kubeflow_cluster import Cluster, Pod, kill_pod, kill_program
 from tests.test_e2e import TINY
 
 # Twenty processes that import TensorFlow: minutes on a machine that does something else as well.
@@ -41,6 +41,7 @@ POOLS = {
     "kubeflow.parameters": '["train.epochs", "train.seed", "evaluate.max_accuracy_drop"]',
     "kubeflow.pools.cpu.retries": "1",
     "kubeflow.pools.train.retries": "1",
+    "kubeflow.pools.train.retry_delay": "0",
     "kubeflow.nodes": '{Trainer = "train"}',
 }
 DATA_NODES = {"ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "Transform"}
@@ -149,7 +150,7 @@ def first(site: Site) -> Result:
     def kill(pod: Pod, event: Mapping[str, Any], process: subprocess.Popen[str]) -> None:
         if event["event"] == "epoch" and event["epoch"] == 2 and not killed:
             killed.append(process.pid)
-            process.send_signal(signal.SIGKILL)
+            kill_pod(process)
 
     return site.run(kill, epochs=str(EPOCHS))
 
@@ -166,8 +167,15 @@ def local(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def second(site: Site, first: Result) -> Result:
-    """The same again with another seed."""
-    return site.run(epochs=str(EPOCHS), seed=1, max_accuracy_drop=1.0)
+    """The same again with another seed. In its Trainer's pod the program is killed, once."""
+    killed: list[int] = []
+
+    def kill(_: Pod, event: Mapping[str, Any], process: subprocess.Popen[str]) -> None:
+        if event["event"] == "epoch" and event["epoch"] == 2 and not killed:
+            killed.append(process.pid)
+            kill_program(process)
+
+    return site.run(kill, epochs=str(EPOCHS), seed=1, max_accuracy_drop=1.0)
 
 
 def only(root: Path, pattern: str) -> Any:
@@ -264,6 +272,17 @@ def test_the_second_run_takes_the_data_from_the_cache_and_compares_with_the_firs
     assert site.fingerprint(second.id) == site.fingerprint(first.id)
 
 
+def test_a_program_that_is_killed_is_tried_again_in_its_pod_and_continues(second: Result) -> None:
+    assert [pod.code for pod in second.pods] == [0, 0, 0]
+    trainer = second.pod("Trainer")
+    epochs = [event["epoch"] for event in trainer.of("epoch")]
+    assert (epochs[:2], epochs[-1]) == ([1, 2], EPOCHS)
+    assert epochs.count(1) == 1
+    again, *others = [event["text"] for event in trainer.of("note")]
+    assert again.startswith(f"signal {signal.SIGKILL.value} ended it")
+    assert "Trainer was cut off in an earlier attempt" in " ".join(others)
+
+
 def test_a_pod_for_each_node_takes_from_the_cache_what_others_made(
     second: Result, site: Site
 ) -> None:
@@ -295,7 +314,7 @@ def test_new_data_is_retrained_on_also_where_the_pod_of_the_data_is_killed(
     def kill(_: Pod, event: Mapping[str, Any], process: subprocess.Popen[str]) -> None:
         if (event["event"], event.get("node")) == ("node_start", "ExampleValidator") and not killed:
             killed.append(process.pid)
-            process.send_signal(signal.SIGKILL)
+            kill_pod(process)
             shutil.rmtree(data / "4")  # another attempt would ingest something else, if it did
 
     run = site.run(kill, pipeline="retrain", data_root=str(data), epochs="1", max_accuracy_drop=1.0)

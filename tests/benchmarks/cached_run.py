@@ -14,15 +14,17 @@ import time
 from pathlib import Path
 
 from components.image_example_gen.sources import digits
-from tests.cli import process, sets
+from tests.cli import UNGATED, process, sets
 from tests.kubeflow_cluster import Cluster
 from tests.test_e2e import TINY
 
 SETTINGS = {
+    "data.source": "digits",
     "kubeflow.image": "registry.example/perennial:1",
     "kubeflow.pipeline_root": "/nowhere",
     "evaluate.min_accuracy": "0.0",
     "train.epochs": "1",
+    **{f"evaluate.{name}": str(value) for name, value in UNGATED.items()},
     **{key: str(value) for key, value in TINY.items()},
 }
 
