@@ -338,13 +338,27 @@ def test_new_data_is_retrained_on_also_where_the_pod_of_the_data_is_killed(
     assert run.metrics("Transform")["seconds"] > 0
 
 
-def test_a_failing_node_fails_the_run(second: Result, site: Site, tmp_path: Path) -> None:
+def test_data_that_is_not_there_fails_the_run_before_its_first_node(
+    site: Site, tmp_path: Path
+) -> None:
     run = site.run(data_root=str(tmp_path / "absent"))
+    assert not run.succeeded
+    (pod,) = run.pods
+    assert (pod.of("node_start"), pod.code) == ([], 3)
+    (error,) = pod.of("error")
+    assert str(tmp_path / "absent") in error["message"]
+    assert error["exit_code"] == 3
+
+
+def test_a_failing_node_fails_the_run(site: Site, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    run = site.run(data_root=str(tmp_path / "data"))
     assert not run.succeeded
     (pod,) = run.pods
     assert (pod.ended(), pod.code) == ({"ImageExampleGen": "failed"}, 3)
     (error,) = pod.of("error")
-    assert str(tmp_path / "absent") in error["message"]
     assert error["exit_code"] == 3
 
 
