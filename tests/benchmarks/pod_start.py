@@ -3,8 +3,7 @@
 CPU seconds of whole processes, the least of several: importing TensorFlow, a pod that finds its
 node done by an earlier attempt, and the imports of such a pod if nothing were held back.
 
-On 2 cores that other work kept busy (load 7 to 14): 5.41 s, 4.13 s (0.76 x), 9.08 s (1.68 x). The
-pod comes out below `import tensorflow` since it leaves at the end what that collects.
+On 2 cores that other work kept busy (load 4 to 5): 6.20 s, 6.50 s (1.05 x), 12.74 s (2.05 x).
 """
 
 from __future__ import annotations
