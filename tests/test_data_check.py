@@ -162,6 +162,7 @@ def test_what_can_be_read_in_two_ways_is_not_read(run: Callable[..., Done], tmp_
     assert done.returncode == 3
     assert f"perennial data check {tmp_path} --set data.depth=2" in done.stderr
     assert "{SPAN}" in done.stderr
+    assert "data.min_eval" not in done.stderr  # it does not decide how a folder is read
     assert run(tmp_path, "--set", "data.depth=2", *FEW).returncode == 0
 
 

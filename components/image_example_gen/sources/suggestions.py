@@ -13,6 +13,9 @@ from components.errors import BadDataError
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources.base import printable
 
+# What is judged of a folder once it is read.
+_NOT_READING = ("min_eval", "max_bad_fraction")
+
 
 class Suggestions:
     """Collects readings of the folder at `root`, which was read with `options`."""
@@ -33,7 +36,7 @@ class Suggestions:
         arguments = []
         for field in dataclasses.fields(Options):
             value = getattr(chosen, field.name)
-            if value != getattr(Options(), field.name):
+            if field.name not in _NOT_READING and value != getattr(Options(), field.name):
                 shown = json.dumps(value) if isinstance(value, tuple) or _is_toml(value) else value
                 arguments.append(f"--set {shlex.quote(f'data.{field.name}={shown}')}")
         words = ["perennial data check", shlex.quote(printable(source)), *arguments]
