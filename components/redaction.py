@@ -72,7 +72,8 @@ def redact(text: str) -> str:
     """`text` for others: without the secrets of any URL in it, and without those hidden before."""
     if "://" in text:
         text = _URL.sub(lambda url: _without_secrets(url[0]), text)
-    for secret in _secrets:
+    # One may begin another.
+    for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, MARK)
     return text
 

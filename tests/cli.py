@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from unittest import mock
 
 from typer.testing import CliRunner, Result
 
@@ -22,7 +24,8 @@ UNGATED: Mapping[str, float] = {
 
 def perennial(*arguments: object) -> Result:
     """Run a command in this process."""
-    return CliRunner().invoke(cli.app, list(map(str, arguments)))
+    with mock.patch.dict(os.environ):  # which a process of its own would set up for itself only
+        return CliRunner().invoke(cli.app, list(map(str, arguments)))
 
 
 def command(*arguments: object) -> list[str]:

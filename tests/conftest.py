@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import hypothesis
 import pytest
@@ -28,6 +30,13 @@ def pytest_configure() -> None:
         "any-time", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
     )
     hypothesis.settings.load_profile("any-time")
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """Undo what the program sets up in its environment for the processes that it starts."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture

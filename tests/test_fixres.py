@@ -260,6 +260,7 @@ class TestTraining:
             return best
 
         monkeypatch.setattr(fit._Training, "fit_phase", remembered)
+        monkeypatch.setattr(fixres, "SMALLEST", 28)  # what is trained does not depend on it
         split = coloured(4)
         fit.fit(
             recipes.get("fixres"),
@@ -325,20 +326,21 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"low": 24}, "must rise"),
-            ({"high": 40}, "must rise"),
+            ({"low": 32}, "must rise"),
+            ({"high": 48}, "must rise"),
             ({"base": "fixres"}, "base 'fixres' is none of"),
             (
-                {"base": "resnet50v2", "settings": {"variant": "tiny"}},
+                {"base": "resnet50v2", "low": 32, "high": 40, "settings": {"variant": "tiny"}},
                 "settings {'variant': 'tiny'} are those of a recipe, but base is resnet50v2",
             ),
+            ({"base": "resnet50v2"}, "low 16 is too small for resnet50v2"),
             ({"low": 18}, "settings of base tiny: image_size 18 is not a multiple of 4"),
             ({"settings": {"depth": 3}}, "settings of base tiny: depth: Extra inputs"),
         ],
     )
     def test_settings_that_cannot_work(self, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            fixres.check(config(**changes), 32, 32)
+            fixres.check(config(**changes), 40, 40)
 
     def test_training_images_of_another_size(self) -> None:
         with pytest.raises(ValueError, match="train_size 40 must be image_size 32"):

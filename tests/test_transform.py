@@ -26,9 +26,6 @@ ENCODINGS = [
     ("JPEG", "L"),
     ("JPEG", "RGB"),
     ("JPEG", "CMYK"),
-    ("GIF", "P"),
-    ("BMP", "RGB"),
-    ("WEBP", "RGB"),
 ]
 IDS = ["-".join(encoding) for encoding in ENCODINGS]
 
@@ -129,13 +126,6 @@ class TestPixels:
         clear = picture(SIZE, SIZE)
         clear.putalpha(0)
         np.testing.assert_array_equal(load(encode(clear)), np.full((SIZE, SIZE, 3), 255))
-
-    def test_an_animation_gives_its_first_frame(self) -> None:
-        frames = [Image.new("P", (SIZE, SIZE), color) for color in (0, 1)]
-        for frame in frames:
-            frame.putpalette([200, 100, 50, 0, 0, 0])
-        gif = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
-        np.testing.assert_array_equal(load(gif), np.full((SIZE, SIZE, 3), (200, 100, 50)))
 
     def test_are_averaged_where_an_image_shrinks(self) -> None:
         lines = np.zeros((96, 96), np.uint8)
