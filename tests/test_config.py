@@ -334,7 +334,7 @@ class TestUnknownKeys:
     def test_without_a_near_key_those_of_the_table_are_listed(self) -> None:
         with pytest.raises(
             ConfigError,
-            match=r"unknown key 'push\.qqq'; there are directory, keep, served_config, promote, signing$",
+            match=r"unknown key 'push\.qqq'; there are directory, keep, served_config, promote, signing$",  # noqa: E501
         ):
             load(None, {"push.qqq": 1})
 
