@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import functools
 import gc
 import json
@@ -74,6 +75,10 @@ def _reported(command: Command) -> Command:
             if output.blamed(error):
                 _fail_to_print(output.failure())
             name = type(error).__name__
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                where = f"the disk that holds {error.filename}" if error.filename else "a disk"
+                reason = f"no space left on {where}; free some and run again"
+                _fail(as_json, name, reason, UNEXPECTED)
             log = _write_traceback(error)
             message = f"unexpected {name}: {error}; the traceback is in {log}"
             _fail(as_json, name, message, UNEXPECTED)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import sys
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -26,6 +27,12 @@ def blamed(error: Exception) -> bool:
     """Whether it is standard output that could not be written."""
     if not isinstance(error, OSError) or error.errno not in _FULL or error.filename is not None:
         return False
+    try:
+        kind = os.fstat(sys.stdout.fileno()).st_mode
+    except (OSError, ValueError):
+        return False  # no file of the system's
+    if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind):
+        return False  # which never fill, and whose reader would take the line below for a result
     try:
         # A stream without a buffer has forgotten what it could not write, so that it has to try.
         print(flush=True)

@@ -103,7 +103,10 @@ def run_locked(
             outcome = _execute(config, workspace, run_id)
         except BaseException as error:
             record |= {"nodes": console.nodes(), "wall_s": round(time.monotonic() - started, 3)}
-            _write(folder, record | _end(error))
+            try:
+                _write(folder, record | _end(error))
+            except OSError as lost:  # on a full disk, whose being full is what the run failed of
+                progress.report("note", text=f"{folder / RECORD} could not be written: {lost}")
             # Whoever interrupts a run wants to be gone.
             if isinstance(error, Exception) and (page := _report(workspace, run_id)):
                 progress.report("note", text=f"report: {page}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import subprocess
@@ -218,6 +219,23 @@ class TestFailures:
             f"perennial: error: unexpected RuntimeError: two lines; the traceback is in {log}"
         )
         assert "Traceback (most recent call last)" in log.read_text(encoding="utf-8")
+
+    @pytest.mark.parametrize("file", ["", "/work/file"])
+    def test_a_full_disk_is_no_riddle(
+        self,
+        run_as: Callable[[Callable[..., None]], None],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        file: str,
+    ) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        run_as(raising(OSError(errno.ENOSPC, "No space left on device", file or None)))
+        result = perennial("run", "--log-format", "json")
+        assert result.exit_code == 1
+        event = json.loads(only_line(result.stdout))
+        assert event["message"].startswith("no space left on ")
+        assert file in event["message"]
+        assert not list(tmp_path.iterdir())
 
     def test_in_json_a_failure_is_also_one_object_on_standard_output(self) -> None:
         result = perennial("run", "--set", "train.epochs=é", "--log-format", "json")

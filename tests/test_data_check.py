@@ -144,7 +144,7 @@ def test_a_class_of_one_image_is_named_with_what_to_do(
 def test_what_is_read_as_what_comes_first(run: Callable[..., Done], tmp_path: Path) -> None:
     write_classes(tmp_path, ["cat", "dog"], 3)
     write_classes(tmp_path, ["@eaDir"], 3)
-    done = run(tmp_path, "--log-format", "json")
+    done = run(tmp_path, "--log-format", "json", *FEW)
     start, first, second, third = notes(done.stdout)[:4]
     assert start == f"reading {tmp_path}"
     assert first.startswith("classes: ")
