@@ -275,7 +275,7 @@ class Tree(NamedTuple):
 
     def edit(self, source: str) -> None:
         with open(self.root / source, "a", encoding="utf-8") as file:
-            file.write("\n# edited\n")
+            file.write("\n_EDITED = True\n")
 
 
 class TestChanges:
