@@ -8,6 +8,7 @@ import html.parser
 import io
 import json
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from pipeline.commands.report import differences
 from pipeline.errors import ConfigError
 from pipeline.report import history, page, pictures, plots, write
 from pipeline.report.collect import UNKNOWN, collect
-from pipeline.report.facts import Artifact, Facts, Setting, State
+from pipeline.report.facts import Artifact, Facts, Run, Setting, State
 from pipeline.workspace import Workspace
 from tests import report_kit
 from tests.cli import perennial
@@ -489,7 +490,7 @@ class TestHistory:
         folder = workspace.runs / "20261120-000000-beef"
         folder.mkdir()
         (folder / "run.json").write_text("{")
-        assert len(history.runs(workspace)) == 4
+        assert len(history.rows(workspace)) == 4
 
     def test_the_index_has_every_run_and_promotion(self, workspace: Workspace) -> None:
         report_kit.write_promotions(workspace)
@@ -507,6 +508,47 @@ class TestHistory:
         assert "stable v1, canary v3" in svg
         rows = json.loads((workspace.runs / "runs.json").read_text())
         assert [row["accuracy"] for row in rows] == [None, *map(pytest.approx, (0.83, 0.82, 0.81))]
+
+    def test_the_record_of_an_ended_run_is_read_for_one_table_only(
+        self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        killed = _record(workspace, State.RUNNING, 5)
+        before = history.rows(workspace)
+        write.write_index(workspace)
+        read = history._read
+        names = []
+
+        def counted(place: Workspace, run_id: str, newest: str) -> Run | None:
+            names.append(run_id)
+            return read(place, run_id, newest)
+
+        monkeypatch.setattr(history, "_read", counted)
+        assert history.rows(workspace) == before
+        assert names == [killed]
+
+    @pytest.mark.parametrize("content", ["", "{", "{}", "[1]", '[{"run": "a"}]', "[[]]", '"text"'])
+    def test_a_damaged_table_is_made_anew(self, workspace: Workspace, content: str) -> None:
+        before = history.rows(workspace)
+        (workspace.runs / history.TABLE).write_text(content)
+        assert history.rows(workspace) == before
+
+    def test_a_row_of_a_run_that_was_removed_is_gone(self, workspace: Workspace) -> None:
+        write.write_index(workspace)
+        (first, *_, last) = history.rows(workspace)
+        shutil.rmtree(workspace.run_dir(last["run"]))
+        assert history.rows(workspace)[0] == first
+        assert last["run"] not in {row["run"] for row in history.rows(workspace)}
+
+    def test_the_index_shows_the_newest_runs_and_its_tables_all(
+        self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(write, "INDEXED", 2)
+        text = write.write_index(workspace).read_text()
+        shown = [number for number in range(1, 5) if f"202611{number:02}-041040" in text]
+        assert shown == [3, 4]
+        assert "newest 2 runs" in text
+        assert "4 in " in text
+        assert len(json.loads((workspace.runs / history.TABLE).read_text())) == 4
 
     def test_an_empty_workspace_says_so(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="has no runs"):

@@ -62,10 +62,10 @@ def runs(
     from pipeline.report import history
     from pipeline.workspace import Workspace
 
-    found = history.runs(Workspace(workspace))
+    found = history.rows(Workspace(workspace))
     if as_json:
-        for run in found:
-            print(json.dumps(history.summary(run)))
+        for row in found:
+            print(json.dumps(row))
         return
     if not found:
         print(f"{workspace} has no runs; name another with --workspace")
@@ -73,15 +73,15 @@ def runs(
         ("run", "state", "accuracy", "champion", "recipe", "data", "time"),
         [
             (
-                run.run_id,
-                f"{run.state} v{run.version}" if run.version else run.state.value,
-                _share(run.accuracy),
-                "" if run.baseline_accuracy is None else f"{run.baseline_accuracy:.2%}",
-                run.recipe,
-                run.data.source,
-                "" if run.wall_s is None else f"{run.wall_s:.0f} s",
+                row["run"],
+                f"{row['state']} v{row['version']}" if row["version"] else row["state"],
+                _percent(row["accuracy"]),
+                _percent(row["baseline_accuracy"]),
+                row["recipe"],
+                row["data"],
+                "" if row["wall_s"] is None else f"{row['wall_s']:.0f} s",
             )
-            for run in found
+            for row in found
         ],
     )
 
@@ -302,8 +302,8 @@ def _optional(estimate: Estimate | None, share: bool) -> str:
     return page.figure(estimate.value if estimate else None, share)
 
 
-def _share(estimate: Estimate | None) -> str:
-    return "" if estimate is None or estimate.value is None else f"{estimate.value:.2%}"
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
 
 
 def _text(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pydantic import ValidationError
 
@@ -16,29 +16,79 @@ if TYPE_CHECKING:
     from pipeline.workspace import Workspace
 
 FACTS = "report.json"
+TABLE = "runs.json"
+ENDED = (State.PUSHED, State.REJECTED, State.FAILED, State.INTERRUPTED)
 LATEST = "latest"
 
 
-def runs(workspace: Workspace) -> list[Run]:
-    """All runs whose record can be read, newest first."""
-    found = (read(workspace, run_id) for run_id in reversed(_ids(workspace)))
-    return [run for run in found if run is not None]
+class Row(TypedDict):
+    """A run in a table. accuracy: of the candidate, with its 95 % interval; all in [0, 1]."""
+
+    run: str
+    started: str
+    state: str
+    pushed: str | None
+    version: str | None
+    accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
+    baseline_accuracy: float | None
+    recipe: str
+    data: str
+    wall_s: float | None
+    error: str | None
 
 
-def read(workspace: Workspace, run_id: str) -> Run | None:
-    """The record of one run; None where there is none that can be read."""
+def runs(workspace: Workspace) -> Iterator[Run]:
+    """Read the runs whose record can be read, newest first."""
+    known = _ids(workspace)
+    found = (_read(workspace, run_id, known[-1]) for run_id in reversed(known))
+    return (run for run in found if run is not None)
+
+
+def rows(workspace: Workspace) -> list[Row]:
+    """Summarize all runs, newest first, one flat row each.
+
+    Rows of runs that have ended are taken from the table of the last report, so that the time that
+    this takes does not grow with the number of runs.
+    """
+    known = _ids(workspace)
+    ended = _ended(workspace)
+    found = []
+    for run_id in reversed(known):
+        if run_id in ended:
+            found.append(ended[run_id])
+        elif run := _read(workspace, run_id, known[-1]):
+            found.append(summary(run))
+    return found
+
+
+def _ended(workspace: Workspace) -> dict[str, Row]:
+    """Rows of runs that have ended, by run id, as far as the table of the last report is whole."""
+    try:
+        table = json.loads((workspace.runs / TABLE).read_bytes())
+        return {
+            row["run"]: row
+            for row in table
+            if row["state"] in ENDED and set(row) == Row.__annotations__.keys()
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _read(workspace: Workspace, run_id: str, newest: str) -> Run | None:
+    """Read the record of one run; None where there is none that can be read."""
     try:
         run = Run.model_validate_json((workspace.run_dir(run_id) / RECORD).read_bytes())
     except (OSError, ValidationError):
         return None
-    alive = run_id == _ids(workspace)[-1] and workspace.is_busy()
-    if run.state is State.RUNNING and not alive:
+    if run.state is State.RUNNING and not (run_id == newest and workspace.is_busy()):
         return run.model_copy(update={"state": State.CUT_OFF})
     return run
 
 
 def _ids(workspace: Workspace) -> list[str]:
-    """Of all runs, oldest first."""
+    """List the ids of all runs, oldest first."""
     return sorted(path.parent.name for path in workspace.runs.glob(f"*/{RECORD}"))
 
 
@@ -62,7 +112,7 @@ def find(workspace: Workspace, name: str) -> Run:
             f"{name} {which} of {workspace.root}; there are {len(known)}, which `perennial runs` "
             f"lists: the latest is {known[-1]}"
         )
-    run = read(workspace, chosen[0])
+    run = _read(workspace, chosen[0], known[-1])
     if run is None:
         raise ConfigError(f"{workspace.run_dir(chosen[0]) / RECORD} cannot be read")
     return run
@@ -88,13 +138,14 @@ def read_facts(workspace: Workspace, run: Run) -> Facts:
         return Facts(run=run)
 
 
-def summary(run: Run) -> dict[str, Any]:
-    """A run in one flat row."""
+def summary(run: Run) -> Row:
+    """Summarize a run in one flat row."""
     found = run.accuracy
     return {
         "run": run.run_id,
         "started": run.started,
         "state": run.state.value,
+        "pushed": run.pushed,
         "version": run.version,
         "accuracy": found.value if found else None,
         "accuracy_low": found.low if found else None,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import jinja2
 
     from components.image_evaluator.figures import ClassFigures, Estimate, Figures
+    from pipeline.report.history import Row
 
 MAX_CLASSES = 200
 MAX_CONFUSIONS = 12
@@ -67,14 +68,24 @@ def render(
 
 def render_index(
     workspace: str,
+    rows: Sequence[Row],
     runs: Sequence[Run],
     pages: Collection[str],
     promotions: Sequence[Promotion],
     plot: Plot | None,
 ) -> str:
-    """The page of all runs, which like `promotions` come newest first. `pages`: ids with a page."""
+    """Render the page of runs.
+
+    Args:
+      workspace: its folder.
+      rows: of all runs, newest first.
+      runs: those to show, newest first.
+      pages: ids of those with a page of their own.
+      promotions: those to show, newest first.
+      plot: the accuracy of `runs`.
+    """
     return template("index.html").render(
-        workspace=workspace, runs=runs, pages=pages, promotions=promotions, plot=plot
+        workspace=workspace, rows=rows, runs=runs, pages=pages, promotions=promotions, plot=plot
     )
 
 

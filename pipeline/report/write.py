@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 PAGE = "report.html"
 INDEX = "index.html"
+INDEXED = 200  # runs and promotions on the page
 
 
 def report(workspace: Workspace, run: Run) -> Path:
@@ -54,21 +56,20 @@ def write_report(facts: Facts, folder: Path, index: str | None = None) -> Path:
 
 
 def write_index(workspace: Workspace) -> Path:
-    """Write the page of all runs. Raises OSError."""
-    runs = history.runs(workspace)
-    promotions = history.promotions(workspace)
+    """Write the page of the newest runs, and the tables of all. Raises OSError."""
+    rows = history.rows(workspace)
+    runs = list(itertools.islice(history.runs(workspace), INDEXED))
+    promotions = history.promotions(workspace)[:INDEXED]
     plot = None
     if any(run.accuracy for run in runs):
         plot = plots.draw_history(runs[::-1], promotions)
         write_file(workspace.runs / f"{plot.name}.svg", plot.svg)
         write_file(workspace.runs / f"{plot.name}.png", plot.png)
-    rows = [history.summary(run) for run in runs]
-    write_file(workspace.runs / "runs.json", json.dumps(rows, indent=1) + "\n")
+    write_file(workspace.runs / history.TABLE, json.dumps(rows, indent=1) + "\n")
     write_file(workspace.runs / "runs.csv", _csv(rows))
     path = workspace.runs / INDEX
     pages = {run.run_id for run in runs if (workspace.run_dir(run.run_id) / PAGE).exists()}
-    text = page.render_index(str(workspace.root), runs, pages, promotions, plot)
-    write_file(path, text)
+    write_file(path, page.render_index(str(workspace.root), rows, runs, pages, promotions, plot))
     return path
 
 
