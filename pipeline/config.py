@@ -123,6 +123,23 @@ def given_settings(loaded: Loaded) -> dict[str, Any]:
     return given
 
 
+def glance(path: Path | None, overrides: Mapping[str, Any], key: str) -> Any:
+    """What the command line or else the file give for one setting, whatever else is wrong there.
+
+    Returns the default where neither does. Raises ConfigError where only the file could tell and
+    it cannot be read.
+    """
+    section, _, name = key.rpartition(".")
+    model = _section(Config.model_fields[section]) if section else Config
+    assert model is not None
+    field = model.model_fields[name]
+    value, _ = _last(_layers({COMMAND_LINE: overrides}), key, None)
+    if value is not None or path is None:
+        return field.get_default() if value is None else value
+    layer = _file_layer(path)
+    return _anchored(_last([layer], key, field.get_default())[0], field, layer.folder)
+
+
 def keys(recipe: str) -> set[str]:
     """All dotted keys that there are with a recipe, one of `recipes.names()`."""
     return set(_settings(config_class(recipe)))

@@ -77,10 +77,14 @@ def load(
     """
     from pipeline import config
 
-    given = {
+    overrides = given(flags) | dict(map(config.parse_set, settings or []))
+    return config.load(file, overrides, scheduled=scheduled, below=below)
+
+
+def given(flags: Mapping[str, object]) -> dict[str, object]:
+    """Those of `flags`, by dotted key, that were given."""
+    return {
         key: str(value) if isinstance(value, Path) else value
         for key, value in flags.items()
         if value is not None
     }
-    overrides = given | dict(map(config.parse_set, settings or []))
-    return config.load(file, overrides, scheduled=scheduled, below=below)

@@ -14,6 +14,7 @@ from pipeline.commands.options import (
     RecipeOption,
     SettingsOption,
     WorkspaceOption,
+    given,
     load,
 )
 
@@ -97,9 +98,9 @@ def retrain(
         "train.epochs": epochs,
     }
 
+    from pipeline.retraining.no_start import tell
     from pipeline.retraining.prepare import prepare
     from pipeline.retraining.retrain import retrain as run_retraining
-    from pipeline.retraining.retrain import tell_of_no_start
 
     def load_with(
         above: Sequence[str] = (), below: Mapping[str, Mapping[str, object]] | None = None
@@ -110,7 +111,7 @@ def retrain(
         loaded, notes = prepare(load_with)
     except Exception as error:
         if not dry_run:
-            tell_of_no_start(error)
+            tell(error, config, given(flags), settings or [], log_format.resolved)
         raise
     run_retraining(
         loaded.config,
