@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Self
+from collections.abc import Iterable, Iterator
+from typing import Self, TypeVar
 
 from components.redaction import redact_all
+
+T = TypeVar("T")
 
 LOGGER = logging.getLogger("perennial.progress")
 EVERY = 200  # of what a `Counter` counts it reports once
@@ -50,6 +53,12 @@ class Counter:
         self._unreported += 1
         if self._unreported >= EVERY or time.monotonic() - self._reported > _SOON_S:
             self._report()
+
+    def each(self, values: Iterable[T]) -> Iterator[T]:
+        """The values, each counted."""
+        for value in values:
+            self.add()
+            yield value
 
     def _report(self) -> None:
         self._done += self._unreported

@@ -487,8 +487,14 @@ class TestChecks:
         with pytest.raises(BadDataError, match="no images found; expected <class name>/<image>"):
             check(tmp_path)
         (tmp_path / "notes.txt").touch()
-        with pytest.raises(BadDataError, match="no images found among 1 other file; expected"):
+        with pytest.raises(BadDataError, match=r"among 1 other file: 1 .*\.txt.*; expected"):
             check(tmp_path)
+        (tmp_path / "cat").mkdir()
+        for name in ("a.mp4", "b.mp4", ".hidden.png"):
+            (tmp_path / "cat" / name).touch()
+        with pytest.raises(BadDataError, match=r"among 4 other files: 2 .*\.mp4") as caught:
+            check(tmp_path)
+        assert "1 hidden" in str(caught.value)
 
     def test_nothing_but_bad_files(self, tmp_path: Path) -> None:
         (tmp_path / "cat").mkdir()

@@ -121,8 +121,11 @@ def ingest(
     units = scan(data)
     inputs = [entry for unit in units for entry in unit]
     if not inputs:
-        ignored = f" among {other_files(data.ignored.total())}" if data.ignored else ""
-        raise BadDataError(f"{data.source}: no images found{ignored}; {data.hint}")
+        among = ""
+        if data.ignored:
+            kinds = [f"{count:,} {reason}" for reason, count in data.ignored.most_common()]
+            among = f" among {other_files(data.ignored.total())}: {shortened(kinds)}"
+        raise BadDataError(f"{data.source}: no images found{among}; {data.hint}")
     window = data.window if options.held_out == "all" else None
     earlier = earlier or Assignments("")
     judge(inputs, shares, window, earlier.of)
