@@ -313,6 +313,11 @@ class TrainConfig(Section):
         description="A file of trainer_module/recipes, without its .py; auto, but not on "
         "Kubeflow: by data and GPUs.",
     )
+    preset: str | None = Field(
+        default=None,
+        description="All values of a published document: a file source-NAME.toml of "
+        "pipeline/presets, such as keras-bit.",
+    )
     seed: int = Field(
         default=0, ge=0, le=2**32 - 1, description="Seed of weights, shuffling and augmentation."
     )
@@ -329,6 +334,11 @@ class TrainConfig(Section):
         default=1,
         ge=1,
         description="Parts in which a batch is computed, one after the other, to save memory.",
+    )
+    keep: Literal["best", "last"] = Field(
+        default="best",
+        description="The epoch whose weights are the model's: the one that is best on the eval "
+        "split, or the last of each phase.",
     )
     balance: Literal["none", "class_weight", "sampling"] = Field(
         default="none",

@@ -57,6 +57,7 @@ def run_fn(fn_args: FnArgs) -> None:
         BadDataError: a split or a class without images.
         DeviceError: TF_CONFIG cannot be used, its workers are absent, or XLA cannot compile the
             model.
+        BatchNormError: a step would show batch normalization one image only.
         DivergedError: the loss became NaN or infinite.
         OutOfMemoryError: a batch does not fit.
         WarmStartError: the base model's weights do not fit.
@@ -84,7 +85,8 @@ def _run(
     settings = fn_args.custom_config
     size = settings["image_size"]
     classes = class_names(io_utils.parse_pbtxt_file(fn_args.schema_path, schema_pb2.Schema()))
-    train = _training_split(fn_args, classes, cache)
+    framed = getattr(recipe, "is_framed", lambda _: False)(config)
+    train = _training_split(fn_args, classes, cache, framed=framed)
     input_pipeline.check_trainable(train, classes)
     evaluation = input_pipeline.read(
         fn_args.eval_files, size, classes, "evaluation", cache_dir=cache
@@ -119,6 +121,7 @@ def _run(
             seed=settings["seed"],
             how=fit.How(
                 balance=settings["balance"],
+                keep=settings["keep"],
                 gradient_accumulation=settings["gradient_accumulation"],
                 jit_compile=settings["jit_compile"],
                 strategy=strategy,
@@ -153,7 +156,7 @@ def _run(
     checkpoints.clear()
 
 
-def _training_split(fn_args: FnArgs, classes: list[str], cache: str) -> Split:
+def _training_split(fn_args: FnArgs, classes: list[str], cache: str, *, framed: bool) -> Split:
     size, key = fn_args.custom_config["image_size"], transform.IMAGE_KEY
     if train_size := fn_args.custom_config["train_size"]:
         size, key = train_size, transform.TRAIN_IMAGE_KEY
@@ -162,7 +165,7 @@ def _training_split(fn_args: FnArgs, classes: list[str], cache: str) -> Split:
         fn_args.custom_config["recent_weight"],
         fn_args.custom_config["recent_spans"],
     )
-    return input_pipeline.read(files, size, classes, "training", key, cache)
+    return input_pipeline.read(files, size, classes, "training", key, cache, framed=framed)
 
 
 def weighted(patterns: Sequence[str], weight: int, spans: int) -> Sequence[str]:
