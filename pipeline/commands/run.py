@@ -11,6 +11,7 @@ from pipeline.commands.options import (
     ConfigOption,
     LogFormat,
     LogFormatOption,
+    PresetOption,
     RecipeOption,
     SettingsOption,
     WorkspaceOption,
@@ -36,6 +37,7 @@ def run(
         ),
     ] = None,
     recipe: RecipeOption = None,
+    preset: PresetOption = None,
     workspace: WorkspaceOption = None,
     epochs: EpochsOption = None,
     settings: SettingsOption = None,
@@ -45,6 +47,7 @@ def run(
     flags = {
         "data.source": data,
         "train.recipe": recipe,
+        "train.preset": preset,
         "workspace": workspace,
         "train.epochs": epochs,
     }
