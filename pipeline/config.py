@@ -39,7 +39,7 @@ from components import redaction
 from components.image_example_gen import source_name
 from pipeline.errors import ConfigError, DataError
 from pipeline.probe import Survey, survey
-from pipeline.recipe_choice import AUTO, choose, count_gpus
+from pipeline.recipe_choice import AUTO, choose, count_gpus, weights_at_hand
 from pipeline.settings import (
     BUILT_IN_SOURCES,
     LOCATION,
@@ -390,7 +390,17 @@ def _chosen(layers: Iterable[_Layer], source: object) -> Iterator[_Layer]:
     except ValidationError:
         found = None  # reported with everything else
     images, side = (found.images, min(found.height, found.width)) if found else (None, None)
-    recipe, reason = choose(images, side, count_gpus())
+    # The commands that must answer at once need no list of machine parts.
+    from pipeline import doctor
+
+    named, _ = _last(layers, f"{HYPERPARAMETERS}weights", None)
+    recipe, reason = choose(
+        images,
+        side,
+        count_gpus(),
+        weights=named is not None or weights_at_hand(),
+        memory=doctor.memory_bytes() if named is None else None,
+    )
     yield _Layer(f"{AUTO}: {reason}", _nested("train.recipe", recipe))
 
 

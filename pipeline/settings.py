@@ -330,10 +330,11 @@ class TrainConfig(Section):
         description="Passes over the training images; unset: what the recipe thinks right.",
     )
     batch_size: int = Field(ge=1, description="Images a training step.")
-    gradient_accumulation: int = Field(
-        default=1,
+    gradient_accumulation: int | None = Field(
+        default=None,
         ge=1,
-        description="Parts in which a batch is computed, one after the other, to save memory.",
+        description="Parts in which a batch is computed, one after the other, to save memory; "
+        "unset: as few as fit by estimate, but one for a network that trains batch normalization.",
     )
     keep: Literal["best", "last"] = Field(
         default="best",

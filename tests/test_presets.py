@@ -123,7 +123,8 @@ class TestKerasBit:
             assert made.model(np.zeros((1, size, size, 3), np.uint8)).shape == (1, 5)
 
     def test_weights_are_the_source_s(self) -> None:
-        weights = loaded("keras-bit").train.hyperparameters.weights
+        hyperparameters: Any = loaded("keras-bit").train.hyperparameters
+        weights = hyperparameters.weights
         assert weights.source == "https://tfhub.dev/google/bit/m-r50x1/1"
         assert weights.range == (0.0, 1.0)
 
@@ -174,7 +175,8 @@ class TestKerasFixres:
 
     def test_the_control_is_one_stage_at_the_higher_size(self, control: Made) -> None:
         (phase,) = control.phases
-        assert (phase.epochs, float(phase.optimizer.learning_rate)) == (30, pytest.approx(1e-3))
+        assert phase.epochs == 30
+        assert float(phase.optimizer.learning_rate) == pytest.approx(1e-3)
         assert control.augmented(0, framed=True).shape == (4, 224, 224, 3)
         view = control.model.get_layer("view")
         assert (view.size, view.crop, view.antialias) == (224, False, False)
@@ -240,7 +242,7 @@ class TestTensorflowTransfer:
         assert made.model.get_layer("drop").rate == 0.2
 
     def test_weights_are_the_source_s(self) -> None:
-        hyperparameters = loaded("tensorflow-transfer").train.hyperparameters
+        hyperparameters: Any = loaded("tensorflow-transfer").train.hyperparameters
         assert (hyperparameters.weights, hyperparameters.alpha) == ("imagenet", 1.0)
 
 

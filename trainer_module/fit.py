@@ -16,7 +16,7 @@ import tensorflow as tf
 from pydantic import BaseModel
 
 from components import progress
-from trainer_module import devices, frozen_features, input_pipeline
+from trainer_module import devices, footprint, frozen_features, input_pipeline
 from trainer_module.checkpoint import Checkpoints, Saved
 from trainer_module.input_pipeline import Augment, Split
 from trainer_module.models.inference import batch_statistics
@@ -49,7 +49,8 @@ class How:
     Attributes:
         balance: see `input_pipeline.training_batches`.
         keep: which epoch of a phase the weights are taken of: "best" or "last".
-        gradient_accumulation, jit_compile: see `Steps`.
+        gradient_accumulation, jit_compile: see `Steps`; None: as many parts as `memory` needs.
+        memory: bytes that a device has.
         strategy: the devices; None: TensorFlow's default one.
         checkpoints: where to continue from, and to leave what another call can continue from.
         prepare: is given the new model before anything else is done with it.
@@ -59,7 +60,8 @@ class How:
 
     balance: str = "none"
     keep: str = "best"
-    gradient_accumulation: int = 1
+    gradient_accumulation: int | None = None
+    memory: float = math.inf
     jit_compile: bool = False
     strategy: tf.distribute.Strategy | None = None
     checkpoints: Checkpoints | None = None
@@ -168,6 +170,7 @@ class _Training:
         self._step = 0  # within the epoch
         self._steps = 0  # in all
         self._steps_per_call = 1
+        self._parts = how.gradient_accumulation or 1  # of a replica's share of a batch
         self._sums = tf.zeros([3], tf.float64)  # of the epoch so far
         self._models: list[keras.Model] = []  # of each phase
         self._rebuilds: list[Callable[[], keras.Model]] = []
@@ -209,7 +212,7 @@ class _Training:
         with self._strategy.scope():
             optimizer = devices.scaled(phase.optimizer)
             net = phase.frozen.head if phase.frozen else model
-            self._require_batches(net)
+            self._cut(net)
             optimizer.build(net.trainable_variables)
         if number == len(self._starts):
             self._starts.append(len(self._rows))
@@ -232,7 +235,7 @@ class _Training:
             net,
             optimizer,
             self._strategy,
-            accumulation=self._how.gradient_accumulation,
+            accumulation=self._parts,
             clip=phase.clip,
             jit_compile=self._how.jit_compile,
         )
@@ -251,7 +254,7 @@ class _Training:
             raise OutOfMemoryError(
                 f"a batch does not fit into memory: lower train.batch_size (now "
                 f"{self._batch_size}), or raise train.gradient_accumulation (now "
-                f"{self._how.gradient_accumulation}), which takes the same batch in parts"
+                f"{self._parts}), which takes the same batch in parts"
             ) from error
 
     def _train_epoch(
@@ -450,12 +453,18 @@ class _Training:
         for row in self._rows:
             self._how.on_epoch(row)
 
-    def _require_batches(self, net: keras.Model) -> None:
-        """Refuse parts of one image, whose statistics take the image itself away."""
-        parts = self._how.gradient_accumulation
-        images = part_size(min(self._batch_size, self.epoch_size), self._replicas.total, parts)
-        if images == 1 and next(batch_statistics(net), None):
-            raise BatchNormError(one_image(net.name, self._batch_size, parts))
+    def _cut(self, net: keras.Model) -> None:
+        """Choose the parts of a batch. Refuse those of one image to batch normalization."""
+        share = math.ceil(min(self._batch_size, self.epoch_size) / self._replicas.total)
+        each = 4 if keras.config.dtype_policy().name == "float32" else 2
+        self._parts = self._how.gradient_accumulation or footprint.parts(
+            net, share, self._how.memory, each
+        )
+        if self._parts > 1 and not self._how.gradient_accumulation and self._writes:
+            text = f"memory: a batch of {share} images is computed in {self._parts} parts"
+            progress.report("note", text=text)
+        if math.ceil(share / self._parts) == 1 and next(batch_statistics(net), None):
+            raise BatchNormError(one_image(net.name, self._batch_size, self._parts))
 
     def _require_finite(self, loss: float, optimizer: keras.optimizers.Optimizer) -> None:
         if not math.isfinite(loss):
@@ -465,11 +474,6 @@ class _Training:
                 "lower train.hyperparameters.learning_rate, or raise train.batch_size (now "
                 f"{self._batch_size})"
             )
-
-
-def part_size(batch_size: int, replicas: int, parts: int) -> int:
-    """Images that a device computes at once."""
-    return math.ceil(math.ceil(batch_size / replicas) / parts)
 
 
 def one_image(name: str, batch_size: int, parts: int) -> str:

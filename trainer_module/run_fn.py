@@ -123,6 +123,7 @@ def _run(
                 balance=settings["balance"],
                 keep=settings["keep"],
                 gradient_accumulation=settings["gradient_accumulation"],
+                memory=devices.memory(),
                 jit_compile=settings["jit_compile"],
                 strategy=strategy,
                 checkpoints=checkpoints,
