@@ -22,6 +22,7 @@ from tfx.utils import io_utils
 from components import progress, reuse
 from components.image_schema_gen.schema import class_names
 from trainer_module import (
+    attention,
     checkpoint,
     devices,
     export,
@@ -50,8 +51,8 @@ def run_fn(fn_args: FnArgs) -> None:
 
     In `fn_args.model_run_dir`: history.json, which tells the images of each split, the model that
     was begun with, the steps and seconds of training, every epoch and which one was best (the
-    mappings of `fit.Trained`); samples.npz, see `reports.samples`; and TensorBoard's event files in
-    logs.
+    mappings of `fit.Trained`); samples.npz, see `reports.samples`; attention.npz, see
+    `attention.of_mistakes`; and TensorBoard's event files in logs.
 
     Raises:
         BadDataError: a split or a class without images.
@@ -154,6 +155,10 @@ def _run(
     progress.report("note", text="training is done; the model is exported and called as served")
     warm_start.save(model, classes, fn_args.serving_model_dir)
     _export(fn_args, model, evaluation, classes)
+    # On the weights that are exported, and the images that the report shows.
+    looked = attention.of_mistakes(model, fn_args.eval_files, size, settings["batch_size"])
+    if looked:
+        _write(fn_args, attention.FILE, looked)
     checkpoints.clear()
 
 
