@@ -313,6 +313,11 @@ class TrainConfig(Section):
         description="A file of trainer_module/recipes, without its .py; auto, but not on "
         "Kubeflow: by data and GPUs.",
     )
+    preset: str | None = Field(
+        default=None,
+        description="All values of a published document: a file source-NAME.toml of "
+        "pipeline/presets, such as keras-bit.",
+    )
     seed: int = Field(
         default=0, ge=0, le=2**32 - 1, description="Seed of weights, shuffling and augmentation."
     )
@@ -325,10 +330,16 @@ class TrainConfig(Section):
         description="Passes over the training images; unset: what the recipe thinks right.",
     )
     batch_size: int = Field(ge=1, description="Images a training step.")
-    gradient_accumulation: int = Field(
-        default=1,
+    gradient_accumulation: int | None = Field(
+        default=None,
         ge=1,
-        description="Parts in which a batch is computed, one after the other, to save memory.",
+        description="Parts in which a batch is computed, one after the other, to save memory; "
+        "unset: as few as fit by estimate, but one for a network that trains batch normalization.",
+    )
+    keep: Literal["best", "last"] = Field(
+        default="best",
+        description="The epoch whose weights are the model's: the one that is best on the eval "
+        "split, or the last of each phase.",
     )
     balance: Literal["none", "class_weight", "sampling"] = Field(
         default="none",

@@ -51,6 +51,13 @@ RecipeOption = Annotated[
         help="auto, or a file of trainer_module/recipes, such as vit (default: vit).",
     ),
 ]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="All values of a published document, such as keras-bit; see docs/results.md.",
+    ),
+]
 # Not a Path: that would take an empty string for the working directory.
 WorkspaceOption = Annotated[
     str | None,

@@ -11,6 +11,7 @@ from pipeline.commands.options import (
     ConfigOption,
     LogFormat,
     LogFormatOption,
+    PresetOption,
     RecipeOption,
     SettingsOption,
     WorkspaceOption,
@@ -37,6 +38,7 @@ def run(
         ),
     ] = None,
     recipe: RecipeOption = None,
+    preset: PresetOption = None,
     workspace: WorkspaceOption = None,
     epochs: EpochsOption = None,
     settings: SettingsOption = None,
@@ -46,6 +48,7 @@ def run(
     flags = {
         "data.source": data,
         "train.recipe": recipe,
+        "train.preset": preset,
         "workspace": workspace,
         "train.epochs": epochs,
     }
