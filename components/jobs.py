@@ -62,9 +62,12 @@ class Job:
         one has not started.
     """
 
-    def __init__(self, what: str, unit: str) -> None:
-        """Name the work and what it is counted in, for the progress shown."""
-        self._what, self._unit = what, unit
+    def __init__(self, what: str, unit: str, limit_s: float | None = None) -> None:
+        """Name the work and what it is counted in, for the progress shown.
+
+        limit_s: seconds after which a job on a job server is cancelled; None: never.
+        """
+        self._what, self._unit, self._limit_s = what, unit, limit_s
         self._done = 0
         self.cpu_s = 0.0
 
@@ -139,9 +142,15 @@ class Job:
         self.cpu_s += _counters(result).get(_CPU, 0) / 1000
 
     def _wait(self, result: portable_runner.PipelineResult, total: int | None) -> None:
-        reported = time.monotonic()
+        started = reported = time.monotonic()
         while not PipelineState.is_terminal(result.state):
             time.sleep(_POLL_S)
+            if self._limit_s is not None and time.monotonic() - started > self._limit_s:
+                _cancel(result)
+                raise JobError(
+                    f"the job did not end within {self._limit_s:g} s; does the runner reach the "
+                    "workers, at the address of --environment_config?"
+                )
             if time.monotonic() - reported > _REPORT_S:
                 self._report(result, total)
                 reported = time.monotonic()
