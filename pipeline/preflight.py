@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 from components import environment, progress
 from components.atomic_pusher import signing, storage, versions
 from components.errors import BadDataError, PushRefusedError
+from pipeline import beam_runner, doctor, probe
 from pipeline import config as configuration
-from pipeline import doctor, probe
 from pipeline.errors import ConfigError
 from pipeline.recipe_choice import AUTO, count_gpus
 from pipeline.settings import Config
@@ -225,6 +225,12 @@ def _server(place: Place) -> str:
             "infra_validation.enabled to false, or give this machine a loopback interface"
         ) from error
     return f"candidates are tried in {backend.kind}"
+
+
+def _beam(place: Place) -> str:
+    if place.pod:
+        beam_runner.check_pods(place.config.beam)
+    return "; ".join(filter(None, beam_runner.check(place.config.beam)))
 
 
 def _people(place: Place) -> str:
@@ -450,6 +456,7 @@ _CHECKS: Mapping[str, Callable[[Place], str]] = {
     "data.schema_file": _schema,
     "infra_validation": _server,
     "retrain": _people,
+    "beam": _beam,
     "disk": _disk,
     "XLA": _xla,
     "Keras": _keras,

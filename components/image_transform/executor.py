@@ -14,7 +14,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import apache_beam as beam
 import tensorflow as tf
 import tensorflow_transform as tft
 from tensorflow_transform import impl_helper
@@ -25,8 +24,10 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import io_utils
 
 from components import features, reuse
+from components.attempts import Attempt
 from components.errors import BadDataError
 from components.image_schema_gen.schema import class_names
+from components.jobs import Job, Worker
 from components.parallel import in_order
 from components.progress import Counter
 from components.wording import of_op
@@ -99,16 +100,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         if not todo:
             return
         images = transformed.get_int_custom_property(reuse.DONE)
-        work = [
-            (os.path.join(examples.uri, name), os.path.join(transformed.uri, target))
-            for name, target in todo.items()
-        ]
-        with self._make_beam_pipeline() as pipeline:
-            _ = (
-                pipeline
-                | "Shards" >> beam.Create(work, reshuffle=True)
-                | "Transform" >> beam.ParDo(_TransformShard(graph_uri, images))
-            )
+        work = [(os.path.join(examples.uri, name), target) for name, target in todo.items()]
+        job = Job("transform", "images")
+        worker = _TransformShard(graph_uri, images)
+        for _ in job.map(self._make_beam_pipeline(), worker, work, transformed.uri, images):
+            pass
+        reuse.pay(transformed, job.cpu_s)
 
 
 def write_graph(preprocessing_fn: PreprocessingFn, uri: str) -> None:
@@ -217,23 +214,22 @@ def _blame(record: bytes, otherwise: str, error: tf.errors.InvalidArgumentError)
     return f"{name}: TensorFlow cannot decode it ({reason}); replace or remove the file"
 
 
-class _TransformShard(beam.DoFn):
+class _TransformShard(Worker[tuple[str, str]]):
     """Reads, transforms and writes a shard: image bytes cross no Beam stage."""
 
     def __init__(self, graph_uri: str, images: int) -> None:
         self._graph_uri = graph_uri
         self._images = images
 
-    def setup(self) -> None:
+    def prepare(self) -> None:
         self._graph = load_graph(self._graph_uri)
 
-    def process(self, shard: tuple[str, str]) -> None:
-        source, target = shard
+    def work(self, task: tuple[str, str], attempt: Attempt) -> None:
+        source, target = task
         with (
-            tf.io.TFRecordWriter(f"{target}.partial") as writer,
-            Counter("transform", self._images, "images") as counter,
+            tf.io.TFRecordWriter(attempt.path(target)) as writer,
+            Counter("transform", self._images, "images", attempt.advance) as counter,
         ):
             for record in transform_records(self._graph, source):
                 writer.write(record)
                 counter.add()
-        tf.io.gfile.rename(f"{target}.partial", target, overwrite=True)
