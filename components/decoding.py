@@ -78,7 +78,7 @@ def decode(encoded: tf.Tensor) -> Decoded:
     pixels, orientation, is_clear = tf.cond(
         is_known & ~has_exif,
         lambda: (_image(encoded, 3), tf.constant(_ONE), tf.constant(_FALSE)),
-        lambda: _examined(encoded, 1),
+        lambda: _examined(encoded),
     )
     pixels.set_shape([None, None, 3])
     return Decoded(pixels, orientation, is_clear)
@@ -90,12 +90,18 @@ def decode_now(encoded: bytes, ratio: int = 1) -> Decoded:
     `ratio`, for JPEGs only, is 1, 2, 4 or 8: one pixel is made for so many in each direction.
     The file is read and checked to its end all the same; what libjpeg spares is the transforms.
     """
+    if encoded.startswith(_JPEG):
+        pixels = _image(tf.constant(encoded), 3, ratio)
+        if _EXIF not in encoded:
+            return Decoded(pixels, _ONE, _FALSE)
+        orientation = _jpeg_orientation(tf.constant(encoded))
+        upright = _turned(pixels, orientation) if orientation > 1 else pixels
+        return Decoded(upright, orientation, _FALSE)
     head = np.frombuffer(encoded[:_HEAD].ljust(_HEAD, b"\0"), np.uint8)
     is_known = ((head ^ _VALUES) & _MASKS == 0).all(axis=1).any()
-    exif = _EXIF if encoded.startswith(_JPEG) else _PNG_EXIF
-    if is_known and exif not in encoded:
-        return Decoded(_image(tf.constant(encoded), 3, ratio), _ONE, _FALSE)
-    return Decoded(*_examined(tf.constant(encoded), ratio))
+    if is_known and _PNG_EXIF not in encoded:
+        return Decoded(_image(tf.constant(encoded), 3), _ONE, _FALSE)
+    return Decoded(*_examined(tf.constant(encoded)))
 
 
 # What each of the following returns: pixels, orientation, `is_clear`.
@@ -104,28 +110,34 @@ _Parts = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 # Inlined, its two hundred ops would cost every ordinary image some microseconds each.
 @tf.function(autograph=False, experimental_attributes={"_noinline": True})
-def _examined(encoded: tf.Tensor, ratio: int) -> _Parts:
+def _examined(encoded: tf.Tensor) -> _Parts:
     # `_image` reads other formats too, and each by its first bytes.
     kinds = [tf.equal(_text(encoded, 0, len(magic)), magic) for magic in (_JPEG, _PNG)]
     kind = tf.where(kinds[0], 0, tf.where(kinds[1], 1, 2))
-    readers = (functools.partial(_jpeg, ratio=ratio), _png, _refused)
+    readers = (_jpeg, _png, _refused)
     pixels, exif, is_clear = tf.switch_case(
         kind, [functools.partial(reader, encoded) for reader in readers]
     )
-    orientation = tf.cond(exif > 0, lambda: _orientation(encoded, exif), lambda: tf.constant(_ONE))
+    orientation = _orientation(encoded, exif)
     pixels = tf.cond(orientation > 1, lambda: _turned(pixels, orientation), lambda: pixels)
     return pixels, orientation, is_clear
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+def _jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
+    exif = _jpeg_exif(encoded)
+    return _orientation(_accepted(encoded, exif >= 0, REFUSAL_LONG), exif)
 
 
 # What a reader returns: pixels, position of EXIF's TIFF header or 0, `is_clear`.
 _Read = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
-def _jpeg(encoded: tf.Tensor, ratio: int) -> _Read:
+def _jpeg(encoded: tf.Tensor) -> _Read:
     exif = tf.cond(
         _holds(encoded, _EXIF), lambda: _jpeg_exif(encoded), lambda: tf.zeros([], tf.int64)
     )
-    return _image(_accepted(encoded, exif >= 0, REFUSAL_LONG), 3, ratio), exif, _FALSE
+    return _image(_accepted(encoded, exif >= 0, REFUSAL_LONG), 3), exif, _FALSE
 
 
 def _jpeg_exif(encoded: tf.Tensor) -> tf.Tensor:
@@ -253,10 +265,15 @@ def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 
 def _orientation(encoded: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
-    """EXIF's tag 0x112 in the first directory of the TIFF that begins at `at`; 1 for nonsense.
+    """EXIF's tag 0x112 in the first directory of the TIFF that begins at `at`.
 
-    It should be one number of 16 bits; some write it with 32.
+    It is 1 for nonsense, and where `at` is 0. It should be one number of 16 bits; some write it
+    with 32.
     """
+    return tf.cond(at > 0, lambda: _orientation_tag(encoded, at), lambda: tf.constant(_ONE))
+
+
+def _orientation_tag(encoded: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
     head = _bytes(encoded, at, 8)
 
     def number(digits: tf.Tensor) -> tf.Tensor:

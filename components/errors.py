@@ -26,3 +26,7 @@ class NotServableError(Exception):
 
 class PushRefusedError(Exception):
     """The destination cannot take a model: the message is one line that says why."""
+
+
+class JobError(Exception):
+    """A job that Beam's runner did not finish: the message is one line."""

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Self
+from collections.abc import Callable, Iterable, Iterator
+from typing import Self, TypeVar
 
 from components.redaction import redact_all
+
+T = TypeVar("T")
 
 LOGGER = logging.getLogger("perennial.progress")
 EVERY = 200  # of what a `Counter` counts it reports once
@@ -30,11 +33,19 @@ def report(event: str, **fields: object) -> None:
 class Counter:
     """Counts what is worked off, and reports a `step` first, now and then, and last.
 
-    Each of several workers has its own: it reports what it did since its last report.
+    Each of several workers has its own: it reports what it did since its last report. A worker
+    whose events nobody hears has `advance` called with that as well.
     """
 
-    def __init__(self, what: str, total: int | None, unit: str) -> None:
+    def __init__(
+        self,
+        what: str,
+        total: int | None,
+        unit: str,
+        advance: Callable[[int], object] | None = None,
+    ) -> None:
         self._what, self._total, self._unit = what, total, unit
+        self._advance = advance
         self._unreported = self._done = 0
         self._started = self._reported = time.monotonic()
 
@@ -45,11 +56,17 @@ class Counter:
     def __exit__(self, *_: object) -> None:
         self._report()
 
-    def add(self) -> None:
-        """Count one."""
-        self._unreported += 1
+    def add(self, count: int = 1) -> None:
+        """Count one, or `count`."""
+        self._unreported += count
         if self._unreported >= EVERY or time.monotonic() - self._reported > _SOON_S:
             self._report()
+
+    def each(self, values: Iterable[T]) -> Iterator[T]:
+        """The values, each counted."""
+        for value in values:
+            self.add()
+            yield value
 
     def _report(self) -> None:
         self._done += self._unreported
@@ -63,4 +80,6 @@ class Counter:
             unit=self._unit,
             **{f"{self._unit}_per_s": round(rate, 1)},
         )
+        if self._advance and self._unreported:
+            self._advance(self._unreported)
         self._unreported = 0

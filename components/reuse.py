@@ -26,6 +26,7 @@ SHARD = "data_tfrecord-"  # what the names of ImageExampleGen's files begin with
 SHARDS_FILE = "shards.json"  # in an Examples artifact: images by file, whose names hold digests
 DONE = "images_done"
 REUSED = "images_reused"
+CPU = "workers_cpu_s"  # seconds that Beam's workers spent outside of the node's own process
 
 
 def key(*parts: object) -> str:
@@ -96,7 +97,15 @@ def read_shards(examples_uri: str) -> dict[str, int]:
 
 
 def files_of(examples_uri: str, splits: Iterable[str]) -> dict[str, list[str]]:
-    """The files of each split of an Examples artifact, by path in it."""
+    """The files of each split of an Examples artifact, by path in it.
+
+    Those that its writer has noted, where it has: a listing may hold what nobody counted.
+    """
+    if images := read_shards(examples_uri):
+        return {
+            split: sorted(name for name in images if name.startswith(f"Split-{split}/"))
+            for split in splits
+        }
     return {
         split: [
             file[len(examples_uri) :].lstrip("/")
@@ -141,3 +150,9 @@ def account(artifact: types.Artifact, done: int, reused: int) -> None:
     if reused:
         total = done + reused
         report("note", text=f"{reused:,} of {total:,} images are taken over from earlier runs")
+
+
+def pay(artifact: types.Artifact, cpu_s: float) -> None:
+    """Note on an output what CPU time its making took in other processes."""
+    if cpu_s:
+        artifact.set_float_custom_property(CPU, cpu_s)

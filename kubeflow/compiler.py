@@ -24,6 +24,7 @@ from kubeflow import plan as planning
 from kubeflow.groups import Group, Node
 from kubeflow.parameters import PIPELINE_ROOT, Parameter
 from kubeflow.results import REPORT, RETRAIN, metrics_of
+from pipeline import beam_runner
 from pipeline.config import Loaded
 from pipeline.errors import ConfigError
 from pipeline.settings import DEFAULT_POOL, Config, KubeflowConfig
@@ -87,6 +88,7 @@ def compile_pipeline(loaded: Loaded, *, decides: bool = False) -> Compiled:
             "kubeflow.pipeline_root is not set: name a URI or a mounted folder that all pods can "
             "write to, such as gs://bucket/perennial"
         )
+    beam_runner.check_pods(config.beam)
     given = parameters.compiled(loaded)
     nodes = _find_nodes(config, kubeflow.pipeline_root)
     node_pools.check_nodes(kubeflow, [node.id for node in nodes])

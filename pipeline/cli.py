@@ -40,6 +40,7 @@ from pipeline.commands.run import retrain, run
 from pipeline.commands.serve import serve
 from pipeline.commands.submit import submit
 from pipeline.commands.watch import watch
+from pipeline.commands.worker import worker
 from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
 
 Command = Callable[..., None]
@@ -137,6 +138,7 @@ app = _group(
         "rollback": rollback,
         "classify": classify,
         "feedback": feedback,
+        "worker": worker,
         "submit": submit,
         "watch": watch,
         "gc": collect,

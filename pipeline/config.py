@@ -5,7 +5,7 @@ Layers, later ones win key by key:
 1. the defaults in `pipeline.settings` and those of the recipe's own `Config`;
 2. `presets/recipe-<train.recipe>.toml`;
 3. `presets/data-<data.source>.toml`, for a built-in data set only, and
-   `presets/kubeflow-<kubeflow.environment>.toml`;
+   `presets/kubeflow-<kubeflow.environment>.toml`, then `presets/source-<train.preset>.toml`;
 4. for a retraining, `presets/retrain.toml`, and `presets/retrain-spans.toml` where the source has
    spans;
 5. the TOML file given with --config;
@@ -39,7 +39,7 @@ from components import redaction
 from components.image_example_gen import source_name
 from pipeline.errors import ConfigError, DataError
 from pipeline.probe import Survey, survey
-from pipeline.recipe_choice import AUTO, choose, count_gpus
+from pipeline.recipe_choice import AUTO, choose, count_gpus, weights_at_hand
 from pipeline.settings import (
     BUILT_IN_SOURCES,
     LOCATION,
@@ -58,6 +58,7 @@ HYPERPARAMETERS = "train.hyperparameters."
 # What settings of earlier versions are called now, by their dotted keys. An entry stays for as long
 # as files with the old name may be around: for good, it costs nothing.
 RENAMED: Mapping[str, str] = {}
+_SOURCE = "source-"
 PHOTOGRAPHS = Survey(None, height=480.0, width=640.0)
 # Whoever gives one node a pool does not mean to take another off its GPU.
 _NODES = "kubeflow.nodes"
@@ -123,6 +124,23 @@ def given_settings(loaded: Loaded) -> dict[str, Any]:
     return given
 
 
+def glance(path: Path | None, overrides: Mapping[str, Any], key: str) -> Any:
+    """What the command line or else the file give for one setting, whatever else is wrong there.
+
+    Returns the default where neither does. Raises ConfigError where only the file could tell and
+    it cannot be read.
+    """
+    section, _, name = key.rpartition(".")
+    model = _section(Config.model_fields[section]) if section else Config
+    assert model is not None
+    field = model.model_fields[name]
+    value, _ = _last(_layers({COMMAND_LINE: overrides}), key, None)
+    if value is not None or path is None:
+        return field.get_default() if value is None else value
+    layer = _file_layer(path)
+    return _anchored(_last([layer], key, field.get_default())[0], field, layer.folder)
+
+
 def keys(recipe: str) -> set[str]:
     """All dotted keys that there are with a recipe, one of `recipes.names()`."""
     return set(_settings(config_class(recipe)))
@@ -136,17 +154,24 @@ def setting(config: Config, key: str) -> tuple[FieldInfo, Any]:
 def _load(given: list[_Layer], scheduled: bool) -> Loaded:
     source, _ = _last(given, "data.source", DataConfig.model_fields["source"].default)
     given = [*given, *_chosen(given, source)]
-    recipe = _recipe(given)
+    presets = list(_published(given))
+    recipe = _recipe([*presets, *given])
+    if presets and recipe != (own := _recipe(presets)):
+        raise ConfigError(
+            f"train.recipe = {recipe!r}: the preset of train.preset is of the recipe {own!r}; "
+            "leave one of them out"
+        )
 
     model = config_class(recipe)
     values: dict[str, Any] = {}
     origins = dict.fromkeys(_settings(model), "default")
     environment, _ = _last(given, "kubeflow.environment", None)
-    presets = [
+    below = [
         *_preset_layers(recipe, source, environment),
+        *presets,
         *(_scheduled(source) if scheduled else ()),
     ]
-    for layer in [*presets, *given]:
+    for layer in [*below, *given]:
         settings = {key: redaction.hide_all(value) for key, value in _flatten(layer, model).items()}
         if _NODES in settings:
             settings[_NODES] = _joined(values.get(_NODES), settings[_NODES])
@@ -333,6 +358,22 @@ def _preset_layers(recipe: str, source: object, environment: object) -> Iterator
             yield _Layer(f"preset:{name}", with_recipe)
 
 
+def published() -> list[str]:
+    """The names that `train.preset` may have."""
+    return sorted(path.stem.removeprefix(_SOURCE) for path in PRESETS.glob(f"{_SOURCE}*.toml"))
+
+
+def _published(layers: Iterable[_Layer]) -> Iterator[_Layer]:
+    """The preset of a published document, where one is named."""
+    name, origin = _last(layers, "train.preset", None)
+    if name is None:
+        return
+    if name not in published():
+        hint = _hint(str(name), published()) or f"; there are {', '.join(published())}"
+        raise ConfigError(f"{_where(origin)}: train.preset = {_shown(name)}: no such preset{hint}")
+    yield _Layer(f"preset:{_SOURCE}{name}", _read_toml(PRESETS / f"{_SOURCE}{name}.toml"))
+
+
 def _scheduled(source: object) -> Iterator[_Layer]:
     spans = isinstance(source, str) and source_name.parse(source).has_spans
     for name in ("retrain", *(("retrain-spans",) if spans else ())):
@@ -366,7 +407,17 @@ def _chosen(layers: Iterable[_Layer], source: object) -> Iterator[_Layer]:
     except ValidationError:
         found = None  # reported with everything else
     images, side = (found.images, min(found.height, found.width)) if found else (None, None)
-    recipe, reason = choose(images, side, count_gpus())
+    # The commands that must answer at once need no list of machine parts.
+    from pipeline import doctor
+
+    named, _ = _last(layers, f"{HYPERPARAMETERS}weights", None)
+    recipe, reason = choose(
+        images,
+        side,
+        count_gpus(),
+        weights=named is not None or weights_at_hand(),
+        memory=doctor.memory_bytes() if named is None else None,
+    )
     yield _Layer(f"{AUTO}: {reason}", _nested("train.recipe", recipe))
 
 

@@ -8,6 +8,7 @@ import importlib.metadata
 from collections.abc import Collection
 
 from tfx.components.trainer.component import Trainer
+from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import trainer_pb2
@@ -169,12 +170,14 @@ def create_pipeline(
         *([infra_validator] if infra_validator else []),
         pusher,
     ]
+    for node in nodes:
+        if isinstance(node, BaseBeamComponent):
+            node.with_beam_pipeline_args(config.beam.jobs[node.id].pipeline_args)
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=locations.pipeline_root,
         components=[node for node in nodes if only is None or node.id in only],
         enable_cache=True,
-        beam_pipeline_args=config.beam.pipeline_args,
     )
 
 

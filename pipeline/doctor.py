@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +26,10 @@ from rich.text import Text
 
 from components import environment
 from pipeline import bootstrap
+from pipeline.errors import ConfigError
 from pipeline.installed import version_of
+from pipeline.noise import quiet
+from pipeline.settings import BeamConfig
 
 PACKAGES = (
     *("tfx", "tensorflow", "keras", "tensorflow-model-analysis", "tensorflow-transform"),
@@ -64,17 +68,18 @@ class Fact:
         return f"{value} ({self.note})" if self.note else value
 
 
-def main_doctor(workspace: Path, shown_as: str) -> int:
+def main_doctor(workspace: Path, shown_as: str, beam: BeamConfig | None = None) -> int:
     """Print the facts and a verdict to standard output.
 
     Args:
         workspace: the folder that runs will write to; it need not exist.
         shown_as: "rich", "plain" (a line each) or "json" (one object).
+        beam: runners to try out, too.
 
     Returns:
         0 if a run should work here, 1 if there are problems.
     """
-    facts = collect(workspace)
+    facts = [*collect(workspace), *(beam_facts(beam, workspace) if beam else ())]
     problems = [fact for fact in facts if fact.problem]
     if shown_as == "json":
         print(json.dumps({"ok": not problems, "facts": [dataclasses.asdict(f) for f in facts]}))
@@ -241,6 +246,23 @@ def environment_facts() -> Iterator[Fact]:
     for name in ("TF_CONFIG", "XLA_FLAGS", "TF_XLA_FLAGS", "CUDA_VISIBLE_DEVICES"):
         if name in os.environ:
             yield Fact(name, os.environ[name], note="is set, and counts")
+
+
+def beam_facts(beam: BeamConfig, workspace: Path) -> Iterator[Fact]:
+    """Whether Beam's runners answer, and their workers can do the work of the nodes."""
+    from pipeline import beam_runner
+
+    for job in beam_runner.jobs(beam):
+        problem = remedy = note = ""
+        try:
+            note = beam_runner.reach(job)
+            if job.is_elsewhere:
+                with tempfile.TemporaryDirectory() as folder, quiet(Path(folder, "log")):
+                    trial = beam_runner.try_out(job, workspace)
+                note = "; ".join(filter(None, (note, trial)))
+        except ConfigError as error:
+            problem, _, remedy = str(error).partition("; ")
+        yield Fact(job.key, job.runner, note=note, problem=problem, remedy=remedy)
 
 
 def package_facts(lock_file: Path) -> Iterator[Fact]:

@@ -7,9 +7,11 @@ for a success, and leaves the node that Ctrl-C hit running forever in the metada
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import errno
 import gc
+import itertools
 import logging
 import re
 import shutil
@@ -20,13 +22,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from google.protobuf.message import Message
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.compiler import compiler, constants
 from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
+from tfx.orchestration.portable.beam_executor_operator import BeamExecutorOperator
 from tfx.orchestration.portable.mlmd import execution_lib
 from tfx.proto.orchestration import pipeline_pb2
+from tfx.proto.orchestration.executable_spec_pb2 import BeamExecutableSpec
 from tfx.types import Artifact
 
 from components import progress
@@ -159,6 +164,8 @@ class NodeRunner:
                 execution_id = finished or self._launch(node)
             self._interrupts.check()
             state, outputs = self._outcome(node_id, execution_id)
+            if state == "complete":
+                used.cpu_s += _elsewhere_s(outputs)
         except BaseException as error:
             _LOG.exception("%s failed", node_id)
             failure = self._explain(node_id, error)  # before what filled a disk is removed
@@ -177,13 +184,15 @@ class NodeRunner:
 
     def _launch(self, node: pipeline_pb2.PipelineNode) -> int | None:
         node_id = node.node_info.id
+        spec = runner_utils.extract_executor_spec(self._deployment, node_id)
         info = launcher.Launcher(
             pipeline_node=node,
             mlmd_connection=self._handle,
             pipeline_info=self._ir.pipeline_info,
             pipeline_runtime_spec=self._ir.runtime_spec,
-            executor_spec=runner_utils.extract_executor_spec(self._deployment, node_id),
+            executor_spec=_without_beam_args(spec),
             custom_driver_spec=runner_utils.extract_custom_driver_spec(self._deployment, node_id),
+            custom_executor_operators={BeamExecutableSpec: _operator(spec)},
         ).launch()
         return (info.execution_id if info else None) or None
 
@@ -304,8 +313,39 @@ class _Run:
         return RunResult(self._run_id, tuple(results))
 
 
+def _without_beam_args(spec: Message | None) -> Message | None:
+    """What an executor is, without how it is run: TFX makes a node's cache key of all of it."""
+    if not isinstance(spec, BeamExecutableSpec):
+        return spec
+    rest = copy.deepcopy(spec)
+    rest.ClearField("beam_pipeline_args")
+    rest.ClearField("beam_pipeline_args_placeholders")
+    return rest
+
+
+def _operator(spec: Message | None) -> Callable[..., BeamExecutorOperator]:
+    """Makes what runs an executor, with the arguments for Beam that the launcher is not shown."""
+
+    def make(executor_spec: Message, platform_config: Message | None) -> BeamExecutorOperator:
+        del executor_spec
+        return BeamExecutorOperator(spec, platform_config)
+
+    return make
+
+
 class _NotExecutedError(Exception):
     """A node that the launcher gave up on before its executor."""
+
+
+def _elsewhere_s(outputs: Mapping[str, Sequence[Artifact]]) -> float:
+    """Seconds of CPU that Beam's workers have spent on these in other processes."""
+    from components import reuse
+
+    return sum(
+        artifact.get_float_custom_property(reuse.CPU)
+        for artifact in itertools.chain(*outputs.values())
+        if artifact.has_custom_property(reuse.CPU)
+    )
 
 
 def _report_end(node: str, state: str, used: usage.Usage, error: str | None = None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 import os
 import re
 import shutil
@@ -23,8 +24,8 @@ from typing import TYPE_CHECKING
 from components import environment, progress
 from components.atomic_pusher import signing, storage, versions
 from components.errors import BadDataError, PushRefusedError
+from pipeline import beam_runner, doctor, probe
 from pipeline import config as configuration
-from pipeline import doctor, probe
 from pipeline.errors import ConfigError
 from pipeline.recipe_choice import AUTO, count_gpus
 from pipeline.settings import Config
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import keras
     from ml_metadata.proto import metadata_store_pb2
 
+    from trainer_module import footprint
     from trainer_module.recipes.base import Recipe
 
 _LOG = logging.getLogger("perennial.preflight")
@@ -40,7 +42,7 @@ _LOG = logging.getLogger("perennial.preflight")
 NOT_HERE = "not mounted here, so left to the pod that has it"
 LEAST_DISK = 32_000_000  # bytes: metadata, the model in three copies, the report
 _FULL = 0.98  # of the memory: what the least that a step takes must not exceed
-_COMFORTABLE = 0.4  # of it: with so much by the estimate, it fits; see trainer_module/footprint.py
+_TIGHT = 0.5  # of it: some networks take twice the estimate; see trainer_module/footprint.py
 _TOLD = ("Keras", "GPU", "TF_CONFIG")  # to people too, as it may not be what they expect
 _XLA_FLAGS = ("XLA_FLAGS", "TF_XLA_FLAGS")
 _TRY_XLA = "import tensorflow as tf; tf.function(lambda: tf.constant(1) + 1, jit_compile=True)()"
@@ -225,6 +227,12 @@ def _server(place: Place) -> str:
     return f"candidates are tried in {backend.kind}"
 
 
+def _beam(place: Place) -> str:
+    if place.pod:
+        beam_runner.check_pods(place.config.beam)
+    return "; ".join(filter(None, beam_runner.check(place.config.beam)))
+
+
 def _people(place: Place) -> str:
     if not place.scheduled:
         return ""
@@ -348,7 +356,8 @@ def _memory(place: Place) -> str:
     """Compare what one training step takes with what there is."""
     if place.pod:
         return ""
-    from trainer_module import devices, footprint, recipes
+    from trainer_module import devices, fit, footprint, recipes
+    from trainer_module.models.inference import batch_statistics
 
     config = place.config
     model = place.model
@@ -356,24 +365,39 @@ def _memory(place: Place) -> str:
         return ""
     if select := getattr(recipes.get(config.train.recipe), "most_trained", None):
         select(config.train.hyperparameters, model)
-    mixed = devices.dtype_policy(config.train.precision) != "float32"
-    needs = footprint.measure(model, 2 if mixed else 4)
+    each = 4 if devices.dtype_policy(config.train.precision) == "float32" else 2
+    needs = footprint.measure(model, each)
     room, where, gpus = _room()
-    part = -(-_step_images(place) // (config.train.gradient_accumulation * gpus))
-    if needs.of(part) <= room * _FULL:
-        return f"at least {_size(needs.of(part))} a step, of {_size(room)} of {where}"
-    fitting = needs.images(room * _COMFORTABLE)
-    advice = "take a smaller network, or a machine with more memory"
-    if fitting:
-        accumulation = -(-_step_images(place) // (fitting * gpus))
-        advice = (
-            f"set train.gradient_accumulation to {accumulation} or more, or make train.batch_size "
-            "or transform.image_size smaller"
+    share = -(-_step_images(place) // gpus)
+    parts = config.train.gradient_accumulation or footprint.parts(model, share, room, each)
+    part = -(-share // parts)
+    if part == 1 and next(batch_statistics(model), None):
+        raise ConfigError(
+            f"train.gradient_accumulation: "
+            f"{fit.one_image(config.train.recipe, config.train.batch_size, parts)}"
         )
+    least = f"at least {_size(needs.of(part))} a step, of {_size(room)} of {where}"
+    if needs.of(part) <= room * _FULL:
+        if needs.of(part) > room * _TIGHT:
+            text = f"memory: {least}; it may be more than there is: {_smaller(share, needs, room)}"
+            progress.report("note", text=text)
+        return f"{least}{f', a batch in {parts} parts' if parts > 1 else ''}"
     raise ConfigError(
         f"train.batch_size = {config.train.batch_size}: a step of {config.train.recipe} with "
         f"{part} images of {config.transform.image_size} px takes {_size(needs.of(part))} or more, "
-        f"and {where} has {_size(room)}; {advice}"
+        f"and {where} has {_size(room)}; {_smaller(share, needs, room)}"
+    )
+
+
+def _smaller(share: int, needs: footprint.Footprint, room: float) -> str:
+    from trainer_module import footprint
+
+    fitting = needs.images(room * footprint.COMFORTABLE)
+    if not fitting:
+        return "take a smaller network, or a machine with more memory"
+    return (
+        f"set train.gradient_accumulation to {math.ceil(share / fitting)} or more, or make "
+        "train.batch_size or transform.image_size smaller"
     )
 
 
@@ -381,14 +405,10 @@ def _room() -> tuple[float, str, int]:
     """Bytes that a step can have, of what, and among how many of them the images are shared."""
     import tensorflow as tf
 
+    from trainer_module import devices
+
     if gpus := len(tf.config.list_physical_devices("GPU")):
-        query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-        try:
-            found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-            room = min(float(line) for line in found.stdout.split()) * 2**20
-        except (OSError, ValueError, subprocess.SubprocessError):
-            room = float("inf")
-        return room, "a GPU", gpus
+        return devices.memory(), "a GPU", gpus
     return doctor.memory_bytes() or float("inf"), "this machine", 1
 
 
@@ -436,6 +456,7 @@ _CHECKS: Mapping[str, Callable[[Place], str]] = {
     "data.schema_file": _schema,
     "infra_validation": _server,
     "retrain": _people,
+    "beam": _beam,
     "disk": _disk,
     "XLA": _xla,
     "Keras": _keras,

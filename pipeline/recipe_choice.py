@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import socket
+import urllib.request
 from pathlib import Path
 from typing import NamedTuple
+
+from components import environment
 
 AUTO = "auto"
 SMALL = 64  # pixels of a side: below, a pretrained network's last layers see next to nothing
 MANY = 20_000  # images: below, training from scratch falls behind
+LEAST_MEMORY = 3e9  # bytes: what mobilenet takes beside TensorFlow, at 256 px
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+# Where keras.applications fetches from, and what it calls the file of MobileNetV2.
+PUBLISHER = ("storage.googleapis.com", 443)
+WEIGHTS = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+WAIT_S = 3.0
 
 
 class Choice(NamedTuple):
@@ -18,30 +27,67 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(images: int | None, side: float | None, gpus: int) -> Choice:
-    """Choose by the number of images, their usual shorter side in pixels, and the GPUs.
+def choose(
+    images: int | None,
+    side: float | None,
+    gpus: int,
+    *,
+    weights: bool = True,
+    memory: float | None = None,
+) -> Choice:
+    """Choose by the data and the machine.
 
-    None stands for what is not known before the data is fetched. `bit` and `vit_finetune` are never
-    chosen: they are good with pretrained weights only, and those must be named.
+    `bit` and `vit_finetune` are never chosen: they are good with pretrained weights only, and those
+    must be named.
+
+    Args:
+        images: how many there are; None: nothing is known before they are fetched.
+        side: their usual shorter side in pixels; None as for `images`.
+        gpus: of this machine.
+        weights: whether those of ImageNet can be had.
+        memory: bytes of this machine, None where that cannot be told.
     """
     if side is not None and side < SMALL:
         return Choice(
             "vit",
             f"images of {side:.0f} px are too small for pretrained networks (below {SMALL} px)",
         )
+    if gpus and images is not None and images >= MANY:
+        return Choice("fixres", f"{images:,} images and a GPU are enough to train from scratch")
+    if not weights:
+        return Choice(
+            "vit",
+            f"the weights of ImageNet are neither in {environment.keras_home() / 'models'} nor to "
+            f"be had from {PUBLISHER[0]}, so a small network is trained from scratch; with a file "
+            "of weights, mobilenet is far better",
+        )
+    if memory is not None and memory < LEAST_MEMORY and not gpus:
+        return Choice("vit", f"{memory / 1e9:.1f} GB of memory are too few for mobilenet")
     if images is None:
         return Choice("mobilenet", "nothing is known of the data before it is fetched")
     if images < MANY:
         return Choice(
             "mobilenet", f"{images:,} images are too few to train from scratch (below {MANY:,})"
         )
-    if not gpus:
-        return Choice(
-            "mobilenet", f"{images:,} images, but no GPU to train a larger network from scratch"
-        )
-    return Choice("fixres", f"{images:,} images and a GPU are enough to train from scratch")
+    return Choice(
+        "mobilenet", f"{images:,} images, but no GPU to train a larger network from scratch"
+    )
 
 
 def count_gpus(listing: Path = NVIDIA_GPUS) -> int:
     """NVIDIA GPUs that the driver lists."""
     return len(list(listing.iterdir())) if listing.is_dir() else 0
+
+
+def weights_at_hand(publisher: tuple[str, int] = PUBLISHER) -> bool:
+    """Whether mobilenet's weights were fetched before, or can be now, as far as a look tells."""
+    if (environment.keras_home() / "models" / WEIGHTS).is_file():
+        return True
+    # Who has a proxy has it for this.
+    if "https" in urllib.request.getproxies():
+        return True
+    try:
+        socket.create_connection(publisher, timeout=WAIT_S).close()
+    except OSError:
+        return False
+    return True

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +29,14 @@ from components.image_example_validator.findings import Policy
 from components.redaction import ENV
 
 LOCAL_RUNNER = "FnApiRunner"
-_IMAGE = "--sdk_container_image"
+# Of Beam's runners those that can do the work of the nodes. Beam also takes the path of a class.
+RUNNERS = (
+    *(LOCAL_RUNNER, "PortableRunner", "FlinkRunner", "SparkRunner", "DataflowRunner"),
+    *("PrismRunner", "DirectRunner"),
+)
+_INSTALLED = ("EXTERNAL", "LOOPBACK", "PROCESS")  # environments whose workers have the code
+BeamNodeId = Literal["ImageExampleGen", "StatisticsGen", "Transform", "Evaluator"]
+BEAM_NODES: tuple[BeamNodeId, ...] = get_args(BeamNodeId)
 BUILT_IN_SOURCES = (source_name.DIGITS,)
 
 
@@ -87,6 +95,18 @@ def _beam_option(value: str) -> str:
     if value.partition("=")[0] == "--runner":
         raise ValueError("must not name the runner: set beam.runner")
     return value
+
+
+def _beam_runner(value: str) -> str:
+    if value in RUNNERS or re.fullmatch(r"(\w+\.)+\w+", value):
+        return value
+    near = difflib.get_close_matches(value, RUNNERS, n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    raise ValueError(f"is no runner of Beam; there are {', '.join(RUNNERS)}{meant}")
+
+
+BeamOption = Annotated[str, AfterValidator(_beam_option)]
+BeamRunner = Annotated[str, AfterValidator(_beam_runner)]
 
 
 def _pattern(value: str) -> str:
@@ -313,6 +333,11 @@ class TrainConfig(Section):
         description="A file of trainer_module/recipes, without its .py; auto, but not on "
         "Kubeflow: by data and GPUs.",
     )
+    preset: str | None = Field(
+        default=None,
+        description="All values of a published document: a file source-NAME.toml of "
+        "pipeline/presets, such as keras-bit.",
+    )
     seed: int = Field(
         default=0, ge=0, le=2**32 - 1, description="Seed of weights, shuffling and augmentation."
     )
@@ -325,10 +350,16 @@ class TrainConfig(Section):
         description="Passes over the training images; unset: what the recipe thinks right.",
     )
     batch_size: int = Field(ge=1, description="Images a training step.")
-    gradient_accumulation: int = Field(
-        default=1,
+    gradient_accumulation: int | None = Field(
+        default=None,
         ge=1,
-        description="Parts in which a batch is computed, one after the other, to save memory.",
+        description="Parts in which a batch is computed, one after the other, to save memory; "
+        "unset: as few as fit by estimate, but one for a network that trains batch normalization.",
+    )
+    keep: Literal["best", "last"] = Field(
+        default="best",
+        description="The epoch whose weights are the model's: the one that is best on the eval "
+        "split, or the last of each phase.",
     )
     balance: Literal["none", "class_weight", "sampling"] = Field(
         default="none",
@@ -520,39 +551,78 @@ class NotifyConfig(Section):
     )
 
 
+class BeamNode(Section):
+    """How Beam runs inside one node, in place of what holds for all of them."""
+
+    runner: BeamRunner | None = Field(default=None, description="Unset: beam.runner.")
+    args: Listed[BeamOption] | None = Field(
+        default=None,
+        description="Beam options; unset: beam.args, or none where the runner is another.",
+    )
+
+
 class BeamConfig(Section):
     """How Beam runs inside ImageExampleGen, StatisticsGen, Transform and Evaluator.
 
-    To run their work elsewhere, name the runner and give its options; the DAG stays as it is. Data
-    and workspace must be on storage that the workers share, and `--sdk_container_image` names an
-    image with this project installed, since a worker imports its code:
-
-    - Flink: runner FlinkRunner, args --flink_master=HOST:8081, --parallelism=N,
-      --environment_type=DOCKER, --sdk_container_image=IMAGE.
-    - Spark: runner SparkRunner, args --spark_master_url=spark://HOST:7077,
-      --environment_type=DOCKER, --sdk_container_image=IMAGE.
-    - Dataflow: runner DataflowRunner, args --project=ID, --region=NAME,
-      --temp_location=gs://BUCKET/tmp, --sdk_container_image=IMAGE.
+    To run their work elsewhere, name a job server; the DAG and the cache stay as they are. Data and
+    workspace must be on storage that the workers share, and workers must have this version of the
+    project: `perennial worker`, in its image. See the README.
     """
 
     # Named always: Beam's own choice of a runner may download a Go binary.
-    runner: str = Field(
+    runner: BeamRunner = Field(
         default=LOCAL_RUNNER,
-        min_length=1,
-        description="Beam's runner: FnApiRunner here, FlinkRunner, SparkRunner or DataflowRunner.",
+        description="Beam's runner: FnApiRunner here, PortableRunner for a job server of Flink, "
+        f"Spark or Prism, or one of {', '.join(RUNNERS[2:])}.",
     )
-    args: Listed[Annotated[str, AfterValidator(_beam_option)]] = Field(
+    args: Listed[BeamOption] = Field(
         default=(), description="Further Beam options, each as `--option=value`."
     )
+    nodes: Mapping[BeamNodeId, BeamNode] = Field(
+        default={}, description="Settings of single nodes, by their ids."
+    )
+
+    @property
+    def jobs(self) -> dict[str, BeamJob]:
+        """What each node with a Beam pipeline gives to Beam, by its id."""
+        return {node: self._job(self.nodes.get(node, BeamNode()), node) for node in BEAM_NODES}
+
+    def _job(self, own: BeamNode, node: str) -> BeamJob:
+        runner = own.runner or self.runner
+        inherited = self.args if runner == self.runner else ()
+        args = inherited if own.args is None else own.args
+        is_own = own.runner is not None or own.args is not None
+        return BeamJob(f"beam.nodes.{node}" if is_own else "beam", runner, args)
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamJob:
+    """What Beam is given. key: the table of settings that it comes from."""
+
+    key: str
+    runner: str
+    args: tuple[str, ...]
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The values of `args`, by name; "" for one without."""
+        pairs = (arg.partition("=") for arg in self.args)
+        return {name.removeprefix("--").replace("-", "_"): value for name, _, value in pairs}
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the work is done by other processes than those that Beam starts here."""
+        return self.runner not in (LOCAL_RUNNER, "DirectRunner")
 
     @property
     def pipeline_args(self) -> list[str]:
         """The command-line arguments for Beam, runner included."""
         args = [f"--runner={self.runner}", *self.args]
-        if self.runner == LOCAL_RUNNER and not any(arg.startswith(_IMAGE) for arg in args):
+        here = self.runner == LOCAL_RUNNER or self.options.get("environment_type") in _INSTALLED
+        if here and "sdk_container_image" not in self.options:
             # Nothing reads it. Without it TFX packs itself up for remote workers in every Beam
             # node, which takes seconds each time, and leaves the package in the temporary folder.
-            args.append(f"{_IMAGE}=none")
+            args.append("--sdk_container_image=none")
         return args
 
 

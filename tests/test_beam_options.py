@@ -99,5 +99,7 @@ def test_nothing_is_packed_up_for_workers_that_are_in_this_process(
     from components.image_transform.executor import Executor
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    Executor(Executor.Context(beam_pipeline_args=load().config.beam.pipeline_args))
+    Executor(
+        Executor.Context(beam_pipeline_args=load().config.beam.jobs["Transform"].pipeline_args)
+    )
     assert list(tmp_path.iterdir()) == []

@@ -52,7 +52,8 @@ class TestHyperRule:
         self, images: int, steps: tuple[int, ...], mixup: float
     ) -> None:
         rule = hyper_rule(Config(), images, 512)
-        assert rule == bit.Rule(learning_rate=0.003, steps=steps, mixup=mixup)
+        patience = steps[-1] // 5
+        assert rule == bit.Rule(learning_rate=0.003, steps=steps, mixup=mixup, patience=patience)
 
     def test_another_batch_scales_the_rate_and_every_step(self) -> None:
         rule = hyper_rule(Config(), 19_999, 64)
@@ -61,13 +62,16 @@ class TestHyperRule:
         assert hyper_rule(Config(), 20_000, 1024).steps == (250, 1500, 3000, 4500, 5000)
 
     def test_every_value_can_be_overridden(self) -> None:
-        config = Config(learning_rate=0.1, schedule=(10, 20), mixup=0.0)
+        config = Config(learning_rate=0.1, schedule=(10, 20), mixup=0.0, patience=7)
         rule = hyper_rule(config, 600_000, 256)
-        assert rule == bit.Rule(learning_rate=0.05, steps=(20, 40), mixup=0.0)
+        assert rule == bit.Rule(learning_rate=0.05, steps=(20, 40), mixup=0.0, patience=14)
+        assert hyper_rule(Config(patience=0), 10, 512).patience == 0
         assert hyper_rule(Config(mixup=0.2), 10, 512).mixup == 0.2
 
     def test_a_given_length_stretches_the_whole_schedule(self) -> None:
-        assert hyper_rule(Config(), 100, 64, total_steps=50).steps == (10, 20, 30, 40, 50)
+        rule = hyper_rule(Config(), 100, 64, total_steps=50)
+        assert rule.steps == (10, 20, 30, 40, 50)
+        assert rule.patience == 10
 
     @pytest.mark.parametrize(
         ("height", "width", "resolution", "sizes"),
@@ -210,26 +214,88 @@ class TestPhases:
         for whole, parts in zip(trained(1), trained(4), strict=True):
             np.testing.assert_allclose(whole, parts, rtol=1e-3, atol=1e-4)
 
-    def test_training_stops_when_epochs_get_no_better(self) -> None:
+    @pytest.mark.parametrize(
+        ("patience", "warmup", "epochs"),
+        [(6, 0, 4), (5, 0, 4), (1, 0, 2), (6, 8, 7), (1, 8, 5), (6, 39, 20), (0, 0, 20)],
+    )
+    def test_training_stops_after_steps_without_a_better_epoch_but_not_in_the_warm_up(
+        self, patience: int, warmup: int, epochs: int
+    ) -> None:
         trained = fit.fit(
-            Hopeless(),
+            Hopeless(patience, warmup),
             Config(),
             train=coloured(8, 4),
             evaluation=coloured(8, 4),
             image_size=4,
             num_classes=2,
-            batch_size=8,
+            batch_size=4,  # 2 steps an epoch
             epochs=20,
             seed=0,
         )
-        assert [row["epoch"] for row in trained.epochs] == [1, 2, 3, 4]
+        assert [row["epoch"] for row in trained.epochs] == list(range(1, epochs + 1))
         assert trained.best["epoch"] == 1
+
+    def test_a_head_of_zeros_lives_through_its_warm_up(self) -> None:
+        """Of 500 images the rule's warm-up is a hundred epochs, in which little is learned."""
+        phase = only_phase(Config(variant="tiny"), size=500, batch_size=64)
+        assert (phase.warmup, phase.patience) == (800, 800)
+        assert phase.optimizer._learning_rate.steps[0] == phase.warmup
+
+
+class Worsening:
+    """A recipe of two phases that unlearns what its first epoch knows."""
+
+    Config: type[BaseModel] = Config
+
+    def check(self, config: Any, image_size: int, train_size: int) -> None:
+        pass
+
+    def build_model(self, config: Any, image_size: int, num_classes: int) -> keras.Model:
+        images = keras.Input((image_size, image_size, 3), dtype="uint8")
+        x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(images))
+        return keras.Model(images, keras.layers.Dense(num_classes)(x))
+
+    def phases(
+        self, config: Any, model: keras.Model, data: TrainingData
+    ) -> Generator[Phase, Row, None]:
+        for _ in range(2):
+            # Uphill.
+            yield Phase(
+                2, keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(-9, 99)), None
+            )
+
+
+@pytest.mark.parametrize(("keep", "epoch"), [("best", 1), ("last", 4)])
+def test_the_result_is_the_best_epoch_or_the_last(keep: str, epoch: int) -> None:
+    keras.utils.set_random_seed(0)
+    evaluation = coloured(8, 4, seed=1)
+    trained = fit.fit(
+        Worsening(),
+        Config(),
+        train=coloured(8, 4),
+        evaluation=evaluation,
+        image_size=4,
+        num_classes=2,
+        batch_size=4,
+        epochs=4,
+        seed=0,
+        how=fit.How(keep=keep),
+    )
+    losses = [row["val_loss"] for row in trained.epochs]
+    assert losses[0] < losses[-1]
+    assert trained.best["epoch"] == epoch
+    logits = trained.model.predict(evaluation.images.batch(8), verbose=0)
+    loss = keras.losses.SparseCategoricalCrossentropy(True)(evaluation.labels, logits)
+    assert float(loss) == pytest.approx(losses[epoch - 1], rel=1e-4)
 
 
 class Hopeless:
     """A recipe that learns nothing."""
 
     Config: type[BaseModel] = Config
+
+    def __init__(self, patience: int, warmup: int) -> None:
+        self.patience, self.warmup = patience, warmup
 
     def check(self, config: Any, image_size: int, train_size: int) -> None:
         pass
@@ -243,7 +309,8 @@ class Hopeless:
         self, config: Any, model: keras.Model, data: TrainingData
     ) -> Generator[Phase, Row, None]:
         assert data.epochs
-        yield Phase(data.epochs, keras.optimizers.SGD(0.0), None, patience=3)
+        sgd = keras.optimizers.SGD(0.0)
+        yield Phase(data.epochs, sgd, None, patience=self.patience, warmup=self.warmup)
 
 
 def test_the_rules_own_sizes_pass() -> None:
@@ -270,7 +337,7 @@ class TestAugmentation:
         def widths(seed: int, min_area: float) -> np.ndarray:
             pixels = (
                 augmentation.random_resized_crop(
-                    ramp, tf.constant([0, seed], tf.int64), 50, min_area=min_area
+                    ramp, tf.constant([0, seed], tf.int64), 50, min_area=min_area, antialias=True
                 )
                 .numpy()[:, 25, :, 0]
                 .astype(int)
@@ -282,6 +349,29 @@ class TestAugmentation:
         assert len(np.unique(widths(0, 0.05))) > 10
         np.testing.assert_array_equal(widths(1, 0.05), widths(1, 0.05))
         assert (widths(1, 0.05) != widths(2, 0.05)).any()
+
+    def test_resized_crops_of_a_squeezed_photo_have_the_proportions_of_the_original(self) -> None:
+        """Columns and rows number the places in a photo of 4 to 3."""
+        height, width, size = 300, 400, 120
+        rows, columns = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
+        square = np.stack([rows, columns, columns], -1)[None].repeat(200, 0).astype(np.uint8)
+        frame = np.array([[height, width]] * 200)
+
+        def proportions(images: Any) -> np.ndarray:
+            crops = (
+                augmentation.random_resized_crop(images, SEED, 60, min_area=0.2, antialias=False)
+                .numpy()
+                .astype(float)
+            )
+            tall = (crops[:, -1, 0, 0] - crops[:, 0, 0, 0]) * height / size
+            wide = (crops[:, 0, -1, 1] - crops[:, 0, 0, 1]) * width / size
+            return wide / tall
+
+        framed = proportions(input_pipeline.Framed(tf.constant(square), tf.constant(frame)))
+        assert framed.min() == pytest.approx(0.75, abs=0.07)
+        assert framed.max() == pytest.approx(1.33, abs=0.12)
+        squeezed = proportions(tf.constant(square))
+        assert squeezed.max() > 1.6
 
     def test_mixup_blends_with_the_reversed_batch_by_one_share(self) -> None:
         labels = tf.constant([0, 1, 2, 0, 1, 2, 0, 1], tf.int64)

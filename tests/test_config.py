@@ -381,7 +381,9 @@ class TestValues:
             ({"beam.args": "--x"}, "beam.args = '--x': must be a list, in square brackets"),
             ({"beam.args": ["x=1"]}, "beam.args.0 = 'x=1': must start with --"),
             ({"beam.args": ["--a", "--runner=B"]}, "beam.args.1 = '--runner=B': must not name the"),
-            ({"beam.runner": ""}, "beam.runner = '': must have at least 1 character"),
+            ({"beam.runner": ""}, "beam.runner = '': is no runner of Beam; there are FnApiRunner"),
+            ({"beam.runner": "FlinkRuner"}, "did you mean FlinkRunner?"),
+            ({"beam.nodes.Trainer.runner": "FlinkRunner"}, "beam.nodes.Trainer"),
             ({"train.hyperparameters.dim": 0}, "train.hyperparameters.dim = 0: must be greater"),
         ],
     )
@@ -430,7 +432,11 @@ class TestValues:
         assert load(None, {"data.test": 5}).config.data.splits["test"] == 5
 
     def test_beam_is_always_given_its_runner_by_name(self) -> None:
-        args = load(None, {"beam.args": ["--direct_num_workers=2"]}).config.beam.pipeline_args
+        args = (
+            load(None, {"beam.args": ["--direct_num_workers=2"]})
+            .config.beam.jobs["Transform"]
+            .pipeline_args
+        )
         assert args[:2] == ["--runner=FnApiRunner", "--direct_num_workers=2"]
 
 

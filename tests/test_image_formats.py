@@ -7,14 +7,15 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from components import decoding
-from components.image_example_gen import formats
+from components.image_example_gen import formats, tiff
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.images import read_image
 from tests import REPO
@@ -108,6 +109,32 @@ def test_headers_are_read_as_the_decoder_reads_them() -> None:
         assert sorted(decoded) == sorted((header.height, header.width))
         agreed += 1
     assert agreed > 300
+
+
+class _Hiding:
+    """A library that is there and hides its functions, as static builds do."""
+
+    def __getattr__(self, name: str) -> None:
+        raise AttributeError(name)
+
+
+def _missing(_name: str) -> None:
+    raise OSError("cannot open shared object file")
+
+
+@pytest.mark.parametrize("library", [_missing, lambda _name: _Hiding()])
+def test_a_pillow_whose_libtiff_cannot_be_called_refuses_what_it_cannot_check(
+    library: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A good file must not be told damaged; one that needs no libtiff is read all the same."""
+    monkeypatch.setattr(tiff, "_libtiff", tiff._libtiff.__wrapped__)
+    monkeypatch.setattr("ctypes.CDLL", library)
+    for compression in ("tiff_lzw", "group4", "jpeg", "tiff_adobe_deflate"):
+        mode = "1" if compression == "group4" else "RGB"
+        with pytest.raises(Unusable, match="convert it to PNG") as caught:
+            read_image(corpus.make("TIFF", 1, mode, compression=compression), MAX_PIXELS)
+        assert caught.value.kind == "unsupported"
+    assert read_image(corpus.make("TIFF", 1), MAX_PIXELS).normalized == "tiff"
 
 
 def run(module: str, **environment: str) -> str:

@@ -487,8 +487,14 @@ class TestChecks:
         with pytest.raises(BadDataError, match="no images found; expected <class name>/<image>"):
             check(tmp_path)
         (tmp_path / "notes.txt").touch()
-        with pytest.raises(BadDataError, match="no images found among 1 other file; expected"):
+        with pytest.raises(BadDataError, match=r"among 1 other file: 1 .*\.txt.*; expected"):
             check(tmp_path)
+        (tmp_path / "cat").mkdir()
+        for name in ("a.mp4", "b.mp4", ".hidden.png"):
+            (tmp_path / "cat" / name).touch()
+        with pytest.raises(BadDataError, match=r"among 4 other files: 2 .*\.mp4") as caught:
+            check(tmp_path)
+        assert "1 hidden" in str(caught.value)
 
     def test_nothing_but_bad_files(self, tmp_path: Path) -> None:
         (tmp_path / "cat").mkdir()
@@ -674,15 +680,18 @@ def hash_of(*parts: object) -> int:
     return sum(map(ord, repr(parts))) * 1000 + len(repr(parts)) + int(str(parts[-1]))
 
 
+SHARD = "Split-train/data_tfrecord-00000-of-00001"
+
+
 def test_moving_examples_keeps_the_others_in_place(tmp_path: Path) -> None:
     for split in ("train", "eval"):
         (tmp_path / f"Split-{split}").mkdir()
-    with tf.io.TFRecordWriter(f"{tmp_path}/Split-train/data_tfrecord-00000-of-00001") as writer:
+    with tf.io.TFRecordWriter(f"{tmp_path}/{SHARD}") as writer:
         for name in "abc":
             feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[name.encode()]))
             features_ = tf.train.Features(feature={features.SHA256: feature})
             writer.write(tf.train.Example(features=features_).SerializeToString())
-    writing.move(str(tmp_path), {"b": ("train", "eval")})
+    writing.move(str(tmp_path), [SHARD], {"b": ("train", "eval")})
     examples = standard_artifacts.Examples()
     examples.uri = str(tmp_path)
     assert [value(e, features.SHA256) for e in records(examples, "train")] == ["a", "c"]
@@ -691,12 +700,12 @@ def test_moving_examples_keeps_the_others_in_place(tmp_path: Path) -> None:
 
 def test_examples_that_are_in_no_split_are_dropped(tmp_path: Path) -> None:
     (tmp_path / "Split-train").mkdir()
-    with tf.io.TFRecordWriter(f"{tmp_path}/Split-train/data_tfrecord-00000-of-00001") as writer:
+    with tf.io.TFRecordWriter(f"{tmp_path}/{SHARD}") as writer:
         for name in "ab":
             feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[name.encode()]))
             features_ = tf.train.Features(feature={features.SHA256: feature})
             writer.write(tf.train.Example(features=features_).SerializeToString())
-    changed = writing.move(str(tmp_path), {"b": ("train", "")})
+    changed = writing.move(str(tmp_path), [SHARD], {"b": ("train", "")})
     assert sorted(changed.values(), key=str) == [1, None]
     examples = standard_artifacts.Examples()
     examples.uri = str(tmp_path)

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -29,8 +28,7 @@ from pipeline.retraining.inventory import Entry, Inventory
 from pipeline.retraining.judged import History, Trained
 from pipeline.retraining.losses import Losses
 from pipeline.workspace import Workspace
-from tests import REPO
-from tests.cli import command
+from tests.cli import perennial, process
 
 NOW = datetime.datetime(2026, 5, 1, 3, tzinfo=datetime.UTC)
 
@@ -386,14 +384,66 @@ class TestWhateverEndsOneIsTold:
         assert journal.unfinished(entries(night))
 
     def test_a_configuration_that_cannot_be_read(self, told: list[str], tmp_path: Path) -> None:
+        """Nor is there a journal then, as it is not known where; that is told too."""
         bad = tmp_path / "bad.toml"
         bad.write_text("[train\n")
-        done = subprocess.run(
-            command("retrain", "--config", bad), cwd=REPO, capture_output=True, text=True
-        )
+        done = process("retrain", "--config", bad, "--log-format", "json")
         assert done.returncode == 2
         assert len(told) == 1
         assert str(bad) in told[0]
+        note, error = map(json.loads, done.stdout.splitlines())
+        assert (note["event"], error["exit_code"]) == ("note", 2)
+        assert "--workspace" in note["text"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "content"),
+        [
+            pytest.param(["--workspace", "{workspace}"], "[train\n", id="no TOML"),
+            pytest.param([], "workspace = 'work'\n[train]\nepochs = 'x'\n", id="a value"),
+            pytest.param(["--set", "epochs"], "workspace = 'work'\n", id="an option"),
+            pytest.param(["--recipe", "nix"], "workspace = 'work'\n", id="a recipe"),
+            pytest.param(
+                ["--set", "workspace={workspace}", "--set", "no.such=1"],
+                "workspace = 3\nname = 4\nnotify.on = 5\n",
+                id="several",
+            ),
+        ],
+    )
+    def test_settings_that_do_not_load_are_in_the_journal(
+        self, told: list[str], tmp_path: Path, arguments: list[str], content: str
+    ) -> None:
+        file, workspace = tmp_path / "settings.toml", tmp_path / "work"
+        file.write_text(content)
+        given = [part.format(workspace=workspace) for part in arguments]
+        refused = perennial("retrain", "--config", file, *given)
+        assert refused.exit_code == 2
+        assert f"there is no workspace {workspace} yet" in refused.stdout
+        assert not workspace.exists()
+        workspace.mkdir()
+        again = perennial("retrain", "--config", file, *given)
+        assert again.exit_code == 2
+        assert "journal" not in again.stdout
+        [entry] = journal.read(str(workspace / journal.FILE))
+        assert (entry["event"], entry["result"], entry["exit_code"]) == ("stopped", "failed", 2)
+        assert entry["detail"] in again.stderr
+        assert len(told) == 2
+        assert entry["detail"] in told[1]
+        assert perennial("retrain", "--dry-run", "--config", file, *given).exit_code == 2
+        assert len(told) == 2
+
+    def test_the_webhook_is_the_one_that_the_settings_name(
+        self, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OTHER_HOOK", os.environ["PERENNIAL_WEBHOOK"])
+        monkeypatch.delenv("PERENNIAL_WEBHOOK")
+        file = tmp_path / "settings.toml"
+        file.write_text("name = 'birds'\nnotify.webhook_env = 'OTHER_HOOK'\nepochs = 1\n")
+        assert perennial("retrain", "--config", file).exit_code == 2
+        [text] = told
+        assert text.startswith("perennial: birds: failed: ")
+        file.write_text("notify.webhook_env = 'OTHER_HOOK'\nnotify.on = []\nepochs = 1\n")
+        assert perennial("retrain", "--config", file).exit_code == 2
+        assert len(told) == 1
 
 
 def test_too_few_eval_images_to_tell_anything_stop_a_run(data: Path) -> None:

@@ -12,9 +12,11 @@ import tensorflow as tf
 
 from trainer_module import fit, frozen_features, recipes
 from trainer_module.input_pipeline import Split
-from trainer_module.recipes import mobilenet
-from trainer_module.recipes.base import TrainingData
-from trainer_module.recipes.mobilenet import BASE, Config
+from trainer_module.models import backbones
+from trainer_module.recipes import mobilenet, transfer
+from trainer_module.recipes.base import Phase, TrainingData
+from trainer_module.recipes.mobilenet import Config
+from trainer_module.recipes.transfer import BASE
 from trainer_module.weights import WeightsError
 
 SIZE = 32
@@ -38,7 +40,8 @@ def awaken(model: keras.Model) -> None:
     for norm in norms:
         norm.momentum, norm.trainable = 0.0, True
     images = next(iter(split(16, 3).images.batch(16)))[0]
-    base(tf.cast(images, tf.float32) / 127.5 - 1, training=True)
+    # Not `base(..., training=True)`, which keeps the statistics.
+    keras.Model(base.inputs, base.outputs)(tf.cast(images, tf.float32) / 127.5 - 1, training=True)
     for norm, settings in zip(norms, before, strict=True):
         norm.momentum, norm.trainable = settings
 
@@ -105,14 +108,25 @@ def test_phase_one_changes_the_head_and_nothing_else(
     assert changed(trained["built"], trained["head"]) == {"logits"}
 
 
-def test_phase_two_changes_upper_layers_but_no_batch_normalization(
+def test_phase_two_changes_upper_layers_but_no_statistics(
     trained: dict[str, dict[str, list[np.ndarray]]],
 ) -> None:
     base = mobilenet.build_model(Config(**RANDOM), SIZE, 2).get_layer(BASE)
     norms = {x.name for x in base.layers if isinstance(x, keras.layers.BatchNormalization)}
     assert len(norms) == 52
     upper = {layer.name for layer in base.layers[100:] if layer.weights}
-    assert changed(trained["built"], trained["all"]) == upper - norms | {"logits"}
+    assert changed(trained["built"], trained["all"]) == upper | {"logits"}
+    for name in upper & norms:
+        before, after = trained["built"][name], trained["all"][name]
+        same = [bool((old == new).all()) for old, new in zip(before, after, strict=True)]
+        assert same == [False, False, True, True], name  # gamma, beta, mean, variance
+
+
+def test_phase_two_trains_the_tutorial_s_56_variables() -> None:
+    model = mobilenet.build_model(Config(weights="none"), SIZE, 2)
+    transfer.most_trained(Config(weights="none"), model)
+    assert len(model.get_layer(BASE).layers) == 154
+    assert len(model.trainable_variables) == 56
 
 
 def test_features_and_head_together_are_the_model() -> None:
@@ -188,3 +202,99 @@ class TestWeights:
     def test_a_missing_file_is_refused(self) -> None:
         with pytest.raises(WeightsError, match=r"none\.h5 cannot be loaded"):
             mobilenet.build_model(Config(alpha=0.35, weights="/none.h5"), SIZE, 2)
+
+
+class TestTransfer:
+    """Any classifier of keras.applications."""
+
+    def test_the_list_of_backbones_is_that_of_keras(self) -> None:
+        names = {name for name in dir(keras.applications) if name[0].isupper()}
+        assert set(transfer.BACKBONES) == names
+
+    @pytest.mark.parametrize("name", sorted(transfer.BACKBONES))
+    def test_preprocessing_is_the_network_s_own(self, name: str) -> None:
+        module = getattr(keras.applications, name).__module__.rpartition(".")[2]
+        prepare = getattr(keras.applications, module).preprocess_input
+        images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
+        expected = prepare(images.astype(np.float32))
+        np.testing.assert_allclose(backbones.preprocessing(name)(images), expected, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("name", "variables"),
+        [("EfficientNetV2B0", None), ("MobileNetV3Small", None), ("ResNet50", 106)],
+    )
+    def test_upper_layers_are_trained_and_statistics_kept(
+        self, name: str, variables: int | None
+    ) -> None:
+        settings = transfer.Config(backbone=name, weights="none", head_epochs=0)
+        model = transfer.build_model(settings, 64, 3)
+        images = split(2, 0).images.map(lambda image, _: image)
+        (phase,) = transfer.phases(settings, model, TrainingData(images, 2, 2, 1))
+        assert isinstance(phase.optimizer, keras.optimizers.RMSprop)
+        base = model.get_layer(BASE)
+        trained = [layer.trainable for layer in base.layers]
+        assert trained == sorted(trained)
+        assert trained.count(False) == len(trained) * 100 // 154
+        before = [each.numpy() for each in base.non_trainable_variables]
+        pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+        assert model(pixels, training=True).shape == (2, 3)
+        for old, new in zip(before, base.non_trainable_variables, strict=True):
+            np.testing.assert_array_equal(old, new)
+
+    @pytest.mark.parametrize(
+        ("name", "size"),
+        [("EfficientNetV2B0", 224), ("EfficientNetB1", 240), ("Xception", 299), ("VGG16", 224)],
+    )
+    def test_the_size_is_that_of_the_published_classifier(self, name: str, size: int) -> None:
+        assert transfer.image_sizes(transfer.Config(backbone=name), 500, 400) == {
+            "image_size": size
+        }
+        with keras.StatelessScope(initialize_variables=False):
+            published = getattr(keras.applications, name)(weights=None)
+        assert published.input_shape[1] == size
+
+    def test_images_are_augmented_anew_where_features_are_not_kept(self) -> None:
+        settings = transfer.Config(backbone="MobileNetV2", weights="none", cache=False)
+        model = transfer.build_model(settings, SIZE, 2)
+        images = split(4, 0).images.map(lambda image, _: image)
+        (phase,) = transfer.phases(settings, model, TrainingData(images, 4, 4, 2))
+        assert phase.frozen is None
+        assert phase.augment is not None
+        assert [each.path for each in model.trainable_variables] == ["logits/kernel", "logits/bias"]
+
+
+@pytest.mark.parametrize(("batch", "parts", "refused"), [(4, 4, True), (1, 1, True), (4, 2, False)])
+def test_batch_normalization_is_not_trained_on_one_image(
+    batch: int, parts: int, refused: bool
+) -> None:
+    class WithNorm:
+        Config = Config
+
+        def build_model(self, config: Any, image_size: int, num_classes: int) -> keras.Model:
+            images = keras.Input((image_size, image_size, 3), dtype="uint8")
+            x = keras.layers.BatchNormalization()(keras.layers.Rescaling(1 / 255)(images))
+            head = keras.layers.Dense(num_classes)(keras.layers.Flatten()(x))
+            return keras.Model(images, head, name="with_norm")
+
+        def phases(self, config: Any, model: keras.Model, data: TrainingData) -> Any:
+            yield Phase(1, keras.optimizers.SGD(0.1), None)
+
+    def train() -> None:
+        fit.fit(
+            WithNorm(),  # type: ignore[arg-type]
+            Config(),
+            train=split(8, 0),
+            evaluation=split(4, 1),
+            image_size=SIZE,
+            num_classes=2,
+            batch_size=batch,
+            epochs=1,
+            seed=0,
+            how=fit.How(gradient_accumulation=parts),
+        )
+
+    if refused:
+        with pytest.raises(fit.BatchNormError, match=rf"gradient_accumulation \(now {parts}\)"):
+            train()
+    else:
+        train()

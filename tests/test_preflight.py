@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.test_weights import official_arrays, save, saved_model
 from trainer_module import footprint, recipes, warm_start
 
 HYPER = "train.hyperparameters."
+PARTS = "train.gradient_accumulation"
 TINY_BIT = {
     "train.recipe": "bit",
     f"{HYPER}variant": "tiny",
@@ -185,12 +187,62 @@ class TestMemory:
         self, place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, room: float
     ) -> None:
         sizes = {"transform.image_size": 480, "transform.train_size": 512}
-        settings = {**TINY_BIT, **sizes, "train.batch_size": 80}
+        settings = {**TINY_BIT, **sizes, "train.batch_size": 80, PARTS: 1}
         monkeypatch.setattr(doctor, "memory_bytes", lambda: room)
         with pytest.raises(ConfigError, match=r"gradient_accumulation to (\d+)") as refused:
             preflight._memory(place(settings))
         number = int(str(refused.value).partition("gradient_accumulation to ")[2].split()[0])
-        assert preflight._memory(place({**settings, "train.gradient_accumulation": number}))
+        assert preflight._memory(place({**settings, PARTS: number}))
+        settings.pop(PARTS)
+        assert f"a batch in {number} parts" in preflight._memory(place(settings))
+        monkeypatch.setattr(doctor, "memory_bytes", lambda: 3e7)
+        with pytest.raises(ConfigError, match="with 1 images of 480 px"):
+            preflight._memory(place(settings))
+
+    def test_a_step_that_may_not_fit_is_told(
+        self,
+        place: Callable[..., Place],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        settings = {**TINY_BIT, "train.batch_size": 80, PARTS: 1}
+        model = place(settings).model
+        assert model
+        least = footprint.measure(model).of(80)
+        for room, told in ((3 * least, 0), (1.5 * least, 1)):
+            monkeypatch.setattr(doctor, "memory_bytes", lambda room=room: room)
+            caplog.clear()
+            with caplog.at_level(logging.INFO, "perennial.progress"):
+                assert preflight._memory(place(settings))
+            assert len([each for each in caplog.records if each.msg == "note"]) == told
+
+    def test_batch_normalization_in_parts_of_one_image_is_refused(
+        self, place: Callable[..., Place]
+    ) -> None:
+        settings = {
+            "train.recipe": "fixres",
+            f"{HYPER}low": 32,
+            f"{HYPER}high": 40,
+            "transform.image_size": 50,
+            "train.batch_size": 8,
+        }
+        with pytest.raises(ConfigError, match=r"^train\.gradient_accumulation: .*now 8"):
+            preflight._memory(place({**settings, PARTS: 8}))
+        assert preflight._memory(place({**settings, PARTS: 4}))
+        # Parts are another training, so that they are not chosen.
+        model = place(settings).model
+        assert model
+        assert footprint.parts(model, 8, 1e6) == 1
+
+    def test_parts_are_as_few_as_fit(self) -> None:
+        settings = recipes.get("mobilenet").Config(weights="none")
+        with keras.StatelessScope(initialize_variables=False):
+            model = recipes.get("mobilenet").build_model(settings, 96, 2)
+        needs = footprint.measure(model)
+        for fitting, parts in ((64, 1), (32, 2), (31, 3), (1, 64), (0, 64)):
+            room = (needs.of(fitting) + 1) / footprint.COMFORTABLE
+            assert footprint.parts(model, 64, room) == parts
+        assert footprint.parts(model, 64, float("inf")) == 1
 
     def test_no_more_images_count_than_there_are(self, place: Callable[..., Place]) -> None:
         assert preflight._step_images(place({"train.batch_size": 100_000})) == 80

@@ -30,7 +30,8 @@ TINY: dict[str, dict[str, Any]] = {
         "low": 7,
         "high": 8,
     },
-    "mobilenet": {"alpha": 0.35, "weights": "none"},
+    "mobilenet": {"alpha": 0.35, "weights": "none", "head_epochs": 3},
+    "transfer": {"backbone": "MobileNetV3Small", "weights": "none", "head_epochs": 3},
     "vit_finetune": {"variant": "tiny/4", "learning_rate": 0.1},
     "vit": {
         "patch_size": 4,
@@ -48,7 +49,7 @@ STEPS = 4
 
 
 def size_of(recipe: str) -> int:
-    return 32 if recipe == "mobilenet" else SIZE  # it takes no smaller ones
+    return 32 if recipe in ("mobilenet", "transfer") else SIZE  # these take no smaller ones
 
 
 def pictures(size: int) -> np.ndarray:
@@ -184,7 +185,7 @@ class TestEveryRecipe:
         model.compile(
             phases[0].optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         )
-        if name == "mobilenet":
+        if name in ("mobilenet", "transfer"):
             awaken(model)
         before = [weight.numpy() for weight in model.trainable_weights]
         for _ in range(STEPS):  # some begin with a rate or a head of zero
@@ -202,6 +203,13 @@ class TestEveryRecipe:
         ("mobilenet", {}, (31, 31), "image_size 31 is too small"),
         ("mobilenet", {}, (160, 200), "train_size 200 must be image_size 160"),
         ("mobilenet", {"alpha": 0.4}, (160, 160), "alpha 0.4 has no imagenet weights"),
+        ("transfer", {"backbone": "ResNet50v2"}, (224, 224), "did you mean ResNet50V2"),
+        ("transfer", {"backbone": "Xception"}, (70, 70), "70 is too small for Xception; set 71"),
+        ("transfer", {"alpha": 0.5}, (224, 224), "alpha 0.5 is for MobileNet, MobileNetV2"),
+        ("bit", {"crop_size": 384}, (384, 384), "leaves nothing to crop to crop_size 384"),
+        ("bit", {"crop_size": 224, "crop": False}, (384, 384), "crop_size 224 without a crop"),
+        ("vit", {"resize": 70}, (32, 32), "resize 70 is not a multiple of patch_size 6"),
+        ("vit_finetune", {"crop": False}, (384, 512), "needs a crop to image_size 384"),
         ("vit", {}, (70, 70), "image_size 70 is not a multiple of patch_size 6"),
         ("vit", {}, (72, 80), "train_size 80 must be image_size 72"),
         ("vit_finetune", {}, (100, 100), "image_size 100 is not a multiple of the patches' 16"),

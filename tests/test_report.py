@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
@@ -337,6 +338,41 @@ class TestPage:
             changed = plot.name in ("accuracy", "loss", "learning_rate", "throughput")
             assert ("fine-tuning" in drawn[plot.name]) is changed
             assert "fine-tuning" not in plot.svg
+
+    def test_ticks_of_an_axis_are_told_apart(self) -> None:
+        training = report_kit.facts().training
+        assert training
+        fine = [
+            {**row, "accuracy": 0.99, "val_accuracy": 0.99 + 0.0005 * (place % 20)}
+            for place, row in enumerate(training.epochs)
+        ]
+        with mpl.rc_context(plots._STYLE):
+            _, _, figure = plots._accuracy(training.model_copy(update={"epochs": fine}))
+            figure.canvas.draw()
+        (axes,) = figure.axes
+        low, high = axes.get_ylim()
+        ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+        texts = [axes.yaxis.get_major_formatter()(tick) for tick in ticks]
+        assert len(set(texts)) == len(texts) > 2
+        for tick, text in zip(ticks, texts, strict=True):
+            assert float(text.rstrip("%")) / 100 == pytest.approx(tick, abs=1e-6)
+
+    def test_frozen_features_do_not_flatten_the_throughput(self) -> None:
+        training = report_kit.facts().training
+        assert training
+        speeds = [90_000.0, 80_000.0, *(40.0 + place for place in range(len(training.epochs) - 2))]
+
+        def scale_of(values: list[float]) -> str:
+            figure = plots._one_curve(training, values)
+            figure.canvas.draw()
+            (axes,) = figure.axes
+            low, high = axes.get_ylim()
+            assert low < min(values) <= max(values) < high
+            return str(axes.get_yscale())
+
+        assert scale_of(speeds) == "log"
+        assert scale_of(speeds[2:]) == "linear"
+        assert scale_of([0.0, *speeds[1:]]) == "linear"
 
     def test_only_of_a_recipe_that_augments_is_it_said_that_it_does(self) -> None:
         facts = report_kit.facts()

@@ -92,8 +92,12 @@ class TestMaterialised:
     def test_labels_are_positions_in_the_given_list(self, rows: list[dict[str, Any]]) -> None:
         assert [row[transform.LABEL_KEY] for row in rows[:5]] == [1, 1, 0, -1, 2]
 
-    def test_holds_nothing_but_pixels_label_and_hash(self, rows: list[dict[str, Any]]) -> None:
-        assert set(rows[0]) == {transform.IMAGE_KEY, transform.LABEL_KEY, features.SHA256}
+    def test_holds_nothing_but_pixels_their_frame_label_and_hash(
+        self, rows: list[dict[str, Any]]
+    ) -> None:
+        sides = {transform.HEIGHT_KEY: 23, transform.WIDTH_KEY: 31}
+        assert set(rows[0]) == {transform.IMAGE_KEY, transform.LABEL_KEY, features.SHA256, *sides}
+        assert {side: rows[0][side] for side in sides} == sides
 
     def test_one_undecodable_image_fails_the_batch(
         self, transformed: Transformed, encoded: list[bytes]
@@ -192,3 +196,21 @@ class TestResize:
         )
         assert 16 < smooth[4, 4, 0] < 64
         assert rough[4, 4, 0] in (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("aspect", "crop_fraction", "expected"),
+    [
+        ("squeeze", 1.0, [30, 40]),
+        ("crop", 1.0, [30, 30]),
+        ("pad", 1.0, [40, 40]),
+        ("squeeze", 0.5, [15, 20]),
+        ("crop", 0.5, [15, 15]),
+    ],
+)
+def test_the_frame_is_what_of_an_image_becomes_a_square(
+    aspect: str, crop_fraction: float, expected: list[int]
+) -> None:
+    found = transform.shown(tf.zeros([30, 40, 3], tf.uint8), aspect, crop_fraction)
+    assert found.dtype == tf.int64
+    assert found.numpy().tolist() == expected

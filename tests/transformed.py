@@ -56,6 +56,7 @@ class Transformed:
                 "hyperparameters": {},
                 "batch_size": 16,
                 "epochs": 1,
+                "keep": "best",
                 "balance": "none",
                 "recent_weight": 1,
                 "recent_spans": 1,

@@ -7,6 +7,7 @@ import math
 import tensorflow as tf
 
 from trainer_module import input_pipeline
+from trainer_module.input_pipeline import Framed
 
 
 def flip_turn_scale(
@@ -22,6 +23,18 @@ def flip_turn_scale(
     else:
         return None
     return lambda images, labels, seed: (change(images, seed), labels)
+
+
+def resized(augment: input_pipeline.Augment, size: int) -> input_pipeline.Augment:
+    """The same of images that are brought to `size` before, bilinearly."""
+
+    def change(
+        images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        larger = tf.cast(tf.round(tf.image.resize(images, [size, size])), tf.uint8)
+        return augment(larger, labels, seed)
+
+    return change
 
 
 def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -127,38 +140,51 @@ def random_crop(images: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def random_resized_crop(
-    images: tf.Tensor, seed: tf.Tensor, size: int, *, min_area: float
+    images: tf.Tensor | Framed, seed: tf.Tensor, size: int, *, min_area: float, antialias: bool
 ) -> tf.Tensor:
     """Cut a rectangle of random place, area and proportions out of each image and resize it.
 
+    Of framed images the proportions are those before they were squeezed.
+
     Args:
-        images: uint8 [B, H, W, 3].
+        images: uint8 [B, H, W, 3], or framed.
         seed: int64 [2].
         size: pixels of a side of the result.
         min_area: smallest share of the image, 0 to 1; the largest is all of it. Sides are as 3 to 4
             up to 4 to 3.
+        antialias: smooth before shrinking.
 
     Returns:
         uint8 [B, size, size, 3].
     """
-    seeds = tf.random.experimental.stateless_split(seed, tf.shape(images)[0])
+    pixels = input_pipeline.pixels_of(images)
+    count, height, width, _ = tf.unstack(tf.shape(pixels))
+    sides = tf.stack([height, width])
+    frames = images.frame if isinstance(images, Framed) else tf.tile(sides[None], [count, 1])
+    seeds = tf.random.experimental.stateless_split(seed, count)
 
-    def crop(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def crop(image: tf.Tensor, frame: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
-            tf.shape(image),
+            tf.concat([frame, [3]], 0),
             tf.zeros([0, 0, 4]),
             seed,
             min_object_covered=0,
-            aspect_ratio_range=(3 / 4, 4 / 3),
+            aspect_ratio_range=(0.75, 1.33),
             area_range=(min_area, 1.0),
             use_image_if_no_bounding_boxes=True,
         )
-        resized = tf.image.resize(tf.slice(image, begin, extent), [size, size], antialias=True)
+        # The rectangle's borders within the square, which holds all of the frame.
+        scale = tf.cast(sides, tf.float32) / tf.cast(frame, tf.float32)
+        begin, end = (tf.cast(each[:2], tf.float32) * scale for each in (begin, begin + extent))
+        top, left = tf.unstack(tf.cast(tf.floor(begin + 1e-3), tf.int32))
+        bottom, right = tf.unstack(tf.cast(tf.math.ceil(end - 1e-3), tf.int32))
+        cut = image[top:bottom, left:right]
+        resized = tf.image.resize(cut, [size, size], antialias=antialias)
         return tf.cast(tf.round(resized), tf.uint8)
 
     cropped = tf.map_fn(
-        lambda pair: crop(*pair),
-        (images, seeds),
+        lambda each: crop(*each),
+        (pixels, tf.cast(frames, tf.int32), seeds),
         fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8),
     )
     return tf.ensure_shape(cropped, [None, size, size, 3])

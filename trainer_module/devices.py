@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import math
 import os
 import socket
+import subprocess
 import time
 
 import keras
 import tensorflow as tf
 
 from components import progress
+from trainer_module import input_pipeline
 from trainer_module.input_pipeline import Replicas
 
 WAIT_S = 600.0  # for the other workers of TF_CONFIG, unless told
@@ -38,6 +41,18 @@ def strategy(wait_s: float = WAIT_S) -> tf.distribute.Strategy:
     if len(tf.config.list_logical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
+
+
+def memory() -> float:
+    """Bytes that a device has: a GPU, the least of several, or else this process; inf: unknown."""
+    if not tf.config.list_physical_devices("GPU"):
+        return float(input_pipeline.memory_limit())
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        return min(float(line) for line in found.stdout.split()) * 2**20
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return math.inf
 
 
 def is_chief(used: tf.distribute.Strategy) -> bool:

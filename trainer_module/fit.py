@@ -16,9 +16,10 @@ import tensorflow as tf
 from pydantic import BaseModel
 
 from components import progress
-from trainer_module import devices, frozen_features, input_pipeline
+from trainer_module import devices, footprint, frozen_features, input_pipeline
 from trainer_module.checkpoint import Checkpoints, Saved
 from trainer_module.input_pipeline import Augment, Split
+from trainer_module.models.inference import batch_statistics
 from trainer_module.recipes.base import Phase, Recipe, Row, TrainingData, quality
 from trainer_module.steps import Steps
 
@@ -37,13 +38,19 @@ class OutOfMemoryError(Exception):
     """A batch does not fit into the device's memory."""
 
 
+class BatchNormError(Exception):
+    """Batch normalization would be trained on one image at a time."""
+
+
 @dataclasses.dataclass(frozen=True)
 class How:
-    """How a training is carried out; none of it changes what is learned, but for `balance`.
+    """How a training is carried out; only `balance` and `keep` change what is learned.
 
     Attributes:
         balance: see `input_pipeline.training_batches`.
-        gradient_accumulation, jit_compile: see `Steps`.
+        keep: which epoch of a phase the weights are taken of: "best" or "last".
+        gradient_accumulation, jit_compile: see `Steps`; None: as many parts as `memory` needs.
+        memory: bytes that a device has.
         strategy: the devices; None: TensorFlow's default one.
         checkpoints: where to continue from, and to leave what another call can continue from.
         prepare: is given the new model before anything else is done with it.
@@ -52,7 +59,9 @@ class How:
     """
 
     balance: str = "none"
-    gradient_accumulation: int = 1
+    keep: str = "best"
+    gradient_accumulation: int | None = None
+    memory: float = math.inf
     jit_compile: bool = False
     strategy: tf.distribute.Strategy | None = None
     checkpoints: Checkpoints | None = None
@@ -63,14 +72,14 @@ class How:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A model with the weights of its best epoch.
+    """A model with the weights of its best epoch, or of the last where that is to be kept.
 
     Attributes:
         model: pixels to logits.
         rebuild: makes that model anew, with other weights.
         epochs: one mapping an epoch: epoch (from 1), loss and accuracy on the training images as
             augmented, val_loss and val_accuracy, learning_rate, images_per_s (training only).
-        best: the one of `epochs` that `model` has the weights of.
+        best: the one of `epochs` that `model` has the weights of, also where that is the last.
         phase_starts: the number of the first epoch of each phase.
         steps: training steps over all phases.
     """
@@ -99,9 +108,11 @@ def fit(
     """Train; the best epoch is that of the highest accuracy on `evaluation`.
 
     Each phase begins with the best weights of the one before, and where none of its own epochs is
-    better than the best of an earlier phase, that phase's model is the result.
+    better than the best of an earlier phase, that phase's model is the result. With `how.keep` of
+    "last" it is the last weights, and the last phase's model.
 
     Raises:
+        BatchNormError: a step would show batch normalization one image only.
         DivergedError: the loss became NaN or infinite.
         OutOfMemoryError: a batch does not fit.
     """
@@ -114,8 +125,8 @@ def fit(
         model = rebuild()
     how.prepare(model)
     training = _Training(how, strategy, train, evaluation, batch_size, seed)
-    pixels = train.images.map(lambda image, _: image)
-    data = TrainingData(pixels, training.epoch_size, batch_size, epochs)
+    pixels = train.images.map(lambda image, _: input_pipeline.pixels_of(image))
+    data = TrainingData(pixels, training.epoch_size, batch_size, epochs, how.keep)
     phases = recipe.phases(config, model, data)
     best: Row | None = None
     with training.explained():
@@ -159,6 +170,7 @@ class _Training:
         self._step = 0  # within the epoch
         self._steps = 0  # in all
         self._steps_per_call = 1
+        self._parts = how.gradient_accumulation or 1  # of a replica's share of a batch
         self._sums = tf.zeros([3], tf.float64)  # of the epoch so far
         self._models: list[keras.Model] = []  # of each phase
         self._rebuilds: list[Callable[[], keras.Model]] = []
@@ -183,7 +195,7 @@ class _Training:
             model,
             self._rebuilds[self._kept],
             self._rows,
-            self._best(self._kept),
+            self._result(self._kept),
             starts,
             self._steps,
         )
@@ -195,11 +207,12 @@ class _Training:
         self._models.append(model)
         self._rebuilds.append(rebuild)
         if number < len(self._starts) - 1:
-            return self._best(number)  # it was over when the checkpoint was written
+            return self._result(number)  # it was over when the checkpoint was written
         self._epochs = phase.epochs
         with self._strategy.scope():
             optimizer = devices.scaled(phase.optimizer)
             net = phase.frozen.head if phase.frozen else model
+            self._cut(net)
             optimizer.build(net.trainable_variables)
         if number == len(self._starts):
             self._starts.append(len(self._rows))
@@ -211,8 +224,9 @@ class _Training:
         if not self._is_over(phase):
             self._fit(phase, net, optimizer)
         model.set_weights(self._best_weights)
-        best = self._best(number)
-        if number == 0 or quality(best) > quality(self._best(self._kept)):
+        best = self._result(number)
+        last = self._how.keep == "last"
+        if number == 0 or last or quality(best) > quality(self._result(self._kept)):
             self._kept, self._kept_weights = number, self._best_weights
         return best
 
@@ -221,7 +235,7 @@ class _Training:
             net,
             optimizer,
             self._strategy,
-            accumulation=self._how.gradient_accumulation,
+            accumulation=self._parts,
             clip=phase.clip,
             jit_compile=self._how.jit_compile,
         )
@@ -240,7 +254,7 @@ class _Training:
             raise OutOfMemoryError(
                 f"a batch does not fit into memory: lower train.batch_size (now "
                 f"{self._batch_size}), or raise train.gradient_accumulation (now "
-                f"{self._how.gradient_accumulation}), which takes the same batch in parts"
+                f"{self._parts}), which takes the same batch in parts"
             ) from error
 
     def _train_epoch(
@@ -307,7 +321,7 @@ class _Training:
         if self._writes:
             progress.report("epoch", **{**row, "epochs": self._starts[-1] + self._epochs})
         self._how.on_epoch(row)
-        if self._best(len(self._starts) - 1) is row:
+        if self._result(len(self._starts) - 1) is row:
             self._best_weights = self._models[-1].get_weights()
         self._step, self._sums = 0, tf.zeros([3], tf.float64)
 
@@ -377,16 +391,25 @@ class _Training:
         )
 
     def _is_over(self, phase: Phase) -> bool:
-        done = len(self._rows) - self._starts[-1]
-        if not (done and phase.patience):
+        start = self._starts[-1]
+        done = len(self._rows) - start
+        if done >= phase.epochs or not (done and phase.patience):
             return done >= phase.epochs
-        since_best = self._rows[-1]["epoch"] - self._best(len(self._starts) - 1)["epoch"]
-        return done >= phase.epochs or since_best >= phase.patience
+        best = int(self._best(len(self._starts) - 1)["epoch"]) - start
+        since = max(best * self._steps_per_epoch, phase.warmup)
+        return done * self._steps_per_epoch - since >= phase.patience
 
     def _best(self, phase: int) -> Row:
         """The best epoch of a phase that has had one; of equal ones the first."""
+        return max(self._epochs_of(phase), key=quality)
+
+    def _result(self, phase: int) -> Row:
+        """The epoch whose weights are the phase's."""
+        return self._epochs_of(phase)[-1] if self._how.keep == "last" else self._best(phase)
+
+    def _epochs_of(self, phase: int) -> Sequence[Row]:
         end = self._starts[phase + 1] if phase + 1 < len(self._starts) else None
-        return max(self._rows[self._starts[phase] : end], key=quality)
+        return self._rows[self._starts[phase] : end]
 
     def _save_if_due(self, optimizer: keras.optimizers.Optimizer) -> None:
         checkpoints = self._how.checkpoints
@@ -430,6 +453,19 @@ class _Training:
         for row in self._rows:
             self._how.on_epoch(row)
 
+    def _cut(self, net: keras.Model) -> None:
+        """Choose the parts of a batch. Refuse those of one image to batch normalization."""
+        share = math.ceil(min(self._batch_size, self.epoch_size) / self._replicas.total)
+        each = 4 if keras.config.dtype_policy().name == "float32" else 2
+        self._parts = self._how.gradient_accumulation or footprint.parts(
+            net, share, self._how.memory, each
+        )
+        if self._parts > 1 and not self._how.gradient_accumulation and self._writes:
+            text = f"memory: a batch of {share} images is computed in {self._parts} parts"
+            progress.report("note", text=text)
+        if math.ceil(share / self._parts) == 1 and next(batch_statistics(net), None):
+            raise BatchNormError(one_image(net.name, self._batch_size, self._parts))
+
     def _require_finite(self, loss: float, optimizer: keras.optimizers.Optimizer) -> None:
         if not math.isfinite(loss):
             raise DivergedError(
@@ -438,6 +474,15 @@ class _Training:
                 "lower train.hyperparameters.learning_rate, or raise train.batch_size (now "
                 f"{self._batch_size})"
             )
+
+
+def one_image(name: str, batch_size: int, parts: int) -> str:
+    """The message of BatchNormError."""
+    return (
+        f"{name} trains batch normalization, whose statistics are those of the images that are "
+        f"computed at once, and these are one: lower train.gradient_accumulation (now {parts}), or "
+        f"raise train.batch_size (now {batch_size})"
+    )
 
 
 def _assign(variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) -> None:

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 import keras
 from keras import layers
 
+from trainer_module.models.inference import batch_statistics
+
+COMFORTABLE = 0.4  # of the memory: what by `measure` is to be filled at most, so that it fits
 _LEAST = 0.85  # of what the outputs of all layers add up to; see `measure`
 _SLOTS = 3  # a weight, its gradient and what the optimizer keeps of it, in float32
 
@@ -45,6 +48,17 @@ def measure(model: keras.Model, bytes_each: int = 4) -> Footprint:
         if trains:
             kept += _numbers(layer)
     return Footprint(fixed=4 * _SLOTS * weights, image=int(_LEAST * bytes_each * kept))
+
+
+def parts(model: keras.Model, images: int, room: float, bytes_each: int = 4) -> int:
+    """In how few parts a step's `images` fit into `room` bytes, as far as can be told.
+
+    One where `model` trains batch normalization, for which parts are not the same as the whole.
+    """
+    if next(batch_statistics(model), None):
+        return 1
+    fitting = max(1, measure(model, bytes_each).images(room * COMFORTABLE))
+    return math.ceil(images / min(fitting, images))
 
 
 def _leaves(model: keras.Model) -> Iterator[keras.Layer]:

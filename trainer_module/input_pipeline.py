@@ -7,6 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +20,24 @@ from trainer_module import transform
 # [B, classes]. Equal seeds must give equal results.
 Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
+
+class Framed(NamedTuple):
+    """Images whose proportions are known: what an augmentation is given that cuts out of them.
+
+    Attributes:
+        pixels: uint8 [..., size, size, 3], squeezed.
+        frame: int64 [..., 2], height and width before that, in pixels.
+    """
+
+    pixels: tf.Tensor
+    frame: tf.Tensor
+
+
+def pixels_of(images: tf.Tensor | Framed) -> tf.Tensor:
+    """The images without what is known of them; also of a `tf.TensorSpec` of them."""
+    return images.pixels if isinstance(images, Framed) else images
+
+
 # Where control groups, version 2 then 1, limit a container's memory.
 MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -28,8 +47,8 @@ class Split:
     """One split of the transformed examples.
 
     Attributes:
-        images: elements (uint8 [size, size, 3], int64 label), in the order of the files; or their
-            features: (float32 [...], int64 label).
+        images: elements (uint8 [size, size, 3], int64 label), in the order of the files; or with
+            `Framed` in place of the pixels; or their features: (float32 [...], int64 label).
         labels: int64 [N], the same labels.
         classes: how many classes there are.
     """
@@ -65,11 +84,13 @@ def read(
     split: str,
     key: str = transform.IMAGE_KEY,
     cache_dir: str | None = None,
+    *,
+    framed: bool = False,
 ) -> Split:
     """Open and count the TFRecords, gzipped where their name ends in .gz, that match `patterns`.
 
     Decoded images are kept: in memory where they take at most a quarter of it, else in `cache_dir`,
-    if there is one. `key` is the feature that holds the pixels.
+    if there is one. `key` is the feature that holds the pixels; with `framed` they are `Framed`.
 
     Raises:
         BadDataError: there is no image, or one of a class that is not in `classes`. `split` is the
@@ -81,20 +102,24 @@ def read(
     compression = "GZIP" if files[0].endswith(".gz") else None
     records = tf.data.TFRecordDataset(files, compression_type=compression)
     labels = _labels(records, classes, split)
+    sides = (transform.HEIGHT_KEY, transform.WIDTH_KEY)
 
     def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        numbers = (transform.LABEL_KEY, *(sides if framed else ()))
         example = tf.io.parse_single_example(
             record,
             {
                 key: tf.io.FixedLenFeature([], tf.string),
-                transform.LABEL_KEY: tf.io.FixedLenFeature([], tf.int64),
+                **dict.fromkeys(numbers, tf.io.FixedLenFeature([], tf.int64)),
             },
         )
         pixels = transform.decode_pixels(example[key], image_size)
+        if framed:
+            pixels = Framed(pixels, tf.stack([example[side] for side in sides]))
         return pixels, example[transform.LABEL_KEY]
 
     images = records.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    if len(labels) <= _capacity(images.element_spec[0]):
+    if len(labels) <= _capacity(pixels_of(images.element_spec[0])):
         images = images.cache()
     elif cache_dir:
         images = images.cache(os.path.join(cache_dir, split))
@@ -158,7 +183,7 @@ def training_batches(
     "sampling", which shows as many images of each class, in all about as many as there are.
     """
     weights = class_weights(split)
-    window = max(min(split.size, _capacity(split.images.element_spec[0])), 1)
+    window = max(min(split.size, _capacity(pixels_of(split.images.element_spec[0]))), 1)
 
     def shuffled(epoch: tf.Tensor, seed: tf.Tensor) -> tf.data.Dataset:
         # With a seed of 0, TensorFlow would ask whether the other is 0 too, which no tensor tells.
@@ -189,7 +214,7 @@ def training_batches(
             kept *= tf.gather(weights, labels)
         if augment:
             images, labels = augment(images, labels, tf.stack([change, step]))
-        return images, labels, kept, total
+        return pixels_of(images), labels, kept, total
 
     seeds = [epoch_seeds(seed, epoch) for epoch in epochs]
     # One data set for all epochs: it takes as long to make as a hundred steps of a small model.
@@ -226,7 +251,9 @@ def view_batches(
 ) -> tf.data.Dataset:
     """Every image once, in order: as it is in view 0, else as augmented for the view."""
     batches = split.images.batch(batch_size)
-    if view and augment:
+    if not (view and augment):
+        batches = batches.map(lambda images, labels: (pixels_of(images), labels))
+    else:
         change = augment
         changes = tf.constant(np.random.SeedSequence([seed, view]).generate_state(1, np.uint32))
         batches = batches.enumerate().map(
@@ -268,7 +295,8 @@ def share(element: tuple[tf.Tensor, ...], replica: tf.Tensor, total: int) -> tup
     idle = tf.size(chosen) == 0
     chosen = tf.cond(idle, lambda: tf.zeros([1], tf.int32), lambda: chosen)
     kept = tf.gather(weights, chosen) * tf.cast(~idle, tf.float32)
-    return tf.gather(images, chosen), tf.gather(labels, chosen), kept, count
+    images = tf.nest.map_structure(lambda each: tf.gather(each, chosen), images)
+    return images, tf.gather(labels, chosen), kept, count
 
 
 def _shares(

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from trainer_module.input_pipeline import Augment, Split
+from trainer_module.input_pipeline import Augment, Split, pixels_of
 from trainer_module.recipes.base import Row
 
 LOGS = "logs"  # `tensorboard --logdir` shows it, after `pip install tensorboard`
@@ -54,9 +54,9 @@ def samples(split: Split, augment: Augment | None, image_size: int, seed: int) -
     chosen = [
         example for row, example in enumerate(split.images.take(max(rows) + 1)) if row in rows
     ]
-    images = tf.stack([image for image, _ in chosen])
+    images = tf.nest.map_structure(lambda *each: tf.stack(each), *(image for image, _ in chosen))
     labels = tf.stack([label for _, label in chosen])
-    versions = [images]
+    versions = [pixels_of(images)]
     if augment:
         versions += [
             augment(images, labels, tf.constant([seed, step], tf.int64))[0]

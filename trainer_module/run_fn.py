@@ -22,6 +22,7 @@ from tfx.utils import io_utils
 from components import progress, reuse
 from components.image_schema_gen.schema import class_names
 from trainer_module import (
+    attention,
     checkpoint,
     devices,
     export,
@@ -50,13 +51,14 @@ def run_fn(fn_args: FnArgs) -> None:
 
     In `fn_args.model_run_dir`: history.json, which tells the images of each split, the model that
     was begun with, the steps and seconds of training, every epoch and which one was best (the
-    mappings of `fit.Trained`); samples.npz, see `reports.samples`; and TensorBoard's event files in
-    logs.
+    mappings of `fit.Trained`); samples.npz, see `reports.samples`; attention.npz, see
+    `attention.of_mistakes`; and TensorBoard's event files in logs.
 
     Raises:
         BadDataError: a split or a class without images.
         DeviceError: TF_CONFIG cannot be used, its workers are absent, or XLA cannot compile the
             model.
+        BatchNormError: a step would show batch normalization one image only.
         DivergedError: the loss became NaN or infinite.
         OutOfMemoryError: a batch does not fit.
         WarmStartError: the base model's weights do not fit.
@@ -84,7 +86,8 @@ def _run(
     settings = fn_args.custom_config
     size = settings["image_size"]
     classes = class_names(io_utils.parse_pbtxt_file(fn_args.schema_path, schema_pb2.Schema()))
-    train = _training_split(fn_args, classes, cache)
+    framed = getattr(recipe, "is_framed", lambda _: False)(config)
+    train = _training_split(fn_args, classes, cache, framed=framed)
     input_pipeline.check_trainable(train, classes)
     evaluation = input_pipeline.read(
         fn_args.eval_files, size, classes, "evaluation", cache_dir=cache
@@ -119,7 +122,9 @@ def _run(
             seed=settings["seed"],
             how=fit.How(
                 balance=settings["balance"],
+                keep=settings["keep"],
                 gradient_accumulation=settings["gradient_accumulation"],
+                memory=devices.memory(),
                 jit_compile=settings["jit_compile"],
                 strategy=strategy,
                 checkpoints=checkpoints,
@@ -150,10 +155,14 @@ def _run(
     progress.report("note", text="training is done; the model is exported and called as served")
     warm_start.save(model, classes, fn_args.serving_model_dir)
     _export(fn_args, model, evaluation, classes)
+    # On the weights that are exported, and the images that the report shows.
+    looked = attention.of_mistakes(model, fn_args.eval_files, size, settings["batch_size"])
+    if looked:
+        _write(fn_args, attention.FILE, looked)
     checkpoints.clear()
 
 
-def _training_split(fn_args: FnArgs, classes: list[str], cache: str) -> Split:
+def _training_split(fn_args: FnArgs, classes: list[str], cache: str, *, framed: bool) -> Split:
     size, key = fn_args.custom_config["image_size"], transform.IMAGE_KEY
     if train_size := fn_args.custom_config["train_size"]:
         size, key = train_size, transform.TRAIN_IMAGE_KEY
@@ -162,7 +171,7 @@ def _training_split(fn_args: FnArgs, classes: list[str], cache: str) -> Split:
         fn_args.custom_config["recent_weight"],
         fn_args.custom_config["recent_spans"],
     )
-    return input_pipeline.read(files, size, classes, "training", key, cache)
+    return input_pipeline.read(files, size, classes, "training", key, cache, framed=framed)
 
 
 def weighted(patterns: Sequence[str], weight: int, spans: int) -> Sequence[str]:

@@ -17,6 +17,8 @@ from components.decoding import decode
 
 IMAGE_KEY = "image"  # bytes: size * size * 3 pixel values, row by row, RGB
 TRAIN_IMAGE_KEY = "train_image"  # the same at another size, to be cropped at random in training
+# Int64, pixels of the original that the squares show: they are squeezed from that.
+HEIGHT_KEY, WIDTH_KEY = "height", "width"
 LABEL_KEY = "label"  # int64, position in the class list; -1 for a class that is not in it
 
 RESIZE_POLICY = ("resize", "antialias", "aspect", "crop_fraction")  # of the configuration
@@ -34,8 +36,8 @@ def preprocessing_fn(
             `resize_image`), `classes` (class names; a label is the position in this list).
 
     Returns:
-        `IMAGE_KEY` and, with a `train_size`, `TRAIN_IMAGE_KEY`: string [N], `LABEL_KEY`: int64 [N]
-        and the content hash: string [N].
+        `IMAGE_KEY` and, with a `train_size`, `TRAIN_IMAGE_KEY`: string [N], `HEIGHT_KEY`,
+        `WIDTH_KEY` and `LABEL_KEY`: int64 [N], and the content hash: string [N].
 
     Raises:
         tf.errors.InvalidArgumentError: when run, on bytes that are no image; it fails the batch.
@@ -46,14 +48,20 @@ def preprocessing_fn(
     policy = {name: custom_config[name] for name in RESIZE_POLICY}
 
     def pixels(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {
-            key: encode_pixels(load_image(encoded, size, **policy)) for key, size in sizes.items()
+        image = decode(encoded).pixels
+        height, width = tf.unstack(shown(image, policy["aspect"], policy["crop_fraction"]))
+        squares = {
+            key: encode_pixels(resize_image(image, size, **policy)) for key, size in sizes.items()
         }
+        return {**squares, HEIGHT_KEY: height, WIDTH_KEY: width}
 
     images = tf.map_fn(
         pixels,
         _flat(inputs, features.IMAGE),
-        fn_output_signature=dict.fromkeys(sizes, tf.string),
+        fn_output_signature={
+            **dict.fromkeys(sizes, tf.string),
+            **dict.fromkeys((HEIGHT_KEY, WIDTH_KEY), tf.int64),
+        },
     )
     return {
         **images,
@@ -105,6 +113,16 @@ def resize_image(
     # The cast saturates because bicubic and Lanczos overshoot at edges.
     image = tf.saturate_cast(tf.round(image), tf.uint8)
     return tf.ensure_shape(tf.image.resize_with_crop_or_pad(image, size, size), [size, size, 3])
+
+
+def shown(image: tf.Tensor, aspect: str, crop_fraction: float) -> tf.Tensor:
+    """Height and width, int64 [2], of the part of an image that `resize_image` makes a square."""
+    shape = tf.shape(image)[:2]
+    if aspect == "crop":
+        shape = tf.fill([2], tf.reduce_min(shape))
+    if aspect == "pad":
+        shape = tf.fill([2], tf.reduce_max(shape))
+    return tf.cast(_scaled(shape, crop_fraction), tf.int64)
 
 
 def _central(image: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:

@@ -8,6 +8,7 @@ that they cross no Beam stage.
 from __future__ import annotations
 
 import io
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from tfx.dsl.io import fileio
 from components import features
 from components.image_evaluator import slices
 from components.image_evaluator.figures import SLICES
+from components.jobs import Meter
 from components.progress import report
 
 CANDIDATE, BASELINE = "candidate", "baseline"
@@ -216,12 +218,14 @@ class _KeepPredictions(beam.PTransform):
 
     def expand(self, extracts: beam.PCollection) -> dict[str, beam.PCollection]:
         tables = extracts | "ToTable" >> beam.Map(
-            _to_table, self._split, self._models, self._images
+            _to_table, self._split, self._models, self._images, Meter()
         )
         return {"predictions": tables}
 
 
-def _to_table(extracts: dict[str, Any], split: str, models: Sequence[str], images: int) -> pa.Table:
+def _to_table(
+    extracts: dict[str, Any], split: str, models: Sequence[str], images: int, meter: Meter
+) -> pa.Table:
     known, answers = extracts[tfma.FEATURES_KEY], extracts[tfma.PREDICTIONS_KEY]
     labels = extracts[tfma.LABELS_KEY]
     if len(models) == 1:
@@ -233,6 +237,9 @@ def _to_table(extracts: dict[str, Any], split: str, models: Sequence[str], image
     if len(models) == 1:
         probabilities.append([None] * rows)
     report("step", what=f"evaluate {split}", advance=rows, total=images, unit="images")
+    if meter.advance:
+        meter.advance(rows)
+    meter.pay()
     columns = [
         known[features.SHA256],
         known[features.FILENAME],
@@ -265,7 +272,10 @@ class _WritePredictions(beam.PTransform):
 def _write(tables: list[pa.Table], path: str) -> None:
     # Workers finish in any order, and the same models are to give the same file.
     table = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    write_table(table.take(pc.sort_indices(table, sort_keys=[("sha256", "ascending")])), path)
+    # Two attempts may do this at once.
+    own = f"{path}-{uuid.uuid4().hex}"
+    write_table(table.take(pc.sort_indices(table, sort_keys=[("sha256", "ascending")])), own)
+    fileio.rename(own, path, overwrite=True)
 
 
 def write_table(table: pa.Table, path: str) -> None:

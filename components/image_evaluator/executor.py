@@ -20,7 +20,7 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import io_utils, path_utils
 
-from components import features
+from components import features, reuse
 from components.errors import BadDataError, NotServableError
 from components.image_evaluator import figures, gate, latency
 from components.image_evaluator.analysis import (
@@ -33,6 +33,7 @@ from components.image_evaluator.bounds import CLASS, Bounds
 from components.image_evaluator.figures import EVAL, SLICES, TEST, TRAIN, Figures, ModelFigures
 from components.image_evaluator.metrics import model_figures
 from components.image_example_gen.accounting import read_accounting
+from components.jobs import Job
 
 BOUNDS_KEY = "bounds"
 CLASSES_FILE = "assets.extra/classes.json"
@@ -78,7 +79,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         }
         classes = {name: read_classes(path) for name, path in models.items()}
 
-        table = self._predict(examples, models, len(classes[CANDIDATE]), evaluation.uri)
+        table = self._predict(examples, models, len(classes[CANDIDATE]), evaluation)
         _check_predictions(table, classes)
         write_table(table, os.path.join(evaluation.uri, figures.PREDICTIONS))
         result = _figures(table, classes, models, _images(examples, _LATENCY_IMAGES))
@@ -103,27 +104,35 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         _bless(blessing, verdict, artifacts)
 
     def _predict(
-        self, examples: types.Artifact, models: Mapping[str, str], classes: int, output: str
+        self,
+        examples: types.Artifact,
+        models: Mapping[str, str],
+        classes: int,
+        evaluation: types.Artifact,
     ) -> pa.Table:
         """Every model's probabilities for the eval split, and the candidate's for a test split."""
         splits = artifact_utils.decode_split_names(examples.split_names)
         accounting = read_accounting(examples.uri)
+        output = evaluation.uri
         parts = {EVAL: os.path.join(output, "predictions-eval.parquet")}
         if TEST in splits:
             parts[TEST] = os.path.join(output, "predictions-test.parquet")
-        with self._make_beam_pipeline() as pipeline:
-            for split, part in parts.items():
-                analyse(
-                    pipeline,
-                    split,
-                    shards=_shards(examples, split),
-                    images=accounting.examples(split),
-                    models=models if split == EVAL else {CANDIDATE: models[CANDIDATE]},
-                    classes=classes,
-                    spans=dict(zip(accounting.spans, accounting.span_names, strict=False)),
-                    output=output if split == EVAL else os.path.join(output, split),
-                    predictions=part,
-                )
+        pipeline = self._make_beam_pipeline()
+        for split, part in parts.items():
+            analyse(
+                pipeline,
+                split,
+                shards=_shards(examples, split),
+                images=accounting.examples(split),
+                models=models if split == EVAL else {CANDIDATE: models[CANDIDATE]},
+                classes=classes,
+                spans=dict(zip(accounting.spans, accounting.span_names, strict=False)),
+                output=output if split == EVAL else os.path.join(output, split),
+                predictions=part,
+            )
+        job = Job("evaluate", "images")
+        job.run(pipeline, sum(map(accounting.examples, parts)))
+        reuse.pay(evaluation, job.cpu_s)
         tables = [figures.read_table(part) for part in parts.values()]
         for part in parts.values():
             fileio.remove(part)

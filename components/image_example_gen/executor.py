@@ -9,39 +9,51 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import apache_beam as beam
 import tensorflow as tf
 from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_component_specs
 
 from components import redaction, reuse
+from components.attempts import Attempt
 from components.image_example_gen import assignments, writing
-from components.image_example_gen.dataset import list_data
+from components.image_example_gen.dataset import SpanUnit, list_data
 from components.image_example_gen.ingest import ingest, split_names
+from components.image_example_gen.inputs import Row, read_unit
 from components.image_example_gen.options import Options
 from components.image_example_gen.spans import Span
-from components.image_example_gen.units import Units, decode, encode
+from components.image_example_gen.units import Units, decode, encode, keep
 from components.image_example_gen.writing import Outcome, Work
-from components.progress import report
+from components.jobs import Job, Worker
+from components.progress import Counter, report
 
 SPLITS_KEY = "splits"
 OPTIONS_KEY = "options"
 SPANS_KEY = "resolved_spans"  # added by the driver
 
-_OUTCOMES = "outcomes.json"
+
+class _Read(Worker[SpanUnit]):
+    """Reads and hashes the inputs of a unit."""
+
+    def __init__(self, inputs: int | None) -> None:
+        self._inputs = inputs
+
+    def work(self, task: SpanUnit, attempt: Attempt) -> list[Row]:
+        with Counter("read", self._inputs, "inputs", attempt.advance) as counter:
+            return read_unit(task, counter)
 
 
-class _Write(beam.DoFn):
-    """Yields a unit's index and its outcomes."""
+class _Write(Worker[Work]):
+    """Decodes and writes a unit."""
 
-    def __init__(self, max_pixels: int, images: int, output: str) -> None:
+    def __init__(self, max_pixels: int, images: int) -> None:
         self._max_pixels = max_pixels
         self._images = images
-        self._output = output
 
-    def process(self, work: Work) -> Iterator[tuple[int, list[Outcome]]]:
-        yield work.index, writing.write(work, self._max_pixels, self._images, self._output)
+    def work(self, task: Work, attempt: Attempt) -> list[Any]:
+        outcomes = writing.write(task, self._max_pixels, self._images, attempt)
+        keep(task, outcomes, attempt)
+        return encode(outcomes)
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -66,6 +78,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         )
 
         units = Units(examples.uri)
+        reads, writes = Job("read", "inputs"), Job("ingest", "images")
+
+        def read(spans: Sequence[SpanUnit], inputs: int | None) -> Iterator[list[Row]]:
+            pipeline = self._make_beam_pipeline()
+            return reads.map(pipeline, _Read(inputs), spans, examples.uri, inputs)
 
         def work(pieces: Sequence[Work], images: int) -> Mapping[int, list[Outcome]]:
             targets = [target for piece in pieces for target in piece.targets if target]
@@ -73,9 +90,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 tf.io.gfile.makedirs(os.path.join(examples.uri, f"Split-{split}"))
             known = {piece.index: units.take_over(piece) for piece in pieces}
             rest = [left for _, left in known.values() if left.images]
-            fresh = self._write(rest, options.max_pixels, examples.uri)
-            units.keep(rest, fresh)
             done = sum(piece.images for piece in rest)
+            written = writes.map(
+                self._make_beam_pipeline(),
+                _Write(options.max_pixels, done),
+                rest,
+                examples.uri,
+                total=done,
+            )
+            fresh = {piece.index: decode(rows) for piece, rows in zip(rest, written, strict=True)}
             reuse.account(examples, done, images - done)
             return {index: [*found, *fresh.get(index, [])] for index, (found, _) in known.items()}
 
@@ -84,32 +107,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             report("note", text=line)
         code = exec_properties.get("code", "")
         earlier = assignments.read(examples.uri, shares, options.group_near_duplicates)
-        result = ingest(data, shares, options, work, examples.uri, code, earlier)
+        result = ingest(data, shares, options, work, examples.uri, code, earlier, read)
         result.write(examples.uri)
+        reuse.pay(examples, reads.cpu_s + writes.cpu_s)
         names = split_names(shares, result.accounting)
         examples.split_names = artifact_utils.encode_split_names(names)
         report("note", text=result.accounting.balance)
         for finding in result.accounting.findings:
             report("note", text=finding)
         result.check(names, source, options)
-
-    def _write(
-        self, pieces: Sequence[Work], max_pixels: int, output: str
-    ) -> dict[int, list[Outcome]]:
-        """Decode and write units."""
-        images = sum(piece.images for piece in pieces)
-        path = os.path.join(output, _OUTCOMES)
-        if not pieces:
-            return {}
-        with self._make_beam_pipeline() as pipeline:
-            _ = (
-                pipeline
-                | "Units" >> beam.Create(pieces, reshuffle=True)
-                | "Write" >> beam.ParDo(_Write(max_pixels, images, output))
-                | "Collect" >> beam.combiners.ToList()
-                | "Keep" >> beam.Map(_save, path)
-            )
-        return _load(path)
 
 
 def _resolved(exec_properties: Mapping[str, Any]) -> list[Span] | None:
@@ -120,17 +126,3 @@ def _resolved(exec_properties: Mapping[str, Any]) -> list[Span] | None:
         Span(number, version, redaction.reveal(location))
         for number, version, location in json.loads(text)
     ]
-
-
-def _save(outcomes: list[tuple[int, list[Outcome]]], path: str) -> None:
-    """Write the outcomes to a file, which is how they get out of Beam."""
-    with tf.io.gfile.GFile(path, "w") as file:
-        file.write(json.dumps([[index, encode(found)] for index, found in outcomes]))
-
-
-def _load(path: str) -> dict[int, list[Outcome]]:
-    """Undo `_save`."""
-    with tf.io.gfile.GFile(path) as file:
-        rows = json.loads(file.read())
-    tf.io.gfile.remove(path)
-    return {index: decode(found) for index, found in rows}

@@ -8,8 +8,10 @@ else becomes a PNG: see `conversion`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 from PIL import Image
 
@@ -21,7 +23,7 @@ from components.image_example_gen.formats import Header
 from components.wording import of_op
 
 THUMB = 9  # pixels a side
-STATISTICS_SIZE = 64  # pixels
+STATISTICS_SIZE = 32  # pixels
 
 _LEVELS = np.arange(256)
 
@@ -62,13 +64,15 @@ def read_image(data: bytes, max_pixels: int) -> Picture:
     if header is None:
         encoded, pixels, change = conversion.to_png(data, max_pixels)
         size = pixels.shape[1], pixels.shape[0]
-        return _picture(encoded, "png", size, pixels, 3, change)
-    size, pixels, changes = _decode(data, header)
-    return _picture(data, header.format, size, pixels, header.channels, changes)
+        return _picture(encoded, "png", size, pixels, 3, change, 1)
+    size, pixels, changes, orientation = _decode(data, header)
+    return _picture(data, header.format, size, pixels, header.channels, changes, orientation)
 
 
-def _decode(data: bytes, header: Header) -> tuple[tuple[int, int], Pixels, str]:
-    """Upright width and height, pixels of the image or of one shrunk, and what was changed."""
+def _decode(data: bytes, header: Header) -> tuple[tuple[int, int], Pixels, str, int]:
+    """Upright width and height, pixels of the image or of one shrunk, what was changed, and EXIF's
+    orientation, by which they were turned.
+    """
     ratio = 1
     if header.format == "jpeg":
         least = min(header.width, header.height) // STATISTICS_SIZE
@@ -86,7 +90,8 @@ def _decode(data: bytes, header: Header) -> tuple[tuple[int, int], Pixels, str]:
     }
     told = "+".join(name for name, is_done in changes.items() if is_done)
     size = (header.width, header.height)
-    return size if orientation < 5 else size[::-1], decoded.pixels.numpy(), told or "none"
+    size = size if orientation < 5 else size[::-1]
+    return size, decoded.pixels.numpy(), told or "none", orientation
 
 
 def _picture(
@@ -96,12 +101,22 @@ def _picture(
     pixels: Pixels,
     channels: int,
     normalized: str,
+    orientation: int,
 ) -> Picture:
     width, height = size
     factor = max(1, min(pixels.shape[:2]) // STATISTICS_SIZE)
     # Two rows for each that is left are enough, and spare most of the copying.
     step = max(1, factor // 2)
-    small = Image.fromarray(pixels[::step]).reduce((factor, factor // step))
+    down = factor // step
+    small = Image.fromarray(pixels[::step])
+    if factor > 1:
+        small = small.reduce((factor, down))
+    # Of a shrunk JPEG the last pixels stand for less than the others do, wherever they were turned.
+    ratio = round(height / pixels.shape[0])
+    top = pixels.shape[0] - height / ratio if orientation in (3, 4, 7, 8) else 0
+    left = pixels.shape[1] - width / ratio if orientation in (2, 3, 6, 7) else 0
+    rows = _averaging(small.height, top / (step * down), height / (ratio * step * down))
+    columns = _averaging(small.width, left / factor, width / (ratio * factor))
     counts = np.array(small.convert("L").histogram())
     mean = counts @ _LEVELS / counts.sum()
     return Picture(
@@ -113,5 +128,22 @@ def _picture(
         normalized=normalized,
         mean=float(mean),
         contrast=float(np.sqrt(counts @ (_LEVELS - mean) ** 2 / counts.sum())),
-        thumb=small.resize((THUMB, THUMB), Image.Resampling.BOX).tobytes(),
+        thumb=np.rint(columns @ _across(rows, np.asarray(small))).astype(np.uint8).tobytes(),
     )
+
+
+def _across(rows: npt.NDArray[np.float32], pixels: Pixels) -> npt.NDArray[np.float32]:
+    averages: npt.NDArray[np.float32] = rows @ pixels.reshape(len(pixels), -1)
+    return averages.reshape(THUMB, -1, 3)
+
+
+@functools.lru_cache(1024)
+def _averaging(count: int, start: float, size: float) -> npt.NDArray[np.float32]:
+    """[THUMB, count]: the share of so many pixels in each of the thumbnail's.
+
+    It shows `size` of them from `start` on. Pillow's box filter counts whole pixels only.
+    """
+    ends = start + np.linspace(0, size, THUMB + 1)
+    firsts, places = ends[:-1, np.newaxis], np.arange(count)
+    overlap = np.minimum(ends[1:, np.newaxis], places + 1) - np.maximum(firsts, places)
+    return (np.maximum(overlap, 0) * THUMB / size).astype(np.float32)

@@ -26,7 +26,16 @@ from components.image_example_gen.assignments import Assignments
 from components.image_example_gen.dataset import DataSet
 from components.image_example_gen.findings import Pair
 from components.image_example_gen.grouping import settle
-from components.image_example_gen.inputs import INPUTS_FILE, OUTSIDE, Input, Problem, judge, scan
+from components.image_example_gen.inputs import (
+    INPUTS_FILE,
+    OUTSIDE,
+    Input,
+    Problem,
+    Reader,
+    judge,
+    read_here,
+    scan,
+)
 from components.image_example_gen.options import Options
 from components.image_example_gen.splitting import SPLITS
 from components.image_example_gen.writing import Facts, Outcome, Target, Work
@@ -104,6 +113,7 @@ def ingest(
     output: str | None = None,
     code: str = "",
     earlier: Assignments | None = None,
+    read: Reader = read_here,
 ) -> Ingest:
     """Read, judge and decode every input, and account for it.
 
@@ -115,14 +125,18 @@ def ingest(
       output: folder of the Examples artifact, None where nothing is written.
       code: fingerprint of the source code.
       earlier: the splits that earlier ingests of the workspace decided on.
+      read: reads and hashes the inputs.
 
     Raises BadDataError where there is nothing to ingest.
     """
-    units = scan(data)
+    units = scan(data, read)
     inputs = [entry for unit in units for entry in unit]
     if not inputs:
-        ignored = f" among {other_files(data.ignored.total())}" if data.ignored else ""
-        raise BadDataError(f"{data.source}: no images found{ignored}; {data.hint}")
+        among = ""
+        if data.ignored:
+            kinds = [f"{count:,} {reason}" for reason, count in data.ignored.most_common()]
+            among = f" among {other_files(data.ignored.total())}: {shortened(kinds)}"
+        raise BadDataError(f"{data.source}: no images found{among}; {data.hint}")
     window = data.window if options.held_out == "all" else None
     earlier = earlier or Assignments("")
     judge(inputs, shares, window, earlier.of)
@@ -143,7 +157,7 @@ def ingest(
     _with_duplicates(inputs, dropped)
     facts = {name: fact for name, fact in facts.items() if name not in dropped}
     if output is not None and moves:
-        changed = files | writing.move(output, moves)
+        changed = files | writing.move(output, files, moves)
         files = {name: count for name, count in changed.items() if count is not None}
     alike = [
         (kept[pair.first], kept[pair.second])

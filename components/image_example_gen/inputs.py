@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from components.image_example_gen import spans, splitting
-from components.image_example_gen.dataset import DataSet
+from components.image_example_gen.dataset import DataSet, SpanUnit
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.sources.base import Item
 from components.parallel import in_order
@@ -71,18 +72,48 @@ class Input:
         return "duplicate" if self.duplicate_of else self.split
 
 
-def scan(data: DataSet) -> list[list[Input]]:
+# What is known of an input when it was read, JSON-able: the name, class and split that its source
+# gives it, the SHA-256 of its bytes, and kind and detail of what is wrong with it, if anything.
+Row = tuple[str, str, str, str, tuple[str, str] | None]
+# Reads units, in any order and anywhere, and yields the rows of each one in their order.
+Reader = Callable[[Sequence[SpanUnit], int | None], Iterable[Sequence[Row]]]
+
+
+def read_here(units: Sequence[SpanUnit], inputs: int | None) -> Iterator[list[Row]]:
+    """Read units in this process, one after the other."""
+    with Counter("read", inputs, "inputs") as counter:
+        for unit in units:
+            yield read_unit(unit, counter)
+
+
+def read_unit(unit: SpanUnit, counter: Counter) -> list[Row]:
+    """Read and hash every input of a unit."""
+    rows: list[Row] = []
+    for item, sha256, problem in in_order(_hashed, unit.items(), lambda item: item.size):
+        rows.append((item.name, item.label, item.split, sha256, problem))
+        counter.add()
+    return rows
+
+
+def scan(data: DataSet, read: Reader = read_here) -> list[list[Input]]:
     """Read and hash every input, by unit."""
     found: list[list[Input]] = []
-    with Counter("read", data.inputs, "inputs") as counter:
-        for unit in data.units:
-            inputs: list[Input] = []
-            for item, sha256, problem in in_order(_hashed, unit.items(), lambda item: item.size):
-                entry = Input(item.name, item.label, item.split, sha256, unit.span, problem)
-                entry.span_name = spans.name(unit.span, data.source)
-                inputs.append(entry)
-                counter.add()
-            found.append(inputs)
+    for unit, rows in zip(data.units, read(data.units, data.inputs), strict=True):
+        span_name = spans.name(unit.span, data.source)
+        found.append(
+            [
+                Input(
+                    name,
+                    sys.intern(label),
+                    sys.intern(split),
+                    sha256,
+                    unit.span,
+                    Problem(*problem) if problem else None,
+                    span_name=span_name,
+                )
+                for name, label, split, sha256, problem in rows
+            ]
+        )
     return found
 
 

@@ -52,11 +52,20 @@ def check(data: bytes, image: TiffImagePlugin.TiffImageFile, max_pixels: int) ->
     if tile > max_pixels:
         raise Unusable("too large", f"tiles of {tile:,} pixels, data.max_pixels = {max_pixels:,}")
     # Pillow reads the others on its own, and notices what is missing.
-    if int(tags.get(_COMPRESSION, _NONE)) != _NONE and (complaint := _complaint(data)):
+    if int(tags.get(_COMPRESSION, _NONE)) == _NONE:
+        return
+    library = _libtiff()
+    if library is None:
+        raise Unusable(
+            "unsupported",
+            "a compressed TIFF, which the libtiff of this Pillow cannot check; convert it to PNG, "
+            "or install Pillow from its own wheel",
+        )
+    if complaint := _complaint(library, data):
         raise Unusable("damaged", complaint)
 
 
-def _complaint(data: bytes) -> str:
+def _complaint(library: ctypes.CDLL, data: bytes) -> str:
     """What libtiff says while it decodes the first page, "" for nothing."""
     complaints: list[str] = []
     is_open = False
@@ -70,8 +79,8 @@ def _complaint(data: bytes) -> str:
             complaints.append(f"{name}: {text.value.decode(errors='replace')}")
         return 1  # handled: not for the handlers of the process
 
-    library, handler = _libtiff(), _Handler(note)
-    with _descriptor(data) as descriptor, _options(handler) as options:
+    handler = _Handler(note)
+    with _descriptor(data) as descriptor, _options(library, handler) as options:
         own = os.dup(descriptor)
         handle = library.TIFFFdOpenExt(own, b"", b"r", options)
         if not handle:
@@ -79,15 +88,14 @@ def _complaint(data: bytes) -> str:
             return "libtiff cannot open it"
         try:
             is_open = True
-            _decode(handle, complaints)
+            _decode(library, handle, complaints)
         finally:
             library.TIFFClose(handle)
     return complaints[0] if complaints else ""
 
 
-def _decode(handle: int, complaints: list[str]) -> None:
+def _decode(library: ctypes.CDLL, handle: int, complaints: list[str]) -> None:
     """Read all strips or tiles, and forget them; the first complaint ends it."""
-    library = _libtiff()
     is_tiled = library.TIFFIsTiled(handle)
     kind = "Tile" if is_tiled else "Strip"
     size = getattr(library, f"TIFF{kind}Size")(handle)
@@ -116,8 +124,7 @@ def _descriptor(data: bytes) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _options(handler: Any) -> Iterator[int]:
-    library = _libtiff()
+def _options(library: ctypes.CDLL, handler: Any) -> Iterator[int]:
     options = library.TIFFOpenOptionsAlloc()
     try:
         library.TIFFOpenOptionsSetErrorHandlerExtR(options, handler, None)
@@ -133,9 +140,20 @@ def _c_library() -> ctypes.CDLL:
 
 
 @functools.cache
-def _libtiff() -> ctypes.CDLL:
-    """The library of Pillow's extension: what it is linked to is found through it."""
-    library = ctypes.CDLL(_imaging.__file__)
+def _libtiff() -> ctypes.CDLL | None:
+    """The library of Pillow's extension: what it is linked to is found through it.
+
+    It is None where a Pillow was built without it, with one that hides its functions, or with one
+    from before version 4.5.
+    """
+    try:
+        return _declared(ctypes.CDLL(_imaging.__file__))
+    except (OSError, AttributeError):
+        return None
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """The library with the types of its functions. Raises AttributeError where one is missing."""
     pointer, number, size = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_ssize_t
     integer, text = ctypes.c_int, ctypes.c_char_p
     prototypes: dict[str, tuple[Any, tuple[Any, ...]]] = {

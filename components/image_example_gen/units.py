@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
 
 from components import reuse
+from components.attempts import Attempt
 from components.image_example_gen.inputs import Problem
 from components.image_example_gen.writing import Facts, Outcome, Work, shards
 
@@ -41,18 +42,6 @@ class Units:
         )
         return outcomes, dataclasses.replace(work, targets=targets)
 
-    def keep(self, pieces: Iterable[Work], outcomes: Mapping[int, list[Outcome]]) -> None:
-        """Let later ingests take over what these units became."""
-        for work in pieces:
-            by_split: dict[str, list[Outcome]] = {}
-            for position, fate in outcomes[work.index]:
-                if target := work.targets[position]:
-                    by_split.setdefault(target.split, []).append((position, fate))
-            for split, found in by_split.items():
-                kinds = {fate.kind for _, fate in found if isinstance(fate, Problem)}
-                if not kinds.intersection(_PASSING):
-                    self._write(_name(work, split), found)
-
     def _take_over(self, work: Work, split: str) -> list[Outcome] | None:
         location = self._known.get(_name(work, split))
         if location is None:
@@ -65,15 +54,22 @@ class Units:
             return None
         for name in needed:
             reuse.take_over(self._shards[name], posixpath.join(self._uri, name))
-        self._write(_name(work, split), outcomes)
+        name = _name(work, split)
+        reuse.take_over(location, posixpath.join(self._uri, name))
         return outcomes
 
-    def _write(self, name: str, outcomes: list[Outcome]) -> None:
-        path = posixpath.join(self._uri, name)
-        tf.io.gfile.makedirs(posixpath.dirname(path))
-        with tf.io.gfile.GFile(f"{path}.partial", "w") as file:
-            file.write(json.dumps(encode(outcomes)))
-        tf.io.gfile.rename(f"{path}.partial", path, overwrite=True)
+
+def keep(work: Work, outcomes: Iterable[Outcome], attempt: Attempt) -> None:
+    """Let later ingests take over what a unit became, if this attempt at it wins."""
+    by_split: dict[str, list[Outcome]] = {}
+    for position, fate in outcomes:
+        if target := work.targets[position]:
+            by_split.setdefault(target.split, []).append((position, fate))
+    for split, found in by_split.items():
+        kinds = {fate.kind for _, fate in found if isinstance(fate, Problem)}
+        if not kinds.intersection(_PASSING):
+            with tf.io.gfile.GFile(attempt.path(_name(work, split)), "w") as file:
+                file.write(json.dumps(encode(found)))
 
 
 def encode(outcomes: Iterable[Outcome]) -> list[Any]:

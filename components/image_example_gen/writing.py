@@ -7,12 +7,13 @@ import dataclasses
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from components import features, progress, reuse
+from components.attempts import Attempt
 from components.image_example_gen.dataset import SpanUnit
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.images import Picture, read_image
@@ -82,32 +83,29 @@ class _Task(NamedTuple):
     max_pixels: int
 
 
-def write(work: Work, max_pixels: int, images: int, output: str | None) -> list[Outcome]:
-    """Decode a unit's inputs and write them to `<output>/Split-<name>/<shard>`.
+def write(work: Work, max_pixels: int, images: int, attempt: Attempt | None) -> list[Outcome]:
+    """Decode a unit's inputs and write them as `Split-<name>/<shard>`.
 
     Args:
       work: the unit, and what its inputs are to become.
       max_pixels: see `Options`.
       images: how many there are in all units, for the progress shown.
-      output: folder of an Examples artifact; None decodes only.
+      attempt: at the unit, of an Examples artifact; None decodes only.
     """
     writers: dict[str, tf.io.TFRecordWriter] = {}
-    paths: dict[str, str] = {}
     outcomes: list[Outcome] = []
     tasks = _tasks(work, max_pixels, outcomes)
-    with contextlib.ExitStack() as stack, progress.Counter("ingest", images, "images") as counter:
+    counted = progress.Counter("ingest", images, "images", attempt.advance if attempt else None)
+    with contextlib.ExitStack() as stack, counted as counter:
         for position, split, record, fate in in_order(_encode, tasks, lambda task: task.item.size):
             outcomes.append((position, fate))
             counter.add()
-            if output is None or not record:
+            if attempt is None or not record:
                 continue
             if split not in writers:
-                paths[split] = os.path.join(output, work.shard(split))
-                writer = tf.io.TFRecordWriter(f"{paths[split]}.partial")
+                writer = tf.io.TFRecordWriter(attempt.path(work.shard(split)))
                 writers[split] = stack.enter_context(writer)
             writers[split].write(record)
-    for path in paths.values():
-        tf.io.gfile.rename(f"{path}.partial", path, overwrite=True)
     return outcomes
 
 
@@ -170,24 +168,27 @@ def to_example(picture: Picture, item: Item, target: Target, span: int) -> tf.tr
     return example
 
 
-def move(output: str, moves: Mapping[str, tuple[str, str]]) -> dict[str, int | None]:
+def move(
+    output: str, files: Iterable[str], moves: Mapping[str, tuple[str, str]]
+) -> dict[str, int | None]:
     """Move written examples to another split. Files that they leave or enter get other names.
 
     Args:
       output: folder of an Examples artifact.
+      files: all that hold examples, as paths in it.
       moves: SHA-256 of an example to the split that it is in and the one that it goes to, "" for
         none.
 
     Returns the images in each file that is new, by path in the artifact; None for one that is gone.
     """
-    files = _Moving(output, moves)
-    for split in sorted({source for source, _ in moves.values()}):
-        for path in sorted(
-            tf.io.gfile.glob(os.path.join(output, f"Split-{split}", f"{reuse.SHARD}*[0-9a-f]"))
-        ):
-            files.split_off(split, path.rpartition("/")[2])
-    files.close()
-    return files.changed
+    moving = _Moving(output, moves)
+    by_split = {f"Split-{split}": split for split, _ in moves.values()}
+    for file in sorted(files):
+        folder, _, name = file.rpartition("/")
+        if folder in by_split:
+            moving.split_off(by_split[folder], name)
+    moving.close()
+    return moving.changed
 
 
 class _Moving:

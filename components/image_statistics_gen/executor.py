@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 import tensorflow_data_validation as tfdv
+from tensorflow_data_validation.statistics import stats_impl
+from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx import types
 from tfx.components.statistics_gen import executor as statistics_gen
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_component_specs
+from tfx.utils import io_utils
 
 from components import features, reuse
+from components.attempts import Attempt
+from components.jobs import Job, Worker
+from components.progress import Counter
 
 COLUMNS = "columns"  # folder of the derived features by shard, for the runs to come
 ROWS = 1000  # of a batch: some 100 kB of derived features
@@ -47,47 +53,72 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         files = reuse.files_of(examples.uri, splits)
         made_by = reuse.key(exec_properties.get("code", ""))
         made = {name: f"{COLUMNS}/{name}-{made_by}" for split in splits for name in files[split]}
-        reuse.take_over_known(examples.uri, statistics, made)
-        with self._make_beam_pipeline() as pipeline:
-            for split in splits:
-                shards = [
-                    (os.path.join(examples.uri, name), os.path.join(statistics.uri, made[name]))
-                    for name in files[split]
-                ]
-                target = os.path.join(
-                    artifact_utils.get_split_uri([statistics], split),
-                    statistics_gen.DEFAULT_FILE_NAME,
-                )
-                _ = (
-                    pipeline
-                    | f"Shards[{split}]" >> beam.Create(shards, reshuffle=True)
-                    | f"Read[{split}]" >> beam.FlatMap(kept_columns)
-                    | f"Count[{split}]" >> tfdv.GenerateStatistics(options())
-                    | f"Write[{split}]" >> tfdv.WriteStatisticsToBinaryFile(target)
-                )
+        todo = reuse.take_over_known(examples.uri, statistics, made)
+        work = [(os.path.join(examples.uri, name), target) for name, target in todo.items()]
+        images = statistics.get_int_custom_property(reuse.DONE)
+        job = Job("statistics", "images")
+        for _ in job.map(
+            self._make_beam_pipeline(), _Columns(images), work, statistics.uri, images
+        ):
+            pass
+        reuse.pay(statistics, job.cpu_s)
+        for split in splits:
+            kept = [os.path.join(statistics.uri, made[name]) for name in sorted(files[split])]
+            folder = artifact_utils.get_split_uri([statistics], split)
+            tf.io.gfile.makedirs(folder)
+            counted = count(itertools.chain.from_iterable(map(load_columns, kept)))
+            io_utils.write_bytes_file(
+                os.path.join(folder, statistics_gen.DEFAULT_FILE_NAME),
+                counted.SerializeToString(deterministic=True),
+            )
 
 
-def kept_columns(shard: tuple[str, str]) -> Iterator[pa.RecordBatch]:
-    """The columns of a TFRecord file; from the Arrow file where they are kept, which is made else.
+class _Columns(Worker[tuple[str, str]]):
+    """Reads the derived features of a shard, and keeps them as an Arrow file."""
 
-    Statistics are not sums: they are counted anew each time, from some hundred bytes an image.
-    """
-    source, kept = shard
-    if tf.io.gfile.exists(kept):
-        with tf.io.gfile.GFile(kept, "rb") as file, pa.ipc.open_stream(file.read()) as batches:
-            yield from batches
-        return
-    found = list(read_columns(source, features.STATISTICS))
-    if found:
-        tf.io.gfile.makedirs(kept.rpartition("/")[0])
+    def __init__(self, images: int) -> None:
+        self._images = images
+
+    def work(self, task: tuple[str, str], attempt: Attempt) -> None:
+        source, target = task
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, found[0].schema) as writer:
-            for batch in found:
-                writer.write_batch(batch)
-        with tf.io.gfile.GFile(f"{kept}.partial", "wb") as file:
+        with Counter("statistics", self._images, "images", attempt.advance) as counter:
+            batches = read_columns(source, features.STATISTICS)
+            if first := next(batches, None):
+                with pa.ipc.new_stream(sink, first.schema) as writer:
+                    for batch in itertools.chain([first], batches):
+                        writer.write_batch(batch)
+                        counter.add(batch.num_rows)
+        with tf.io.gfile.GFile(attempt.path(target), "wb") as file:
             file.write(sink.getvalue().to_pybytes())
-        tf.io.gfile.rename(f"{kept}.partial", kept, overwrite=True)
-    yield from found
+
+
+def load_columns(kept: str) -> Iterator[pa.RecordBatch]:
+    """The batches of an Arrow file of a shard, of some hundred bytes an image."""
+    with tf.io.gfile.GFile(kept, "rb") as file:
+        content = file.read()
+    if content:
+        with pa.ipc.open_stream(content) as batches:
+            yield from batches
+
+
+def count(batches: Iterable[pa.RecordBatch]) -> statistics_pb2.DatasetFeatureStatisticsList:
+    """Have TFDV count, in the order that is given: the last digits of its sums depend on it.
+
+    Statistics are not sums that could be kept: they are counted anew each time. As Beam combines in
+    an order of its own, and of the runner's, it is left out.
+    """
+    generators = stats_impl.get_generators(options(), in_memory=True)
+    for generator in generators:
+        generator.setup()
+    counted = [generator.create_accumulator() for generator in generators]
+    for batch in batches:
+        pairs = zip(generators, counted, strict=True)
+        counted = [generator.add_input(found, batch) for generator, found in pairs]
+    statistics = stats_impl.extract_statistics_output(counted, generators)
+    for dataset in statistics.datasets:
+        dataset.features.sort(key=lambda feature: feature.path.step[0])
+    return statistics
 
 
 def options() -> tfdv.StatsOptions:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-import apache_beam as beam
 import tensorflow as tf
 import tensorflow_transform as tft
 from tensorflow_transform import impl_helper
@@ -24,13 +24,19 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import io_utils
 
 from components import features, reuse
+from components.attempts import Attempt
 from components.errors import BadDataError
 from components.image_schema_gen.schema import class_names
+from components.jobs import Job, Worker
 from components.parallel import in_order
 from components.progress import Counter
 from components.wording import of_op
 
 PREFIX = "transformed_examples"
+
+# Of one call of the graph, which may decode them all at a time.
+GROUP = 16
+GROUP_PIXELS = 2**22
 
 # What preprocessing_fn is given, each of shape [N, 1].
 INPUTS = {
@@ -94,16 +100,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         if not todo:
             return
         images = transformed.get_int_custom_property(reuse.DONE)
-        work = [
-            (os.path.join(examples.uri, name), os.path.join(transformed.uri, target))
-            for name, target in todo.items()
-        ]
-        with self._make_beam_pipeline() as pipeline:
-            _ = (
-                pipeline
-                | "Shards" >> beam.Create(work, reshuffle=True)
-                | "Transform" >> beam.ParDo(_TransformShard(graph_uri, images))
-            )
+        work = [(os.path.join(examples.uri, name), target) for name, target in todo.items()]
+        job = Job("transform", "images")
+        worker = _TransformShard(graph_uri, images)
+        for _ in job.map(self._make_beam_pipeline(), worker, work, transformed.uri, images):
+            pass
+        reuse.pay(transformed, job.cpu_s)
 
 
 def write_graph(preprocessing_fn: PreprocessingFn, uri: str) -> None:
@@ -122,12 +124,12 @@ def write_graph(preprocessing_fn: PreprocessingFn, uri: str) -> None:
 
 
 def load_graph(graph_uri: str) -> Graph:
-    """The graph as a function of one serialized tf.Example, traced once for all files."""
+    """The graph as a function of serialized tf.Examples [N], traced once for all files."""
     layer = tft.TFTransformOutput(graph_uri).transform_features_layer()
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
-    def transform(record: tf.Tensor) -> dict[str, tf.Tensor]:
-        return layer(tf.io.parse_example(record[tf.newaxis], INPUTS))
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def transform(records: tf.Tensor) -> dict[str, tf.Tensor]:
+        return layer(tf.io.parse_example(records, INPUTS))
 
     return transform
 
@@ -135,23 +137,58 @@ def load_graph(graph_uri: str) -> Graph:
 def transform_records(graph: Graph, source: str) -> Iterator[bytes]:
     """The serialized tf.Examples of a TFRecord file, each put through the graph, in their order.
 
-    Images are decoded one at a time on each CPU, so that memory follows the largest of them and
-    not their number. A tf.data pipeline would optimize the graph anew for every file, which takes
-    as long as some hundred images.
+    A call of the graph costs as much as a quarter of a small photo, so that a few go together;
+    memory follows the largest image and not their number. A tf.data pipeline would optimize the
+    graph anew for every file, which takes as long as some hundred images.
 
     Raises BadDataError naming the image that failed.
     """
 
-    def transform(numbered: tuple[int, bytes]) -> bytes:
-        index, record = numbered
+    def transform(group: _Group) -> list[bytes]:
         try:
-            outputs = graph(tf.constant(record))
+            outputs = graph(tf.constant(group.records))
         except tf.errors.InvalidArgumentError as error:
-            raise BadDataError(_blame(record, f"record {index} of {source}", error)) from error
-        return _serialized({name: value.numpy() for name, value in outputs.items()})
+            if len(group.records) > 1:
+                return [found for one in group.apart() for found in transform(one)]
+            otherwise = f"record {group.start} of {source}"
+            raise BadDataError(_blame(group.records[0], otherwise, error)) from error
+        columns = {name: value.numpy() for name, value in outputs.items()}
+        return [
+            _serialized({name: column[row] for name, column in columns.items()})
+            for row in range(len(group.records))
+        ]
 
     records = tf.data.TFRecordDataset(source, buffer_size=2**20).as_numpy_iterator()
-    return in_order(transform, enumerate(records), lambda numbered: len(numbered[1]))
+    for found in in_order(transform, _groups(records), lambda group: sum(map(len, group.records))):
+        yield from found
+
+
+class _Group(NamedTuple):
+    """Records that go through the graph together; `start` is the first one's number in its file."""
+
+    start: int
+    records: list[bytes]
+
+    def apart(self) -> Iterator[_Group]:
+        for index, record in enumerate(self.records, self.start):
+            yield _Group(index, [record])
+
+
+def _groups(records: Iterable[bytes]) -> Iterator[_Group]:
+    """At most GROUP records, and GROUP_PIXELS or a single larger image, at a time."""
+    group = _Group(0, [])
+    room = GROUP_PIXELS
+    for index, record in enumerate(records):
+        values = tf.train.Example.FromString(record).features.feature
+        sides = (values[name].int64_list.value for name in (features.HEIGHT, features.WIDTH))
+        pixels = math.prod(side[0] if side else GROUP_PIXELS for side in sides)
+        if group.records and (len(group.records) == GROUP or pixels > room):
+            yield group
+            group, room = _Group(index, []), GROUP_PIXELS
+        group.records.append(record)
+        room -= pixels
+    if group.records:
+        yield group
 
 
 def _resolve(dotted: str) -> PreprocessingFn:
@@ -161,7 +198,7 @@ def _resolve(dotted: str) -> PreprocessingFn:
 
 def _serialized(row: Mapping[str, Any]) -> bytes:
     example = tf.train.Example()
-    for name, (value,) in row.items():
+    for name, value in row.items():
         feature = example.features.feature[name]
         if isinstance(value, bytes):
             feature.bytes_list.value.append(value)
@@ -177,23 +214,22 @@ def _blame(record: bytes, otherwise: str, error: tf.errors.InvalidArgumentError)
     return f"{name}: TensorFlow cannot decode it ({reason}); replace or remove the file"
 
 
-class _TransformShard(beam.DoFn):
+class _TransformShard(Worker[tuple[str, str]]):
     """Reads, transforms and writes a shard: image bytes cross no Beam stage."""
 
     def __init__(self, graph_uri: str, images: int) -> None:
         self._graph_uri = graph_uri
         self._images = images
 
-    def setup(self) -> None:
+    def prepare(self) -> None:
         self._graph = load_graph(self._graph_uri)
 
-    def process(self, shard: tuple[str, str]) -> None:
-        source, target = shard
+    def work(self, task: tuple[str, str], attempt: Attempt) -> None:
+        source, target = task
         with (
-            tf.io.TFRecordWriter(f"{target}.partial") as writer,
-            Counter("transform", self._images, "images") as counter,
+            tf.io.TFRecordWriter(attempt.path(target)) as writer,
+            Counter("transform", self._images, "images", attempt.advance) as counter,
         ):
             for record in transform_records(self._graph, source):
                 writer.write(record)
                 counter.add()
-        tf.io.gfile.rename(f"{target}.partial", target, overwrite=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import tempfile
 from pathlib import Path
@@ -66,17 +67,21 @@ def check(
         quiet(Path(folder, "log")) as terminal,
         Console.create(log_format.resolved, terminal.stdout) as console,
     ):
-        # Only from here on is TensorFlow needed, whose import takes seconds.
         report("note", text=f"reading {data.source}")
         from components.errors import BadDataError
-        from components.image_example_gen import assignments
         from components.image_example_gen.dataset import list_data
-        from components.image_example_gen.ingest import ingest, split_names, work_here
 
         try:
             listed = list_data(data.source, data.options)
             for line in listed.read_as:
                 report("note", text=line)
+            # Only from here on is it needed; its import takes seconds.
+            report("note", text="loading TensorFlow")
+            from components.image_example_gen import assignments
+            from components.image_example_gen.ingest import ingest, split_names, work_here
+
+            # Imported libraries never go: looking through them again and again costs CPU.
+            gc.freeze()
             # Where a run's would be, which has the splits that earlier ones decided on.
             examples = Workspace(loaded.workspace).artifacts / "ImageExampleGen" / "examples" / "-"
             known = assignments.read(str(examples), data.splits, data.options.group_near_duplicates)

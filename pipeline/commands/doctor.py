@@ -6,14 +6,33 @@ from pathlib import Path
 
 import typer
 
-from pipeline.commands.options import LogFormat, LogFormatOption, WorkspaceOption
+from pipeline.commands.options import (
+    ConfigOption,
+    LogFormat,
+    LogFormatOption,
+    SettingsOption,
+    WorkspaceOption,
+    load,
+)
 
 
-def doctor(workspace: WorkspaceOption = None, log_format: LogFormatOption = LogFormat.AUTO) -> None:
-    """Say what this machine has and lacks for a run."""
+def doctor(
+    workspace: WorkspaceOption = None,
+    config: ConfigOption = None,
+    settings: SettingsOption = None,
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Say what this machine has and lacks for a run.
+
+    With --config or --set, also whether Beam's runner answers, and its workers have this version
+    and reach the workspace.
+    """
     from pipeline.doctor import main_doctor
 
-    raise typer.Exit(main_doctor(Path(workspace or "workspace"), log_format.resolved))
+    if config is None and not settings:
+        raise typer.Exit(main_doctor(Path(workspace or "workspace"), log_format.resolved))
+    loaded = load(config, {"workspace": workspace}, settings).config
+    raise typer.Exit(main_doctor(loaded.workspace, log_format.resolved, loaded.beam))
 
 
 def version() -> None:

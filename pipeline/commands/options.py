@@ -51,6 +51,13 @@ RecipeOption = Annotated[
         help="auto, or a file of trainer_module/recipes, such as vit (default: vit).",
     ),
 ]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="All values of a published document, such as keras-bit; see docs/results.md.",
+    ),
+]
 # Not a Path: that would take an empty string for the working directory.
 WorkspaceOption = Annotated[
     str | None,
@@ -77,10 +84,14 @@ def load(
     """
     from pipeline import config
 
-    given = {
+    overrides = given(flags) | dict(map(config.parse_set, settings or []))
+    return config.load(file, overrides, scheduled=scheduled, below=below)
+
+
+def given(flags: Mapping[str, object]) -> dict[str, object]:
+    """Those of `flags`, by dotted key, that were given."""
+    return {
         key: str(value) if isinstance(value, Path) else value
         for key, value in flags.items()
         if value is not None
     }
-    overrides = given | dict(map(config.parse_set, settings or []))
-    return config.load(file, overrides, scheduled=scheduled, below=below)

@@ -11,9 +11,11 @@ from pipeline.commands.options import (
     ConfigOption,
     LogFormat,
     LogFormatOption,
+    PresetOption,
     RecipeOption,
     SettingsOption,
     WorkspaceOption,
+    given,
     load,
 )
 
@@ -36,6 +38,7 @@ def run(
         ),
     ] = None,
     recipe: RecipeOption = None,
+    preset: PresetOption = None,
     workspace: WorkspaceOption = None,
     epochs: EpochsOption = None,
     settings: SettingsOption = None,
@@ -45,6 +48,7 @@ def run(
     flags = {
         "data.source": data,
         "train.recipe": recipe,
+        "train.preset": preset,
         "workspace": workspace,
         "train.epochs": epochs,
     }
@@ -97,9 +101,9 @@ def retrain(
         "train.epochs": epochs,
     }
 
+    from pipeline.retraining.no_start import tell
     from pipeline.retraining.prepare import prepare
     from pipeline.retraining.retrain import retrain as run_retraining
-    from pipeline.retraining.retrain import tell_of_no_start
 
     def load_with(
         above: Sequence[str] = (), below: Mapping[str, Mapping[str, object]] | None = None
@@ -110,7 +114,7 @@ def retrain(
         loaded, notes = prepare(load_with)
     except Exception as error:
         if not dry_run:
-            tell_of_no_start(error)
+            tell(error, config, given(flags), settings or [], log_format.resolved)
         raise
     run_retraining(
         loaded.config,

@@ -110,8 +110,8 @@ def collect(run: Run, artifacts: Sequence[Artifact]) -> Facts:
         training=_training(where),
         evaluation=evaluation,
         verdict=verdict,
-        predictions=_predictions(where, evaluation, verdict, EVAL) if evaluation else None,
-        test_predictions=_predictions(where, evaluation, verdict, TEST)
+        predictions=_predictions(run, where, evaluation, verdict, EVAL) if evaluation else None,
+        test_predictions=_predictions(run, where, evaluation, verdict, TEST)
         if evaluation and evaluation.test
         else None,
         artifacts=list(artifacts),
@@ -227,7 +227,7 @@ def _evaluation(where: Mapping[str, str]) -> tuple[Figures | None, Verdict | Non
 
 
 def _predictions(
-    where: Mapping[str, str], evaluation: Figures, verdict: Verdict | None, split: str
+    run: Run, where: Mapping[str, str], evaluation: Figures, verdict: Verdict | None, split: str
 ) -> Predictions | None:
     if _content(where["evaluation"], figures.PREDICTIONS) is None:
         return None
@@ -255,6 +255,7 @@ def _predictions(
     best = {row: np.argsort(-probabilities[row], kind="stable")[:TOP] for row in shown}
     digests, names = table["sha256"].to_pylist(), table["filename"].to_pylist()
     images = _images(where.get("examples"), split, {digests[row] for row in shown})
+    maps = _maps(where)
     known = {
         row: Prediction(
             filename=names[row],
@@ -263,6 +264,7 @@ def _predictions(
             top=[(classes[index], float(probabilities[row, index])) for index in best[row]],
             baseline=None if baseline is None else str(baseline[row]),
             image=images.get(digests[row], b""),
+            looked=_heated(run, images.get(digests[row]), maps.get(digests[row])),
         )
         for row in shown
     }
@@ -273,6 +275,26 @@ def _predictions(
         duel=None
         if baseline is None
         else _duel(named, chosen == labels, baseline, verdict.compared_classes if verdict else ()),
+    )
+
+
+def _maps(where: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Where the network looked, uint8 [h, w] by SHA-256 of the original image."""
+    content = _content(where.get("model_run"), "attention.npz")
+    if content is None:
+        return {}
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(zip(arrays["digests"].tolist(), arrays["maps"], strict=True))
+
+
+def _heated(run: Run, image: bytes | None, looked: np.ndarray | None) -> bytes:
+    if image is None or looked is None:
+        return b""
+    return pictures.heated(
+        image,
+        looked,
+        aspect=run.value("transform.aspect", "squeeze"),
+        crop_fraction=run.value("transform.crop_fraction", 1.0),
     )
 
 

@@ -227,6 +227,7 @@ class Prediction(_Fact):
     """What the candidate said of an image.
 
     probability: of its label. top: the likeliest classes. baseline: the class that it chose.
+    looked: the image, brighter where the network looked; of mistakes only, and not of each network.
     """
 
     filename: str
@@ -235,6 +236,7 @@ class Prediction(_Fact):
     probability: float
     baseline: str | None = None
     image: bytes = Field(default=b"", exclude=True, repr=False)
+    looked: bytes = Field(default=b"", exclude=True, repr=False)
 
     @property
     def is_right(self) -> bool:

@@ -34,6 +34,28 @@ def encode(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
+def heated(
+    encoded: bytes, looked: npt.NDArray[np.uint8], *, aspect: str, crop_fraction: float
+) -> bytes:
+    """An encoded picture that is bright where `looked`, uint8 [h, w], is, and dark elsewhere.
+
+    `aspect` and `crop_fraction` are the settings by which the picture became the square that
+    `looked` covers.
+    """
+    picture = Image.open(io.BytesIO(encoded)).convert("RGB")
+    width, height = picture.size
+    if aspect != "squeeze":
+        side = (min if aspect == "crop" else max)(width, height)
+        width = height = side
+    covered = (max(1, round(width * crop_fraction)), max(1, round(height * crop_fraction)))
+    light = Image.fromarray(looked).resize(covered, Image.Resampling.BICUBIC)
+    mask = Image.new("L", picture.size, 0)
+    place = [(whole - part) // 2 for whole, part in zip(picture.size, covered, strict=True)]
+    mask.paste(light, (place[0], place[1]))
+    share = 0.25 + 0.75 * np.asarray(mask, np.float32)[..., None] / 255
+    return encode((np.asarray(picture) * share).round().astype(np.uint8))
+
+
 def patches(pixels: Pixels, count: int) -> bytes | None:
     """The image cut into `count` x `count` patches, as a vision transformer is given it.
 

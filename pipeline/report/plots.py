@@ -19,6 +19,7 @@ from pipeline.report.facts import Data, Facts, Promotion, Run, Training
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
 
     from components.image_evaluator.figures import Figures, ModelFigures
 
@@ -39,6 +40,7 @@ _WIDTH, _HEIGHT = 360.0, 220.0
 _LABELLED = 40  # classes: of more no name would be readable
 _COUNTED = 16  # classes: of more no number would be
 _DRAWN = 640  # classes: of more a cell or a bar would be less than a pixel
+_FLAT = 20  # times the least value: on a linear axis that could not be told from none
 _LONGEST = 18  # characters of a class name
 NOTHING = "\N{EN DASH}"  # in the place of a figure that there is not
 
@@ -221,7 +223,7 @@ def _pair_of_curves(training: Training, key: str, title: str) -> _Drawn:
         values = [row[prefix + key] for row in training.epochs]
         axes.plot(epochs, values, style, color=color, label=name, **_marker(epochs))
     if key == "accuracy":
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
+        axes.yaxis.set_major_formatter(_percents())
     best = training.epochs[training.best_epoch - 1]
     axes.plot(best["epoch"], best[f"val_{key}"], "o", color=SECOND, markersize=6)
     _epochs(axes, training)
@@ -257,9 +259,31 @@ def _one_curve(training: Training, values: Sequence[float]) -> Figure:
     figure, axes = _figure(height=150)
     epochs = [row["epoch"] for row in training.epochs]
     axes.plot(epochs, values, color=FIRST, **_marker(epochs))
-    axes.set_ylim(0, 1.25 * max(values) or 1)
+    positive = [value for value in values if value > 0]
+    if len(positive) == len(values) and max(values) > _FLAT * min(values):
+        _logarithmic(axes, values)
+    else:
+        axes.set_ylim(0, 1.25 * max(values) or 1)
     _epochs(axes, training)
     return figure
+
+
+def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
+    """Show what lies orders of magnitude apart, such as epochs with and without frozen features."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    axes.set_ylim(min(values) / 2, max(values) * 2)
+    axes.yaxis.set_major_locator(LogLocator(numticks=5))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+
+
+def _percents() -> PercentFormatter:
+    """Shares as percentages, with the digits that the range of the axis takes."""
+    from matplotlib.ticker import PercentFormatter
+
+    return PercentFormatter(1.0)
 
 
 def _marker(epochs: Sequence[float]) -> dict[str, object]:
@@ -356,7 +380,7 @@ def _reliability(evaluation: Figures) -> _Drawn:
     axes.set_xlim(-0.03, 1.04)
     axes.set_ylim(-0.03, 1.06)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axis.set_major_formatter(_percents())
     axes.set_xlabel("confidence")
     axes.set_ylabel("accuracy")
     _legend(axes)
@@ -406,7 +430,7 @@ def _recall(evaluation: Figures) -> _Drawn:
     axes.set_yticks(range(len(names)), [shortened(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(right=1.02)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.xaxis.set_major_formatter(_percents())
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("recall")
     _legend(axes)
@@ -469,7 +493,7 @@ def _history(runs: Sequence[Run], promotions: Sequence[Promotion]) -> _Drawn:
     every = max(1, len(known) // 8)
     ticks = list(places)[::-1][::every][::-1]
     axes.set_xticks(ticks, [known[place][0].started[5:16].replace("T", "\n") for place in ticks])
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
+    axes.yaxis.set_major_formatter(_percents())
     axes.set_ylabel("accuracy")
     _legend(axes)
     last = f"; the latest is {percent(known[-1][1].value, 2)}" if known else ""

@@ -16,7 +16,7 @@ from typing import Any
 
 from components.atomic_pusher import storage
 from components.redaction import redact_all
-from pipeline.errors import NotBlessed
+from pipeline.errors import NotBlessed, UserError
 
 FILE = "retraining.jsonl"
 
@@ -60,6 +60,15 @@ def result_of(error: BaseException) -> str:
     if isinstance(error, NotBlessed):
         return "rejected"
     return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+
+
+def detail_of(error: BaseException) -> str:
+    """Why `error` ended a retraining, for an entry and for people."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted by a signal; it is continued next time"
+    if isinstance(error, UserError):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error}".rstrip(": ")
 
 
 def last_alarm(entries: Sequence[Mapping[str, Any]]) -> datetime.datetime | None:

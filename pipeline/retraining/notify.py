@@ -1,16 +1,18 @@
-"""Messages to a webhook, in the JSON that Slack, Mattermost and others take.
+"""Messages to a webhook, in the JSON that Slack, Mattermost and others take, and to who watches.
 
 The URL is a secret: it comes from the environment, and no message of ours holds it.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import urllib.error
 import urllib.request
+from typing import Any
 
-from components.redaction import redact
+from components.redaction import redact, redact_all
 from pipeline.settings import NotifyConfig
 
 TIMEOUT_S = 10.0
@@ -37,6 +39,15 @@ def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
     # Of urllib, http.client, ssl and socket; their texts may name the URL.
     except Exception as error:
         return f"nobody was told: the webhook of {config.webhook_env}: {_kind(error)}"
+
+
+def say(log_format: str, event: str, text: str, **fields: Any) -> None:
+    """Print a line, or a JSON object that has it as `text` where the format is "json"."""
+    text = redact(text)
+    if log_format == "json":
+        ts = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        text = json.dumps({"ts": ts, "event": event, "text": text, **redact_all(fields)})
+    print(text, flush=True)
 
 
 def _kind(error: Exception) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import json
 import signal
 import threading
 import time
@@ -14,13 +13,14 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from pipeline.config import check_paths
-from pipeline.errors import ConfigError, DriftFound, UserError
+from pipeline.errors import ConfigError, DriftFound
 from pipeline.noise import quiet
 from pipeline.retraining import journal, labels, notify
 from pipeline.retraining.decision import Situation, decide
+from pipeline.retraining.journal import detail_of
 from pipeline.retraining.look import Place, check_losses, look, record, stopped
 from pipeline.run import new_run_id, run_locked
-from pipeline.settings import Config, NotifyConfig
+from pipeline.settings import Config
 from pipeline.workspace import Workspace
 
 MEMO = "retraining-inventory.json"
@@ -78,12 +78,6 @@ def retrain(
                 raise DriftFound("; ".join(decision.reasons))
 
 
-def tell_of_no_start(error: Exception) -> None:
-    """Tell the default webhook that there are no settings by which a retraining could start."""
-    if failure := notify.send(NotifyConfig(), "failed", "retrain", _detail(error)):
-        print(failure, flush=True)
-
-
 class _Night:
     def __init__(
         self, config: Config, workspace: Workspace, log_format: str, now: datetime.datetime
@@ -117,7 +111,7 @@ class _Night:
             if not isinstance(error, ConfigError):
                 self._workspace.root.mkdir(parents=True, exist_ok=True)
             stopped(self.place, self._time(), error)
-        self.notify(_event(error), _detail(error))
+        self.notify(_event(error), detail_of(error))
 
     def look(self, force: bool, accept_loss: bool) -> Situation:
         """What there is to decide on. Raises DataLost where too much is gone and not accepted."""
@@ -143,8 +137,8 @@ class _Night:
             result = journal.result_of(error)
             # Whoever is to be told does not go without it where the disk is full.
             with contextlib.suppress(OSError):
-                self.record("ended", run=run_id, result=result, detail=_detail(error))
-            self.notify(_event(error), f"run {run_id}: {_detail(error)}")
+                self.record("ended", run=run_id, result=result, detail=detail_of(error))
+            self.notify(_event(error), f"run {run_id}: {detail_of(error)}")
             raise
         self.record("ended", run=run_id, result="blessed", pushed=found["pushed"], detail=labelled)
         self.say("note", labelled)
@@ -162,10 +156,7 @@ class _Night:
 
     def say(self, event: str, text: str, **fields: Any) -> None:
         """Print a line, or a JSON object that has it as `text`."""
-        if self._log_format == "json":
-            ts = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-            text = json.dumps({"ts": ts, "event": event, "text": text, **fields})
-        print(text, flush=True)
+        notify.say(self._log_format, event, text, **fields)
 
     def _time(self) -> datetime.datetime:
         return self._now + datetime.timedelta(seconds=time.monotonic() - self._started)
@@ -174,14 +165,6 @@ class _Night:
 def _event(error: BaseException) -> str:
     """Of `NotifyConfig.on`: an interrupted retraining has failed for who is told of it."""
     return "rejected" if journal.result_of(error) == "rejected" else "failed"
-
-
-def _detail(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted by a signal; it is continued next time"
-    if isinstance(error, UserError):
-        return str(error)
-    return f"unexpected {type(error).__name__}: {error}".rstrip(": ")
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from components.attempts import Attempt
 from components.image_example_gen import writing
 from components.image_example_gen.dataset import DataSet, fingerprint, list_data
 from components.image_example_gen.ingest import ingest
@@ -100,12 +101,13 @@ def run(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as output:
 
         def work(pieces: Sequence[Work], images: int) -> Mapping[int, list[Outcome]]:
-            for split in SHARES:
-                Path(output, f"Split-{split}").mkdir()
-            return {
-                piece.index: writing.write(piece, options.max_pixels, images, output)
-                for piece in pieces
-            }
+            found = {}
+            for piece in pieces:
+                attempt = Attempt(output)
+                found[piece.index] = writing.write(piece, options.max_pixels, images, attempt)
+                attempt.finish(None)
+                attempt.win()
+            return found
 
         ingest(list_data(str(folder), options), SHARES, options, work, output)
 

@@ -22,7 +22,8 @@ import tensorflow as tf
 
 from trainer_module import fit, recipes
 from trainer_module.input_pipeline import Split
-from trainer_module.recipes.mobilenet import BASE, Config
+from trainer_module.recipes.mobilenet import Config
+from trainer_module.recipes.transfer import BASE
 from trainer_module.transform import load_image
 
 SIZE = 160

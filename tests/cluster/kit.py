@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +22,43 @@ IMAGE = os.environ.get("CLUSTER_IMAGE", "registry.example/perennial:1-cpu")
 MODES = ("enforce", "audit", "warn")
 SECONDS = 600.0  # for anything to happen at all: machines of tests are slow
 IMAGE_USER = 65532
+DATA = "/mnt/perennial/data"
+
+CONFIG = """
+name = "{name}"
+
+[data]
+source = "{data}/first"
+
+[train]
+recipe = "vit"
+epochs = 1
+
+[evaluate]
+min_accuracy = 0.0
+
+[infra_validation]
+enabled = false
+
+[push]
+directory = "/mnt/perennial/serving/{name}"
+
+[kubeflow]
+image = "{image}"
+pipeline_root = "/mnt/perennial/artifacts/{name}"
+nodes = {{ Trainer = "training" }}
+volumes = [{{ claim = "perennial", path = "/mnt/perennial" }}]
+
+[kubeflow.pools.cpu]
+cpu = "250m"
+memory = "3Gi"
+
+[kubeflow.pools.training]
+cpu = "250m"
+memory = "3Gi"
+retry_delay = 1
+{training}
+"""
 
 Resource = dict[str, Any]
 Kustomization = Path
@@ -225,3 +263,36 @@ def files_of(name: str, namespace: str, *paths: Path) -> Resource:
 
 SERVING = REPO / "kubeflow" / "serving"
 MANIFESTS = REPO / "kubeflow" / "manifests"
+
+
+def write_images(namespace: str) -> None:
+    """Below DATA on the claim `perennial`: the folders first and second, which differ."""
+    write = (
+        "from pathlib import Path; import shutil;"
+        "from components.image_example_gen.sources import digits;"
+        f"first, second = Path('{DATA}/first'), Path('{DATA}/second');"
+        "first.exists() or digits.write_folder(first);"
+        "second.exists() or shutil.copytree(first, second);"
+        "[next(each.glob('*.png')).unlink(missing_ok=True) for each in second.iterdir()]"
+    )
+    name = f"images-{uuid.uuid4().hex[:6]}"
+    claims = {"/mnt/perennial": "perennial"}
+    apply([job(name, namespace, ["python3", "-c", write], claims)])
+    code, log = ended(name, namespace)
+    assert code == 0, log
+
+
+def perennial(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command as a person would."""
+    command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+
+
+def compiled(folder: Path, name: str, *options: str, training: str = "") -> Path:
+    """A package of a pipeline with that name."""
+    config, package = folder / f"{name}.toml", folder / f"{name}.yaml"
+    text = CONFIG.format(name=name, data=DATA, image=IMAGE, training=training)
+    config.write_text(text)
+    done = perennial("compile", "--config", config, "--output", package, *options)
+    assert done.returncode == 0, done.stderr
+    return package

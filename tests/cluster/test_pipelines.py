@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import REPO
 from tests.cluster import kit
 
 ENDPOINT = os.environ.get("KF_PIPELINES_ENDPOINT", "")
 NAMESPACE = os.environ.get("CLUSTER_KFP_NAMESPACE", "kubeflow")
-DATA = "/mnt/perennial/data"
 RUN_LABEL = "pipeline/runid"
 
 pytestmark = [
@@ -29,42 +25,6 @@ pytestmark = [
     pytest.mark.skipif(not ENDPOINT, reason="KF_PIPELINES_ENDPOINT names no Kubeflow Pipelines"),
     pytest.mark.timeout(3600),
 ]
-
-CONFIG = """
-name = "{name}"
-
-[data]
-source = "{data}/first"
-
-[train]
-recipe = "vit"
-epochs = 1
-
-[evaluate]
-min_accuracy = 0.0
-
-[infra_validation]
-enabled = false
-
-[push]
-directory = "/mnt/perennial/serving/{name}"
-
-[kubeflow]
-image = "{image}"
-pipeline_root = "/mnt/perennial/artifacts/{name}"
-nodes = {{ Trainer = "training" }}
-volumes = [{{ claim = "perennial", path = "/mnt/perennial" }}]
-
-[kubeflow.pools.cpu]
-cpu = "250m"
-memory = "3Gi"
-
-[kubeflow.pools.training]
-cpu = "250m"
-memory = "3Gi"
-retry_delay = 1
-{training}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -80,41 +40,13 @@ def installed() -> str:
     kit.apply([each for each in resources if each["kind"] != "ResourceQuota"])
     kit.kubectl("rollout", "status", f"statefulset/{name}", "-n", NAMESPACE, "--timeout=500s")
     assert kit.ended("prepare-volume", NAMESPACE)[0] == 0
-    write = (
-        "from pathlib import Path; import shutil;"
-        "from components.image_example_gen.sources import digits;"
-        f"first, second = Path('{DATA}/first'), Path('{DATA}/second');"
-        "first.exists() or digits.write_folder(first);"
-        "second.exists() or shutil.copytree(first, second);"
-        "[next(each.glob('*.png')).unlink(missing_ok=True) for each in second.iterdir()]"
-    )
-    job = f"images-{uuid.uuid4().hex[:6]}"
-    claims = {"/mnt/perennial": "perennial"}
-    kit.apply([kit.job(job, NAMESPACE, ["python3", "-c", write], claims)])
-    code, log = kit.ended(job, NAMESPACE)
-    assert code == 0, log
+    kit.write_images(NAMESPACE)
     return NAMESPACE
-
-
-def perennial(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command as a person would."""
-    command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True)
-
-
-def compiled(folder: Path, name: str, *options: str, training: str = "") -> Path:
-    """A package of a pipeline with that name."""
-    config, package = folder / f"{name}.toml", folder / f"{name}.yaml"
-    text = CONFIG.format(name=name, data=DATA, image=kit.IMAGE, training=training)
-    config.write_text(text)
-    done = perennial("compile", "--config", config, "--output", package, *options)
-    assert done.returncode == 0, done.stderr
-    return package
 
 
 def submitted(package: Path, *options: str) -> str:
     """Run it to its end; returns the run's id."""
-    done = perennial("submit", package, "--wait", *options)
+    done = kit.perennial("submit", package, "--wait", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     return run_of(done.stdout)
 
@@ -155,7 +87,7 @@ def name() -> str:
 def test_the_same_data_is_cached_and_changed_data_is_not(
     installed: str, tmp_path: Path, name: str
 ) -> None:
-    package = compiled(tmp_path, name)
+    package = kit.compiled(tmp_path, name)
     first = states(submitted(package))
     assert first["ImageExampleGen"] == first["Trainer"] == first["Pusher"] == "complete"
 
@@ -163,20 +95,20 @@ def test_the_same_data_is_cached_and_changed_data_is_not(
     assert same.keys() == first.keys()
     assert same["ImageExampleGen"] == same["Trainer"] == "cached"
 
-    changed = states(submitted(package, "--param", f"data_root={DATA}/second"))
+    changed = states(submitted(package, "--param", f"data_root={kit.DATA}/second"))
     assert changed["ImageExampleGen"] == changed["Trainer"] == "complete"
 
     # What is not there must not succeed.
-    done = perennial("submit", package, "--wait", "--param", "data_root=/nowhere")
+    done = kit.perennial("submit", package, "--wait", "--param", "data_root=/nowhere")
     assert done.returncode != 0
 
 
 def test_a_schedule_decides_for_itself(installed: str, tmp_path: Path, name: str) -> None:
     from kfp import Client
 
-    package = compiled(tmp_path, name, "--retrain")
+    package = kit.compiled(tmp_path, name, "--retrain")
     schedule = f"{name}-nightly"
-    done = perennial(
+    done = kit.perennial(
         "schedule", "create", package, "--name", schedule, "--cron", "0 * * * * *"
     )  # every minute
     assert done.returncode == 0, done.stderr
@@ -196,7 +128,7 @@ def test_a_schedule_decides_for_itself(installed: str, tmp_path: Path, name: str
         assert any(text.startswith("Nothing to do") for text in told), told
         assert "Trainer" not in states(run)
     finally:
-        assert perennial("schedule", "delete", schedule).returncode == 0
+        assert kit.perennial("schedule", "delete", schedule).returncode == 0
 
 
 def of_schedule(client: Any, recurring: str) -> list[Any]:
@@ -205,8 +137,8 @@ def of_schedule(client: Any, recurring: str) -> list[Any]:
 
 
 def test_a_killed_trainer_goes_on(installed: str, tmp_path: Path, name: str) -> None:
-    package = compiled(tmp_path, name)
-    done = perennial("submit", package, "--param", "epochs=6", "--param", "seed=7")
+    package = kit.compiled(tmp_path, name)
+    done = kit.perennial("submit", package, "--param", "epochs=6", "--param", "seed=7")
     assert done.returncode == 0, done.stderr
     run = run_of(done.stdout)
 
@@ -240,6 +172,6 @@ def test_a_killed_trainer_goes_on(installed: str, tmp_path: Path, name: str) -> 
 def test_a_pool_without_machines_blocks_nobody(installed: str, tmp_path: Path, name: str) -> None:
     """Refused at once, or ended by a deadline: not RUNNING for ever."""
     nowhere = 'node_selector = { "perennial/test" = "nowhere" }\ntimeout = 60\nretries = 0'
-    package = compiled(tmp_path, f"{name}-nowhere", training=nowhere)
-    done = perennial("submit", package, "--wait")
+    package = kit.compiled(tmp_path, f"{name}-nowhere", training=nowhere)
+    done = kit.perennial("submit", package, "--wait")
     assert done.returncode not in (0, 1), done.stdout + done.stderr

@@ -16,7 +16,7 @@ HEAD = "resnet/head/conv2d/"
 
 
 def pretrained_bit(
-    variant: str, spec: WeightSpec, *, image_size: int, num_classes: int
+    variant: str, spec: WeightSpec, *, image_size: int | None, num_classes: int
 ) -> keras.Model:
     """A model with `spec`'s backbone and a new head: pixels to `num_classes` logits, all of them 0.
 
@@ -98,7 +98,7 @@ def npz_name(path: str) -> str:
 
 
 def _saved_model_outputs(
-    spec: WeightSpec, image_size: int
+    spec: WeightSpec, image_size: int | None
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     low, high = spec.range
     images = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")

@@ -14,13 +14,15 @@ Shape = tuple[int | None, ...]
 class SquareView(layers.Layer):
     """Turn uint8 [B, H, W, C], H = W, into uint8 [B, size, size, C].
 
-    Either the centre is cut out, or the whole is shrunk. Images of that size pass unchanged.
+    Either the centre is cut out, or the whole is shrunk, bilinearly. Images of that size pass
+    unchanged.
     """
 
-    def __init__(self, size: int, *, crop: bool, **kwargs: Any) -> None:
+    def __init__(self, size: int, *, crop: bool, antialias: bool = True, **kwargs: Any) -> None:
         super().__init__(**{"dtype": "uint8", **kwargs})
         self.size = size
         self.crop = crop
+        self.antialias = antialias
 
     def call(self, images: Any) -> Any:
         """Cut or shrink."""
@@ -31,7 +33,7 @@ class SquareView(layers.Layer):
             start = (ops.shape(images)[1] - self.size) // 2
             return images[:, start : start + self.size, start : start + self.size]
         shrunk = ops.image.resize(
-            ops.cast(images, "float32"), (self.size, self.size), antialias=True
+            ops.cast(images, "float32"), (self.size, self.size), antialias=self.antialias
         )
         return ops.cast(ops.round(shrunk), "uint8")
 
@@ -41,12 +43,12 @@ class SquareView(layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        config = {"size": self.size, "crop": self.crop}
+        config = {"size": self.size, "crop": self.crop, "antialias": self.antialias}
         return {**super().get_config(), **config}
 
 
-def seen_through(net: keras.Model, size: int, *, crop: bool) -> keras.Model:
+def seen_through(net: keras.Model, size: int, *, crop: bool, antialias: bool = True) -> keras.Model:
     """`net`, which takes images of `size`, as a model of square uint8 images of any larger size."""
     images = keras.Input((None, None, 3), dtype="uint8", name="image")
-    view = SquareView(size, crop=crop, name="view")
+    view = SquareView(size, crop=crop, antialias=antialias, name="view")
     return keras.Model(images, net(view(images)), name=f"{net.name}_view")

@@ -69,11 +69,18 @@ def gelu_tanh(x: Any) -> Any:
 
 
 def vision_transformer(
-    variant: Variant, *, image_size: int, num_classes: int, dropout: float = 0.0
+    variant: Variant,
+    *,
+    image_size: int,
+    num_classes: int,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
 ) -> keras.Model:
     """Build the model: pixels, uint8 [B, image_size, image_size, 3], to logits [B, num_classes].
 
-    The head is all zeros. `image_size` must be a multiple of the patch size.
+    The head is all zeros. `image_size` must be a multiple of the patch size. In training the last
+    block's branches are left out for a share `stochastic_depth` of the images, those of the blocks
+    before it for less.
     """
     images = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
     x = layers.Rescaling(1 / 127.5, -1, name="rescaling")(images)
@@ -83,26 +90,32 @@ def vision_transformer(
     x = PositionEmbedding(name="position")(x)
     x = layers.Dropout(dropout, name="drop")(x)
     for index in range(variant.depth):
-        x = _block(x, f"block{index}", variant, dropout)
+        dropped = stochastic_depth * index / max(1, variant.depth - 1)
+        x = _block(x, f"block{index}", variant, dropout, dropped)
     x = layers.LayerNormalization(epsilon=1e-6, name="norm")(x)[:, 0]
     # In float32 under mixed precision too: the loss and the served probabilities need it.
     head = layers.Dense(num_classes, kernel_initializer="zeros", dtype="float32", name="head")
     return keras.Model(images, head(x), name="vision_transformer")
 
 
-def _block(x: Any, name: str, variant: Variant, dropout: float) -> Any:
+def _block(x: Any, name: str, variant: Variant, dropout: float, dropped: float) -> Any:
+    def branch(y: Any, part: str) -> Any:
+        # One draw an image, for all of its tokens.
+        shape = (None, 1, 1)
+        return layers.Dropout(dropped, shape, name=f"{name}_depth{part}")(y) if dropped else y
+
     y = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm1")(x)
     attention = layers.MultiHeadAttention(
         variant.heads, variant.dim // variant.heads, name=f"{name}_attention"
     )
     y = layers.Dropout(dropout, name=f"{name}_drop1")(attention(y, y))
-    x = layers.Add(name=f"{name}_add1")([x, y])
+    x = layers.Add(name=f"{name}_add1")([x, branch(y, "1")])
     y = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm2")(x)
     y = layers.Dense(variant.mlp_dim, activation=gelu_tanh, name=f"{name}_mlp0")(y)
     y = layers.Dropout(dropout, name=f"{name}_drop2")(y)
     y = layers.Dense(variant.dim, name=f"{name}_mlp1")(y)
     y = layers.Dropout(dropout, name=f"{name}_drop3")(y)
-    return layers.Add(name=f"{name}_add2")([x, y])
+    return layers.Add(name=f"{name}_add2")([x, branch(y, "2")])
 
 
 def load_npz(model: keras.Model, path: Path) -> None:

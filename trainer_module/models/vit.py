@@ -71,6 +71,7 @@ def small_vit(
     *,
     image_size: int,
     num_classes: int,
+    any_size: bool = False,
     patch_size: int,
     dim: int,
     depth: int,
@@ -84,11 +85,15 @@ def small_vit(
     """Build the model: pixels, uint8 [B, image_size, image_size, 3], to logits [B, num_classes].
 
     Its layer "normalization" must be adapted to images before use.
-    `image_size` must be a multiple of `patch_size`.
+    `image_size` must be a multiple of `patch_size`. With `any_size` images of another size are
+    resized to it, bilinearly, after they are normalized.
     """
-    images = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
+    side = None if any_size else image_size
+    images = keras.Input((side, side, 3), dtype="uint8", name="image")
     # In float32 under mixed precision too: its statistics cannot be measured in less.
     x = AdaptedNormalization(dtype="float32", name="normalization")(images)
+    if any_size:
+        x = layers.Resizing(image_size, image_size, dtype="float32", name="resizing")(x)
     x = Patches(patch_size, name="patches")(x)
     x = layers.Dense(dim, name="projection")(x)
     x = PositionEmbedding(name="position")(x)

@@ -25,12 +25,14 @@ class TrainingData:
         size: how many of them there are.
         batch_size: images of a batch; the last one of an epoch may hold fewer.
         epochs: how long to train, or None for as long as the recipe thinks right.
+        keep: which epoch of a phase its weights are of, "best" or "last".
     """
 
     images: tf.data.Dataset
     size: int
     batch_size: int
     epochs: int | None
+    keep: str = "best"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -56,13 +58,15 @@ class Frozen:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One fit of a model, which ends with the weights of its best epoch.
+    """One fit of a model, which ends with the weights of its best epoch, or of its last.
 
     Attributes:
         epochs: how many at most.
         optimizer: a new one.
         augment: changes the training images, or None. It must bring them to the model's size.
-        patience: epochs without a better one that end the phase early, 0 for never.
+        patience: steps without a better epoch that end the phase early, 0 for never. They count
+            from the end of the warm-up, and are looked at after each epoch.
+        warmup: steps of the warm-up.
         clip: largest global norm of the gradient; None: no limit.
         frozen: what need not be computed anew in every epoch.
         model: fitted from here on, in place of the one before; None: that one.
@@ -73,6 +77,7 @@ class Phase:
     optimizer: keras.optimizers.Optimizer
     augment: Augment | None
     patience: int = 0
+    warmup: int = 0
     clip: float | None = None
     frozen: Frozen | None = None
     model: keras.Model | None = None
@@ -93,10 +98,12 @@ class Recipe(Protocol):
 
     It may also have `image_sizes(config, height, width)`, which gives the transform settings
     `image_size` and `train_size` by the usual size of the data set's images, in pixels; it is asked
-    where no configuration sets `transform.image_size`. For the checks before a run it may have
-    `check_model(config, model, epochs)`, which raises ValueError where `phases` would fail, and
-    `most_trained(config, model)`, which makes trainable what the phase that takes most memory
-    trains. Both are given a model without values, in a `keras.StatelessScope`.
+    where no configuration sets `transform.image_size`. Where its `is_framed(config)` is true, the
+    augmentation of a training image is given `input_pipeline.Framed` in place of the pixels. For
+    the checks before a run it may have `check_model(config, model, epochs)`, which raises
+    ValueError where `phases` would fail, and `most_trained(config, model)`, which makes trainable
+    what the phase that takes most memory trains. Both are given a model without values, in a
+    `keras.StatelessScope`.
     """
 
     Config: type[BaseModel]  # frozen, unknown fields refused; the hyperparameters, with defaults

@@ -1,8 +1,13 @@
 """Fine-tuning of a pretrained BiT ResNet-v2 by the BiT-HyperRule.
 
 Sources: "Big Transfer" (arXiv 1912.11370) and its code, for the rule and the networks; the Keras
-example "Image classification with BigTransfer", for the early stop. They report, for BiT-M R50x1,
-97.27 % on tf_flowers (85 % of the images train) and 97.2 to 97.4 % on CIFAR-10.
+example "Image classification with BigTransfer". They report, for BiT-M R50x1, 97.27 % on tf_flowers
+(85 % of the images train) and 97.2 to 97.4 % on CIFAR-10.
+
+The authors' code trains to the end of the schedule. The Keras example, which has no warm-up, stops
+after two checks of 10 steps without a better one. In a warm-up such a stop would come at once: a
+head of zeros learns nothing at a rate near zero. So patience begins after the warm-up here, and is
+as long as one stage of the schedule.
 
 Reached here, from scratch with the tiny variant, seed 0, on 2 CPU cores:
 
@@ -67,10 +72,13 @@ class Config(BaseModel):
         "cropped to 480 as in the authors' code, or 448 to 384 as in the paper.",
     )
     crop: bool = Field(True, description="Crop at random; not where position or count matters.")
+    crop_size: PositiveInt | None = Field(
+        None, description="Pixels of a side of the random crops; unset: image_size."
+    )
     flip: bool = Field(True, description="Mirror images; not where left and right differ.")
     learning_rate: PositiveFloat = Field(0.003, description="For 512 images a step.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Of the SGD optimizer.")
-    schedule: tuple[PositiveInt, ...] | None = Field(
+    schedule: tuple[NonNegativeInt, ...] | None = Field(
         None,
         min_length=2,
         strict=False,
@@ -79,8 +87,10 @@ class Config(BaseModel):
     mixup: float | None = Field(
         None, ge=0, description="Alpha of the Beta distribution; 0: no MixUp."
     )
-    patience: NonNegativeInt = Field(
-        2, description="Epochs without better accuracy that end the training; 0: never."
+    patience: NonNegativeInt | None = Field(
+        None,
+        description="Steps of 512 images without better accuracy, after the warm-up, that end the "
+        "training; unset: a fifth of the schedule's; 0: never.",
     )
 
 
@@ -92,11 +102,13 @@ class Rule:
         learning_rate: reached at the end of the warm-up.
         steps: end of the warm-up, divisions of the rate by 10, end of the training.
         mixup: alpha, 0 for none.
+        patience: steps without better accuracy that end the training, 0 for never.
     """
 
     learning_rate: float
     steps: tuple[int, ...]
     mixup: float
+    patience: int
 
 
 def hyper_rule(config: Config, images: int, batch: int, total_steps: int | None = None) -> Rule:
@@ -109,9 +121,14 @@ def hyper_rule(config: Config, images: int, batch: int, total_steps: int | None 
     mixup = (0.0 if images < 20_000 else 0.1) if config.mixup is None else config.mixup
     return Rule(
         learning_rate=config.learning_rate * batch / RULE_BATCH,
-        steps=tuple(max(1, round(step * scale)) for step in steps),
+        steps=tuple(_scaled(step, scale) for step in steps),
         mixup=mixup,
+        patience=_scaled(steps[-1] // 5 if config.patience is None else config.patience, scale),
     )
+
+
+def _scaled(steps: int, scale: float) -> int:
+    return max(1, round(steps * scale)) if steps else 0
 
 
 def image_sizes(config: Config, height: float, width: float) -> dict[str, int]:
@@ -125,9 +142,12 @@ def image_sizes(config: Config, height: float, width: float) -> dict[str, int]:
 
 def check(config: Config, image_size: int, train_size: int) -> None:
     """Raise ValueError where there is nothing to crop, or no crop that the sizes ask for."""
-    if config.crop and train_size <= image_size:
+    size, name = (config.crop_size, "crop_size") if config.crop_size else (image_size, "image_size")
+    if config.crop_size and not config.crop:
+        raise ValueError(f"crop_size {size} without a crop; leave it unset, or set crop to true")
+    if config.crop and train_size <= size:
         raise ValueError(
-            f"train_size {train_size} leaves nothing to crop to image_size {image_size}; set "
+            f"train_size {train_size} leaves nothing to crop to {name} {size}; set "
             "transform.train_size higher, or train.hyperparameters.crop to false"
         )
     if not config.crop and train_size != image_size:
@@ -143,9 +163,9 @@ def build_model(config: Config, image_size: int, num_classes: int) -> keras.Mode
     """Make the model, with pretrained weights where they are configured, and a head of zeros."""
     from trainer_module.models.bit_weights import pretrained_bit
 
-    return pretrained_bit(
-        config.variant, config.weights, image_size=image_size, num_classes=num_classes
-    )
+    # Crops of another size than that of evaluation need a model of any.
+    size = None if config.crop_size else image_size
+    return pretrained_bit(config.variant, config.weights, image_size=size, num_classes=num_classes)
 
 
 def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[Phase, Row, None]:
@@ -154,13 +174,14 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
     rule = hyper_rule(config, data.size, data.batch_size, total)
     # At least: the rate stays at its lowest until the last epoch is full.
     epochs = data.epochs or -(-rule.steps[-1] // data.steps_per_epoch)
-    size = model.input_shape[1]
+    size = config.crop_size or model.input_shape[1]
     progress.report("note", text=_told(config, rule, data, epochs, size))
     yield Phase(
         epochs,
         _optimizer(config, rule),
         _augment(config, rule, size, model.output_shape[-1]),
-        patience=config.patience,
+        patience=rule.patience,
+        warmup=rule.steps[0],
     )
 
 

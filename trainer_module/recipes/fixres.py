@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-    from trainer_module.input_pipeline import Augment
+    from trainer_module.input_pipeline import Augment, Framed
 
 RESNET = "resnet50v2"
 EPOCHS = 30  # of the first stage, where none are given
@@ -70,9 +70,13 @@ class Config(BaseModel):
     second_learning_rate: PositiveFloat = Field(1e-4, description="Of the second stage.")
     second_epochs: PositiveInt = Field(10, description="Epochs of all that the second stage takes.")
     batch_norm: Literal["reestimate", "train"] = Field(
-        "reestimate",
-        description="Statistics of a last normalization over batches: measured once at the higher "
-        "resolution and then fixed, or trained along with its scale and offset.",
+        "train",
+        description="Statistics of a last normalization over batches: trained along with its scale "
+        "and offset, as in the Keras example, or measured once at the higher resolution and then "
+        "fixed with these, as in the paper.",
+    )
+    antialias: bool = Field(
+        False, description="Smooth before random crops and images are shrunk; the example does not."
     )
     vanilla: bool = Field(
         False, description="The control: train at the higher resolution, in one stage."
@@ -121,7 +125,14 @@ def build_model(config: Config, image_size: int, num_classes: int) -> keras.Mode
 
     check(config, image_size, image_size)
     size = _first_size(config)
-    return seen_through(_net(config, size, num_classes), size, crop=False)
+    return seen_through(
+        _net(config, size, num_classes), size, crop=False, antialias=config.antialias
+    )
+
+
+def is_framed(config: Config) -> bool:  # noqa: ARG001
+    """Random crops have the proportions that they would have in the original."""
+    return True
 
 
 def check_model(config: Config, model: keras.Model, epochs: int | None) -> None:
@@ -167,9 +178,10 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
     if config.batch_norm == "reestimate":
         _reestimate(second_model, trained[0], data.images.batch(data.batch_size))
     optimizer = keras.optimizers.Adam(config.second_learning_rate)
-    flip = augmentation.flip_turn_scale(flip=config.flip)
+    flip = _squeezed(augmentation.flip_turn_scale(flip=config.flip))
     second = yield Phase(epochs[1], optimizer, flip, model=second_model, rebuild=rebuild)
-    kept = config.high if quality(second) > quality(first) else config.low
+    gained = data.keep == "last" or quality(second) > quality(first)
+    kept = config.high if gained else config.low
     gain = 100 * (second["val_accuracy"] - first["val_accuracy"])
     progress.report(
         "note",
@@ -230,7 +242,7 @@ def _first_stage(
     phase = next(stage, None)
     while phase:
         augment = _random_crops(config, size, phase.augment)
-        frozen = phase.frozen and _frozen(phase.frozen, size)
+        frozen = phase.frozen and _frozen(config, phase.frozen, size)
         row = yield dataclasses.replace(phase, augment=augment, frozen=frozen, model=model)
         if not best or quality(row) > quality(best):
             best = row
@@ -241,11 +253,12 @@ def _first_stage(
     return best
 
 
-def _frozen(frozen: Frozen, size: int) -> Frozen:
+def _frozen(config: Config, frozen: Frozen, size: int) -> Frozen:
     """The same for images as Transform gives them."""
     from trainer_module.models.views import seen_through
 
-    return dataclasses.replace(frozen, base=seen_through(frozen.base, size, crop=False))
+    base = seen_through(frozen.base, size, crop=False, antialias=config.antialias)
+    return dataclasses.replace(frozen, base=base)
 
 
 def _base_phases(
@@ -255,7 +268,7 @@ def _base_phases(
         from trainer_module.models.views import SquareView
 
         recipe, settings = base
-        shrink = SquareView(_first_size(config), crop=False)
+        shrink = SquareView(_first_size(config), crop=False, antialias=config.antialias)
         images = data.images.map(lambda image: shrink(image[None])[0])
         data = dataclasses.replace(data, images=images)
         yield from recipe.phases(settings, _network(model), data)
@@ -275,13 +288,24 @@ def _random_crops(config: Config, size: int, then: Augment | None) -> Augment:
     from trainer_module import augmentation
 
     def augment(
-        images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+        images: tf.Tensor | Framed, labels: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         crop_seed, next_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-        images = augmentation.random_resized_crop(images, crop_seed, size, min_area=config.min_area)
+        images = augmentation.random_resized_crop(
+            images, crop_seed, size, min_area=config.min_area, antialias=config.antialias
+        )
         return then(images, labels, next_seed) if then else (images, labels)
 
     return augment
+
+
+def _squeezed(augment: Augment | None) -> Augment | None:
+    """The same of images whose proportions do not matter."""
+    if augment is None:
+        return None
+    from trainer_module import input_pipeline
+
+    return lambda images, labels, seed: augment(input_pipeline.pixels_of(images), labels, seed)
 
 
 def _network(model: keras.Model) -> keras.Model:

@@ -1,8 +1,11 @@
 """Fine-tuning of a pretrained vision transformer, ViT-Ti, S, B or L.
 
 Sources: "An Image is Worth 16x16 Words" (arXiv 2010.11929), "How to train your ViT?" (AugReg, arXiv
-2106.10270) and their code, google-research/vision_transformer, for schedule, networks and weights.
-On small data sets 500 steps with a warm-up of 100 do; the defaults otherwise are the papers'.
+2106.10270) and their code, google-research/vision_transformer, for schedule, networks, weights and
+the "inception crop", a random rectangle of 5 to 100 % of the image. On small data sets 500 steps
+with a warm-up of 100 do; the defaults otherwise are the papers', which fine-tune without any other
+augmentation or regularization. The settings that AugReg pretrains with are there for those who have
+little data: dropout 0.1, stochastic_depth 0.1, and mixup 0.2, 0.5 or 0.8 (its RandAugment is not).
 
 Command: `perennial run --recipe vit_finetune --data DIR --set
 train.hyperparameters.weights.source=FILE.npz`, and its sha256, which the first run tells.
@@ -23,6 +26,9 @@ from trainer_module.weights import WeightSpec
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
+
+    from trainer_module.input_pipeline import Augment, Framed
 
 STEPS = 500  # where no epochs are given
 
@@ -39,6 +45,18 @@ class Config(BaseModel):
         WeightSpec(), description="An official or AugReg .npz file of that variant."
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="In the blocks.")
+    stochastic_depth: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of images that the last block's branches are left out for; it rises "
+        "from 0 at the first block's.",
+    )
+    mixup: float = Field(0.0, ge=0, description="Alpha of the Beta distribution; 0: no MixUp.")
+    crop: bool = Field(True, description="Crop at random; not where position or count matters.")
+    min_area: float = Field(
+        0.05, gt=0, le=1, description="Smallest share of an image that a random crop keeps."
+    )
     learning_rate: PositiveFloat = Field(
         0.03, description="At the end of the warm-up; 0.01 for CIFAR-10 in the paper."
     )
@@ -50,6 +68,16 @@ class Config(BaseModel):
     flip: bool = Field(True, description="Mirror images; not where left and right differ.")
 
 
+def image_sizes(config: Config, height: float, width: float) -> dict[str, int]:  # noqa: ARG001
+    """The transform settings: the papers' 384 px, and more where crops are enlarged to that."""
+    return {"image_size": 384} | ({"train_size": 512} if config.crop else {})
+
+
+def is_framed(config: Config) -> bool:
+    """Random crops have the proportions that they would have in the original."""
+    return config.crop
+
+
 def check(config: Config, image_size: int, train_size: int) -> None:
     """Raise ValueError where patches do not tile the image, or the weights are no .npz file."""
     patch = int(config.variant.rpartition("/")[2])
@@ -58,8 +86,11 @@ def check(config: Config, image_size: int, train_size: int) -> None:
             f"image_size {image_size} is not a multiple of the patches' {patch}; set "
             f"transform.image_size to {max(1, round(image_size / patch)) * patch}"
         )
-    if train_size != image_size:
-        raise ValueError(f"train_size {train_size} must be image_size {image_size}: leave it unset")
+    if train_size != image_size and not config.crop:
+        raise ValueError(
+            f"train_size {train_size} needs a crop to image_size {image_size}; leave "
+            "transform.train_size unset, or set train.hyperparameters.crop to true"
+        )
     if config.weights.is_saved_model:
         raise ValueError(
             f"weights.source {config.weights.source!r} must be an .npz file or its URL"
@@ -77,21 +108,50 @@ def build_model(config: Config, image_size: int, num_classes: int) -> keras.Mode
         image_size=image_size,
         num_classes=num_classes,
         dropout=config.dropout,
+        stochastic_depth=config.stochastic_depth,
     )
     if config.weights.source:
         load_npz(model, config.weights.fetch())
     return model
 
 
-def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[Phase, Row, None]:  # noqa: ARG001
+def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[Phase, Row, None]:
     """Train the whole network once."""
     import keras
 
-    from trainer_module import augmentation
     from trainer_module.schedules import warmup_cosine
 
     epochs = data.epochs or -(-STEPS // data.steps_per_epoch)
     steps = epochs * data.steps_per_epoch
     rate = warmup_cosine(config.learning_rate, steps, min(config.warmup_steps, steps // 5))
     optimizer = keras.optimizers.SGD(rate, momentum=config.momentum)
-    yield Phase(epochs, optimizer, augmentation.flip_turn_scale(flip=config.flip), clip=config.clip)
+    augment = _augment(config, model.input_shape[1], model.output_shape[-1])
+    yield Phase(epochs, optimizer, augment, clip=config.clip)
+
+
+def _augment(config: Config, size: int, num_classes: int) -> Augment | None:
+    if not (config.crop or config.flip or config.mixup):
+        return None
+    import tensorflow as tf
+
+    from trainer_module import augmentation
+
+    def augment(
+        images: tf.Tensor | Framed, labels: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        crop_seed, flip_seed, mixup_seed = tf.unstack(
+            tf.random.experimental.stateless_split(seed, 3)
+        )
+        if config.crop:
+            images = augmentation.random_resized_crop(
+                images, crop_seed, size, min_area=config.min_area, antialias=False
+            )
+        if config.flip:
+            images = augmentation.random_flip(images, flip_seed)
+        if config.mixup:
+            return augmentation.mixup(
+                images, labels, mixup_seed, alpha=config.mixup, num_classes=num_classes
+            )
+        return images, labels
+
+    return augment

@@ -21,6 +21,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+from components import progress
 from components.errors import BadDataError
 from components.image_example_gen import files
 from components.image_example_gen.options import Options
@@ -91,7 +92,9 @@ def listing(location: str, options: Options) -> Listing:
     if is_remote(location):
         found = list(_remote_entries(location, ignored, options.ignore))
     elif os.path.isdir(location):
-        found = list(_Walk(location, ignored, options.ignore))
+        # Millions of files, or a slow disk, take minutes.
+        with progress.Counter("list", None, "entries") as counter:
+            found = list(counter.each(_Walk(location, ignored, options.ignore)))
     else:
         raise BadDataError(f"{location}: no such folder; --data takes a folder of class folders")
     read = layout.read(location, (file.name for file in found if not file.problem), options)

@@ -1,0 +1,292 @@
+"""Runs work of a component with Beam, on whichever runner, and brings home what became of it.
+
+What crosses Beam is small and of one size: tasks are passed by the path of a file, and outcomes by
+the name of the attempt that has them.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import os
+import pickle
+import posixpath
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, Generic, TypeVar
+
+import apache_beam as beam
+import grpc
+import tensorflow as tf
+from apache_beam.metrics import Metrics, MetricsFilter
+from apache_beam.portability.api import beam_job_api_pb2
+from apache_beam.runners.portability import portable_runner
+from apache_beam.runners.runner import PipelineState
+
+from components import attempts, environment
+from components.attempts import Attempt
+from components.errors import JobError
+from components.progress import report
+
+Task = TypeVar("Task")
+
+_NAMESPACE = "perennial"
+_DONE, _CPU = "done", "cpu_ms"  # counters: of the work, and of what it took
+_POLL_S = 0.5
+_REPORT_S = 2.0
+_MESSAGES_S = 5.0  # for the last of a job server's messages
+_CANCEL_S = (
+    40.0  # in which a runner has to end what is cancelled; less than an interrupted node has
+)
+
+
+class Worker(abc.ABC, Generic[Task]):
+    """What is done to each task, wherever Beam runs it; can be pickled."""
+
+    def prepare(self) -> None:
+        """Load what all tasks need, once in each process."""
+
+    @abc.abstractmethod
+    def work(self, task: Task, attempt: Attempt) -> Any:
+        """Write the files of a task to `attempt`. Returns a JSON-able outcome."""
+
+
+class Job:
+    """One component's use of Beam, for as long as its executor runs.
+
+    Attributes:
+      cpu_s: seconds of CPU that were spent in processes that are not on this machine, or that this
+        one has not started.
+    """
+
+    def __init__(self, what: str, unit: str, limit_s: float | None = None) -> None:
+        """Name the work and what it is counted in, for the progress shown.
+
+        limit_s: seconds after which a job on a job server is cancelled; None: never.
+        """
+        self._what, self._unit, self._limit_s = what, unit, limit_s
+        self._done = 0
+        self.cpu_s = 0.0
+
+    def map(
+        self,
+        pipeline: beam.Pipeline,
+        worker: Worker[Task],
+        tasks: Iterable[Task],
+        output: str,
+        total: int | None,
+    ) -> Iterator[Any]:
+        """Yield the outcome of each task, in their order, when all are done.
+
+        The files of a task have their names when its outcome comes.
+
+        Args:
+          pipeline: an empty one.
+          worker: does the work.
+          tasks: any that can be pickled.
+          output: folder of an artifact.
+          total: of what the worker counts.
+        """
+        folder = posixpath.join(output, attempts.FOLDER)
+        try:
+            paths = _write_tasks(tasks, posixpath.join(folder, "tasks"))
+            if not paths:
+                return
+            won = posixpath.join(folder, "won")
+            _ = (
+                pipeline
+                | "Tasks" >> beam.Create(paths, reshuffle=True)
+                | "Work" >> beam.ParDo(_Attempts(worker, output))
+                | "Won" >> beam.combiners.ToList()
+                | "Keep" >> beam.Map(_write_names, won)
+            )
+            self.run(pipeline, total)
+            names = dict(_read(won))
+            for path in paths:
+                yield Attempt(output, name=names[path]).win()
+        finally:
+            attempts.clean_up(output)
+
+    def run(self, pipeline: beam.Pipeline, total: int | None = None) -> None:
+        """Run a pipeline to its end, and cancel it where this process is interrupted.
+
+        Raises JobError where its runner cannot be reached or gives up.
+        """
+        self._done = 0
+        try:
+            result = pipeline.run()
+            if isinstance(result, portable_runner.PipelineResult):
+                self._follow(result, total)
+            else:
+                _or_cancel(result, result.wait_until_finish)
+        except grpc.RpcError as error:
+            raise JobError(f"Beam's job server does not answer: {_cause(error)}") from error
+        except grpc.FutureTimeoutError as error:
+            raise JobError("Beam's job server does not answer: it is not there") from error
+
+    def _follow(self, result: portable_runner.PipelineResult, total: int | None) -> None:
+        """Wait for a job on a job server, which tells of its progress only when asked."""
+        messages: list[str] = []
+        reader = threading.Thread(target=_read_messages, args=(result, messages), daemon=True)
+        reader.start()
+        _or_cancel(result, lambda: self._wait(result, total))
+        state = result.state
+        if state != PipelineState.DONE:
+            reader.join(_MESSAGES_S)
+            why = "\n".join(messages[-1:]) or "it tells no reason"
+            raise JobError(f"the job ended as {state} on Beam's job server: {why}")
+        self._report(result, total)
+        self.cpu_s += _counters(result).get(_CPU, 0) / 1000
+
+    def _wait(self, result: portable_runner.PipelineResult, total: int | None) -> None:
+        started = reported = time.monotonic()
+        while not PipelineState.is_terminal(result.state):
+            time.sleep(_POLL_S)
+            if self._limit_s is not None and time.monotonic() - started > self._limit_s:
+                _cancel(result)
+                raise JobError(
+                    f"the job did not end within {self._limit_s:g} s; does the runner reach the "
+                    "workers, at the address of --environment_config?"
+                )
+            if time.monotonic() - reported > _REPORT_S:
+                self._report(result, total)
+                reported = time.monotonic()
+
+    def _report(self, result: portable_runner.PipelineResult, total: int | None) -> None:
+        done = _counters(result).get(_DONE, 0)
+        if done > self._done:
+            advance, self._done = done - self._done, done
+            report("step", what=self._what, advance=advance, total=total, unit=self._unit)
+
+
+class Meter:
+    """Counts, in workers that the driver neither is nor has started, what it has to be told of."""
+
+    _counting: ClassVar[threading.Lock] = threading.Lock()
+    _counted_s: ClassVar[float] = 0.0  # of this process's CPU time
+
+    def __init__(self) -> None:
+        """Take this process for the driver."""
+        self._driver = socket.gethostname(), os.getpid()
+
+    @property
+    def advance(self) -> Callable[[int], None] | None:
+        """Tells how much of the work is done; None where the driver hears it by itself."""
+        if self._driver == (socket.gethostname(), os.getpid()):
+            return None
+        return Metrics.counter(_NAMESPACE, _DONE).inc
+
+    def pay(self) -> None:
+        """Tell of the CPU time that this process took since the last call."""
+        host, driver = self._driver
+        if host == socket.gethostname() and driver in (os.getpid(), os.getppid()):
+            return
+        with self._counting:
+            spent = time.process_time() - self._counted_s
+            Meter._counted_s += spent
+        Metrics.counter(_NAMESPACE, _CPU).inc(round(spent * 1000))
+
+
+class _Attempts(beam.DoFn):
+    """Makes an attempt at each task; yields the path of the task and the name of the attempt."""
+
+    def __init__(self, worker: Worker[Any], output: str) -> None:
+        self._worker = worker
+        self._output = output
+        self._meter = Meter()
+
+    def setup(self) -> None:
+        environment.prepare()
+        self._worker.prepare()
+
+    def process(self, path: str) -> Iterator[tuple[str, str]]:
+        attempt = Attempt(self._output, self._meter.advance)
+        try:
+            attempt.finish(self._worker.work(_read(path), attempt))
+        except BaseException:
+            attempt.drop()
+            raise
+        self._meter.pay()
+        yield path, attempt.name
+
+
+def _or_cancel(result: Any, wait: Callable[[], object]) -> None:
+    try:
+        wait()
+    except (KeyboardInterrupt, SystemExit):
+        _cancel(result)
+        raise
+
+
+def _cancel(result: Any) -> None:
+    """Cancel a job and wait until nothing of it runs, as far as its runner can tell."""
+    try:
+        result.cancel()
+        deadline = time.monotonic() + _CANCEL_S
+        while not PipelineState.is_terminal(result.state) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+    except Exception as error:  # of any runner: nothing must hide the interrupt
+        report("note", text=f"the job could not be cancelled: {_cause(error)}")
+
+
+def _read_messages(result: portable_runner.PipelineResult, messages: list[str]) -> None:
+    """Collect the errors that a job server tells of until the job ends."""
+    request = beam_job_api_pb2.JobMessagesRequest(job_id=result._job_id)
+    with contextlib.suppress(grpc.RpcError):
+        # Its own stream: Beam's ends after job_server_timeout, however long a job takes.
+        for message in result._job_service.GetMessageStream(request):
+            found = message.message_response
+            if found.importance == beam_job_api_pb2.JobMessage.JOB_MESSAGE_ERROR:
+                messages.append(found.message_text)
+
+
+def _counters(result: portable_runner.PipelineResult) -> dict[str, int]:
+    """What workers have counted so far, by name; nothing where a job server does not tell."""
+    result._metrics = None  # which Beam keeps once it was asked for
+    try:
+        found = result.metrics().query(MetricsFilter().with_namespace(_NAMESPACE))["counters"]
+    except Exception:
+        return {}
+    return {
+        each.key.metric.name: each.committed if each.committed is not None else each.attempted
+        for each in found
+    }
+
+
+def _cause(error: BaseException) -> str:
+    """One line for an error of gRPC, whose own text has many."""
+    code = getattr(error, "code", None)
+    if callable(code) and (status := code()) is not None:
+        details = str(error.details() or "").splitlines()  # type: ignore[attr-defined]
+        return f"{status.name.lower()}{': ' + details[0] if details else ''}"
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _write_tasks(tasks: Iterable[Any], folder: str) -> list[str]:
+    """Write each task to a file, so that a job does not grow with them. Returns the paths."""
+    tf.io.gfile.makedirs(folder)
+    paths = []
+    for index, task in enumerate(tasks):
+        paths.append(posixpath.join(folder, f"{index:06d}"))
+        _write(task, paths[-1])
+    return paths
+
+
+def _write_names(won: list[tuple[str, str]], path: str) -> None:
+    """Write which attempts won, which is how that gets out of Beam; in one step."""
+    own = f"{path}-{uuid.uuid4().hex}"
+    _write(won, own)
+    tf.io.gfile.rename(own, path, overwrite=True)
+
+
+def _write(value: Any, path: str) -> None:
+    with tf.io.gfile.GFile(path, "wb") as file:
+        file.write(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+
+
+def _read(path: str) -> Any:
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return pickle.loads(file.read())

@@ -1,0 +1,87 @@
+"""Tells of a retraining that has no settings by which it could start.
+
+Nothing is known for certain then: of workspace, name and webhook that is taken which the command
+line or else the file give, whatever else is wrong in them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline import config
+from pipeline.errors import ConfigError
+from pipeline.retraining import journal, notify
+from pipeline.retraining.look import Place, stopped
+from pipeline.settings import Config, NotifyConfig
+from pipeline.workspace import Workspace
+
+
+def tell(
+    error: Exception,
+    file: Path | None,
+    flags: Mapping[str, object],
+    settings: Sequence[str],
+    log_format: str,
+) -> None:
+    """Journal `error` where the workspace is known and there, and tell the webhook.
+
+    Where it cannot be journalled, that is printed with the reason. Raises nothing.
+
+    Args:
+      error: what stopped the retraining.
+      file: of --config, if one was given.
+      flags: what named options set, by dotted key.
+      settings: of --set.
+      log_format: "rich", "plain" or "json".
+    """
+    given = dict(flags)
+    for each in settings:
+        with contextlib.suppress(ConfigError):
+            given |= [config.parse_set(each)]
+    if reason := _not_journalled(error, file, given):
+        notify.say(log_format, "note", f"not in a journal: {reason}")
+    name = _glance(file, given, "name")
+    name = name if isinstance(name, str) else Config.model_fields["name"].get_default()
+    if failure := notify.send(_webhook(file, given), "failed", name, journal.detail_of(error)):
+        notify.say(log_format, "note", failure)
+
+
+def _not_journalled(error: Exception, file: Path | None, given: Mapping[str, Any]) -> str | None:
+    """Add to the journal; why not, where that cannot be."""
+    try:
+        root = config.glance(file, given, "workspace")
+    except ConfigError:
+        return f"{file} cannot be read and so no workspace is known; name one with --workspace"
+    try:
+        workspace = Workspace(Path(root).expanduser())
+        if not workspace.root.is_dir():
+            return f"there is no workspace {workspace.root} yet"
+        stopped(
+            Place(None, str(workspace.root / journal.FILE)),
+            datetime.datetime.now(datetime.UTC),
+            error,
+        )
+    except (OSError, TypeError, ValueError) as failed:
+        return f"workspace {root!s}: {getattr(failed, 'strerror', None) or failed}"
+    return None
+
+
+def _webhook(file: Path | None, given: Mapping[str, Any]) -> NotifyConfig:
+    values = {name: _glance(file, given, f"notify.{name}") for name in NotifyConfig.model_fields}
+    try:
+        return NotifyConfig.model_validate(values)
+    except ValidationError:
+        return NotifyConfig()
+
+
+def _glance(file: Path | None, given: Mapping[str, Any], key: str) -> Any:
+    try:
+        return config.glance(file, given, key)
+    except ConfigError:
+        return config.glance(None, given, key)

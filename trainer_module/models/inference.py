@@ -1,0 +1,32 @@
+"""Networks that run as in serving also while they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras import layers
+
+
+@keras.saving.register_keras_serializable(package="perennial")
+class InferenceModel(keras.Model):
+    """A functional model whose layers run in inference mode, whatever the model around it does.
+
+    Batch normalization keeps its statistics, while its scale and offset can be trained. Keras 3
+    gives the mode of an outer model precedence over `base(x, training=False)`.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Run all layers in inference mode."""
+        return super().call(inputs, training=False, mask=mask)
+
+
+def batch_statistics(model: keras.Model) -> Iterator[layers.BatchNormalization]:
+    """The layers whose result depends on the other images of a batch in training."""
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            if layer.trainable:
+                yield layer
+        elif hasattr(layer, "layers") and not isinstance(layer, InferenceModel):
+            yield from batch_statistics(layer)
