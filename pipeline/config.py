@@ -65,6 +65,8 @@ _NODES = "kubeflow.nodes"
 _WEIGHTS = (".npz", ".h5", ".keras")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
+_DEEP_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){100}""")
+
 # The tables of a TOML file, or the settings in them; what tomllib returns.
 Tree = Mapping[str, Any]
 
@@ -236,8 +238,10 @@ def parse_set(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text!r}: must be KEY=VALUE, such as train.epochs=5")
     if not is_unicode(text):
         raise ConfigError(f"--set {text!r}: must be UTF-8")
+    if _DEEP_KEY.search(key):
+        raise ConfigError(f"--set {reprlib.repr(text)}: nested too deeply")
     try:
-        parsed = tomllib.loads(f"value = {value}")
+        parsed = _parse(f"value = {value}")
     except (ValueError, RecursionError):
         return key, value
     # More keys than one: VALUE held line breaks, and was not one TOML value.
@@ -321,7 +325,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot read the configuration file: {reason}") from None
     try:
         # Windows editors begin a file with a byte-order mark, which TOML does not allow for.
-        return tomllib.loads(data.decode("utf-8-sig"))
+        return _parse(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(
@@ -331,6 +335,16 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not TOML: nested too deeply") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """Parse TOML. Raises ValueError, and RecursionError for what is nested too deeply.
+
+    tomllib keeps each beginning of a dotted key, so that a key of 100,000 parts takes 13 GB.
+    """
+    if _DEEP_KEY.search(text):
+        raise RecursionError
+    return tomllib.loads(text)
 
 
 def _layers(values: Mapping[str, Mapping[str, Any]]) -> list[_Layer]:

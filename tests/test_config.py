@@ -448,9 +448,13 @@ class TestFiles:
             (b"[train]\nepochs = 1\nepochs = 2\n", r"not TOML: .*at line 3"),
             (b"name = 'a'\nworkspace = '\xff'\n", r"not UTF-8: byte 0xff \(at line 2\)"),
             (b"x = " + b"[" * 5000, r"not TOML: nested too deeply"),
+            (b"a." * 100_000 + b"a = 1", r"not TOML: nested too deeply"),
+            (b"[" + b"a." * 100_000 + b"a]", r"not TOML: nested too deeply"),
+            (b"x = {" + b" a ." * 100_000 + b"a = 1}", r"not TOML: nested too deeply"),
+            (b"\"a\" . 'b-c' ." * 100_000 + b"a = 1", r"not TOML: nested too deeply"),
             (b"train.epochs = " + b"9" * 5000, r"not TOML: "),
         ],
-        ids=["no value", "twice", "latin-1", "deep", "huge"],
+        ids=["no value", "twice", "latin-1", "deep", "dots", "table", "inline", "quoted", "huge"],
     )
     def test_a_broken_file_is_named_with_the_place(
         self, tmp_path: Path, content: bytes, message: str
@@ -460,6 +464,18 @@ class TestFiles:
         with pytest.raises(ConfigError, match=f"run.toml: {message}") as caught:
             load(file)
         assert "\n" not in str(caught.value)
+
+    def test_a_setting_of_too_many_parts_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="nested too deeply") as caught:
+            parse_set("a." * 100_000 + "a=1")
+        assert len(str(caught.value)) < 200
+
+    def test_a_long_value_is_read(self, tmp_path: Path) -> None:
+        file = tmp_path / "run.toml"
+        text = "a" * 1_000_000 + ". " * 1_000_000
+        file.write_text(f'name = "{text}"')
+        with pytest.raises(ConfigError, match="name"):  # not for its depth
+            load(file)
 
     def test_a_file_from_a_windows_editor_is_read(self, tmp_path: Path) -> None:
         file = tmp_path / "run.toml"
@@ -499,6 +515,7 @@ class TestSet:
             ("a=/data/my photos", ("a", "/data/my photos")),
             ("a=1\nb=2", ("a", "1\nb=2")),
             ("a=" + "[" * 5000, ("a", "[" * 5000)),
+            ("a={" + "a." * 5000 + "a=1}", ("a", "{" + "a." * 5000 + "a=1}")),
         ],
     )
     def test_values_are_toml_or_else_strings(self, text: str, expected: tuple[str, Any]) -> None:
