@@ -48,10 +48,10 @@ class DataError(UserError):
 
 
 class DataLost(DataError):
-    """Images or classes that are gone, or too few images to judge a model by."""
+    """Images that are gone or labelled otherwise, or too few of them to judge a model by."""
 
     exit_code = 12
-    meaning = "data is gone, or too little to judge by"
+    meaning = "data is gone or labelled otherwise, or too little to judge by"
 
 
 class NotBlessed(UserError):

@@ -526,6 +526,14 @@ class RetrainConfig(Section):
         description="Share of the images of the last training, or of one class, that may be gone; "
         "beyond it nothing is retrained, as data may be missing. 1: any.",
     )
+    max_relabelled: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of the images of the last training that may have the label of another "
+        "class now; beyond it, or half of a class, nothing is retrained, as names may have been "
+        "confused. 1: any.",
+    )
     promote: Literal["none", "canary", "stable"] = Field(
         default="canary",
         description="Label that a pushed version gets; the first version is stable in any case, "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import threading
 from collections import Counter
@@ -501,8 +503,72 @@ class TestChecks:
         (tmp_path / "cat" / "1.png").touch()
         with pytest.raises(BadDataError, match="1 of 1 inputs cannot be used"):
             check(tmp_path).check(["train"], "x", Options())
-        with pytest.raises(BadDataError, match="no class"):
+        with pytest.raises(BadDataError, match="all that there is of 'cat' is quarantined"):
             check(tmp_path).check(["train"], "x", Options(max_bad_fraction=1))
+
+    @pytest.mark.parametrize("kind", ["empty", "conflict", "link", "unreadable", "unsupported"])
+    def test_a_class_that_is_quarantined_as_a_whole(
+        self, two_classes: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However few of all images that is."""
+        owl = two_classes / "owl"
+        match kind:
+            case "link":
+                (two_classes.parent / "elsewhere").mkdir()
+                owl.symlink_to(two_classes.parent / "elsewhere")
+            case "unreadable":
+                owl.mkdir()
+                scandir = os.scandir
+
+                def refuse(path: str) -> Any:
+                    if str(path).endswith("/owl"):
+                        raise PermissionError(13, "Permission denied")
+                    return scandir(path)
+
+                monkeypatch.setattr(os, "scandir", refuse)
+            case _:
+                owl.mkdir()
+                content = {"empty": b"", "unsupported": b"\0\0\0\x18ftypheic" + bytes(40)}
+                copied = (two_classes / "cat" / "00.png").read_bytes()
+                (owl / "1.png").write_bytes(content.get(kind, copied))
+        result = check(two_classes)
+        with pytest.raises(BadDataError, match="all that there is of 'owl' is quarantined") as told:
+            result.check(["train", "eval"], "x", Options(max_bad_fraction=1))
+        assert kind in str(told.value)
+        assert all(row.startswith("owl") for row in told.value.findings)
+
+    def test_a_class_that_a_later_span_renames_is_not_missed(self, tmp_path: Path) -> None:
+        for label in ("cat", "dog", "hound"):
+            for number in range(20):
+                file = tmp_path / "1" / label / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                color = (number, 40 * len(label), ord(label[0]))
+                file.write_bytes(corpus.encoded(Image.new("RGB", (8, 8), color), "PNG"))
+        shutil.copytree(tmp_path / "1" / "hound", tmp_path / "2" / "dog")
+        result = check(tmp_path / "{SPAN}", spans=2)
+        result.check(["train", "eval"], "x", Options(spans=2, max_bad_fraction=1))
+        assert result.accounting.classes == ["cat", "dog"]
+
+    @pytest.mark.parametrize("shared", [20, 40])
+    def test_images_that_the_source_has_in_two_splits_are_told(
+        self, two_classes: Path, shared: int
+    ) -> None:
+        """They judge and do not train; where that are all, there is nothing to train on."""
+        root = two_classes.with_name("splits")
+        shutil.copytree(two_classes, root / "train")
+        for file in sorted((root / "train").rglob("*.png")):
+            if int(file.stem) < shared:
+                copy = root / "val" / file.parent.name / f"renamed {file.name}"
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, copy)
+        result = check(root)
+        assert result.accounting.examples("eval") == 2 * shared
+        assert result.accounting.examples("train") == 80 - 2 * shared
+        (finding,) = [each for each in result.accounting.findings if "the same as" in each]
+        assert finding.startswith(f"{2 * shared} images of 'train'")
+        if shared == 40:
+            with pytest.raises(BadDataError, match="the train split has no image of 'cat', 'dog'"):
+                result.check(["train", "eval"], "x", Options())
 
     def test_a_lost_input_is_a_bug(self) -> None:
         with pytest.raises(RuntimeError, match="not accounted for: 3 inputs = 1 examples"):
@@ -660,6 +726,36 @@ class TestComponent:
         assert {value(example, features.SPAN) for example in found} == {7}
         assert value(found[0], features.FILENAME).startswith("7/")
         assert read_accounting(examples.uri).spans == [7]
+
+    @pytest.mark.parametrize("change", ["none", "gone", "new", "moved"])
+    def test_what_is_not_what_was_fingerprinted_is_not_kept(
+        self, tmp_path: Path, two_classes: Path, change: str
+    ) -> None:
+        """As where a disk goes between the two: the cache would give the rest for all of it."""
+        expected = fingerprint(list_data(str(two_classes), Options()))
+        file = two_classes / "cat" / "00.png"
+        match change:
+            case "gone":
+                file.unlink()
+            case "new":
+                shutil.copy(file, file.with_name("new.png"))
+            case "moved":
+                file.rename(two_classes / "dog" / "cat.png")
+        examples = standard_artifacts.Examples()
+        examples.uri = str(tmp_path / "out")
+        properties = {
+            "input_base": str(two_classes),
+            "splits": json.dumps(SHARES),
+            "options": Options().to_json(),
+            "input_fingerprint": expected,
+        }
+        context = Executor.Context(beam_pipeline_args=BEAM_ARGS, tmp_dir=str(tmp_path / "tmp"))
+        with (
+            contextlib.nullcontext()
+            if change == "none"
+            else pytest.raises(BadDataError, match="files changed while they were read")
+        ):
+            Executor(context).Do({}, {"examples": [examples]}, properties)
 
     def test_a_split_that_only_the_source_names_is_written(self, tmp_path: Path) -> None:
         for split in ("train", "test"):

@@ -12,7 +12,7 @@ import pytest
 from components.errors import BadDataError
 from components.image_example_gen.dataset import DataSet, list_data
 from components.image_example_gen.options import Options
-from components.image_example_gen.sources import folder_names
+from components.image_example_gen.sources import folder_names, layout
 from pipeline.config import load, parse_set
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -304,6 +304,14 @@ def test_settings_that_were_given_are_kept_in_what_is_suggested(tmp_path: Path) 
     root = make(tmp_path, paths(["train/cat", "train/dog", "unlabeled", "old"]))
     words = stopped(root, ignore=("old",))[0]
     assert settings(words)[1]["ignore"] == ("old", "unlabeled")
+
+
+@pytest.mark.parametrize("train", ["val", "*", "v*"])
+def test_a_folder_that_is_meant_to_be_of_two_splits_is_refused(tmp_path: Path, train: str) -> None:
+    names = [f"{top}/{label}/1.png" for top in ("first", "val") for label in ("cat", "dog")]
+    options = Options(train_folder=train, eval_folder="val")
+    with pytest.raises(BadDataError, match=r"val/ is meant by data.train_folder"):
+        layout.read(str(tmp_path), names, options)
 
 
 def test_a_folder_whose_name_is_a_number_can_be_a_split(tmp_path: Path) -> None:

@@ -127,6 +127,44 @@ class TestWhatIsGone:
         assert found.exceed(0.1) is stops
         assert not found.exceed(1.0)
 
+    @pytest.mark.parametrize(
+        ("labels", "relabelled", "confused"),
+        [
+            pytest.param({"cat": "dog", "dog": "cat"}, 120, ("cat", "dog"), id="swapped"),
+            pytest.param({"dog": "hound"}, 0, (), id="renamed"),
+            pytest.param({"dog": "cat"}, 0, (), id="merged"),
+            pytest.param({"dog0": "cat", "dog1": "cat"}, 2, (), id="corrected"),
+            pytest.param({"dog0": "puppy", "dog1": "puppy"}, 0, (), id="divided"),
+            pytest.param({f"dog{n}": "cat" for n in range(13)}, 13, (), id="more than a tenth"),
+            pytest.param({f"dog{n}": "cat" for n in range(30)}, 30, ("dog",), id="half of one"),
+        ],
+    )
+    def test_labels_that_were_confused(
+        self, labels: dict[str, str], relabelled: int, confused: tuple[str, ...]
+    ) -> None:
+        def label(entry: Entry) -> str:
+            return labels.get(entry.sha256, labels.get(entry.label, entry.label))
+
+        now = {name: entry._replace(label=label(entry)) for name, entry in BEFORE.items()}
+        found = losses.find(BEFORE, now, [0], Options())
+        assert (found.relabelled, found.confused) == (relabelled, confused)
+        assert found.contradict(0.1) is (relabelled > 12)
+        assert not found.contradict(1.0)
+        # By a later span, as feedback gives them, the same.
+        later = {f"1/{name}": entry._replace(span=1) for name, entry in now.items()}
+        assert losses.find(BEFORE, {**BEFORE, **later}, [0, 1], Options()).relabelled == relabelled
+
+    def test_a_small_class_is_confused_by_five_images(self) -> None:
+        before = {**images("cat", 1000), **images("owl", 9), **images("kite", 4)}
+        now = {
+            name: entry._replace(label="cat") if entry.sha256 in moved else entry
+            for moved in [{*(f"owl{n}" for n in range(5)), *(f"kite{n}" for n in range(3))}]
+            for name, entry in before.items()
+        }
+        found = losses.find(before, now, [0], Options())
+        assert (found.relabelled, found.confused) == (8, ("owl",))
+        assert found.contradict(0.1)
+
     def test_copies_and_what_was_quarantined_do_not_count(self) -> None:
         copies = {f"copy {name}": entry for name, entry in BEFORE.items()}
         junk = {f"junk{n}": Entry(f"junk{n}", "cat", 0, is_used=False) for n in range(500)}
@@ -260,6 +298,37 @@ class TestANightWithDataGone:
         shutil.rmtree(data / "dog")
         with pytest.raises(DataLost, match="with them the class 'dog'"):
             retrain(night)
+
+    def test_stops_where_two_classes_were_swapped(
+        self, night: Loaded, data: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Against these labels the champion would be no good, and its successor blessed."""
+        (data / "cat").rename(data / "any")
+        (data / "dog").rename(data / "cat")
+        (data / "any").rename(data / "dog")
+        with pytest.raises(DataLost, match="most of the classes 'cat', 'dog'") as caught:
+            retrain(night)
+        assert "retrain.max_relabelled = 0.1" in str(caught.value)
+        assert len(told) == 1
+        ran: list[str] = []
+        monkeypatch.setattr(nights._Night, "run", lambda *_: ran.append("ran"))
+        retrain(night, accept_loss=True)
+        assert ran == ["ran"]
+        stopped, decided = entries(night)
+        assert stopped["exit_code"] == 12
+        assert (decided["gone"], decided["relabelled"]) == (0, 120)
+
+    def test_stops_where_it_is_not_known_what_was_trained_on(
+        self, night: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "examples" / INPUTS_FILE).unlink()
+        with pytest.raises(DataLost, match="not known any more"):
+            retrain(night)
+        ran: list[str] = []
+        monkeypatch.setattr(nights._Night, "run", lambda *_: ran.append("ran"))
+        retrain(night, accept_loss=True)
+        assert ran == ["ran"]
+        assert "no model has been judged yet" not in entries(night)[1]["reasons"]
 
     def test_goes_on_where_the_loss_is_accepted(
         self, night: Loaded, data: Path, monkeypatch: pytest.MonkeyPatch

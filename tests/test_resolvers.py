@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as protos
 from tfx.types import Artifact, standard_artifacts
 
+from components.image_example_gen.inputs import INPUTS_FILE
 from components.resolvers.baseline import BaselineStrategy
 from components.resolvers.previous_statistics import STATISTICS_ID, PreviousStatisticsStrategy
 from components.resolvers.warm_start import WarmStartStrategy
@@ -68,28 +72,37 @@ class Store:
         }
         self.trainer = self.store.put_execution_type(protos.ExecutionType(name="Trainer"))
 
-    def examples(self) -> standard_artifacts.Examples:
+    def examples(self, uri: str = "") -> standard_artifacts.Examples:
+        """Transformed ones, of those that were ingested to `uri`."""
         artifact = standard_artifacts.Examples()
         artifact.id = self.put("Examples")
+        if uri:
+            self.execute([self.put("Examples", uri)], artifact.id)
         return artifact
 
-    def put(self, name: str) -> int:
-        [number] = self.store.put_artifacts([protos.Artifact(type_id=self.types[name])])
+    def put(self, name: str, uri: str = "") -> int:
+        made = protos.Artifact(type_id=self.types[name], uri=uri)
+        if uri:
+            made.custom_properties["input_fingerprint"].string_value = "f"
+        [number] = self.store.put_artifacts([made])
         return int(number)
 
-    def train(self, examples: standard_artifacts.Examples) -> int:
+    def train(self, examples: standard_artifacts.Examples, base: int | None = None) -> int:
         made = self.put("Model")
+        self.execute([examples.id, *([base] if base else [])], made)
+        return made
+
+    def execute(self, inputs: list[int], output: int) -> None:
         [execution] = self.store.put_executions([protos.Execution(type_id=self.trainer)])
         self.store.put_events(
             [
                 protos.Event(execution_id=execution, artifact_id=artifact, type=kind)
                 for artifact, kind in (
-                    (examples.id, protos.Event.INPUT),
-                    (made, protos.Event.OUTPUT),
+                    *((each, protos.Event.INPUT) for each in inputs),
+                    (output, protos.Event.OUTPUT),
                 )
             ]
         )
-        return made
 
     def resolve(
         self, examples: standard_artifacts.Examples, verdicts: dict[int, bool]
@@ -121,6 +134,38 @@ class TestWarmStart:
         before = store.resolve(new, {first: True})
         second = store.train(new)
         assert store.resolve(new, {first: True, second: True}) == before == [first]
+
+    def test_not_from_one_that_has_seen_what_is_held_out_now(
+        self, tmp_path: Path, recorder: Recorder
+    ) -> None:
+        """Nor from one that began with such a model."""
+
+        def ingested(name: str, fates: dict[str, str]) -> str:
+            (tmp_path / name).mkdir()
+            rows = [json.dumps({"sha256": each, "fate": fate}) for each, fate in fates.items()]
+            (tmp_path / name / INPUTS_FILE).write_text("\n".join(rows))
+            return str(tmp_path / name)
+
+        store = Store()
+        old = store.examples(ingested("old", {"a": "train", "b": "eval", "x": "quarantined"}))
+        grown = store.examples(
+            ingested("grown", {"a": "train", "b": "eval", "c": "test", "x": "eval"})
+        )
+        other = store.examples(ingested("other", {"c": "train", "b": "eval"}))
+        moved = store.examples(ingested("moved", {"a": "eval", "b": "train", "c": "train"}))
+        first = store.train(old)
+        assert store.resolve(grown, {first: True}) == [first]
+        assert store.resolve(moved, {first: True}) == []
+        second = store.train(other, base=first)
+        assert store.resolve(moved, {second: True}) == []
+        third = store.train(other)
+        assert store.resolve(moved, {third: True}) == [third]
+        (tmp_path / "other" / INPUTS_FILE).unlink()
+        assert store.resolve(moved, {third: True}) == []
+        told = recorder.of("note", "text")
+        assert len(told) == 3
+        assert "was trained on 1 of the images that are held out now" in told[0]
+        assert "the list is gone" in told[2]
 
     def test_says_why_a_training_starts_afresh(self, recorder: Recorder) -> None:
         store = Store()

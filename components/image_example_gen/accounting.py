@@ -108,7 +108,7 @@ class Accounting:
                 f"a class needs {MIN_IMAGES} distinct images at least, one to train on and one to "
                 f"be judged on: add images of {quoted(few)}, or leave the class out (data.ignore)"
                 if few
-                else "add images of these classes that look like no others"
+                else "add images of these classes that are in no other split, nor look like such"
             )
             raise BadDataError(
                 f"{root}: the {split} split has no image of {quoted(missing)}; {advice}"

@@ -11,13 +11,15 @@ from typing import Any
 
 import tensorflow as tf
 from tfx import types
+from tfx.components.example_gen import utils
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_component_specs
 
 from components import redaction, reuse
 from components.attempts import Attempt
+from components.errors import BadDataError
 from components.image_example_gen import assignments, writing
-from components.image_example_gen.dataset import SpanUnit, list_data
+from components.image_example_gen.dataset import SpanUnit, fingerprint, list_data
 from components.image_example_gen.ingest import ingest, split_names
 from components.image_example_gen.inputs import Row, read_unit
 from components.image_example_gen.options import Options
@@ -102,7 +104,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             reuse.account(examples, done, images - done)
             return {index: [*found, *fresh.get(index, [])] for index, (found, _) in known.items()}
 
-        data = list_data(source, options, _resolved(exec_properties))
+        spans = _resolved(exec_properties)
+        data = list_data(source, options, spans)
         for line in data.read_as:
             report("note", text=line)
         code = exec_properties.get("code", "")
@@ -116,6 +119,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         for finding in result.accounting.findings:
             report("note", text=finding)
         result.check(names, source, options)
+        # Else the cache would give what was read for what was to be read, also in later runs.
+        expected = exec_properties.get(utils.FINGERPRINT_PROPERTY_NAME)
+        if expected and fingerprint(list_data(source, options, spans)) != expected:
+            raise BadDataError(
+                f"{source}: its files changed while they were read; run again when nothing is "
+                "written to it, and all of its disks are there"
+            )
 
 
 def _resolved(exec_properties: Mapping[str, Any]) -> list[Span] | None:

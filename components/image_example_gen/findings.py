@@ -38,6 +38,24 @@ def of_pairs(across_splits: list[Pair], across_classes: list[Pair]) -> list[str]
     return found
 
 
+def of_splits(inputs: Sequence[Input]) -> list[str]:
+    """Images that the source itself has in two splits."""
+    by_name = {entry.name: entry for entry in inputs if entry.is_kept}
+    pairs = [
+        (entry, by_name[entry.duplicate_of])
+        for entry in inputs
+        if entry.duplicate_of in by_name and entry.is_given
+    ]
+    shared = [(copy, kept) for copy, kept in pairs if copy.split != kept.split]
+    if not shared:
+        return []
+    splits = quoted(sorted({copy.split for copy, _ in shared}))
+    return [
+        f"{len(shared):,} images of {splits} are the same as images that are held out, and so are "
+        f"in no other split: {_named(shared)}"
+    ]
+
+
 def _named(pairs: list[Pair]) -> str:
     return shortened([f"{first.name} = {second.name}" for first, second in pairs], limit=3)
 

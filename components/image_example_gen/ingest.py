@@ -7,7 +7,7 @@ import itertools
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from components import reuse
@@ -29,6 +29,7 @@ from components.image_example_gen.grouping import settle
 from components.image_example_gen.inputs import (
     INPUTS_FILE,
     OUTSIDE,
+    RELABELLED,
     Input,
     Problem,
     Reader,
@@ -90,6 +91,7 @@ class Ingest:
                 "lists them all",
                 findings=[*rows[:MAX_BAD_LISTED], *([f"and {more:,} more"] if more > 0 else [])],
             )
+        self._check_lost(source)
         if len(record.classes) < 2:
             found = f"only one class, {record.classes[0]!r}" if record.classes else "no class"
             raise BadDataError(f"{source}: {found}; a classifier needs two with images at least")
@@ -103,6 +105,24 @@ class Ingest:
             )
         record.check_splits(splits, source)
         record.check_eval(options.min_eval, source)
+
+    def _check_lost(self, source: str) -> None:
+        """Raise BadDataError where all that there is of a class is quarantined."""
+        record = self.accounting
+        labels = {row["path"]: row["label"] for row in self.inputs}
+        rows: dict[str, list[str]] = {}
+        for line in self.quarantine:
+            label = labels[line["path"]]
+            rows.setdefault(label, []).append(f"{line['path']}: {line['reason']}")
+        lost = [name for name in record.classes if name in rows and not record.images(name)]
+        if lost:
+            every = [row for name in lost for row in rows[name]]
+            raise BadDataError(
+                f"{source}: all that there is of {quoted(lost)} is quarantined, such as "
+                f"{every[0]}; put that right, or leave the class out (data.ignore, or without its "
+                "rows)",
+                findings=every[:MAX_BAD_LISTED],
+            )
 
 
 def ingest(
@@ -140,9 +160,7 @@ def ingest(
     window = data.window if options.held_out == "all" else None
     earlier = earlier or Assignments("")
     judge(inputs, shares, window, earlier.of)
-    classes = sorted(
-        {entry.label for entry in inputs if entry.problem is None and not entry.is_outside}
-    )
+    classes = sorted({entry.label for entry in inputs if _tells_class(entry, data.window)})
     pieces = _pieces(data, units, classes, reuse.key(code, options.max_pixels))
     outcomes = work(pieces, sum(entry.is_kept for entry in inputs))
     facts = _settle(units, outcomes)
@@ -176,6 +194,16 @@ def ingest(
             _near_duplicate_row(pair) for pair in sorted(alike, key=_by_weight)[:MAX_PAIRS_LISTED]
         ],
     )
+
+
+def _tells_class(entry: Input, window: Collection[int]) -> bool:
+    """Whether there is a class by its label: also where there is no image of it that can be used.
+
+    A class of which everything is quarantined is not to go without a word.
+    """
+    if entry.problem is None:
+        return not entry.is_outside
+    return bool(entry.label) and entry.problem.kind != RELABELLED and entry.span in window
 
 
 def _pieces(
@@ -274,6 +302,7 @@ def _account(
             *data.notes,
             *findings.of_names(data.declared, classes),
             *findings.of_pairs(across_splits, across_classes),
+            *findings.of_splits(inputs),
             *findings.of_classes(counts, classes),
             *findings.of_sizes(facts),
         ],

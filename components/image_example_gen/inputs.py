@@ -18,6 +18,7 @@ from components.progress import Counter
 INPUTS_FILE = "inputs.jsonl"  # in an Examples artifact: every input and its fate
 
 QUARANTINED = "quarantined"
+RELABELLED = "relabelled"
 OUTSIDE = "of spans before the window"
 
 # An image that is in several splits stays where it is held out, so that these stay comparable.
@@ -180,7 +181,7 @@ def _agreed(copies: list[Input]) -> list[Input]:
         if len(labels) > 1:
             entry.problem = Problem("conflict", f"the same bytes are labelled {shown}")
         elif entry.label != labels[0]:
-            entry.problem = Problem("relabelled", f"span {name} labels the same bytes {shown}")
+            entry.problem = Problem(RELABELLED, f"span {name} labels the same bytes {shown}")
     return [entry for entry in copies if entry.problem is None]
 
 

@@ -7,7 +7,7 @@ from ml_metadata.proto import metadata_store_pb2 as protos
 from tfx import types
 from tfx.dsl.components.common import resolver
 
-from components import progress
+from components import lineage, progress
 from components.resolvers.baseline import MODEL, MODEL_BLESSING, blessed_models
 
 EXAMPLES = "examples"
@@ -17,7 +17,9 @@ class WarmStartStrategy(resolver.ResolverStrategy):
     """Resolves `model` to the latest blessed Model that was not trained on `examples`.
 
     Were it simply the latest one, a rerun on the same data would find the model of the run before,
-    so that no training was ever taken from the cache. Reports why there is none, if so.
+    so that no training was ever taken from the cache. Nor is it one that has seen images in
+    training which are held out now, as where splits were changed: what begins with it would be
+    judged by what it knows. Reports why there is none, if so.
     """
 
     def resolve_artifacts(
@@ -27,18 +29,34 @@ class WarmStartStrategy(resolver.ResolverStrategy):
         blessed, blessings = blessed_models(input_dict)
         earlier = [model for model in blessed if not examples & _trained_on(store, model.id)]
         base = max(earlier, key=lambda model: model.id, default=None)
+        why = (
+            "every blessed model was trained on these same images"
+            if blessed
+            else "no model is blessed yet"
+        )
+        if base and (known := _known(store, base.id, min(examples))):
+            base, why = None, f"the latest blessed model {known}"
         if base is None:
-            why = (
-                "every blessed model was trained on these same images"
-                if blessed
-                else "no model is blessed yet"
-            )
             progress.report("note", text=f"train.warm_start: {why}, so training starts afresh")
         return {
             EXAMPLES: input_dict[EXAMPLES],
             MODEL: [base] if base else [],
             MODEL_BLESSING: [blessings[base.id]] if base else [],
         }
+
+
+def _known(store: mlmd.MetadataStore, model: int, examples: int) -> str:
+    """How a model knows of images that are held out from `examples`; "" where it does not."""
+    now = next(lineage.ingested(store, examples), "")
+    if not now:
+        return ""
+    held_out = lineage.contents(now, "eval", "test")
+    try:
+        seen = [lineage.contents(uri, "train") for uri in lineage.ingested(store, model)]
+    except OSError:
+        return "was trained on images of which the list is gone, so that they may be held out now"
+    count = len(held_out & set().union(*seen))
+    return f"was trained on {count:,} of the images that are held out now" if count else ""
 
 
 def _trained_on(store: mlmd.MetadataStore, model: int) -> set[int]:

@@ -78,7 +78,8 @@ def retrain(
         bool,
         typer.Option(
             "--accept-loss",
-            help="Retrain although images or classes of the last training are gone.",
+            help="Retrain although images or classes of the last training are gone, or many have "
+            "other labels.",
         ),
     ] = False,
     dry_run: Annotated[
@@ -92,7 +93,7 @@ def retrain(
     Says what it decides and why. Starts from the champion's settings and weights, under what is
     given here. A model that passes the gate is pushed, and labelled canary. What was decided when,
     and what came of it, is in WORKSPACE/retraining.jsonl. Exit code 12 where images or classes are
-    gone.
+    gone, or many have other labels.
     """
     flags = {
         "data.source": data,

@@ -91,11 +91,14 @@ def _reasons(situation: Situation, policy: RetrainConfig) -> tuple[list[str], li
         found.append(situation.unfinished)
     if situation.accepted:
         found.append(f"{situation.losses}, which is accepted")
+    elif not situation.losses.is_known:
+        found.append(str(situation.losses))
     against += [f"span {name} holds nothing" for name in news.empty_spans]
     if renamed := situation.losses.renamed:
         against.append(f"of {quoted(renamed)} there is no image, as they are labelled otherwise")
     if last is None:
-        found.append("no model has been judged yet")
+        if situation.losses.is_known:
+            found.append("no model has been judged yet")
         return found, against
     if not news.count:
         against.append(f"the data is as it was at the training of {_day(last.made)}")

@@ -6,12 +6,12 @@ import dataclasses
 import datetime
 from typing import TYPE_CHECKING
 
+from components import lineage
+
 if TYPE_CHECKING:
     from ml_metadata import MetadataStore
     from ml_metadata.proto import metadata_store_pb2
 
-# What ImageExampleGen's driver writes on its output, and Transform does not on its own.
-_FINGERPRINT = "input_fingerprint"
 # What the Evaluator writes on a blessing.
 BLESSED, MODEL = "blessed", "current_model_id"
 
@@ -80,7 +80,7 @@ def read(connection: metadata_store_pb2.ConnectionConfig, pipeline: str) -> Hist
             made=datetime.datetime.fromtimestamp(
                 artifact.create_time_since_epoch / 1000, datetime.UTC
             ),
-            examples=_examples(store, model),
+            examples=next(lineage.ingested(store, model), ""),
             run=_run(store, model),
         )
 
@@ -102,28 +102,3 @@ def _run(store: MetadataStore, artifact: int) -> str:
     ]
     contexts = store.get_contexts_by_execution(min(made)) if made else []
     return next((each.name for each in contexts if each.type == "pipeline_run"), "")
-
-
-def _examples(store: MetadataStore, artifact: int) -> str:
-    """URI of the ingested examples that an artifact comes from; "" where there are none."""
-    from ml_metadata.proto import metadata_store_pb2
-
-    event = metadata_store_pb2.Event
-    waiting, seen = [artifact], {artifact}
-    while waiting:
-        made = [
-            each.execution_id
-            for each in store.get_events_by_artifact_ids(waiting)
-            if each.type == event.OUTPUT
-        ]
-        sources = {
-            each.artifact_id
-            for each in store.get_events_by_execution_ids(made)
-            if each.type == event.INPUT
-        }
-        waiting = sorted(sources - seen)
-        seen |= sources
-        for found in store.get_artifacts_by_id(waiting):
-            if _FINGERPRINT in found.custom_properties and found.type == "Examples":
-                return str(found.uri)
-    return ""

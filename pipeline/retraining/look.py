@@ -71,9 +71,22 @@ def decide_in_cluster(
 
 
 def check_losses(situation: Situation, config: Config) -> None:
-    """Raise DataLost where more of the data is gone than may be."""
-    losses, allowed = situation.losses, config.retrain.max_removed
-    if losses.exceed(allowed):
+    """Raise DataLost where more of the data is gone, or labelled otherwise, than may be."""
+    losses, policy = situation.losses, config.retrain
+    if not losses.is_known and losses.exceed(policy.max_removed):
+        raise DataLost(
+            f"{config.data.source}: {losses}: {INPUTS_FILE} of its examples is not there; nothing "
+            "was retrained; put the workspace's artifacts back, or go on by --accept-loss or "
+            "--set retrain.max_removed=1"
+        )
+    if losses.contradict(policy.max_relabelled):
+        raise DataLost(
+            f"{config.data.source}: {losses.told_relabelled}, where retrain.max_relabelled = "
+            f"{policy.max_relabelled:g} of them may, and half of no class: nothing was retrained; "
+            "put the labels right, such as the names of folders, or accept them by --accept-loss "
+            "or --set retrain.max_relabelled=1"
+        )
+    if losses.exceed(allowed := policy.max_removed):
         raise DataLost(
             f"{config.data.source}: {losses}, where retrain.max_removed = {allowed:g} of them may "
             "be, and no class: nothing was retrained; put the data back, such as by mounting its "
@@ -97,7 +110,7 @@ def record(place: Place, decision: Decision, situation: Situation) -> None:
     """Add a decision to the journal, and the alarm that it raises."""
     news = situation.news
     counts = {"new": len(news.new), "changed": len(news.changed), "removed": len(news.removed)}
-    counts["gone"] = situation.losses.images
+    counts |= {"gone": situation.losses.images, "relabelled": situation.losses.relabelled}
     journal.append(place.log, "decision", situation.now, **decision.as_json(), **counts)
     if decision.alarm:
         journal.append(place.log, "alarm", situation.now)
@@ -108,6 +121,7 @@ def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> 
     entries = journal.read(place.log)
     past = judged.read(place.connection, config.name) if place.connection else History()
     known = _inputs_of(past)
+    is_forgotten = known is None and past.last is not None
     if known is None:
         past = dataclasses.replace(past, last=None)
     current, spans, news = _news(config, place, known or {})
@@ -120,7 +134,9 @@ def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> 
         drift=_drift(config, place, past, {name: current[name] for name in news.images}, entries),
         last_alarm=journal.last_alarm(entries),
         forced=forced,
-        losses=losses.find(known or {}, current, spans, config.data.options),
+        losses=losses.Losses(is_known=False)
+        if is_forgotten
+        else losses.find(known or {}, current, spans, config.data.options),
     )
 
 

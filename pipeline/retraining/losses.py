@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from components.image_example_gen.options import Options
@@ -15,6 +15,8 @@ from pipeline.retraining.inventory import Inventory
 _EMPTY = hashlib.sha256(b"").hexdigest()
 # Of a class that has lost so much, what is left is chance: a disk that is half there.
 _VANISHED = 0.9
+# Of a class that has another label for so many of its images, the names were confused.
+_CONFUSED, _FEWEST = 0.5, 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,23 +28,49 @@ class Losses:
       of: how many there were.
       vanished: classes of which nine in ten or more are gone.
       renamed: classes that are no more although their images are there, with other labels.
+      relabelled: how many images have another label, where both are classes then and now.
+      confused: classes of which that is half of the images or more, and five at least.
+      is_known: whether it is known what was trained on.
     """
 
     images: int = 0
     of: int = 0
     vanished: tuple[str, ...] = ()
     renamed: tuple[str, ...] = ()
+    relabelled: int = 0
+    confused: tuple[str, ...] = ()
+    is_known: bool = True
 
     def exceed(self, max_removed: float) -> bool:
         """Whether more is gone than that share, or a class; where any share may be, none is."""
-        return max_removed < 1 and (self.images > max_removed * self.of or bool(self.vanished))
+        if max_removed >= 1:
+            return False
+        return self.images > max_removed * self.of or bool(self.vanished) or not self.is_known
+
+    def contradict(self, max_relabelled: float) -> bool:
+        """Whether more is labelled otherwise than that share, or most of a class."""
+        return max_relabelled < 1 and (
+            self.relabelled > max_relabelled * self.of or bool(self.confused)
+        )
 
     def __str__(self) -> str:
+        if not self.is_known:
+            return "what was trained on is not known any more, and so not what of it is gone"
         found = f"{self.images:,} of {self.of:,} images that were trained on are gone"
         if self.vanished:
-            classes = "class" if len(self.vanished) == 1 else "classes"
-            found += f", and with them the {classes} {quoted(self.vanished)}"
+            found += f", and with them the {_classes(self.vanished)}"
+        if self.relabelled:
+            found += f"; {self.told_relabelled}"
         return found
+
+    @property
+    def told_relabelled(self) -> str:
+        """How much has another label."""
+        found = (
+            f"{self.relabelled:,} of {self.of:,} images that were trained on have the label of "
+            "another class now"
+        )
+        return found + (f", such as most of the {_classes(self.confused)}" if self.confused else "")
 
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -63,6 +91,7 @@ def find(before: Inventory, now: Inventory, spans: Collection[int], options: Opt
     """
     there = {entry.sha256 for entry in now.values() if _has_bytes(entry.sha256)}
     labels = {entry.label for entry in now.values() if _has_bytes(entry.sha256)}
+    latest = _latest_labels(now)
     known: dict[str, str] = {}
     gone: set[str] = set()
     for name, entry in before.items():
@@ -74,12 +103,39 @@ def find(before: Inventory, now: Inventory, spans: Collection[int], options: Opt
             gone.add(entry.sha256)
     total = Counter(known.values())
     lost = Counter(known[sha256] for sha256 in gone)
+    moved = Counter(
+        label
+        for sha256, label in known.items()
+        if label in labels
+        and (today := latest.get(sha256))
+        and label not in today
+        and not today.isdisjoint(total)
+    )
     return Losses(
         images=len(gone),
         of=len(known),
         vanished=tuple(sorted(name for name in total if lost[name] >= _VANISHED * total[name])),
         renamed=tuple(sorted(name for name in total if name not in labels and not lost[name])),
+        relabelled=moved.total(),
+        confused=tuple(sorted(n for n in moved if moved[n] >= max(_FEWEST, _CONFUSED * total[n]))),
     )
+
+
+def _classes(names: Sequence[str]) -> str:
+    return f"{'class' if len(names) == 1 else 'classes'} {quoted(names)}"
+
+
+def _latest_labels(inventory: Inventory) -> dict[str, set[str]]:
+    """By content, the labels of the newest span that has it: it corrects those before."""
+    found: dict[str, tuple[int, set[str]]] = {}
+    for entry in inventory.values():
+        if _has_bytes(entry.sha256):
+            span, labels = found.setdefault(entry.sha256, (entry.span, set()))
+            if entry.span > span:
+                found[entry.sha256] = (entry.span, {entry.label})
+            elif entry.span == span:
+                labels.add(entry.label)
+    return {sha256: labels for sha256, (_, labels) in found.items()}
 
 
 def _has_bytes(sha256: str) -> bool:

@@ -116,7 +116,10 @@ class _Night:
     def look(self, force: bool, accept_loss: bool) -> Situation:
         """What there is to decide on. Raises DataLost where too much is gone and not accepted."""
         situation = look(self._config, self.place, self._now, force)
-        if accept_loss and situation.losses.exceed(self._config.retrain.max_removed):
+        losses, policy = situation.losses, self._config.retrain
+        if accept_loss and (
+            losses.exceed(policy.max_removed) or losses.contradict(policy.max_relabelled)
+        ):
             return dataclasses.replace(situation, accepted=True)
         check_losses(situation, self._config)
         return situation

@@ -48,12 +48,16 @@ MIN_UNITS = 2  # keeps a second worker busy on small sets
 
 @dataclasses.dataclass(frozen=True, order=True)
 class SourceFile:
-    """One labelled file. `name` is its path relative to the root, with forward slashes."""
+    """One labelled file. `name` is its path relative to the root, with forward slashes.
+
+    `is_folder` marks a folder that cannot be looked into, which has a problem.
+    """
 
     name: str
     label: str = ""
     split: str = ""
     problem: tuple[str, str] | None = None
+    is_folder: bool = False
     size: int = dataclasses.field(default=0, compare=False)
 
 
@@ -149,10 +153,11 @@ def _labelled(found: list[SourceFile], read: layout.Layout) -> tuple[list[Source
             match = read.pattern.fullmatch(parts[-1])
             label, missing = match[1] or "" if match else "", "its name is not as data.name_pattern"
         else:
-            label = names[parts[level - 1]] if len(parts) > level else ""
+            inside = len(parts) > level or (file.is_folder and len(parts) == level)
+            label = names.get(parts[level - 1], parts[level - 1].strip()) if inside else ""
             missing = f"not inside a class folder, as in cat/1.jpg (data.depth = {level})"
-        if len(parts) > level:
-            used.add(parts[level - 1])
+        if len(parts) > level or file.is_folder:
+            used.add(parts[min(level, len(parts)) - 1])
         if label.strip():
             label, split = printable(label), read.splits.get(parts[0], "")
             sources.append(dataclasses.replace(file, label=label, split=split))
@@ -228,14 +233,16 @@ class _Walk:
                     raise BadDataError(
                         f"{self._root}: cannot be read ({error.strerror}); check its permissions"
                     ) from error
-                yield SourceFile(name, problem=("unreadable", f"folder: {error.strerror}"))
+                yield SourceFile(
+                    name, problem=("unreadable", f"folder: {error.strerror}"), is_folder=True
+                )
                 continue
             if name:
                 yield SourceFile(name, problem=_FOLDER)
             for entry in visible:
                 child = f"{name}/{entry.name}" if name else entry.name
                 if problem := self._link_problem(entry, within):
-                    yield SourceFile(child, problem=("link", problem))
+                    yield SourceFile(child, problem=("link", problem), is_folder=entry.is_dir())
                 elif entry.is_dir():
                     waiting.append((child, within))
                 elif file := self._file(entry, child):

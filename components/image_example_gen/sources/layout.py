@@ -88,12 +88,16 @@ def _named_splits(tree: Tree, options: Options, suggest: Suggestions) -> dict[st
                     f"{tree.root}: no folder of images is called {pattern!r} (data.{split}_folder);"
                     f" there are {shortened(sorted(tree.tops)) or 'none'}"
                 )
-        splits = {
-            top: split
-            for top in tree.tops
-            for split, pattern in reversed(patterns.items())
-            if pattern and fnmatch.fnmatch(top, pattern)
-        }
+        splits: dict[str, str] = {}
+        for top in sorted(tree.tops):
+            of = [name for name, each in patterns.items() if each and fnmatch.fnmatch(top, each)]
+            if len(of) > 1:
+                keys = " and ".join(f"data.{name}_folder = {patterns[name]!r}" for name in of)
+                raise BadDataError(
+                    f"{tree.root}: {printable(top)}/ is meant by {keys}; a folder can be of one "
+                    "split only"
+                )
+            splits |= dict.fromkeys([top] if of else [], "".join(of))
     else:
         found = {top: folder_names.split_like(top) for top in tree.tops}
         splits = {top: split for top, split in found.items() if split}
