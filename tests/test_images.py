@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 
 import numpy as np
 import pytest
@@ -119,8 +120,23 @@ SAMPLES = {
         "local palette.gif",
         "lzw.TIFF",
         "fax.tiff",
+        "jpeg.tiff",
+        "16 bit.tiff",
+        "two pictures.jpg",
+        "photo with profile.jpg",
+        "gray 16 bit.png",
+        "rgb 16 bit.png",
+        "gray alpha.png",
+        "colour key.png",
+        "2 bit palette.png",
+        "turned.png",
+        "animated.png",
+        "transparent.gif",
+        "animated.webp",
+        "turned.webp",
     )
 }
+KINDS = ("empty", "damaged", "unsupported", "not an image", "too large")
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -130,17 +146,26 @@ class TestDamage:
     """
 
     def check(self, data: bytes) -> None:
-        picture: Picture | None = None
         with contextlib.suppress(tf.errors.InvalidArgumentError):
             as_transform_reads(data)
-        with contextlib.suppress(Unusable):
-            picture = read(data)
-        if picture is not None:
-            shape = as_transform_reads(picture.encoded).shape
-            assert shape == (picture.height, picture.width, 3)
+        picture = self.outcome(data)
+        if isinstance(picture, Unusable):
+            assert picture.kind in KINDS
+            assert 0 < len(picture.detail) < 600
+            assert not re.search(r"\{\{|\n", picture.detail)
+        else:
+            pixels = as_transform_reads(picture.encoded)
+            assert pixels.shape == (picture.height, picture.width, 3)
+            np.testing.assert_array_equal(decoding.decode_now(picture.encoded).pixels, pixels)
         # The ingest shrinks large photos while it decodes them.
         if data[:2] == b"\xff\xd8":
             assert self.is_decoded(data, 8) == self.is_decoded(data, 1)
+
+    def outcome(self, data: bytes) -> Picture | Unusable:
+        try:
+            return read(data)
+        except Unusable as error:
+            return error
 
     def is_decoded(self, data: bytes, ratio: int) -> bool:
         try:

@@ -265,6 +265,12 @@ class TestNotifications:
         [body] = webhook.bodies
         assert json.loads(body) == {"text": "perennial: pets: blessed: version 3"}
 
+    def test_are_as_long_as_chats_take(self, webhook: type[Webhook]) -> None:
+        assert notify.send(NotifyConfig(), "failed", "pets", "x" * 50_000_000) is None
+        [body] = webhook.bodies
+        assert json.loads(body)["text"].startswith("perennial: pets: failed: xxx")
+        assert notify.LONGEST <= len(body) < 4000
+
     def test_only_of_what_was_asked_for(self, webhook: type[Webhook]) -> None:
         assert notify.send(NotifyConfig(on=("drift",)), "blessed", "pets", "x") is None
         assert webhook.bodies == []

@@ -102,6 +102,18 @@ class TestFolder:
         with pytest.raises(BadDataError, match="no such folder"):
             list_data(str(tmp_path / "absent"), Options())
 
+    def test_what_is_found_is_counted_while_it_is_listed(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        put(tmp_path, *[f"cat/{index}.png" for index in range(450)])
+        with caplog.at_level("INFO", "perennial.progress"):
+            list_data(str(tmp_path), Options())
+        steps = [vars(record)["fields"] for record in caplog.records if record.msg == "step"]
+        assert {step["what"] for step in steps} == {"list"}
+        assert steps[0]["advance"] == 0
+        assert len(steps) >= 4
+        assert sum(step["advance"] for step in steps) == 451  # and the folder
+
     def test_the_first_folder_names_the_class_however_deep_the_image(self, tmp_path: Path) -> None:
         put(tmp_path, "cat/1.png", "cat/a/b/2.PNG", "dog/3.png")
         assert labels(tmp_path) == {"cat/1.png": "cat", "cat/a/b/2.PNG": "cat", "dog/3.png": "dog"}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import grpc
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2
 
 from components.image_example_gen.accounting import varied
 from components.wording import LONGEST, bounded, of_op
+from pipeline.serving.client import Client
+from pipeline.serving.errors import ServingError
 
 
 @pytest.mark.parametrize(
@@ -72,3 +76,22 @@ def test_each_reason_is_shown_once_before_one_is_repeated() -> None:
     ]
     lines = [{"path": str(index), "reason": reason} for index, reason in enumerate(reasons)]
     assert [line["path"] for line in varied(lines)] == ["0", "2", "4", "1", "3"]
+
+
+def test_a_server_that_passes_on_all_that_an_op_says_is_quoted_cleanly() -> None:
+    """TensorFlow Serving sends whatever the session's status holds."""
+
+    class Refused(grpc.RpcError):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.INVALID_ARGUMENT
+
+        def details(self) -> str:
+            return "{{function_node __inference_a_1}} not a PNG\n\t [[{{node DecodeJpeg}}]]" * 1000
+
+    def predict(_request: object, timeout: float) -> None:
+        assert timeout > 0
+        raise Refused
+
+    with Client("127.0.0.1", 1, 1) as client, pytest.raises(ServingError) as caught:
+        client._call(predict, predict_pb2.PredictRequest())
+    assert (caught.value.code, caught.value.message) == ("INVALID_ARGUMENT", "not a PNG")

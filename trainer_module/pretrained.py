@@ -27,7 +27,7 @@ def classify(
     """The most probable classes of encoded images by a BiT with the head it was published with.
 
     Args:
-        images: JPEG, PNG, GIF, BMP or WebP files. They are resized to squares.
+        images: JPEG or PNG files. They are resized to squares.
         labels: the names of the head's classes, in its order.
         weights: an .npz file with a head, or a SavedModel that gives logits.
         variant: the architecture of an .npz file; a SavedModel brings its own.

@@ -16,6 +16,7 @@ from components.redaction import redact, redact_all
 from pipeline.settings import NotifyConfig
 
 TIMEOUT_S = 10.0
+LONGEST = 2000  # characters of a message; the shortest limit of the chats above is 4,000
 
 
 def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
@@ -29,7 +30,10 @@ def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
         return None
     if not url.lower().startswith(("http://", "https://")):
         return f"nobody was told: {config.webhook_env} does not hold an http or https URL"
-    body = json.dumps({"text": redact(f"perennial: {name}: {event}: {text}")}).encode()
+    # Redacted first: the cut could leave a part of a secret.
+    told = redact(f"perennial: {name}: {event}: {text}")
+    shown = told if len(told) <= LONGEST else f"{told[:LONGEST]}..."
+    body = json.dumps({"text": shown}).encode()
     try:
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=TIMEOUT_S):

@@ -22,7 +22,8 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from pipeline.serving.errors import CODES, ServingError
+from components.wording import of_op
+from pipeline.serving.errors import CODES, LONGEST_MESSAGE, ServingError
 from pipeline.serving.tensors import Arrays, to_proto
 
 _POLL_SECONDS = 0.05
@@ -176,7 +177,7 @@ class Client:
         try:
             return method(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            raise ServingError(error.code().name, error.details() or "") from None
+            raise ServingError(error.code().name, _told(error.details() or "")) from None
 
     def _model_url(self, model: str, version: int | None, label: str) -> str:
         if version is not None:
@@ -193,8 +194,13 @@ class Client:
             raise ServingError("UNAVAILABLE", str(reason)) from error
         if not response.ok:
             code = _CODES.get(response.status_code, "UNKNOWN")
-            raise ServingError(code, str(answer.get("error", answer)), response.status_code)
+            raise ServingError(code, _told(answer.get("error", answer)), response.status_code)
         return answer
+
+
+def _told(message: object) -> str:
+    """What is wrong: TensorFlow Serving passes on whatever TensorFlow's ops say."""
+    return of_op(str(message), LONGEST_MESSAGE)
 
 
 _CODES = {
