@@ -13,6 +13,7 @@ import numpy as np
 from components import features
 from components.image_evaluator import figures
 from components.image_evaluator.figures import EVAL, TEST, Figures, Verdict
+from pipeline.report import labels as mislabelled
 from pipeline.report import pictures
 from pipeline.report.facts import (
     Artifact,
@@ -26,6 +27,7 @@ from pipeline.report.facts import (
     Run,
     Sample,
     Spread,
+    Suspect,
     Training,
     Unusable,
 )
@@ -272,6 +274,19 @@ def _predictions(
         grid=[known[row] for row in grid],
         mistakes=[known[row] for row in mistakes],
         wrong=len(wrong),
+        suspects=[
+            Suspect(
+                image=mislabelled.original(run.data.source, names[row]),
+                label=classes[chosen[row]],
+                given=str(named[row]),
+                probability=(
+                    float(probabilities[row, chosen[row]]),
+                    float(probabilities[row, labels[row]]),
+                ),
+            )
+            for row in mislabelled.suspects(labels, probabilities)
+            if chosen[row] != labels[row]
+        ],
         duel=None
         if baseline is None
         else _duel(named, chosen == labels, baseline, verdict.compared_classes if verdict else ()),

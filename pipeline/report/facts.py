@@ -252,17 +252,32 @@ class Duel(_Fact):
     neither: int
 
 
+class Suspect(_Fact):
+    """An image whose label is probably wrong.
+
+    image: its path, or its name in the data. label: the class that it probably is of. given: the
+    one that it has. probability: of each of the two, by the candidate.
+    """
+
+    image: str
+    label: str
+    given: str
+    probability: tuple[float, float]
+
+
 class Predictions(_Fact):
     """Predictions on a split.
 
     grid: a draw from all of them. mistakes: the wrong ones, the most confident first; wrong: how
     many of those there are in all. duel: where a baseline was asked about the same images.
+    suspects: what is probably mislabelled, the clearest first.
     """
 
     grid: list[Prediction]
     mistakes: list[Prediction]
     wrong: int
     duel: Duel | None = None
+    suspects: list[Suspect] = Field(default_factory=list)
 
 
 class Artifact(_Fact):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PAGE = "report.html"
 INDEX = "index.html"
 INDEXED = 200  # runs and promotions on the page
+LABELS = "labels"  # table of images that are probably mislabelled
 
 
 def report(workspace: Workspace, run: Run) -> Path:
@@ -98,6 +99,26 @@ def _tables(facts: Facts) -> Iterator[tuple[str, list[_Row]]]:
         yield "epochs", list(facts.training.epochs)
     if facts.evaluation:
         yield from _evaluation_tables(facts.evaluation)
+    if suspects := [
+        each
+        for predictions in (facts.predictions, facts.test_predictions)
+        if predictions
+        for each in predictions.suspects
+    ]:
+        # The columns that `perennial feedback` takes, and what to judge them by.
+        yield (
+            LABELS,
+            [
+                {
+                    "image": each.image,
+                    "label": each.label,
+                    "given": each.given,
+                    "probability": each.probability[0],
+                    "probability_of_given": each.probability[1],
+                }
+                for each in suspects
+            ],
+        )
 
 
 def _evaluation_tables(evaluation: Figures) -> Iterator[tuple[str, list[_Row]]]:

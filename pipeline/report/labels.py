@@ -1,0 +1,51 @@
+"""Images that are probably mislabelled, found by a model that did not train on them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from components.image_example_gen import source_name
+
+LEAST = 5  # images of a class: with fewer, no label of it can be told to be wrong
+
+
+def suspects(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:
+    """The rows whose label is probably wrong, the most clearly so first.
+
+    Confident learning (arXiv 1911.00068): an image counts where the model is as sure of another
+    class as it usually is of images of that class.
+
+    Args:
+        labels: int64 [N], -1 for a class that the model does not know; these never count.
+        probabilities: float [N, classes], of a model that did not train on the images.
+    """
+    known = np.flatnonzero(labels >= 0)
+    counts = np.bincount(labels[known], minlength=probabilities.shape[1])
+    if (counts >= LEAST).sum() < 2:
+        return []
+    # It imports pandas and scikit-learn.
+    from cleanlab.filter import find_label_issues
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes with few images
+        found = find_label_issues(
+            labels[known],
+            probabilities[known].astype(np.float64),
+            return_indices_ranked_by="self_confidence",
+            min_examples_per_class=LEAST,
+            n_jobs=1,
+        )
+    return [int(known[row]) for row in found]
+
+
+def original(source: str, filename: str) -> str:
+    """The path of an image, where it is a file on this machine; else its name in the data."""
+    name = source_name.parse(source)
+    if name.is_local:
+        path = Path(source_name.fixed_part(name.location)).absolute() / filename
+        if path.is_file():
+            return str(path)
+    return filename
