@@ -5,7 +5,7 @@ ARGS ?=
 JOBS ?= logical
 
 .DEFAULT_GOAL := help
-.PHONY: help run test cluster-test browser services lint format lock docs sbom licenses audit doctor venv clean
+.PHONY: help run test cluster-test browser services lint format lock docs sbom licenses audit doctor prism venv clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,13 @@ services: ## Install the databases of the metadata tests, which are skipped with
 		apt-get install -qq -y mariadb-server-core mariadb-client-core; }
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { apt-get update -qq && \
 		apt-get install -qq -y postgresql; }
+
+# Needs Go, and some minutes: it is built of its Go module, for the version of Beam in the lock.
+PRISM_DIR ?= /usr/local/bin
+prism: ## Build Prism, Beam's runner of the tests that are skipped without, into PRISM_DIR
+	@command -v go >/dev/null || { echo "go is not installed" >&2; exit 2; }
+	GOBIN=$(PRISM_DIR) go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$$(sed -n \
+		's/^apache-beam.*==\([0-9.]*\).*/\1/p' requirements.lock)
 
 lint: venv ## Check style, format and types
 	.venv/bin/ruff check .

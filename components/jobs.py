@@ -26,7 +26,7 @@ from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.runner import PipelineState
 
-from components import attempts, environment
+from components import attempts
 from components.attempts import Attempt
 from components.errors import JobError
 from components.progress import report
@@ -123,9 +123,9 @@ class Job:
             else:
                 _or_cancel(result, result.wait_until_finish)
         except grpc.RpcError as error:
-            raise JobError(f"Beam's job server does not answer: {_cause(error)}") from error
+            raise JobError(f"Beam's job server does not answer ({_cause(error)})") from error
         except grpc.FutureTimeoutError as error:
-            raise JobError("Beam's job server does not answer: it is not there") from error
+            raise JobError("Beam's job server does not answer (nothing listens there)") from error
 
     def _follow(self, result: portable_runner.PipelineResult, total: int | None) -> None:
         """Wait for a job on a job server, which tells of its progress only when asked."""
@@ -199,7 +199,6 @@ class _Attempts(beam.DoFn):
         self._meter = Meter()
 
     def setup(self) -> None:
-        environment.prepare()
         self._worker.prepare()
 
     def process(self, path: str) -> Iterator[tuple[str, str]]:

@@ -47,7 +47,7 @@ def check_options(job: BeamJob, *, pod: bool = False) -> None:
     elif job.runner == "DataflowRunner":
         missing = [f"--{name}=" for name in _DATAFLOW if not job.options.get(name)]
         if missing:
-            raise _error(job, f"DataflowRunner needs {' and '.join(missing)} as well")
+            raise _error(job, f"DataflowRunner lacks {', '.join(missing)}; add them to args")
     elif job.runner == "PrismRunner" and pod:
         raise _error(
             job,
@@ -59,7 +59,7 @@ def check_options(job: BeamJob, *, pod: bool = False) -> None:
 def _check_job_server(job: BeamJob, pod: bool) -> None:
     endpoint = job.options.get("job_endpoint", "")
     if not endpoint and job.runner == "PortableRunner":
-        raise _error(job, "PortableRunner needs --job_endpoint=HOST:PORT, that of a job server")
+        raise _error(job, "PortableRunner needs a job server; set --job_endpoint=HOST:PORT in args")
     if not endpoint:
         advice = (
             "run its job server yourself, and name it: PortableRunner, --job_endpoint=HOST:PORT"
@@ -76,7 +76,9 @@ def _check_job_server(job: BeamJob, pod: bool) -> None:
         return
     host, port = split(endpoint)
     if not host or port is None:
-        raise _error(job, f"--job_endpoint={endpoint} must be HOST:PORT, such as beam-jobs:8099")
+        raise _error(
+            job, f"--job_endpoint={endpoint} is no address; give HOST:PORT, as in beam:8099"
+        )
     if pod and host in _LOOPBACK:
         raise _error(
             job,
@@ -87,10 +89,10 @@ def _check_job_server(job: BeamJob, pod: bool) -> None:
 
 def _check_environment(job: BeamJob, pod: bool) -> None:
     kind = job.options.get("environment_type", "")
-    if not kind or kind.startswith("beam:env:docker"):
+    if not kind and not job.options.get("sdk_container_image"):
         raise _error(
             job,
-            "without --environment_type, Beam starts its own image by Docker, which lacks this "
+            "without --environment_type Beam starts its own image by Docker, which lacks this "
             "project; set --environment_type=EXTERNAL and --environment_config=HOST:50000, the "
             "address of `perennial worker` as the runner reaches it",
         )
@@ -109,7 +111,7 @@ def _check_environment(job: BeamJob, pod: bool) -> None:
                 "--environment_type=EXTERNAL needs --environment_config=HOST:PORT, where a "
                 "`perennial worker` listens, as the runner reaches it",
             )
-    if kind == "DOCKER" and not (value or job.options.get("sdk_container_image")):
+    if kind in ("", "DOCKER") and not (value or job.options.get("sdk_container_image")):
         raise _error(
             job,
             "--environment_type=DOCKER needs --sdk_container_image=IMAGE, one with this project "
@@ -165,7 +167,7 @@ def _connect(job: BeamJob, option: str, host: str, port: int) -> None:
 
 def _reach_google(job: BeamJob) -> str:
     if not _has("google.cloud.dataflow"):
-        raise _error(job, "DataflowRunner needs an extra: pip install 'apache-beam[gcp]'")
+        raise _error(job, "DataflowRunner is not installed; run: pip install 'apache-beam[gcp]'")
     import google.auth
     import google.auth.exceptions
 

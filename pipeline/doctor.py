@@ -261,7 +261,7 @@ def beam_facts(beam: BeamConfig, workspace: Path) -> Iterator[Fact]:
                     trial = beam_runner.try_out(job, workspace)
                 note = "; ".join(filter(None, (note, trial)))
         except ConfigError as error:
-            problem, _, remedy = str(error).partition("; ")
+            problem, _, remedy = str(error).removeprefix(f"{job.key}: ").partition("; ")
         yield Fact(job.key, job.runner, note=note, problem=problem, remedy=remedy)
 
 

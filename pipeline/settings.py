@@ -35,8 +35,7 @@ RUNNERS = (
     *("PrismRunner", "DirectRunner"),
 )
 _INSTALLED = ("EXTERNAL", "LOOPBACK", "PROCESS")  # environments whose workers have the code
-BeamNodeId = Literal["ImageExampleGen", "StatisticsGen", "Transform", "Evaluator"]
-BEAM_NODES: tuple[BeamNodeId, ...] = get_args(BeamNodeId)
+BEAM_NODES = ("ImageExampleGen", "StatisticsGen", "Transform", "Evaluator")
 BUILT_IN_SOURCES = (source_name.DIGITS,)
 
 
@@ -586,9 +585,17 @@ class BeamConfig(Section):
     args: Listed[BeamOption] = Field(
         default=(), description="Further Beam options, each as `--option=value`."
     )
-    nodes: Mapping[BeamNodeId, BeamNode] = Field(
+    nodes: Mapping[str, BeamNode] = Field(
         default={}, description="Settings of single nodes, by their ids."
     )
+
+    @model_validator(mode="after")
+    def _knows_its_nodes(self) -> Self:
+        if unknown := sorted(self.nodes.keys() - set(BEAM_NODES)):
+            raise ValueError(
+                f"nodes.{unknown[0]}: no such node uses Beam; there are {', '.join(BEAM_NODES)}"
+            )
+        return self
 
     @property
     def jobs(self) -> dict[str, BeamJob]:

@@ -383,7 +383,7 @@ class TestValues:
             ({"beam.args": ["--a", "--runner=B"]}, "beam.args.1 = '--runner=B': must not name the"),
             ({"beam.runner": ""}, "beam.runner = '': is no runner of Beam; there are FnApiRunner"),
             ({"beam.runner": "FlinkRuner"}, "did you mean FlinkRunner?"),
-            ({"beam.nodes.Trainer.runner": "FlinkRunner"}, "beam.nodes.Trainer"),
+            ({"beam.nodes.Trainer.runner": "FlinkRunner"}, "nodes.Trainer: no such node uses Beam"),
             ({"train.hyperparameters.dim": 0}, "train.hyperparameters.dim = 0: must be greater"),
         ],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +11,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from pipeline import cli
+from pipeline import beam_runner, cli
 from pipeline.commands.submit import SERVICE_ACCOUNT
 from pipeline.errors import ConfigError, DataError, NotBlessed
-from pipeline.settings import KubeflowConfig
+from pipeline.settings import BeamConfig, KubeflowConfig
 from tests import REPO
 from tests.kustomize import Resource, render
 from tests.test_kubernetes_serving import KUBERNETES
@@ -26,7 +27,14 @@ KUSTOMIZATIONS = {
     "cronjob-one-pod": "perennial",
     "watch": "perennial",
     "nfs-models": "perennial",
+    "beam": "perennial",
+    "beam/flink": "perennial",
 }
+# Those for which the base has the claim that their pods mount.
+WITH_BASE = {"beam": {"perennial"}, "beam/flink": {"perennial"}}
+OWN_IMAGES = {"perennial", "perennial-prism"}
+# Nobody has deployed these: their kustomization has to warn of that.
+UNTRIED = {"beam/flink"}
 IMAGE_USER = 65532
 
 
@@ -110,17 +118,22 @@ def test_pods_keep_the_restricted_standard(resources: list[Resource]) -> None:
 
 
 def test_the_projects_image_runs_as_its_user_and_others_are_pinned(
-    resources: list[Resource],
+    resources: list[Resource], folder: str
 ) -> None:
+    if folder in UNTRIED:
+        assert "# UNTRIED: " in (MANIFESTS / folder / "kustomization.yaml").read_text()
+        return
     for pod in pods(resources):
         for container in pod["containers"]:
-            if container["image"] == "perennial":
+            if container["image"] in OWN_IMAGES:
                 assert pod["securityContext"]["runAsUser"] == IMAGE_USER
             else:
                 assert re.fullmatch(r"\S+:\S+@sha256:[0-9a-f]{64}", container["image"])
 
 
-def test_volumes_are_mounted_and_mounts_have_volumes(resources: list[Resource]) -> None:
+def test_volumes_are_mounted_and_mounts_have_volumes(
+    resources: list[Resource], folder: str
+) -> None:
     if not any(pods(resources)):
         return  # claims for the pods of runs
     claimed = {
@@ -139,7 +152,7 @@ def test_volumes_are_mounted_and_mounts_have_volumes(resources: list[Resource]) 
         for volume in pod["volumes"]
         if "persistentVolumeClaim" in volume
     }
-    assert used == claims
+    assert used == claims | WITH_BASE.get(folder, set())
 
 
 def test_every_account_is_there_and_binds_a_role(resources: list[Resource]) -> None:
@@ -235,6 +248,42 @@ def test_the_namespace_of_kubeflow_itself_is_left_alone() -> None:
     # Nor does a policy hold for the pods of others.
     policy = of(rendered, "NetworkPolicy")["spec"]
     assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "perennial-metadata"}
+
+
+class TestBeam:
+    @pytest.fixture(params=["beam", "beam/flink"])
+    def rendered(self, request: pytest.FixtureRequest) -> list[Resource]:
+        return render(MANIFESTS / request.param)
+
+    def settings(self, folder: str) -> BeamConfig:
+        """Those that the kustomization tells people to have."""
+        text = (MANIFESTS / folder / "kustomization.yaml").read_text()
+        lines = [line.removeprefix("#   ") for line in text.splitlines() if line.startswith("#   ")]
+        return BeamConfig(**tomllib.loads("\n".join(lines))["beam"])
+
+    @pytest.mark.parametrize("folder", ["beam", "beam/flink"])
+    def test_runs_can_use_it_with_the_settings_that_it_names(self, folder: str) -> None:
+        beam, rendered = self.settings(folder), render(MANIFESTS / folder)
+        beam_runner.check_pods(beam)
+        options = beam.jobs["Transform"].options
+        name, port = beam_runner.split(options["job_endpoint"])
+        service = of(rendered, "Service", name)
+        assert port in [each["port"] for each in service["spec"]["ports"]]
+        policy = of(rendered, "NetworkPolicy", "perennial-run-to-beam")["spec"]
+        (rule,) = policy["egress"]
+        assert {"port": port} in rule["ports"]
+        workers = [each for each in containers(rendered) if each["name"] == "worker"]
+        assert workers
+        for worker in workers:
+            (_, worker_port) = beam_runner.split(options["environment_config"])
+            assert worker["args"] == ["worker", f"--port={worker_port}"]
+
+    def test_workers_are_started_by_a_command_that_there_is(self, rendered: list[Resource]) -> None:
+        for container in containers(rendered):
+            if container["image"] == "perennial":
+                assert container["command"] == ["perennial"]
+                shown = CliRunner().invoke(cli.app, [container["args"][0], "--help"]).output
+                assert "--port" in shown
 
 
 class TestCronJobs:

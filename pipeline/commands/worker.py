@@ -14,7 +14,7 @@ def worker(
         int, typer.Option(metavar="PORT", min=1, max=65535, help="Where the runner finds it.")
     ] = 50000,
 ) -> None:
-    """Do the data nodes' work for a Beam runner that is told so.
+    """Do the work of the data nodes for a runner of Beam, which sends it here.
 
     It goes beside each machine of the runner, with the data and the workspace under the paths that
     the pipeline has: --environment_type=EXTERNAL --environment_config=HOST:PORT.

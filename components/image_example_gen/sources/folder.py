@@ -40,9 +40,10 @@ EXTENSIONS = frozenset(
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _HEAD_BYTES = 16
 
-# A unit becomes a TFRecord shard per split; about what TensorFlow's data guide calls a good shard.
-UNIT_BYTES = 128 * 2**20
-UNIT_FILES = 20_000
+# A unit becomes a TFRecord shard per split, and is what one of several workers has at a time. They
+# follow from the data alone: the cache is that of every runner, with however many workers.
+UNIT_BYTES = 64 * 2**20
+UNIT_FILES = 1_000
 MIN_UNITS = 2  # keeps a second worker busy on small sets
 
 
