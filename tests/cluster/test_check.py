@@ -89,6 +89,8 @@ def test_what_may_not_be_read_is_only_remarked_on(
     kit.kubectl("config", "set-context", "--current", "--user=poor", *options)
     package_file = kit.compiled(tmp_path, "checked")
     monkeypatch.setenv("KUBECONFIG", str(file))
+    # As a default it was taken from the environment when the library was imported.
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
     remarks = cluster.check(package.read(package_file), found, ACCOUNT)
     assert len(remarks) >= 3
     assert all("may not be read" in each for each in remarks)
