@@ -19,6 +19,7 @@ _ON_ITS_WAY_S = 120.0
 # How long Kubeflow may be away, as while it is updated.
 _PATIENCE_S = 600.0
 _FORWARDED = ("node_start", "node_end", "epoch", "note")
+_UNKNOWN = "its page may show why"
 _SEE_LOG = "; see the lines above"
 
 
@@ -80,14 +81,21 @@ def follow(
 
 def explain(kubeflow: Kubeflow, run: Run, workflow: Workflow | None) -> str:
     """Why a run that is over did not succeed: a clause for a message."""
-    pods = workflow.pods if workflow else ()
-    failed = [pod for pod in pods if pod.over and pod.phase != SUCCEEDED]
-    # Those that Argo stopped because of another one have nothing to tell.
-    for pod in sorted(failed, key=lambda pod: (_stopped(pod), -pod.ended)):
-        assert workflow is not None
+    if workflow is None:
+        return _UNKNOWN
+    failed = [pod for pod in workflow.pods if pod.over and pod.phase != SUCCEEDED]
+    # Those that Argo stopped have nothing to tell.
+    if own := [pod for pod in failed if not _stopped(pod)]:
+        pod = max(own, key=lambda pod: pod.ended)
         events = [] if pod.driver else kubeflow.log(run.id, workflow.namespace, pod.name)
         return f"{pod.task}: {_why(pod, events)}"
-    return (workflow and workflow.message) or "its page may show why"
+    if not failed and workflow.deadline != 0:
+        return workflow.message or _UNKNOWN
+    during = f" during {failed[-1].task}" if failed else ""
+    if workflow.deadline == 0:  # set by Kubeflow, whoever asked it to
+        return f"it was terminated{during}"
+    limit = "" if workflow.deadline is None else f" of {workflow.deadline} s"
+    return f"it reached kubeflow.run_timeout{limit}{during}"
 
 
 class _Follower:

@@ -24,6 +24,10 @@ _DEPRECATED = re.compile(r": (?:Pending)?(?:Deprecation|Future)Warning: ")
 _KNOWN = (
     "metadata_connection_config is not provided by IR",
     "Fallback to non-ZetaSQL ",
+    "ArtifactQuery.property_predicate is not supported",
+    "Examples artifact does not have payload_format custom property",
+    # Of a node that was cut off: its partial output has been removed by then.
+    "Expected execution to be in state NEW or RUNNING",
 )
 _LAST_WORDS = Path("/dev/termination-log")
 _LONGEST_LAST_WORDS = 2000  # bytes; Kubernetes keeps 4 KB

@@ -50,13 +50,18 @@ class Pod:
 
 @dataclasses.dataclass(frozen=True)
 class Workflow:
-    """A run in Argo. ours: whether this project compiled it. env: of its containers."""
+    """A run in Argo.
+
+    ours: whether this project compiled it. env: of its containers. deadline: in seconds, for the
+    run as a whole; 0 once it has been terminated, None where there is none.
+    """
 
     name: str
     namespace: str
     message: str
     ours: bool
     env: Mapping[str, str]
+    deadline: int | None
     pods: tuple[Pod, ...]
 
     def overdue(self, now: float) -> str | None:
@@ -107,6 +112,7 @@ def parse(manifest: str) -> Workflow:
             for container in containers
             for each in container.get("env", [])
         },
+        deadline=content["spec"].get("activeDeadlineSeconds"),
         pods=tuple(sorted(pods, key=lambda pod: (pod.started, pod.name))),
     )
 

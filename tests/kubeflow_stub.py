@@ -215,11 +215,16 @@ class Node(NamedTuple):
 
 
 def workflow(
-    *nodes: Node, env: dict[str, str] | None = None, ours: bool = True, packed: bool = False
+    *nodes: Node,
+    env: dict[str, str] | None = None,
+    ours: bool = True,
+    packed: bool = False,
+    deadline: int = 86400,
 ) -> dict[str, Any]:
     """A Workflow as Kubeflow's compiler and Argo 4.0 write it, as far as it is read.
 
-    packed: with its nodes compressed, as Argo keeps many.
+    packed: with its nodes compressed, as Argo keeps many. deadline: of the run; to terminate one,
+    Kubeflow sets 0, and takes it for FAILED once it has ended (resource_manager.go:1015, :1694).
     """
     command = ["python3", "-m", "kubeflow.entrypoint" if ours else "somebody.else"]
     variables = [{"name": name, "value": value} for name, value in (env or {}).items()]
@@ -248,7 +253,7 @@ def workflow(
     status = {"compressedNodes": base64.b64encode(content).decode()} if packed else {"nodes": made}
     return {
         "metadata": {"name": "digits-x7", "namespace": "team", "annotations": {}},
-        "spec": {"arguments": {"parameters": parameters}},
+        "spec": {"arguments": {"parameters": parameters}, "activeDeadlineSeconds": deadline},
         "status": {"phase": "Running", **status},
     }
 

@@ -220,6 +220,23 @@ class TestWait:
         assert "trainer has waited" in result.stderr
         assert (message or "kubectl describe pod digits-x7-retry-system") in result.stderr
 
+    @pytest.mark.parametrize(
+        ("deadline", "reason"),
+        [
+            (0, "it was terminated during trainer"),
+            (3600, "it reached kubeflow.run_timeout of 3600 s during trainer"),
+        ],
+    )
+    def test_a_run_that_others_ended(
+        self, stub: Stub, package: Path, deadline: int, reason: str
+    ) -> None:
+        stub.states = ["RUNNING", "FAILED"]
+        over = FAILED._replace(message="Step exceeded its deadline")
+        stub.workflows["runs-1"] = [workflow(RUNNING), workflow(over, deadline=deadline)]
+        result = wait(stub, package)
+        assert result.exit_code == NodeFailed.exit_code
+        assert reason in result.stderr
+
     def test_one_that_may_still_wait_is_left_alone(self, stub: Stub, package: Path) -> None:
         stub.states = ["RUNNING", "SUCCEEDED"]
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -30,9 +30,13 @@ name = "{name}"
 [data]
 source = "{data}/first"
 
+[transform]
+image_size = 16
+
 [train]
 recipe = "vit"
 epochs = 1
+hyperparameters = {{ patch_size = 4, depth = 1, head_dims = [32] }}
 
 [evaluate]
 min_accuracy = 0.0

@@ -1,11 +1,11 @@
 """Runs compiled pipelines with real pods and without Kubeflow's backend.
 
-kfp's own orchestrator decides what comes next and tests/kubeflow_backend.py resolves, as strictly as
-the backend; each task is a pod of the product's image, with the compiled command, variables, claims,
-tolerations and node selectors, by the restricted standard.
+kfp's own orchestrator decides what comes next and tests/kubeflow_backend.py resolves, as strictly
+as the backend. Each task is a pod of the product's image, by the restricted standard, with the
+compiled command, variables, claims, tolerations and node selectors.
 
-More generous than Kubeflow: no driver and no launcher runs; a pod that was deleted is tried again at
-once; outputs come back through the log; ML Metadata is a file on the shared volume.
+More generous than Kubeflow: no driver and no launcher runs; a pod that was deleted is tried again
+at once; outputs come back through the log; ML Metadata is a file on the shared volume.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests import REPO
 from tests.cluster import kit
 from tests.kubeflow_cluster import TRAINER, Cluster, Pod, Watcher, _key
 
-# Runs the rest of its arguments, and then prints what they wrote below the first one. Parents of the
+# Runs the rest of its arguments, and then prints what they wrote below the first one. Folders of
 # outputs are there, as the launcher makes them.
 _WRAPPER = """
 import base64, json, pathlib, subprocess, sys
@@ -93,7 +93,9 @@ class PodCluster(Cluster):
         template = kit.job(name, self._namespace, wrapped, claims, files="files")
         spec: kit.Resource = template["spec"]["template"]["spec"]
         (container,) = spec["containers"]
-        compiled = {each["name"]: each["value"] for each in task["container"].get("env", [])}
+        compiled = {
+            each["name"]: each.get("value", "") for each in task["container"].get("env", [])
+        }
         variables = {"PYTHONPATH": "/files", **compiled, **METADATA, **env}
         container["env"] = [{"name": key, "value": value} for key, value in variables.items()]
         spec["nodeSelector"] = wishes.get("nodeSelector", {}).get("labels", {})

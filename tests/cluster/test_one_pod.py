@@ -8,7 +8,15 @@ from tests.cluster import kit
 
 pytestmark = pytest.mark.cluster
 
-SMALL = ("train.epochs=1", "train.recipe=vit", "infra_validation.enabled=false")
+SMALL = (
+    "train.epochs=1",
+    "train.recipe=vit",
+    "transform.image_size=16",
+    "train.hyperparameters.patch_size=4",
+    "train.hyperparameters.depth=1",
+    "train.hyperparameters.head_dims=[32]",
+    "infra_validation.enabled=false",
+)
 
 
 def test_a_run_pushes_a_model_and_the_next_one_does_nothing_twice(namespace: str) -> None:

@@ -43,6 +43,12 @@ def states(pods: PodCluster) -> dict[str, str]:
     return {node: state for pod in pods.pods for node, state in pod.ended().items()}
 
 
+def warnings(pods: PodCluster) -> set[str]:
+    """What pods of the latest run warned of, which is for somebody to act on."""
+    logged = [event for pod in pods.pods for event in pod.of("log")]
+    return {event["message"] for event in logged if event["level"] != "INFO"}
+
+
 def told(pods: PodCluster) -> str:
     """What a failed run is looked into by."""
     return "\n".join(
@@ -54,6 +60,7 @@ def test_the_same_data_is_cached_and_changed_data_is_not(pods: PodCluster, tmp_p
     name = f"test-{uuid.uuid4().hex[:6]}"
     package = kit.compiled(tmp_path, name)
     assert pods.run(package, {}), told(pods)
+    print(warnings(pods))
     first, ids = states(pods), {pod.arguments["--run-id"] for pod in pods.pods}
     assert len(pods.pods) == 3
     assert first["ImageExampleGen"] == first["Trainer"] == first["Pusher"] == "complete"
