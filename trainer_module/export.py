@@ -16,15 +16,9 @@ import tensorflow_transform as tft
 from tfx.utils import io_utils
 
 from components import features
+from components.servable import CLASSES_FILE, EMBEDDINGS, EXAMPLES, IMAGES, INPUT_FILE, LABELS
 from components.wording import of_op
 from trainer_module import transform
-
-IMAGES = "serving_default"
-EXAMPLES = "serving_examples"
-LABELS = "transform_labels"
-EMBEDDINGS = "embeddings"
-CLASSES_FILE = "assets.extra/classes.json"
-INPUT_FILE = "assets.extra/input.json"
 
 
 class ExportError(Exception):

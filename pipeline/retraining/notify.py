@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import urllib.error
 import urllib.request
 
 from components.redaction import redact
 from pipeline.settings import NotifyConfig
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0  # for all of it: somebody may drip an answer
 
 
 def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
@@ -27,16 +28,36 @@ def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
         return None
     if not url.lower().startswith(("http://", "https://")):
         return f"nobody was told: {config.webhook_env} does not hold an http or https URL"
-    body = json.dumps({"text": redact(f"perennial: {name}: {event}: {text}")}).encode()
+    told = _escaped(redact(f"perennial: {name}: {event}: {text}"))
+    failure = [f"it has not answered after {TIMEOUT_S:g} s"]
+
+    def post() -> None:
+        failure[:] = [_post(url, json.dumps({"text": told}).encode())]
+
+    # The time-outs of sockets are for each of their reads. A daemon thread keeps nobody waiting.
+    thread = threading.Thread(target=post, name="webhook", daemon=True)
+    thread.start()
+    thread.join(TIMEOUT_S)
+    why = failure[0]
+    return f"nobody was told: the webhook of {config.webhook_env}: {why}" if why else None
+
+
+def _post(url: str, body: bytes) -> str:
+    """Why it was not taken; "" if it was."""
     try:
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=TIMEOUT_S):
-            return None
+            return ""
     except urllib.error.HTTPError as error:
-        return f"nobody was told: the webhook answered {error.code}"
+        return f"it answered {error.code}"
     # Of urllib, http.client, ssl and socket; their texts may name the URL.
     except Exception as error:
-        return f"nobody was told: the webhook of {config.webhook_env}: {_kind(error)}"
+        return _kind(error)
+
+
+def _escaped(text: str) -> str:
+    """Text in which a class called <!channel> calls nobody, as Slack and Mattermost have it."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _kind(error: Exception) -> str:

@@ -29,10 +29,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.atomic_pusher import config_map, served, storage, versions
+from components import progress
+from components.atomic_pusher import config_map, pending, served, storage, versions
 from components.atomic_pusher.config_map import ClusterError, Place
 from components.atomic_pusher.filesystem import locked
-from pipeline.errors import ConfigError, PromotionFailed
+from pipeline.errors import ConfigError, KubernetesUnreachable, PromotionFailed
 from pipeline.serving.change import (
     PUT_BACK,
     Change,
@@ -86,6 +87,15 @@ class Serving:
         return {"labels": dict(self.labels), "loaded": loaded}
 
 
+def recover(target: Target) -> None:
+    """Undo or finish a promotion that was cut off, with a note, unless somebody is at work.
+
+    That of a ConfigMap is undone by the next promotion.
+    """
+    if not config_map.is_config_map(target.config):
+        pending.recover_if_idle(target.config)
+
+
 def current(target: Target) -> Serving:
     """What is configured now.
 
@@ -104,9 +114,13 @@ def _serving(config: ModelServerConfig, target: Target) -> Serving:
 
 
 def follow_newest(target: Target) -> None:
-    """Let servers of the configuration serve the newest version, where it has no entry yet."""
+    """Let servers of the configuration serve the newest version, where it has no entry yet.
+
+    Raises ConfigError where it serves another folder.
+    """
     with _only_one(target):
         config = read_config(target.config)
+        check_folder(config, target)
         if _entry(config, target.name) is None:
             _add(config, target)
             storage.write_text(target.config, _text(config))
@@ -158,7 +172,7 @@ def promote(
             before = labels.pop(STABLE, None)
             labels.pop(PREVIOUS, None)
             # Not above it: who asks for no label would be answered by the highest version.
-            if before is not None and before < version:
+            if before is not None and before < version and _exists(target, before):
                 labels[PREVIOUS] = before
             labels[STABLE] = version
             if labels.get(CANARY) == version:
@@ -180,6 +194,7 @@ def rollback(target: Target, servers: Sequence[str] = (), timeout: float | None 
         if CANARY in labels and STABLE in labels:
             del labels[CANARY]
             return labels
+        _check_labels(target, labels)
         version = labels.get(PREVIOUS) or _version_before(target, labels.get(STABLE))
         _check_version(target, version)
         return {STABLE: version}
@@ -199,8 +214,11 @@ def _change(
     with _only_one(target):
         for _ in range(_TRIES):
             change = _read(target)
-            old = _serving(_parsed(change.text, target.config), target)
+            config = _parsed(change.text, target.config)
+            check_folder(config, target)
+            old = _serving(config, target)
             labels = labels_for(old)
+            _check_labels(target, labels)
             with contextlib.suppress(ChangedMeanwhileError):
                 return _switch(target, change, old, labels, action, followers, timeout)
     raise ConfigError(
@@ -209,10 +227,51 @@ def _change(
     )
 
 
+def check_folder(config: ModelServerConfig, target: Target) -> None:
+    """Refuse a configuration that serves another folder than the one of the target.
+
+    A folder that is not on this machine may be the same one where the servers run, unless the
+    configuration lies beside the target's. Raises ConfigError.
+    """
+    model = _entry(config, target.name)
+    base, configured = target.base, model.base_path if model else ""
+    if base is None or not configured or config_map.is_config_map(target.config):
+        return
+    if storage.is_uri(base) or storage.is_uri(configured):
+        is_same = configured.rstrip("/") == base.rstrip("/")
+        is_known = True
+    else:
+        is_same = Path(configured).resolve() == Path(base).resolve()
+        is_known = Path(configured).is_dir() or target.config == served.default_config(base)
+    if is_known and not is_same:
+        raise ConfigError(
+            f"{target.config}: the model {target.name} has base_path {configured!r}, and its "
+            f"versions here are in {base!r}: servers would not serve these; was the folder moved "
+            "or copied? Put the right base_path there"
+        )
+
+
+def _check_labels(target: Target, labels: Labels) -> None:
+    """Refuse labels of versions that are not there, which somebody wrote into the file."""
+    known = None if target.base is None else find_versions(target)
+    for label, number in labels.items():
+        if number < 1 or (known is not None and number not in known):
+            there_are = ", ".join(map(str, known or ())) or "none that can be seen from here"
+            raise ConfigError(
+                f"{target.config}: the label {label!r} names version {number} of {target.name}, "
+                f"which does not exist (there are: {there_are}); promote one of them to {label}, "
+                "or put it right there"
+            )
+
+
 def _read(target: Target) -> Change:
     if config_map.is_config_map(target.config):
         return ConfigMapChange(target.config, target.base)
     return FileChange(target.config)
+
+
+def _exists(target: Target, version: int) -> bool:
+    return version > 0 and (target.base is None or version in find_versions(target))
 
 
 def _implied_labels(target: Target, old: Serving, version: int) -> dict[str, int]:
@@ -236,42 +295,79 @@ def _switch(
     if new == old:
         return new
     loaded = old.loaded or frozenset()
-    # Labels that are not in use yet may be ahead of what is loaded.
+    # Labels that are not in use yet, or of no version, may be ahead of what is loaded.
     ahead = [
         (label, number)
         for label, number in labels.items()
-        if number not in loaded and old.labels.get(label, number) != number
+        if number not in loaded
+        and old.labels.get(label, number) != number
+        and _exists(target, old.labels[label])
     ]
     steps = [new]
     if ahead:
         if not followers:
             label, number = ahead[0]
+            first = (
+                f"withdraw version {old.labels[CANARY]} first (perennial rollback)"
+                if CANARY in old.labels
+                else "promote it to canary first"
+            )
             raise ConfigError(
                 f"version {number} is not loaded, so {label!r}, which is in use, cannot move to "
-                "it: promote it to canary first, or name a server (--server) that says when it is"
+                f"it: {first}, or name a server (--server) that says when it is"
             )
         steps.insert(0, Serving(old.labels, frozenset({*loaded, *labels.values()})))
     timeout = timeout or followers.timeout
+    texts = [_rewritten(target, change.text, step) for step in steps]
     try:
         followers.check()
-        change.begin(_entry_of(target, action, old, new), len(steps) * timeout)
     except ClusterError as error:
         raise user_error(error, target.config) from error
     try:
-        for step in steps:
-            followers.hurry(change.write(_rewritten(target, change.text, step)))
+        entry = _entry_of(target, action, old, new)
+        change.begin(entry, len(steps) * timeout, texts, bool(followers))
+        for step, text in zip(steps, texts, strict=True):
+            followers.hurry(change.write(text))
             followers.wait(target.name, step, timeout)
+        change.end()
     except ChangedMeanwhileError:
         raise
     except BaseException as error:
-        left = change.put_back(f"failed: {str(error) or type(error).__name__}")
-        if isinstance(error, ClusterError) and not change.written:
-            raise user_error(error, target.config) from error
-        if isinstance(error, PromotionFailed | ClusterError):
-            raise PromotionFailed(f"{error}. {left or PUT_BACK}") from error
-        raise
-    change.end()
+        raise _failure(target, change, error) from error
     return new
+
+
+def _failure(target: Target, change: Change, error: BaseException) -> BaseException:
+    """Put the old configuration back; returns what is to be raised, with what is in force now."""
+    left = change.put_back(f"failed: {str(error) or type(error).__name__}")
+    if isinstance(error, ClusterError) and not change.written:
+        return user_error(error, target.config)
+    why = str(error)
+    if isinstance(error, OSError):
+        why = f"{error.filename or target.config} cannot be written: {error.strerror or error}"
+    elif not isinstance(error, PromotionFailed | ClusterError):
+        if left:
+            progress.report("note", text=f"{left}. {_in_force(target)}")
+        return error
+    return PromotionFailed(f"{why}. {f'{left}. {_in_force(target)}' if left else PUT_BACK}")
+
+
+def _in_force(target: Target) -> str:
+    """What is configured now, as a person is told of it after a failure."""
+    try:
+        return f"In force: {told(current(target))}; the next command puts it right"
+    except (ConfigError, KubernetesUnreachable, OSError) as error:
+        return f"It is not known what is in force: {error}"
+
+
+def told(serving: Serving) -> str:
+    """What is configured, in words."""
+    if not serving.labels and serving.loaded is None:
+        return "the newest version is served"
+    labels = ", ".join(f"{label} is version {number}" for label, number in serving.labels.items())
+    others = sorted((serving.loaded or frozenset()) - {*serving.labels.values()})
+    rest = f"without a label: {', '.join(map(str, others))}" if others else ""
+    return "; ".join(filter(None, [labels, rest])) or "no version is served"
 
 
 def _check_version(target: Target, version: int) -> None:
@@ -339,6 +435,8 @@ def read_config(location: str) -> ModelServerConfig:
     """An empty one where there is no file. Raises ConfigError."""
     try:
         return served.read(location)
+    except OSError as error:
+        raise ConfigError(f"{location} cannot be read: {error.strerror}") from error
     except (ValueError, ClusterError) as error:
         raise user_error(error, location) from error
 
