@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("components", "trainer_module")
+PACKAGES = ("components", "pipeline", "trainer_module")
 
 
 def of(*modules: str, root: Path = ROOT) -> str:

@@ -66,13 +66,12 @@ ACTIONS: dict[str, tuple[Callable[[Target], object], Serving]] = {
         lambda target: _promote(target, 3, STABLE, True),
         Serving.of({STABLE: 3, "previous": 1}),
     ),
-    "rollback": (promotion.rollback, Serving.of({STABLE: 2})),
+    "rollback": (promotion.rollback, Serving.of({STABLE: 1})),
     "push": (
         lambda target: registry.push(_model(target, 4), str(target.base), {}, 2, target.config),
         Serving.of({STABLE: 1}),
     ),
 }
-BEFORE = Serving.of({STABLE: 1})
 
 
 def _model(target: Target, number: int) -> Path:
@@ -85,13 +84,16 @@ def _model(target: Target, number: int) -> Path:
 
 
 def make_registry(folder: Path, action: str) -> Target:
-    """Three versions; the first is stable, or the second where that is to be rolled back from."""
+    """Three versions; the first is stable, or the second where that is to be undone."""
     shutil.rmtree(folder, ignore_errors=True)
     base = folder / "serving" / "m"
     target = Target("m", str(base), str(base.parent / "models.config"))
     for number in (1, 2, 3):
         registry.push(_model(target, number), str(base), {}, 10, target.config)
-    promotion.promote(target, 3 if action == "rollback" else 1, STABLE)
+    promotion.promote(target, 1, STABLE)
+    if action == "rollback":
+        promotion.promote(target, 2, CANARY)
+        promotion.promote(target, 2, STABLE)
     return target
 
 

@@ -13,7 +13,6 @@ import pytest
 import tensorflow as tf
 
 from components import features
-from components.servable import CLASSES_FILE
 from tests.test_transform import ENCODINGS, IDS, encode, picture
 from tests.transformed import Transformed, raw, run_transform, serialized
 from trainer_module import export, transform
@@ -104,7 +103,7 @@ class TestServing:
         assert [label.decode() for label in outputs["label"]] == [CLASSES[i] for i in best]
 
     def test_class_names_lie_beside_the_model(self, exported: str) -> None:
-        text = Path(exported, CLASSES_FILE).read_text(encoding="utf-8")
+        text = Path(exported, export.CLASSES_FILE).read_text(encoding="utf-8")
         assert json.loads(text) == CLASSES
 
     def test_one_undecodable_image_fails_the_batch(

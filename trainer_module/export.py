@@ -15,10 +15,13 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.utils import io_utils
 
-from components import features
-from components.servable import CLASSES_FILE, EMBEDDINGS, EXAMPLES, IMAGES, INPUT_FILE, LABELS
+from components import features, servable
 from components.wording import of_op
 from trainer_module import transform
+
+IMAGES, EXAMPLES = servable.IMAGES, servable.EXAMPLES
+LABELS, EMBEDDINGS = servable.LABELS, servable.EMBEDDINGS
+CLASSES_FILE, INPUT_FILE = servable.CLASSES_FILE, servable.INPUT_FILE
 
 
 class ExportError(Exception):

@@ -280,7 +280,7 @@ def _check_servers(servers: list[str] | None) -> None:
 
 def _rows(target: Target, serving: Serving) -> list[dict[str, Any]]:
     from components.atomic_pusher import versions
-    from pipeline.serving.promotion import find_versions
+    from pipeline.serving.checks import find_versions
 
     base, numbers = target.base or "", find_versions(target)
     rows = []

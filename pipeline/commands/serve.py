@@ -73,7 +73,7 @@ def serve(
 def _source(serving: Path, model: str | None) -> launch.Source:
     from components.atomic_pusher import storage
     from components.atomic_pusher.served import FILE
-    from pipeline.serving import promotion
+    from pipeline.serving import checks, promotion
     from pipeline.serving.promotion import Target
 
     config = serving / FILE
@@ -84,7 +84,7 @@ def _source(serving: Path, model: str | None) -> launch.Source:
             served = promotion.read_config(str(config))
             for name in source.models:
                 if (serving / storage.name(name)).is_dir():
-                    promotion.check_folder(served, Target(name, str(serving / name), str(config)))
+                    checks.check_folder(served, Target(name, str(serving / name), str(config)))
             return source
     name = pushed_model(serving, model)
     # With a file to follow from the start, a promotion needs no restart.
@@ -94,7 +94,8 @@ def _source(serving: Path, model: str | None) -> launch.Source:
 
 def _check_signed(source: launch.Source, public_key: Path, kind: launch.Kind) -> None:
     """Refuse to begin with a version that would not be served, or must not be."""
-    from pipeline.serving.promotion import Target, check_signature, current, find_versions
+    from pipeline.serving.checks import check_signature, find_versions
+    from pipeline.serving.promotion import Target, current
 
     for name, base in source.models.items():
         target = Target(name, str(base), str(source.config_file))

@@ -156,9 +156,12 @@ def command(
     tensorflow_model_server listens on every address of the machine, whatever `host` is, and knows
     nothing of a `public_key`, which the own server checks every version with.
     """
+    # TensorFlow Serving ends where a version is given up before another one is loaded. So where it
+    # serves what is promoted, it tries far longer than a load takes.
+    is_patient = source.config_file is not None and backend.kind is not Kind.OWN
     flags = [
         "--file_system_poll_wait_seconds=1",
-        "--max_num_load_retries=1",
+        f"--max_num_load_retries={300 if is_patient else 1}",
         "--load_retry_interval_micros=1000000",
     ]
     if source.config_file:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components import progress
-from components.atomic_pusher import config_map, pending, served, storage, versions
+from components.atomic_pusher import config_map, pending, served, storage
 from components.atomic_pusher.config_map import ClusterError, Place
 from components.atomic_pusher.filesystem import locked
 from pipeline.errors import ConfigError, KubernetesUnreachable, PromotionFailed
@@ -42,6 +42,15 @@ from pipeline.serving.change import (
     Entry,
     FileChange,
     user_error,
+)
+from pipeline.serving.checks import (
+    check_folder,
+    check_labels,
+    check_version,
+    entry_of,
+    exists,
+    find_versions,
+    version_before,
 )
 from pipeline.serving.followers import Followers, Named, Pods
 
@@ -106,7 +115,7 @@ def current(target: Target) -> Serving:
 
 
 def _serving(config: ModelServerConfig, target: Target) -> Serving:
-    model = _entry(config, target.name)
+    model = entry_of(config, target.name)
     policy = None if model is None else model.model_version_policy
     if model is None or policy is None or policy.WhichOneof("policy_choice") != "specific":
         return Serving(dict(model.version_labels) if model else {}, None)
@@ -121,7 +130,7 @@ def follow_newest(target: Target) -> None:
     with _only_one(target):
         config = read_config(target.config)
         check_folder(config, target)
-        if _entry(config, target.name) is None:
+        if entry_of(config, target.name) is None:
             _add(config, target)
             storage.write_text(target.config, _text(config))
 
@@ -162,7 +171,7 @@ def promote(
     """
 
     def labels_for(old: Serving) -> dict[str, int]:
-        _check_version(target, version)
+        check_version(target, version)
         labels = _implied_labels(target, old, version)
         if to == CANARY:
             labels[CANARY] = version
@@ -172,7 +181,7 @@ def promote(
             before = labels.pop(STABLE, None)
             labels.pop(PREVIOUS, None)
             # Not above it: who asks for no label would be answered by the highest version.
-            if before is not None and before < version and _exists(target, before):
+            if before is not None and before < version and exists(target, before):
                 labels[PREVIOUS] = before
             labels[STABLE] = version
             if labels.get(CANARY) == version:
@@ -194,9 +203,9 @@ def rollback(target: Target, servers: Sequence[str] = (), timeout: float | None 
         if CANARY in labels and STABLE in labels:
             del labels[CANARY]
             return labels
-        _check_labels(target, labels)
-        version = labels.get(PREVIOUS) or _version_before(target, labels.get(STABLE))
-        _check_version(target, version)
+        check_labels(target, labels)
+        version = labels.get(PREVIOUS) or version_before(target, labels.get(STABLE))
+        check_version(target, version)
         return {STABLE: version}
 
     return _change(target, labels_for, "rollback", servers, timeout)
@@ -218,7 +227,7 @@ def _change(
             check_folder(config, target)
             old = _serving(config, target)
             labels = labels_for(old)
-            _check_labels(target, labels)
+            check_labels(target, labels)
             with contextlib.suppress(ChangedMeanwhileError):
                 return _switch(target, change, old, labels, action, followers, timeout)
     raise ConfigError(
@@ -227,51 +236,10 @@ def _change(
     )
 
 
-def check_folder(config: ModelServerConfig, target: Target) -> None:
-    """Refuse a configuration that serves another folder than the one of the target.
-
-    A folder that is not on this machine may be the same one where the servers run, unless the
-    configuration lies beside the target's. Raises ConfigError.
-    """
-    model = _entry(config, target.name)
-    base, configured = target.base, model.base_path if model else ""
-    if base is None or not configured or config_map.is_config_map(target.config):
-        return
-    if storage.is_uri(base) or storage.is_uri(configured):
-        is_same = configured.rstrip("/") == base.rstrip("/")
-        is_known = True
-    else:
-        is_same = Path(configured).resolve() == Path(base).resolve()
-        is_known = Path(configured).is_dir() or target.config == served.default_config(base)
-    if is_known and not is_same:
-        raise ConfigError(
-            f"{target.config}: the model {target.name} has base_path {configured!r}, and its "
-            f"versions here are in {base!r}: servers would not serve these; was the folder moved "
-            "or copied? Put the right base_path there"
-        )
-
-
-def _check_labels(target: Target, labels: Labels) -> None:
-    """Refuse labels of versions that are not there, which somebody wrote into the file."""
-    known = None if target.base is None else find_versions(target)
-    for label, number in labels.items():
-        if number < 1 or (known is not None and number not in known):
-            there_are = ", ".join(map(str, known or ())) or "none that can be seen from here"
-            raise ConfigError(
-                f"{target.config}: the label {label!r} names version {number} of {target.name}, "
-                f"which does not exist (there are: {there_are}); promote one of them to {label}, "
-                "or put it right there"
-            )
-
-
 def _read(target: Target) -> Change:
     if config_map.is_config_map(target.config):
         return ConfigMapChange(target.config, target.base)
     return FileChange(target.config)
-
-
-def _exists(target: Target, version: int) -> bool:
-    return version > 0 and (target.base is None or version in find_versions(target))
 
 
 def _implied_labels(target: Target, old: Serving, version: int) -> dict[str, int]:
@@ -301,7 +269,7 @@ def _switch(
         for label, number in labels.items()
         if number not in loaded
         and old.labels.get(label, number) != number
-        and _exists(target, old.labels[label])
+        and exists(target, old.labels[label])
     ]
     steps = [new]
     if ahead:
@@ -321,6 +289,7 @@ def _switch(
     texts = [_rewritten(target, change.text, step) for step in steps]
     try:
         followers.check()
+        followers.remember_failures(target.name)
     except ClusterError as error:
         raise user_error(error, target.config) from error
     try:
@@ -370,67 +339,6 @@ def told(serving: Serving) -> str:
     return "; ".join(filter(None, [labels, rest])) or "no version is served"
 
 
-def _check_version(target: Target, version: int) -> None:
-    if target.base is None:
-        if target.public_key:
-            raise ConfigError("signatures cannot be checked from here; name the --directory")
-        return
-    known = find_versions(target)
-    if version not in known:
-        there_are = ", ".join(map(str, known)) or "none"
-        raise ConfigError(f"{target.base} has no version {version}; there are: {there_are}")
-    manifest = versions.read_manifest(target.base, version)
-    if manifest is None:
-        raise ConfigError(
-            f"version {version} in {target.base} has no {versions.MANIFEST}: it was not pushed by "
-            "perennial, or not completely"
-        )
-    damaged = versions.damaged_files(target.base, version, manifest)
-    if damaged:
-        raise ConfigError(
-            f"version {version} in {target.base} is not what was pushed: {', '.join(damaged)}"
-        )
-    if target.public_key:
-        check_signature(target.base, version, target.public_key)
-
-
-def check_signature(base: str, version: int, public_key: Path) -> None:
-    """Refuse a version that the holder of the private key did not sign.
-
-    Raises:
-        ConfigError: it must not be served.
-    """
-    from components.atomic_pusher.signing import SignatureError, verify_version
-
-    try:
-        verify_version(base, version, public_key)
-    except SignatureError as error:
-        raise ConfigError(f"{error}; what is served stays as it is") from error
-
-
-def _version_before(target: Target, stable: int | None) -> int:
-    known = [] if target.base is None else find_versions(target)
-    if stable is None:
-        if not known:
-            raise ConfigError(f"{target.base or target.config} has no versions to bring back")
-        stable = max(known)
-    lower = [number for number in known if number < stable]
-    if not lower:
-        raise ConfigError(f"{target.name}: there is no version before {stable} to bring back")
-    return lower[-1]
-
-
-def find_versions(target: Target) -> list[int]:
-    """The numbers in the folder of a target that has one, lowest first. Raises ConfigError."""
-    from components.errors import PushRefusedError
-
-    assert target.base is not None
-    try:
-        return versions.find(target.base)
-    except PushRefusedError as error:
-        raise ConfigError(str(error)) from error
-
-
 def read_config(location: str) -> ModelServerConfig:
     """An empty one where there is no file. Raises ConfigError."""
     try:
@@ -448,10 +356,6 @@ def _parsed(text: str | None, location: str) -> ModelServerConfig:
         raise ConfigError(str(error)) from error
 
 
-def _entry(config: ModelServerConfig, name: str) -> ModelConfig | None:
-    return next((model for model in config.model_config_list.config if model.name == name), None)
-
-
 def _add(config: ModelServerConfig, target: Target) -> ModelConfig:
     if target.base is None:
         raise ConfigError(f"{target.config} has no model {target.name}; name its --directory")
@@ -463,7 +367,7 @@ def _add(config: ModelServerConfig, target: Target) -> ModelConfig:
 
 def _rewritten(target: Target, text: str | None, serving: Serving) -> str:
     config = _parsed(text, target.config)
-    model = _entry(config, target.name) or _add(config, target)
+    model = entry_of(config, target.name) or _add(config, target)
     model.model_version_policy.specific.versions[:] = sorted(serving.loaded or ())
     model.version_labels.clear()
     model.version_labels.update(serving.labels)
@@ -500,5 +404,11 @@ def _only_one(target: Target) -> Iterator[None]:
         for folder in folders:
             # One that is mounted to be read is not pushed to from here either.
             if folder and not storage.is_uri(folder) and os.access(folder, os.W_OK):
-                stack.enter_context(locked(Path(folder)))
+                try:
+                    stack.enter_context(locked(Path(folder)))
+                except OSError as error:
+                    raise ConfigError(
+                        f"{error.filename or folder} cannot be locked: {error.strerror}; nothing "
+                        "was changed"
+                    ) from error
         yield
