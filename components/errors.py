@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
+
+_LONGEST_REASON = 300  # characters: a parser may quote a whole file
 
 
 class BadDataError(Exception):
@@ -30,3 +33,26 @@ class PushRefusedError(Exception):
 
 class JobError(Exception):
     """A job that Beam's runner did not finish: the message is one line."""
+
+
+class DamagedFileError(ValueError):
+    """A file of the product's own that cannot be read back: one line that names it and says why."""
+
+
+@contextlib.contextmanager
+def read_back(location: str) -> Iterator[None]:
+    """Raise DamagedFileError where what is read inside is not what was written.
+
+    Other bytes, other JSON, missing keys and other types are; an OSError is left as it is.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    # Of deeply nested brackets it is a RecursionError.
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"it has no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
+        line = " ".join(reason.split())[:_LONGEST_REASON] or type(error).__name__
+        raise DamagedFileError(
+            f"{location} is damaged: {line}; put a good copy of it back"
+        ) from error

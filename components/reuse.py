@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from components.errors import read_back
 from components.progress import report
 
 if TYPE_CHECKING:
@@ -92,8 +93,10 @@ def read_shards(examples_uri: str) -> dict[str, int]:
     path = posixpath.join(examples_uri, SHARDS_FILE)
     if not tf.io.gfile.exists(path):
         return {}
-    with tf.io.gfile.GFile(path) as file:
-        return dict(json.loads(file.read()))
+    with tf.io.gfile.GFile(path, "rb") as file:
+        content = file.read()
+    with read_back(path):
+        return {str(name): int(images) for name, images in json.loads(content).items()}
 
 
 def files_of(examples_uri: str, splits: Iterable[str]) -> dict[str, list[str]]:

@@ -21,8 +21,9 @@ from typing import Any, NoReturn
 import typer
 
 from components import environment
+from components.errors import DamagedFileError
 from components.redaction import redact
-from pipeline import output
+from pipeline import notes, output
 from pipeline.commands import examples, schedule, schema
 from pipeline.commands.classify import classify
 from pipeline.commands.compile import compile_dag
@@ -65,9 +66,12 @@ def _reported(command: Command) -> Command:
     def run_command(*args: Any, **kwargs: Any) -> None:
         as_json = kwargs.get("log_format") is LogFormat.JSON
         try:
-            command(*args, **kwargs)
+            with notes.shown():
+                command(*args, **kwargs)
         except UserError as error:
             _fail(as_json, type(error).__name__, str(error), error.exit_code)
+        except DamagedFileError as error:
+            _fail(as_json, "DamagedFile", str(error), UNEXPECTED)
         except KeyboardInterrupt:
             _fail(as_json, "Interrupted", "interrupted; run again to continue", INTERRUPTED)
         except (typer.Exit, BrokenPipeError):

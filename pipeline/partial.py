@@ -34,7 +34,8 @@ def run_nodes(
         update={"data": config.data.model_copy(update={"schema_file": None})}
     )
     check_paths(config)
-    workspace, run_id = Workspace(config.workspace), new_run_id()
+    workspace = Workspace(config.workspace)
+    run_id = new_run_id(workspace)
     with (
         workspace.lock(),
         quiet(workspace.log_path(run_id)) as terminal,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import itertools
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("perennial.run")
 
+_RUN_ID = "%Y%m%d-%H%M%S"  # how the name of a run begins: UTC
 _PASSED_CHECKS = 12  # lines of a summary
 
 
@@ -68,7 +70,7 @@ def run(config: Config, origins: Mapping[str, str], log_format: str) -> None:
     check_paths(config)
     workspace = Workspace(config.workspace)
     with workspace.lock():
-        run_locked(config, origins, log_format, workspace, new_run_id())
+        run_locked(config, origins, log_format, workspace, new_run_id(workspace))
 
 
 def run_locked(
@@ -124,10 +126,17 @@ def run_locked(
     return summary
 
 
-def new_run_id() -> str:
-    """A name that sorts by time and that no other run has."""
-    now = datetime.datetime.now(datetime.UTC)
-    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+def new_run_id(workspace: Workspace | None = None) -> str:
+    """A name that sorts by time and that no other run has.
+
+    In a workspace it sorts after all runs that are there, also where the clock was set back.
+    """
+    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    for path in workspace.runs.glob("*-*-*") if workspace else ():
+        with contextlib.suppress(ValueError, OverflowError):
+            made = datetime.datetime.strptime(path.name[:15], _RUN_ID).replace(tzinfo=datetime.UTC)
+            now = max(now, made + datetime.timedelta(seconds=1))
+    return f"{now:{_RUN_ID}}-{secrets.token_hex(2)}"
 
 
 def beginning(config: Config, origins: Mapping[str, str], run_id: str) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
+from components.errors import read_back
 from components.image_evaluator import figures
 
 
@@ -33,17 +35,18 @@ class Verdict:
 def read_verdict(evaluation_uri: str, blessing_uri: str) -> Verdict:
     """Read the outputs of the Evaluator node."""
     found, verdict = figures.read_figures(evaluation_uri), figures.read_verdict(blessing_uri)
-    accuracy = found.candidate.metrics["accuracy"]
-    assert accuracy.value is not None
-    assert accuracy.low is not None
-    assert accuracy.high is not None
+    with read_back(os.path.join(evaluation_uri, figures.FIGURES)):
+        accuracy = found.candidate.metrics["accuracy"]
+        if accuracy.value is None or accuracy.low is None or accuracy.high is None:
+            raise ValueError("the candidate has no accuracy")
+        others = _accuracy(found.test), _accuracy(found.baseline)
     return Verdict(
         blessed=verdict.blessed,
         examples=found.examples,
         accuracy=accuracy.value,
         interval=(accuracy.low, accuracy.high),
-        test_accuracy=_accuracy(found.test),
-        baseline_accuracy=_accuracy(found.baseline),
+        test_accuracy=others[0],
+        baseline_accuracy=others[1],
         class_accuracy={
             each.name: each.recall.value
             for each in found.candidate.per_class

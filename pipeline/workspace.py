@@ -83,7 +83,9 @@ class Workspace:
                 file.write(json.dumps(_this_process()).encode())
                 self._check_format()
             except BlockingIOError:
-                raise WorkspaceBusy(self._describe_holder(lock_file.read_text())) from None
+                raise WorkspaceBusy(
+                    self._describe_holder(lock_file.read_text(errors="replace"))
+                ) from None
             except OSError as error:
                 raise ConfigError(
                     f"workspace {self.root} cannot be used: {error.strerror}: "
@@ -178,7 +180,7 @@ class Workspace:
         try:
             found = json.loads(storage.read_text(str(self.stamp)) or '{"format": 0}')["format"]
             is_newer = found > FORMAT
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigError(
                 f"{self.stamp} is damaged: it must say {json.dumps({'format': FORMAT})}"
             ) from error
@@ -208,7 +210,7 @@ class Workspace:
         try:
             holder = json.loads(text)
             who = f"process {holder['pid']} on {holder['host']} since {holder['started']}"
-        except (ValueError, KeyError):  # read while it was being written
+        except (ValueError, KeyError, TypeError, RecursionError):  # read while it was being written
             who = "another run"
         return (
             f"workspace {self.root} is in use by {who}; "

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from components.atomic_pusher import filesystem, served, storage, versions
-from components.atomic_pusher.executor import push
+from components.atomic_pusher.pending import AUDIT_FILE
+from components.atomic_pusher.registry import push
 from pipeline.errors import ConfigError
 from pipeline.serving import promotion
-from pipeline.serving.change import AUDIT_FILE
 from pipeline.serving.promotion import CANARY, STABLE, Target
 from pipeline.serving.server import ModelServer
 from tests import REPO

@@ -21,6 +21,7 @@ import yaml
 
 from components.atomic_pusher import config_map, filesystem, served
 from components.atomic_pusher.config_map import Place
+from components.atomic_pusher.pending import AUDIT_FILE
 from components.errors import PushRefusedError
 from pipeline import config as configuration
 from pipeline.errors import ConfigError, KubernetesUnreachable, PromotionFailed
@@ -133,7 +134,7 @@ class TestWithPods:
         assert first["to"] == {"labels": {"stable": 1, "canary": 2}, "loaded": [1, 2]}
         assert first["config"] == LOCATION
         assert "@" in first["who"]
-        beside = (base.parent / change.AUDIT_FILE).read_text().splitlines()
+        beside = (base.parent / AUDIT_FILE).read_text().splitlines()
         assert [json.loads(line) for line in beside[-8:]] == cluster.audit
         # What it does not know of, it leaves alone.
         assert cluster.map["futureField"] == before["futureField"]

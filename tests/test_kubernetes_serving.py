@@ -221,7 +221,9 @@ class TestPods:
 
     def test_are_ready_only_with_a_loaded_model(self, container: Resource) -> None:
         for probe in ("startupProbe", "readinessProbe"):
-            assert container[probe]["httpGet"]["path"] == "/v1/models/perennial/metadata"
+            assert (
+                container[probe]["httpGet"]["path"] == "/v1/models/perennial/labels/stable/metadata"
+            )
 
     def test_mount_what_the_server_is_told_to_read(
         self, overlay: str, resources: dict[str, Resource], pod: Resource, container: Resource
@@ -362,11 +364,24 @@ class TestReferences:
     def test_alerts_watch_errors_latency_and_versions(self, resources: dict[str, Resource]) -> None:
         (group,) = resources["PrometheusRule"]["spec"]["groups"]
         expressions = {rule["alert"]: rule["expr"] for rule in group["rules"]}
-        assert f'{REQUEST_COUNT}{{status!="OK"}}' in expressions["ModelServerErrors"]
+        assert f"{REQUEST_COUNT}{{model_name=" in expressions["ModelServerErrors"]
         assert f"{REQUEST_LATENCY}_bucket" in expressions["ModelServerSlow"]
-        assert 'load_attempt_count{status="fail"}' in expressions["ModelVersionNotAvailable"]
-        for expression in expressions.values():
-            assert expression.count("(") == expression.count(")")
+        targets = resources["Probe"]["spec"]["targets"]["staticConfig"]["static"]
+        for alert, label in (("ModelStable", "stable"), ("ModelVersion", "canary")):
+            path = f"/labels/{label}/metadata"
+            assert path in expressions[f"{alert}NotAvailable"]
+            assert sum(target.endswith(path) for target in targets) == 1
+
+    @pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool, of Prometheus")
+    def test_alerts_fire_on_what_the_server_exposes(
+        self, resources: dict[str, Resource], tmp_path: Path
+    ) -> None:
+        """Series as TensorFlow Serving 2.20 exposes them, and the exporters around it."""
+        (tmp_path / "rules.yaml").write_text(yaml.dump(resources["PrometheusRule"]["spec"]))
+        shutil.copy(REPO / "tests" / "alerts.yaml", tmp_path)
+        command = ["promtool", "test", "rules", "alerts.yaml"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 class TestPromotion:

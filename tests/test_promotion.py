@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from components.atomic_pusher import filesystem, storage, versions
+from components.atomic_pusher.pending import AUDIT_FILE
 from pipeline.commands.serve import _source
 from pipeline.errors import ConfigError, PromotionFailed
 from pipeline.serving import promotion
-from pipeline.serving.change import AUDIT_FILE
 from pipeline.serving.client import Client, strings
 from pipeline.serving.followers import Named
 from pipeline.serving.promotion import CANARY, STABLE, Serving, Target
@@ -289,7 +289,7 @@ class TestRules:
     def test_versions_that_are_served_survive_pushes(
         self, target: Target, tmp_path: Path, colour_models: list[Path]
     ) -> None:
-        from components.atomic_pusher.executor import push
+        from components.atomic_pusher.registry import push
 
         promotion.promote(target, 1, STABLE)
         promotion.promote(target, 2, CANARY)
@@ -303,7 +303,8 @@ class TestRules:
         before = storage.read_text(target.config)
         script = (
             "import os, signal, sys; from pathlib import Path; from pipeline import cli;"
-            "Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL); cli.main()"
+            "real = Path.replace; Path.replace = lambda self, to: os.kill(os.getpid(), "
+            "signal.SIGKILL) if to.name == 'models.config' else real(self, to); cli.main()"
         )
         arguments = ["promote", "2", "--to", "canary", "--workspace", str(workspace)]
         command = [sys.executable, "-c", script, *arguments]
@@ -312,6 +313,11 @@ class TestRules:
         assert storage.read_text(target.config) == before
         log = Path(target.config).with_name(AUDIT_FILE).read_text().splitlines()
         assert json.loads(log[-1])["action"] == "promote 2 to canary"
+        listed = perennial("models", "--workspace", str(workspace))
+        assert "promote 2 to canary, by " in listed.stderr
+        assert "was cut off before it changed anything" in listed.stderr
+        log = Path(target.config).with_name(AUDIT_FILE).read_text().splitlines()
+        assert json.loads(log[-1])["result"] == "failed: cut off"
         assert promotion.promote(target, 2, CANARY) == Serving.of({STABLE: 1, CANARY: 2})
 
     def test_an_object_store_is_promoted_alike(self, colour_models: list[Path]) -> None:

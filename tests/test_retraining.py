@@ -278,7 +278,7 @@ class TestNotifications:
     def test_a_refusal_is_said_without_the_url(self, webhook: type[Webhook]) -> None:
         webhook.status = 403
         told = notify.send(NotifyConfig(), "failed", "pets", "x")
-        assert told == "nobody was told: the webhook answered 403"
+        assert told == "nobody was told: the webhook of PERENNIAL_WEBHOOK: it answered 403"
 
     @pytest.mark.parametrize(
         "url",

@@ -15,16 +15,13 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.utils import io_utils
 
-from components import features
+from components import features, servable
 from components.wording import of_op
 from trainer_module import transform
 
-IMAGES = "serving_default"
-EXAMPLES = "serving_examples"
-LABELS = "transform_labels"
-EMBEDDINGS = "embeddings"
-CLASSES_FILE = "assets.extra/classes.json"
-INPUT_FILE = "assets.extra/input.json"
+IMAGES, EXAMPLES = servable.IMAGES, servable.EXAMPLES
+LABELS, EMBEDDINGS = servable.LABELS, servable.EMBEDDINGS
+CLASSES_FILE, INPUT_FILE = servable.CLASSES_FILE, servable.INPUT_FILE
 
 
 class ExportError(Exception):

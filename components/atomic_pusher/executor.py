@@ -15,7 +15,7 @@ from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
-from components.atomic_pusher import filesystem, object_store, served, signing, storage
+from components.atomic_pusher import registry, served, signing, storage
 from components.image_evaluator import figures
 
 EVALUATION_KEY = "evaluation"
@@ -60,7 +60,7 @@ class Executor(pusher.Executor):
             keys = signing.Keys(Path(private), Path(public))
         record, keep = self._record(input_dict), exec_properties[KEEP_KEY]
         with storage.local_copy(self.GetModelPath(input_dict)) as model:
-            version = push(model, base, record, keep, config, keys)
+            version = registry.push(model, base, record, keep, config, keys)
         if exec_properties[AFTER_PUSH_KEY]:
             call = json.loads(exec_properties[AFTER_PUSH_KEY])
             module, _, function = call.pop("function").rpartition(".")
@@ -97,27 +97,6 @@ def base_of(exec_properties: Mapping[str, Any]) -> str:
         exec_properties[standard_component_specs.PUSH_DESTINATION_KEY], destination
     )
     return str(destination.filesystem.base_directory)
-
-
-def push(
-    model: Path,
-    base: str,
-    record: dict[str, Any],
-    keep: int,
-    config: str,
-    keys: signing.Keys | None = None,
-) -> int:
-    """Push by the way that fits `base`, a path or a URI; never remove what `config` names.
-
-    See `filesystem.push` and `object_store.push`.
-    """
-
-    def pinned() -> set[int]:
-        return served.pinned(config, base)
-
-    if storage.is_uri(base):
-        return object_store.push(model, base, record, keep, pinned, keys)
-    return filesystem.push(model, Path(base), record, keep, pinned, keys)
 
 
 def _metrics(evaluation: types.Artifact) -> dict[str, float]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from components import progress
 from components.atomic_pusher import signing, storage, versions
 from components.errors import PushRefusedError
 
@@ -49,13 +50,15 @@ def push(
     Raises:
         PushRefusedError: `base` holds other things, its disk has not the space, or `keys` cannot
             sign. Nothing changed.
-        OSError: from the disk. Nothing changed, unless superseded versions could not be removed.
+        OSError: from the disk. Nothing changed. A superseded version that cannot be removed is no
+            error, and is removed by a later push.
     """
     versions.find(str(base))  # before anything is written into a folder that is not ours
     base.mkdir(parents=True, exist_ok=True)
     with locked(base):
         for leftover in (*base.glob(f"{_STAGING}*"), *base.glob(f"{_DOOMED}*")):
-            shutil.rmtree(leftover)
+            with contextlib.suppress(OSError):  # it is in nobody's way
+                shutil.rmtree(leftover)
         numbers = versions.find(str(base))
         pinned = served()
         files = versions.local_digests(model)
@@ -67,21 +70,45 @@ def push(
             manifest = versions.Manifest(files, {"version": version, **record})
             _publish(model, base / str(version), manifest, keys)
         for number in versions.superseded([*numbers, version], keep, pinned):
-            doomed = base / f"{_DOOMED}{uuid.uuid4().hex}"
-            (base / str(number)).rename(doomed)
-            shutil.rmtree(doomed)
+            try:
+                _remove(base / str(number))
+            except OSError as error:  # of what comes after the push, which is done
+                progress.report(
+                    "note",
+                    text=f"version {number} below {base} is superseded and cannot be removed: "
+                    f"{error.strerror}",
+                )
     return version
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     """Be the only one that changes what is in `folder`; waits for whoever does.
 
-    The lock of a killed process is gone with it.
+    The lock of a killed process is gone with it. Raises BlockingIOError where somebody else has it
+    and there is no `wait`, OSError where the folder cannot be written.
     """
     with open(folder / _LOCK, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+
+
+def _remove(version: Path) -> None:
+    """Remove a version, at once for whoever looks where the file system can do that."""
+    doomed = version.with_name(f"{_DOOMED}{uuid.uuid4().hex}")
+    try:
+        version.rename(doomed)
+    except OSError as error:
+        # An overlay of file systems does not rename a folder of a lower one.
+        if error.errno != errno.EXDEV:
+            raise
+        doomed = version
+        # First what makes it a version that is promoted or pushed again, so that half a one is not.
+        (version / versions.MANIFEST).unlink(missing_ok=True)
+        for entry in version.iterdir():
+            if entry.name != versions.SERVABLE:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    shutil.rmtree(doomed)
 
 
 def _publish(

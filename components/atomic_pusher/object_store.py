@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from components import progress
 from components.atomic_pusher import signing, storage, versions
 from components.errors import PushRefusedError
 
@@ -47,8 +48,18 @@ def push(
     halves = [number for number in numbers if number not in complete]
     for number in [*halves, *versions.superseded(complete, keep, pinned)]:
         if number not in pinned:
-            storage.gfile().rmtree(storage.join(base, str(number)))
+            _remove(storage.join(base, str(number)))
     return version
+
+
+def _remove(prefix: str) -> None:
+    """Remove what is superseded, or half; where that fails, a later push does it."""
+    import tensorflow as tf
+
+    try:
+        storage.gfile().rmtree(prefix)
+    except tf.errors.OpError as error:
+        progress.report("note", text=f"{prefix} is superseded and cannot be removed: {error}")
 
 
 def _publish(

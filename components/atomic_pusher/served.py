@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from components.atomic_pusher import config_map, storage
+from components.atomic_pusher import config_map, pending, storage
 from components.errors import PushRefusedError
 
 if TYPE_CHECKING:
@@ -57,19 +57,23 @@ def parse(text: str, location: str) -> ModelServerConfig:
 def pinned(location: str, base: str) -> set[int]:
     """Versions below `base` that the configuration names, as loaded or by a label.
 
+    Those of a change that is under way count as well.
+
     Raises:
         PushRefusedError: the configuration cannot be read, so that nobody knows.
     """
     try:
-        text = read_text(location)
-        if text is None:
-            return set()
-        config = parse(text, location)
-    except (ValueError, config_map.ClusterError) as error:
+        texts = [read_text(location) or ""]
+        if not config_map.is_config_map(location):
+            texts += pending.texts(location)
+        configs = [parse(text, location) for text in texts]
+    except (OSError, ValueError, config_map.ClusterError) as error:
         raise PushRefusedError(f"which versions are served is not known: {error}") from error
     found: set[int] = set()
-    for model in config.model_config_list.config:
-        # The same folder may have another path where the server runs.
-        if model.base_path == base or model.name == storage.name(base):
-            found |= {*model.version_labels.values(), *model.model_version_policy.specific.versions}
+    for config in configs:
+        for model in config.model_config_list.config:
+            # The same folder may have another path where the server runs.
+            if model.base_path == base or model.name == storage.name(base):
+                found |= {*model.version_labels.values()}
+                found |= {*model.model_version_policy.specific.versions}
     return found

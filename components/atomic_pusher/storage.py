@@ -6,6 +6,8 @@ TensorFlow, which knows the object stores, is imported only for a URI.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -42,18 +44,30 @@ def name(location: str) -> str:
     return location.rstrip("/").rpartition("/")[2]
 
 
-def read_text(location: str) -> str | None:
-    """Read a UTF-8 file; None where there is none."""
+@contextlib.contextmanager
+def _store_errors(location: str) -> Iterator[None]:
+    """Raise what an object store refuses as an OSError, as disks do."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error.message}", location) from error
+
+
+def read_text(location: str, errors: str = "strict") -> str | None:
+    """Read a UTF-8 file; None where there is none. `errors` is what is done with other bytes."""
     if not is_uri(location):
         try:
-            return Path(location).read_text(encoding="utf-8")
+            return Path(location).read_text(encoding="utf-8", errors=errors)
         except (FileNotFoundError, NotADirectoryError):
             return None
-    if not gfile().exists(location):
-        return None
-    with gfile().GFile(location, "rb") as file:
-        content: bytes = file.read()
-    return content.decode("utf-8")
+    with _store_errors(location):
+        if not gfile().exists(location):
+            return None
+        with gfile().GFile(location, "rb") as file:
+            content: bytes = file.read()
+    return content.decode("utf-8", errors)
 
 
 def write_text(location: str, text: str) -> None:
@@ -61,9 +75,10 @@ def write_text(location: str, text: str) -> None:
     if is_uri(location):
         # For object stores this is a copy, which replaces an object at once.
         complete = join(parent(location), f".{name(location)}.{uuid.uuid4().hex}")
-        with gfile().GFile(complete, "wb") as file:
-            file.write(text.encode("utf-8"))
-        gfile().rename(complete, location, overwrite=True)
+        with _store_errors(location):
+            with gfile().GFile(complete, "wb") as file:
+                file.write(text.encode("utf-8"))
+            gfile().rename(complete, location, overwrite=True)
         return
     path = Path(location)
     staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -74,21 +89,44 @@ def write_text(location: str, text: str) -> None:
             os.fsync(file.fileno())
         staging.replace(path)
     finally:
-        staging.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what failed before counts
+            staging.unlink(missing_ok=True)
     sync(path.parent)
 
 
 def append_line(location: str, line: str) -> None:
-    """Add a line to a file. On a file system, writers that do so at once lose nothing."""
+    """Add a line to a file, durably: all of it or nothing.
+
+    On a file system, writers that do so at once lose nothing, and what a power failure has cut off
+    does not swallow the line. Raises OSError, and the file is as it was.
+    """
     if is_uri(location):
-        write_text(location, f"{read_text(location) or ''}{line}\n")
+        text = read_text(location) or ""
+        begin = "\n" if text and not text.endswith("\n") else ""
+        write_text(location, f"{text}{begin}{line}\n")
         return
-    descriptor = os.open(location, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(location, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, f"{line}\n".encode())
-        os.fsync(descriptor)
+        # Only for the moment of it, so that what is taken back is nobody else's.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        size = os.fstat(descriptor).st_size
+        is_cut_off = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        try:
+            begin = "\n" if is_cut_off else ""
+            _write_all(descriptor, f"{begin}{line}\n".encode())
+            os.fsync(descriptor)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, size)
+            error.filename = location
+            raise
     finally:
         os.close(descriptor)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
 
 
 @contextlib.contextmanager
@@ -112,8 +150,10 @@ def remove(location: str) -> None:
     """Remove a file if it is there."""
     if not is_uri(location):
         Path(location).unlink(missing_ok=True)
-    elif gfile().exists(location):
-        gfile().remove(location)
+        return
+    with _store_errors(location):
+        if gfile().exists(location):
+            gfile().remove(location)
 
 
 def sync(path: Path) -> None:

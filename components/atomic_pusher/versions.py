@@ -19,7 +19,7 @@ from components.atomic_pusher import storage
 from components.errors import PushRefusedError
 
 MANIFEST = "perennial-manifest.json"
-_SERVABLE = "saved_model.pb"
+SERVABLE = "saved_model.pb"
 _HIGHEST = 2**63 - 1  # TensorFlow Serving's version numbers are int64
 _CHUNK = 1 << 20
 
@@ -46,7 +46,7 @@ def read_manifest(base: str, version: int) -> Manifest | None:
     try:
         content = json.loads(storage.read_text(storage.join(base, str(version), MANIFEST)) or "")
         return Manifest(dict(content["files"]), dict(content["record"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -65,10 +65,16 @@ def find(base: str) -> list[int]:
             raise PushRefusedError(_foreign(base, name, "is no version number"))
         if not 0 < int(name) <= _HIGHEST:
             raise PushRefusedError(_foreign(base, name, "is no version number that can be served"))
-        if not storage.is_uri(base) and not (Path(base) / name / _SERVABLE).is_file():
-            raise PushRefusedError(_foreign(base, name, f"has no {_SERVABLE} in it"))
+        if not storage.is_uri(base) and _is_empty(Path(base) / name):
+            continue  # what is left of a removal that was cut off
+        if not storage.is_uri(base) and not (Path(base) / name / SERVABLE).is_file():
+            raise PushRefusedError(_foreign(base, name, f"has no {SERVABLE} in it"))
         numbers.append(int(name))
     return sorted(numbers)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _foreign(base: str, name: str, reason: str) -> str:

@@ -30,9 +30,10 @@ from components.image_evaluator import slices
 from components.image_evaluator.figures import SLICES
 from components.jobs import Meter
 from components.progress import report
+from components.servable import EXAMPLES, LABELS
 
 CANDIDATE, BASELINE = "candidate", "baseline"
-EXAMPLES, LABELS, PROBABILITIES = "serving_examples", "transform_labels", "probabilities"
+PROBABILITIES = "probabilities"
 BATCH = 64  # images
 BATCH_BYTES = 2**24  # of encoded images: few photographs, lest they all be decoded together
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,9 +33,9 @@ from components.image_evaluator.figures import EVAL, SLICES, TEST, TRAIN, Figure
 from components.image_evaluator.metrics import model_figures
 from components.image_example_gen.accounting import read_accounting
 from components.jobs import Job
+from components.servable import CLASSES_FILE, parse_classes
 
 BOUNDS_KEY = "bounds"
-CLASSES_FILE = "assets.extra/classes.json"
 _LATENCY_IMAGES = 32
 _SLACK = 0.05  # of a sum of probabilities
 
@@ -141,9 +140,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 def read_classes(model_path: str) -> list[str]:
     """The class names of an exported model, in the order of its probabilities."""
-    with fileio.open(os.path.join(model_path, CLASSES_FILE)) as file:
-        names: list[str] = json.loads(file.read())
-    return names
+    location = os.path.join(model_path, CLASSES_FILE)
+    with fileio.open(location, "rb") as file:
+        return parse_classes(file.read(), location)
 
 
 def pairs(table: pa.Table, classes: Mapping[str, Sequence[str]]) -> gate.Pairs:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from components.errors import read_back
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
@@ -192,12 +194,14 @@ def read_table(path: str) -> pa.Table:
 
     import pyarrow.parquet as pq
 
-    # Arrow's threads sometimes abort a process that ends soon after.
-    return pq.read_table(io.BytesIO(_bytes(path)), use_threads=False, pre_buffer=False)
+    with read_back(path):
+        # Arrow's threads sometimes abort a process that ends soon after.
+        return pq.read_table(io.BytesIO(_bytes(path)), use_threads=False, pre_buffer=False)
 
 
 def _read(path: str, kind: type[_Record]) -> _Record:
-    return kind.model_validate_json(_bytes(path))
+    with read_back(path):
+        return kind.model_validate_json(_bytes(path))
 
 
 def _bytes(path: str) -> bytes:

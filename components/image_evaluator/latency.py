@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from components import servable
 from components.image_evaluator.figures import Latency
 
-SIGNATURE = "serving_default"
+SIGNATURE = servable.IMAGES
 WARM_UP, FEWEST, MOST = 5, 20, 200  # requests
 SECONDS = 5.0  # after which the fewest are enough
 

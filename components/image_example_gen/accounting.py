@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
+from pydantic import TypeAdapter
 
-from components.errors import BadDataError, DataLossError
+from components.errors import BadDataError, DataLossError, read_back
 from components.wording import other_files, quoted
 
 FILE_NAME = "accounting.json"
@@ -142,8 +143,11 @@ def write_accounting(accounting: Accounting, examples_uri: str) -> None:
 
 def read_accounting(examples_uri: str) -> Accounting:
     """Read the record of an Examples artifact."""
-    with tf.io.gfile.GFile(os.path.join(examples_uri, FILE_NAME)) as file:
-        return Accounting(**json.loads(file.read()))
+    location = os.path.join(examples_uri, FILE_NAME)
+    with tf.io.gfile.GFile(location, "rb") as file:
+        content = file.read()
+    with read_back(location):
+        return TypeAdapter(Accounting).validate_json(content)
 
 
 def write_lines(rows: Sequence[Mapping[str, Any]], path: str) -> None:

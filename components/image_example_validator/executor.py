@@ -20,7 +20,7 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import io_utils, writer_utils
 
 from components import features
-from components.errors import BadDataError
+from components.errors import BadDataError, read_back
 from components.image_example_validator.findings import (
     DATASET,
     FINDINGS_FILE,
@@ -101,9 +101,11 @@ class Executor(base_executor.BaseExecutor):
 
 def read_warnings(anomalies_uri: str) -> list[str]:
     """One line for each finding that an ExampleAnomalies artifact keeps; they all only warned."""
-    content = io_utils.read_string_file(os.path.join(anomalies_uri, FINDINGS_FILE))
-    rows = [{k: v for k, v in row.items() if k != "level"} for row in json.loads(content)]
-    return [str(Finding(**row)) for row in rows]
+    location = os.path.join(anomalies_uri, FINDINGS_FILE)
+    content = io_utils.read_bytes_file(location)
+    with read_back(location):
+        rows = [{k: v for k, v in row.items() if k != "level"} for row in json.loads(content)]
+        return [str(Finding(**row)) for row in rows]
 
 
 def validate(

@@ -8,6 +8,7 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.proto import infra_validator_pb2
 from tfx.types import component_spec, standard_artifacts, standard_component_specs
 
+from components import servable
 from components.infra_validator import executor
 
 
@@ -73,7 +74,7 @@ class InfraValidator(component.InfraValidator):
                 ),
                 request_spec=infra_validator_pb2.RequestSpec(
                     tensorflow_serving=infra_validator_pb2.TensorFlowServingRequestSpec(
-                        signature_names=[executor.IMAGES, executor.EXAMPLES]
+                        signature_names=[servable.IMAGES, servable.EXAMPLES]
                     ),
                     split_name=split,
                     num_examples=num_examples,

@@ -35,9 +35,9 @@ from components import features
 from components.decoding import decode_now
 from components.errors import NotServableError
 from components.progress import report
+from components.servable import EXAMPLES, IMAGES
 from components.wording import of_op
 
-IMAGES, EXAMPLES = "serving_default", "serving_examples"
 SERVER_KEY = "server"
 TOLERANCE = 1e-4  # on probabilities: the same graph on the same kind of processor
 _PREDICT_SECONDS = 60.0

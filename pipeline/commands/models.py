@@ -102,6 +102,7 @@ def models(
     target = _target(workspace, model, directory, config_file, configmap)
     if target.base is None:
         raise ConfigError("the versions cannot be seen from here; name their folder: --directory")
+    promotion.recover(target)
     rows = _rows(target, promotion.current(target))
     if not rows:
         raise ConfigError(f"{target.base} has no versions; name another --directory")
@@ -279,7 +280,7 @@ def _check_servers(servers: list[str] | None) -> None:
 
 def _rows(target: Target, serving: Serving) -> list[dict[str, Any]]:
     from components.atomic_pusher import versions
-    from pipeline.serving.promotion import find_versions
+    from pipeline.serving.checks import find_versions
 
     base, numbers = target.base or "", find_versions(target)
     rows = []
@@ -329,5 +330,6 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _told(target: Target, serving: Serving) -> str:
-    labels = ", ".join(f"{label} is version {number}" for label, number in serving.labels.items())
-    return f"{target.name}: {labels} (in {target.config})"
+    from pipeline.serving import promotion
+
+    return f"{target.name}: {promotion.told(serving)} (in {target.config})"

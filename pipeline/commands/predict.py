@@ -250,7 +250,8 @@ def _newest(base: Path) -> Path | None:
 
 def _classes(folder: Path) -> list[str]:
     """The class names of a SavedModel, empty where it is not there or does not tell."""
-    from pipeline.serving.model import CLASSES_FILE, read_classes
+    from components.servable import CLASSES_FILE
+    from pipeline.serving.model import read_classes
 
     return read_classes(folder / CLASSES_FILE)
 

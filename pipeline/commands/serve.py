@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -57,8 +60,9 @@ def serve(
             f"--host {host}: tensorflow_model_server always listens on every address; leave --host "
             "out, or use --own"
         )
-    if public_key and backend.kind is not launch.Kind.OWN:
-        _check_promoted(source, public_key)
+    if public_key:
+        _check_signed(source, public_key, backend.kind)
+    _check_ports(host if not everywhere else "", {"--port": port, "--rest-port": rest_port})
     arguments = launch.command(backend, source, port, rest_port, host, public_key=public_key)
     where = f"{'every address' if everywhere else host}, REST on {rest_port}, gRPC on {port}"
     print(f"Serving {', '.join(source.models)} with {backend.kind} on {where}", flush=True)
@@ -67,32 +71,65 @@ def serve(
 
 
 def _source(serving: Path, model: str | None) -> launch.Source:
+    from components.atomic_pusher import storage
     from components.atomic_pusher.served import FILE
-    from pipeline.serving.promotion import Target, follow_newest
+    from pipeline.serving import checks, promotion
+    from pipeline.serving.promotion import Target
 
     config = serving / FILE
+    promotion.recover(Target("", None, str(config)))
     if config.exists():
         source = launch.Source.of_config(config)
         if model is None or model in source.models:
+            served = promotion.read_config(str(config))
+            for name in source.models:
+                if (serving / storage.name(name)).is_dir():
+                    checks.check_folder(served, Target(name, str(serving / name), str(config)))
             return source
     name = pushed_model(serving, model)
     # With a file to follow from the start, a promotion needs no restart.
-    follow_newest(Target(name, str(serving / name), str(config)))
+    promotion.follow_newest(Target(name, str(serving / name), str(config)))
     return launch.Source.of_config(config)
 
 
-def _check_promoted(source: launch.Source, public_key: Path) -> None:
-    from pipeline.serving.promotion import Target, check_signature, current
+def _check_signed(source: launch.Source, public_key: Path, kind: launch.Kind) -> None:
+    """Refuse to begin with a version that would not be served, or must not be."""
+    from pipeline.serving.checks import check_signature, find_versions
+    from pipeline.serving.promotion import Target, current
 
     for name, base in source.models.items():
-        loaded = current(Target(name, str(base), str(source.config_file))).loaded
-        if loaded is None:
+        target = Target(name, str(base), str(source.config_file))
+        loaded = current(target).loaded
+        if loaded is None and kind is not launch.Kind.OWN:
             raise ConfigError(
                 f"--public-key: {name} follows the newest version, which TensorFlow Serving loads "
                 "unchecked; promote a version first, or use --own"
             )
-        for version in sorted(loaded):
+        newest = find_versions(target)[-1:] if loaded is None else []
+        for version in sorted(loaded or newest):
             check_signature(str(base), version, public_key)
+
+
+def _check_ports(host: str, ports: Mapping[str, int]) -> None:
+    """Refuse ports that another process has, before it is told that they are served on.
+
+    An address that is none here is left to the server to refuse.
+    """
+    for option, port in ports.items():
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind((host, port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise ConfigError(
+                        f"port {port} is in use by another process; name another with {option}"
+                    ) from error
+                if error.errno == errno.EACCES:
+                    raise ConfigError(
+                        f"no permission to listen on port {port}; name another with {option}"
+                    ) from error
 
 
 def pushed_model(serving: Path, model: str | None) -> str:

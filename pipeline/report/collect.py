@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from components import features
 from components.image_evaluator import figures
 from components.image_evaluator.figures import EVAL, TEST, Figures, Verdict
+from components.progress import report
 from pipeline.report import labels as mislabelled
 from pipeline.report import pictures
 from pipeline.report.facts import (
@@ -42,6 +43,8 @@ MAX_PICTURES = 24  # of the grid, and again of the mistakes
 TOP = 3  # classes named for an image
 UNKNOWN = "a class that the model does not know"
 
+_LONGEST_REASON = 300  # characters
+_Part = TypeVar("_Part")
 _TRAIN = "train"
 _MEASURES = {1: "L-infinity", 2: "Jensen-Shannon"}  # DriftSkewInfo.Measurement.Type
 _SPREADS = (
@@ -101,23 +104,57 @@ def _artifact(event: Any, artifact: Any) -> Artifact:
 
 
 def collect(run: Run, artifacts: Sequence[Artifact]) -> Facts:
-    """Read what there is of `artifacts`, by paths or URIs; what is no longer there is left out."""
+    """Read what there is of `artifacts`, by paths or URIs; what is no longer there is left out.
+
+    What is damaged is left out too, and named by a finding of the run and a note.
+    """
     where = {artifact.name: artifact.uri for artifact in artifacts}
-    evaluation, verdict = _evaluation(where)
-    data = _data(where)
-    return Facts(
+    parts = _Parts()
+    evaluation = parts.read("the evaluation's figures", lambda: _figures(where))
+    verdict = parts.read("the verdict", lambda: _verdict(where))
+    data = parts.read("what became of the data", lambda: _data(where))
+    facts = Facts(
         run=run,
         data=data,
-        samples=_samples(where, run, data.classes) if data else [],
-        training=_training(where),
+        samples=parts.read("the samples", lambda: _samples(where, run, data.classes)) or []
+        if data
+        else [],
+        training=parts.read("the training's history", lambda: _training(where)),
         evaluation=evaluation,
         verdict=verdict,
-        predictions=_predictions(run, where, evaluation, verdict, EVAL) if evaluation else None,
-        test_predictions=_predictions(run, where, evaluation, verdict, TEST)
+        predictions=parts.read(
+            "the predictions", lambda: _predictions(run, where, evaluation, verdict, EVAL)
+        )
+        if evaluation
+        else None,
+        test_predictions=parts.read(
+            "the test predictions", lambda: _predictions(run, where, evaluation, verdict, TEST)
+        )
         if evaluation and evaluation.test
         else None,
         artifacts=list(artifacts),
     )
+    for text in parts.damaged:
+        report("note", text=text)
+    told = run.model_copy(update={"findings": [*run.findings, *parts.damaged]})
+    return facts.model_copy(update={"run": told})
+
+
+class _Parts:
+    """Reads parts of what is known; `damaged` has a line for each that cannot be read."""
+
+    def __init__(self) -> None:
+        self.damaged: list[str] = []
+
+    def read(self, what: str, part: Callable[[], _Part]) -> _Part | None:
+        """What `part` returns, None where it raises."""
+        try:
+            return part()
+        # A damaged file can stop its reading in many ways, which libraries have many kinds for.
+        except Exception as error:
+            reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+            self.damaged.append(f"{what} cannot be read and is left out: {reason}")
+            return None
 
 
 def _content(uri: str | None, *names: str) -> bytes | None:
@@ -220,12 +257,14 @@ def _patch_size(run: Run) -> int | None:
     return int(end) if end.isdecimal() else None
 
 
-def _evaluation(where: Mapping[str, str]) -> tuple[Figures | None, Verdict | None]:
-    evaluation, blessing = where.get("evaluation", ""), where.get("blessing", "")
-    return (
-        figures.read_figures(evaluation) if _content(evaluation, figures.FIGURES) else None,
-        figures.read_verdict(blessing) if _content(blessing, figures.VERDICT) else None,
-    )
+def _figures(where: Mapping[str, str]) -> Figures | None:
+    uri = where.get("evaluation", "")
+    return None if _content(uri, figures.FIGURES) is None else figures.read_figures(uri)
+
+
+def _verdict(where: Mapping[str, str]) -> Verdict | None:
+    uri = where.get("blessing", "")
+    return None if _content(uri, figures.VERDICT) is None else figures.read_verdict(uri)
 
 
 def _predictions(

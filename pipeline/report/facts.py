@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from components.image_evaluator.figures import Estimate, Figures, Verdict
 
 RECORD = "run.json"
+
+
+def _moment(text: str) -> str:
+    if datetime.datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("has no time zone")
+    return text
+
+
+# ISO 8601 with a time zone.
+Moment = Annotated[str, AfterValidator(_moment)]
 
 
 class State(enum.StrEnum):
@@ -74,7 +85,7 @@ class Run(_Fact):
     """
 
     run_id: str
-    started: str
+    started: Moment
     state: State
     wall_s: float | None = None
     error: str | None = None
@@ -117,7 +128,7 @@ class Promotion(_Fact):
     at: UTC, ISO 8601. action: promote or rollback. labels: the versions by label after it.
     """
 
-    at: str
+    at: Moment
     action: str
     labels: dict[str, int]
     result: str

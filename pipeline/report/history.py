@@ -134,7 +134,7 @@ def read_facts(workspace: Workspace, run: Run) -> Facts:
     try:
         content = json.loads((workspace.run_dir(run.run_id) / FACTS).read_bytes())
         return Facts.model_validate({**content, "run": run})
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return Facts(run=run)
 
 
@@ -159,22 +159,28 @@ def summary(run: Run) -> Row:
 
 
 def promotions(workspace: Workspace) -> list[Promotion]:
-    """Changes of what is served from the workspace, newest first."""
+    """Changes of what is served from the workspace, newest first.
+
+    One that was cut off is undone or finished before.
+    """
+    from components.atomic_pusher import pending, served
+
+    pending.recover_if_idle(str(workspace.root / "serving" / served.FILE))
     return list(_promotions(workspace.root / "serving"))[::-1]
 
 
 def _promotions(serving: Path) -> Iterator[Promotion]:
-    from pipeline.serving.change import AUDIT_FILE
+    from components.atomic_pusher import records
+    from components.atomic_pusher.pending import AUDIT_FILE
 
-    try:
-        lines = (serving / AUDIT_FILE).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        entry: dict[str, Any] = json.loads(line)
-        yield Promotion(
+    def promotion(entry: dict[str, Any]) -> Promotion:
+        return Promotion(
             at=entry["at"],
             action=entry["action"],
             labels=entry["to"]["labels"],
             result=entry["result"],
         )
+
+    # Pydantic's ValidationError is a ValueError.
+    entries = records.read_and_tell(str(serving / AUDIT_FILE), promotion)
+    yield from map(promotion, entries)

@@ -81,7 +81,7 @@ def find(workspace: Workspace, name: str) -> Champion | None:
         record = json.loads((workspace.run_dir(champion.run) / RECORD).read_bytes())
         settings: dict[str, dict[str, Any]] = record["settings"]
         values = {key: settings[key]["value"] for key in _taken(settings)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if "train.recipe" not in values:
         return None

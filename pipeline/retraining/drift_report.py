@@ -35,6 +35,9 @@ class Drift:
 
 
 def from_json(value: Mapping[str, Any]) -> Drift:
-    """Undo `dataclasses.asdict`."""
-    distances = tuple(Distance(**each) for each in value["distances"])
-    return Drift(value["images"], value["reference"], distances)
+    """Undo `dataclasses.asdict`. Raises KeyError, TypeError or ValueError for anything else."""
+    distances = tuple(
+        Distance(str(each["what"]), str(each["kind"]), float(each["value"]), float(each["limit"]))
+        for each in value["distances"]
+    )
+    return Drift(int(value["images"]), int(value["reference"]), distances)

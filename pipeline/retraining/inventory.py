@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.atomic_pusher import storage
+from components.errors import read_back
 from components.image_example_gen import files, source_name
 from components.image_example_gen.dataset import DataSet, SpanUnit, list_data
 from components.image_example_gen.inputs import QUARANTINED, scan
@@ -131,23 +132,28 @@ def take(source: str, options: Options, memo: Path | None) -> tuple[Inventory, l
 def read_inputs(location: str) -> Inventory:
     """The inventory of an ingest, from the list that it left at the path or URI `location`.
 
-    Raises OSError where it is not there.
+    Raises OSError where it is not there, DamagedFileError where it is not what was written.
     """
     if source_name.is_remote(location):
         import tensorflow as tf
 
         if not tf.io.gfile.exists(location):
             raise FileNotFoundError(location)
-        text = tf.io.gfile.GFile(location).read()
+        content = tf.io.gfile.GFile(location, "rb").read()
     else:
-        text = Path(location).read_text("utf-8")
-    rows = map(json.loads, text.splitlines())
-    return {
-        row["path"]: Entry(
-            row["sha256"] or "", row["label"], row["span"], row["fate"] != QUARANTINED
-        )
-        for row in rows
-    }
+        content = Path(location).read_bytes()
+    text = content.decode("utf-8", errors="replace")
+    with read_back(location):
+        rows = map(json.loads, text.splitlines())
+        return {
+            str(row["path"]): Entry(
+                str(row["sha256"] or ""),
+                str(row["label"]),
+                int(row["span"]),
+                row["fate"] != QUARANTINED,
+            )
+            for row in rows
+        }
 
 
 def _part(data: DataSet, number: int) -> DataSet:
@@ -181,7 +187,7 @@ def _load(memo: Path) -> dict[str, tuple[str, dict[str, Entry]]]:
             location: (signature, {name: Entry(*entry) for name, entry in entries.items()})
             for location, (signature, entries) in kept.items()
         }
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}  # everything is read again
 
 

@@ -10,39 +10,51 @@ of a batch of new images, and "alarm" tells that it was found too much.
 from __future__ import annotations
 
 import datetime
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.atomic_pusher import storage
+from components.atomic_pusher import records
 from components.redaction import redact_all
 from pipeline.errors import NotBlessed, UserError
+from pipeline.retraining import drift_report
 
 FILE = "retraining.jsonl"
 
 
+# What entries of each kind have, beside `at`, and of which type.
+_FIELDS: Mapping[str, Mapping[str, type]] = {
+    "started": {"run": str},
+    "ended": {"run": str, "result": str},
+    "drift": {"batch": str, "drift": dict},
+}
+
+
 def append(location: str, event: str, at: datetime.datetime, **fields: Any) -> None:
-    """Add a line, durably, to the journal at a path or URI."""
+    """Add a line, durably, to the journal at a path or URI. Raises OSError; then it is as it was.
+
+    What a crash has cut off is no entry, and does not swallow the next.
+    """
     entry = {"at": at.isoformat(timespec="seconds"), "event": event, **redact_all(fields)}
-    text = storage.read_text(location)
-    # Cut off by a crash: what was being written is no entry, and must not swallow the next.
-    begin = "\n" if text and not text.endswith("\n") else ""
-    storage.append_line(location, begin + json.dumps(entry))
+    records.append(location, entry)
 
 
 def read(location: str) -> list[dict[str, Any]]:
-    """All entries, oldest first, without what a crash left unfinished."""
-    return list(_entries(storage.read_text(location) or ""))
+    """All entries, oldest first. What is none is left out, with a note of it."""
+    return records.read_and_tell(location, _check)
 
 
-def _entries(text: str) -> Iterator[dict[str, Any]]:
-    for line in text.splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            yield entry
+def _check(entry: Mapping[str, Any]) -> None:
+    at = datetime.datetime.fromisoformat(entry["at"])
+    if at.tzinfo is None:
+        raise ValueError(f"at = {entry['at']!r} has no time zone")
+    event = entry["event"]
+    if not isinstance(event, str):
+        raise TypeError(f"event = {event!r} is no text")
+    for name, kind in _FIELDS.get(event, {}).items():
+        if not isinstance(entry[name], kind):
+            raise TypeError(f"{name} = {entry[name]!r} is no {kind.__name__}")
+    if event == "drift":
+        drift_report.from_json(entry["drift"])
 
 
 def unfinished(entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import threading
 import urllib.error
 import urllib.request
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from components.redaction import redact, redact_all
 from pipeline.settings import NotifyConfig
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0  # for all of it: somebody may drip an answer
 LONGEST = 2000  # characters of a message; the shortest limit of the chats above is 4,000
 
 
@@ -32,17 +33,37 @@ def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
         return f"nobody was told: {config.webhook_env} does not hold an http or https URL"
     # Redacted first: the cut could leave a part of a secret.
     told = redact(f"perennial: {name}: {event}: {text}")
-    shown = told if len(told) <= LONGEST else f"{told[:LONGEST]}..."
-    body = json.dumps({"text": shown}).encode()
+    shown = _escaped(told if len(told) <= LONGEST else f"{told[:LONGEST]}...")
+    failure = [f"it has not answered after {TIMEOUT_S:g} s"]
+
+    def post() -> None:
+        failure[:] = [_post(url, json.dumps({"text": shown}).encode())]
+
+    # The time-outs of sockets are for each of their reads. A daemon thread keeps nobody waiting.
+    thread = threading.Thread(target=post, name="webhook", daemon=True)
+    thread.start()
+    thread.join(TIMEOUT_S)
+    why = failure[0]
+    return f"nobody was told: the webhook of {config.webhook_env}: {why}" if why else None
+
+
+def _post(url: str, body: bytes) -> str:
+    """Why it was not taken; "" if it was."""
     try:
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S):
-            return None
+        # Not the module's opener, which keeps the proxies of its first call.
+        with urllib.request.build_opener().open(request, timeout=TIMEOUT_S):
+            return ""
     except urllib.error.HTTPError as error:
-        return f"nobody was told: the webhook answered {error.code}"
+        return f"it answered {error.code}"
     # Of urllib, http.client, ssl and socket; their texts may name the URL.
     except Exception as error:
-        return f"nobody was told: the webhook of {config.webhook_env}: {_kind(error)}"
+        return _kind(error)
+
+
+def _escaped(text: str) -> str:
+    """Text in which a class called <!channel> calls nobody, as Slack and Mattermost have it."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def say(log_format: str, event: str, text: str, **fields: Any) -> None:

@@ -126,7 +126,7 @@ class _Night:
 
     def run(self, origins: Mapping[str, str]) -> None:
         """Run the DAG, label what it pushes, and tell what came of it."""
-        run_id = new_run_id()
+        run_id = new_run_id(self._workspace)
         self.record("started", run=run_id)
         try:
             if held := labels.hold(self._config):

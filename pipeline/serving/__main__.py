@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -38,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from pipeline.serving.server import ModelServer
     from pipeline.serving.errors import ServingError
 
+    # Connections of gRPC, which does not limit them, must not take all files from REST.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     finished = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: finished.set())

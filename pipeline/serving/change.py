@@ -8,21 +8,23 @@ who is at work until when.
 from __future__ import annotations
 
 import abc
+import contextlib
 import copy
 import datetime
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from components import progress
-from components.atomic_pusher import config_map, served, storage
+from components.atomic_pusher import config_map, pending, records, served, storage
 from components.atomic_pusher.config_map import ClusterError, ConflictError, Json, Place
+from components.atomic_pusher.pending import AUDIT_FILE, DONE, STARTED, Pending
 from pipeline.errors import ConfigError, KubernetesUnreachable, UserError
 
-AUDIT_FILE = "models.audit.jsonl"
 AUDIT_ANNOTATION = "perennial/audit"
+BEFORE_ANNOTATION = "perennial/before"  # the text before the change that is under way
 _KEPT_ENTRIES = 20  # an object's annotations may have 256 KiB
-_STARTED, _DONE = "started", "done"
 _PUT_BACK_TRIES = 6
 _PUT_BACK_PAUSE_S = 5.0
 
@@ -45,8 +47,15 @@ class Change(abc.ABC):
     written = False
 
     @abc.abstractmethod
-    def begin(self, entry: Entry, seconds: float) -> None:
-        """Record what is about to be done, which may take so long."""
+    def begin(self, entry: Entry, seconds: float, steps: Sequence[str], followed: bool) -> None:
+        """Record what is about to be done.
+
+        Args:
+            entry: of the audit log.
+            seconds: that it may take.
+            steps: the texts that are to be written.
+            followed: there are servers to wait for.
+        """
 
     @abc.abstractmethod
     def write(self, text: str) -> str:
@@ -69,18 +78,32 @@ class FileChange(Change):
     """Of a file or an object, whose folder's lock is held."""
 
     def __init__(self, location: str) -> None:
-        """Read it. Raises ConfigError."""
+        """Read it, after a change that was cut off is undone or finished. Raises ConfigError."""
         self._location = location
-        self._entry: Entry = {}
+        self._pending: Pending | None = None
         try:
+            if told := pending.recover(location):
+                progress.report("note", text=told)
+            if busy := pending.read(location):  # only of an object store, which has no locks
+                raise ConfigError(
+                    f"{location} is being changed by {busy.entry.get('who')} "
+                    f"({busy.entry.get('action')}), for at most until "
+                    f"{busy.until:%Y-%m-%d %H:%M:%S} UTC; wait for the end of it"
+                )
             self.text = served.read_text(location)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        except OSError as error:
+            raise ConfigError(f"{location} cannot be changed: {_reason(error)}") from error
 
-    def begin(self, entry: Entry, seconds: float) -> None:
-        """Record first, so that not even a change that is killed goes unrecorded."""
-        self._entry = entry
-        self._record(_STARTED)
+    def begin(self, entry: Entry, seconds: float, steps: Sequence[str], followed: bool) -> None:
+        """Record first, so that a change that is killed is found, and does not go unrecorded."""
+        until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
+        self._pending = Pending(
+            entry=entry, before=self.text, steps=list(steps), followed=followed, until=until
+        )
+        pending.write(self._location, self._pending)
+        pending.record(self._location, entry, STARTED)
 
     def write(self, text: str) -> str:
         """Replace the file in one step."""
@@ -90,20 +113,29 @@ class FileChange(Change):
 
     def put_back(self, result: str) -> str:
         """Bring the old file back, or remove one that was new."""
-        if self.text is None:
-            storage.remove(self._location)
-        else:
-            storage.write_text(self._location, self.text)
+        if self._pending is None:
+            return ""
+        try:
+            pending.put_back(self._location, self._pending)
+        except OSError as error:
+            return f"the old configuration could NOT be put back: {_reason(error)}"
+        with contextlib.suppress(OSError):  # as it is in force, the next command finds it undone
+            pending.remove(self._location)
         self._record(result)
         return ""
 
     def end(self) -> None:
-        """Record that it is done."""
-        self._record(_DONE)
+        """Make it count, and record that it is done. Raises OSError, and then it does not count."""
+        pending.remove(self._location)
+        self._record(DONE)
 
     def _record(self, result: str) -> None:
-        location = storage.join(storage.parent(self._location), AUDIT_FILE)
-        storage.append_line(location, json.dumps(_with_result(self._entry, result)))
+        assert self._pending
+        try:
+            pending.record(self._location, self._pending.entry, result)
+        except OSError as error:
+            text = f"{self._pending.entry['action']}: {result}, but not recorded: {_reason(error)}"
+            progress.report("note", text=text)
 
 
 class ConfigMapChange(Change):
@@ -122,12 +154,13 @@ class ConfigMapChange(Change):
             self.text = config_map.text_of(self._place, self._read)
         except (ValueError, ClusterError) as error:
             raise user_error(error, location) from error
-        self._held = self._read
         self._wanted: str | None = None
         self._entry: Entry = {}
         self._refuse_while_busy()
+        self._undo_what_was_cut_off()
+        self._held = self._read
 
-    def begin(self, entry: Entry, seconds: float) -> None:
+    def begin(self, entry: Entry, seconds: float, steps: Sequence[str], followed: bool) -> None:
         """Record with the first write, which is one step with it."""
         if "models.config" in _applied(self._read):
             progress.report(
@@ -156,7 +189,7 @@ class ConfigMapChange(Change):
             self._wanted = text
         self.written = True
         if first:
-            self._append(_with_result(self._entry, _STARTED))
+            self._append(_with_result(self._entry, STARTED))
         return str(self._held["metadata"]["resourceVersion"])
 
     def put_back(self, result: str) -> str:
@@ -189,7 +222,7 @@ class ConfigMapChange(Change):
 
     def end(self) -> None:
         """Record that it is done. What is served does not depend on it any more."""
-        ended = _with_result(self._entry, _DONE)
+        ended = _with_result(self._entry, DONE)
         try:
             self._replace(self._held, config_map.text_of(self._place, self._held), ended)
         except ClusterError as error:
@@ -205,9 +238,13 @@ class ConfigMapChange(Change):
         content = copy.deepcopy(held)
         content["data"][self._place.key] = text
         if entry:
-            kept = [*_entries(held), entry if "result" in entry else _with_result(entry, _STARTED)]
+            kept = [*_entries(held), entry if "result" in entry else _with_result(entry, STARTED)]
             annotations = content["metadata"].setdefault("annotations", {})
             annotations[AUDIT_ANNOTATION] = "\n".join(map(json.dumps, kept[-_KEPT_ENTRIES:]))
+            if kept[-1]["result"] == STARTED:
+                annotations[BEFORE_ANNOTATION] = config_map.text_of(self._place, held)
+            else:
+                annotations.pop(BEFORE_ANNOTATION, None)
         try:
             return config_map.replace(self._place, content)
         except ConflictError:
@@ -221,7 +258,7 @@ class ConfigMapChange(Change):
         last = (_entries(self._read) or [{}])[-1]
         now = datetime.datetime.now(datetime.UTC)
         try:
-            busy = last.get("result") == _STARTED and (
+            busy = last.get("result") == STARTED and (
                 datetime.datetime.fromisoformat(last["until"]) > now
             )
         except (KeyError, ValueError, TypeError):
@@ -232,14 +269,34 @@ class ConfigMapChange(Change):
                 f"({last.get('action')}), for at most until {last['until']}; wait for the end of it"
             )
 
+    def _undo_what_was_cut_off(self) -> None:
+        """Bring back the text of before a change whose process was killed."""
+        annotations = self._read["metadata"].get("annotations") or {}
+        before = annotations.get(BEFORE_ANNOTATION)
+        last = (_entries(self._read) or [{}])[-1]
+        if before is None or last.get("result") != STARTED:
+            return
+        try:
+            self._read = self._replace(
+                self._read, before, _with_result(last, "failed: cut off, and undone")
+            )
+        except ClusterError as error:
+            raise user_error(error, self._location) from error
+        self.text = before
+        progress.report(
+            "note",
+            text=f"{last.get('action')}, by {last.get('who')} at {last.get('at')}, was cut off, "
+            "and is undone",
+        )
+
     def _append(self, entry: Entry) -> None:
         """To the audit file too, where the folder of versions can be written to from here."""
         if self._base is None:
             return
         location = storage.join(storage.parent(self._base), AUDIT_FILE)
         try:
-            storage.append_line(location, json.dumps(entry))
-        except Exception as error:  # TensorFlow has its own kinds for object stores
+            records.append(location, entry)
+        except OSError as error:
             progress.report(
                 "note",
                 text=f"{location} cannot be written ({type(error).__name__}); the "
@@ -287,17 +344,21 @@ def user_error(error: Exception, location: str) -> UserError:
     return ConfigError(f"{location}: {error}")
 
 
+def _reason(error: OSError) -> str:
+    """What kept a file from being read or written, and which."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
 def _with_result(entry: Entry, result: str) -> Entry:
-    kept = entry if result == _STARTED else {k: v for k, v in entry.items() if k != "until"}
+    kept = entry if result == STARTED else {k: v for k, v in entry.items() if k != "until"}
     return {**kept, "result": " ".join(result.split())[:2000]}
 
 
 def _entries(content: Json) -> list[Entry]:
     text = (content["metadata"].get("annotations") or {}).get(AUDIT_ANNOTATION, "")
-    try:
-        return [json.loads(line) for line in text.splitlines()]
-    except ValueError:  # somebody else's
-        return []
+    # What is none is somebody else's.
+    return records.parse(text.split("\n"), AUDIT_ANNOTATION).entries
 
 
 def _applied(content: Json) -> str:

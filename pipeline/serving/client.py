@@ -131,8 +131,25 @@ class Client:
         if response.status.error_code:
             raise ServingError(CODES[response.status.error_code], response.status.error_message)
 
-    def wait_available(self, model: str, version: int, timeout: float = 60.0) -> None:
+    def failures(self, model: str) -> dict[int, str]:
+        """Error of each version that could not be loaded; none where the server does not answer."""
+        return {
+            version: error
+            for version, (state, error) in self._states(model).items()
+            if state == "END" and error
+        }
+
+    def wait_available(
+        self, model: str, version: int, timeout: float = 60.0, former: str = ""
+    ) -> None:
         """Wait until a version answers requests.
+
+        Args:
+            model: its name.
+            version: the number.
+            timeout: in seconds.
+            former: error with which it had ended before the change that is waited for; it counts
+                once it was seen in another state.
 
         Raises:
             ServingError: FAILED_PRECONDITION where it cannot be loaded, or DEADLINE_EXCEEDED after
@@ -143,11 +160,16 @@ class Client:
             state, error = self._states(model).get(version, ("unknown", ""))
             if state == "AVAILABLE":
                 return
-            if state == "END" and error:
+            is_former = state == "END" and error == former
+            former = former if is_former else ""
+            is_over = time.monotonic() > deadline
+            if state == "END" and error and not is_former:
                 raise ServingError("FAILED_PRECONDITION", f"{model} version {version}: {error}")
-            if time.monotonic() > deadline:
+            if is_over:
+                why = f": {error}" if error else ""
                 raise ServingError(
-                    "DEADLINE_EXCEEDED", f"{model} version {version} is {state} after {timeout:g} s"
+                    "DEADLINE_EXCEEDED",
+                    f"{model} version {version} is {state} after {timeout:g} s{why}",
                 )
             time.sleep(_POLL_SECONDS)
 

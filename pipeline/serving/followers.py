@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import io
 import socket
 import time
@@ -13,6 +14,7 @@ from components import progress
 from components.atomic_pusher import config_map
 from components.atomic_pusher.config_map import ClusterError, Json, Place
 from pipeline.errors import ConfigError, PromotionFailed
+from pipeline.serving.errors import ServingError
 
 if TYPE_CHECKING:
     from pipeline.serving.promotion import Serving
@@ -36,6 +38,7 @@ class Followers(abc.ABC):
     """Servers of one configuration."""
 
     timeout: float  # s that they get by default
+    _former: Mapping[str, Mapping[int, str]] = {}  # failures of before, by name and version
 
     @abc.abstractmethod
     def now(self) -> Mapping[str, str]:
@@ -47,6 +50,18 @@ class Followers(abc.ABC):
 
     def check(self) -> None:  # noqa: B027 - most have nothing to check
         """Refuse to begin where nobody could say that a change arrived. Raises ConfigError."""
+
+    def remember_failures(self, model: str) -> None:
+        """Note which versions could not be loaded before the change: they may be repaired since."""
+        from pipeline.serving.client import Client
+
+        found = {}
+        for name, address in self._found().items():
+            host, _, port = address.rpartition(":")
+            client = Client(host, int(port), 0, timeout=_REACH_SECONDS)
+            with client, contextlib.suppress(ServingError):
+                found[name] = client.failures(model)
+        self._former = found
 
     def hurry(self, version: str) -> None:  # noqa: B027
         """Make them look at the configuration of that resourceVersion soon, if that is allowed."""
@@ -69,7 +84,8 @@ class Followers(abc.ABC):
             for name in left:
                 remaining = max(0.0, deadline - time.monotonic())
                 try:
-                    _wait(name, found[name], model, expected, min(remaining, _TURN_SECONDS))
+                    turn = min(remaining, _TURN_SECONDS)
+                    _wait(name, found[name], model, expected, turn, self._former.get(name, {}))
                     done.add(name)
                     progress.report("note", text=f"{name} serves {_told(expected)}")
                 except PromotionFailed as error:
@@ -196,10 +212,16 @@ def _port(endpoint_slice: Json) -> int | None:
     return ports.get(_PORT_NAME) or (next(iter(ports.values())) if len(ports) == 1 else None)
 
 
-def _wait(name: str, server: str, model: str, expected: Serving, timeout: float) -> None:
+def _wait(
+    name: str,
+    server: str,
+    model: str,
+    expected: Serving,
+    timeout: float,
+    former: Mapping[int, str],
+) -> None:
     """Wait until a server serves as configured; one real answer for each label tells."""
     from pipeline.serving.client import Client
-    from pipeline.serving.errors import ServingError
 
     host, _, port = server.rpartition(":")
     deadline = time.monotonic() + timeout
@@ -209,7 +231,8 @@ def _wait(name: str, server: str, model: str, expected: Serving, timeout: float)
     try:
         with Client(host, int(port), 0, timeout=max(1.0, timeout)) as client:
             for version in loaded:
-                client.wait_available(model, version, max(0.0, deadline - time.monotonic()))
+                left = max(0.0, deadline - time.monotonic())
+                client.wait_available(model, version, left, former.get(version, ""))
                 _smoke(client, model, version=version)
             for label, version in wanted:
                 while (found := _answering(client, model, label)) != version:
@@ -234,7 +257,6 @@ def _told(expected: Serving) -> str:
 
 
 def _answering(client: Any, model: str, label: str) -> str | int:
-    from pipeline.serving.errors import ServingError
 
     try:
         return _smoke(client, model, label=label)
@@ -255,7 +277,6 @@ def _smoke(client: Any, model: str, version: int | None = None, label: str = "")
     from PIL import Image
 
     from pipeline.serving.client import strings
-    from pipeline.serving.errors import ServingError
 
     image = io.BytesIO()
     Image.new("RGB", (32, 32), (90, 120, 150)).save(image, "PNG")

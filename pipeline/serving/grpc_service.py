@@ -53,6 +53,9 @@ def make_server(service: Service, address: str) -> tuple[grpc.Server, int]:
             ("grpc.max_receive_message_length", limits.request_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),  # else a second server would take half of the calls
+            # gRPC counts no connections; silent ones are closed instead.
+            ("grpc.server_handshake_timeout_ms", int(1000 * limits.receive_seconds)),
+            ("grpc.max_connection_idle_ms", int(1000 * limits.idle_seconds)),
         ],
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(

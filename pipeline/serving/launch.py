@@ -32,6 +32,18 @@ _ENGINE_SECONDS = 10.0  # for Docker to answer
 _KILL_SECONDS = 45.0  # longer than a request may take, so that it can be finished
 _LOG_BYTES = 1000  # of what a server that does not start has printed
 _POLL_SECONDS = 0.1
+# Becomes the program of its arguments, which gets SIGTERM when the thread that started it ends,
+# however that ends. Not in `preexec_fn`, which is unsafe where there are threads.
+_END_WITH_PARENT = """
+import ctypes, os, signal, sys
+parent, *command = sys.argv[1:]
+prctl = getattr(ctypes.CDLL(None), "prctl", None)
+if prctl:
+    prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG of Linux
+    if os.getppid() != int(parent):
+        sys.exit(1)
+os.execvp(command[0], command)
+"""
 
 
 class Kind(enum.StrEnum):
@@ -144,9 +156,12 @@ def command(
     tensorflow_model_server listens on every address of the machine, whatever `host` is, and knows
     nothing of a `public_key`, which the own server checks every version with.
     """
+    # TensorFlow Serving ends where a version is given up before another one is loaded. So where it
+    # serves what is promoted, it tries far longer than a load takes.
+    is_patient = source.config_file is not None and backend.kind is not Kind.OWN
     flags = [
         "--file_system_poll_wait_seconds=1",
-        "--max_num_load_retries=1",
+        f"--max_num_load_retries={300 if is_patient else 1}",
         "--load_retry_interval_micros=1000000",
     ]
     if source.config_file:
@@ -221,8 +236,13 @@ class ServerProcess:
 
     def __enter__(self) -> Self:
         self._log = tempfile.TemporaryFile()
+        # -I, -S: nothing of a user's is imported for it.
+        with_parent = [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid())]
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT
+            [*with_parent, *self._command],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
         )
         return self
 

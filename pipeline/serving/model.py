@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components import servable
+from components.errors import DamagedFileError
 from pipeline.serving.errors import ServingError, invalid
 from pipeline.serving.session import Session
 from pipeline.serving.tensors import Arrays, from_proto
@@ -14,10 +15,7 @@ from pipeline.serving.tensors import Arrays, from_proto
 if TYPE_CHECKING:
     from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
-DEFAULT_SIGNATURE = "serving_default"
-WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
-CLASSES_FILE = Path("assets.extra", "classes.json")
-INPUT_FILE = Path("assets.extra", "input.json")
+DEFAULT_SIGNATURE = servable.IMAGES
 _IMAGE_SIZE = 224  # pixels: of a model that does not tell
 _MOST_WARMUP_RECORDS = 1000
 _LARGEST_WARMUP_TENSOR = 1 << 30
@@ -39,11 +37,11 @@ class LoadedModel:
         """
         if not (directory / "saved_model.pb").is_file():
             raise ServingError("NOT_FOUND", f"{directory} holds no saved_model.pb")
-        self.classes = read_classes(directory / CLASSES_FILE)
-        self.image_size = _read_image_size(directory / INPUT_FILE)
+        self.classes = read_classes(directory / servable.CLASSES_FILE)
+        self.image_size = _read_image_size(directory / servable.INPUT_FILE)
         self._session = Session(directory)
         try:
-            self.warmup_records = self._warm_up(directory / WARMUP_FILE)
+            self.warmup_records = self._warm_up(directory / servable.WARMUP_FILE)
         except BaseException:
             self._session.close()
             raise
@@ -138,18 +136,18 @@ class LoadedModel:
 def read_classes(path: Path) -> list[str]:
     """The names in a CLASSES_FILE; none where there is no such file. Raises ServingError."""
     try:
-        return [str(name) for name in json.loads(path.read_text(encoding="utf-8"))]
+        return servable.parse_classes(path.read_bytes(), str(path))
     except FileNotFoundError:
         return []
-    except (ValueError, TypeError) as error:
-        raise invalid(f"{path} is not a JSON list of class names: {error}") from error
+    except (OSError, DamagedFileError) as error:
+        raise invalid(str(error)) from error
 
 
 def _read_image_size(path: Path) -> int:
     """What an INPUT_FILE has; a default where there is no such file. Raises ServingError."""
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["image_size"])
+        return servable.parse_image_size(path.read_bytes(), str(path))
     except FileNotFoundError:
         return _IMAGE_SIZE
-    except (ValueError, TypeError, KeyError) as error:
-        raise invalid(f"{path} does not have the model's image_size: {error}") from error
+    except (OSError, DamagedFileError) as error:
+        raise invalid(str(error)) from error

@@ -29,10 +29,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.atomic_pusher import config_map, served, storage, versions
+from components import progress
+from components.atomic_pusher import config_map, pending, served, storage
 from components.atomic_pusher.config_map import ClusterError, Place
 from components.atomic_pusher.filesystem import locked
-from pipeline.errors import ConfigError, PromotionFailed
+from pipeline.errors import ConfigError, KubernetesUnreachable, PromotionFailed
 from pipeline.serving.change import (
     PUT_BACK,
     Change,
@@ -41,6 +42,15 @@ from pipeline.serving.change import (
     Entry,
     FileChange,
     user_error,
+)
+from pipeline.serving.checks import (
+    check_folder,
+    check_labels,
+    check_version,
+    entry_of,
+    exists,
+    find_versions,
+    version_before,
 )
 from pipeline.serving.followers import Followers, Named, Pods
 
@@ -86,6 +96,15 @@ class Serving:
         return {"labels": dict(self.labels), "loaded": loaded}
 
 
+def recover(target: Target) -> None:
+    """Undo or finish a promotion that was cut off, with a note, unless somebody is at work.
+
+    That of a ConfigMap is undone by the next promotion.
+    """
+    if not config_map.is_config_map(target.config):
+        pending.recover_if_idle(target.config)
+
+
 def current(target: Target) -> Serving:
     """What is configured now.
 
@@ -96,7 +115,7 @@ def current(target: Target) -> Serving:
 
 
 def _serving(config: ModelServerConfig, target: Target) -> Serving:
-    model = _entry(config, target.name)
+    model = entry_of(config, target.name)
     policy = None if model is None else model.model_version_policy
     if model is None or policy is None or policy.WhichOneof("policy_choice") != "specific":
         return Serving(dict(model.version_labels) if model else {}, None)
@@ -104,10 +123,14 @@ def _serving(config: ModelServerConfig, target: Target) -> Serving:
 
 
 def follow_newest(target: Target) -> None:
-    """Let servers of the configuration serve the newest version, where it has no entry yet."""
+    """Let servers of the configuration serve the newest version, where it has no entry yet.
+
+    Raises ConfigError where it serves another folder.
+    """
     with _only_one(target):
         config = read_config(target.config)
-        if _entry(config, target.name) is None:
+        check_folder(config, target)
+        if entry_of(config, target.name) is None:
             _add(config, target)
             storage.write_text(target.config, _text(config))
 
@@ -148,7 +171,7 @@ def promote(
     """
 
     def labels_for(old: Serving) -> dict[str, int]:
-        _check_version(target, version)
+        check_version(target, version)
         labels = _implied_labels(target, old, version)
         if to == CANARY:
             labels[CANARY] = version
@@ -158,7 +181,7 @@ def promote(
             before = labels.pop(STABLE, None)
             labels.pop(PREVIOUS, None)
             # Not above it: who asks for no label would be answered by the highest version.
-            if before is not None and before < version:
+            if before is not None and before < version and exists(target, before):
                 labels[PREVIOUS] = before
             labels[STABLE] = version
             if labels.get(CANARY) == version:
@@ -180,8 +203,9 @@ def rollback(target: Target, servers: Sequence[str] = (), timeout: float | None 
         if CANARY in labels and STABLE in labels:
             del labels[CANARY]
             return labels
-        version = labels.get(PREVIOUS) or _version_before(target, labels.get(STABLE))
-        _check_version(target, version)
+        check_labels(target, labels)
+        version = labels.get(PREVIOUS) or version_before(target, labels.get(STABLE))
+        check_version(target, version)
         return {STABLE: version}
 
     return _change(target, labels_for, "rollback", servers, timeout)
@@ -199,8 +223,11 @@ def _change(
     with _only_one(target):
         for _ in range(_TRIES):
             change = _read(target)
-            old = _serving(_parsed(change.text, target.config), target)
+            config = _parsed(change.text, target.config)
+            check_folder(config, target)
+            old = _serving(config, target)
             labels = labels_for(old)
+            check_labels(target, labels)
             with contextlib.suppress(ChangedMeanwhileError):
                 return _switch(target, change, old, labels, action, followers, timeout)
     raise ConfigError(
@@ -236,109 +263,88 @@ def _switch(
     if new == old:
         return new
     loaded = old.loaded or frozenset()
-    # Labels that are not in use yet may be ahead of what is loaded.
+    # Labels that are not in use yet, or of no version, may be ahead of what is loaded.
     ahead = [
         (label, number)
         for label, number in labels.items()
-        if number not in loaded and old.labels.get(label, number) != number
+        if number not in loaded
+        and old.labels.get(label, number) != number
+        and exists(target, old.labels[label])
     ]
     steps = [new]
     if ahead:
         if not followers:
             label, number = ahead[0]
+            first = (
+                f"withdraw version {old.labels[CANARY]} first (perennial rollback)"
+                if CANARY in old.labels
+                else "promote it to canary first"
+            )
             raise ConfigError(
                 f"version {number} is not loaded, so {label!r}, which is in use, cannot move to "
-                "it: promote it to canary first, or name a server (--server) that says when it is"
+                f"it: {first}, or name a server (--server) that says when it is"
             )
         steps.insert(0, Serving(old.labels, frozenset({*loaded, *labels.values()})))
     timeout = timeout or followers.timeout
+    texts = [_rewritten(target, change.text, step) for step in steps]
     try:
         followers.check()
-        change.begin(_entry_of(target, action, old, new), len(steps) * timeout)
+        followers.remember_failures(target.name)
     except ClusterError as error:
         raise user_error(error, target.config) from error
     try:
-        for step in steps:
-            followers.hurry(change.write(_rewritten(target, change.text, step)))
+        entry = _entry_of(target, action, old, new)
+        change.begin(entry, len(steps) * timeout, texts, bool(followers))
+        for step, text in zip(steps, texts, strict=True):
+            followers.hurry(change.write(text))
             followers.wait(target.name, step, timeout)
+        change.end()
     except ChangedMeanwhileError:
         raise
     except BaseException as error:
-        left = change.put_back(f"failed: {str(error) or type(error).__name__}")
-        if isinstance(error, ClusterError) and not change.written:
-            raise user_error(error, target.config) from error
-        if isinstance(error, PromotionFailed | ClusterError):
-            raise PromotionFailed(f"{error}. {left or PUT_BACK}") from error
-        raise
-    change.end()
+        raise _failure(target, change, error) from error
     return new
 
 
-def _check_version(target: Target, version: int) -> None:
-    if target.base is None:
-        if target.public_key:
-            raise ConfigError("signatures cannot be checked from here; name the --directory")
-        return
-    known = find_versions(target)
-    if version not in known:
-        there_are = ", ".join(map(str, known)) or "none"
-        raise ConfigError(f"{target.base} has no version {version}; there are: {there_are}")
-    manifest = versions.read_manifest(target.base, version)
-    if manifest is None:
-        raise ConfigError(
-            f"version {version} in {target.base} has no {versions.MANIFEST}: it was not pushed by "
-            "perennial, or not completely"
-        )
-    damaged = versions.damaged_files(target.base, version, manifest)
-    if damaged:
-        raise ConfigError(
-            f"version {version} in {target.base} is not what was pushed: {', '.join(damaged)}"
-        )
-    if target.public_key:
-        check_signature(target.base, version, target.public_key)
+def _failure(target: Target, change: Change, error: BaseException) -> BaseException:
+    """Put the old configuration back; returns what is to be raised, with what is in force now."""
+    left = change.put_back(f"failed: {str(error) or type(error).__name__}")
+    if isinstance(error, ClusterError) and not change.written:
+        return user_error(error, target.config)
+    why = str(error)
+    if isinstance(error, OSError):
+        why = f"{error.filename or target.config} cannot be written: {error.strerror or error}"
+    elif not isinstance(error, PromotionFailed | ClusterError):
+        if left:
+            progress.report("note", text=f"{left}. {_in_force(target)}")
+        return error
+    return PromotionFailed(f"{why}. {f'{left}. {_in_force(target)}' if left else PUT_BACK}")
 
 
-def check_signature(base: str, version: int, public_key: Path) -> None:
-    """Refuse a version that the holder of the private key did not sign.
-
-    Raises:
-        ConfigError: it must not be served.
-    """
-    from components.atomic_pusher.signing import SignatureError, verify_version
-
+def _in_force(target: Target) -> str:
+    """What is configured now, as a person is told of it after a failure."""
     try:
-        verify_version(base, version, public_key)
-    except SignatureError as error:
-        raise ConfigError(f"{error}; what is served stays as it is") from error
+        return f"In force: {told(current(target))}; the next command puts it right"
+    except (ConfigError, KubernetesUnreachable, OSError) as error:
+        return f"It is not known what is in force: {error}"
 
 
-def _version_before(target: Target, stable: int | None) -> int:
-    known = [] if target.base is None else find_versions(target)
-    if stable is None:
-        if not known:
-            raise ConfigError(f"{target.base or target.config} has no versions to bring back")
-        stable = max(known)
-    lower = [number for number in known if number < stable]
-    if not lower:
-        raise ConfigError(f"{target.name}: there is no version before {stable} to bring back")
-    return lower[-1]
-
-
-def find_versions(target: Target) -> list[int]:
-    """The numbers in the folder of a target that has one, lowest first. Raises ConfigError."""
-    from components.errors import PushRefusedError
-
-    assert target.base is not None
-    try:
-        return versions.find(target.base)
-    except PushRefusedError as error:
-        raise ConfigError(str(error)) from error
+def told(serving: Serving) -> str:
+    """What is configured, in words."""
+    if not serving.labels and serving.loaded is None:
+        return "the newest version is served"
+    labels = ", ".join(f"{label} is version {number}" for label, number in serving.labels.items())
+    others = sorted((serving.loaded or frozenset()) - {*serving.labels.values()})
+    rest = f"without a label: {', '.join(map(str, others))}" if others else ""
+    return "; ".join(filter(None, [labels, rest])) or "no version is served"
 
 
 def read_config(location: str) -> ModelServerConfig:
     """An empty one where there is no file. Raises ConfigError."""
     try:
         return served.read(location)
+    except OSError as error:
+        raise ConfigError(f"{location} cannot be read: {error.strerror}") from error
     except (ValueError, ClusterError) as error:
         raise user_error(error, location) from error
 
@@ -348,10 +354,6 @@ def _parsed(text: str | None, location: str) -> ModelServerConfig:
         return served.parse(text or "", location)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def _entry(config: ModelServerConfig, name: str) -> ModelConfig | None:
-    return next((model for model in config.model_config_list.config if model.name == name), None)
 
 
 def _add(config: ModelServerConfig, target: Target) -> ModelConfig:
@@ -365,7 +367,7 @@ def _add(config: ModelServerConfig, target: Target) -> ModelConfig:
 
 def _rewritten(target: Target, text: str | None, serving: Serving) -> str:
     config = _parsed(text, target.config)
-    model = _entry(config, target.name) or _add(config, target)
+    model = entry_of(config, target.name) or _add(config, target)
     model.model_version_policy.specific.versions[:] = sorted(serving.loaded or ())
     model.version_labels.clear()
     model.version_labels.update(serving.labels)
@@ -402,5 +404,11 @@ def _only_one(target: Target) -> Iterator[None]:
         for folder in folders:
             # One that is mounted to be read is not pushed to from here either.
             if folder and not storage.is_uri(folder) and os.access(folder, os.W_OK):
-                stack.enter_context(locked(Path(folder)))
+                try:
+                    stack.enter_context(locked(Path(folder)))
+                except OSError as error:
+                    raise ConfigError(
+                        f"{error.filename or folder} cannot be locked: {error.strerror}; nothing "
+                        "was changed"
+                    ) from error
         yield

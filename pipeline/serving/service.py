@@ -37,6 +37,7 @@ class Limits:
     concurrency: predictions at a time; one more is told to come back (RESOURCE_EXHAUSTED, 429).
     request_seconds: longest time to answer, also for a client that gives no deadline or a later.
     receive_seconds: longest time for a client to send a request, or to take its answer, over REST.
+    idle_seconds: after which a gRPC connection without calls is closed.
     connections: REST connections at a time.
     """
 
@@ -46,6 +47,7 @@ class Limits:
     concurrency: int = 32
     request_seconds: float = 30.0
     receive_seconds: float = 10.0
+    idle_seconds: float = 60.0
     connections: int = 512
 
 

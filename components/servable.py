@@ -1,0 +1,52 @@
+"""The contract of an exported model: what its signatures and its files are called, and hold.
+
+IMAGES        (image_bytes: string [N], encoded images), to {"probabilities": float32 [N, classes],
+              "label": string [N]}
+EXAMPLES      (examples: string [N], serialized tf.Examples), to the same
+LABELS        (examples: string [N]), to {"label": int64 [N]}
+EMBEDDINGS    (image_bytes: string [N]), to {"embedding": float32 [N, D]}
+CLASSES_FILE  JSON list of the class names, in the order of the probabilities
+INPUT_FILE    JSON object: image_size, the side of the model's input in pixels
+WARMUP_FILE   TFRecords of PredictionLog, which a server replays while it loads
+
+Nothing here needs TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+
+from components.errors import read_back
+
+IMAGES = "serving_default"
+EXAMPLES = "serving_examples"
+LABELS = "transform_labels"
+EMBEDDINGS = "embeddings"
+CLASSES_FILE = "assets.extra/classes.json"
+INPUT_FILE = "assets.extra/input.json"
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
+
+_LARGEST_SIDE = 1 << 16  # pixels
+
+
+def parse_classes(content: str | bytes, location: str) -> list[str]:
+    """The names in a CLASSES_FILE; `location` is for the message.
+
+    Raises DamagedFileError where it is no list of different names.
+    """
+    with read_back(location):
+        names = json.loads(content)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError("it is no list of class names")
+        if len(set(names)) != len(names):
+            raise ValueError("it has a class name twice")
+    return list(names)
+
+
+def parse_image_size(content: str | bytes, location: str) -> int:
+    """What an INPUT_FILE has. Raises DamagedFileError."""
+    with read_back(location):
+        size = json.loads(content)["image_size"]
+        if type(size) is not int or not 0 < size <= _LARGEST_SIDE:
+            raise ValueError(f"image_size = {size!r} is no number of pixels")
+    return int(size)

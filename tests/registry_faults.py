@@ -1,0 +1,273 @@
+"""Push, promote and roll back in processes that are killed, or whose writes fail, at every step.
+
+    python -m tests.registry_faults kill|EIO|ENOSPC|EROFS|short FOLDER [POINTS]
+
+Each point is a process of its own, forked, in a registry of its own that holds three versions, with
+version 1 stable. At its n-th look at or change of the disk it is killed; or its n-th write fails,
+once or, as on a disk that has become read-only, with all that follow. Afterwards everything is read
+as the commands read it, and the next command has to work. Prints a JSON object: `points`, how many
+were reached, and `problems`, a line each.
+
+Servers that follow are a stand-in that follows at once: what they do is tested with real ones in
+tests/test_promotion.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from components.atomic_pusher import pending, records, registry, storage, versions
+from pipeline.errors import PromotionFailed, UserError
+from pipeline.serving import promotion
+from pipeline.serving.followers import Named
+from pipeline.serving.promotion import CANARY, STABLE, Serving, Target
+
+_KILL = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")
+_SEED = 18
+
+_FIRED: list[int] = []  # in a child: the steps that failed
+
+
+class _Server(Named):
+    """Follows at once."""
+
+    def wait(self, *_: object) -> None:
+        """As soon as it is asked."""
+
+
+def _promote(target: Target, version: int, to: str, servers: bool) -> None:
+    follower = _Server(["localhost:1"] if servers else [])
+    with mock.patch.object(promotion, "followers_of", return_value=follower):
+        promotion.promote(target, version, to)
+
+
+# By name: what is done, and what is configured when it is.
+ACTIONS: dict[str, tuple[Callable[[Target], object], Serving]] = {
+    "canary": (
+        lambda target: _promote(target, 2, CANARY, False),
+        Serving.of({STABLE: 1, CANARY: 2}),
+    ),
+    "canary, followed": (
+        lambda target: _promote(target, 3, CANARY, True),
+        Serving.of({STABLE: 1, CANARY: 3}),
+    ),
+    "stable, in two steps": (
+        lambda target: _promote(target, 3, STABLE, True),
+        Serving.of({STABLE: 3, "previous": 1}),
+    ),
+    "rollback": (promotion.rollback, Serving.of({STABLE: 1})),
+    "push": (
+        lambda target: registry.push(_model(target, 4), str(target.base), {}, 2, target.config),
+        Serving.of({STABLE: 1}),
+    ),
+}
+
+
+def _model(target: Target, number: int) -> Path:
+    folder = Path(str(target.base)).parent.parent / f"model-{number}"
+    if not folder.exists():
+        (folder / "variables").mkdir(parents=True)
+        (folder / "saved_model.pb").write_bytes(bytes([number]) * 50)
+        (folder / "variables" / "variables.index").write_bytes(bytes([number]) * 5000)
+    return folder
+
+
+def make_registry(folder: Path, action: str) -> Target:
+    """Three versions; the first is stable, or the second where that is to be undone."""
+    shutil.rmtree(folder, ignore_errors=True)
+    base = folder / "serving" / "m"
+    target = Target("m", str(base), str(base.parent / "models.config"))
+    for number in (1, 2, 3):
+        registry.push(_model(target, number), str(base), {}, 10, target.config)
+    promotion.promote(target, 1, STABLE)
+    if action == "rollback":
+        promotion.promote(target, 2, CANARY)
+        promotion.promote(target, 2, STABLE)
+    return target
+
+
+def child(target: Target, action: str, prepare: Callable[[], None]) -> tuple[int, str, bool]:
+    """Do it in a process of its own.
+
+    Returns its wait status, what it told of a failure, and whether the point was reached.
+    """
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        code = 70
+        try:
+            prepare()
+            ACTIONS[action][0](target)
+            code, text = 0, ""
+        except UserError as error:
+            code, text = error.exit_code, f"{type(error).__name__}: {error}"
+        except BaseException as error:
+            text = f"unexpected {type(error).__name__}: {error}"
+        finally:
+            os.writev(write, [b"!" if _FIRED else b"-", text.encode()])
+            os._exit(code)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        told = pipe.read().decode()
+    status = os.waitpid(pid, 0)[1]
+    return status, told[1:], os.WIFSIGNALED(status) or told[:1] == "!"
+
+
+def killing(folder: Path, last: int) -> Callable[[], None]:
+    """Prepare to be killed before the `last` step."""
+    count = itertools.count(1)
+
+    def step(*_: object) -> None:
+        if next(count) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event in _KILL and str(folder) in str(arguments[0]):
+            step()
+
+    def prepare() -> None:
+        for name in ("write", "fsync"):
+            _wrap(name, step)
+        sys.addaudithook(hook)
+
+    return prepare
+
+
+def _wrap(name: str, step: Callable[..., object]) -> None:
+    real = getattr(os, name)
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        step(*arguments)
+        return real(*arguments, **options)
+
+    setattr(os, name, wrapped)
+
+
+def failing(folder: Path, last: int, number: int, onwards: bool) -> Callable[[], None]:
+    """Prepare to fail with `number` at the `last` write; 0 stands for a write that is short."""
+    count = itertools.count(1)
+
+    def fails() -> bool:
+        reached = next(count)
+        _FIRED.extend([reached] if reached >= last else [])
+        return reached == last or (onwards and reached > last)
+
+    def step(*arguments: Any) -> None:
+        if fails():
+            raise OSError(number, os.strerror(number), str(arguments[0]))
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if str(folder) not in str(arguments[0] if arguments else ""):
+            return
+        is_written = event == "open" and isinstance(arguments[2], int) and arguments[2] & 3
+        if is_written or event in _KILL[1:-1]:
+            step(str(arguments[0]))
+
+    def prepare() -> None:
+        if number:
+            sys.addaudithook(hook)
+            for name in ("write", "fsync"):
+                _wrap(name, step)
+            return
+        real = os.write
+
+        def short(descriptor: int, content: bytes) -> int:
+            if fails():
+                if len(content) < 2:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return real(descriptor, content[: len(content) // 2])
+            return real(descriptor, content)
+
+        os.write = short  # type: ignore[assignment]
+
+    return prepare
+
+
+def check(target: Target, action: str, status: int, told: str, before: Serving) -> Iterator[str]:
+    """What is not as it should be after a process that ended so, and told that."""
+    after = ACTIONS[action][1]
+    ended = os.waitstatus_to_exitcode(status)
+    found = promotion.current(target)
+    is_fine = [after] if ended == 0 else [before]
+    if told.startswith(PromotionFailed.__name__) and "In force: " in told:
+        if f"In force: {promotion.told(found)}" not in told:
+            yield f"told {told!r}, and it is {promotion.told(found)}"
+    elif ended > 0 and action != "push" and not told.startswith((PromotionFailed.__name__, "Conf")):
+        yield f"ended with {ended}: {told}"
+    elif ended >= 0 and action != "push" and found not in is_fine:
+        yield f"ended with {ended}, told {told!r}, and it is {promotion.told(found)}"
+    promotion.recover(target)
+    found = promotion.current(target)
+    if found not in (before, after):
+        yield f"after the next command it is {promotion.told(found)}"
+    if pending.read(target.config):
+        yield "a change is left unfinished"
+    log = records.read(str(Path(target.config).with_name(pending.AUDIT_FILE)))
+    if log.damaged:
+        yield f"damaged: {log.damaged}"
+    for number in versions.find(str(target.base)):
+        manifest = versions.read_manifest(str(target.base), number)
+        if manifest is None or versions.damaged_files(str(target.base), number, manifest):
+            yield f"version {number} is not whole"
+    try:
+        registry.push(_model(target, 5), str(target.base), {}, 10, target.config)
+        newest = versions.find(str(target.base))[-1]
+        if CANARY in promotion.current(target).labels:
+            promotion.rollback(target)
+        promotion.promote(target, newest, CANARY)
+    except Exception as error:
+        yield f"the next commands: {type(error).__name__}: {error}"
+        return
+    if storage.read_text(pending.location_of(target.config)) is not None:
+        yield "the next commands left a change unfinished"
+
+
+def _points(kind: str) -> Iterator[tuple[str, int, bool]]:
+    """Action, step, and whether all later ones fail too; those to be killed at in any order."""
+    steps = [(a, n, o) for a in ACTIONS for n in range(1, 400) for o in (False, True)]
+    if kind == "kill":
+        steps = [(a, n, False) for a in ACTIONS for n in range(1, 200)]
+        random.Random(_SEED).shuffle(steps)
+    yield from steps
+
+
+def main(kind: str, folder: Path, most: int = 0) -> None:
+    """Go through all points, or until `most` were reached; print what came of them."""
+    problems: list[str] = []
+    reached: dict[str, int] = {}
+    over: dict[tuple[str, bool], int] = {}
+    for action, number, onwards in _points(kind):
+        if number >= over.get((action, onwards), 1 << 30):
+            continue
+        if most and sum(reached.values()) >= most:
+            break
+        target = make_registry(folder, action)
+        before = promotion.current(target)
+        if kind == "kill":
+            prepare = killing(folder, number)
+        else:
+            code = 0 if kind == "short" else getattr(errno, kind)
+            prepare = failing(folder, number, code, onwards)
+        status, told, is_reached = child(target, action, prepare)
+        if not is_reached:  # and neither are later ones
+            over[action, onwards] = min(number, over.get((action, onwards), number))
+            continue
+        reached[action] = reached.get(action, 0) + 1
+        found = check(target, action, status, told, before)
+        problems += [f"{action}, {kind} at {number}{'+' * onwards}: {each}" for each in found]
+    print(json.dumps({"points": sum(reached.values()), "by": reached, "problems": problems}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:]))
