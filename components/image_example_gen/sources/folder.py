@@ -239,7 +239,9 @@ class _Walk:
             for entry in visible:
                 child = f"{name}/{entry.name}" if name else entry.name
                 if problem := self._link_problem(entry, within):
-                    yield SourceFile(child, problem=("link", problem), is_folder=entry.is_dir())
+                    yield SourceFile(
+                        child, problem=("link", problem), is_folder=os.path.isdir(entry.path)
+                    )
                 elif entry.is_dir():
                     waiting.append((child, within))
                 elif file := self._file(entry, child):
