@@ -282,6 +282,11 @@ def check_paths(config: Config) -> None:
     key, source = weights_of(config.train.hyperparameters)
     if source.endswith(_WEIGHTS) and "://" not in source:
         _check_readable(key, Path(source).expanduser())
+    if config.push_directory.lower().startswith(("http://", "https://")):
+        raise ConfigError(
+            f"push.directory: {config.push_directory}: nothing can be written by HTTP; name a "
+            "folder, or gs:// or s3://"
+        )
     if config.push.directory is not None and "://" not in config.push.directory:
         _check_writable("push.directory", Path(config.push.directory))
 

@@ -167,8 +167,7 @@ def test_nor_does_any_of_a_retraining(
     lines = journal.read(str(place / "w" / journal.FILE))
     assert [line["event"] for line in lines].count("stopped") == 4
     printed = [f"{each.stdout} {each.stderr}" for each in (done, *ended)]
-    printed += [f"{each.stdout} {each.stderr}" for each in shown]
-    _assert_kept(place, *printed, *told)
+    _assert_kept(place, *printed, *(each.output for each in shown), *told)
 
 
 def test_nor_does_what_is_printed_where_the_webhook_fails(

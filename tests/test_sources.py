@@ -25,6 +25,7 @@ from PIL import Image
 from components.errors import BadDataError
 from components.image_example_gen import files
 from components.image_example_gen.dataset import fingerprint, list_data
+from components.image_example_gen.inputs import scan
 from components.image_example_gen.options import Options
 from components.image_example_gen.source_name import parse
 from components.image_example_gen.sources import cifar10
@@ -842,18 +843,40 @@ class TestRemote:
             return forever.wait(60)
 
         monkeypatch.setattr(MemoryFileSystem, "exists", exists)
-        monkeypatch.setattr(MemoryFileSystem, "open", None)
+        opened: list[str] = []
+        monkeypatch.setattr(MemoryFileSystem, "open", lambda _, path, *__: opened.append(path))
         monkeypatch.setattr(files, "REACH_S", 0.1)
         put(tmp_path, "1.png")
         rows = [f"mem://gone/{number}.png,dog" for number in range(50)]
         (tmp_path / "list.csv").write_text("\n".join(["path,label", "1.png,cat", *rows]))
         try:
             found = problems(tmp_path / "list.csv")
+            units = scan(list_data(str(tmp_path / "list.csv"), Options()))
         finally:
             forever.set()
+        assert sum(entry.problem is not None for unit in units for entry in unit) == 50
+        assert opened == []  # nor is any read, which would take minutes each
         assert len(found) == 50
         assert all(text.startswith("unreachable: mem://gone: no answer") for text in found.values())
-        assert asked == ["mem://gone/0.png"]
+        assert asked == ["mem://gone/0.png"] * 2  # for the one listing and the other
+
+    def test_what_only_a_client_raises_is_a_row(
+        self, store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As Google's does, whose errors are no OSErrors."""
+
+        class RetryError(Exception):
+            pass
+
+        def fail(*_: object) -> None:
+            raise RetryError("Timeout of 120.0s exceeded")
+
+        for method in ("open", "checksum"):
+            monkeypatch.setattr(MemoryFileSystem, method, fail)
+        with pytest.raises(files.Unusable, match="RetryError: Timeout") as told:
+            files.read("mem://bucket/1.png", 100)
+        assert told.value.kind == "unreachable"
+        assert files.digest("mem://bucket/1.png") == ""
 
     def test_what_a_client_says_is_told(
         self, store: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

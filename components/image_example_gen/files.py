@@ -58,6 +58,10 @@ def read(path: str, limit: int) -> bytes:
         raise Unusable("unreadable", error.strerror or str(error)) from error
     except BadDataError as error:
         raise Unusable("unreachable", str(error)) from error
+    except Exception as error:
+        if not is_remote(path):
+            raise
+        raise Unusable("unreachable", _reason(error)) from error  # whichever client the scheme has
     if len(data) > limit:
         raise Unusable("too large", f"more than {limit:,} bytes, see data.max_pixels")
     return bytes(data)
@@ -72,7 +76,7 @@ def digest(path: str) -> str:
     if is_remote(path):
         try:
             return str(_remote(path).checksum(path))
-        except (OSError, BadDataError):
+        except Exception:  # of whichever client the scheme has
             return ""
     sha256 = hashlib.sha256()
     try:
@@ -119,7 +123,7 @@ def unreachable(path: str) -> str:
         except BadDataError as error:
             outcome.put(str(error))
         except Exception as error:  # of whichever client the scheme has
-            outcome.put(f"{type(error).__name__}: {error}".splitlines()[0][:_MOST_TEXT])
+            outcome.put(_reason(error))
         else:
             outcome.put("")
 
@@ -128,6 +132,10 @@ def unreachable(path: str) -> str:
         return outcome.get(timeout=REACH_S)
     except queue.Empty:
         return f"no answer within {REACH_S:g} s"
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:_MOST_TEXT]
 
 
 @contextlib.contextmanager

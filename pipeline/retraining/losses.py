@@ -92,6 +92,7 @@ def find(before: Inventory, now: Inventory, spans: Collection[int], options: Opt
     there = {entry.sha256 for entry in now.values() if _has_bytes(entry.sha256)}
     labels = {entry.label for entry in now.values() if _has_bytes(entry.sha256)}
     latest = _latest_labels(now)
+    classes = set().union(*latest.values())
     known: dict[str, str] = {}
     gone: set[str] = set()
     for name, entry in before.items():
@@ -106,7 +107,7 @@ def find(before: Inventory, now: Inventory, spans: Collection[int], options: Opt
     moved = Counter(
         label
         for sha256, label in known.items()
-        if label in labels
+        if label in classes
         and (today := latest.get(sha256))
         and label not in today
         and not today.isdisjoint(total)

@@ -188,8 +188,9 @@ def is_left_out(name: str, ignore: Sequence[str]) -> str:
 
 # Marks a folder among the entries of a walk.
 _FOLDER = ("folder", "")
-# Problems with files that are not even hashed: a link may lead to what is none of our business.
-_NOT_READ = ("link", "manifest", "unreadable")
+# Problems with files that are not even hashed: a link may lead to what is none of our business, and
+# clients of a store that does not answer try for minutes.
+_NOT_READ = ("link", "manifest", "unreadable", "unreachable")
 
 
 def _refuse(kind: str, detail: str) -> bytes:
