@@ -140,6 +140,7 @@ class TestShippedPresets:
         known |= {f"data-{name}" for name in BUILT_IN_SOURCES}
         known |= {f"kubeflow-{name}" for name in ENVIRONMENTS}
         known |= {"retrain", "retrain-spans"}
+        known |= {f"source-{name}" for name in config_module.published()}
         assert {path.stem for path in PRESETS.glob("*.toml")} <= known
 
     def test_recipe_tables_name_recipes_that_exist(self) -> None:
@@ -359,7 +360,7 @@ class TestValues:
             ({"name": 2024}, "name = 2024: must be a string, in quotes"),
             ({"name": "Big"}, "name = 'Big': must match pattern"),
             ({"name": "a" * 64}, "must have at most 63 characters"),
-            ({"train": 3}, "train = 3: must be a table of settings (recipe, seed, "),
+            ({"train": 3}, "train = 3: must be a table of settings (recipe, preset, "),
             ({"train.epochs": True}, "train.epochs = true: must be a valid integer"),
             ({"train.epochs": "3"}, "train.epochs = '3': must be a valid integer"),
             ({"train.epochs": 3.0}, "train.epochs = 3.0: must be a valid integer"),
