@@ -366,7 +366,7 @@ class TestPage:
             figure.canvas.draw()
             (axes,) = figure.axes
             low, high = axes.get_ylim()
-            assert low < min(values) <= max(values) < high
+            assert low <= min(values) <= max(values) < high
             return str(axes.get_yscale())
 
         assert scale_of(speeds) == "log"
