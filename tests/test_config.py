@@ -140,7 +140,7 @@ class TestShippedPresets:
         known |= {f"data-{name}" for name in BUILT_IN_SOURCES}
         known |= {f"kubeflow-{name}" for name in ENVIRONMENTS}
         known |= {"retrain", "retrain-spans"}
-        known |= {path.stem for path in PRESETS.glob("source-*.toml")}
+        known |= {f"source-{name}" for name in config_module.published()}
         assert {path.stem for path in PRESETS.glob("*.toml")} <= known
 
     def test_recipe_tables_name_recipes_that_exist(self) -> None:

@@ -75,7 +75,12 @@ CASES = {
         {"train.recipe": "fixres", "train.epochs": 1}, "train.epochs 1"
     ),
     "a batch that does not fit": Case(
-        {"train.recipe": "bit", "transform.image_size": 1500, "transform.train_size": 1600},
+        {
+            "train.recipe": "bit",
+            "transform.image_size": 1500,
+            "transform.train_size": 1600,
+            PARTS: 1,
+        },
         "train.batch_size = 64",
     ),
     "a batch that fits by no means": Case(

@@ -54,8 +54,9 @@ def parts(model: keras.Model, images: int, room: float, bytes_each: int = 4) -> 
     """In how few parts a step's `images` fit into `room` bytes, as far as can be told.
 
     One where `model` trains batch normalization, for which parts are not the same as the whole.
+    `room` may be infinite.
     """
-    if next(batch_statistics(model), None):
+    if math.isinf(room) or next(batch_statistics(model), None):
         return 1
     fitting = max(1, measure(model, bytes_each).images(room * COMFORTABLE))
     return math.ceil(images / min(fitting, images))
