@@ -11,6 +11,7 @@ import contextlib
 import os
 import pickle
 import posixpath
+import re
 import socket
 import threading
 import time
@@ -132,11 +133,14 @@ class Job:
         messages: list[str] = []
         reader = threading.Thread(target=_read_messages, args=(result, messages), daemon=True)
         reader.start()
-        _or_cancel(result, lambda: self._wait(result, total))
+        try:
+            _or_cancel(result, lambda: self._wait(result, total))
+        finally:
+            result._cleanup()  # of what serves LOOPBACK, which Beam does where it waits itself
         state = result.state
         if state != PipelineState.DONE:
             reader.join(_MESSAGES_S)
-            why = "\n".join(messages[-1:]) or "it tells no reason"
+            why = _reason(messages[-1]) if messages else "it tells no reason"
             raise JobError(f"the job ended as {state} on Beam's job server: {why}")
         self._report(result, total)
         self.cpu_s += _counters(result).get(_CPU, 0) / 1000
@@ -240,6 +244,13 @@ def _read_messages(result: portable_runner.PipelineResult, messages: list[str]) 
             found = message.message_response
             if found.importance == beam_job_api_pb2.JobMessage.JOB_MESSAGE_ERROR:
                 messages.append(found.message_text)
+
+
+def _reason(message: str) -> str:
+    """The line of a message that tells most: of a traceback, that of its last exception."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
+    return [*lines[:1], *errors][-1] if lines else "it tells no reason"
 
 
 def _counters(result: portable_runner.PipelineResult) -> dict[str, int]:

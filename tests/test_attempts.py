@@ -178,4 +178,5 @@ def test_what_beam_is_given_does_not_grow_with_the_images(tmp_path: Path) -> Non
         with pytest.raises((OSError, tf.errors.NotFoundError, AttributeError)):
             list(job)
         sizes.append(len(proto[0]))
-    assert sizes[0] == sizes[1] < 100_000
+    # Pickles of the same classes differ by some bytes; the task alone has half a million.
+    assert abs(sizes[0] - sizes[1]) < 1_000

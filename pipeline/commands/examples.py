@@ -19,7 +19,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "feedback": ("perennial feedback labels.csv --data 'photos/{SPAN}'",),
     "gc": ("perennial gc --workspace work --keep 5 --apply",),
-    "doctor": ("perennial doctor --workspace work",),
+    "doctor": (
+        "perennial doctor --workspace work",
+        "perennial doctor --config perennial.toml",
+    ),
+    "worker": ("perennial worker --port 50000",),
     "version": ("perennial version",),
     "data check": ("perennial data check photos --quarantine bad.jsonl",),
     "data show": ("perennial data show photos --recipe bit --output samples.html",),
