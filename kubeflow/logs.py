@@ -21,6 +21,8 @@ _WORDY = ("absl", "apache_beam", "tensorflow")
 # Nobody who reads a pod's log can act on them: what a library calls of another one, and what it
 # does in place of what this installation of ML Metadata lacks.
 _DEPRECATED = re.compile(r": (?:Pending)?(?:Deprecation|Future)Warning: ")
+_DEPRECATED_CALL = re.compile(r"From .+: .+ \(from .+\) is deprecated and will be removed ")
+_RENAMED = re.compile(r"`.+` is not a valid tf\.function parameter name\. Sanitizing ")
 _KNOWN = (
     "metadata_connection_config is not provided by IR",
     "Fallback to non-ZetaSQL ",
@@ -28,6 +30,7 @@ _KNOWN = (
     "Examples artifact does not have payload_format custom property",
     # Of a node that was cut off: its partial output has been removed by then.
     "Expected execution to be in state NEW or RUNNING",
+    "Failed to extract number of input bytes",
 )
 _LAST_WORDS = Path("/dev/termination-log")
 _LONGEST_LAST_WORDS = 2000  # bytes; Kubernetes keeps 4 KB
@@ -63,7 +66,10 @@ def _worth_telling(record: logging.LogRecord) -> bool:
     message = record.getMessage()
     if record.name == "py.warnings":
         return not _DEPRECATED.search(message)
-    return not (record.name == "absl" and message.startswith(_KNOWN))
+    if record.name not in _WORDY:
+        return True
+    known = _DEPRECATED_CALL.match(message) or _RENAMED.match(message)
+    return not (known or message.startswith(_KNOWN))
 
 
 @contextlib.contextmanager
