@@ -240,9 +240,10 @@ class ConfigMapChange(Change):
         try:
             storage.append_line(location, json.dumps(entry))
         except Exception as error:  # TensorFlow has its own kinds for object stores
+            why = getattr(error, "strerror", None) or type(error).__name__
             progress.report(
                 "note",
-                text=f"{location} cannot be written ({type(error).__name__}); the "
+                text=f"{location} cannot be written ({why}); the "
                 f"change is recorded in {self._place} only",
             )
             self._base = None
