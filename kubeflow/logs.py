@@ -22,6 +22,11 @@ _WORDY = ("absl", "apache_beam", "tensorflow")
 # does in place of what this installation of ML Metadata lacks.
 _DEPRECATED = re.compile(r": (?:Pending)?(?:Deprecation|Future)Warning: ")
 _DEPRECATED_CALL = re.compile(r"From .+: .+ \(from .+\) is deprecated and will be removed ")
+# Of TFX's own types, for which it makes a class where a pod has not imported the one that is there.
+_UNIMPORTED = re.compile(
+    r"Could not find matching artifact class for type '"
+    r"(?:Example|InfraBlessing|Model|PushedModel|Schema|Transform)\w*' "
+)
 _RENAMED = re.compile(r"`.+` is not a valid tf\.function parameter name\. Sanitizing ")
 _KNOWN = (
     "metadata_connection_config is not provided by IR",
@@ -68,8 +73,9 @@ def _worth_telling(record: logging.LogRecord) -> bool:
         return not _DEPRECATED.search(message)
     if record.name not in _WORDY:
         return True
-    known = _DEPRECATED_CALL.match(message) or _RENAMED.match(message)
-    return not (known or message.startswith(_KNOWN))
+    patterns = (_DEPRECATED_CALL, _RENAMED, _UNIMPORTED)
+    known = message.startswith(_KNOWN) or any(each.match(message) for each in patterns)
+    return not known
 
 
 @contextlib.contextmanager
