@@ -25,8 +25,8 @@ KNOWN = (
     "Failed to extract number of input bytes.",
     "From /x/export.py:124: load (from tensorflow.python.saved_model.loader_impl) is deprecated "
     "and will be removed in a future version.\nInstructions for updating:",
-    "Could not find matching artifact class for type 'ExampleAnomalies' (proto: 'name'); generating "
-    "an ephemeral artifact class on-the-fly.",
+    "Could not find matching artifact class for type 'ExampleAnomalies' (proto: 'name'); "
+    "generating an ephemeral artifact class on-the-fly.",
     "`image/sha256` is not a valid tf.function parameter name. Sanitizing to `image_sha256`.",
 )
 
