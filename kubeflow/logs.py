@@ -21,6 +21,13 @@ _WORDY = ("absl", "apache_beam", "tensorflow")
 # Nobody who reads a pod's log can act on them: what a library calls of another one, and what it
 # does in place of what this installation of ML Metadata lacks.
 _DEPRECATED = re.compile(r": (?:Pending)?(?:Deprecation|Future)Warning: ")
+_DEPRECATED_CALL = re.compile(r"From .+: .+ \(from .+\) is deprecated and will be removed ")
+# Of TFX's own types, for which it makes a class where a pod has not imported the one that is there.
+_UNIMPORTED = re.compile(
+    r"Could not find matching artifact class for type '"
+    r"(?:Example|InfraBlessing|Model|PushedModel|Schema|Transform)\w*' "
+)
+_RENAMED = re.compile(r"`.+` is not a valid tf\.function parameter name\. Sanitizing ")
 _KNOWN = (
     "metadata_connection_config is not provided by IR",
     "Fallback to non-ZetaSQL ",
@@ -28,6 +35,7 @@ _KNOWN = (
     "Examples artifact does not have payload_format custom property",
     # Of a node that was cut off: its partial output has been removed by then.
     "Expected execution to be in state NEW or RUNNING",
+    "Failed to extract number of input bytes",
 )
 _LAST_WORDS = Path("/dev/termination-log")
 _LONGEST_LAST_WORDS = 2000  # bytes; Kubernetes keeps 4 KB
@@ -63,7 +71,11 @@ def _worth_telling(record: logging.LogRecord) -> bool:
     message = record.getMessage()
     if record.name == "py.warnings":
         return not _DEPRECATED.search(message)
-    return not (record.name == "absl" and message.startswith(_KNOWN))
+    if record.name not in _WORDY:
+        return True
+    patterns = (_DEPRECATED_CALL, _RENAMED, _UNIMPORTED)
+    known = message.startswith(_KNOWN) or any(each.match(message) for each in patterns)
+    return not known
 
 
 @contextlib.contextmanager

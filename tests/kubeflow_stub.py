@@ -224,7 +224,7 @@ def workflow(
     """A Workflow as Kubeflow's compiler and Argo 4.0 write it, as far as it is read.
 
     packed: with its nodes compressed, as Argo keeps many. deadline: of the run; to terminate one,
-    Kubeflow sets 0, and takes it for FAILED once it has ended (resource_manager.go:1015, :1694).
+    Kubeflow sets 0, and takes it for FAILED once it has ended (resource_manager.go:1024, :1538).
     """
     command = ["python3", "-m", "kubeflow.entrypoint" if ours else "somebody.else"]
     variables = [{"name": name, "value": value} for name, value in (env or {}).items()]

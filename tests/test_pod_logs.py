@@ -17,6 +17,17 @@ from tests.test_kubeflow_entrypoint import Toy
 KNOWN = (
     "metadata_connection_config is not provided by IR.",
     "Fallback to non-ZetaSQL contexts execution query due to: filter_query is not supported",
+    "ArtifactQuery.property_predicate is not supported.",
+    "Examples artifact does not have payload_format custom property. Falling back to "
+    "FORMAT_TF_EXAMPLE",
+    "Expected execution to be in state NEW or RUNNING. Actual state: 4. Output artifacts may be "
+    "overwritten.",
+    "Failed to extract number of input bytes.",
+    "From /x/export.py:124: load (from tensorflow.python.saved_model.loader_impl) is deprecated "
+    "and will be removed in a future version.\nInstructions for updating:",
+    "Could not find matching artifact class for type 'ExampleAnomalies' (proto: 'name'); "
+    "generating an ephemeral artifact class on-the-fly.",
+    "`image/sha256` is not a valid tf.function parameter name. Sanitizing to `image_sha256`.",
 )
 
 

@@ -297,9 +297,10 @@ class ConfigMapChange(Change):
         try:
             records.append(location, entry)
         except OSError as error:
+            why = error.strerror or type(error).__name__
             progress.report(
                 "note",
-                text=f"{location} cannot be written ({type(error).__name__}); the "
+                text=f"{location} cannot be written ({why}); the "
                 f"change is recorded in {self._place} only",
             )
             self._base = None

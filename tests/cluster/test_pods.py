@@ -60,7 +60,7 @@ def test_the_same_data_is_cached_and_changed_data_is_not(pods: PodCluster, tmp_p
     name = f"test-{uuid.uuid4().hex[:6]}"
     package = kit.compiled(tmp_path, name)
     assert pods.run(package, {}), told(pods)
-    print(warnings(pods))
+    assert warnings(pods) == set()
     first, ids = states(pods), {pod.arguments["--run-id"] for pod in pods.pods}
     assert len(pods.pods) == 3
     assert first["ImageExampleGen"] == first["Trainer"] == first["Pusher"] == "complete"
@@ -92,7 +92,7 @@ def test_a_deleted_trainer_goes_on(pods: PodCluster, tmp_path: Path) -> None:
     pods.delete = lambda pod, event: (
         event["event"] == "epoch" and event["epoch"] == 3 and len(trainers(pods)) == 1
     )
-    assert pods.run(package, {"epochs": 6}), told(pods)
+    assert pods.run(package, {"epochs": "6"}), told(pods)
     deleted, last = trainers(pods)
     assert deleted.code is not None
     assert deleted.code < 0
@@ -100,6 +100,7 @@ def test_a_deleted_trainer_goes_on(pods: PodCluster, tmp_path: Path) -> None:
     assert min(epochs) > 1
     assert max(epochs) == 6
     assert states(pods)["Trainer"] == "complete"
+    assert warnings(pods) == set()
 
 
 def trainers(pods: PodCluster) -> list[Pod]:
