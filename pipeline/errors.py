@@ -76,10 +76,10 @@ class WorkspaceBusy(UserError):
 
 
 class PromotionFailed(UserError):
-    """A version that the server did not serve when told to; what was served before still is."""
+    """A version that is not served as it should be; what was served before is, or it is told."""
 
     exit_code = 7
-    meaning = "promotion failed, and the old versions stay"
+    meaning = "promotion failed, and the old versions stay unless it tells otherwise"
 
 
 class SchemaDiffers(UserError):

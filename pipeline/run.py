@@ -47,13 +47,17 @@ _PASSED_CHECKS = 12  # lines of a summary
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a run came to. `pushed` is the version directory, None where nothing was pushed."""
+    """What a run came to.
+
+    pushed: the version's directory, None where nothing was pushed; version: its number.
+    """
 
     run: RunResult
     accounting: Accounting
     warnings: list[str]
     verdict: Verdict
     pushed: str | None
+    version: int | None
     total_wall_s: float
 
 
@@ -218,6 +222,7 @@ def _execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
             outputs["Evaluator"]["evaluation"][0].uri, outputs["Evaluator"]["blessing"][0].uri
         ),
         pushed=pushed.get_string_custom_property("pushed_destination") or None,
+        version=int(pushed.get_string_custom_property("pushed_version") or 0) or None,
         total_wall_s=time.perf_counter() - started,
     )
 
@@ -250,6 +255,7 @@ def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
         "warnings": outcome.warnings,
         "verdict": dataclasses.asdict(outcome.verdict),
         "pushed": outcome.pushed,
+        "version": outcome.version,
         "nodes": [
             {
                 "node": node.node,

@@ -326,6 +326,23 @@ class TestNothingIsLost:
             promotion.promote(target, 2, CANARY, timeout=0.1)
         assert len(cluster.audit) == 3
 
+    def test_what_was_cut_off_is_undone_by_the_next_change(
+        self, target: Target, cluster: Stub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = cluster.text
+        with monkeypatch.context() as killed:
+            killed.setattr(change.ConfigMapChange, "put_back", lambda *_: "")
+            with pytest.raises(PromotionFailed):
+                promotion.promote(target, 2, CANARY, timeout=0.1)
+        assert cluster.text != before
+        assert cluster.audit[-1]["result"] == "started"
+        with pytest.raises(PromotionFailed, match="no ready pod"):
+            promotion.promote(target, 3, CANARY, timeout=0.1)
+        assert cluster.text == before
+        results = [entry["result"] for entry in cluster.audit]
+        assert results[:3] == ["started", "failed: cut off, and undone", "started"]
+        assert change.BEFORE_ANNOTATION not in cluster.map["metadata"]["annotations"]
+
     def test_the_annotation_stays_small(self, target: Target, cluster: Stub) -> None:
         for _ in range(12):
             with pytest.raises(PromotionFailed):

@@ -59,6 +59,25 @@ class ServiceMonitor(Strict):
     spec: MonitorSpec
 
 
+class Static(Strict):
+    static: Annotated[list[str], Field(min_length=1)]
+
+
+class ProbeSpec(Strict):
+    jobName: str  # noqa: N815
+    interval: Duration
+    module: str
+    prober: dict[Literal["url"], str]
+    targets: dict[Literal["staticConfig"], Static]
+
+
+class Probe(Strict):
+    apiVersion: Literal["monitoring.coreos.com/v1"]  # noqa: N815
+    kind: Literal["Probe"]
+    metadata: Metadata
+    spec: ProbeSpec
+
+
 class Annotations(Strict):
     summary: str
     description: str
@@ -111,6 +130,7 @@ class InferenceService(Strict):
 CUSTOM: dict[str, type[BaseModel]] = {
     "ServiceMonitor": ServiceMonitor,
     "PrometheusRule": PrometheusRule,
+    "Probe": Probe,
     "InferenceService": InferenceService,
 }
 

@@ -55,7 +55,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "perennial watch --host http://localhost:8080",
         "perennial watch --in-cluster --namespace perennial --every 30",
     ),
-    "worker": ("perennial worker --port 50000",),
     "schedule create": (
         "perennial schedule create flowers.yaml --name nightly --cron '0 0 3 * * *'",
     ),

@@ -143,6 +143,8 @@ def promote(
     with quiet(_UNHEARD) as terminal, _notes_on(terminal), _terminated_like_interrupted():
         serving = promotion.promote(target, version, to.value, server or (), timeout)
     print(_told(target, serving))
+    if to is Label.CANARY and not promotion.followers_of(target, server or ()):
+        print("Where it does not load, withdraw it at once: perennial rollback")
 
 
 def rollback(

@@ -134,8 +134,7 @@ class _Night:
             found = run_locked(
                 self._config, origins, self._log_format, self._workspace, run_id, "retrain"
             )
-            version = int(str(found["pushed"]).rstrip("/").rpartition("/")[2])
-            labelled = labels.label(self._config, version)
+            labelled = labels.label(self._config, found["version"])
         except BaseException as error:
             result = journal.result_of(error)
             # Whoever is to be told does not go without it where the disk is full.
