@@ -332,6 +332,7 @@ class TestNothingIsLost:
         before = cluster.text
         with monkeypatch.context() as killed:
             killed.setattr(change.ConfigMapChange, "put_back", lambda *_: "")
+            killed.setattr(change, "_PUT_BACK_TRIES", 0)
             with pytest.raises(PromotionFailed):
                 promotion.promote(target, 2, CANARY, timeout=0.1)
         assert cluster.text != before
@@ -493,8 +494,11 @@ class TestPlace:
             served.pinned(LOCATION, str(base))
 
 
-def test_two_promoters_at_once_do_not_mix(target: Target, cluster: Stub) -> None:
+def test_two_promoters_at_once_do_not_mix(
+    target: Target, cluster: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each sees the other's change, or is told to wait."""
+    monkeypatch.setattr(change, "_PUT_BACK_PAUSE_S", 5.0)
     ended: list[str] = []
     # Without the folder's lock, as on two machines.
     blind = Target(MODEL, None, LOCATION)

@@ -168,8 +168,10 @@ class ConfigMapChange(Change):
                 text=f"{self._place} was made by `kubectl apply` of a file, and the "
                 "next apply brings that file's versions back; see kubeflow/serving/README.md",
             )
-        until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
-        limit = until.isoformat(timespec="seconds")
+        # While it may still put the old text back, nobody may take it for one that was cut off.
+        latest = seconds + _PUT_BACK_TRIES * _PUT_BACK_PAUSE_S
+        until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=latest)
+        limit = until.isoformat(timespec="milliseconds")
         self._entry = {**entry, "config": self._location, "until": limit}
 
     def write(self, text: str) -> str:
