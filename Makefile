@@ -14,7 +14,8 @@ run: venv ## Train, evaluate and push a model; options in ARGS="--data DIR"
 	@.venv/bin/perennial run $(ARGS)
 
 test: venv ## Run the tests; options for pytest in ARGS="-k name", files at once in JOBS
-	.venv/bin/python -m pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=loadfile $(ARGS)
+	.venv/bin/python -m pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=loadfile \
+		--no-loadscope-reorder $(ARGS)
 
 cluster-test: venv ## Run the tests on the cluster that KUBECONFIG names; image in CLUSTER_IMAGE
 	@test -n "$$KUBECONFIG" || { echo "KUBECONFIG names no cluster" >&2; exit 2; }

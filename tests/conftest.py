@@ -18,6 +18,26 @@ from tests import image_corpus
 from tests.recorder import Recorder, recording
 
 
+# Files of minutes begin first, so that the processes that share the files end about together.
+_LONGEST = (
+    "test_kubeflow_run",
+    "test_e2e",
+    "test_month",
+    "test_incremental",
+    "test_image_transform",
+    "test_faults",
+    "test_release",
+    "test_champion",
+    "test_secrets",
+    "test_resume",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    items.sort(key=lambda item: item.path.stem not in _LONGEST)
+
+
 def pytest_configure() -> None:
     """Hide pytest's options from absl, which takes the process's arguments for its own flags.
 
