@@ -17,7 +17,6 @@ from components import environment
 from tests import image_corpus
 from tests.recorder import Recorder, recording
 
-
 # Files of minutes begin first, so that the processes that share the files end about together.
 _LONGEST = (
     "test_kubeflow_run",
