@@ -19,6 +19,7 @@ _ON_ITS_WAY_S = 120.0
 # How long Kubeflow may be away, as while it is updated.
 _PATIENCE_S = 600.0
 _FORWARDED = ("node_start", "node_end", "epoch", "note")
+_STAMPS = ("ts", "timestamp", "event")
 _UNKNOWN = "its page may show why"
 _SEE_LOG = "; see the lines above"
 
@@ -164,19 +165,19 @@ class _Follower:
         seen.events = max(seen.events, len(events))
         if seen.events:
             return
-        # Nothing but what Argo knows.
+        # Nothing but what Argo knows, of a pod that has several nodes perhaps.
         if not seen.started:
-            progress.report("node_start", node=pod.task)
+            progress.report("note", text=f"{pod.task} started")
             seen.started = True
         if pod.over:
+            why = "" if pod.phase == SUCCEEDED or not pod.message else f": {pod.message}"
+            seconds = round(max(pod.ended - pod.started, 0.0))
             state = "complete" if pod.phase == SUCCEEDED else "failed"
-            wall_s = max(pod.ended - pod.started, 0.0)
-            error = None if state == "complete" else pod.message
-            figures = {"wall_s": wall_s, "cpu_s": 0.0, "peak_mb": 0.0}
-            progress.report("node_end", node=pod.task, state=state, **figures, error=error)
+            text = f"{pod.task} {state} after {seconds} s{why}"
+            progress.report("note", text=text)
 
     def _forward(self, event: Mapping[str, Any]) -> None:
-        fields = {key: value for key, value in event.items() if key not in ("ts", "event")}
+        fields = {key: value for key, value in event.items() if key not in _STAMPS}
         if event["event"] == "outcome":
             self.outcome |= fields
         elif event["event"] in _FORWARDED:

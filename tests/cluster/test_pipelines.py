@@ -52,8 +52,8 @@ def submitted(package: Path, *options: str) -> str:
 
 
 def run_of(output: str) -> str:
-    (line,) = (line for line in output.splitlines() if "/runs/details/" in line)
-    return line.rpartition("/")[2].strip()
+    page = next(line for line in output.splitlines() if "/runs/details/" in line)
+    return page.rpartition("/")[2].strip()
 
 
 def events(run: str) -> list[dict[str, Any]]:
