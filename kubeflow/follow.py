@@ -35,9 +35,9 @@ class Ending:
 
 @dataclasses.dataclass
 class _Seen:
-    """What is known of a pod already. events: how many of its log. waits: kinds of reasons."""
+    """What is known of a pod already. events: those of its log. waits: kinds of reasons."""
 
-    events: int = 0
+    events: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     waits: set[str] = dataclasses.field(default_factory=set)
     started: bool = False
     over: bool = False
@@ -160,9 +160,14 @@ class _Follower:
 
     def _report_log(self, workflow: Workflow, pod: Pod, seen: _Seen) -> None:
         events = self._kubeflow.log(self._run_id, workflow.namespace, pod.name)
-        for event in events[seen.events :]:
+        if events and events[: len(seen.events)] != seen.events:
+            # Argo makes a deleted pod anew, under its name (TRANSIENT_ERROR_PATTERN).
+            why = f": {pod.message}" if pod.message else ""
+            progress.report("note", text=f"{pod.task} is tried again, in a new pod{why}")
+            seen.events = []
+        for event in events[len(seen.events) :]:
             self._forward(event)
-        seen.events = max(seen.events, len(events))
+        seen.events = events or seen.events
         if seen.events:
             return
         # Nothing but what Argo knows, of a pod that has several nodes perhaps.

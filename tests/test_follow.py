@@ -149,6 +149,28 @@ class TestWait:
         # Of a pod with several nodes it is not known which of them ran, nor on what.
         assert shown == [("note", "trainer started"), ("note", "trainer complete after 300 s")]
 
+    def test_a_pod_that_is_made_anew_under_its_name_is_told(
+        self, stub: Stub, package: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As Argo 4 does with a deleted pod where Kubeflow configures it."""
+        again = RUNNING._replace(message="pod deleted")
+        stub.states = ["RUNNING", "RUNNING", "SUCCEEDED"]
+        stub.workflows["runs-1"] = [workflow(RUNNING), workflow(again), workflow(DONE)]
+        second = {**EPOCH, "epoch": 2}
+        logs = iter([log(START, EPOCH), log(second), log(second, END)])
+        monkeypatch.setattr(PodLogs, "read", lambda *_: next(logs))
+        shown = [
+            (each["event"], each.get("epoch", each.get("text")))
+            for each in events(wait(stub, package, "--log-format", "json"))[1:-2]
+        ]
+        assert shown == [
+            ("node_start", None),
+            ("epoch", 1),
+            ("note", "trainer is tried again, in a new pod: pod deleted"),
+            ("epoch", 2),
+            ("node_end", None),
+        ]
+
     def test_events_are_shown_once(self, stub: Stub, package: Path) -> None:
         stub.states = ["SUCCEEDED"]
         stub.workflows["runs-1"] = [workflow(DRIVER, DONE)]

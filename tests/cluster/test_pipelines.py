@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from kubeflow.client import Kubeflow
+from pipeline.commands.connection import Connection
 from tests.cluster import kit
 
 ENDPOINT = os.environ.get("KF_PIPELINES_ENDPOINT", "")
@@ -36,6 +38,8 @@ def installed() -> str:
         kit.apply([kit.resource("v1", "Secret", name, NAMESPACE, stringData=secret)])
     overlay = "standalone" if NAMESPACE == "kubeflow" else "profile"
     resources = kit.moved(kit.kustomized(kit.MANIFESTS / "overlays" / overlay), NAMESPACE)
+    # One with another image is none that a Job can become.
+    kit.kubectl("delete", "job", "prepare-volume", "-n", NAMESPACE, "--ignore-not-found")
     # A machine for tests grants no 64 CPUs, and has no need of a bound.
     kit.apply([each for each in resources if each["kind"] != "ResourceQuota"])
     kit.kubectl("rollout", "status", f"statefulset/{name}", "-n", NAMESPACE, "--timeout=500s")
@@ -57,21 +61,16 @@ def run_of(output: str) -> str:
 
 
 def events(run: str) -> list[dict[str, Any]]:
-    """What the pods of a run said, in JSON."""
-    selector = f"{RUN_LABEL}={run}"
-    log = kit.kubectl(
-        "logs", "-n", NAMESPACE, "-l", selector, "--all-containers", "--tail=-1",
-        "--max-log-requests=60", check=False,
-    )  # fmt: skip
-    found = []
-    for line in log.splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and "event" in event:
-            found.append(event)
-    return found
+    """What the pods of a run said, as Kubeflow gives it out: see kubeflow/client.py."""
+    kubeflow = Kubeflow(Connection(host=ENDPOINT))
+    workflow = kubeflow.workflow(run)
+    assert workflow is not None
+    return [
+        event
+        for pod in workflow.pods
+        if not pod.driver
+        for event in kubeflow.log(run, workflow.namespace, pod.name)
+    ]
 
 
 def states(run: str) -> dict[str, str]:
