@@ -171,15 +171,15 @@ class _Follower:
         if seen.events:
             return
         # Nothing but what Argo knows, of a pod that has several nodes perhaps.
-        if not seen.started:
-            progress.report("note", text=f"{pod.task} started")
-            seen.started = True
         if pod.over:
             why = "" if pod.phase == SUCCEEDED or not pod.message else f": {pod.message}"
             seconds = round(max(pod.ended - pod.started, 0.0))
             state = "complete" if pod.phase == SUCCEEDED else "failed"
             text = f"{pod.task} {state} after {seconds} s{why}"
             progress.report("note", text=text)
+        elif not seen.started:
+            progress.report("note", text=f"{pod.task} started")
+            seen.started = True
 
     def _forward(self, event: Mapping[str, Any]) -> None:
         fields = {key: value for key, value in event.items() if key not in _STAMPS}

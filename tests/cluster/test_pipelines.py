@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 
 from kubeflow.client import Kubeflow
+from kubeflow.follow import explain
 from pipeline.commands.connection import Connection
+from pipeline.errors import NodeFailed
 from tests.cluster import kit
 
 ENDPOINT = os.environ.get("KF_PIPELINES_ENDPOINT", "")
 NAMESPACE = os.environ.get("CLUSTER_KFP_NAMESPACE", "kubeflow")
 RUN_LABEL = "pipeline/runid"
+EPOCHS = 60  # of less than a second, so that a pod is not done while kubectl looks at it
 
 pytestmark = [
     pytest.mark.cluster,
@@ -137,7 +140,7 @@ def of_schedule(client: Any, recurring: str) -> list[Any]:
 
 def test_a_killed_trainer_goes_on(installed: str, tmp_path: Path, name: str) -> None:
     package = kit.compiled(tmp_path, name)
-    done = kit.perennial("submit", package, "--param", "epochs=6", "--param", "seed=7")
+    done = kit.perennial("submit", package, "--param", f"epochs={EPOCHS}", "--param", "seed=7")
     assert done.returncode == 0, done.stderr
     run = run_of(done.stdout)
 
@@ -154,8 +157,14 @@ def test_a_killed_trainer_goes_on(installed: str, tmp_path: Path, name: str) -> 
                 return str(pod_name)
         return ""
 
-    kit.wait_until(lambda: bool(trainer()), "the third epoch")
-    kit.kubectl("delete", "pod", trainer(), "-n", NAMESPACE, "--grace-period=0", "--force")
+    found: list[str] = []
+
+    def looked() -> bool:
+        found[:] = filter(None, [trainer()])
+        return bool(found)
+
+    kit.wait_until(looked, "the third epoch")
+    kit.kubectl("delete", "pod", found[0], "-n", NAMESPACE, "--grace-period=0", "--force")
     from kfp import Client
 
     client = Client(host=ENDPOINT, namespace=NAMESPACE)
@@ -165,7 +174,7 @@ def test_a_killed_trainer_goes_on(installed: str, tmp_path: Path, name: str) -> 
     # Those of the deleted pod went with it; the next one did not begin anew.
     assert epochs
     assert min(epochs) > 1
-    assert max(epochs) == 6
+    assert max(epochs) == EPOCHS
 
 
 def test_a_pool_without_machines_blocks_nobody(installed: str, tmp_path: Path, name: str) -> None:
@@ -174,3 +183,20 @@ def test_a_pool_without_machines_blocks_nobody(installed: str, tmp_path: Path, n
     package = kit.compiled(tmp_path, f"{name}-nowhere", training=nowhere)
     done = kit.perennial("submit", package, "--wait")
     assert done.returncode not in (0, 1), done.stdout + done.stderr
+
+
+def test_it_is_told_why_a_run_was_ended(installed: str, tmp_path: Path, name: str) -> None:
+    """By a deadline and by a person, which both end it in the state FAILED."""
+    late = kit.compiled(tmp_path, f"{name}-late", kubeflow="run_timeout = 20")
+    done = kit.perennial("submit", late, "--wait")
+    assert done.returncode == NodeFailed.exit_code
+    assert "reached kubeflow.run_timeout of 20 s" in done.stderr
+
+    done = kit.perennial("submit", kit.compiled(tmp_path, f"{name}-ended"))
+    kubeflow, run = Kubeflow(Connection(host=ENDPOINT)), run_of(done.stdout)
+    kit.wait_until(lambda: bool(kubeflow.workflow(run)), "its workflow")
+    kubeflow.terminate(run)
+    kit.wait_until(lambda: kubeflow.look(run).over, "its end")
+    assert explain(kubeflow, kubeflow.look(run), kubeflow.workflow(run)).startswith(
+        "it was terminated"
+    )
