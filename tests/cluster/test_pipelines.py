@@ -108,7 +108,9 @@ def test_the_same_data_is_cached_and_changed_data_is_not(
 def test_a_schedule_decides_for_itself(installed: str, tmp_path: Path, name: str) -> None:
     from kfp import Client
 
-    package = kit.compiled(tmp_path, name, "--retrain")
+    package = kit.compiled(tmp_path, f"{name}-retrain", "--retrain")
+    first = submitted(package)
+    assert states(first)["Trainer"] == "complete"
     schedule = f"{name}-nightly"
     done = kit.perennial(
         "schedule", "create", package, "--name", schedule, "--cron", "0 * * * * *"
