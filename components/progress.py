@@ -6,9 +6,11 @@ plain lines in a log, JSON in a pod.
 
 from __future__ import annotations
 
+import datetime
+import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Self, TypeVar
 
 from components.redaction import redact_all
@@ -28,6 +30,20 @@ def report(event: str, **fields: object) -> None:
     epochs, metrics) and `note` (text). A runner adds those of the run and its nodes.
     """
     LOGGER.info(event, extra={"fields": redact_all(fields)})
+
+
+def as_line(event: str, fields: Mapping[str, object], moment: float | None = None) -> str:
+    """Write an event as one JSON object on a line. moment: epoch seconds; None: now.
+
+    Besides `ts` in ISO 8601 there is `timestamp` in epoch seconds. That it is a number matters:
+    Kubeflow takes a JSON line of an archived log for one of a log collector, {"log": ..,
+    "timestamp": ..}, and of all that it can read so, it gives out nothing but `log`
+    (backend/src/apiserver/archive/log.go of 2.17). A number in that place it cannot read.
+    """
+    moment = time.time() if moment is None else moment
+    ts = datetime.datetime.fromtimestamp(moment, datetime.UTC).isoformat(timespec="milliseconds")
+    line = {"ts": ts, "event": event, **fields, "timestamp": round(moment, 3)}
+    return json.dumps(line, ensure_ascii=False)
 
 
 class Counter:

@@ -14,6 +14,7 @@ import google.auth.exceptions
 import kfp_server_api as api
 import urllib3
 
+from kubeflow.cluster import PodLogs
 from kubeflow.package import Package
 from kubeflow.transport import Client, brief, options, refusal, watched
 from kubeflow.workflow import Workflow, events, parse
@@ -81,6 +82,7 @@ class Kubeflow:
         self.requests: list[dict[str, Any]] = []
         self._host = (host or "http://kubeflow").rstrip("/")
         self._namespace = connection.namespace
+        self._pod_logs = PodLogs()
         with self._told():
             self._client = Client(**options(connection, self._host))
         server = self._client.server
@@ -158,10 +160,12 @@ class Kubeflow:
             return None
 
     def log(self, run_id: str, namespace: str, pod: str) -> list[dict[str, Any]]:
-        """The events that a pod of ours has printed; none where Kubeflow does not give them out.
+        """The events that a pod of ours has printed; none where nobody gives them out.
 
-        Its API has them by one path, its pages' server by another, each answering for what it does
-        not have in its own way.
+        Kubeflow's API has them by one path, its pages' server by another, each answering for what
+        it does not have in its own way. The API of an installation for one user has those of pods
+        that are over only: for the others it looks in no namespace (resource_manager.go of 2.17,
+        ReadLog). Those come from Kubernetes, where kubectl could read them.
         """
         ids = {"run_id": run_id, "pod": pod}
         query = {"runid": run_id, "podname": pod, "podnamespace": namespace}
@@ -176,7 +180,7 @@ class Kubeflow:
                 continue
             if found:
                 return found
-        return []
+        return events(self._pod_logs.read(namespace, pod))
 
     def artifact(self, uri: str) -> str:
         """Where Kubeflow's pages show what is at `uri`, such as minio://bucket/key."""

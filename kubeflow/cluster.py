@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kubernetes.client import V1Node
+    from kubernetes.client import CoreV1Api, V1Node
 
     from kubeflow.package import Package
 
@@ -82,17 +82,52 @@ def _connect() -> str | None:
     return f"the cluster of kubectl's context {active['name']!r}"
 
 
+class PodLogs:
+    """What pods print, as far as kubectl could read it here."""
+
+    def __init__(self) -> None:
+        """Connect to nothing yet."""
+        self._core: CoreV1Api | None = None
+        self._at_hand = True
+
+    def read(self, namespace: str, pod: str) -> str:
+        """The log of a pod's own program so far; empty where it cannot be had."""
+        if not self._at_hand:
+            return ""
+        try:
+            if self._core is None:
+                self._core = _core_api() if _connect() else None
+            if self._core is not None:
+                # Without the library's decoding, which makes one JSON line an object of Python's.
+                answer = self._core.read_namespaced_pod_log(
+                    pod, namespace, container="main", _request_timeout=_TIMEOUT_S,
+                    _preload_content=False,
+                )  # fmt: skip
+                return str(answer.data.decode("utf-8", "replace"))
+        except Exception as error:  # of urllib3, ssl, credential plug-ins and what they call
+            # Of another cluster, or without a container yet: perhaps the next one.
+            if getattr(error, "status", None) in (400, 404):
+                return ""
+        self._at_hand = False
+        return ""
+
+
+def _core_api() -> CoreV1Api:
+    """One that does not try again: whoever submits waits for it."""
+    from kubernetes import client
+
+    core = client.CoreV1Api()
+    core.api_client.rest_client.pool_manager.connection_pool_kw["retries"] = False
+    return core
+
+
 class _Look:
     """Reads one namespace. refused: remarks about what may not be read."""
 
     def __init__(self, namespace: str) -> None:
-        from kubernetes import client
-
         self.namespace = namespace
         self.refused: list[str] = []
-        self._core = client.CoreV1Api()
-        # No retries: whoever submits waits for it.
-        self._core.api_client.rest_client.pool_manager.connection_pool_kw["retries"] = False
+        self._core = _core_api()
 
     def kubeflow_is_there(self) -> bool:
         """Whether this is a cluster of Kubeflow's at all; yes where that may not be read."""

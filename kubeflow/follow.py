@@ -19,6 +19,7 @@ _ON_ITS_WAY_S = 120.0
 # How long Kubeflow may be away, as while it is updated.
 _PATIENCE_S = 600.0
 _FORWARDED = ("node_start", "node_end", "epoch", "note")
+_STAMPS = ("ts", "timestamp", "event")
 _UNKNOWN = "its page may show why"
 _SEE_LOG = "; see the lines above"
 
@@ -34,9 +35,9 @@ class Ending:
 
 @dataclasses.dataclass
 class _Seen:
-    """What is known of a pod already. events: how many of its log. waits: kinds of reasons."""
+    """What is known of a pod already. events: those of its log. waits: kinds of reasons."""
 
-    events: int = 0
+    events: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     waits: set[str] = dataclasses.field(default_factory=set)
     started: bool = False
     over: bool = False
@@ -159,24 +160,29 @@ class _Follower:
 
     def _report_log(self, workflow: Workflow, pod: Pod, seen: _Seen) -> None:
         events = self._kubeflow.log(self._run_id, workflow.namespace, pod.name)
-        for event in events[seen.events :]:
+        if events and events[: len(seen.events)] != seen.events:
+            # Argo makes a deleted pod anew, under its name (TRANSIENT_ERROR_PATTERN).
+            why = f": {pod.message}" if pod.message else ""
+            progress.report("note", text=f"{pod.task} is tried again, in a new pod{why}")
+            seen.events = []
+        for event in events[len(seen.events) :]:
             self._forward(event)
-        seen.events = max(seen.events, len(events))
+        seen.events = events or seen.events
         if seen.events:
             return
-        # Nothing but what Argo knows.
-        if not seen.started:
-            progress.report("node_start", node=pod.task)
-            seen.started = True
+        # Nothing but what Argo knows, of a pod that has several nodes perhaps.
         if pod.over:
+            why = "" if pod.phase == SUCCEEDED or not pod.message else f": {pod.message}"
+            seconds = round(max(pod.ended - pod.started, 0.0))
             state = "complete" if pod.phase == SUCCEEDED else "failed"
-            wall_s = max(pod.ended - pod.started, 0.0)
-            error = None if state == "complete" else pod.message
-            figures = {"wall_s": wall_s, "cpu_s": 0.0, "peak_mb": 0.0}
-            progress.report("node_end", node=pod.task, state=state, **figures, error=error)
+            text = f"{pod.task} {state} after {seconds} s{why}"
+            progress.report("note", text=text)
+        elif not seen.started:
+            progress.report("note", text=f"{pod.task} started")
+            seen.started = True
 
     def _forward(self, event: Mapping[str, Any]) -> None:
-        fields = {key: value for key, value in event.items() if key not in ("ts", "event")}
+        fields = {key: value for key, value in event.items() if key not in _STAMPS}
         if event["event"] == "outcome":
             self.outcome |= fields
         elif event["event"] in _FORWARDED:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import json
 import logging
 import os
 import re
@@ -106,10 +104,7 @@ class _OfNode(logging.Filter):
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         line = {
-            "ts": moment.isoformat(timespec="milliseconds"),
-            "event": "log",
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
@@ -118,7 +113,7 @@ class _Formatter(logging.Formatter):
             line["node"] = node
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(redact_all(line), ensure_ascii=False)
+        return progress.as_line("log", redact_all(line), record.created)
 
 
 def write_last_words(message: str) -> None:

@@ -9,8 +9,6 @@ all processes of a container at once for their memory, as with cgroup v2, this o
 from __future__ import annotations
 
 import contextlib
-import datetime
-import json
 import os
 import signal
 import sys
@@ -20,6 +18,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import NoReturn
 
+from components import progress
 from kubeflow import logs
 from pipeline.errors import DatabaseLost
 
@@ -93,8 +92,7 @@ def _give_up(message: str, exit_code: int) -> None:
 
 
 def _tell(event: str, **fields: object) -> None:
-    ts = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    print(json.dumps({"ts": ts, "event": event, **fields}), flush=True)
+    print(progress.as_line(event, fields), flush=True)
 
 
 def _once(main: Callable[[], int]) -> tuple[int, bool]:

@@ -6,11 +6,9 @@ Answers --help at once: whatever is heavy is imported by the commands themselves
 from __future__ import annotations
 
 import contextlib
-import datetime
 import errno
 import functools
 import gc
-import json
 import sys
 import tempfile
 import traceback
@@ -20,7 +18,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from components import environment
+from components import environment, progress
 from components.errors import DamagedFileError
 from components.redaction import redact
 from pipeline import notes, output
@@ -100,10 +98,9 @@ def _fail_to_print(reason: str) -> NoReturn:
 def _fail(as_json: bool, kind: str, message: str, exit_code: int) -> NoReturn:
     line = redact(" ".join(message.splitlines()))
     if as_json:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        event = {"ts": now, "event": "error", "kind": kind, "message": line, "exit_code": exit_code}
+        event = {"kind": kind, "message": line, "exit_code": exit_code}
         with contextlib.suppress(OSError):  # what failed counts, and not that it cannot be shown
-            print(json.dumps(event), flush=True)
+            print(progress.as_line("error", event), flush=True)
         output.failure()
     with contextlib.suppress(OSError):
         print(f"perennial: error: {line}", file=sys.stderr)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-import datetime
 import functools
-import json
 import logging
 import math
 import numbers
@@ -200,10 +198,8 @@ class _JsonConsole(Console):
     def _show(self, event: str, fields: Mapping[str, Any]) -> None:
         if event == "step" and not (self._step and self._step.is_due(self._now)):
             return
-        moment = datetime.datetime.fromtimestamp(self._now, datetime.UTC)
         values = fields["data"] if event == "summary" else fields
-        line = {"ts": moment.isoformat(timespec="milliseconds"), "event": event, **values}
-        self._write(json.dumps(_jsonable(line), ensure_ascii=False))
+        self._write(progress.as_line(event, _jsonable(values), self._now))
 
 
 class _PlainConsole(Console):

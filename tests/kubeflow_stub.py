@@ -61,6 +61,27 @@ def check(body: Any, kind: str) -> None:
             check(value, types[name])
 
 
+def as_archived(log: str) -> str:
+    """What Kubeflow gives out of an archived log: see archive/log.go, CopyLogFromArchiveReader.
+
+    A JSON line that Go can read as {"log": text, "timestamp": RFC 3339} becomes the value of its
+    `log`, which is empty where it has none.
+    """
+    lines = []
+    for line in log.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if isinstance(entry, dict):
+            text, moment = entry.get("log"), entry.get("timestamp")
+            if isinstance(text, str | None) and isinstance(moment, str | None):
+                line = text or ""
+        if line or isinstance(entry, dict):
+            lines.append(line)
+    return "\n".join(lines)
+
+
 class Stub:
     """What it has, and what it was asked.
 
@@ -161,7 +182,7 @@ class Stub:
                 return Raw("<html>Kubeflow</html>", "text/html")
             # 200 whatever comes of it, and no content type of JSON.
             failed = json.dumps({"error_message": "Failed to read logs", "error_details": "..."})
-            return Raw(self.logs.get(matched[1], failed), "text/plain")
+            return Raw(as_archived(self.logs.get(matched[1], failed)), "text/plain")
         if path == "/k8s/pod/logs" and self.pages and query["podname"] in self.logs:
             return Raw(self.logs[query["podname"]], "text/plain")
         raise LookupError(path)

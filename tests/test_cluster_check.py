@@ -60,7 +60,8 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
         def do_GET(self) -> None:
             path = self.path.removeprefix("/api/v1/")
             status = 403 if path in found.forbidden else 200 if path in found.things else 404
-            content = json.dumps(found.things.get(path, {}) if status == 200 else {}).encode()
+            thing = found.things.get(path, {}) if status == 200 else {}
+            content = (thing if isinstance(thing, str) else json.dumps(thing)).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
@@ -227,3 +228,32 @@ def test_without_kubectl_nothing_is_looked_at(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(cluster, "_POD_TOKEN", tmp_path / "none")
     assert check() == []
+
+
+class TestPodLogs:
+    LOG = "namespaces/team/pods/p/log?container=main"
+
+    def test_a_log_is_read_as_it_is(self, api: Api) -> None:
+        api.things[self.LOG] = '{"event": "note"}'
+        assert cluster.PodLogs().read("team", "p") == '{"event": "note"}'
+
+    def test_a_pod_that_is_not_there_does_not_end_it(self, api: Api) -> None:
+        logs = cluster.PodLogs()
+        assert logs.read("team", "p") == ""
+        api.things[self.LOG] = "text"
+        assert logs.read("team", "p") == "text"
+
+    def test_what_may_not_be_read_is_not_asked_for_again(self, api: Api) -> None:
+        logs = cluster.PodLogs()
+        api.things[self.LOG] = "text"
+        api.forbidden.add(self.LOG)
+        assert logs.read("team", "p") == ""
+        api.forbidden.clear()
+        assert logs.read("team", "p") == ""
+
+    def test_without_a_cluster_there_is_none(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("KUBECONFIG", raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert cluster.PodLogs().read("team", "p") == ""

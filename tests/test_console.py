@@ -105,6 +105,7 @@ def test_json_output_is_one_object_a_line() -> None:
     assert all(list(event)[:2] == ["ts", "event"] for event in events)
     assert events[0] == {
         "ts": "2001-09-09T01:46:40.000+00:00",
+        "timestamp": 1000000000.0,
         "event": "run_start",
         "run_id": "7",
         "nodes": NODES,
@@ -113,7 +114,7 @@ def test_json_output_is_one_object_a_line() -> None:
     ends = {each["node"]: each for each in events if each["event"] == "node_end"}
     assert (ends["Trainer"]["state"], ends["Trainer"]["error"]) == ("failed", "why")
     assert ends["ImageExampleGen"]["peak_mb"] == 1234.5
-    del events[-1]["ts"]
+    del events[-1]["ts"], events[-1]["timestamp"]
     assert events[-1] == {"event": "summary", "accuracy": 0.972, "pushed_to": "/models/digits/1"}
 
 

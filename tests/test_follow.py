@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import http.server
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from components import progress
 from kubeflow import follow
 from kubeflow.client import Kubeflow
+from kubeflow.cluster import PodLogs
 from kubeflow.workflow import START_TIMEOUT, parse
 from pipeline.commands.connection import Connection
 from pipeline.errors import KubeflowUnreachable, NodeFailed
@@ -36,7 +39,7 @@ REPORT = "minio://mlpipeline/v2/artifacts/digits/1/pusher/2/report"
 
 def log(*events: dict[str, Any]) -> str:
     """What a pod prints: events among other lines."""
-    lines = [json.dumps({"ts": "2026-11-29T03:00:00+00:00", **event}) for event in events]
+    lines = [progress.as_line(event["event"], event, 1.0) for event in events]
     return "\n".join(["I0000 oneDNN", *lines, "{no JSON", '{"level": "INFO"}'])
 
 
@@ -142,9 +145,62 @@ class TestWait:
         stub.states = ["RUNNING", "SUCCEEDED"]
         stub.workflows["runs-1"] = [workflow(DRIVER, RUNNING), workflow(DRIVER, DONE)]
         result = wait(stub, package, "--log-format", "json")
-        shown = [(e["event"], e.get("node"), e.get("state")) for e in events(result)[1:-2]]
-        assert shown == [("node_start", "trainer", None), ("node_end", "trainer", "complete")]
-        assert events(result)[2]["wall_s"] == 300
+        shown = [(e["event"], e["text"]) for e in events(result)[1:-2]]
+        # Of a pod with several nodes it is not known which of them ran, nor on what.
+        assert shown == [("note", "trainer started"), ("note", "trainer complete after 300 s")]
+
+    def test_a_pod_that_is_made_anew_under_its_name_is_told(
+        self, stub: Stub, package: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As Argo 4 does with a deleted pod where Kubeflow configures it."""
+        again = RUNNING._replace(message="pod deleted")
+        stub.states = ["RUNNING", "RUNNING", "SUCCEEDED"]
+        stub.workflows["runs-1"] = [workflow(RUNNING), workflow(again), workflow(DONE)]
+        second = {**EPOCH, "epoch": 2}
+        logs = iter([log(START, EPOCH), log(second), log(second, END)])
+        monkeypatch.setattr(PodLogs, "read", lambda *_: next(logs))
+        shown = [
+            (each["event"], each.get("epoch", each.get("text")))
+            for each in events(wait(stub, package, "--log-format", "json"))[1:-2]
+        ]
+        assert shown == [
+            ("node_start", None),
+            ("epoch", 1),
+            ("note", "trainer is tried again, in a new pod: pod deleted"),
+            ("epoch", 2),
+            ("node_end", None),
+        ]
+
+    def test_events_are_shown_once(self, stub: Stub, package: Path) -> None:
+        stub.states = ["SUCCEEDED"]
+        stub.workflows["runs-1"] = [workflow(DRIVER, DONE)]
+        stub.logs[pod_name(DONE)] = log(START, END)
+        records: list[logging.LogRecord] = []
+        handler = logging.Handler()
+        handler.emit = records.append  # type: ignore[method-assign, assignment]
+        logging.getLogger().addHandler(handler)
+        try:
+            wait(stub, package)
+        finally:
+            logging.getLogger().removeHandler(handler)
+        assert not [record for record in records if record.name == progress.LOGGER.name]
+
+    def test_logs_that_kubeflow_does_not_give_out_come_from_kubernetes(
+        self, stub: Stub, package: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stub.states = ["RUNNING", "SUCCEEDED"]
+        stub.workflows["runs-1"] = [workflow(DRIVER, RUNNING), workflow(DRIVER, DONE)]
+        asked: list[tuple[str, str]] = []
+
+        def read(self: PodLogs, namespace: str, pod: str) -> str:
+            asked.append((namespace, pod))
+            return log(START) if len(asked) == 1 else log(START, END)
+
+        monkeypatch.setattr(PodLogs, "read", read)
+        result = wait(stub, package, "--log-format", "json")
+        shown = [(e["event"], e["node"]) for e in events(result)[1:-2]]
+        assert shown == [("node_start", "Trainer"), ("node_end", "Trainer")]
+        assert asked == [("team", pod_name(DONE))] * 2
 
     def test_a_failure_is_told_with_its_reason(self, stub: Stub, package: Path) -> None:
         stub.states = ["RUNNING", "FAILED"]
@@ -184,7 +240,7 @@ class TestWait:
             for event in events(wait(stub, package, "--log-format", "json"))
             if event["event"] == "note"
         ]
-        assert notes == [f"trainer waits: {message}" for message in pulls[:2]]
+        assert notes[:-1] == [f"trainer waits: {message}" for message in pulls[:2]]
 
     def test_another_try_is_told_with_what_ended_the_first(self, stub: Stub, package: Path) -> None:
         stub.states = ["SUCCEEDED"]
@@ -196,7 +252,10 @@ class TestWait:
             for event in events(wait(stub, package, "--log-format", "json"))
             if event["event"] == "note"
         ]
-        assert notes == ["trainer is tried again, pod 2: pod deleted"]
+        assert notes[:2] == [
+            "trainer failed after 300 s: pod deleted",
+            "trainer is tried again, pod 2: pod deleted",
+        ]
 
     @pytest.mark.parametrize(
         "message",

@@ -22,6 +22,7 @@ from pipeline.errors import (
     NotBlessed,
 )
 from tests import REPO
+from tests.kubeflow_stub import as_archived
 
 KILLED = 128 + signal.SIGKILL
 # Counts its tries in the file that its first argument names, and does what the others say.
@@ -72,9 +73,10 @@ class Pod:
         """The exit code, how many tries there were, and the note before each further one."""
         process = self.start(*actions)
         output, _ = process.communicate()
+        assert as_archived(output) == output.rstrip()  # Kubeflow gives all of it out
         told = [json.loads(line) for line in output.splitlines()]
         notes = [line for line in told if line["event"] == "note"]
-        assert all(line.keys() == {"ts", "event", "text"} for line in notes)
+        assert all(line.keys() == {"ts", "timestamp", "event", "text"} for line in notes)
         self.errors = [line for line in told if line not in notes]
         return process.returncode, len(self.tries.read_text()), [line["text"] for line in notes]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -111,7 +112,7 @@ def _wait(
     from kubeflow.follow import follow
     from pipeline.console import Console, duration
 
-    with Console.create(log_format.resolved, sys.stdout) as console:
+    with _not_repeated(), Console.create(log_format.resolved, sys.stdout) as console:
         try:
             ending = follow(kubeflow, run_id, nodes)
         except KeyboardInterrupt:
@@ -129,6 +130,17 @@ def _wait(
             rows.append(("Report", outcome["report"]))
         rows.append(("Page", page))
         console.summary(rows, {"run_id": run_id, "state": "complete", **outcome, "page": page})
+
+
+@contextlib.contextmanager
+def _not_repeated() -> Iterator[None]:
+    """Keep events from the root logger: kfp's libraries have it print whatever reaches it."""
+    before = progress.LOGGER.propagate
+    progress.LOGGER.propagate = False
+    try:
+        yield
+    finally:
+        progress.LOGGER.propagate = before
 
 
 def check_cluster(package: Package, connection: Connection, service_account: str) -> None:

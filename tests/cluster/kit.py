@@ -48,6 +48,7 @@ enabled = false
 directory = "/mnt/perennial/serving/{name}"
 
 [kubeflow]
+{kubeflow}
 image = "{image}"
 pipeline_root = "/mnt/perennial/artifacts/{name}"
 nodes = {{ Trainer = "training" }}
@@ -292,10 +293,13 @@ def perennial(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPO, capture_output=True, text=True)
 
 
-def compiled(folder: Path, name: str, *options: str, training: str = "") -> Path:
-    """A package of a pipeline with that name."""
+def compiled(
+    folder: Path, name: str, *options: str, training: str = "", kubeflow: str = ""
+) -> Path:
+    """A package of a pipeline with that name. training, kubeflow: more settings of there."""
     config, package = folder / f"{name}.toml", folder / f"{name}.yaml"
-    text = CONFIG.format(name=name, data=DATA, image=IMAGE, training=training)
+    more = {"training": training, "kubeflow": kubeflow}
+    text = CONFIG.format(name=name, data=DATA, image=IMAGE, **more)
     config.write_text(text)
     done = perennial("compile", "--config", config, "--output", package, *options)
     assert done.returncode == 0, done.stderr

@@ -14,11 +14,17 @@ from typing import Any
 
 import pytest
 
+from kubeflow.client import Kubeflow
+from kubeflow.follow import explain
+from pipeline.commands.connection import Connection
+from pipeline.errors import NodeFailed
 from tests.cluster import kit
 
 ENDPOINT = os.environ.get("KF_PIPELINES_ENDPOINT", "")
 NAMESPACE = os.environ.get("CLUSTER_KFP_NAMESPACE", "kubeflow")
 RUN_LABEL = "pipeline/runid"
+EPOCHS = 60  # of less than a second
+LONG_ENOUGH = 30  # epochs, until there is a checkpoint: they are half a minute apart
 
 pytestmark = [
     pytest.mark.cluster,
@@ -36,6 +42,8 @@ def installed() -> str:
         kit.apply([kit.resource("v1", "Secret", name, NAMESPACE, stringData=secret)])
     overlay = "standalone" if NAMESPACE == "kubeflow" else "profile"
     resources = kit.moved(kit.kustomized(kit.MANIFESTS / "overlays" / overlay), NAMESPACE)
+    # One with another image is none that a Job can become.
+    kit.kubectl("delete", "job", "prepare-volume", "-n", NAMESPACE, "--ignore-not-found")
     # A machine for tests grants no 64 CPUs, and has no need of a bound.
     kit.apply([each for each in resources if each["kind"] != "ResourceQuota"])
     kit.kubectl("rollout", "status", f"statefulset/{name}", "-n", NAMESPACE, "--timeout=500s")
@@ -52,26 +60,21 @@ def submitted(package: Path, *options: str) -> str:
 
 
 def run_of(output: str) -> str:
-    (line,) = (line for line in output.splitlines() if "/runs/details/" in line)
-    return line.rpartition("/")[2].strip()
+    page = next(line for line in output.splitlines() if "/runs/details/" in line)
+    return page.rpartition("/")[2].strip()
 
 
 def events(run: str) -> list[dict[str, Any]]:
-    """What the pods of a run said, in JSON."""
-    selector = f"{RUN_LABEL}={run}"
-    log = kit.kubectl(
-        "logs", "-n", NAMESPACE, "-l", selector, "--all-containers", "--tail=-1",
-        "--max-log-requests=60", check=False,
-    )  # fmt: skip
-    found = []
-    for line in log.splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and "event" in event:
-            found.append(event)
-    return found
+    """What the pods of a run said, as Kubeflow gives it out: see kubeflow/client.py."""
+    kubeflow = Kubeflow(Connection(host=ENDPOINT))
+    workflow = kubeflow.workflow(run)
+    assert workflow is not None
+    return [
+        event
+        for pod in workflow.pods
+        if not pod.driver
+        for event in kubeflow.log(run, workflow.namespace, pod.name)
+    ]
 
 
 def states(run: str) -> dict[str, str]:
@@ -106,7 +109,9 @@ def test_the_same_data_is_cached_and_changed_data_is_not(
 def test_a_schedule_decides_for_itself(installed: str, tmp_path: Path, name: str) -> None:
     from kfp import Client
 
-    package = kit.compiled(tmp_path, name, "--retrain")
+    package = kit.compiled(tmp_path, f"{name}-retrain", "--retrain")
+    first = submitted(package)
+    assert states(first)["Trainer"] == "complete"
     schedule = f"{name}-nightly"
     done = kit.perennial(
         "schedule", "create", package, "--name", schedule, "--cron", "0 * * * * *"
@@ -138,12 +143,12 @@ def of_schedule(client: Any, recurring: str) -> list[Any]:
 
 def test_a_killed_trainer_goes_on(installed: str, tmp_path: Path, name: str) -> None:
     package = kit.compiled(tmp_path, name)
-    done = kit.perennial("submit", package, "--param", "epochs=6", "--param", "seed=7")
+    done = kit.perennial("submit", package, "--param", f"epochs={EPOCHS}", "--param", "seed=7")
     assert done.returncode == 0, done.stderr
     run = run_of(done.stdout)
 
     def trainer() -> str:
-        """The pod that is past its third epoch."""
+        """The pod that has left a checkpoint."""
         text = kit.kubectl(
             "get", "pods", "-n", NAMESPACE, "-l", f"{RUN_LABEL}={run}", "-o", "json",
             "--field-selector=status.phase=Running",
@@ -151,12 +156,18 @@ def test_a_killed_trainer_goes_on(installed: str, tmp_path: Path, name: str) -> 
         for pod in json.loads(text)["items"]:
             pod_name = pod["metadata"]["name"]
             log = kit.kubectl("logs", pod_name, "-n", NAMESPACE, "--all-containers", check=False)
-            if '"epoch": 3' in log:
+            if f'"epoch": {LONG_ENOUGH},' in log:
                 return str(pod_name)
         return ""
 
-    kit.wait_until(lambda: bool(trainer()), "the third epoch")
-    kit.kubectl("delete", "pod", trainer(), "-n", NAMESPACE, "--grace-period=0", "--force")
+    found: list[str] = []
+
+    def looked() -> bool:
+        found[:] = filter(None, [trainer()])
+        return bool(found)
+
+    kit.wait_until(looked, "a checkpoint")
+    kit.kubectl("delete", "pod", found[0], "-n", NAMESPACE, "--grace-period=0", "--force")
     from kfp import Client
 
     client = Client(host=ENDPOINT, namespace=NAMESPACE)
@@ -166,7 +177,7 @@ def test_a_killed_trainer_goes_on(installed: str, tmp_path: Path, name: str) -> 
     # Those of the deleted pod went with it; the next one did not begin anew.
     assert epochs
     assert min(epochs) > 1
-    assert max(epochs) == 6
+    assert max(epochs) == EPOCHS
 
 
 def test_a_pool_without_machines_blocks_nobody(installed: str, tmp_path: Path, name: str) -> None:
@@ -175,3 +186,20 @@ def test_a_pool_without_machines_blocks_nobody(installed: str, tmp_path: Path, n
     package = kit.compiled(tmp_path, f"{name}-nowhere", training=nowhere)
     done = kit.perennial("submit", package, "--wait")
     assert done.returncode not in (0, 1), done.stdout + done.stderr
+
+
+def test_it_is_told_why_a_run_was_ended(installed: str, tmp_path: Path, name: str) -> None:
+    """By a deadline and by a person, which both end it in the state FAILED."""
+    late = kit.compiled(tmp_path, f"{name}-late", kubeflow="run_timeout = 20")
+    done = kit.perennial("submit", late, "--wait")
+    assert done.returncode == NodeFailed.exit_code
+    assert "reached kubeflow.run_timeout of 20 s" in done.stderr
+
+    done = kit.perennial("submit", kit.compiled(tmp_path, f"{name}-ended"))
+    kubeflow, run = Kubeflow(Connection(host=ENDPOINT)), run_of(done.stdout)
+    kit.wait_until(lambda: bool(kubeflow.workflow(run)), "its workflow")
+    kubeflow.terminate(run)
+    kit.wait_until(lambda: kubeflow.look(run).over, "its end")
+    assert explain(kubeflow, kubeflow.look(run), kubeflow.workflow(run)).startswith(
+        "it was terminated"
+    )
