@@ -118,7 +118,8 @@ class TestDigits:
         text = (folder / "report.html").read_text(encoding="utf-8")
         for title in ("Verdict", "Data", "Training", "Evaluation", "Mistakes", "Lineage"):
             assert f">{title}" in text
-        shown = len(facts.predictions.grid) + len(facts.predictions.mistakes)
+        # Of a mistake there is also where the network looked.
+        shown = len(facts.predictions.grid) + 2 * len(facts.predictions.mistakes)
         assert text.count("<img ") == shown + 8 * 4  # samples: prepared, patches, 2 augmented
         assert first.summary["run_id"] in (workspace / "runs" / "index.html").read_text()
 

@@ -65,16 +65,22 @@ def find(base: str) -> list[int]:
             raise PushRefusedError(_foreign(base, name, "is no version number"))
         if not 0 < int(name) <= _HIGHEST:
             raise PushRefusedError(_foreign(base, name, "is no version number that can be served"))
-        if not storage.is_uri(base) and _is_empty(Path(base) / name):
-            continue  # what is left of a removal that was cut off
         if not storage.is_uri(base) and not (Path(base) / name / SERVABLE).is_file():
+            if _is_removed(Path(base) / name):
+                continue
             raise PushRefusedError(_foreign(base, name, f"has no {SERVABLE} in it"))
         numbers.append(int(name))
     return sorted(numbers)
 
 
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
+def _is_removed(version: Path) -> bool:
+    """Whether a version that was listed is gone, or empty as by a removal that was cut off."""
+    try:
+        return not any(version.iterdir())
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
 
 
 def _foreign(base: str, name: str, reason: str) -> str:

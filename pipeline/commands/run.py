@@ -69,6 +69,7 @@ def retrain(
         ),
     ] = None,
     recipe: RecipeOption = None,
+    preset: PresetOption = None,
     workspace: WorkspaceOption = None,
     epochs: EpochsOption = None,
     force: Annotated[
@@ -98,6 +99,7 @@ def retrain(
     flags = {
         "data.source": data,
         "train.recipe": recipe,
+        "train.preset": preset,
         "workspace": workspace,
         "train.epochs": epochs,
     }
