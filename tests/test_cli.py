@@ -220,7 +220,7 @@ class TestFailures:
         )
         assert "Traceback (most recent call last)" in log.read_text(encoding="utf-8")
 
-    @pytest.mark.parametrize("file", ["", "/work/file"])
+    @pytest.mark.parametrize("file", ["", "/data/file"])
     def test_a_full_disk_is_no_riddle(
         self,
         run_as: Callable[[Callable[..., None]], None],
