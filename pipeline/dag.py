@@ -29,8 +29,7 @@ from pipeline import fingerprint
 from pipeline.settings import Config
 from trainer_module import recipes
 
-# What starts a server, and the development server's process.
-_SERVER_CODE = ("pipeline.serving.launch", "pipeline.serving.__main__")
+_LAUNCH = "pipeline.serving.launch"  # of the server that a candidate is tried in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,9 +204,8 @@ def _infra_validator(
     return InfraValidator(
         model=trainer.outputs["model"],
         examples=example_gen.outputs["examples"],
-        server=f"{_SERVER_CODE[0]}.serve_folder",
-        # The server is named by a string, which no import leads to, and runs as a process.
-        code=fingerprint.of("components.infra_validator.component", *_SERVER_CODE),
+        server=f"{_LAUNCH}.serve_folder",
+        code=fingerprint.of("components.infra_validator.component", _LAUNCH),
         # TensorFlow Serving and its protocol's package are released under the same number.
         image_tag=importlib.metadata.version("tensorflow-serving-api"),
         num_examples=config.infra_validation.examples,
