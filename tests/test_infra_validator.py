@@ -317,6 +317,7 @@ class TestSignals:
     def test_in_a_pod_sigterm_ends_it_gracefully(self, term: None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         assert self.raised() == [error_types.GracefulShutdown]
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_within_kubeflow_pipelines_tfx_starts_a_pod(

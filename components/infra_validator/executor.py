@@ -191,8 +191,12 @@ class Executor(executor.Executor):
     def _InstallGracefulShutdownHandler(self) -> Iterator[None]:
         # Where somebody handles SIGTERM already, as the local runner does, it would go unnoticed.
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            with super()._InstallGracefulShutdownHandler():
-                yield
+            try:
+                with super()._InstallGracefulShutdownHandler():
+                    yield
+            finally:
+                # TFX puts back what is true only, and the default is 0.
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
             return
         try:
             yield
