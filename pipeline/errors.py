@@ -90,7 +90,7 @@ class SchemaDiffers(UserError):
 
 
 class DriftFound(UserError):
-    """New images that differ from those that the champion was made of, and no retraining."""
+    """New images that differ from those that the baseline was made of, and no retraining."""
 
     exit_code = 9
     meaning = "new images have drifted, and nothing was retrained"

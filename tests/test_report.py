@@ -612,7 +612,7 @@ class TestCommands:
             "run",
             "state",
             "accuracy",
-            "champion",
+            "baseline",
             "recipe",
             "data",
             "time",
@@ -642,7 +642,7 @@ class TestCommands:
             assert "nope is no run of" in result.output
 
     def test_compare_names_what_differs_and_by_how_much(self) -> None:
-        first, second = report_kit.facts(), report_kit.facts(champion=False)
+        first, second = report_kit.facts(), report_kit.facts(baseline=False)
         assert second.evaluation
         worse = report_kit.model_figures(NAMES, 0.5, seed=3)
         settings = second.run.settings | {"train.epochs": Setting(value=20, origin="command line")}

@@ -21,7 +21,7 @@ def collect(
         bool, typer.Option("--apply", help="Remove; without it, say what would be.")
     ] = False,
 ) -> None:
-    """Remove the artifacts of old runs, but for those of a champion or of a pushed version.
+    """Remove the artifacts of old runs, but for those of a baseline or of a pushed version.
 
     Nothing is removed without --apply. The runs' reports, logs and history stay.
     """
@@ -49,7 +49,7 @@ def collect(
     if not doomed:
         print(
             f"nothing to remove: all artifacts are of the latest {keep} runs, of runs of the last "
-            f"{older_than:g} days, of a champion or of a pushed version"
+            f"{older_than:g} days, of a baseline or of a pushed version"
         )
         return
     freed = sum(each.size for each in doomed) / 1e6

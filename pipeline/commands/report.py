@@ -70,7 +70,7 @@ def runs(
     if not found:
         print(f"{workspace} has no runs; name another with --workspace")
     _table(
-        ("run", "state", "accuracy", "champion", "recipe", "data", "time"),
+        ("run", "state", "accuracy", "baseline", "recipe", "data", "time"),
         [
             (
                 row["run"],
@@ -247,7 +247,7 @@ def _show_evaluation(facts: Facts) -> None:
 
     evaluation = facts.evaluation
     assert evaluation
-    compared = ("champion",) if evaluation.baseline else ()
+    compared = ("baseline",) if evaluation.baseline else ()
     tested = ("test split",) if evaluation.test else ()
     _table(
         ("metric", "candidate", "95% interval", *compared, *tested),

@@ -91,7 +91,7 @@ def retrain(
 ) -> None:
     """Retrain where there is reason to: new images, an old model, drift. For a schedule.
 
-    Says what it decides and why. Starts from the champion's settings and weights, under what is
+    Says what it decides and why. Starts from the baseline's settings and weights, under what is
     given here. A model that passes the gate is pushed, and labelled canary. What was decided when,
     and what came of it, is in WORKSPACE/retraining.jsonl. Exit code 12 where images or classes are
     gone, or many have other labels.
