@@ -590,7 +590,7 @@ class TestHistory:
         with pytest.raises(ConfigError, match="has no runs"):
             history.find(Workspace(tmp_path), "latest")
         listed = perennial("runs", "--workspace", tmp_path)
-        assert listed.output == f"{tmp_path} has no runs; name another with --workspace\n"
+        assert listed.output == f"{tmp_path} has no runs; name another --workspace\n"
         assert perennial("runs", "--workspace", tmp_path, "--json").output == ""
 
 
