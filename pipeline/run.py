@@ -20,6 +20,7 @@ from components import progress
 from components.atomic_pusher import storage
 from components.image_example_gen import source_name
 from components.redaction import redact_all
+from components.wording import counted
 from pipeline import preflight
 from pipeline.config import check_paths, dump_toml, items
 from pipeline.console import Console
@@ -292,7 +293,7 @@ def _rows(outcome: Outcome, workspace: Workspace, page: Path | None) -> list[tup
     )
     worst = min(verdict.class_accuracy, key=lambda name: verdict.class_accuracy[name])
     return [
-        ("Data", f"{splits}; {len(outcome.accounting.classes):,} classes"),
+        ("Data", f"{splits}; {counted(len(outcome.accounting.classes), 'class')}"),
         ("Accuracy", _accuracy(verdict)),
         ("Weakest class", f"{worst} ({verdict.class_accuracy[worst]:.1%})"),
         ("Baseline", _baseline(verdict)),
