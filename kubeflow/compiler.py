@@ -86,13 +86,16 @@ def compile_pipeline(loaded: Loaded, *, decides: bool = False) -> Compiled:
     if kubeflow.pipeline_root is None:
         raise ConfigError(
             "kubeflow.pipeline_root is not set: name a URI or a mounted folder that all pods can "
-            "write to, such as gs://bucket/perennial"
+            "write to, such as s3://bucket/perennial"
         )
     beam_runner.check_pods(config.beam)
+    beam_runner.check_root(config.beam, kubeflow.pipeline_root)
     given = parameters.compiled(loaded)
     nodes = _find_nodes(config, kubeflow.pipeline_root)
     node_pools.check_nodes(kubeflow, [node.id for node in nodes])
     pods = _pods(kubeflow, nodes)
+    env = {**config.storage.environment(), **kubeflow.env}
+    kubeflow = kubeflow.model_copy(update={"env": env})
     made = _Pipeline(config.name, kubeflow, given, parameters.of(config), nodes, pods, decides)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
