@@ -1,6 +1,6 @@
-"""The command line: which commands there are, and how their failures are told.
+"""The command line: its commands, and the exit codes and messages of their failures.
 
-Answers --help at once: whatever is heavy is imported by the commands themselves.
+Heavy imports are in the commands themselves, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from components import environment, progress
 from components.errors import DamagedFileError
 from components.redaction import redact
 from pipeline import notes, output
-from pipeline.commands import examples, schedule, schema
+from pipeline.commands import help_texts, schedule, schema
 from pipeline.commands.classify import classify
 from pipeline.commands.compile import compile_dag
 from pipeline.commands.data_check import check
@@ -40,15 +40,13 @@ from pipeline.commands.serve import serve
 from pipeline.commands.submit import submit
 from pipeline.commands.watch import watch
 from pipeline.commands.worker import worker
-from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
+from pipeline.errors import INTERRUPTED, UNEXPECTED, UserError
 
 Command = Callable[..., None]
 
-EPILOG = f"Exit codes: {'; '.join(f'{code} {why}' for code, why in EXIT_CODES.items())}."
-
 
 def main() -> None:
-    """The console command `perennial`."""
+    """Run the console command `perennial`."""
     environment.prepare()
     try:
         app()
@@ -113,7 +111,7 @@ def _fail(
     line = redact(" ".join(message.splitlines()))
     if as_json:
         event = {"kind": kind, "message": line, "exit_code": exit_code}
-        with contextlib.suppress(OSError):  # what failed counts, and not that it cannot be shown
+        with contextlib.suppress(OSError):  # the failure counts, not that it cannot be shown
             print(progress.as_line("error", event), flush=True)
         output.failure()
     with contextlib.suppress(OSError):
@@ -136,7 +134,7 @@ def _group(help_text: str, commands: dict[str, Command], **settings: Any) -> typ
 
 
 app = _group(
-    "Retrains image classifiers: from a folder of images to an evaluated, pushed model.",
+    "Retrain image classifiers: from a folder of images to an evaluated, pushed model.",
     {
         "run": run,
         "retrain": retrain,
@@ -160,22 +158,22 @@ app = _group(
         "compile": compile_dag,
     },
     name="perennial",
-    epilog=EPILOG,
+    epilog=help_texts.exit_codes(),
     pretty_exceptions_enable=False,
 )
 app.add_typer(
-    _group("Look at images before a run does.", {"show": show_data, "check": check}), name="data"
+    _group("Check and view images before a run", {"show": show_data, "check": check}), name="data"
 )
 app.add_typer(
     _group(
-        "Curate what the data must look like.",
+        "Curate the schema of the data",
         {"infer": schema.infer, "review": schema.review, "accept": schema.accept},
     ),
     name="schema",
 )
 app.add_typer(
     _group(
-        "Run a pipeline on Kubeflow by the clock.",
+        "Schedule recurring runs on Kubeflow",
         {
             "list": schedule.list_schedules,
             "create": schedule.create,
@@ -186,7 +184,7 @@ app.add_typer(
     ),
     name="schedule",
 )
-examples.attach(app, EPILOG)
+help_texts.attach(app)
 
 
 if __name__ == "__main__":
