@@ -24,6 +24,7 @@ class UserError(Exception):
 
     exit_code: ClassVar[int]
     meaning: ClassVar[str]
+    findings: tuple[str, ...] = ()
 
     def __init__(self, message: str) -> None:
         super().__init__(redact(" ".join(message.splitlines())))
@@ -51,7 +52,7 @@ class DataLost(DataError):
     """Images that are gone or labelled otherwise, or too few of them to judge a model by."""
 
     exit_code = 12
-    meaning = "data is gone or labelled otherwise, or too little to judge by"
+    meaning = "data is missing or relabelled, or too small to judge a model"
 
 
 class NotBlessed(UserError):
@@ -79,7 +80,7 @@ class PromotionFailed(UserError):
     """A version that is not served as it should be; what was served before is, or it is told."""
 
     exit_code = 7
-    meaning = "promotion failed, and the old versions stay unless it tells otherwise"
+    meaning = "promotion failed, and the old versions stay unless the message differs"
 
 
 class SchemaDiffers(UserError):
@@ -90,10 +91,10 @@ class SchemaDiffers(UserError):
 
 
 class DriftFound(UserError):
-    """New images that differ from those that the champion was made of, and no retraining."""
+    """New images that differ from those that the baseline was made of, and no retraining."""
 
     exit_code = 9
-    meaning = "new images have drifted, and nothing was retrained"
+    meaning = "drift found, and nothing retrained"
 
 
 class KubeflowUnreachable(UserError):
@@ -114,7 +115,7 @@ class DatabaseLost(UserError):
     """An ML Metadata database that a node of a Kubeflow run does not reach, or not any more."""
 
     exit_code = 14
-    meaning = "the database of ML Metadata is out of reach"
+    meaning = "the ML Metadata database is out of reach"
 
 
 class KubernetesUnreachable(UserError):
@@ -139,7 +140,7 @@ def kinds(kind: type[UserError] = UserError) -> Iterator[type[UserError]]:
 
 
 EXIT_CODES: dict[int, str] = {
-    0: "pushed, or nothing to do",
+    0: "done",
     UNEXPECTED: "unexpected failure",
     **dict(sorted((kind.exit_code, kind.meaning) for kind in kinds())),
     INTERRUPTED: "interrupted",

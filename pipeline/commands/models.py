@@ -1,4 +1,4 @@
-"""`perennial models`, `promote` and `rollback`: which versions there are, and which are served."""
+"""`perennial models`, `promote` and `rollback`: the pushed versions and their labels."""
 
 from __future__ import annotations
 
@@ -16,92 +16,114 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from components import progress
-from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption
+from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption, with_options
+from pipeline.commands.tables import percent, table
 from pipeline.errors import ConfigError
 from pipeline.noise import Terminal, quiet
 
 if TYPE_CHECKING:
     from pipeline.serving.promotion import Serving, Target
 
-_UNHEARD = Path(os.devnull)  # for what TensorFlow says while it is loaded
+_UNHEARD = Path(os.devnull)  # for what TensorFlow prints while it is loaded
 
 
 class Label(enum.StrEnum):
-    """What a version can be promoted to."""
+    """Labels that a version can be given."""
 
     CANARY = "canary"
     STABLE = "stable"
 
 
-ModelOption = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="The model; not needed where there is one."),
-]
-DirectoryOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR|URI",
-        help="Folder of numbered versions, where push.directory is not in the workspace.",
-    ),
-]
-ServedConfigOption = Annotated[
-    str | None,
-    typer.Option(
-        "--config-file",
-        metavar="FILE|URI",
-        help="Model configuration that servers follow (default: models.config beside the model).",
-    ),
-]
-ConfigMapOption = Annotated[
-    str | None,
-    typer.Option(
-        "--configmap",
-        metavar="NAMESPACE/NAME",
-        help="Model configuration in a ConfigMap of the cluster that KUBECONFIG or the pod names: "
-        "its key models.config, or /KEY behind it; waits for the ready pods of the Service "
-        "model-server, or of ?service=NAME behind it.",
-    ),
-]
-ServerOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--server",
-        metavar="HOST:PORT",
-        help="gRPC address of a server to wait for, instead of pods; can be repeated.",
-    ),
-]
-PublicKeyOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        envvar="PERENNIAL_PUBLIC_KEY",
-        help="Refuse a version that the holder of the private key did not sign.",
-    ),
-]
-TimeoutOption = Annotated[
-    float | None,
-    typer.Option(
-        help="Seconds to wait for servers (default: 120; with --configmap 300, for kubelet takes "
-        "up to 90).",
-        min=1,
-    ),
-]
+@dataclasses.dataclass(frozen=True)
+class TargetOptions:
+    """The model whose versions are meant, and the configuration that its servers follow."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the model, if there are several."),
+    ] = None
+    workspace: RunsOption = RUNS
+    directory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|URI",
+            help="Folder of numbered versions, if push.directory is outside the workspace.",
+        ),
+    ] = None
+    config_file: Annotated[
+        str | None,
+        typer.Option(
+            "--config-file",
+            metavar="FILE|URI",
+            help="Model configuration that the servers follow. Default: models.config beside the "
+            "model.",
+        ),
+    ] = None
+    configmap: Annotated[
+        str | None,
+        typer.Option(
+            "--configmap",
+            metavar="NAMESPACE/NAME",
+            help="Model configuration in a ConfigMap, under the key models.config or "
+            "NAMESPACE/NAME/KEY. Waits for the ready pods of the Service model-server; append "
+            "?service=NAME for another.",
+        ),
+    ] = None
+
+    def target(self, public_key: Path | None = None) -> Target:
+        """Find the model. Raises ConfigError."""
+        config = _configured(self.config_file, self.configmap)
+        target = _located(self.workspace, self.model, self.directory, config)
+        return dataclasses.replace(target, public_key=public_key)
 
 
-def models(
-    model: ModelOption = None,
-    workspace: RunsOption = RUNS,
-    directory: DirectoryOption = None,
-    config_file: ServedConfigOption = None,
-    configmap: ConfigMapOption = None,
-    as_json: JsonLinesOption = False,
-) -> None:
-    """List the pushed versions: run, metrics, labels and verdict."""
+@dataclasses.dataclass(frozen=True)
+class ChangeOptions:
+    """How a change of what is served is checked."""
+
+    server: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--server",
+            metavar="HOST:PORT",
+            help="gRPC address of a server to wait for, instead of pods. Repeatable.",
+        ),
+    ] = None
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds to wait for the servers. Default: 120, or 300 with --configmap, which "
+            "the kubelet takes up to 90 s to deliver.",
+            min=1,
+        ),
+    ] = None
+    public_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="PERENNIAL_PUBLIC_KEY",
+            help="Refuse versions that are not signed with the private key of this pair.",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for an address without a port."""
+        for server in self.server or ():
+            host, _, port = server.rpartition(":")
+            if not (host and port.isdecimal()):
+                raise ConfigError(f"--server {server}: must be HOST:PORT, such as localhost:8500")
+
+
+@with_options(place=TargetOptions)
+def models(as_json: JsonLinesOption = False, *, place: TargetOptions) -> None:
+    """List the pushed versions with their runs, metrics, labels and verdicts."""
     from pipeline.serving import promotion
 
-    target = _target(workspace, model, directory, config_file, configmap)
+    target = place.target()
     if target.base is None:
-        raise ConfigError("the versions cannot be seen from here; name their folder: --directory")
+        raise ConfigError(
+            "the folder of the versions cannot be read from here; name it with --directory"
+        )
     promotion.recover(target)
     rows = _rows(target, promotion.current(target))
     if not rows:
@@ -113,74 +135,49 @@ def models(
     _print_table(rows)
 
 
+@with_options(place=TargetOptions, change=ChangeOptions)
 def promote(
     version: Annotated[
         int,
-        typer.Argument(metavar="VERSION", help="A version that `perennial models` lists.", min=1),
+        typer.Argument(
+            metavar="VERSION", help="Number of a version, see `perennial models`.", min=1
+        ),
     ],
-    to: Annotated[Label, typer.Option(help="canary first, then stable.")],
-    model: ModelOption = None,
-    workspace: RunsOption = RUNS,
-    directory: DirectoryOption = None,
-    config_file: ServedConfigOption = None,
-    configmap: ConfigMapOption = None,
-    server: ServerOption = None,
-    timeout: TimeoutOption = None,
-    public_key: PublicKeyOption = None,
+    to: Annotated[Label, typer.Option(help="Label: first canary, then stable.")],
+    *,
+    place: TargetOptions,
+    change: ChangeOptions,
 ) -> None:
-    """Let servers serve a version as canary or stable, beside the ones they serve.
+    """Label a version canary or stable, for servers to load.
 
-    Rewrites the model configuration that servers follow, in one step. With --server or --configmap
-    it waits until they have the version AVAILABLE and it answers a smoke request, and else puts the
-    old configuration back. Every change is a line in models.audit.jsonl beside the configuration;
-    of a ConfigMap in its annotation perennial/audit, and beside the versions where it can be
-    written.
+    Replaces the model configuration that the servers follow. With --server or --configmap the
+    change counts once every server has the version AVAILABLE and it answers a request; otherwise
+    the previous configuration is restored. Changes are logged in models.audit.jsonl beside the
+    configuration, and for a ConfigMap in its annotation perennial/audit.
     """
     from pipeline.serving import promotion
 
-    target = _target(workspace, model, directory, config_file, configmap, public_key)
-    _check_servers(server)
+    target = place.target(change.public_key)
     with quiet(_UNHEARD) as terminal, _notes_on(terminal), _terminated_like_interrupted():
-        serving = promotion.promote(target, version, to.value, server or (), timeout)
+        serving = promotion.promote(target, version, to.value, change.server or (), change.timeout)
     print(_told(target, serving))
-    if to is Label.CANARY and not promotion.followers_of(target, server or ()):
-        print("Where it does not load, withdraw it at once: perennial rollback")
+    if to is Label.CANARY and not promotion.followers_of(target, change.server or ()):
+        print("If it does not load, withdraw it at once: perennial rollback")
 
 
-def rollback(
-    model: ModelOption = None,
-    workspace: RunsOption = RUNS,
-    directory: DirectoryOption = None,
-    config_file: ServedConfigOption = None,
-    configmap: ConfigMapOption = None,
-    server: ServerOption = None,
-    timeout: TimeoutOption = None,
-    public_key: PublicKeyOption = None,
-) -> None:
-    """Withdraw the canary or, where there is none, bring back the version that was stable before.
+@with_options(place=TargetOptions, change=ChangeOptions)
+def rollback(*, place: TargetOptions, change: ChangeOptions) -> None:
+    """Withdraw the canary or, without one, restore the previous stable version.
 
-    Where servers follow the newest version, they serve the one before it from now on, and no newer
-    one until it is promoted.
+    Servers that follow the newest version serve the one before it from then on, and no newer one
+    until it is promoted.
     """
     from pipeline.serving import promotion
 
-    target = _target(workspace, model, directory, config_file, configmap, public_key)
-    _check_servers(server)
+    target = place.target(change.public_key)
     with quiet(_UNHEARD) as terminal, _notes_on(terminal), _terminated_like_interrupted():
-        serving = promotion.rollback(target, server or (), timeout)
+        serving = promotion.rollback(target, change.server or (), change.timeout)
     print(_told(target, serving))
-
-
-def _target(
-    workspace: Path,
-    model: str | None,
-    directory: str | None,
-    config_file: str | None,
-    configmap: str | None,
-    public_key: Path | None = None,
-) -> Target:
-    target = _located(workspace, model, directory, _configured(config_file, configmap))
-    return dataclasses.replace(target, public_key=public_key)
 
 
 def _configured(config_file: str | None, configmap: str | None) -> str | None:
@@ -273,13 +270,6 @@ def _terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _check_servers(servers: list[str] | None) -> None:
-    for server in servers or ():
-        host, _, port = server.rpartition(":")
-        if not (host and port.isdecimal()):
-            raise ConfigError(f"--server {server}: must be HOST:PORT, such as localhost:8500")
-
-
 def _rows(target: Target, serving: Serving) -> list[dict[str, Any]]:
     from components.atomic_pusher import versions
     from pipeline.serving.checks import find_versions
@@ -310,25 +300,20 @@ def _verdict(record: Any) -> str:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("version", "labels", "accuracy", "run", "pushed"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("verdict")
-    for row in rows:
-        accuracy = row["metrics"].get("accuracy")
-        labels = ", ".join(row["labels"]) or ("(newest)" if row["served"] else "")
-        table.add_row(
-            str(row["version"]),
-            labels,
-            "" if accuracy is None else f"{accuracy:.2%}",
-            row["run"] or "",
-            (row["pushed"] or "").partition("T")[0],
-            row["verdict"],
-        )
-    Console().print(table)
+    table(
+        ("version", "labels", "accuracy", "run", "pushed", "verdict"),
+        [
+            (
+                str(row["version"]),
+                ", ".join(row["labels"]) or ("(newest)" if row["served"] else ""),
+                percent(row["metrics"].get("accuracy")),
+                row["run"] or "",
+                (row["pushed"] or "").partition("T")[0],
+                row["verdict"],
+            )
+            for row in rows
+        ],
+    )
 
 
 def _told(target: Target, serving: Serving) -> str:
