@@ -81,6 +81,8 @@ class Kubeflow:
             )
         self.requests: list[dict[str, Any]] = []
         self._host = (host or "http://kubeflow").rstrip("/")
+        # Kubeflow serves its pages below that path of its own address, whatever this is.
+        self._pages = (connection.ui_host or connection.host or "/pipeline").rstrip("/")
         self._namespace = connection.namespace
         self._pod_logs = PodLogs()
         with self._told():
@@ -132,7 +134,7 @@ class Kubeflow:
                 version_id=version.version_id,
                 service_account=service_account,
             )
-        return made.run_id, f"{self._host}/#/runs/details/{made.run_id}"
+        return made.run_id, f"{self._pages}/#/runs/details/{made.run_id}"
 
     def look(self, run_id: str) -> Run:
         """A run as it is now."""
@@ -189,7 +191,7 @@ class Kubeflow:
         query = {"source": "gcs" if scheme == "gs" else scheme, "bucket": bucket, "key": key}
         if self._namespace:
             query["namespace"] = self._namespace
-        return f"{self._host}/artifacts/get?{urlencode(query)}"
+        return f"{self._pages}/artifacts/get?{urlencode(query)}"
 
     def terminate(self, run_id: str) -> None:
         """End a run, whatever its pods do or wait for."""
@@ -227,7 +229,7 @@ class Kubeflow:
                 version_id=version.version_id,
                 service_account=service_account,
             )
-        return f"{self._host}/#/recurringrun/details/{made.recurring_run_id}"
+        return f"{self._pages}/#/recurringrun/details/{made.recurring_run_id}"
 
     def schedules(self) -> list[Schedule]:
         """All that there are."""
@@ -265,7 +267,7 @@ class Kubeflow:
             name=found.display_name,
             state=found.state or "PENDING",
             created=found.created_at.timestamp(),
-            page=f"{self._host}/#/runs/details/{found.run_id}",
+            page=f"{self._pages}/#/runs/details/{found.run_id}",
         )
 
     def _runs(self, predicate: Mapping[str, Any]) -> list[Run]:

@@ -26,6 +26,15 @@ class Connection:
             help="Of Kubeflow Pipelines: http://localhost:8080 behind kubectl port-forward.",
         ),
     ] = None
+    ui_host: Annotated[
+        str | None,
+        typer.Option(
+            envvar="KF_PIPELINES_UI_ENDPOINT",
+            metavar="URL",
+            help="Of Kubeflow's pages, for the links that are shown, where --host is an address of "
+            "the API only: https://kubeflow.example/pipeline.",
+        ),
+    ] = None
     namespace: Annotated[
         str | None, typer.Option(help="Profile, where Kubeflow has several users.")
     ] = None
@@ -65,8 +74,9 @@ class Connection:
         given = [way for way, is_given in ways.items() if is_given]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)}: give one of them")
-        if self.host is not None and not self.host.startswith(("http://", "https://")):
-            raise ConfigError(f"--host {self.host!r}: must start with http:// or https://")
+        for option, url in (("--host", self.host), ("--ui-host", self.ui_host)):
+            if url is not None and not url.startswith(("http://", "https://")):
+                raise ConfigError(f"{option} {url!r}: must start with http:// or https://")
 
 
 def connected(command: Callable[..., None]) -> Callable[..., None]:
