@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from components import storage
 from components.image_example_gen.inputs import INPUTS_FILE
 
 if TYPE_CHECKING:
@@ -44,11 +45,6 @@ def ingested(store: MetadataStore, artifact: int) -> Iterator[str]:
 
 def contents(uri: str, *splits: str) -> set[str]:
     """SHA-256 of the images in these splits of ingested examples. Raises OSError without a list."""
-    import tensorflow as tf
-
-    try:
-        with tf.io.gfile.GFile(f"{uri}/{INPUTS_FILE}") as file:
-            rows = [json.loads(line) for line in file.read().splitlines()]
-    except tf.errors.OpError as error:
-        raise OSError(error.message) from error
+    lines = storage.read_bytes(f"{uri}/{INPUTS_FILE}").splitlines()
+    rows = [json.loads(line) for line in lines]
     return {row["sha256"] for row in rows if row["fate"] in splits}

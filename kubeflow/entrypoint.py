@@ -108,10 +108,12 @@ def _ids(text: str) -> list[str]:
 
 def _plan(options: argparse.Namespace) -> None:
     from kubeflow import parameters
+    from pipeline import beam_runner
 
     scheduled = options.decision is not None
     loaded = parameters.load(options.given, dict(options.parameter), scheduled=scheduled)
     parameters.check_root(options.pipeline_root)
+    beam_runner.check_root(loaded.config.beam, options.pipeline_root)
     origins = {key: origin for key, origin in loaded.origins.items() if origin != "default"}
     progress.report("config", recipe=loaded.config.train.recipe, origins=origins)
 

@@ -202,6 +202,22 @@ def split(address: str) -> tuple[str, int | None]:
     return host, number if 0 < number < 2**16 else None
 
 
+def check_root(beam: BeamConfig, root: str) -> None:
+    """Refuse runners whose workers cannot write below the pipeline's root. Raises ConfigError.
+
+    Nodes work on copies of what is in an object store; workers elsewhere do not have these, and
+    TensorFlow and Beam themselves know gs:// and hdfs:// only.
+    """
+    scheme = root.partition("://")[0] if "://" in root else ""
+    for job in beam.jobs.values():
+        if scheme not in ("", "gs", "hdfs") and job.is_elsewhere:
+            raise _error(
+                job,
+                f"{job.runner} works on other machines, which cannot write to {scheme}://; set the "
+                "pipeline's root to gs:// or a mounted folder, or leave Beam's runner as it is",
+            )
+
+
 def check_pods(config: BeamConfig) -> None:
     """Refuse what cannot work where pods submit the jobs. Raises ConfigError."""
     for job in jobs(config):

@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _reported(command: Command) -> Command:
-    """Turn an exception into one line on stderr and its exit code, never into a traceback."""
+    """Turn an exception into a line on stderr and its exit code, never into a traceback."""
 
     @functools.wraps(command)
     def run_command(*args: Any, **kwargs: Any) -> None:
@@ -65,7 +65,8 @@ def _reported(command: Command) -> Command:
             with notes.shown():
                 command(*args, **kwargs)
         except UserError as error:
-            _fail(as_json, type(error).__name__, str(error), error.exit_code)
+            text = None if as_json else _listed(error)
+            _fail(as_json, type(error).__name__, str(error), error.exit_code, text)
         except DamagedFileError as error:
             _fail(as_json, "DamagedFile", str(error), UNEXPECTED)
         except KeyboardInterrupt:
@@ -93,7 +94,20 @@ def _fail_to_print(reason: str) -> NoReturn:
     _fail(False, "OutputLost", f"standard output cannot be written: {reason}", UNEXPECTED)
 
 
-def _fail(as_json: bool, kind: str, message: str, exit_code: int) -> NoReturn:
+def _listed(error: UserError) -> str:
+    """The message, with each finding that ends it on a line of its own, to be copied."""
+    text = " ".join(str(error).splitlines())
+    if error.findings and text.endswith(error.findings[-1]):
+        for finding in error.findings:
+            text = text.replace(f"; or {finding}", f"\n  {finding}")
+            text = text.replace(f": {finding}", f":\n  {finding}")
+    return text
+
+
+def _fail(
+    as_json: bool, kind: str, message: str, exit_code: int, text: str | None = None
+) -> NoReturn:
+    """Print one line, or `text` for a person, and end with the exit code."""
     line = redact(" ".join(message.splitlines()))
     if as_json:
         event = {"kind": kind, "message": line, "exit_code": exit_code}
@@ -101,7 +115,7 @@ def _fail(as_json: bool, kind: str, message: str, exit_code: int) -> NoReturn:
             print(progress.as_line("error", event), flush=True)
         output.failure()
     with contextlib.suppress(OSError):
-        print(f"perennial: error: {line}", file=sys.stderr)
+        print(f"perennial: error: {redact(text or line)}", file=sys.stderr)
     raise typer.Exit(exit_code)
 
 

@@ -21,6 +21,7 @@ from the command line and the defaults to the working directory.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import json
@@ -47,6 +48,7 @@ from pipeline.settings import (
     SOURCE,
     Config,
     DataConfig,
+    StorageConfig,
     TrainConfig,
     is_unicode,
 )
@@ -155,6 +157,7 @@ def setting(config: Config, key: str) -> tuple[FieldInfo, Any]:
 
 def _load(given: list[_Layer], scheduled: bool) -> Loaded:
     source, _ = _last(given, "data.source", DataConfig.model_fields["source"].default)
+    _reach_storage(given)
     given = [*given, *_chosen(given, source)]
     presets = list(_published(given))
     recipe = _recipe([*presets, *given])
@@ -206,6 +209,15 @@ def _load(given: list[_Layer], scheduled: bool) -> Loaded:
         ]
         raise ConfigError(f"{_where(*involved)}: {error}") from None
     return Loaded(config, origins)
+
+
+def _reach_storage(given: list[_Layer]) -> None:
+    """Have this process reach object stores as is set: images are looked at to choose a recipe."""
+    fields = StorageConfig.model_fields
+    values = {name: _last(given, f"storage.{name}", None)[0] for name in fields}
+    with contextlib.suppress(ValidationError):  # which the whole configuration is told of, below
+        found = StorageConfig.model_validate({k: v for k, v in values.items() if v is not None})
+        os.environ.update(found.environment())
 
 
 @functools.cache

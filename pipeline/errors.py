@@ -24,6 +24,7 @@ class UserError(Exception):
 
     exit_code: ClassVar[int]
     meaning: ClassVar[str]
+    findings: tuple[str, ...] = ()
 
     def __init__(self, message: str) -> None:
         super().__init__(redact(" ".join(message.splitlines())))

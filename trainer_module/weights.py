@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from components import environment, progress, redaction
+from components import environment, progress, redaction, storage
 from components.wording import shortened
 
 if TYPE_CHECKING:
@@ -200,9 +200,7 @@ def _download(url: str, file: IO[bytes]) -> None:
             for chunk in answer.iter_content(_CHUNK):
                 file.write(chunk)
     else:
-        import tensorflow as tf
-
-        with tf.io.gfile.GFile(url, "rb") as remote:
+        with storage.opened(url) as remote:
             shutil.copyfileobj(remote, file, _CHUNK)
     file.flush()
 

@@ -81,7 +81,7 @@ def serve(
 
 
 def _source(serving: Path, model: str | None) -> launch.Source:
-    from components.atomic_pusher import storage
+    from components import storage
     from components.atomic_pusher.served import FILE
     from pipeline.serving import checks, launch, promotion
     from pipeline.serving.promotion import Target

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from components import features
+from components import features, storage
 from components.image_evaluator import figures
 from components.image_evaluator.figures import EVAL, TEST, Figures, Verdict
 from components.progress import report
@@ -159,13 +158,12 @@ class _Parts:
 
 def _content(uri: str | None, *names: str) -> bytes | None:
     """A file below `uri`; None where there is none."""
-    import tensorflow as tf
-
-    if not uri or not tf.io.gfile.exists(path := os.path.join(uri, *names)):
+    if not uri:
         return None
-    with tf.io.gfile.GFile(path, "rb") as file:
-        content: bytes = file.read()
-        return content
+    try:
+        return storage.read_bytes(storage.join(uri, *names))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _data(where: Mapping[str, str]) -> Data | None:
@@ -381,16 +379,19 @@ def _images(uri: str | None, split: str, wanted: set[str]) -> dict[str, bytes]:
         name: tf.io.FixedLenFeature([], tf.string) for name in (features.SHA256, features.IMAGE)
     }
     found: dict[str, bytes] = {}
-    files = sorted(tf.io.gfile.glob(os.path.join(uri, f"Split-{split}", "*")))
-    for batch in (
-        tf.data.TFRecordDataset(files)
-        .batch(64)
-        .map(lambda records: tf.io.parse_example(records, spec))
-        .as_numpy_iterator()
-    ):
-        for digest, encoded in zip(batch[features.SHA256], batch[features.IMAGE], strict=True):
-            if (name := digest.decode()) in wanted:
-                found[name] = pictures.thumbnail(encoded)
-        if len(found) == len(wanted):
-            break
+    folder = storage.join(uri, f"Split-{split}")
+    for name in storage.names(folder):
+        with storage.local_file(storage.join(folder, name)) as file:
+            for batch in (
+                tf.data.TFRecordDataset(file)
+                .batch(64)
+                .map(lambda records: tf.io.parse_example(records, spec))
+                .as_numpy_iterator()
+            ):
+                rows = zip(batch[features.SHA256], batch[features.IMAGE], strict=True)
+                for digest, encoded in rows:
+                    if (key := digest.decode()) in wanted:
+                        found[key] = pictures.thumbnail(encoded)
+                if len(found) == len(wanted):
+                    return found
     return found

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from components.atomic_pusher import storage
+from components import storage
 from components.atomic_pusher.filesystem import locked
 from components.errors import BadDataError
 from components.image_example_gen import similar, source_name, spans
