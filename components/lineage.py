@@ -1,16 +1,17 @@
 """What ML Metadata has of runs, artifacts and models: the only part that asks it.
 
 TFX's launcher registers executions by itself; everything else is asked here, and answered by typed
-records. Each question costs the same whatever is behind it, but for those of `runs` and `artifacts`.
+records. Each question costs the same whatever is behind it, but for those for all of a kind.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components import storage
 from components.image_example_gen.inputs import INPUTS_FILE
@@ -25,7 +26,7 @@ MODEL, BLESSING, EXAMPLES, PUSHED = "Model", "ModelBlessing", "Examples", "Pushe
 BLESSED, JUDGED_MODEL = "blessed", "current_model_id"  # of a blessing
 FINGERPRINT = "input_fingerprint"  # of ingested examples; Transform's have none
 DESTINATION = "pushed_destination"  # of a pushed model
-_PAGE = 20
+_NEWEST = 20  # models, among which the one that was judged last is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,6 @@ class Trained:
       made: when it was trained, UTC.
       examples: URI of the ingested examples that it was trained on.
       run: id of the run that trained it; "" where that is not known.
-      blessing: id of the artifact with the verdict.
     """
 
     model: int
@@ -63,7 +63,6 @@ class Trained:
     made: datetime.datetime
     examples: str
     run: str = ""
-    blessing: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,23 +112,18 @@ class Lineage:
             for event in events
         ]
 
-    def newest(self, kind: str) -> metadata_store_pb2.Artifact | None:
-        """The newest artifact of a type that is still there."""
-        return next((each for each in self._live(f'type = "{kind}"')), None)
+    def of_type(self, kind: str) -> list[metadata_store_pb2.Artifact]:
+        """The artifacts of a type that are still there, newest first, of all pipelines."""
+        found = self.store.get_artifacts_by_type(kind)
+        return sorted(
+            (each for each in found if each.state == each.LIVE),
+            key=lambda each: each.id,
+            reverse=True,
+        )
 
     def artifacts(self) -> list[metadata_store_pb2.Artifact]:
         """All artifacts there ever were."""
         return list(self.store.get_artifacts())
-
-    def deserialized(self, artifacts: Iterable[metadata_store_pb2.Artifact]) -> list[Any]:
-        """The artifacts as TFX's own types, which must have been imported."""
-        from tfx.types import artifact_utils
-
-        found = []
-        for each in artifacts:
-            (kind,) = self.store.get_artifact_types_by_id([each.type_id])
-            found.append(artifact_utils.deserialize_artifact(kind, each))
-        return found
 
     def delete(self, artifacts: Collection[int]) -> None:
         """Mark artifacts as deleted, so that nothing is taken from the cache that needs them."""
@@ -180,110 +174,79 @@ class Lineage:
 
     def touched(self, runs: Iterable[int]) -> set[int]:
         """The artifacts that any execution in these runs read or wrote."""
-        executions = [
-            each.id for run in runs for each in self.store.get_executions_by_context(run)
-        ]
+        executions = [each.id for run in runs for each in self.store.get_executions_by_context(run)]
         return {each.artifact_id for each in self._events_of(executions)}
 
     def newest_executions(self, count: int) -> list[metadata_store_pb2.Execution]:
         """The executions that began last, the very last first."""
-        return list(self.store.get_executions(_newest(limit=count)))
+        import ml_metadata
+
+        order = ml_metadata.OrderByField.ID
+        return list(
+            self.store.get_executions(
+                ml_metadata.ListOptions(limit=count, order_by=order, is_asc=False)
+            )
+        )
 
     # Models
 
-    def pipeline_of(self, artifact: int) -> str:
-        """The name of the pipeline whose artifact it is; databases may be shared."""
-        contexts = self.store.get_contexts_by_artifact(artifact)
-        return next((each.name for each in contexts if each.type == PIPELINE), "")
+    def of_pipeline(
+        self, artifacts: Iterable[metadata_store_pb2.Artifact], pipeline: str
+    ) -> Iterator[metadata_store_pb2.Artifact]:
+        """Those that are of a pipeline: databases may be shared."""
+        for each in artifacts:
+            contexts = self.store.get_contexts_by_artifact(each.id)
+            if any(found.type == PIPELINE and found.name == pipeline for found in contexts):
+                yield each
 
     def history(self, pipeline: str) -> History:
-        """The models of the pipeline called `pipeline` that were judged."""
-        context = self.store.get_context_by_type_and_name(PIPELINE, pipeline)
-        if context is None:
-            return History()
-        last = self._last_judged(context.id)
-        baseline = next(self.blessed(pipeline), None)
-        return History(
-            last=self._trained(*last) if last else None,
-            # The latest that was trained, not that was judged: as the resolvers have it.
-            baseline=self._trained(*baseline) if baseline else None,
-        )
+        """The models of the pipeline called `pipeline` that were judged, and are still there."""
+        models = {each.id: each for each in self.of_type(MODEL)}
+        verdicts: dict[int, list[metadata_store_pb2.Artifact]] = {}
+        for blessing in self.of_type(BLESSING):
+            if JUDGED_MODEL in blessing.custom_properties:
+                model = blessing.custom_properties[JUDGED_MODEL].int_value
+                verdicts.setdefault(model, []).append(blessing)
+        judged = [model for model in models if model in verdicts]
+        own = (each.id for each in self.of_pipeline((models[each] for each in judged), pipeline))
 
-    def blessed(
-        self, pipeline: str
-    ) -> Iterator[tuple[metadata_store_pb2.Artifact, metadata_store_pb2.Artifact]]:
-        """Models that are there and whose last verdict blessed them, newest first; with these."""
-        context = self.store.get_context_by_type_and_name(PIPELINE, pipeline)
-        if context is None:
-            return
-        for model in self._live(f'type = "{MODEL}" AND contexts_0.id = {context.id}'):
-            blessing = self._verdict(model.id)
-            if blessing is not None and _is_blessed(blessing):
-                yield model, blessing
-
-    def _verdict(self, model: int) -> metadata_store_pb2.Artifact | None:
-        """The blessing of a model by the execution that judged it, or found its verdict, last."""
-        query = (
-            f'type = "{BLESSING}" AND custom_properties.{JUDGED_MODEL}.int_value = {model}'
-        )
-        found = {each.id: each for each in self._pages(query)}
-        if len(found) < 2:
-            return next(iter(found.values()), None)
-        events = self.store.get_events_by_artifact_ids(list(found))
-        return found[max(events, key=lambda each: each.execution_id).artifact_id]
-
-    def _last_judged(
-        self, pipeline: int
-    ) -> tuple[metadata_store_pb2.Artifact, metadata_store_pb2.Artifact] | None:
-        """The model that was judged last, which may be an old one, and the verdict."""
-        newest: dict[int, metadata_store_pb2.Artifact] = {}
-        for blessing in self._pages(f'type = "{BLESSING}" AND contexts_0.id = {pipeline}'):
-            model = blessing.custom_properties[JUDGED_MODEL].int_value
-            if model not in newest:
-                newest[model] = blessing
-            # The verdict of an older model is found again only where the settings went back to it.
-            if len(newest) == _PAGE:
+        last: tuple[int, int] | None = None
+        baseline = None
+        # A model that is judged once more is taken from the cache: a new execution, the same
+        # verdict. The newest execution is that of one of the newest models, or of the baseline.
+        for model in itertools.islice(own, _NEWEST):
+            told, is_blessed = self._verdict(verdicts[model])
+            last = max(last or (told, model), (told, model))
+            # As the resolvers have it: the latest that was trained, not that was judged.
+            baseline = model if is_blessed and baseline is None else baseline
+        for model in own if baseline is None else ():
+            if self._verdict(verdicts[model])[1]:
+                baseline = model
                 break
-        latest: dict[int, int] = {}
-        for event in self.store.get_events_by_artifact_ids([each.id for each in newest.values()]):
-            known = latest.get(event.artifact_id, 0)
-            latest[event.artifact_id] = max(known, event.execution_id)
-        for blessing in sorted(newest.values(), key=lambda each: latest[each.id], reverse=True):
-            model = blessing.custom_properties[JUDGED_MODEL].int_value
-            found = self._by_id([model]).get(model)
-            if found is not None and found.state == found.LIVE:
-                return found, blessing
-        return None
+        return History(
+            last=self._trained(models[last[1]], self._verdict(verdicts[last[1]])[1])
+            if last
+            else None,
+            baseline=self._trained(models[baseline], True) if baseline else None,
+        )
 
-    def _trained(
-        self, model: metadata_store_pb2.Artifact, blessing: metadata_store_pb2.Artifact
-    ) -> Trained:
+    def _verdict(self, blessings: Sequence[metadata_store_pb2.Artifact]) -> tuple[int, bool]:
+        """The execution that judged a model last, or found its verdict, and whether it blessed."""
+        found = {each.id: each for each in blessings}
+        events = self.store.get_events_by_artifact_ids(list(found))
+        return max((each.execution_id, _is_blessed(found[each.artifact_id])) for each in events)
+
+    def _trained(self, model: metadata_store_pb2.Artifact, blessed: bool) -> Trained:
         run = self.run_of(model.id)
         made = model.create_time_since_epoch / 1000
         return Trained(
             model=model.id,
             uri=model.uri,
-            blessed=_is_blessed(blessing),
+            blessed=blessed,
             made=datetime.datetime.fromtimestamp(made, datetime.UTC),
             examples=next(self.ingested(model.id), ""),
             run=run.name if run else "",
-            blessing=blessing.id,
         )
-
-    # Pages of answers
-
-    def _live(self, query: str) -> Iterator[metadata_store_pb2.Artifact]:
-        return (each for each in self._pages(query) if each.state == each.LIVE)
-
-    def _pages(self, query: str) -> Iterator[metadata_store_pb2.Artifact]:
-        """Artifacts, newest first, fetched as they are asked for."""
-        below = ""
-        while True:
-            found = self.store.get_artifacts(_newest(query + below, _PAGE))
-            yield from found
-            if len(found) < _PAGE:
-                return
-            below = f" AND id < {found[-1].id}"
 
     def _by_id(self, artifacts: Iterable[int]) -> dict[int, metadata_store_pb2.Artifact]:
         wanted = sorted(set(artifacts))
@@ -292,15 +255,6 @@ class Lineage:
 
     def _events_of(self, executions: Sequence[int]) -> list[metadata_store_pb2.Event]:
         return list(self.store.get_events_by_execution_ids(sorted(executions)))
-
-
-def _newest(query: str | None = None, limit: int | None = None) -> Any:
-    import ml_metadata
-
-    order = ml_metadata.OrderByField.ID
-    return ml_metadata.ListOptions(
-        limit=limit, order_by=order, is_asc=False, filter_query=query
-    )
 
 
 def _is_blessed(blessing: metadata_store_pb2.Artifact) -> bool:

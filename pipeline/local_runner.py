@@ -42,7 +42,7 @@ from tfx.types import Artifact
 from components import progress, storage
 from components.errors import BadDataError, NotServableError, PushRefusedError
 from components.storage import tfx_files
-from pipeline import staged, usage
+from pipeline import staged, tfx_queries, usage
 from pipeline.errors import (
     ConfigError,
     DataError,
@@ -144,6 +144,7 @@ class NodeRunner:
         node_timeout: float | None = None,
         metadata_file: Path | None = None,
     ) -> None:
+        tfx_queries.install()
         self._ir = ir
         self._metadata_file = metadata_file
         self._deployment = runner_utils.extract_local_deployment_config(ir)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components import storage
+from components.lineage import Lineage
 from pipeline.errors import ConfigError, WorkspaceBusy
 
 if TYPE_CHECKING:
@@ -129,14 +130,11 @@ class Workspace:
         from ml_metadata.proto import metadata_store_pb2
 
         states = metadata_store_pb2.Execution
-        newest = ml_metadata.ListOptions(
-            limit=_RECENT_EXECUTIONS, order_by=ml_metadata.OrderByField.ID, is_asc=False
-        )
         try:
             if not self.metadata.exists() and not any(self.artifacts.iterdir()):
                 self.metadata.touch()
             store = ml_metadata.MetadataStore(self.connection(), enable_upgrade_migration=True)
-            executions = store.get_executions(newest)
+            executions = Lineage(store).newest_executions(_RECENT_EXECUTIONS)
         except (ml_metadata.errors.StatusError, RuntimeError) as error:
             raise ConfigError(
                 f"{self.metadata} cannot be read ({error}); put back a good copy, or move "

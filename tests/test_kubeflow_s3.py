@@ -87,7 +87,7 @@ def first(site: Site) -> Result:
 
 
 def test_a_model_is_trained_judged_and_pushed(site: Site, first: Result) -> None:
-    assert first.succeeded, first.pods[-1].stderr[-3000:]
+    assert first.succeeded, first.pods[-1].of("error")
     assert first.states("complete") == DATA_NODES | {"Trainer"} | JUDGEMENT
     assert "1" in storage.names(PUSHED)
     assert first.metrics("Pusher")["pushed"] == 1
@@ -121,7 +121,7 @@ def second(site: Site, first: Result) -> Result:
 
 
 def test_the_second_run_is_cached(site: Site, second: Result) -> None:
-    assert second.succeeded, second.pods[-1].stderr[-3000:]
+    assert second.succeeded, second.pods[-1].of("error")
     assert second.states("cached") >= DATA_NODES | {"Trainer"}
     assert [name for name in storage.names(PUSHED) if name.isdecimal()] == ["1"]
     records = [line for line in site.server.faults.log if "GET" in line and "/Split-" in line]
@@ -132,12 +132,12 @@ def test_new_data_is_retrained_on_and_old_work_is_taken_over(
     site: Site, second: Result, few_digits: Callable[..., Path]
 ) -> None:
     same = site.run("retrain")
-    assert same.succeeded, same.pods[-1].stderr[-3000:]
+    assert same.succeeded, same.pods[-1].of("error")
     assert len(same.pods) == 1  # there is nothing to do
     images = few_digits("014")
     for number, name in enumerate(sorted(storage.files(str(images)))[::3]):
         kind, _, _ = name.partition("/")
         storage.copy(str(images / name), f"{DATA}/2/{kind}/new-{number}.png")
     again = site.run("retrain")
-    assert again.succeeded, again.pods[-1].stderr[-3000:]
+    assert again.succeeded, again.pods[-1].of("error")
     assert again.states("complete") >= {"ImageExampleGen", "Trainer"}

@@ -12,6 +12,7 @@ import numpy as np
 from components import features, storage
 from components.image_evaluator import figures
 from components.image_evaluator.figures import EVAL, TEST, Figures, Verdict
+from components.lineage import Lineage
 from components.progress import report
 from pipeline.report import labels as mislabelled
 from pipeline.report import pictures
@@ -68,38 +69,15 @@ def artifacts_in(connection: metadata_store_pb2.ConnectionConfig, run_id: str) -
 
     An infrastructure blessing is named "infra_blessing" and not, as its node does, "blessing".
     """
-    import ml_metadata
-    from ml_metadata.proto import metadata_store_pb2
-
-    store = ml_metadata.MetadataStore(connection)
-    context = store.get_context_by_type_and_name("pipeline_run", run_id)
-    if context is None:
-        return []
-    succeeded = (metadata_store_pb2.Execution.COMPLETE, metadata_store_pb2.Execution.CACHED)
-    executions = [
-        execution.id
-        for execution in store.get_executions_by_context(context.id)
-        if execution.last_known_state in succeeded
+    return [
+        Artifact(
+            name="infra_blessing" if each.type == "InfraBlessing" else each.key,
+            uri=each.uri,
+            execution=each.execution,
+            fingerprint=each.fingerprint,
+        )
+        for each in Lineage.at(connection).outputs(run_id)
     ]
-    events = [
-        event
-        for event in store.get_events_by_execution_ids(sorted(executions))
-        if event.type == metadata_store_pb2.Event.OUTPUT
-    ]
-    found = {each.id: each for each in store.get_artifacts_by_id([e.artifact_id for e in events])}
-    return [_artifact(event, found[event.artifact_id]) for event in events]
-
-
-def _artifact(event: Any, artifact: Any) -> Artifact:
-    name = event.path.steps[0].key
-    return Artifact(
-        name="infra_blessing" if artifact.type == "InfraBlessing" else name,
-        uri=artifact.uri,
-        execution=event.execution_id,
-        fingerprint=artifact.custom_properties["input_fingerprint"].string_value
-        if "input_fingerprint" in artifact.custom_properties
-        else "",
-    )
 
 
 def collect(run: Run, artifacts: Sequence[Artifact]) -> Facts:
