@@ -9,6 +9,7 @@ wanted only, with the same answers.
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -26,6 +27,7 @@ from components.lineage import BLESSED, BLESSING, JUDGED_MODEL, MODEL, PIPELINE,
 _NEWEST = 50
 _EXECUTIONS = 10
 _resolve_single_channel = channel_resolver.resolve_single_channel
+_get_cache_context = cache_utils.get_cache_context
 
 
 def install() -> None:
@@ -34,6 +36,7 @@ def install() -> None:
     channel_resolver.resolve_single_channel = _resolve
     execution_lib.get_executions_associated_with_all_contexts = _executions_of_handle
     cache_utils.get_cached_outputs = _cached_outputs
+    cache_utils.get_cache_context = _cache_context
 
 
 def executions_in(
@@ -59,6 +62,15 @@ def _executions_of_handle(
     metadata_handle: Any, contexts: Iterable[metadata_store_pb2.Context]
 ) -> list[metadata_store_pb2.Execution]:
     return executions_in(metadata_handle.store, contexts)
+
+
+def _cache_context(*args: Any, **kwargs: Any) -> metadata_store_pb2.Context:
+    """The cache key, which does not change where the folder of all artifacts is moved."""
+    inputs = copy.deepcopy(dict(kwargs["input_artifacts"]))
+    for artifact in itertools.chain(*inputs.values()):
+        artifact.uri = "/".join(artifact.uri.rstrip("/").rsplit("/", 3)[1:])
+        artifact.mlmd_artifact.ClearField("last_update_time_since_epoch")
+    return _get_cache_context(*args, **{**kwargs, "input_artifacts": inputs})
 
 
 def _cached_outputs(

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import Result
 
 from kubeflow import client, cluster, cron, transport
-from pipeline.commands.connection import Connection
+from kubeflow.commands.connection import Connection
 from pipeline.errors import ConfigError, KubeflowRefused, KubeflowUnreachable
 from tests import kubeflow_stub
 from tests.cli import perennial

@@ -13,6 +13,7 @@ import typer
 
 from pipeline.commands.options import RUNS, RunsOption
 from pipeline.errors import ConfigError
+from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from pipeline.serving import launch
@@ -62,6 +63,7 @@ def serve(
     """
     from pipeline.serving import launch
 
+    Workspace(workspace).settle()
     source = _source(workspace.absolute() / "serving", model)
     backend = launch.own_backend() if own else launch.find_backend()
     everywhere = backend.kind is launch.Kind.TENSORFLOW_SERVING
