@@ -29,7 +29,7 @@ from pipeline import fingerprint
 from pipeline.settings import Config
 from trainer_module import recipes
 
-_LAUNCH = "pipeline.serving.launch"  # of the server that a candidate is tried in
+_LAUNCH = "components.model_server.launch"  # of the server that a candidate is tried in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +192,7 @@ def _recipes(config: Config) -> set[str]:
 def _after_push(config: Config) -> dict[str, str] | None:
     if config.push.promote == "none":
         return None
-    function = "pipeline.retraining.labels.after_push"
+    function = "components.model_registry.labels.after_push"
     return {"function": function, "model": config.name, "to": config.push.promote}
 
 

@@ -21,9 +21,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components import environment, progress
-from components.atomic_pusher import signing, storage, versions
+from components import environment, progress, storage
 from components.errors import BadDataError, PushRefusedError
+from components.model_registry import signing, versions
 from pipeline import beam_runner, doctor, probe
 from pipeline import config as configuration
 from pipeline.errors import ConfigError
@@ -207,7 +207,7 @@ def _schema(place: Place) -> str:
 def _server(place: Place) -> str:
     if not place.config.infra_validation.enabled or place.pod:
         return ""
-    from pipeline.serving import launch
+    from components.model_server import launch
 
     backend = launch.find_backend()
     image = os.environ.get(launch.IMAGE_VARIABLE)

@@ -16,8 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components import progress
-from components.atomic_pusher import storage
+from components import progress, storage
 from components.image_example_gen import source_name
 from components.redaction import redact_all
 from pipeline import preflight

@@ -21,11 +21,11 @@ from pydantic import (
     model_validator,
 )
 
-from components.atomic_pusher import config_map
 from components.image_evaluator.bounds import Bounds
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
 from components.image_example_validator.findings import Policy
+from components.model_registry import config_map
 from components.redaction import ENV
 
 LOCAL_RUNNER = "FnApiRunner"

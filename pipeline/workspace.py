@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.atomic_pusher import storage
+from components import storage
 from pipeline.errors import ConfigError, WorkspaceBusy
 
 if TYPE_CHECKING:

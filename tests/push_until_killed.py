@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.atomic_pusher import filesystem, versions
+from components.model_registry import filesystem, versions
 
 if TYPE_CHECKING:
     from _typeshed import HasFileno

@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from components.atomic_pusher import pending, records, registry, storage, versions
+from components import records, storage
+from components.model_registry import pending, promotion, registry, versions
+from components.model_registry.followers import Named
+from components.model_registry.promotion import CANARY, STABLE, Serving, Target
 from pipeline.errors import PromotionFailed, UserError
-from pipeline.serving import promotion
-from pipeline.serving.followers import Named
-from pipeline.serving.promotion import CANARY, STABLE, Serving, Target
 
 _KILL = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")
 _SEED = 18

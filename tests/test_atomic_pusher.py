@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from components.atomic_pusher import filesystem, object_store, served, storage, versions
+from components import storage
 from components.errors import PushRefusedError
+from components.model_registry import filesystem, object_store, served, versions
 
 FILES = ("saved_model.pb", "variables/variables.index", "assets.extra/classes.json")
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from components.atomic_pusher import filesystem, served, storage, versions
-from components.atomic_pusher.pending import AUDIT_FILE
-from components.atomic_pusher.registry import push
+from components import storage
+from components.model_registry import filesystem, promotion, served, versions
+from components.model_registry.pending import AUDIT_FILE
+from components.model_registry.promotion import CANARY, STABLE, Target
+from components.model_registry.registry import push
+from components.model_server.server import ModelServer
 from pipeline.errors import ConfigError
-from pipeline.serving import promotion
-from pipeline.serving.promotion import CANARY, STABLE, Target
-from pipeline.serving.server import ModelServer
 from tests import REPO
 from tests.serving_kit import MODEL, SECONDS, b64, picture, post
 from tests.test_atomic_pusher import assert_whole, write_model
@@ -26,7 +26,7 @@ from tests.test_atomic_pusher import assert_whole, write_model
 PUSH = """
 import sys
 from pathlib import Path
-from components.atomic_pusher import filesystem
+from components.model_registry import filesystem
 root, base = Path(sys.argv[1]), Path(sys.argv[2])
 for number in range(10):
     filesystem.push(root / str(number), base, {"run": sys.argv[3]}, 100, lambda: ())

@@ -19,16 +19,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.atomic_pusher import config_map, filesystem, served
-from components.atomic_pusher.config_map import Place
-from components.atomic_pusher.pending import AUDIT_FILE
 from components.errors import PushRefusedError
+from components.model_registry import (
+    change,
+    config_map,
+    filesystem,
+    followers,
+    labels,
+    promotion,
+    served,
+)
+from components.model_registry.config_map import Place
+from components.model_registry.pending import AUDIT_FILE
+from components.model_registry.promotion import CANARY, STABLE, Serving, Target
+from components.model_server.server import ModelServer
 from pipeline import config as configuration
 from pipeline.errors import ConfigError, KubernetesUnreachable, PromotionFailed
-from pipeline.retraining import labels
-from pipeline.serving import change, followers, promotion
-from pipeline.serving.promotion import CANARY, STABLE, Serving, Target
-from pipeline.serving.server import ModelServer
 from tests import REPO, kubernetes_stub
 from tests.cli import command, perennial, process
 from tests.kubernetes_stub import NAME, NAMESPACE, Stub

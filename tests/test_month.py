@@ -322,10 +322,8 @@ def test_what_is_served_was_never_worse_by_the_gate(month: Month) -> None:
 
 
 def test_what_is_served_changes_by_label_only(month: Month) -> None:
-    from components.atomic_pusher import versions
+    from components.model_registry import labels, promotion, versions
     from pipeline.config import load
-    from pipeline.retraining import labels
-    from pipeline.serving import promotion
 
     config = load(
         month.root / "perennial.toml", {"workspace": str(month.workspace)}, scheduled=True

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from components.atomic_pusher import filesystem, storage, versions
-from components.atomic_pusher.pending import AUDIT_FILE
+from components import storage
+from components.model_registry import filesystem, promotion, versions
+from components.model_registry.followers import Named
+from components.model_registry.pending import AUDIT_FILE
+from components.model_registry.promotion import CANARY, STABLE, Serving, Target
+from components.model_server.client import Client, strings
+from components.model_server.server import ModelServer
 from pipeline.commands.serve import _source
 from pipeline.errors import ConfigError, PromotionFailed
-from pipeline.serving import promotion
-from pipeline.serving.client import Client, strings
-from pipeline.serving.followers import Named
-from pipeline.serving.promotion import CANARY, STABLE, Serving, Target
-from pipeline.serving.server import ModelServer
 from tests import REPO
 from tests.cli import perennial
 from tests.serving_kit import MODEL, SECONDS, connected, picture
@@ -289,7 +289,7 @@ class TestRules:
     def test_versions_that_are_served_survive_pushes(
         self, target: Target, tmp_path: Path, colour_models: list[Path]
     ) -> None:
-        from components.atomic_pusher.registry import push
+        from components.model_registry.registry import push
 
         promotion.promote(target, 1, STABLE)
         promotion.promote(target, 2, CANARY)
@@ -321,7 +321,7 @@ class TestRules:
         assert promotion.promote(target, 2, CANARY) == Serving.of({STABLE: 1, CANARY: 2})
 
     def test_an_object_store_is_promoted_alike(self, colour_models: list[Path]) -> None:
-        from components.atomic_pusher import object_store
+        from components.model_registry import object_store
 
         base = "ram://promotion/models/colours"
         for number in (1, 2):

@@ -19,17 +19,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import servable
-from components.atomic_pusher import filesystem, pending, records, registry, storage, versions
+from components import records, servable, storage
 from components.errors import DamagedFileError
 from components.image_evaluator import figures
+from components.model_registry import filesystem, pending, promotion, registry, versions
+from components.model_registry.promotion import CANARY, STABLE, Serving, Target
 from pipeline.errors import ConfigError
 from pipeline.report.facts import RECORD, State
 from pipeline.report.write import _csv
 from pipeline.retraining import inventory, journal, notify
 from pipeline.run import new_run_id
-from pipeline.serving import promotion
-from pipeline.serving.promotion import CANARY, STABLE, Serving, Target
 from pipeline.settings import NotifyConfig
 from pipeline.workspace import Workspace
 from tests import REPO, report_kit
@@ -292,7 +291,8 @@ class TestAround:
 
     def test_a_server_ends_with_its_parent(self, tmp_path: Path) -> None:
         script = (
-            "import os, sys; from pathlib import Path; from pipeline.serving.launch import *\n"
+            "import os, sys; from pathlib import Path\n"
+            "from components.model_server.launch import *\n"
             f"source = Source.of_model(Path({str(tmp_path)!r}), 'm')\n"
             "server = ServerProcess(own_backend(), source)\n"
             "server.__enter__(); print(server.pid, flush=True); os.kill(os.getpid(), 9)"

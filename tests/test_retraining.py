@@ -17,20 +17,19 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from components.atomic_pusher import versions
 from components.image_example_gen import inputs
 from components.image_example_gen.dataset import DataSet
 from components.image_example_gen.inputs import Input
 from components.image_example_gen.options import Options
+from components.model_registry import labels, promotion, versions
 from pipeline.config import load
 from pipeline.errors import ConfigError, DataError
-from pipeline.retraining import feedback, inventory, journal, labels, notify
+from pipeline.retraining import feedback, inventory, journal, notify
 from pipeline.retraining.decision import Situation, decide
 from pipeline.retraining.drift_report import Distance, Drift
 from pipeline.retraining.inventory import Entry, News
 from pipeline.retraining.judged import Trained
 from pipeline.retraining.look import decide_in_cluster
-from pipeline.serving import promotion
 from pipeline.settings import DriftConfig, NotifyConfig, RetrainConfig
 
 NOW = datetime.datetime(2026, 5, 1, 3, tzinfo=datetime.UTC)

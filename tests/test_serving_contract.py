@@ -18,12 +18,12 @@ import grpc
 import numpy as np
 import pytest
 
-from pipeline.serving import launch
-from pipeline.serving.client import Client, strings
-from pipeline.serving.errors import ServingError
-from pipeline.serving.server import ModelServer, read_config
-from pipeline.serving.session import Session
-from pipeline.serving.tensors import Arrays
+from components.model_server import launch
+from components.model_server.client import Client, strings
+from components.model_server.errors import ServingError
+from components.model_server.server import ModelServer, read_config
+from components.model_server.session import Session
+from components.model_server.tensors import Arrays
 from tests.serving_kit import (
     MODEL,
     PREDICT,

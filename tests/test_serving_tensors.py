@@ -19,12 +19,19 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
-from pipeline.serving.client import strings
-from pipeline.serving.errors import ServingError
-from pipeline.serving.metrics import Metrics
-from pipeline.serving.model import LoadedModel
-from pipeline.serving.session import Session
-from pipeline.serving.tensors import Arrays, from_json, from_proto, parse_json, to_json, to_proto
+from components.model_server.client import strings
+from components.model_server.errors import ServingError
+from components.model_server.metrics import Metrics
+from components.model_server.model import LoadedModel
+from components.model_server.session import Session
+from components.model_server.tensors import (
+    Arrays,
+    from_json,
+    from_proto,
+    parse_json,
+    to_json,
+    to_proto,
+)
 from tests.serving_kit import example, picture
 from tests.tiny_export import write_warmup
 

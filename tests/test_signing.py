@@ -13,14 +13,15 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from typer.testing import Result
 
-from components.atomic_pusher import filesystem, object_store, storage, versions
-from components.atomic_pusher.signing import SIGNATURE, Keys, SignatureError, verify_version
+from components import storage
 from components.errors import PushRefusedError
+from components.model_registry import filesystem, object_store, promotion, versions
+from components.model_registry.promotion import CANARY, STABLE, Target
+from components.model_registry.signing import SIGNATURE, Keys, SignatureError, verify_version
+from components.model_server import launch
+from components.model_server.server import ModelServer
 from pipeline.config import load
 from pipeline.errors import ConfigError
-from pipeline.serving import launch, promotion
-from pipeline.serving.promotion import CANARY, STABLE, Target
-from pipeline.serving.server import ModelServer
 from tests.cli import perennial
 from tests.serving_kit import MODEL, SECONDS, b64, get, picture, post, wait_until
 from tests.test_atomic_pusher import FILES, write_model

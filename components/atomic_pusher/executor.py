@@ -15,8 +15,9 @@ from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
-from components.atomic_pusher import registry, served, signing, storage
+from components import storage
 from components.image_evaluator import figures
+from components.model_registry import registry, served, signing
 
 EVALUATION_KEY = "evaluation"
 KEEP_KEY = "keep"

@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError
 from pipeline.noise import Terminal, quiet
 
 if TYPE_CHECKING:
-    from pipeline.serving.promotion import Serving, Target
+    from components.model_registry.promotion import Serving, Target
 
 _UNHEARD = Path(os.devnull)  # for what TensorFlow says while it is loaded
 
@@ -97,7 +97,7 @@ def models(
     as_json: JsonLinesOption = False,
 ) -> None:
     """List the pushed versions: run, metrics, labels and verdict."""
-    from pipeline.serving import promotion
+    from components.model_registry import promotion
 
     target = _target(workspace, model, directory, config_file, configmap)
     if target.base is None:
@@ -136,7 +136,7 @@ def promote(
     of a ConfigMap in its annotation perennial/audit, and beside the versions where it can be
     written.
     """
-    from pipeline.serving import promotion
+    from components.model_registry import promotion
 
     target = _target(workspace, model, directory, config_file, configmap, public_key)
     _check_servers(server)
@@ -162,7 +162,7 @@ def rollback(
     Where servers follow the newest version, they serve the one before it from now on, and no newer
     one until it is promoted.
     """
-    from pipeline.serving import promotion
+    from components.model_registry import promotion
 
     target = _target(workspace, model, directory, config_file, configmap, public_key)
     _check_servers(server)
@@ -184,7 +184,7 @@ def _target(
 
 
 def _configured(config_file: str | None, configmap: str | None) -> str | None:
-    from components.atomic_pusher.config_map import SCHEME, Place
+    from components.model_registry.config_map import SCHEME, Place
 
     if configmap is None:
         return config_file
@@ -201,9 +201,10 @@ def _configured(config_file: str | None, configmap: str | None) -> str | None:
 def _located(
     workspace: Path, model: str | None, directory: str | None, config_file: str | None
 ) -> Target:
-    from components.atomic_pusher import served, storage
+    from components import storage
+    from components.model_registry import served
+    from components.model_registry.promotion import Target
     from pipeline.commands.serve import pushed_model
-    from pipeline.serving.promotion import Target
 
     if directory is not None:
         base = _absolute(directory)
@@ -217,8 +218,8 @@ def _located(
 
 
 def _target_of_config(location: str, model: str | None) -> Target:
-    from components.atomic_pusher import storage
-    from pipeline.serving.promotion import Target, read_config
+    from components import storage
+    from components.model_registry.promotion import Target, read_config
 
     found = {m.name: m.base_path for m in read_config(location).model_config_list.config}
     if not found:
@@ -232,7 +233,7 @@ def _target_of_config(location: str, model: str | None) -> Target:
 
 
 def _absolute(location: str) -> str:
-    from components.atomic_pusher import storage
+    from components import storage
 
     return location if storage.is_uri(location) else str(Path(location).absolute())
 
@@ -281,8 +282,8 @@ def _check_servers(servers: list[str] | None) -> None:
 
 
 def _rows(target: Target, serving: Serving) -> list[dict[str, Any]]:
-    from components.atomic_pusher import versions
-    from pipeline.serving.checks import find_versions
+    from components.model_registry import versions
+    from components.model_registry.checks import find_versions
 
     base, numbers = target.base or "", find_versions(target)
     rows = []
@@ -332,6 +333,6 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _told(target: Target, serving: Serving) -> str:
-    from pipeline.serving import promotion
+    from components.model_registry import promotion
 
     return f"{target.name}: {promotion.told(serving)} (in {target.config})"

@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
+from components.model_server import launch
 from pipeline.commands.options import RUNS, RunsOption
 from pipeline.errors import ConfigError
-from pipeline.serving import launch
 
 
 def serve(
@@ -71,10 +71,10 @@ def serve(
 
 
 def _source(serving: Path, model: str | None) -> launch.Source:
-    from components.atomic_pusher import storage
-    from components.atomic_pusher.served import FILE
-    from pipeline.serving import checks, promotion
-    from pipeline.serving.promotion import Target
+    from components import storage
+    from components.model_registry import checks, promotion
+    from components.model_registry.promotion import Target
+    from components.model_registry.served import FILE
 
     config = serving / FILE
     promotion.recover(Target("", None, str(config)))
@@ -94,8 +94,8 @@ def _source(serving: Path, model: str | None) -> launch.Source:
 
 def _check_signed(source: launch.Source, public_key: Path, kind: launch.Kind) -> None:
     """Refuse to begin with a version that would not be served, or must not be."""
-    from pipeline.serving.checks import check_signature, find_versions
-    from pipeline.serving.promotion import Target, current
+    from components.model_registry.checks import check_signature, find_versions
+    from components.model_registry.promotion import Target, current
 
     for name, base in source.models.items():
         target = Target(name, str(base), str(source.config_file))

@@ -163,15 +163,15 @@ def promotions(workspace: Workspace) -> list[Promotion]:
 
     One that was cut off is undone or finished before.
     """
-    from components.atomic_pusher import pending, served
+    from components.model_registry import pending, served
 
     pending.recover_if_idle(str(workspace.root / "serving" / served.FILE))
     return list(_promotions(workspace.root / "serving"))[::-1]
 
 
 def _promotions(serving: Path) -> Iterator[Promotion]:
-    from components.atomic_pusher import records
-    from components.atomic_pusher.pending import AUDIT_FILE
+    from components import records
+    from components.model_registry.pending import AUDIT_FILE
 
     def promotion(entry: dict[str, Any]) -> Promotion:
         return Promotion(

@@ -15,12 +15,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from components.atomic_pusher import storage
-from components.atomic_pusher.filesystem import locked
+from components import storage
 from components.errors import BadDataError
 from components.image_example_gen import similar, source_name, spans
 from components.image_example_gen.dataset import list_data
 from components.image_example_gen.options import Options
+from components.model_registry.filesystem import locked
 from pipeline.errors import ConfigError, DataError
 
 HEADERS = {"image": ("image", "path", "file"), "label": ("label", "true label", "class")}

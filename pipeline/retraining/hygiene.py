@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.atomic_pusher import served, versions
+from components.model_registry import served, versions
 from pipeline.retraining.judged import BLESSED, MODEL
 from pipeline.settings import Config
 from pipeline.workspace import Workspace

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from components.atomic_pusher import storage
+from components import storage
 from components.errors import read_back
 from components.image_example_gen import files, source_name
 from components.image_example_gen.dataset import DataSet, SpanUnit, list_data

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.atomic_pusher import storage
+from components import storage
 from components.errors import BadDataError
 from components.image_example_gen import spans as source_spans
 from components.image_example_gen.inputs import INPUTS_FILE

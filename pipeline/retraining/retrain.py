@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
+from components.model_registry import labels
 from pipeline.config import check_paths
 from pipeline.errors import ConfigError, DriftFound
 from pipeline.noise import quiet
-from pipeline.retraining import journal, labels, notify
+from pipeline.retraining import journal, notify
 from pipeline.retraining.decision import Situation, decide
 from pipeline.retraining.journal import detail_of
 from pipeline.retraining.look import Place, check_losses, look, record, stopped

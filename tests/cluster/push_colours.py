@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from components.atomic_pusher import filesystem
+from components.model_registry import filesystem
 
 
 def main() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from components.atomic_pusher import config_map, pending, storage
+from components import storage
 from components.errors import PushRefusedError
+from components.model_registry import config_map, pending
 
 if TYPE_CHECKING:
     from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.atomic_pusher import config_map, served, storage, versions
-from pipeline.errors import ConfigError
+from components import storage
+from components.errors import ConfigError
+from components.model_registry import config_map, served, versions
 
 if TYPE_CHECKING:
     from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
-    from pipeline.serving.promotion import Target
+    from components.model_registry.promotion import Target
 
 
 def check_folder(config: ModelServerConfig, target: Target) -> None:
@@ -86,7 +87,7 @@ def check_signature(base: str, version: int, public_key: Path) -> None:
     Raises:
         ConfigError: it must not be served.
     """
-    from components.atomic_pusher.signing import SignatureError, verify_version
+    from components.model_registry.signing import SignatureError, verify_version
 
     try:
         verify_version(base, version, public_key)

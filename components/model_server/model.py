@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from components import servable
 from components.errors import DamagedFileError
-from pipeline.serving.errors import ServingError, invalid
-from pipeline.serving.session import Session
-from pipeline.serving.tensors import Arrays, from_proto
+from components.model_server.errors import ServingError, invalid
+from components.model_server.session import Session
+from components.model_server.tensors import Arrays, from_proto
 
 if TYPE_CHECKING:
     from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef

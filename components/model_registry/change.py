@@ -16,11 +16,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from components import progress
-from components.atomic_pusher import config_map, pending, records, served, storage
-from components.atomic_pusher.config_map import ClusterError, ConflictError, Json, Place
-from components.atomic_pusher.pending import AUDIT_FILE, DONE, STARTED, Pending
-from pipeline.errors import ConfigError, KubernetesUnreachable, UserError
+from components import progress, records, storage
+from components.errors import ConfigError, KubernetesUnreachable, UserError
+from components.model_registry import config_map, pending, served
+from components.model_registry.config_map import ClusterError, ConflictError, Json, Place
+from components.model_registry.pending import AUDIT_FILE, DONE, STARTED, Pending
 
 AUDIT_ANNOTATION = "perennial/audit"
 BEFORE_ANNOTATION = "perennial/before"  # the text before the change that is under way

@@ -5,15 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from components.atomic_pusher import (
-    config_map,
-    filesystem,
-    object_store,
-    pending,
-    served,
-    signing,
-    storage,
-)
+from components import storage
+from components.model_registry import config_map, filesystem, object_store, pending, served, signing
 
 
 def push(

@@ -15,9 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from components import progress
-from components.atomic_pusher import records, storage
-from components.atomic_pusher.filesystem import locked
+from components import progress, records, storage
+from components.model_registry.filesystem import locked
 
 AUDIT_FILE = "models.audit.jsonl"
 STARTED, DONE = "started", "done"

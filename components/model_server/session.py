@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from components.model_server.errors import CODES, LONGEST_MESSAGE, ServingError, invalid
 from components.wording import of_op
-from pipeline.serving.errors import CODES, LONGEST_MESSAGE, ServingError, invalid
 
 if TYPE_CHECKING:
     from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef

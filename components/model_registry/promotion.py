@@ -29,12 +29,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components import progress
-from components.atomic_pusher import config_map, pending, served, storage
-from components.atomic_pusher.config_map import ClusterError, Place
-from components.atomic_pusher.filesystem import locked
-from pipeline.errors import ConfigError, KubernetesUnreachable, PromotionFailed
-from pipeline.serving.change import (
+from components import progress, storage
+from components.errors import ConfigError, KubernetesUnreachable, PromotionFailed
+from components.model_registry import config_map, pending, served
+from components.model_registry.change import (
     PUT_BACK,
     Change,
     ChangedMeanwhileError,
@@ -43,7 +41,7 @@ from pipeline.serving.change import (
     FileChange,
     user_error,
 )
-from pipeline.serving.checks import (
+from components.model_registry.checks import (
     check_folder,
     check_labels,
     check_version,
@@ -52,7 +50,9 @@ from pipeline.serving.checks import (
     find_versions,
     version_before,
 )
-from pipeline.serving.followers import Followers, Named, Pods
+from components.model_registry.config_map import ClusterError, Place
+from components.model_registry.filesystem import locked
+from components.model_registry.followers import Followers, Named, Pods
 
 if TYPE_CHECKING:
     from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig

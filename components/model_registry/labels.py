@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components import progress
-from components.atomic_pusher import served, versions
-from pipeline.serving import promotion
-from pipeline.serving.promotion import CANARY, STABLE, Target
+from components.model_registry import promotion, served, versions
+from components.model_registry.promotion import CANARY, STABLE, Target
 from pipeline.settings import Config
 
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from components import progress
-from components.atomic_pusher import signing, storage, versions
+from components import progress, storage
 from components.errors import PushRefusedError
+from components.model_registry import signing, versions
 
 
 def push(

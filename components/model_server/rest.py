@@ -24,12 +24,12 @@ from aiohttp import web
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from pipeline.serving.answers import SIGNATURES, signature_map, status_response
-from pipeline.serving.errors import ServingError, invalid
-from pipeline.serving.manager import AVAILABLE, is_number
-from pipeline.serving.model import DEFAULT_SIGNATURE
-from pipeline.serving.service import Service, Target, top_classes
-from pipeline.serving.tensors import from_json, parse_json, to_json
+from components.model_server.answers import SIGNATURES, signature_map, status_response
+from components.model_server.errors import ServingError, invalid
+from components.model_server.manager import AVAILABLE, is_number
+from components.model_server.model import DEFAULT_SIGNATURE
+from components.model_server.service import Service, Target, top_classes
+from components.model_server.tensors import from_json, parse_json, to_json
 
 log = logging.getLogger("perennial.serving")
 

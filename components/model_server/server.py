@@ -14,12 +14,12 @@ import grpc
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from pipeline.serving.errors import ServingError, invalid
-from pipeline.serving.grpc_service import make_server
-from pipeline.serving.launch import LOOPBACK
-from pipeline.serving.manager import Manager
-from pipeline.serving.rest import RestServer
-from pipeline.serving.service import Limits, Service
+from components.model_server.errors import ServingError, invalid
+from components.model_server.grpc_service import make_server
+from components.model_server.launch import LOOPBACK
+from components.model_server.manager import Manager
+from components.model_server.rest import RestServer
+from components.model_server.service import Limits, Service
 
 log = logging.getLogger("perennial.serving")
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from components import progress
-from components.atomic_pusher import config_map
-from components.atomic_pusher.config_map import ClusterError, Json, Place
-from pipeline.errors import ConfigError, PromotionFailed
-from pipeline.serving.errors import ServingError
+from components.errors import ConfigError, PromotionFailed
+from components.model_registry import config_map
+from components.model_registry.config_map import ClusterError, Json, Place
+from components.model_server.errors import ServingError
 
 if TYPE_CHECKING:
-    from pipeline.serving.promotion import Serving
+    from components.model_registry.promotion import Serving
 
 _POLL_SECONDS = 0.2
 _LIST_SECONDS = 1.0
@@ -53,7 +53,7 @@ class Followers(abc.ABC):
 
     def remember_failures(self, model: str) -> None:
         """Note which versions could not be loaded before the change: they may be repaired since."""
-        from pipeline.serving.client import Client
+        from components.model_server.client import Client
 
         found = {}
         for name, address in self._found().items():
@@ -221,7 +221,7 @@ def _wait(
     former: Mapping[int, str],
 ) -> None:
     """Wait until a server serves as configured; one real answer for each label tells."""
-    from pipeline.serving.client import Client
+    from components.model_server.client import Client
 
     host, _, port = server.rpartition(":")
     deadline = time.monotonic() + timeout
@@ -276,7 +276,7 @@ def _smoke(client: Any, model: str, version: int | None = None, label: str = "")
     import numpy as np
     from PIL import Image
 
-    from pipeline.serving.client import strings
+    from components.model_server.client import strings
 
     image = io.BytesIO()
     Image.new("RGB", (32, 32), (90, 120, 150)).save(image, "PNG")

@@ -24,11 +24,11 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from pipeline.serving.answers import SIGNATURES, signature_map, status_response
-from pipeline.serving.errors import ServingError, invalid
-from pipeline.serving.model import DEFAULT_SIGNATURE
-from pipeline.serving.service import Service, Target
-from pipeline.serving.tensors import from_proto, to_proto
+from components.model_server.answers import SIGNATURES, signature_map, status_response
+from components.model_server.errors import ServingError, invalid
+from components.model_server.model import DEFAULT_SIGNATURE
+from components.model_server.service import Service, Target
+from components.model_server.tensors import from_proto, to_proto
 
 _SPARE_THREADS = 4  # so that status answers while all places for predictions are taken
 _WAITING_CALLS = 64  # calls held beyond the running ones before gRPC itself refuses more

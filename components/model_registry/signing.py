@@ -16,8 +16,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.atomic_pusher import storage, versions
+from components import storage
 from components.errors import PushRefusedError
+from components.model_registry import versions
 
 if TYPE_CHECKING:
     from model_signing import hashing

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.atomic_pusher import storage
+from components import storage
 from components.errors import PushRefusedError
 
 MANIFEST = "perennial-manifest.json"

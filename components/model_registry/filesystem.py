@@ -17,9 +17,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from components import progress
-from components.atomic_pusher import signing, storage, versions
+from components import progress, storage
 from components.errors import PushRefusedError
+from components.model_registry import signing, versions
 
 _STAGING = ".staging-"
 _DOOMED = ".removed-"
