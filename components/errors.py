@@ -64,10 +64,6 @@ class NotServableError(Exception):
     """A candidate that a model server does not serve as it should: the message is one line."""
 
 
-class PushRefusedError(Exception):
-    """The destination cannot take a model: the message is one line that says why."""
-
-
 class JobError(Exception):
     """A job that Beam's runner did not finish: the message is one line."""
 

@@ -1,4 +1,4 @@
-"""Small texts on a file system or in an object store, by path or URI.
+"""Small durable files on a file system or in an object store, by path or URI.
 
 TensorFlow, which knows the object stores, is imported only for a URI.
 """
@@ -15,6 +15,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+_LOCK = ".lock"
 
 
 def is_uri(location: str) -> bool:
@@ -45,7 +47,7 @@ def name(location: str) -> str:
 
 
 @contextlib.contextmanager
-def _store_errors(location: str) -> Iterator[None]:
+def store_errors(location: str) -> Iterator[None]:
     """Raise what an object store refuses as an OSError, as disks do."""
     import tensorflow as tf
 
@@ -62,7 +64,7 @@ def read_text(location: str, errors: str = "strict") -> str | None:
             return Path(location).read_text(encoding="utf-8", errors=errors)
         except (FileNotFoundError, NotADirectoryError):
             return None
-    with _store_errors(location):
+    with store_errors(location):
         if not gfile().exists(location):
             return None
         with gfile().GFile(location, "rb") as file:
@@ -75,7 +77,7 @@ def write_text(location: str, text: str) -> None:
     if is_uri(location):
         # For object stores this is a copy, which replaces an object at once.
         complete = join(parent(location), f".{name(location)}.{uuid.uuid4().hex}")
-        with _store_errors(location):
+        with store_errors(location):
             with gfile().GFile(complete, "wb") as file:
                 file.write(text.encode("utf-8"))
             gfile().rename(complete, location, overwrite=True)
@@ -146,12 +148,25 @@ def local_copy(location: str) -> Iterator[Path]:
         yield Path(copy)
 
 
+@contextlib.contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Be the only one that changes what is in `folder`; waits for whoever does.
+
+    The lock of a killed process is gone with it. Raises BlockingIOError where somebody else has it
+    and there is no `wait`, OSError where the folder cannot be written.
+    """
+    with open(folder / _LOCK, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
 def remove(location: str) -> None:
-    """Remove a file if it is there."""
+    """Remove a file if it is there, durably."""
     if not is_uri(location):
         Path(location).unlink(missing_ok=True)
+        sync(Path(location).parent)
         return
-    with _store_errors(location):
+    with store_errors(location):
         if gfile().exists(location):
             gfile().remove(location)
 

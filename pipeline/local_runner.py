@@ -35,7 +35,7 @@ from tfx.proto.orchestration.executable_spec_pb2 import BeamExecutableSpec
 from tfx.types import Artifact
 
 from components import progress
-from components.errors import BadDataError, NotServableError, PushRefusedError
+from components.errors import BadDataError, NotServableError
 from pipeline import usage
 from pipeline.errors import (
     ConfigError,
@@ -235,7 +235,7 @@ class NodeRunner:
                 return NotBlessed(f"{node_id}: {each}; see {self._log}")
             if isinstance(each, PromotionFailed):
                 return PromotionFailed(f"{node_id}: {each}; see {self._log}")
-            if isinstance(each, PushRefusedError | ConfigError | KubernetesUnreachable):
+            if isinstance(each, ConfigError | KubernetesUnreachable):
                 return NodeFailed(f"{node_id}: {each}; see {self._log}")
         fullest = self._fullest_disk()
         # SQLite and others do not always say what kept them from writing.

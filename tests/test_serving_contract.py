@@ -18,10 +18,10 @@ import grpc
 import numpy as np
 import pytest
 
-from components.model_server import launch
+from components.model_server import config_file, launch
 from components.model_server.client import Client, strings
 from components.model_server.errors import ServingError
-from components.model_server.server import ModelServer, read_config
+from components.model_server.server import ModelServer
 from components.model_server.session import Session
 from components.model_server.tensors import Arrays
 from tests.serving_kit import (
@@ -499,7 +499,7 @@ class TestVersions:
 
             def reload(versions: list[int], **labels: int) -> None:
                 write_config(proposed, base, versions, **labels)
-                client.reload(read_config(proposed))
+                client.reload(config_file.read(proposed))
 
             with pytest.raises(ServingError) as caught:
                 reload([1, 2], stable=2)

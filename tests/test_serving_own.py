@@ -24,7 +24,7 @@ import pytest
 import requests
 from typer.testing import Result
 
-from components.model_server import launch
+from components.model_server import config_file, launch
 from components.model_server.client import Client, strings
 from components.model_server.errors import ServingError
 from components.model_server.launch import (
@@ -36,7 +36,7 @@ from components.model_server.launch import (
     find_backend,
     own_backend,
 )
-from components.model_server.server import ModelServer, read_config
+from components.model_server.server import ModelServer
 from components.model_server.service import Limits
 from pipeline.errors import ConfigError
 from tests import image_corpus
@@ -808,9 +808,9 @@ class TestServeCommand:
         assert self.invoke(tmp_path, MODEL).exit_code == 0
         for arguments in started:
             assert f"--model_config_file={serving / 'models.config'}" in arguments
-        before = read_config(serving / "models.config").model_config_list.config[0]
+        before = config_file.read(serving / "models.config").model_config_list.config[0]
         assert self.invoke(tmp_path, "digits").exit_code == 0
-        promoted, newest = read_config(serving / "models.config").model_config_list.config
+        promoted, newest = config_file.read(serving / "models.config").model_config_list.config
         assert promoted == before
         assert newest.name == "digits"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import io
 import socket
@@ -11,13 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from components import progress
-from components.errors import ConfigError, PromotionFailed
+from components.errors import ConfigError, PromotionFailed, UserError
 from components.model_registry import config_map
-from components.model_registry.config_map import ClusterError, Json, Place
+from components.model_registry.config_map import Place
 from components.model_server.errors import ServingError
 
 if TYPE_CHECKING:
-    from components.model_registry.promotion import Serving
+    from components.model_registry.served import Serving
+    from components.model_server.client import Client
 
 _POLL_SECONDS = 0.2
 _LIST_SECONDS = 1.0
@@ -34,36 +34,35 @@ class _NotYetError(PromotionFailed):
     """A server that may follow later."""
 
 
-class Followers(abc.ABC):
-    """Servers of one configuration."""
+class Followers:
+    """Servers of one configuration. False where there is nobody to wait for.
 
-    timeout: float  # s that they get by default
-    _former: Mapping[str, Mapping[int, str]] = {}  # failures of before, by name and version
+    timeout: seconds that they get by default.
+    """
 
-    @abc.abstractmethod
+    timeout = 120.0
+    _nobody = "no server answers"
+
+    def __init__(self) -> None:
+        self._former: dict[str, dict[int, str]] = {}  # failures of before, by name and version
+
     def now(self) -> Mapping[str, str]:
         """The gRPC addresses, HOST:PORT, of those that answer requests, by name."""
+        raise NotImplementedError
 
     def __bool__(self) -> bool:
-        """Whether there is somebody to wait for."""
         return True
 
-    def check(self) -> None:  # noqa: B027 - most have nothing to check
-        """Refuse to begin where nobody could say that a change arrived. Raises ConfigError."""
+    def prepare(self, model: str) -> None:
+        """Note which versions could not be loaded before the change: they may be repaired since.
 
-    def remember_failures(self, model: str) -> None:
-        """Note which versions could not be loaded before the change: they may be repaired since."""
-        from components.model_server.client import Client
+        Raises UserError where nobody could say that a change arrived.
+        """
+        for name, address in self.now().items():
+            with _client(address, _REACH_SECONDS) as client, contextlib.suppress(ServingError):
+                self._former[name] = client.failures(model)
 
-        found = {}
-        for name, address in self._found().items():
-            host, _, port = address.rpartition(":")
-            client = Client(host, int(port), 0, timeout=_REACH_SECONDS)
-            with client, contextlib.suppress(ServingError):
-                found[name] = client.failures(model)
-        self._former = found
-
-    def hurry(self, version: str) -> None:  # noqa: B027
+    def hurry(self, version: str) -> None:
         """Make them look at the configuration of that resourceVersion soon, if that is allowed."""
 
     def wait(self, model: str, expected: Serving, timeout: float) -> None:
@@ -76,79 +75,93 @@ class Followers(abc.ABC):
         """
         deadline = time.monotonic() + timeout
         done: set[str] = set()
-        while True:
-            found = self._found()
+        while self:
+            found = self._found({})
             left = [name for name in found if name not in done]
             if found and not left:
                 return
             for name in left:
-                remaining = max(0.0, deadline - time.monotonic())
+                turn = min(max(0.0, deadline - time.monotonic()), _TURN_SECONDS)
                 try:
-                    turn = min(remaining, _TURN_SECONDS)
-                    _wait(name, found[name], model, expected, turn, self._former.get(name, {}))
+                    self._wait(name, found[name], model, expected, turn)
                     done.add(name)
                     progress.report("note", text=f"{name} serves {_told(expected)}")
                 except PromotionFailed as error:
-                    if name not in self._found(default=found):
+                    if name not in self._found(found):
                         continue
                     if not isinstance(error, _NotYetError):
                         raise
                     if time.monotonic() > deadline:
                         raise PromotionFailed(f"{error} after {timeout:g} s") from error
             if not left and time.monotonic() > deadline:
-                raise PromotionFailed(self._nobody(timeout))
+                raise PromotionFailed(f"{self._nobody} after {timeout:g} s")
             time.sleep(_LIST_SECONDS)
 
-    def _found(self, default: Mapping[str, str] | None = None) -> Mapping[str, str]:
+    def _found(self, default: Mapping[str, str]) -> Mapping[str, str]:
         try:
             return self.now()
-        except ClusterError:  # asked again until the time is over
-            return default or {}
+        except UserError:  # asked again until the time is over
+            return default
 
-    def _nobody(self, timeout: float) -> str:
-        return f"no server answers after {timeout:g} s"
+    def _wait(self, name: str, address: str, model: str, expected: Serving, timeout: float) -> None:
+        """Wait until a server serves as configured; one real answer for each label tells."""
+        deadline = time.monotonic() + timeout
+        loaded = sorted(expected.loaded or ())
+        former = self._former.get(name, {})
+        # Without a label the highest version answers, once those that are dropped are gone.
+        wanted = [*expected.labels.items(), ("", loaded[-1])]
+        try:
+            with _client(address, max(1.0, timeout)) as client:
+                for version in loaded:
+                    left = max(0.0, deadline - time.monotonic())
+                    client.wait_available(model, version, left, former.get(version, ""))
+                    _smoke(client, model, version=version)
+                for label, version in wanted:
+                    while (found := _answering(client, model, label)) != version:
+                        if time.monotonic() > deadline:
+                            raise _NotYetError(
+                                f"{name} answers for the label {label!r} with {found} and not with "
+                                f"version {version} (does it follow this configuration?)"
+                            )
+                        time.sleep(_POLL_SECONDS)
+        except ServingError as error:
+            # UNAVAILABLE is a server that is being stopped, perhaps before it is unlisted.
+            kind = _NotYetError if error.code in _LATER else PromotionFailed
+            raise kind(
+                f"{name} does not serve the new configuration: {error.code}: {error.message}"
+            ) from error
 
 
 class Named(Followers):
-    """Servers that a person named."""
-
-    timeout = 120.0
+    """Servers that a person named, whether they answer or not; there may be none."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        """Take gRPC addresses, HOST:PORT; there may be none."""
+        super().__init__()
         self._addresses = {address: address for address in addresses}
 
     def now(self) -> Mapping[str, str]:
-        """The named ones, whether they answer or not."""
         return self._addresses
 
     def __bool__(self) -> bool:
-        """Whether one is named."""
         return bool(self._addresses)
-
-    def wait(self, model: str, expected: Serving, timeout: float) -> None:
-        """As for all; nobody is waited for where none is named."""
-        if self._addresses:
-            super().wait(model, expected, timeout)
 
 
 class Pods(Followers):
-    """The ready pods of a Service, as its EndpointSlices have them."""
+    """The ready pods of the Service of a ConfigMap, as its EndpointSlices have them."""
 
     # kubelet brings a ConfigMap after up to 90 s, and servers look every 30 s.
     timeout = 300.0
 
     def __init__(self, place: Place) -> None:
-        """Take the ConfigMap that they follow."""
+        super().__init__()
         self._place = place
-        self._about = f"the Service {place.namespace}/{place.service}"
+        self._nobody = f"the Service {place.namespace}/{place.service} has no ready pod"
 
     def now(self) -> Mapping[str, str]:
-        """Those that are ready now. Raises ClusterError."""
         return dict(self._ready())
 
-    def check(self) -> None:
-        """Refuse where a pod that is ready cannot be reached from here. Raises ConfigError.
+    def prepare(self, model: str) -> None:
+        """Refuse too where a pod that is ready cannot be reached from here.
 
         None that is ready is no reason: the configured version may be missing.
         """
@@ -165,89 +178,45 @@ class Pods(Followers):
                     "in the cluster (kubeflow/serving/promote-job.yaml), or name forwarded ports "
                     "with --server"
                 ) from error
+        super().prepare(model)
 
     def hurry(self, version: str) -> None:
         """Touch the pods; the right to do so is optional, for it is the right to change them."""
-        import kubernetes
-
-        api = kubernetes.client.CoreV1Api(config_map.connection())
         body = {"metadata": {"annotations": {TOUCHED: version}}}
-        for name in self._found():
-            try:
-                config_map.request(
-                    "patch pods", api.patch_namespaced_pod, name, self._place.namespace, body
-                )
-            except ClusterError:
-                return
-
-    def _nobody(self, timeout: float) -> str:
-        return f"{self._about} has no ready pod after {timeout:g} s"
+        arguments = "patch pods", "CoreV1Api", "patch_namespaced_pod"
+        with contextlib.suppress(UserError):
+            for name in self.now():
+                config_map.request(*arguments, name, self._place.namespace, body)
 
     def _ready(self) -> Iterator[tuple[str, str]]:
-        import kubernetes
-
-        api = kubernetes.client.DiscoveryV1Api(config_map.connection())
         slices = config_map.request(
             "list endpointslices",
-            api.list_namespaced_endpoint_slice,
+            "DiscoveryV1Api",
+            "list_namespaced_endpoint_slice",
             self._place.namespace,
             label_selector=f"{_SERVICE_LABEL}={self._place.service}",
         )
         seen: set[str] = set()
         # A pod with two kinds of addresses is in two slices.
         for each in sorted(slices.get("items") or (), key=lambda found: found["addressType"]):
-            port = _port(each)
+            ports = {port.get("name"): port.get("port") for port in each.get("ports") or ()}
+            only = next(iter(ports.values())) if len(ports) == 1 else None
+            port = ports.get(_PORT_NAME) or only
             for endpoint in each.get("endpoints") or ():
-                name = (endpoint.get("targetRef") or {}).get("name") or endpoint["addresses"][0]
+                host = endpoint["addresses"][0]
+                name = (endpoint.get("targetRef") or {}).get("name") or host
                 # Unset means ready, says the API.
                 ready = (endpoint.get("conditions") or {}).get("ready") is not False
                 if ready and port and name not in seen:
                     seen.add(name)
-                    host = endpoint["addresses"][0]
                     yield name, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _port(endpoint_slice: Json) -> int | None:
-    ports = {port.get("name"): port.get("port") for port in endpoint_slice.get("ports") or ()}
-    return ports.get(_PORT_NAME) or (next(iter(ports.values())) if len(ports) == 1 else None)
-
-
-def _wait(
-    name: str,
-    server: str,
-    model: str,
-    expected: Serving,
-    timeout: float,
-    former: Mapping[int, str],
-) -> None:
-    """Wait until a server serves as configured; one real answer for each label tells."""
+def _client(address: str, timeout: float) -> Client:
     from components.model_server.client import Client
 
-    host, _, port = server.rpartition(":")
-    deadline = time.monotonic() + timeout
-    loaded = sorted(expected.loaded or ())
-    # Without a label the highest version answers, once those that are dropped are gone.
-    wanted = [*expected.labels.items(), ("", loaded[-1])]
-    try:
-        with Client(host, int(port), 0, timeout=max(1.0, timeout)) as client:
-            for version in loaded:
-                left = max(0.0, deadline - time.monotonic())
-                client.wait_available(model, version, left, former.get(version, ""))
-                _smoke(client, model, version=version)
-            for label, version in wanted:
-                while (found := _answering(client, model, label)) != version:
-                    if time.monotonic() > deadline:
-                        raise _NotYetError(
-                            f"{name} answers for the label {label!r} with {found} and not with "
-                            f"version {version} (does it follow this configuration?)"
-                        )
-                    time.sleep(_POLL_SECONDS)
-    except ServingError as error:
-        # UNAVAILABLE is a server that is being stopped, perhaps before it is unlisted.
-        kind = _NotYetError if error.code in _LATER else PromotionFailed
-        raise kind(
-            f"{name} does not serve the new configuration: {error.code}: {error.message}"
-        ) from error
+    host, _, port = address.rpartition(":")
+    return Client(host, int(port), 0, timeout)
 
 
 def _told(expected: Serving) -> str:
@@ -256,8 +225,7 @@ def _told(expected: Serving) -> str:
     return f"version {', '.join(each)}"
 
 
-def _answering(client: Any, model: str, label: str) -> str | int:
-
+def _answering(client: Client, model: str, label: str) -> str | int:
     try:
         return _smoke(client, model, label=label)
     except ServingError as error:
@@ -267,7 +235,7 @@ def _answering(client: Any, model: str, label: str) -> str | int:
         return f"{error.code} ({error.message})"
 
 
-def _smoke(client: Any, model: str, version: int | None = None, label: str = "") -> int:
+def _smoke(client: Client, model: str, version: int | None = None, label: str = "") -> int:
     """Classify an image; returns the version that answered.
 
     Raises:
@@ -280,7 +248,7 @@ def _smoke(client: Any, model: str, version: int | None = None, label: str = "")
 
     image = io.BytesIO()
     Image.new("RGB", (32, 32), (90, 120, 150)).save(image, "PNG")
-    inputs = {"image_bytes": strings([image.getvalue()])}
+    inputs: dict[str, Any] = {"image_bytes": strings([image.getvalue()])}
     answered, outputs = client.predict(model, inputs, version=version, label=label)
     probabilities = outputs.get("probabilities", np.zeros(1))
     if not (np.isfinite(probabilities).all() and np.isclose(probabilities.sum(), 1, atol=1e-3)):

@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _stderr_closed():
         from components.model_server.server import ModelServer
+    from components.errors import ConfigError
     from components.model_server.errors import ServingError
 
     # Connections of gRPC, which does not limit them, must not take all files from REST.
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             public_key=options.public_key,
         )
         server.start()
-    except (ServingError, OSError) as error:
+    except (ServingError, ConfigError, OSError) as error:
         print(f"perennial: error: {error}", file=sys.stderr)
         return 2
     host = options.host

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from components.errors import ConfigError
-from components.model_registry import served
+from components.model_server import config_file as files
 
 BINARY_VARIABLE = "TENSORFLOW_MODEL_SERVER"
 IMAGE_VARIABLE = "TENSORFLOW_SERVING_IMAGE"
@@ -83,10 +83,7 @@ class Source:
         Raises:
             ConfigError: the file is not a ModelServerConfig.
         """
-        try:
-            config = served.read(str(config_file))
-        except (OSError, ValueError) as error:
-            raise ConfigError(str(error)) from error
+        config = files.read(config_file)
         models = {model.name: Path(model.base_path) for model in config.model_config_list.config}
         if not models:
             raise ConfigError(f"{config_file} has no model_config_list with a model in it")

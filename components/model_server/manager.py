@@ -388,10 +388,10 @@ def check_config(config: ModelServerConfig) -> None:
 
 
 def _check_signature(path: Path, public_key: Path) -> None:
-    from components.model_registry.signing import SignatureError, verify_version
+    from components.model_registry import Registry, SignatureError
 
     try:
-        verify_version(str(path.parent), int(path.name), public_key)
+        Registry(str(path.parent), public_key=public_key).verify_signature(int(path.name))
     except SignatureError as error:
         raise ServingError("PERMISSION_DENIED", str(error)) from error
 

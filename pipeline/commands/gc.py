@@ -25,7 +25,6 @@ def collect(
 
     Nothing is removed without --apply. The runs' reports, logs and history stay.
     """
-    from components.errors import PushRefusedError
     from pipeline.errors import ConfigError
     from pipeline.retraining import hygiene
     from pipeline.workspace import Workspace
@@ -38,10 +37,7 @@ def collect(
             f"workspace {place.root}: there is no such folder; name another with --workspace"
         )
     with place.lock():
-        try:
-            doomed = hygiene.find(settings, place, keep, older_than, now)
-        except PushRefusedError as error:
-            raise ConfigError(str(error)) from error
+        doomed = hygiene.find(settings, place, keep, older_than, now)
         for each in doomed:
             print(each.folder)
         if apply:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import enum
 import json
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Annotated, TextIO
 
 import typer
 
 from components import progress
+from components.model_registry import CANARY, CONFIG_MAP, STABLE, Registry, Version, place_of
 from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption
 from pipeline.errors import ConfigError
-from pipeline.noise import Terminal, quiet
-
-if TYPE_CHECKING:
-    from components.model_registry.promotion import Serving, Target
+from pipeline.noise import quiet
 
 _UNHEARD = Path(os.devnull)  # for what TensorFlow says while it is loaded
 
@@ -29,8 +26,8 @@ _UNHEARD = Path(os.devnull)  # for what TensorFlow says while it is loaded
 class Label(enum.StrEnum):
     """What a version can be promoted to."""
 
-    CANARY = "canary"
-    STABLE = "stable"
+    CANARY = CANARY
+    STABLE = STABLE
 
 
 ModelOption = Annotated[
@@ -97,20 +94,16 @@ def models(
     as_json: JsonLinesOption = False,
 ) -> None:
     """List the pushed versions: run, metrics, labels and verdict."""
-    from components.model_registry import promotion
-
-    target = _target(workspace, model, directory, config_file, configmap)
-    if target.base is None:
-        raise ConfigError("the versions cannot be seen from here; name their folder: --directory")
-    promotion.recover(target)
-    rows = _rows(target, promotion.current(target))
-    if not rows:
-        raise ConfigError(f"{target.base} has no versions; name another --directory")
+    registry = _registry(workspace, model, directory, config_file, configmap)
+    registry.recover()
+    found = registry.versions()
+    if not found:
+        raise ConfigError(f"{registry.base} has no versions; name another --directory")
     if as_json:
-        for row in rows:
-            print(json.dumps(row))
-        return
-    _print_table(rows)
+        for version in found:
+            print(json.dumps(_row(version)))
+    else:
+        _print_table(found)
 
 
 def promote(
@@ -136,14 +129,12 @@ def promote(
     of a ConfigMap in its annotation perennial/audit, and beside the versions where it can be
     written.
     """
-    from components.model_registry import promotion
-
-    target = _target(workspace, model, directory, config_file, configmap, public_key)
-    _check_servers(server)
-    with quiet(_UNHEARD) as terminal, _notes_on(terminal), _terminated_like_interrupted():
-        serving = promotion.promote(target, version, to.value, server or (), timeout)
-    print(_told(target, serving))
-    if to is Label.CANARY and not promotion.followers_of(target, server or ()):
+    registry = _registry(workspace, model, directory, config_file, configmap, public_key)
+    servers = _checked(server)
+    with _changing():
+        serving = registry.promote(version, to.value, servers, timeout)
+    print(f"{registry.name}: {serving} (in {registry.config})")
+    if to is Label.CANARY and not registry.followers(servers):
         print("Where it does not load, withdraw it at once: perennial rollback")
 
 
@@ -162,80 +153,47 @@ def rollback(
     Where servers follow the newest version, they serve the one before it from now on, and no newer
     one until it is promoted.
     """
-    from components.model_registry import promotion
-
-    target = _target(workspace, model, directory, config_file, configmap, public_key)
-    _check_servers(server)
-    with quiet(_UNHEARD) as terminal, _notes_on(terminal), _terminated_like_interrupted():
-        serving = promotion.rollback(target, server or (), timeout)
-    print(_told(target, serving))
+    registry = _registry(workspace, model, directory, config_file, configmap, public_key)
+    servers = _checked(server)
+    with _changing():
+        serving = registry.rollback(servers, timeout)
+    print(f"{registry.name}: {serving} (in {registry.config})")
 
 
-def _target(
+def _registry(
     workspace: Path,
     model: str | None,
     directory: str | None,
     config_file: str | None,
     configmap: str | None,
     public_key: Path | None = None,
-) -> Target:
-    target = _located(workspace, model, directory, _configured(config_file, configmap))
-    return dataclasses.replace(target, public_key=public_key)
-
-
-def _configured(config_file: str | None, configmap: str | None) -> str | None:
-    from components.model_registry.config_map import SCHEME, Place
-
-    if configmap is None:
-        return config_file
-    if config_file is not None:
-        raise ConfigError("--configmap and --config-file: give one of them")
-    location = SCHEME + configmap.removeprefix(SCHEME)
-    try:
-        Place.parse(location)
-    except ValueError as error:
-        raise ConfigError(f"--configmap {configmap}: {error}") from error
-    return location
-
-
-def _located(
-    workspace: Path, model: str | None, directory: str | None, config_file: str | None
-) -> Target:
-    from components import storage
-    from components.model_registry import served
-    from components.model_registry.promotion import Target
+) -> Registry:
+    if configmap is not None:
+        if config_file is not None:
+            raise ConfigError("--configmap and --config-file: give one of them")
+        config_file = CONFIG_MAP + configmap.removeprefix(CONFIG_MAP)
+        place_of(config_file)
+    config = _absolute(config_file) if config_file else ""
+    if directory is not None:
+        return Registry(_absolute(directory), config, model or "", public_key)
+    if config:
+        return Registry.of_config(config, model, public_key)
     from pipeline.commands.serve import pushed_model
 
-    if directory is not None:
-        base = _absolute(directory)
-        config = config_file or served.default_config(base)
-        return Target(model or storage.name(base), base, _absolute(config))
-    if config_file is not None:
-        return _target_of_config(_absolute(config_file), model)
     serving = workspace.absolute() / "serving"
-    name = pushed_model(serving, model)
-    return Target(name, str(serving / name), str(serving / served.FILE))
-
-
-def _target_of_config(location: str, model: str | None) -> Target:
-    from components import storage
-    from components.model_registry.promotion import Target, read_config
-
-    found = {m.name: m.base_path for m in read_config(location).model_config_list.config}
-    if not found:
-        raise ConfigError(f"{location}: is not there, or names no model")
-    if (model or (len(found) == 1 and next(iter(found)))) not in found:
-        raise ConfigError(f"{location}: name the model; there are: {', '.join(found)}")
-    name = model or next(iter(found))
-    # A path of the server's machine need not be one here.
-    seen = storage.is_uri(found[name]) or Path(found[name]).is_dir()
-    return Target(name, found[name] if seen else None, location)
+    return Registry(str(serving / pushed_model(serving, model)), public_key=public_key)
 
 
 def _absolute(location: str) -> str:
-    from components import storage
+    return location if "://" in location else str(Path(location).absolute())
 
-    return location if storage.is_uri(location) else str(Path(location).absolute())
+
+def _checked(servers: list[str] | None) -> Sequence[str]:
+    for server in servers or ():
+        host, _, port = server.rpartition(":")
+        if not (host and port.isdecimal()):
+            raise ConfigError(f"--server {server}: must be HOST:PORT, such as localhost:8500")
+    return servers or ()
 
 
 class _Notes(logging.Handler):
@@ -251,66 +209,46 @@ class _Notes(logging.Handler):
 
 
 @contextlib.contextmanager
-def _notes_on(terminal: Terminal) -> Iterator[None]:
-    handler = _Notes(terminal.stderr)
-    progress.LOGGER.addHandler(handler)
-    try:
-        yield
-    finally:
-        progress.LOGGER.removeHandler(handler)
+def _changing() -> Iterator[None]:
+    """Print notes, and not what TensorFlow has to tell while it is loaded.
 
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM, which a pod gets that is deleted, put the old configuration back."""
+    SIGTERM, which a pod gets that is deleted, interrupts: so the old configuration is put back.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with quiet(_UNHEARD) as terminal:
+        handler = _Notes(terminal.stderr)
+        progress.LOGGER.addHandler(handler)
+        before = signal.signal(signal.SIGTERM, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            progress.LOGGER.removeHandler(handler)
 
 
-def _check_servers(servers: list[str] | None) -> None:
-    for server in servers or ():
-        host, _, port = server.rpartition(":")
-        if not (host and port.isdecimal()):
-            raise ConfigError(f"--server {server}: must be HOST:PORT, such as localhost:8500")
+def _row(version: Version) -> dict[str, object]:
+    record = version.record or {}
+    if version.record is None:
+        verdict = "unknown: it has no manifest"
+    elif tried := record.get("validated"):
+        verdict = f"blessed, tried in {tried}"
+    else:
+        verdict = "blessed, not tried in a server"
+    return {
+        "version": version.number,
+        "run": record.get("run"),
+        "pushed": record.get("pushed"),
+        "metrics": record.get("metrics", {}),
+        "labels": version.labels,
+        "served": version.served,
+        "verdict": verdict,
+    }
 
 
-def _rows(target: Target, serving: Serving) -> list[dict[str, Any]]:
-    from components.model_registry import versions
-    from components.model_registry.checks import find_versions
-
-    base, numbers = target.base or "", find_versions(target)
-    rows = []
-    for number in reversed(numbers):
-        manifest = versions.read_manifest(base, number)
-        record = manifest.record if manifest else {}
-        newest = serving.loaded is None and number == numbers[-1]
-        rows.append(
-            {
-                "version": number,
-                "run": record.get("run"),
-                "pushed": record.get("pushed"),
-                "metrics": record.get("metrics", {}),
-                "labels": [label for label, n in serving.labels.items() if n == number],
-                "served": newest or number in (serving.loaded or ()),
-                "verdict": _verdict(record) if manifest else "unknown: it has no manifest",
-            }
-        )
-    return rows
-
-
-def _verdict(record: Any) -> str:
-    validated = record.get("validated")
-    return f"blessed, tried in {validated}" if validated else "blessed, not tried in a server"
-
-
-def _print_table(rows: list[dict[str, Any]]) -> None:
+def _print_table(found: Sequence[Version]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -318,21 +256,15 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     for heading in ("version", "labels", "accuracy", "run", "pushed"):
         table.add_column(heading, no_wrap=True)
     table.add_column("verdict")
-    for row in rows:
-        accuracy = row["metrics"].get("accuracy")
-        labels = ", ".join(row["labels"]) or ("(newest)" if row["served"] else "")
+    for version in found:
+        record = version.record or {}
+        accuracy = record.get("metrics", {}).get("accuracy")
         table.add_row(
-            str(row["version"]),
-            labels,
+            str(version.number),
+            ", ".join(version.labels) or ("(newest)" if version.served else ""),
             "" if accuracy is None else f"{accuracy:.2%}",
-            row["run"] or "",
-            (row["pushed"] or "").partition("T")[0],
-            row["verdict"],
+            record.get("run") or "",
+            (record.get("pushed") or "").partition("T")[0],
+            str(_row(version)["verdict"]),
         )
     Console().print(table)
-
-
-def _told(target: Target, serving: Serving) -> str:
-    from components.model_registry import promotion
-
-    return f"{target.name}: {promotion.told(serving)} (in {target.config})"

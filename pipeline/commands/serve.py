@@ -11,7 +11,9 @@ from typing import Annotated
 
 import typer
 
+from components.model_registry import Registry
 from components.model_server import launch
+from components.model_server.config_file import NAME
 from pipeline.commands.options import RUNS, RunsOption
 from pipeline.errors import ConfigError
 
@@ -71,43 +73,33 @@ def serve(
 
 
 def _source(serving: Path, model: str | None) -> launch.Source:
-    from components import storage
-    from components.model_registry import checks, promotion
-    from components.model_registry.promotion import Target
-    from components.model_registry.served import FILE
-
-    config = serving / FILE
-    promotion.recover(Target("", None, str(config)))
+    config = serving / NAME
+    Registry(None, str(config)).recover()
     if config.exists():
         source = launch.Source.of_config(config)
         if model is None or model in source.models:
-            served = promotion.read_config(str(config))
             for name in source.models:
-                if (serving / storage.name(name)).is_dir():
-                    checks.check_folder(served, Target(name, str(serving / name), str(config)))
+                if (serving / name).is_dir():
+                    Registry(str(serving / name)).check_folder()
             return source
-    name = pushed_model(serving, model)
     # With a file to follow from the start, a promotion needs no restart.
-    promotion.follow_newest(Target(name, str(serving / name), str(config)))
+    Registry(str(serving / pushed_model(serving, model))).follow_newest()
     return launch.Source.of_config(config)
 
 
 def _check_signed(source: launch.Source, public_key: Path, kind: launch.Kind) -> None:
     """Refuse to begin with a version that would not be served, or must not be."""
-    from components.model_registry.checks import check_signature, find_versions
-    from components.model_registry.promotion import Target, current
-
     for name, base in source.models.items():
-        target = Target(name, str(base), str(source.config_file))
-        loaded = current(target).loaded
+        registry = Registry(str(base), str(source.config_file), name, public_key)
+        loaded = registry.serving().loaded
         if loaded is None and kind is not launch.Kind.OWN:
             raise ConfigError(
                 f"--public-key: {name} follows the newest version, which TensorFlow Serving loads "
                 "unchecked; promote a version first, or use --own"
             )
-        newest = find_versions(target)[-1:] if loaded is None else []
+        newest = registry.numbers()[-1:] if loaded is None else []
         for version in sorted(loaded or newest):
-            check_signature(str(base), version, public_key)
+            registry.verify_signature(version)
 
 
 def _check_ports(host: str, ports: Mapping[str, int]) -> None:
