@@ -19,6 +19,7 @@ class UserError(Exception):
 
     exit_code: ClassVar[int]
     meaning: ClassVar[str]
+    findings: tuple[str, ...] = ()
 
     def __init__(self, message: str) -> None:
         super().__init__(redact(" ".join(message.splitlines())))
@@ -35,7 +36,7 @@ class PromotionFailed(UserError):
     """A version that is not served as it should be; what was served before is, or it is told."""
 
     exit_code = 7
-    meaning = "promotion failed, and the old versions stay unless it tells otherwise"
+    meaning = "promotion failed, and the old versions stay unless the message differs"
 
 
 class KubernetesUnreachable(UserError):

@@ -33,7 +33,7 @@ class DataLost(DataError):
     """Images that are gone or labelled otherwise, or too few of them to judge a model by."""
 
     exit_code = 12
-    meaning = "data is gone or labelled otherwise, or too little to judge by"
+    meaning = "data is missing or relabelled, or too small to judge a model"
 
 
 class NotBlessed(UserError):
@@ -65,10 +65,10 @@ class SchemaDiffers(UserError):
 
 
 class DriftFound(UserError):
-    """New images that differ from those that the champion was made of, and no retraining."""
+    """New images that differ from those that the baseline was made of, and no retraining."""
 
     exit_code = 9
-    meaning = "new images have drifted, and nothing was retrained"
+    meaning = "drift found, and nothing retrained"
 
 
 class KubeflowUnreachable(UserError):
@@ -89,7 +89,7 @@ class DatabaseLost(UserError):
     """An ML Metadata database that a node of a Kubeflow run does not reach, or not any more."""
 
     exit_code = 14
-    meaning = "the database of ML Metadata is out of reach"
+    meaning = "the ML Metadata database is out of reach"
 
 
 def data_error(error: BadDataError, message: str | None = None) -> DataError:
@@ -107,7 +107,7 @@ def kinds(kind: type[UserError] = UserError) -> Iterator[type[UserError]]:
 
 
 EXIT_CODES: dict[int, str] = {
-    0: "pushed, or nothing to do",
+    0: "done",
     UNEXPECTED: "unexpected failure",
     **dict(sorted((kind.exit_code, kind.meaning) for kind in kinds())),
     INTERRUPTED: "interrupted",

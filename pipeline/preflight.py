@@ -423,15 +423,15 @@ def _warm_start(place: Place) -> str:
     from pipeline.retraining import judged
     from trainer_module import warm_start
 
-    champion = judged.read(place.connection, place.config.name).champion
+    baseline = judged.read(place.connection, place.config.name).baseline
     model = place.model
-    if champion is None or model is None:
-        return "no blessed model to start from" if champion is None else ""
+    if baseline is None or model is None:
+        return "no blessed model to start from" if baseline is None else ""
     try:
-        warm_start.check(model, storage.join(champion.uri, "Format-Serving"))
+        warm_start.check(model, storage.join(baseline.uri, "Format-Serving"))
     except warm_start.WarmStartError as error:
         raise ConfigError(f"train.warm_start: {error}") from error
-    return f"from {champion.uri}"
+    return f"from {baseline.uri}"
 
 
 def _is_elsewhere(path: str) -> bool:

@@ -92,6 +92,8 @@ def run_locked(
         quiet(workspace.log_path(run_id)) as terminal,
         Console.create(log_format, terminal.stdout) as console,
     ):
+        # TensorFlow takes seconds to load.
+        progress.report("note", text=f"run {run_id}: checking settings, data and machine")
         folder = workspace.run_dir(run_id)
         folder.mkdir(parents=True)
         (folder / "config.toml").write_text(dump_toml(config, origins), encoding="utf-8")

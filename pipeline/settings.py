@@ -477,7 +477,7 @@ class PushConfig(Section):
 
 
 class DriftConfig(Section):
-    """When new images count as drifted from those that the champion was made of.
+    """When new images count as drifted from those that the baseline was made of.
 
     A distance at its limit is never found; labels and statistics have distances in 0..1.
     """
@@ -516,7 +516,7 @@ class RetrainConfig(Section):
     max_age_days: float | None = Field(
         default=None,
         gt=0,
-        description="Age of the champion from which on any news is worth one; unset: none is.",
+        description="Age of the baseline from which on any news is worth one; unset: none is.",
     )
     max_removed: float = Field(
         default=0.1,

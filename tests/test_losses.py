@@ -246,7 +246,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 @pytest.fixture
 def night(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
-    """The configuration of a retraining whose champion has seen all of `data`."""
+    """The configuration of a retraining whose baseline has seen all of `data`."""
     loaded = load(
         None, {"data.source": str(data), "workspace": str(tmp_path / "work")}, scheduled=True
     )
@@ -302,7 +302,7 @@ class TestANightWithDataGone:
     def test_stops_where_two_classes_were_swapped(
         self, night: Loaded, data: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Against these labels the champion would be no good, and its successor blessed."""
+        """Against these labels the baseline would be no good, and its successor blessed."""
         (data / "cat").rename(data / "any")
         (data / "dog").rename(data / "cat")
         (data / "any").rename(data / "dog")

@@ -276,7 +276,7 @@ def test_a_new_class_is_a_drift_of_labels_while_the_alarm_cools_down(month: Mont
     assert "no alarm before" in told
 
 
-def test_drift_is_measured_by_what_the_champion_sees_too(month: Month) -> None:
+def test_drift_is_measured_by_what_the_baseline_sees_too(month: Month) -> None:
     measured = [entry["drift"] for entry in month.journal if entry["event"] == "drift"]
     shifts = {
         each["value"]

@@ -43,7 +43,7 @@ def trained(days: float) -> Trained:
 
 def situation(**changes: Any) -> Situation:
     return dataclasses.replace(
-        Situation(NOW, News(), last=trained(3), champion=trained(3)), **changes
+        Situation(NOW, News(), last=trained(3), baseline=trained(3)), **changes
     )
 
 
@@ -53,9 +53,9 @@ class TestDecision:
         assert decision.retrain
         assert decision.reasons == ("no model has been judged yet",)
 
-    def test_without_news_there_is_nothing_to_do_however_old_the_champion(self) -> None:
+    def test_without_news_there_is_nothing_to_do_however_old_the_baseline(self) -> None:
         decision = decide(
-            situation(last=trained(99), champion=trained(99)), RetrainConfig(max_age_days=1.0)
+            situation(last=trained(99), baseline=trained(99)), RetrainConfig(max_age_days=1.0)
         )
         assert not decision.retrain
         assert decision.reasons == (
@@ -76,14 +76,14 @@ class TestDecision:
         assert "1 new and 1 changed and 1 removed images" in decision.reasons[0]
 
     @pytest.mark.parametrize(("days", "expected"), [(6.9, False), (7.0, True)])
-    def test_an_old_champion_makes_do_with_less(self, days: float, expected: bool) -> None:
+    def test_an_old_baseline_makes_do_with_less(self, days: float, expected: bool) -> None:
         policy = RetrainConfig(min_new_examples=100, max_age_days=7.0)
-        found = situation(news=News(new=("a",)), last=trained(days), champion=trained(days))
+        found = situation(news=News(new=("a",)), last=trained(days), baseline=trained(days))
         assert decide(found, policy).retrain is expected
 
-    def test_a_champion_that_held_its_place_is_as_young_as_its_rival(self) -> None:
+    def test_a_baseline_that_held_its_place_is_as_young_as_its_rival(self) -> None:
         policy = RetrainConfig(min_new_examples=100, max_age_days=7.0)
-        found = situation(news=News(new=("a",)), last=trained(1), champion=trained(30))
+        found = situation(news=News(new=("a",)), last=trained(1), baseline=trained(30))
         assert not decide(found, policy).retrain
 
     @pytest.mark.parametrize(
@@ -459,7 +459,7 @@ class TestLabels:
         assert self.labels(config) == {}
 
 
-def test_retraining_by_default_goes_on_from_the_champion_with_all_spans(tmp_path: Path) -> None:
+def test_retraining_by_default_goes_on_from_the_baseline_with_all_spans(tmp_path: Path) -> None:
     overrides = {"data.source": f"{tmp_path}/{{SPAN}}"}
     assert not load(None, overrides).config.train.warm_start
     loaded = load(None, overrides, scheduled=True)

@@ -152,9 +152,10 @@ def _run(
         # What is served must not depend on the devices that it was trained on.
         model = trained.rebuild()
         model.set_weights(trained.model.get_weights())
-    progress.report("note", text="training is done; the model is exported and called as served")
+    progress.stage("export the model, and compare its answers with those of the trained one")
     warm_start.save(model, classes, fn_args.serving_model_dir)
     _export(fn_args, model, evaluation, classes)
+    progress.stage("mark where the model looks in images that it got wrong")
     # On the weights that are exported, and the images that the report shows.
     looked = attention.of_mistakes(model, fn_args.eval_files, size, settings["batch_size"])
     if looked:

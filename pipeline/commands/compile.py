@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components.wording import counted
 from pipeline.commands.files import write
 from pipeline.commands.options import ConfigOption, SettingsOption, load
 from pipeline.errors import ConfigError
@@ -25,46 +26,48 @@ _SUFFIXES = (".yaml", ".yml")
 
 def compile_dag(
     config: ConfigOption = None,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="The pipeline.")] = Path(
+    output: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")] = Path(
         "pipeline.yaml"
     ),
     retrain: Annotated[
         bool,
         typer.Option(
             "--retrain",
-            help="Let the first pod decide, as `perennial retrain` does, whether there is anything"
-            " to do; where there is not, it is the only one.",
+            help="Decide in the first pod, as `perennial retrain` does, whether to retrain at all.",
         ),
     ] = False,
     settings: SettingsOption = None,
 ) -> None:
-    """Write the DAG as a pipeline for Kubeflow, with the pools of kubeflow.pools.
+    """Compile the DAG into a pipeline for Kubeflow.
 
-    What a run can change is a parameter of the pipeline; everything else is as it is set here.
+    The settings in kubeflow.parameters become parameters of the pipeline; all others are fixed in
+    the file.
     """
     if output.suffix not in _SUFFIXES:
         raise ConfigError(f"--output {output}: must end with {' or '.join(_SUFFIXES)}")
     loaded = load(config, {}, settings, scheduled=retrain)
     if loaded.origins["data.source"] == "default":
         raise ConfigError(
-            "data.source is not set, so that pods would train on the bundled digits; set it in "
-            "[data], or set it to digits if these are meant"
+            "data.source is not set, so pods would train on the bundled digits; set it in [data], "
+            "or to digits to train on those"
         )
     with tempfile.TemporaryDirectory(prefix="perennial-") as folder, quiet(Path(folder) / "log"):
         from kubeflow import compiler
 
         compiled = compiler.compile_pipeline(loaded, decides=retrain)
     write(output, compiled.text)
-    _say(loaded, compiled.pods, output)
+    _print_summary(loaded, compiled.pods, output)
 
 
-def _say(loaded: Loaded, pods: Sequence[Pod], output: Path) -> None:
+def _print_summary(loaded: Loaded, pods: Sequence[Pod], output: Path) -> None:
     from kubeflow import parameters
 
     kubeflow = loaded.config.kubeflow
     named = [f"{each.name}={each.default}" for each in parameters.of(loaded.config)]
     nodes = sum(len(pod.ids) for pod in pods)
-    print(f"Pipeline    {loaded.config.name}: {nodes} nodes in {len(pods)} pods")
+    print(
+        f"Pipeline    {loaded.config.name}: {counted(nodes, 'node')} in {counted(len(pods), 'pod')}"
+    )
     print(f"Parameters  {', '.join([*named, f'pipeline_root={kubeflow.pipeline_root}'])}")
     for pod in pods:
         size = _size(kubeflow.pools[pod.pool])

@@ -1,61 +1,65 @@
-"""How the commands that talk to Kubeflow Pipelines are told where it is and who asks."""
+"""The address of Kubeflow Pipelines and the credentials for it, as options."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from pipeline.commands.options import with_options
 from pipeline.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
 class Connection:
-    """Where the API is, and one way to be let in at most."""
+    """The address of the API, and at most one way to authenticate."""
 
     host: Annotated[
         str | None,
         typer.Option(
             envvar="KF_PIPELINES_ENDPOINT",
             metavar="URL",
-            help="Of Kubeflow Pipelines: http://localhost:8080 behind kubectl port-forward.",
+            help="URL of Kubeflow Pipelines, such as http://localhost:8080 behind kubectl "
+            "port-forward.",
         ),
     ] = None
     namespace: Annotated[
-        str | None, typer.Option(help="Profile, where Kubeflow has several users.")
+        str | None, typer.Option(help="Namespace of the profile, for Kubeflow with several users.")
     ] = None
     in_cluster: Annotated[
         bool,
         typer.Option(
             "--in-cluster",
-            help="Ask as the pod that this runs in, by its projected token if it has one.",
+            help="Authenticate as the pod that the command runs in.",
         ),
     ] = False
     token_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File with a bearer token.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Authenticate with the bearer token in this file."),
     ] = None
     cookies_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="File with cookies, such as authservice_session=..."),
+        typer.Option(
+            metavar="FILE",
+            help="Authenticate with the cookies in this file, such as authservice_session=...",
+        ),
     ] = None
     iap_client_id: Annotated[
         str | None,
         typer.Option(
             envvar="KF_PIPELINES_IAP_OAUTH2_CLIENT_ID",
-            help="OAuth client of Google's Identity-Aware Proxy; asks as the account of gcloud.",
+            help="Authenticate to Google's Identity-Aware Proxy with this OAuth client id and the "
+            "account of gcloud.",
         ),
     ] = None
     ca_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Certificates that are trusted, as PEM.")
+        Path | None, typer.Option(metavar="FILE", help="PEM file of certificates to trust.")
     ] = None
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for what does not go together."""
+        """Raise ConfigError for options that exclude each other."""
         ways = {
             "--in-cluster": self.in_cluster,
             "--token-file": self.token_file is not None,
@@ -69,25 +73,4 @@ class Connection:
             raise ConfigError(f"--host {self.host!r}: must start with http:// or https://")
 
 
-def connected(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a Connection in place of its parameter `connection`."""
-    hints = inspect.get_annotations(Connection, eval_str=True)
-    options = [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hint
-        )
-        for field, hint in zip(dataclasses.fields(Connection), hints.values(), strict=True)
-    ]
-    own = inspect.signature(command, eval_str=True)
-    parameters = [each for name, each in own.parameters.items() if name != "connection"]
-
-    @functools.wraps(command)
-    def with_options(*args: Any, **kwargs: Any) -> None:
-        given = {option.name: kwargs.pop(option.name) for option in options}
-        command(*args, connection=Connection(**given), **kwargs)
-
-    # Typer looks at both.
-    parameters += options
-    with_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {each.name: each.annotation for each in parameters}
-    return with_options
+connected = with_options(connection=Connection)

@@ -1,4 +1,4 @@
-"""`perennial schedule`: run a compiled pipeline on Kubeflow again and again."""
+"""`perennial schedule`: recurring runs of a compiled pipeline on Kubeflow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.commands.submit import (
     print_version,
 )
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Of the schedule.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.")]
 
 
 @connected
@@ -30,13 +30,15 @@ def create(
         str,
         typer.Option(
             metavar="CRON",
-            help="Six fields, seconds first: '0 0 3 * * *' is every day at 03:00; or @daily.",
+            help="Time: six fields, seconds first, such as '0 0 3 * * *' for 03:00 every day, or "
+            "@daily.",
         ),
     ],
     param: ParamOption = None,
     experiment: ExperimentOption = None,
     name: Annotated[
-        str | None, typer.Option(help="Of the schedule; default: the pipeline's.")
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the schedule. Default: name of the pipeline."),
     ] = None,
     service_account: ServiceAccountOption = SERVICE_ACCOUNT,
     check: CheckOption = True,
@@ -44,10 +46,10 @@ def create(
     *,
     connection: Connection,
 ) -> None:
-    """Run a compiled pipeline by the clock: one run at a time, without those that were missed.
+    """Schedule recurring runs of a compiled pipeline.
 
-    Kubeflow replaces [[ScheduledTime]], [[CurrentTime]] and [[RunUUID]] in parameters that are
-    strings.
+    One run at a time; missed runs are not made up for. In text parameters Kubeflow replaces
+    [[ScheduledTime]], [[CurrentTime]] and [[RunUUID]].
     """
     from kubeflow.client import Kubeflow
     from kubeflow.cron import in_words
@@ -73,13 +75,13 @@ def create(
         return
     print_version(found, version)
     print(f"Schedule  {name or found.name}: {words}")
-    print("          by the clock of Kubeflow, UTC unless its CRON_SCHEDULE_TIMEZONE says else")
+    print("          in Kubeflow's time zone: UTC unless its CRON_SCHEDULE_TIMEZONE is set")
     print(f"Page      {page}")
 
 
 @connected
 def list_schedules(*, connection: Connection) -> None:
-    """Show all schedules and what they mean."""
+    """List all schedules, with their times in words."""
     from kubeflow.client import Kubeflow
 
     schedules = Kubeflow(connection).schedules()
@@ -94,17 +96,17 @@ def list_schedules(*, connection: Connection) -> None:
 
 @connected
 def pause(name: NameArgument, *, connection: Connection) -> None:
-    """Start no more runs until `resume`."""
+    """Pause a schedule. A run under way goes on."""
     from kubeflow.client import Kubeflow
 
     kubeflow = Kubeflow(connection)
     kubeflow.pause(kubeflow.find_schedule(name))
-    print(f"paused {name}; a run that is under way goes on")
+    print(f"paused {name}; a run under way goes on")
 
 
 @connected
 def resume(name: NameArgument, *, connection: Connection) -> None:
-    """Start runs again; those that were missed are not made up for."""
+    """Resume a paused schedule. Missed runs are not made up for."""
     from kubeflow.client import Kubeflow
 
     kubeflow = Kubeflow(connection)
@@ -115,7 +117,7 @@ def resume(name: NameArgument, *, connection: Connection) -> None:
 
 @connected
 def delete(name: NameArgument, *, connection: Connection) -> None:
-    """Remove a schedule; its runs and models stay."""
+    """Delete a schedule. Its runs and models stay."""
     from kubeflow.client import Kubeflow
 
     kubeflow = Kubeflow(connection)
@@ -124,7 +126,7 @@ def delete(name: NameArgument, *, connection: Connection) -> None:
 
 
 def _meaning(cron: str | None) -> str:
-    """A schedule in words, also of one that this project did not make and would not."""
+    """Put a schedule in words, also one that another tool has made."""
     from kubeflow.cron import in_words
     from pipeline.errors import ConfigError
 

@@ -1,4 +1,4 @@
-"""`perennial submit`: run a compiled pipeline on Kubeflow once."""
+"""`perennial submit`: one run of a compiled pipeline on Kubeflow."""
 
 from __future__ import annotations
 
@@ -21,31 +21,32 @@ if TYPE_CHECKING:
     from kubeflow.package import Package
 
 PackageArgument = Annotated[
-    Path, typer.Argument(metavar="FILE", help="What perennial compile wrote.")
+    Path, typer.Argument(metavar="FILE", help="Pipeline, as written by `perennial compile`.")
 ]
 ParamOption = Annotated[
     list[str] | None,
     typer.Option(
         "--param",
         metavar="NAME=VALUE",
-        help="A parameter of the pipeline, checked against its type; can be repeated.",
+        help="Set a parameter of the pipeline. Repeatable.",
     ),
 ]
 ExperimentOption = Annotated[
-    str | None, typer.Option(help="Groups runs in Kubeflow's pages; default: the pipeline's name.")
+    str | None,
+    typer.Option(metavar="NAME", help="Experiment of Kubeflow. Default: the name of the pipeline."),
 ]
 ServiceAccountOption = Annotated[
-    str, typer.Option(help="Of Kubernetes, whose rights the pods have.")
+    str, typer.Option(metavar="NAME", help="Kubernetes service account of the pods.")
 ]
 CheckOption = Annotated[
     bool,
     typer.Option(
         "--check/--no-check",
-        help="First look, as kubectl would, for the claims, secrets and machines that pods need.",
+        help="Check first that the cluster has the claims, secrets and machines of the pods.",
     ),
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Print the requests as JSON and send nothing.")
+    bool, typer.Option("--dry-run", help="Print the requests as JSON instead of sending them.")
 ]
 SERVICE_ACCOUNT = "perennial-pipeline"
 
@@ -56,15 +57,18 @@ def submit(
     param: ParamOption = None,
     experiment: ExperimentOption = None,
     name: Annotated[
-        str | None, typer.Option(help="Of the run; default: the pipeline's and the time.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Name of the run. Default: name of the pipeline and time."
+        ),
     ] = None,
     service_account: ServiceAccountOption = SERVICE_ACCOUNT,
     wait: Annotated[
         bool,
         typer.Option(
             "--wait",
-            help="Show what its nodes do until the run is over; exit code 5 where it failed. A run "
-            "of which a pod does not start within kubeflow.start_timeout is ended.",
+            help="Follow the run to its end, with exit code 5 if it fails. A run whose pod does "
+            "not start within kubeflow.start_timeout is ended.",
         ),
     ] = False,
     check: CheckOption = True,
@@ -73,9 +77,9 @@ def submit(
     *,
     connection: Connection,
 ) -> None:
-    """Run a compiled pipeline on Kubeflow now.
+    """Run a compiled pipeline on Kubeflow.
 
-    The file becomes a version of the pipeline, once: the same content is not uploaded again.
+    The file is uploaded as a version of the pipeline, unless Kubeflow has the same content already.
     """
     from kubeflow.client import Kubeflow
     from kubeflow.package import arguments, read

@@ -1,4 +1,4 @@
-"""`perennial watch`: look after the runs on Kubeflow that nobody waits for."""
+"""`perennial watch`: supervision of the runs on Kubeflow."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pipeline.commands.connection import Connection, connected
 @connected
 def watch(
     every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=1, help="Time between two looks.")
+        float, typer.Option(metavar="SECONDS", min=1, help="Seconds between two checks.")
     ] = 60.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Check once and exit.")] = False,
     *,
     connection: Connection,
 ) -> None:
-    """End runs whose pods wait longer than kubeflow.start_timeout, and tell of all that fail.
+    """Report failed runs on Kubeflow, and end those whose pods cannot start.
 
-    The URL in PERENNIAL_WEBHOOK gets a line for each, and so does standard output. Runs of other
-    projects are left alone.
+    Each is reported on standard output and to the URL in PERENNIAL_WEBHOOK. A run is ended when a
+    pod waits longer than kubeflow.start_timeout. Runs of other projects are left alone.
     """
     from kubeflow.client import Kubeflow
     from kubeflow.watch import Watch

@@ -2,7 +2,7 @@
 
 A run is kept whole, with all that its nodes read and wrote. Kept are the latest runs, those that
 are young enough, and whatever the next run needs or someone is served: the runs of the last two
-blessed models, one of which is the champion, and those that pushed a version that is there still.
+blessed models, one of which is the baseline, and those that pushed a version that is there still.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ml_metadata.proto import metadata_store_pb2
 
 _RUN = "pipeline_run"
-_CHAMPIONS = 2  # a rerun of the last one is measured against the one before
+_BASELINES = 2  # a rerun of the last one is measured against the one before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def find(
     needed |= _of_served(config, runs)
     artifacts = {each.id: each for each in store.get_artifacts()}
     in_use = {artifact for run in needed for artifact in _touched(store, [run])}
-    in_use |= _of_champions(store, artifacts.values())
+    in_use |= _of_baselines(store, artifacts.values())
     doomed = []
     for each in artifacts.values():
         folder = Path(each.uri)
@@ -98,7 +98,7 @@ def _of_served(config: Config, runs: Iterable[metadata_store_pb2.Context]) -> se
     return {run.id for run in runs if run.name in names}
 
 
-def _of_champions(
+def _of_baselines(
     store: MetadataStore, artifacts: Collection[metadata_store_pb2.Artifact]
 ) -> set[int]:
     """What the last blessed models were made of, and all that was made with it."""
@@ -114,7 +114,7 @@ def _of_champions(
     blessed = [each for each in verdicts if each[2]]
     in_use: set[int] = set()
     # And of the last one that was judged: what is new is told by the difference from its data.
-    for model, verdict, _ in {*blessed[-_CHAMPIONS:], *verdicts[-1:]}:
+    for model, verdict, _ in {*blessed[-_BASELINES:], *verdicts[-1:]}:
         in_use |= _touched(store, [*_made_in(store, model), *_made_in(store, verdict)])
     return in_use
 

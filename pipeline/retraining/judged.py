@@ -39,10 +39,10 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """The last model that was judged, and the last one that was blessed: the champion."""
+    """The last model that was judged, and the last one that was blessed: the baseline."""
 
     last: Trained | None = None
-    champion: Trained | None = None
+    baseline: Trained | None = None
 
 
 def read(connection: metadata_store_pb2.ConnectionConfig, pipeline: str) -> History:
@@ -87,7 +87,7 @@ def read(connection: metadata_store_pb2.ConnectionConfig, pipeline: str) -> Hist
     return History(
         last=trained(max(judged, key=lambda model: judged[model])) if judged else None,
         # As the Resolver has it: the latest that was trained, not that was judged.
-        champion=trained(max(blessed)) if blessed else None,
+        baseline=trained(max(blessed)) if blessed else None,
     )
 
 

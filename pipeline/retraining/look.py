@@ -129,7 +129,7 @@ def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> 
         now=now,
         news=news,
         last=past.last,
-        champion=past.champion,
+        baseline=past.baseline,
         unfinished=_cut_off(entries),
         drift=_drift(config, place, past, {name: current[name] for name in news.images}, entries),
         last_alarm=journal.last_alarm(entries),
@@ -162,8 +162,8 @@ def _drift(
     entries: Sequence[Mapping[str, Any]],
 ) -> Drift | None:
     """How new images differ; what was measured of the same ones before is not measured again."""
-    limits, champion = config.retrain.drift, past.champion
-    if past.last is None or champion is None or len(images) < limits.min_examples:
+    limits, baseline = config.retrain.drift, past.baseline
+    if past.last is None or baseline is None or len(images) < limits.min_examples:
         return None
     batch = inventory.digest(images)
     for entry in reversed(entries):
@@ -172,7 +172,7 @@ def _drift(
     with place.noise:
         from pipeline.retraining.drift import measure
 
-        found = measure(config.data, images, champion.examples, champion.uri, limits)
+        found = measure(config.data, images, baseline.examples, baseline.uri, limits)
     if found is not None:
         now = datetime.datetime.now(datetime.UTC)
         drift = dataclasses.asdict(found)

@@ -1,4 +1,4 @@
-"""A retraining starts from the settings of the champion, and tells what differs."""
+"""A retraining starts from the settings of the baseline, and tells what differs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ MADE = datetime.datetime(2026, 5, 1, 3, tzinfo=datetime.UTC)
 PHOTOS = {"data.source": "gs://bucket/photos"}  # no preset, and nothing to look at
 RUN = "20260501-030000-abcd"
 
-Champion = Callable[..., None]
+Baseline = Callable[..., None]
 
 
 @pytest.fixture
-def champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Champion:
-    """Makes the champion one of a run with the given settings."""
+def baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Baseline:
+    """Makes the baseline one of a run with the given settings."""
 
     def make(settings: Mapping[str, Any], run: str = RUN, **changed: Any) -> None:
         loaded = load(None, {"workspace": str(tmp_path), **PHOTOS, **settings})
@@ -82,35 +82,35 @@ class TestSettings:
         "evaluate.min_accuracy": 0.9,
     }
 
-    def test_are_the_champion_s(
-        self, champion: Champion, prepared: Callable[..., Prepared]
+    def test_are_the_baseline_s(
+        self, baseline: Baseline, prepared: Callable[..., Prepared]
     ) -> None:
-        champion(self.OWN)
+        baseline(self.OWN)
         loaded, notes = prepared()
         values = dict(items(loaded.config, loaded.origins))
         assert {key: values[key] for key in self.OWN} == self.OWN
-        assert {loaded.origins[key] for key in self.OWN} == {f"champion {RUN}"}
+        assert {loaded.origins[key] for key in self.OWN} == {f"baseline {RUN}"}
         assert notes[0].endswith(RUN)
-        assert "train.epochs = 7, as the champion had it; 10 by preset:recipe-vit alone" in notes
+        assert "train.epochs = 7, as the baseline had it; 10 by preset:recipe-vit alone" in notes
         assert len(notes) == len(self.OWN)  # a line each but for the recipe, and the first
         assert loaded.config.train.warm_start
 
     def test_what_is_given_wins_and_is_told(
-        self, champion: Champion, prepared: Callable[..., Prepared]
+        self, baseline: Baseline, prepared: Callable[..., Prepared]
     ) -> None:
-        champion(self.OWN)
+        baseline(self.OWN)
         loaded, notes = prepared(train__epochs=2, transform__image_size=48)
         assert loaded.config.train.epochs == 2
-        assert "train.epochs = 2 by command line; the champion had 7" in notes
+        assert "train.epochs = 2 by command line; the baseline had 7" in notes
         assert not any("image_size" in note for note in notes)
 
     def test_are_still_its_own_after_a_retraining(
-        self, champion: Champion, prepared: Callable[..., Prepared]
+        self, baseline: Baseline, prepared: Callable[..., Prepared]
     ) -> None:
-        champion({"train.epochs": 7})
-        depth = {"value": 3, "origin": "champion 20260401-030000-ef01"}
-        bound = {"value": 0.9, "origin": "champion 20260401-030000-ef01"}
-        champion(
+        baseline({"train.epochs": 7})
+        depth = {"value": 3, "origin": "baseline 20260401-030000-ef01"}
+        bound = {"value": 0.9, "origin": "champion 20260401-030000-ef01"}  # of version 0.1
+        baseline(
             {"train.epochs": 7},
             "20260502-030000-cdef",
             **{"train.hyperparameters.depth": depth, "evaluate.min_class_recall": bound},
@@ -120,20 +120,20 @@ class TestSettings:
         assert loaded.config.evaluate.min_class_recall == 0.9
 
     def test_another_recipe_takes_neither_settings_nor_weights(
-        self, champion: Champion, prepared: Callable[..., Prepared]
+        self, baseline: Baseline, prepared: Callable[..., Prepared]
     ) -> None:
-        champion(self.OWN)
+        baseline(self.OWN)
         loaded, notes = prepared(train__recipe="bit")
         assert loaded.config.train.recipe == "bit"
         assert not loaded.config.train.warm_start
         assert loaded.config.train.epochs is None
         assert loaded.config.data.eval == 30
-        assert any("train.recipe = bit is given and the champion's is vit" in n for n in notes)
+        assert any("train.recipe = bit is given and the baseline's is vit" in n for n in notes)
 
-    def test_auto_is_the_champion_s_recipe(
-        self, champion: Champion, prepared: Callable[..., Prepared]
+    def test_auto_is_the_baseline_s_recipe(
+        self, baseline: Baseline, prepared: Callable[..., Prepared]
     ) -> None:
-        champion({"train.recipe": "fixres"})
+        baseline({"train.recipe": "fixres"})
         loaded, notes = prepared(train__recipe="auto")
         assert loaded.config.train.recipe == "fixres"
         assert loaded.config.train.warm_start
@@ -142,10 +142,10 @@ class TestSettings:
         assert any(f"auto would choose {chosen.train.recipe} now" in note for note in notes)
 
     def test_places_schedules_and_pinned_spans_are_not_taken(
-        self, champion: Champion, prepared: Callable[..., Prepared], tmp_path: Path
+        self, baseline: Baseline, prepared: Callable[..., Prepared], tmp_path: Path
     ) -> None:
         source = f"{tmp_path}/data/{{SPAN}}"
-        champion(
+        baseline(
             {
                 "data.source": source,
                 "data.first_span": 1,
@@ -168,9 +168,9 @@ class TestSettings:
         assert config.validation.warn == ("*",)
 
     def test_a_gate_that_was_loosened_for_one_run_is_not_loose_for_good(
-        self, champion: Champion, prepared: Callable[..., Prepared]
+        self, baseline: Baseline, prepared: Callable[..., Prepared]
     ) -> None:
-        champion(
+        baseline(
             {
                 "evaluate.max_accuracy_drop": 1.0,
                 "evaluate.min_accuracy": 0.1,
@@ -185,17 +185,17 @@ class TestSettings:
         assert (bounds.max_ece, bounds.min_macro_f1) == (0.05, 0.8)
 
     def test_settings_of_another_version_are_left_out(
-        self, champion: Champion, prepared: Callable[..., Prepared]
+        self, baseline: Baseline, prepared: Callable[..., Prepared]
     ) -> None:
         old = {"value": 1, "origin": "command line"}
-        champion({"train.epochs": 7}, **{"train.hyperparameters.gone": old, "train.gone": old})
+        baseline({"train.epochs": 7}, **{"train.hyperparameters.gone": old, "train.gone": old})
         assert prepared().loaded.config.train.epochs == 7
 
     def test_without_a_record_what_is_given_counts(
-        self, champion: Champion, prepared: Callable[..., Prepared], tmp_path: Path
+        self, baseline: Baseline, prepared: Callable[..., Prepared], tmp_path: Path
     ) -> None:
         assert prepared().notes == []
-        champion({"train.epochs": 7})
+        baseline({"train.epochs": 7})
         (Workspace(tmp_path).run_dir(RUN) / RECORD).write_text("{")
         loaded, notes = prepared()
         assert notes == []
@@ -212,7 +212,7 @@ def test_retrain_takes_the_options_of_run() -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_a_retraining_goes_on_where_the_champion_ended(
+def test_a_retraining_goes_on_where_the_baseline_ended(
     few_digits: Callable[..., Path], tmp_path: Path
 ) -> None:
     """As a person does it: a run with settings, new images, and a retraining without any."""
@@ -239,9 +239,9 @@ def test_a_retraining_goes_on_where_the_champion_ended(
     assert again.returncode == 0, again.stderr
     events = [json.loads(line) for line in again.stdout.splitlines()]
     notes = [event["text"] for event in events if event["event"] == "note"]
-    assert any("train.hyperparameters.patch_size = 4, as the champion had it" in n for n in notes)
+    assert any("train.hyperparameters.patch_size = 4, as the baseline had it" in n for n in notes)
     (summary,) = (event for event in events if event["event"] == "summary")
     record = json.loads((tmp_path / "work/runs" / summary["run_id"] / RECORD).read_text())
     assert record["settings"]["train.epochs"]["value"] == 2
-    assert record["settings"]["train.epochs"]["origin"].startswith("champion ")
+    assert record["settings"]["train.epochs"]["origin"].startswith("baseline ")
     assert record["settings"]["train.warm_start"]["value"] is True

@@ -1,4 +1,4 @@
-"""The settings that the champion was made with, from which a retraining starts."""
+"""The settings that the baseline was made with, from which a retraining starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.retraining import judged
 from pipeline.workspace import Workspace
 from trainer_module import recipes
 
-ORIGIN = "champion"
+ORIGIN = "baseline"
 # What makes the model, whatever set it: defaults and presets may have changed since.
 _MODEL = ("train.", "transform.")
 # What is the schedule's own, the place's, or would keep new images out.
@@ -24,11 +24,12 @@ _NOT_TAKEN = (
 )
 _GATE = "evaluate."
 _WARM_START = "train.warm_start"
-_GIVEN = (COMMAND_LINE, "file:", f"{ORIGIN} ")
+# Runs before 0.2.0 have recorded "champion".
+_GIVEN = (COMMAND_LINE, "file:", f"{ORIGIN} ", "champion ")
 
 
 @dataclasses.dataclass(frozen=True)
-class Champion:
+class Baseline:
     """The run that made the latest blessed model, and those of its settings that are its own.
 
     values: by dotted key, as JSON has them.
@@ -70,22 +71,22 @@ class Champion:
         return not asked
 
 
-def find(workspace: Workspace, name: str) -> Champion | None:
-    """The champion of the model called `name`; None where there is none, or its run is gone."""
+def find(workspace: Workspace, name: str) -> Baseline | None:
+    """The baseline of the model called `name`; None where there is none, or its run is gone."""
     if not workspace.metadata.exists():
         return None
-    champion = judged.read(workspace.connection(), name).champion
-    if champion is None or not champion.run:
+    baseline = judged.read(workspace.connection(), name).baseline
+    if baseline is None or not baseline.run:
         return None
     try:
-        record = json.loads((workspace.run_dir(champion.run) / RECORD).read_bytes())
+        record = json.loads((workspace.run_dir(baseline.run) / RECORD).read_bytes())
         settings: dict[str, dict[str, Any]] = record["settings"]
         values = {key: settings[key]["value"] for key in _taken(settings)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if "train.recipe" not in values:
         return None
-    return Champion(champion.run, {k: v for k, v in values.items() if v is not None})
+    return Baseline(baseline.run, {k: v for k, v in values.items() if v is not None})
 
 
 def _taken(settings: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -111,34 +112,34 @@ def _is_tighter(key: str, value: object, given: object) -> bool:
     )
 
 
-def differences(champion: Champion, given: Loaded, used: Loaded) -> list[str]:
-    """A line for each setting in which what is used is not what the champion had, or was given."""
+def differences(baseline: Baseline, given: Loaded, used: Loaded) -> list[str]:
+    """A line for each setting in which what is used is not what the baseline had, or was given."""
     before = dict(items(given.config, given.origins))
     lines = []
-    if not champion.shares_recipe(given):
+    if not baseline.shares_recipe(given):
         lines.append(
-            f"train.recipe = {before['train.recipe']} is given and the champion's is "
-            f"{champion.recipe}, so that neither its settings nor its weights are taken"
+            f"train.recipe = {before['train.recipe']} is given and the baseline's is "
+            f"{baseline.recipe}, so that neither its settings nor its weights are taken"
         )
-    if given.origins["train.recipe"].startswith(AUTO) and before["train.recipe"] != champion.recipe:
+    if given.origins["train.recipe"].startswith(AUTO) and before["train.recipe"] != baseline.recipe:
         lines.append(
-            f"train.recipe is {champion.recipe}, the champion's; {AUTO} would choose "
+            f"train.recipe is {baseline.recipe}, the baseline's; {AUTO} would choose "
             f"{before['train.recipe']} now"
         )
-        before["train.recipe"] = champion.recipe
+        before["train.recipe"] = baseline.recipe
     for key, value in items(used.config, used.origins):
-        if key.startswith(_MODEL) and not champion.shares_recipe(given):
+        if key.startswith(_MODEL) and not baseline.shares_recipe(given):
             continue  # all of them
-        theirs = champion.values.get(key)
-        if used.origins[key] == champion.origin:
+        theirs = baseline.values.get(key)
+        if used.origins[key] == baseline.origin:
             if key in before and before[key] != value:
                 lines.append(
-                    f"{key} = {_shown(value)}, as the champion had it; {_shown(before[key])} by "
+                    f"{key} = {_shown(value)}, as the baseline had it; {_shown(before[key])} by "
                     f"{given.origins[key]} alone"
                 )
-        elif key in champion.values and theirs != value:
+        elif key in baseline.values and theirs != value:
             lines.append(
-                f"{key} = {_shown(value)} by {used.origins[key]}; the champion had {_shown(theirs)}"
+                f"{key} = {_shown(value)} by {used.origins[key]}; the baseline had {_shown(theirs)}"
             )
     return lines
 
