@@ -389,11 +389,6 @@ class TestRefusals:
                     predict(request.SerializeToString(), timeout=SECONDS)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
-    def test_an_empty_batch_is_refused(self, client: Client) -> None:
-        with pytest.raises(ServingError) as caught:
-            client.predict(MODEL, {"image_bytes": strings([])})
-        assert caught.value.code == "INVALID_ARGUMENT"
-
 
 class TestVersions:
     """These start servers of their own, because they change what is served."""

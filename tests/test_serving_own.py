@@ -458,8 +458,6 @@ class TestHealthAndPage:
         server = serve()
         assert get(server, "/etc/passwd").status_code == 404
         assert get(server, PREDICT).status_code == 400
-        assert requests.put(url(server, PREDICT), timeout=60).status_code == 405
-        assert post(server, f"/v1/models/{MODEL}:classify", GOOD).status_code == 501
 
 
 class TestStarting:

@@ -88,11 +88,11 @@ class LoadedModel:
                 f"sent extra {sorted(inputs.keys() - signature.inputs.keys())}, "
                 f"missing {sorted(signature.inputs.keys() - inputs.keys())}"
             )
+        if len(set(output_filter)) < len(output_filter):
+            raise invalid(f"duplicate output tensor alias: {sorted(output_filter)}")
         unknown = set(output_filter) - signature.outputs.keys()
         if unknown:
             raise invalid(f"output tensor alias not found in signature: {sorted(unknown)}")
-        if any(array.ndim and array.shape[0] == 0 for array in inputs.values()):
-            raise invalid("the batch is empty")
         names = list(output_filter) or list(signature.outputs)
         results = self._session.run(
             {signature.inputs[name].name: array for name, array in inputs.items()},
