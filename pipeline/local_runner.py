@@ -40,7 +40,7 @@ from tfx.proto.orchestration.executable_spec_pb2 import (
 from tfx.types import Artifact
 
 from components import progress, storage
-from components.errors import BadDataError, NotServableError, PushRefusedError
+from components.errors import BadDataError, NotServableError
 from components.storage import tfx_files
 from pipeline import staged, tfx_queries, usage
 from pipeline.errors import (
@@ -257,7 +257,7 @@ class NodeRunner:
                 return NotBlessed(f"{node_id}: {each}; see {self._log}")
             if isinstance(each, PromotionFailed):
                 return PromotionFailed(f"{node_id}: {each}; see {self._log}")
-            if isinstance(each, PushRefusedError | ConfigError | KubernetesUnreachable):
+            if isinstance(each, ConfigError | KubernetesUnreachable):
                 return NodeFailed(f"{node_id}: {each}; see {self._log}")
         fullest = self._fullest_disk()
         # SQLite and others do not always say what kept them from writing.

@@ -21,11 +21,11 @@ from pydantic import (
     model_validator,
 )
 
-from components.atomic_pusher import config_map
 from components.image_evaluator.bounds import Bounds
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
 from components.image_example_validator.findings import Policy
+from components.model_registry import Registry, is_config_map, place_of
 from components.redaction import ENV
 from components.storage.options import Options as StorageOptions
 
@@ -460,14 +460,14 @@ class PushConfig(Section):
     @model_validator(mode="after")
     def _served(self) -> Self:
         where = self.served_config or ""
-        if config_map.is_config_map(where):
-            config_map.Place.parse(where)
+        if is_config_map(where):
+            place_of(where)
         elif self.promote != "none":
             raise ValueError(
                 "promote needs served_config = configmap://NAMESPACE/NAME: of no other place is "
                 "it known which servers follow it"
             )
-        if config_map.is_config_map(self.directory or ""):
+        if is_config_map(self.directory or ""):
             raise ValueError("directory must be a folder or a URI, not a ConfigMap")
         return self
 
@@ -937,3 +937,9 @@ class Config(Section):
     def push_directory(self) -> str:
         """Path or URI of what holds the numbered versions of the pushed model."""
         return self.push.directory or str(self.workspace / "serving" / self.name)
+
+    @property
+    def registry(self) -> Registry:
+        """The versions of the pushed model, and what is served of them."""
+        key = self.push.signing.public_key
+        return Registry(self.push_directory, self.push.served_config or "", self.name, key)

@@ -11,7 +11,7 @@ from tfx.orchestration.portable import data_types
 from tfx.proto.orchestration import driver_output_pb2
 from tfx.types import standard_artifacts
 
-from components.atomic_pusher import storage
+from components import storage
 from components.atomic_pusher.executor import base_of
 
 

@@ -28,7 +28,6 @@ def collect(
     Artifacts of a baseline and of pushed versions are kept, and so are reports, logs and history.
     Without --apply the command lists what it would remove.
     """
-    from components.errors import PushRefusedError
     from pipeline.errors import ConfigError
     from pipeline.retraining import hygiene
     from pipeline.workspace import Workspace
@@ -41,10 +40,7 @@ def collect(
             f"workspace {place.root}: there is no such folder; name another with --workspace"
         )
     with place.lock():
-        try:
-            doomed = hygiene.find(settings, place, keep, older_than, now)
-        except PushRefusedError as error:
-            raise ConfigError(str(error)) from error
+        doomed = hygiene.find(settings, place, keep, older_than, now)
         for each in doomed:
             print(each.folder)
         if apply:

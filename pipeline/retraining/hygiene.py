@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.atomic_pusher import served, versions
 from components.lineage import BLESSED, BLESSING, JUDGED_MODEL, Lineage
 from pipeline.settings import Config
 from pipeline.workspace import Workspace
@@ -39,7 +38,7 @@ def find(
 ) -> list[Doomed]:
     """The artifacts of runs that are neither among the `keep` latest, nor younger than `days`.
 
-    Raises PushRefusedError where it cannot be told which versions are served.
+    Raises ConfigError where it cannot be told which versions are served.
     """
     if not workspace.metadata.exists():
         return []
@@ -77,11 +76,7 @@ def remove(workspace: Workspace, doomed: Iterable[Doomed]) -> None:
 
 def _of_served(config: Config, runs: Iterable[metadata_store_pb2.Context]) -> set[int]:
     """The runs that pushed the versions that are there."""
-    base = config.push_directory
-    there = {*versions.find(base)}
-    there |= served.pinned(config.push.served_config or served.default_config(base), base)
-    manifests = [versions.read_manifest(base, number) for number in there]
-    names = {str(each.record.get("run")) for each in manifests if each}
+    names = {str(each.record.get("run")) for each in config.registry.versions() if each.record}
     return {run.id for run in runs if run.name in names}
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from components.model_server.errors import CODES, LONGEST_MESSAGE, ServingError, invalid
 from components.wording import of_op
-from pipeline.serving.errors import CODES, LONGEST_MESSAGE, ServingError, invalid
 
 if TYPE_CHECKING:
     from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Session:
     """A loaded SavedModel. `run` may be called by many threads at once, `close` after all of them.
 
-    signatures: SignatureDef by name, without TensorFlow's internal ones.
+    signatures: SignatureDef by name, TensorFlow's internal ones too.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -49,11 +49,7 @@ class Session:
         except BaseException:
             self.close()
             raise
-        self.signatures: dict[str, SignatureDef] = {
-            name: signature
-            for name, signature in found.signature_def.items()
-            if not name.startswith("__saved_model")
-        }
+        self.signatures: dict[str, SignatureDef] = dict(found.signature_def)
 
     def run(
         self,

@@ -11,9 +11,10 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from components.errors import ConfigError, KubernetesUnreachable, UserError
 
 SCHEME = "configmap://"
 _FORM = f"must be {SCHEME}NAMESPACE/NAME, perhaps with /KEY and ?service=NAME behind it"
@@ -27,15 +28,7 @@ _IN_POD = "KUBERNETES_SERVICE_HOST"
 Json = dict[str, Any]
 
 
-class ClusterError(Exception):
-    """A request to Kubernetes that failed: one line that says why, and what to do."""
-
-
-class UnreachableError(ClusterError):
-    """Kubernetes does not answer."""
-
-
-class ConflictError(ClusterError):
+class ConflictError(ConfigError):
     """Somebody else changed the object since it was read."""
 
 
@@ -68,23 +61,61 @@ class Place:
     def __str__(self) -> str:
         return f"the ConfigMap {self.namespace}/{self.name}"
 
+    def text_of(self, content: Json) -> str:
+        """The configuration in the object. Raises ConfigError where it has no such key."""
+        data = content.get("data") or {}
+        if self.key not in data:
+            there_are = ", ".join(sorted(data)) or "none"
+            raise ConfigError(f"{self} has no key {self.key}; there are: {there_are}")
+        return str(data[self.key])
+
 
 def is_config_map(location: str) -> bool:
     """Whether it is named by the scheme of ConfigMaps."""
     return location.startswith(SCHEME)
 
 
-def connection() -> Any:
-    """A client of the cluster that KUBECONFIG names, else of the pod's own, else of ~/.kube/config.
+def request(what: str, api: str, method: str, *arguments: Any, **options: Any) -> Json:
+    """Call a method of an API; returns the answer's JSON as it is.
+
+    Args:
+        what: verb and object, such as "get configmaps", for the message.
+        api: class of `kubernetes.client`.
+        method: of it.
+        arguments: of it.
+        options: of it.
 
     Raises:
-        ClusterError: none is named, or what is named cannot be used.
+        ConfigError: no cluster is named, or it refused. ConflictError is a kind of it.
+        KubernetesUnreachable: it does not answer.
     """
-    return _connection(os.environ.get("KUBECONFIG") or None, os.environ.get(_IN_POD))
+    import kubernetes
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    client = _connection(os.environ.get("KUBECONFIG") or None, os.environ.get(_IN_POD))
+    call = getattr(getattr(kubernetes.client, api)(client), method)
+    try:
+        # Not as the library's models: they leave out what is newer than themselves.
+        answer = call(*arguments, _preload_content=False, _request_timeout=TIMEOUT, **options)
+        found: Json = json.loads(answer.data)
+    except ApiException as error:
+        raise _refusal(what, error) from error
+    except (HTTPError, OSError, ValueError) as error:
+        reason = " ".join(str(getattr(error, "reason", None) or error).split())
+        raise KubernetesUnreachable(
+            f"Kubernetes at {client.configuration.host} does not answer: {reason}"
+        ) from error
+    return found
 
 
 @functools.cache
 def _connection(kubeconfig: str | None, host: str | None) -> Any:
+    """A client of the cluster that KUBECONFIG names, else of the pod's own, else of ~/.kube/config.
+
+    Raises:
+        ConfigError: none is named, or what is named cannot be used.
+    """
     import kubernetes
     import yaml
     from kubernetes.config.config_exception import ConfigException
@@ -97,42 +128,14 @@ def _connection(kubeconfig: str | None, host: str | None) -> Any:
             kubernetes.config.load_kube_config(kubeconfig, client_configuration=settings)
     except (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ClusterError(
+        raise ConfigError(
             f"no cluster is named: {reason}; set KUBECONFIG, or run it in a pod with a token"
         ) from error
     settings.retries = _RETRIES
     return kubernetes.client.ApiClient(settings)
 
 
-def request(what: str, method: Callable[..., Any], *arguments: Any, **options: Any) -> Json:
-    """Call a method of an API; returns the answer's JSON as it is.
-
-    Args:
-        what: verb and object, such as "get configmaps", for the message.
-        method: of a class of `kubernetes.client`.
-        arguments: of it.
-        options: of it.
-
-    Raises:
-        ClusterError: it was refused. ConflictError and UnreachableError are kinds of it.
-    """
-    from kubernetes.client.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
-
-    try:
-        # Not as the library's models: they leave out what is newer than themselves.
-        answer = method(*arguments, _preload_content=False, _request_timeout=TIMEOUT, **options)
-        found: Json = json.loads(answer.data)
-    except ApiException as error:
-        raise _refusal(what, error) from error
-    except (HTTPError, OSError, ValueError) as error:
-        host = method.__self__.api_client.configuration.host  # type: ignore[attr-defined]
-        reason = " ".join(str(getattr(error, "reason", None) or error).split())
-        raise UnreachableError(f"Kubernetes at {host} does not answer: {reason}") from error
-    return found
-
-
-def _refusal(what: str, error: Any) -> ClusterError:
+def _refusal(what: str, error: Any) -> UserError:
     try:
         message = json.loads(error.body)["message"]
     except (ValueError, TypeError, KeyError):
@@ -141,53 +144,34 @@ def _refusal(what: str, error: Any) -> ClusterError:
     if error.status == _CONFLICT:
         return ConflictError(message)
     if error.status == 401:
-        return ClusterError(f"{what}: not logged in to Kubernetes ({message})")
+        return ConfigError(f"{what}: not logged in to Kubernetes ({message})")
     if error.status == 403:
-        return ClusterError(
-            f"{what}: {message}; bind the account to the Role model-promoter, "
+        message = (
+            f"{message}; bind the account to the Role model-promoter, "
             "kubeflow/serving/components/promotion"
         )
-    return ClusterError(f"{what}: {message}")
+    return ConfigError(f"{what}: {message}")
 
 
 def read(place: Place) -> Json:
-    """The whole object, with the resourceVersion that `replace` needs. Raises ClusterError."""
-    import kubernetes
-
-    api = kubernetes.client.CoreV1Api(connection())
-    return request("get configmaps", api.read_namespaced_config_map, place.name, place.namespace)
+    """The whole object, with the resourceVersion that `replace` needs. Raises UserError."""
+    method = "read_namespaced_config_map"
+    return request("get configmaps", "CoreV1Api", method, place.name, place.namespace)
 
 
 def replace(place: Place, content: Json) -> Json:
     """Replace the object where it is still the one that was read; returns the new one.
 
     Raises:
-        ConflictError: somebody else changed it. ClusterError: it was refused.
+        ConflictError: somebody else changed it. UserError: it was refused.
     """
-    import kubernetes
-
-    api = kubernetes.client.CoreV1Api(connection())
     return request(
         "update configmaps",
-        api.replace_namespaced_config_map,
+        "CoreV1Api",
+        "replace_namespaced_config_map",
         place.name,
         place.namespace,
         content,
         # Whoever applies the file by the server's side is told of the conflict.
         field_manager="perennial",
     )
-
-
-def text_of(place: Place, content: Json) -> str:
-    """The configuration in a ConfigMap. Raises ClusterError where it has no such key."""
-    data = content.get("data") or {}
-    if place.key not in data:
-        there_are = ", ".join(sorted(data)) or "none"
-        raise ClusterError(f"{place} has no key {place.key}; there are: {there_are}")
-    return str(data[place.key])
-
-
-def read_text(location: str) -> str:
-    """The configuration at configmap://... Raises ClusterError, or ValueError for the location."""
-    place = Place.parse(location)
-    return text_of(place, read(place))

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Self
 
 import grpc
-from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from pipeline.serving.errors import ServingError, invalid
-from pipeline.serving.grpc_service import make_server
-from pipeline.serving.launch import LOOPBACK
-from pipeline.serving.manager import Manager
-from pipeline.serving.rest import RestServer
-from pipeline.serving.service import Limits, Service
+from components.errors import ConfigError
+from components.model_server import config_file as files
+from components.model_server.errors import ServingError, invalid
+from components.model_server.grpc_service import make_server
+from components.model_server.launch import LOOPBACK
+from components.model_server.manager import Manager
+from components.model_server.rest import RestServer
+from components.model_server.service import Limits, Service
 
 log = logging.getLogger("perennial.serving")
 
@@ -70,12 +71,12 @@ class ModelServer:
             public_key: file of the key that each version must be signed for; None takes any.
 
         Raises:
-            ServingError: INVALID_ARGUMENT or NOT_FOUND; the configuration cannot be used.
+            ServingError, ConfigError: the configuration cannot be used.
         """
         if (base_path is None) == (config_file is None):
             raise invalid("name either a base path or a configuration file")
         if config_file is not None:
-            config = read_config(Path(config_file))
+            config = files.read(Path(config_file))
         else:
             config = single_model_config(model_name, Path(str(base_path)))
         self.host = host
@@ -146,15 +147,15 @@ class ModelServer:
         complaint = ""
         while not self._stopping.wait(self._config_poll_seconds):
             try:
-                config = read_config(self._config_file)
+                config = files.read(self._config_file)
                 if config != applied:
                     self.manager.reload(config, self.limits.request_seconds)
                     applied = config
                     log.info("%s is in force", self._config_file)
                 complaint = ""
-            except ServingError as error:
-                if error.message != complaint:
-                    complaint = error.message
+            except (ServingError, ConfigError) as error:
+                if str(error) != complaint:
+                    complaint = str(error)
                     log.error("%s is not in force: %s", self._config_file, complaint)
 
 
@@ -197,17 +198,3 @@ def single_model_config(name: str, base_path: Path) -> ModelServerConfig:
         name=name, base_path=str(base_path.absolute()), model_platform="tensorflow"
     )
     return config
-
-
-def read_config(path: Path) -> ModelServerConfig:
-    """Read a text-proto ModelServerConfig.
-
-    Raises:
-        ServingError: NOT_FOUND or INVALID_ARGUMENT; names the file and what is wrong.
-    """
-    try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), ModelServerConfig())
-    except OSError as error:
-        raise ServingError("NOT_FOUND", f"{path} cannot be read: {error.strerror}") from error
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise invalid(f"{path} is not a ModelServerConfig: {error}") from error

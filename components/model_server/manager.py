@@ -16,8 +16,8 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.serving.errors import ServingError, invalid
-from pipeline.serving.model import LoadedModel
+from components.model_server.errors import ServingError, invalid
+from components.model_server.model import LoadedModel
 
 if TYPE_CHECKING:
     from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
@@ -388,10 +388,10 @@ def check_config(config: ModelServerConfig) -> None:
 
 
 def _check_signature(path: Path, public_key: Path) -> None:
-    from components.atomic_pusher.signing import SignatureError, verify_version
+    from components.model_registry import Registry, SignatureError
 
     try:
-        verify_version(str(path.parent), int(path.name), public_key)
+        Registry(str(path.parent), public_key=public_key).verify_signature(int(path.name))
     except SignatureError as error:
         raise ServingError("PERMISSION_DENIED", str(error)) from error
 

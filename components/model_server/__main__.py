@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from components import environment
-from pipeline.serving.launch import LOOPBACK
+from components.model_server.launch import LOOPBACK
 
 BANNER = (
     "Perennial's development server: for trying and testing models on this machine.\n"
@@ -36,8 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Its errors come back as status codes and are logged here.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _stderr_closed():
-        from pipeline.serving.server import ModelServer
-    from pipeline.serving.errors import ServingError
+        from components.model_server.server import ModelServer
+    from components.errors import ConfigError
+    from components.model_server.errors import ServingError
 
     # Connections of gRPC, which does not limit them, must not take all files from REST.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             public_key=options.public_key,
         )
         server.start()
-    except (ServingError, OSError) as error:
+    except (ServingError, ConfigError, OSError) as error:
         print(f"perennial: error: {error}", file=sys.stderr)
         return 2
     host = options.host
@@ -89,7 +90,7 @@ def _stderr_closed() -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.serving", description=BANNER)
+    parser = argparse.ArgumentParser(prog="python -m components.model_server", description=BANNER)
     served = parser.add_mutually_exclusive_group(required=True)
     served.add_argument("--model_base_path", metavar="DIR", help="folder of numbered versions")
     served.add_argument("--model_config_file", metavar="FILE", help="text-proto ModelServerConfig")

@@ -14,11 +14,11 @@ import numpy as np
 
 from components.image_example_gen import formats
 from components.image_example_gen.files import Unusable
-from pipeline.serving.errors import ServingError, invalid
-from pipeline.serving.manager import Manager
-from pipeline.serving.metrics import Metrics
-from pipeline.serving.model import LoadedModel
-from pipeline.serving.tensors import Arrays
+from components.model_server.errors import ServingError, invalid
+from components.model_server.manager import Manager
+from components.model_server.metrics import Metrics
+from components.model_server.model import LoadedModel
+from components.model_server.tensors import Arrays
 
 log = logging.getLogger("perennial.serving")
 

@@ -16,8 +16,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.atomic_pusher import storage, versions
-from components.errors import PushRefusedError
+from components import storage
+from components.errors import ConfigError
 
 if TYPE_CHECKING:
     from model_signing import hashing
@@ -26,7 +26,7 @@ SIGNATURE = "model.sig"
 _LARGEST = 16 << 20  # bytes of a signature: some hundred for each file of the model
 
 
-class SignatureError(Exception):
+class SignatureError(ConfigError):
     """A version that is not signed, or not by whom it should be, or not as it is now."""
 
 
@@ -41,7 +41,7 @@ class Keys:
         """Sign a version that is about to appear, and check it as servers will.
 
         Raises:
-            PushRefusedError: a key cannot be used, or the two are no pair.
+            ConfigError: a key cannot be used, or the two are no pair.
         """
         from model_signing import signing
 
@@ -50,14 +50,14 @@ class Keys:
             config.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
         # The library lets through what a key of another kind makes of it.
         except Exception as error:
-            raise PushRefusedError(
+            raise ConfigError(
                 f"push.signing.private_key: {self.private} cannot sign: {error}; give an elliptic "
                 "private key in PEM without a passphrase"
             ) from error
         try:
             verify(folder, self.public, "the version")
         except SignatureError as error:
-            raise PushRefusedError(
+            raise ConfigError(
                 f"push.signing.public_key: servers would refuse the model: {error}; give the "
                 f"public key of {self.private}"
             ) from error
@@ -77,6 +77,8 @@ def verify_version(base: str, version: int, public_key: Path) -> None:
     Raises:
         SignatureError: it must not be served.
     """
+    from components.model_registry import versions
+
     location = storage.join(base, str(version))
     with storage.local_copy(location) as folder:
         verify(folder, public_key, location)
@@ -86,20 +88,19 @@ def verify_version(base: str, version: int, public_key: Path) -> None:
         raise SignatureError(f"{location} was signed as version {signed}, not {version}")
 
 
-def verify(folder: Path, public_key: Path, name: str = "") -> None:
+def verify(folder: Path, public_key: Path, name: str) -> None:
     """Check that the holder of the private key signed just the files of a version.
 
     Args:
         folder: the version.
         public_key: elliptic, PEM.
-        name: what to call the version, where it is a copy.
+        name: what to call the version.
 
     Raises:
         SignatureError: it must not be served.
     """
     from model_signing import verifying
 
-    name = name or str(folder)
     try:
         key = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     except Exception as error:  # as above

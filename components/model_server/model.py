@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from components import servable
 from components.errors import DamagedFileError
-from pipeline.serving.errors import ServingError, invalid
-from pipeline.serving.session import Session
-from pipeline.serving.tensors import Arrays, from_proto
+from components.model_server.errors import ServingError, invalid
+from components.model_server.session import Session
+from components.model_server.tensors import Arrays, from_proto
 
 if TYPE_CHECKING:
     from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
@@ -88,11 +88,11 @@ class LoadedModel:
                 f"sent extra {sorted(inputs.keys() - signature.inputs.keys())}, "
                 f"missing {sorted(signature.inputs.keys() - inputs.keys())}"
             )
+        if len(set(output_filter)) < len(output_filter):
+            raise invalid(f"duplicate output tensor alias: {sorted(output_filter)}")
         unknown = set(output_filter) - signature.outputs.keys()
         if unknown:
             raise invalid(f"output tensor alias not found in signature: {sorted(unknown)}")
-        if any(array.ndim and array.shape[0] == 0 for array in inputs.values()):
-            raise invalid("the batch is empty")
         names = list(output_filter) or list(signature.outputs)
         results = self._session.run(
             {signature.inputs[name].name: array for name, array in inputs.items()},

@@ -24,18 +24,18 @@ from aiohttp import web
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from pipeline.serving.answers import SIGNATURES, signature_map, status_response
-from pipeline.serving.errors import ServingError, invalid
-from pipeline.serving.manager import AVAILABLE, is_number
-from pipeline.serving.model import DEFAULT_SIGNATURE
-from pipeline.serving.service import Service, Target, top_classes
-from pipeline.serving.tensors import from_json, parse_json, to_json
+from components.model_server.answers import SIGNATURES, signature_map, status_response
+from components.model_server.errors import ServingError, invalid
+from components.model_server.manager import AVAILABLE, is_number
+from components.model_server.model import DEFAULT_SIGNATURE
+from components.model_server.service import Service, Target, top_classes
+from components.model_server.tensors import from_json, parse_json, to_json
 
 log = logging.getLogger("perennial.serving")
 
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-_PREDICT = re.compile(_MODEL + r":(?P<method>predict|classify|regress)")
-_STATUS = re.compile(_MODEL + r"(?P<metadata>/metadata)?")
+_PREDICT = re.compile(_MODEL + r":(?P<method>predict|classify|regress)", re.IGNORECASE)
+_STATUS = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE)
 _PAGE = Path(__file__).with_name("page.html")
 _PAGE_CLASSES = 5
 _CHUNK = 64 * 1024
@@ -67,8 +67,7 @@ class RestServer:
         app.router.add_post("/page/models/{model}", self._page_predict)
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/monitoring/prometheus/metrics", self._metrics)
-        app.router.add_get("/v1/models/{rest:.+}", self._model)
-        app.router.add_post("/v1/models/{rest:.+}", self._predict)
+        app.router.add_route("*", "/{api:[vV]1/.*}", self._api)
         # Also the longest time for the head of a request, even if it comes byte by byte.
         self._runner = web.AppRunner(
             app,
@@ -119,13 +118,18 @@ class RestServer:
                 request.transport.abort()
         return response
 
-    async def _predict(self, request: web.Request) -> web.Response:
-        match = _match(_PREDICT, request)
-        target = _target(match)
-        method = match["method"]
-        with self._service.counted(target, method, "REST"):
+    async def _api(self, request: web.Request) -> web.Response:
+        # As it was sent: TensorFlow Serving takes a query for a part of the path.
+        if request.method == "POST" and (match := _PREDICT.fullmatch(request.raw_path)):
+            return await self._predict(request, _target(match), match["method"].lower())
+        if request.method == "GET" and (match := _STATUS.fullmatch(request.raw_path)):
+            return self._model(_target(match), bool(match["metadata"]))
+        raise invalid(f"Malformed request: {request.method} {request.raw_path}")
+
+    async def _predict(self, request: web.Request, target: Target, method: str) -> web.Response:
+        with self._service.counted(target, "Predict", "REST"):
             if method != "predict":
-                raise ServingError("UNIMPLEMENTED", f"this server has no {method}, only predict")
+                raise invalid(f"this server has no {method}, only predict")
             return await self._in_thread(request, functools.partial(self._answer, target))
 
     def _answer(self, target: Target, body: bytearray, deadline: float) -> web.Response:
@@ -171,11 +175,11 @@ class RestServer:
         except Exception as error:  # a broken chunk or compression
             raise invalid(f"the body cannot be read: {error}") from error
 
-    async def _model(self, request: web.Request) -> web.Response:
-        match = _match(_STATUS, request)
-        target = _target(match)
-        if not match["metadata"]:
-            return _json(_to_dict(status_response(self._service.manager.status(*target))))
+    def _model(self, target: Target, metadata: bool) -> web.Response:
+        if not metadata:
+            # Of a label TensorFlow Serving lists all versions, and does not look for the label.
+            found = self._service.manager.status(target.model, target.version)
+            return _json(_to_dict(status_response(found)))
         with (
             self._service.counted(target, "GetModelMetadata", "REST"),
             self._service.manager.acquire(*target) as (number, loaded),
@@ -207,7 +211,7 @@ class RestServer:
 
     async def _page_predict(self, request: web.Request) -> web.Response:
         target = Target(request.match_info["model"])
-        with self._service.counted(target, "predict", "REST"):
+        with self._service.counted(target, "Predict", "REST"):
             return await self._in_thread(request, functools.partial(self._page_answer, target))
 
     def _page_answer(self, target: Target, body: bytearray, deadline: float) -> web.Response:
@@ -255,13 +259,6 @@ def _silent_logger() -> logging.Logger:
     logger.propagate = False
     logger.addHandler(logging.NullHandler())
     return logger
-
-
-def _match(pattern: re.Pattern[str], request: web.Request) -> re.Match[str]:
-    match = pattern.fullmatch(request.path)
-    if match is None:
-        raise invalid(f"Malformed request: {request.method} {request.path}")
-    return match
 
 
 def _target(match: re.Match[str]) -> Target:

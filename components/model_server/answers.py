@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from tensorflow_serving.apis.get_model_metadata_pb2 import SignatureDefMap
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse, ModelVersionStatus
 
-from pipeline.serving.errors import CODES
-from pipeline.serving.manager import Version
-from pipeline.serving.model import LoadedModel
+from components.model_server.errors import CODES
+from components.model_server.manager import Version
+from components.model_server.model import LoadedModel
 
 SIGNATURES = "signature_def"  # the only kind of metadata there is
 

@@ -22,9 +22,9 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from components.model_server.errors import CODES, LONGEST_MESSAGE, ServingError
+from components.model_server.tensors import Arrays, to_proto
 from components.wording import of_op
-from pipeline.serving.errors import CODES, LONGEST_MESSAGE, ServingError
-from pipeline.serving.tensors import Arrays, to_proto
 
 _POLL_SECONDS = 0.05
 _CHANNEL = [

@@ -10,8 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from components import progress
-from components.atomic_pusher import storage
+from components import progress, storage
 
 Entry = dict[str, Any]
 

@@ -10,18 +10,21 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pipeline.serving.errors import ServingError, invalid
+from components.model_server.errors import ServingError, invalid
 
 if TYPE_CHECKING:
     from tensorflow.core.framework.tensor_pb2 import TensorProto
     from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
 Arrays = dict[str, np.ndarray]
+
+_FIRST_OF_EACH = json.JSONDecoder(object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+_KINDS: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
 
 
 class JsonRequest(NamedTuple):
@@ -65,13 +68,16 @@ def to_proto(array: np.ndarray) -> TensorProto:
 
 
 def parse_json(body: bytes | bytearray) -> JsonRequest:
-    """Read the body of a predict request.
+    """Read the body of a predict request as TensorFlow Serving does.
+
+    Text after the JSON, other keys, NaN and Infinity are taken; of keys that come twice the first.
 
     Raises:
         ServingError: INVALID_ARGUMENT; what is wrong with it.
     """
     try:
-        document = json.loads(body)
+        text = body.decode("utf-8-sig").lstrip()
+        document, _ = _FIRST_OF_EACH.raw_decode(text)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise invalid(f"JSON Parse error: {error}") from error
     if not isinstance(document, dict):
@@ -96,12 +102,7 @@ def from_json(request: JsonRequest, inputs: Mapping[str, TensorInfo]) -> Arrays:
         ServingError: INVALID_ARGUMENT; which input is wrong and why.
     """
     columns = _columns(request, inputs)
-    try:
-        return {
-            name: _from_json(name, value, inputs[name].dtype) for name, value in columns.items()
-        }
-    except RecursionError as error:
-        raise invalid("the request is nested too deeply") from error
+    return {name: _from_json(name, columns[name], info.dtype) for name, info in inputs.items()}
 
 
 def to_json(outputs: Arrays, by_row: bool) -> dict[str, Any]:
@@ -123,25 +124,22 @@ def to_json(outputs: Arrays, by_row: bool) -> dict[str, Any]:
     return {"predictions": [dict(zip(columns, row, strict=True)) for row in rows]}
 
 
-def _columns(request: JsonRequest, inputs: Mapping[str, TensorInfo]) -> dict[str, Any]:
+def _columns(request: JsonRequest, inputs: Mapping[str, TensorInfo]) -> Mapping[str, Any]:
     content = request.content
-    named = _is_named(content[0] if request.by_row else content)
-    if not named:
+    if not _is_named(content[0] if request.by_row else content):
         if len(inputs) != 1:
             raise invalid(f"the signature has several inputs, so name them: {sorted(inputs)}")
-        columns = dict.fromkeys(inputs, content)
-    elif request.by_row:
-        names = list(content[0])
-        for index, row in enumerate(content):
-            if not (isinstance(row, dict) and row.keys() == content[0].keys()):
-                raise invalid(f"instance {index} must have the inputs {names}: {_short(row)}")
-        columns = {name: [row[name] for row in content] for name in names}
-    else:
-        columns = content
-    unknown = columns.keys() - inputs.keys()
-    if unknown:
-        raise invalid(f"unknown inputs {sorted(unknown)}; the signature has {sorted(inputs)}")
-    return columns
+        if request.by_row and any(map(_is_named, content)):
+            raise invalid("'instances' must be all values, or all objects of named values")
+        return dict.fromkeys(inputs, content)
+    if not request.by_row:
+        if missing := inputs.keys() - content.keys():
+            raise invalid(f"missing inputs {sorted(missing)} in 'inputs'")
+        return content
+    for index, row in enumerate(content):
+        if not (_is_named(row) and row.keys() == inputs.keys()):
+            raise invalid(f"instance {index} must have the inputs {sorted(inputs)}: {_short(row)}")
+    return {name: [row[name] for row in content] for name in inputs}
 
 
 def _is_named(value: Any) -> bool:
@@ -149,55 +147,52 @@ def _is_named(value: Any) -> bool:
 
 
 def _is_base64(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {"b64"}
+    return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
 
 
 def _from_json(name: str, value: Any, number: int) -> np.ndarray:
     import tensorflow as tf
 
     dtype = tf.dtypes.as_dtype(number)
-    if dtype == tf.string:
-        return _strings(name, value)
     try:
-        array = np.array(value)
-    except (ValueError, OverflowError) as error:
-        raise invalid(f"input {name!r} is not a full array: {error}") from error
+        cells = np.array(value, object)
+        kinds = {type(cell) for cell in cells.ravel()}
+    except ValueError:
+        kinds = {list}
+    if list in kinds:
+        raise invalid(f"input {name!r} is not a full array: {_short(value)}")
+    if dtype == tf.string:
+        texts = np.empty(cells.shape, object)
+        texts.ravel()[:] = [_string(name, cell) for cell in cells.ravel()]
+        return texts
     wanted = np.dtype(dtype.as_numpy_dtype)
-    accepted = {"f": "iuf", "i": "iu", "u": "iu", "b": "b"}.get(wanted.kind, "")
-    if array.dtype.kind not in accepted and array.size:
+    if not kinds <= _KINDS.get(wanted.kind, set()):
         raise invalid(f"input {name!r} must hold {dtype.name} values: {_short(value)}")
-    if wanted.kind in "iu" and array.size:
-        limits = np.iinfo(wanted)
-        if int(array.min()) < limits.min or int(array.max()) > limits.max:
-            raise invalid(f"input {name!r} has values outside of {dtype.name}: {_short(value)}")
-    with np.errstate(over="ignore"):  # refused below
-        converted = array.astype(wanted)
-    if wanted.kind == "f" and array.size and np.any(np.isinf(converted) & np.isfinite(array)):
+    least: float
+    most: float
+    if wanted.kind in "iu":
+        least, most = np.iinfo(wanted).min, np.iinfo(wanted).max
+    elif wanted.kind == "f":
+        least, most = float(np.finfo(wanted).min), float(np.finfo(wanted).max)
+        # As of TensorFlow Serving: a whole number has to be exact.
+        exact = 2 ** (np.finfo(wanted).nmant + 1) - 1
+        if any(type(cell) is int and abs(cell) > exact for cell in cells.ravel()):
+            raise invalid(f"input {name!r} has numbers that no {dtype.name} has: {_short(value)}")
+    if wanted.kind != "b" and any(cell < least or cell > most for cell in _finite(cells)):
         raise invalid(f"input {name!r} has values outside of {dtype.name}: {_short(value)}")
-    return converted
+    return cells.astype(wanted)
 
 
-def _strings(name: str, value: Any) -> np.ndarray:
-    """Read text, {"b64": ...} or nested lists of them."""
-    if isinstance(value, list):
-        rows = [_strings(name, item) for item in value]
-        if len({row.shape for row in rows}) > 1:
-            raise invalid(f"input {name!r} is not a full array: {_short(value)}")
-        array = np.empty((len(rows), *(rows[0].shape if rows else ())), object)
-        for index, row in enumerate(rows):
-            array[index] = row if row.ndim else row.item()
-        return array
-    scalar = np.empty((), object)
-    scalar[()] = _string(name, value)
-    return scalar
+def _finite(cells: np.ndarray) -> Iterable[Any]:
+    return (cell for cell in cells.ravel() if type(cell) is int or math.isfinite(cell))
 
 
 def _string(name: str, value: Any) -> bytes:
     if isinstance(value, str):
         return value.encode(errors="surrogatepass")
-    if _is_base64(value) and isinstance(value["b64"], str):
+    if _is_base64(value):
         try:
-            return base64.b64decode(value["b64"], validate=True)
+            return base64.b64decode("".join(value["b64"].split()), validate=True)
         except (binascii.Error, ValueError) as error:
             raise invalid(f"input {name!r}: unable to base64 decode: {error}") from error
     raise invalid(f'input {name!r} must hold text or {{"b64": "..."}}, found {_short(value)}')
@@ -207,10 +202,18 @@ def _to_json(name: str, array: np.ndarray) -> Any:
     if array.dtype != object:
         if array.dtype.kind not in "iufb":
             array = array.astype(np.float32)  # bfloat16 and the like
-        return array.tolist()
+        return (_shortened(array) if array.dtype == np.float32 else array).tolist()
     # Only the name can tell bytes from text.
     encode = _encoded if name.endswith("_bytes") else _decoded
     return _map_nested(encode, array.tolist())
+
+
+def _shortened(array: np.ndarray) -> np.ndarray:
+    """As float64 with 6 digits or, where that would be another float32, with 9."""
+    numbers = array.ravel().tolist()
+    six = np.array([float(f"{number:.6g}") for number in numbers])
+    nine = np.array([float(f"{number:.9g}") for number in numbers])
+    return np.where(six.astype(np.float32) == array.ravel(), six, nine).reshape(array.shape)
 
 
 def _encoded(value: bytes) -> dict[str, str]:

@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Self
 
-from components.atomic_pusher import served
-from pipeline.errors import ConfigError
+from components.errors import ConfigError
+from components.model_server import config_file as files
 
 BINARY_VARIABLE = "TENSORFLOW_MODEL_SERVER"
 IMAGE_VARIABLE = "TENSORFLOW_SERVING_IMAGE"
@@ -83,10 +83,7 @@ class Source:
         Raises:
             ConfigError: the file is not a ModelServerConfig.
         """
-        try:
-            config = served.read(str(config_file))
-        except (OSError, ValueError) as error:
-            raise ConfigError(str(error)) from error
+        config = files.read(config_file)
         models = {model.name: Path(model.base_path) for model in config.model_config_list.config}
         if not models:
             raise ConfigError(f"{config_file} has no model_config_list with a model in it")
@@ -175,7 +172,7 @@ def command(
         if public_key:
             flags.append(f"--public_key={public_key.absolute()}")
         # -P: a user's pipeline.py in the working directory is not ours.
-        return [backend.program, "-P", "-m", "pipeline.serving", *ports, *flags]
+        return [backend.program, "-P", "-m", "components.model_server", *ports, *flags]
     flags += [
         "--allow_version_labels_for_unavailable_models=true",
         f"--monitoring_config_file={_MONITORING}",
@@ -259,8 +256,8 @@ class ServerProcess:
             ServingError: UNAVAILABLE where the process has ended, with its last words;
                 FAILED_PRECONDITION where a version cannot be loaded; or DEADLINE_EXCEEDED.
         """
-        from pipeline.serving.client import Client
-        from pipeline.serving.errors import ServingError
+        from components.model_server.client import Client
+        from components.model_server.errors import ServingError
 
         deadline = time.monotonic() + timeout
         with Client(self.host, self.grpc_port, self.rest_port, timeout=5) as client:

@@ -24,11 +24,11 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from pipeline.serving.answers import SIGNATURES, signature_map, status_response
-from pipeline.serving.errors import ServingError, invalid
-from pipeline.serving.model import DEFAULT_SIGNATURE
-from pipeline.serving.service import Service, Target
-from pipeline.serving.tensors import from_proto, to_proto
+from components.model_server.answers import SIGNATURES, signature_map, status_response
+from components.model_server.errors import ServingError, invalid
+from components.model_server.model import DEFAULT_SIGNATURE
+from components.model_server.service import Service, Target
+from components.model_server.tensors import from_proto, to_proto
 
 _SPARE_THREADS = 4  # so that status answers while all places for predictions are taken
 _WAITING_CALLS = 64  # calls held beyond the running ones before gRPC itself refuses more
@@ -69,7 +69,9 @@ def make_server(service: Service, address: str) -> tuple[grpc.Server, int]:
 
 
 def target_of(spec: model_pb2.ModelSpec) -> Target:
-    """Read which version a request is for."""
+    """Read which version a request is for. Raises ServingError where that is not told."""
+    if not spec.name:
+        raise invalid("the ModelSpec names no model")
     version = spec.version.value if spec.HasField("version") else None
     return Target(spec.name, version, spec.version_label)
 
@@ -82,7 +84,8 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
     ) -> predict_pb2.PredictResponse:
         service = self._service
-        target = target_of(request.model_spec)
+        with _told(context):
+            target = target_of(request.model_spec)
         with (
             _told(context),
             service.counted(target, "Predict", "GRPC"),
@@ -109,7 +112,8 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         request: get_model_metadata_pb2.GetModelMetadataRequest,
         context: grpc.ServicerContext,
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        target = target_of(request.model_spec)
+        with _told(context):
+            target = target_of(request.model_spec)
         with _told(context), self._service.counted(target, "GetModelMetadata", "GRPC"):
             fields = list(request.metadata_field)
             if not fields:
