@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from components import storage
 from components.image_evaluator.bounds import Bounds
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
@@ -76,7 +77,7 @@ def _absolute_source(value: object) -> object:
 
 def absolute_location(value: object) -> object:
     """A path or URI that nodes write to, as it is used. Raises ValueError for what cannot be."""
-    if isinstance(value, str) and "://" in value:
+    if isinstance(value, str) and storage.is_uri(value):
         if not value.partition("://")[2].strip("/"):
             raise ValueError("must name a bucket after ://")
         return value.rstrip("/")

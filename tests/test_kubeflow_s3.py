@@ -64,7 +64,7 @@ def site(
         settings = {
             **SETTINGS,
             **POOLS,
-            "push.directory": "/tmp/infra/pushed",
+            "push.directory": PUSHED,
             "storage.endpoint_url": server.url,
         }
         settings |= {"data.source": SPANS, "kubeflow.pipeline_root": ROOT}

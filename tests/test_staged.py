@@ -129,7 +129,7 @@ def test_an_upload_that_fails_fails_the_node_and_is_not_found_later(
     monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1)
     fsspec.filesystem("s3").clear_instance_cache()
     toy.server.faults.refused = f"Second/.*{MANIFEST}"  # the last object of all
-    with pytest.raises(NodeFailed, match="Second failed: .*(SlowDown|Reduce)"):
+    with pytest.raises(NodeFailed, match=r"Second failed: .*(SlowDown|Reduce)"):
         toy.run()
     states = [each.state for each in Lineage.at(toy.connection).artifacts()]
     assert states == [metadata_store_pb2.Artifact.LIVE]
