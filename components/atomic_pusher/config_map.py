@@ -74,17 +74,20 @@ def is_config_map(location: str) -> bool:
     return location.startswith(SCHEME)
 
 
-def connection() -> Any:
+def connection(retries: int = _RETRIES) -> Any:
     """A client of the cluster that KUBECONFIG names, else of the pod's own, else of ~/.kube/config.
+
+    Args:
+        retries: of requests that were not answered.
 
     Raises:
         ClusterError: none is named, or what is named cannot be used.
     """
-    return _connection(os.environ.get("KUBECONFIG") or None, os.environ.get(_IN_POD))
+    return _connection(os.environ.get("KUBECONFIG") or None, os.environ.get(_IN_POD), retries)
 
 
 @functools.cache
-def _connection(kubeconfig: str | None, host: str | None) -> Any:
+def _connection(kubeconfig: str | None, host: str | None, retries: int) -> Any:
     import kubernetes
     import yaml
     from kubernetes.config.config_exception import ConfigException
@@ -100,7 +103,7 @@ def _connection(kubeconfig: str | None, host: str | None) -> Any:
         raise ClusterError(
             f"no cluster is named: {reason}; set KUBECONFIG, or run it in a pod with a token"
         ) from error
-    settings.retries = _RETRIES
+    settings.retries = retries
     return kubernetes.client.ApiClient(settings)
 
 
