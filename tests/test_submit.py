@@ -102,8 +102,8 @@ class TestSubmit:
         """Where the API has another address, such as Kubeflow's with users."""
         monkeypatch.setenv("KF_PIPELINES_UI_ENDPOINT", "https://kubeflow.example/pipeline/")
         command = ("--host", stub.url, "--param", "data_root=x")
-        told = perennial("submit", package, *command).stdout.splitlines()
-        assert told[-1].split() == [
+        lines = perennial("submit", package, *command).stdout.splitlines()
+        assert lines[-1].split() == [
             "Run",
             "https://kubeflow.example/pipeline/#/runs/details/runs-1",
         ]
