@@ -14,6 +14,7 @@ from google.protobuf import text_format
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from components.model_registry import mirror
 from components.model_registry.config_map import Place
 from components.model_server.metrics import REQUEST_COUNT, REQUEST_LATENCY
 from tests import REPO
@@ -278,6 +279,16 @@ class TestPods:
             return
         assert model.base_path == "/models/perennial"
         assert mounts["/models"]["readOnly"] is True
+        if overlay == "s3":
+            (sidecar,) = resources["Deployment"]["spec"]["template"]["spec"]["initContainers"]
+            assert sidecar["restartPolicy"] == "Always"  # else the server would never start
+            assert sidecar["command"][-1] == mirror.__name__
+            assert sidecar["args"][1] == model.base_path
+            assert {"name": mounts["/models"]["name"], "mountPath": "/models"} in sidecar[
+                "volumeMounts"
+            ]
+            assert "PersistentVolumeClaim" not in resources
+            return
         claim = volumes[mounts["/models"]["name"]]["persistentVolumeClaim"]["claimName"]
         if overlay == "one-namespace":
             # Of the pipeline, which makes the folder.
