@@ -363,13 +363,15 @@ def _memory(place: Place) -> str:
     model = place.model
     if model is None:
         return ""
-    if select := getattr(recipes.get(config.train.recipe), "most_trained", None):
-        select(config.train.hyperparameters, model)
+    recipe, settings = recipes.get(config.train.recipe), config.train.hyperparameters
+    if select := getattr(recipe, "most_trained", None):
+        select(settings, model, config.train.epochs)
     each = 4 if devices.dtype_policy(config.train.precision) == "float32" else 2
-    needs = footprint.measure(model, each)
+    size = recipes.training_size(recipe, settings, config.transform.image_size)
+    needs = footprint.measure(model, each, size)
     room, where, gpus = _room()
     share = -(-_step_images(place) // gpus)
-    parts = config.train.gradient_accumulation or footprint.parts(model, share, room, each)
+    parts = config.train.gradient_accumulation or footprint.parts(model, share, room, each, size)
     part = -(-share // parts)
     if part == 1 and next(batch_statistics(model), None):
         raise ConfigError(
@@ -384,7 +386,7 @@ def _memory(place: Place) -> str:
         return f"{least}{f', a batch in {parts} parts' if parts > 1 else ''}"
     raise ConfigError(
         f"train.batch_size = {config.train.batch_size}: a step of {config.train.recipe} with "
-        f"{part} images of {config.transform.image_size} px takes {_size(needs.of(part))} or more, "
+        f"{part} images of {size} px takes {_size(needs.of(part))} or more, "
         f"and {where} has {_size(room)}; {_smaller(share, needs, room)}"
     )
 

@@ -124,9 +124,11 @@ def test_phase_two_changes_upper_layers_but_no_statistics(
 
 def test_phase_two_trains_the_tutorial_s_56_variables() -> None:
     model = mobilenet.build_model(Config(weights="none"), SIZE, 2)
-    transfer.most_trained(Config(weights="none"), model)
+    transfer.most_trained(Config(weights="none", head_epochs=3), model, 4)
     assert len(model.get_layer(BASE).layers) == 154
     assert len(model.trainable_variables) == 56
+    transfer.most_trained(Config(weights="none"), model, None)
+    assert len(model.trainable_variables) == 2
 
 
 def test_features_and_head_together_are_the_model() -> None:

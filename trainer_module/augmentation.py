@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from trainer_module import input_pipeline
 from trainer_module.input_pipeline import Framed
+
+# Maps images uint8 [B, H, W, 3], perhaps framed, and a seed int64 [2] to such images.
+Change = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def flip_turn_scale(
@@ -23,6 +27,26 @@ def flip_turn_scale(
     else:
         return None
     return lambda images, labels, seed: (change(images, seed), labels)
+
+
+def in_turn(
+    changes: Sequence[Change], *, alpha: float, num_classes: int
+) -> input_pipeline.Augment | None:
+    """All `changes` in their order, then `mixup` unless its `alpha` is 0; None where nothing is."""
+    if not changes and not alpha:
+        return None
+
+    def augment(
+        images: tf.Tensor | Framed, labels: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        *seeds, last = tf.unstack(tf.random.experimental.stateless_split(seed, len(changes) + 1))
+        for change, each in zip(changes, seeds, strict=True):
+            images = change(images, each)
+        if alpha:
+            return mixup(images, labels, last, alpha=alpha, num_classes=num_classes)
+        return images, labels
+
+    return augment
 
 
 def resized(augment: input_pipeline.Augment, size: int) -> input_pipeline.Augment:

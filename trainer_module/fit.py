@@ -16,7 +16,7 @@ import tensorflow as tf
 from pydantic import BaseModel
 
 from components import progress
-from trainer_module import devices, footprint, frozen_features, input_pipeline
+from trainer_module import devices, footprint, frozen_features, input_pipeline, recipes
 from trainer_module.checkpoint import Checkpoints, Saved
 from trainer_module.input_pipeline import Augment, Split
 from trainer_module.models.inference import batch_statistics
@@ -124,7 +124,8 @@ def fit(
     with strategy.scope():
         model = rebuild()
     how.prepare(model)
-    training = _Training(how, strategy, train, evaluation, batch_size, seed)
+    size = recipes.training_size(recipe, config, image_size)
+    training = _Training(how, strategy, train, evaluation, batch_size, seed, size)
     pixels = train.images.map(lambda image, _: input_pipeline.pixels_of(image))
     data = TrainingData(pixels, training.epoch_size, batch_size, epochs, how.keep)
     phases = recipe.phases(config, model, data)
@@ -153,8 +154,10 @@ class _Training:
         evaluation: Split,
         batch_size: int,
         seed: int,
+        size: int,
     ) -> None:
         self._how = how
+        self._size = size  # of the images of a step, where a model takes any
         self._strategy = strategy
         self._train = train
         self._evaluation = evaluation
@@ -458,7 +461,7 @@ class _Training:
         share = math.ceil(min(self._batch_size, self.epoch_size) / self._replicas.total)
         each = 4 if keras.config.dtype_policy().name == "float32" else 2
         self._parts = self._how.gradient_accumulation or footprint.parts(
-            net, share, self._how.memory, each
+            net, share, self._how.memory, each, self._size
         )
         if self._parts > 1 and not self._how.gradient_accumulation and self._writes:
             text = f"memory: a batch of {share} images is computed in {self._parts} parts"
