@@ -356,8 +356,8 @@ def _memory(place: Place) -> str:
     """Compare what one training step takes with what there is."""
     if place.pod:
         return ""
-    from trainer_module import devices, fit, footprint, recipes
-    from trainer_module.models.inference import batch_statistics
+    from trainer_module import devices, footprint, recipes
+    from trainer_module.models import inference
 
     config = place.config
     model = place.model
@@ -373,10 +373,10 @@ def _memory(place: Place) -> str:
     share = -(-_step_images(place) // gpus)
     parts = config.train.gradient_accumulation or footprint.parts(model, share, room, each, size)
     part = -(-share // parts)
-    if part == 1 and next(batch_statistics(model), None):
+    if part == 1 and next(inference.batch_statistics(model), None):
         raise ConfigError(
             f"train.gradient_accumulation: "
-            f"{fit.one_image(config.train.recipe, config.train.batch_size, parts)}"
+            f"{inference.one_image(config.train.recipe, config.train.batch_size, parts)}"
         )
     least = f"at least {_size(needs.of(part))} a step, of {_size(room)} of {where}"
     if needs.of(part) <= room * _FULL:

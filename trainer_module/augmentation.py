@@ -49,16 +49,26 @@ def in_turn(
     return augment
 
 
-def resized(augment: input_pipeline.Augment, size: int) -> input_pipeline.Augment:
-    """The same of images that are brought to `size` before, bilinearly."""
+def resized(
+    augment: input_pipeline.Augment | None, size: int, *, antialias: bool = False
+) -> input_pipeline.Augment:
+    """The same of images that are brought to `size` before, bilinearly and without their frames."""
 
     def change(
-        images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+        images: tf.Tensor | Framed, labels: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        larger = tf.cast(tf.round(tf.image.resize(images, [size, size])), tf.uint8)
-        return augment(larger, labels, seed)
+        images = resize(input_pipeline.pixels_of(images), size, antialias=antialias)
+        return augment(images, labels, seed) if augment else (images, labels)
 
     return change
+
+
+def resize(images: tf.Tensor, size: int, *, antialias: bool = False) -> tf.Tensor:
+    """Bring uint8 [..., H, W, 3] to uint8 [..., size, size, 3], bilinearly."""
+    if images.shape[-3:-1] == (size, size):
+        return images
+    pixels = tf.image.resize(images, [size, size], antialias=antialias)
+    return tf.cast(tf.round(pixels), tf.uint8)
 
 
 def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from trainer_module import fit, recipes, transform
 from trainer_module.input_pipeline import Framed, Split
 
 HYPER = "train.hyperparameters."
+SIDES = ("control", "preset")
 PARTS = 3  # of a folder without a split of its own: each is tested once in as many seeds
 
 
@@ -51,7 +53,7 @@ class Source:
         control: its loop, by its numbers; gives a label for each test image, int64 [N].
         published: its numbers.
         small: those that are made smaller.
-        settings: the preset's settings for these.
+        settings: what is compared with it, by these numbers.
     """
 
     control: Callable[[Task, Values], np.ndarray]
@@ -60,10 +62,11 @@ class Source:
     settings: Callable[[Values], Values]
 
 
-def _of_bit(values: Values, size: int, train_size: int | None) -> Values:
+def _of_bit(name: str, values: Values, size: int, train_size: int | None) -> Values:
     # A schedule of so many steps of 512, boundaries in proportion: that of the rule, made shorter.
     steps = [0, *(values["schedule"] * share // 5 for share in (2, 3, 4, 5))]
     return {
+        "train.preset": name,
         "transform.image_size": size,
         **({"transform.train_size": train_size} if train_size else {}),
         "train.batch_size": values["batch"],
@@ -74,10 +77,13 @@ def _of_bit(values: Values, size: int, train_size: int | None) -> Values:
     }
 
 
-def _of_fixres(values: Values) -> Values:
+def _of_fixres(name: str, values: Values) -> Values:
     low, high, first = values["low"], values["high"], values["epochs"]
     return {
+        "train.preset": name,
         "transform.image_size": int(high / low * high),
+        # As many times as much as in the preset.
+        "transform.train_size": int(high / low * high * 500 / 392),
         "train.batch_size": values["batch"],
         "train.epochs": first + values.get("second_epochs", 0),
         f"{HYPER}low": low,
@@ -86,6 +92,26 @@ def _of_fixres(values: Values) -> Values:
     }
 
 
+def _of_transfer(values: Values) -> Values:
+    return {
+        "train.preset": "tensorflow-transfer",
+        "transform.image_size": values["size"],
+        "train.batch_size": values["batch"],
+        "train.epochs": values["epochs"],
+        f"{HYPER}head_epochs": values["head_epochs"],
+        f"{HYPER}weights": values["weights"],
+        f"{HYPER}alpha": values["alpha"],
+    }
+
+
+_TRANSFER = {
+    "size": 160,
+    "batch": 32,
+    "head_epochs": 10,
+    "epochs": 20,
+    "weights": "imagenet",
+    "alpha": 1.0,
+}
 _FIXRES = {"low": 128, "high": 224, "batch": 32, "epochs": 30}
 _SMALL_FIXRES = {"low": 32, "high": 56, "epochs": 5}
 _BIT = {"variant": "R50x1", "rate": 0.003, "schedule": 500}
@@ -98,7 +124,7 @@ SOURCES = {
         {**_BIT, "batch": 64, "resize": 384, "crop": 224},
         {**_SMALL_BIT, "resize": 96, "crop": 56, "schedule": 15},
         lambda values: {
-            **_of_bit(values, values["resize"], None),
+            **_of_bit("keras-bit", values, values["resize"], None),
             f"{HYPER}crop_size": values["crop"],
         },
     ),
@@ -106,22 +132,26 @@ SOURCES = {
         source_loops.tensorflow_bit,
         {**_BIT, "batch": 512, "resize": 448, "crop": 384},
         {**_SMALL_BIT, "resize": 84, "crop": 72, "schedule": 15},
-        lambda values: _of_bit(values, values["crop"], values["resize"]),
+        lambda values: _of_bit("tensorflow-bit", values, values["crop"], values["resize"]),
     ),
     "keras-fixres": Source(
         source_loops.keras_fixres,
         {**_FIXRES, "second_epochs": 10},
         {**_SMALL_FIXRES, "second_epochs": 2},
-        _of_fixres,
+        functools.partial(_of_fixres, "keras-fixres"),
     ),
     "keras-fixres-control": Source(
-        source_loops.keras_fixres_control, _FIXRES, _SMALL_FIXRES, _of_fixres
+        source_loops.keras_fixres_control,
+        _FIXRES,
+        _SMALL_FIXRES,
+        functools.partial(_of_fixres, "keras-fixres-control"),
     ),
     "article-vit": Source(
         source_loops.article_vit,
         {"size": 72, "depth": 8, "batch": 256, "epochs": 10},
         {"depth": 2, "batch": 64},
         lambda values: {
+            "train.preset": "article-vit",
             f"{HYPER}resize": values["size"],
             f"{HYPER}depth": values["depth"],
             "train.batch_size": values["batch"],
@@ -129,15 +159,15 @@ SOURCES = {
         },
     ),
     "tensorflow-transfer": Source(
-        source_loops.tensorflow_transfer,
-        {"size": 160, "batch": 32, "head_epochs": 10, "epochs": 20, "weights": "imagenet"}
-        | {"alpha": 1.0},
+        source_loops.tensorflow_transfer, _TRANSFER, {"head_epochs": 5, "epochs": 10}, _of_transfer
+    ),
+    # No document: what the recipe does by itself, against its document's values.
+    "mobilenet": Source(
+        lambda task, values: trained(task, _of_transfer(values), values["seed"]),
+        _TRANSFER,
         {"head_epochs": 5, "epochs": 10},
         lambda values: {
-            "transform.image_size": values["size"],
-            "train.batch_size": values["batch"],
-            "train.epochs": values["epochs"],
-            f"{HYPER}head_epochs": values["head_epochs"],
+            "train.recipe": "mobilenet",
             f"{HYPER}weights": values["weights"],
             f"{HYPER}alpha": values["alpha"],
         },
@@ -145,10 +175,9 @@ SOURCES = {
 }
 
 
-def preset(name: str, task: Task, settings: Values, seed: int) -> np.ndarray:
-    """The preset's answers for the test images, int64 [N]."""
-    given = {"data.source": "/photos", "train.preset": name, **settings}
-    config = configuration.load(overrides=given).config
+def trained(task: Task, settings: Values, seed: int) -> np.ndarray:
+    """The answers of what the settings train for the test images, int64 [N]."""
+    config = configuration.load(overrides={"data.source": "/photos", **settings}).config
     train, how = config.train, config.transform
     recipe = recipes.get(train.recipe)
     framed = getattr(recipe, "is_framed", lambda _: False)(train.hyperparameters)
@@ -164,7 +193,7 @@ def preset(name: str, task: Task, settings: Values, seed: int) -> np.ndarray:
         known = ready.apply(tf.data.experimental.assert_cardinality(len(images.files)))
         return Split(known, images.labels, task.classes)
 
-    trained = fit.fit(
+    result = fit.fit(
         recipe,
         train.hyperparameters,
         train=split(task.train, how.train_size or how.image_size, framed=framed),
@@ -177,7 +206,7 @@ def preset(name: str, task: Task, settings: Values, seed: int) -> np.ndarray:
         how=fit.How(keep=train.keep),
     )
     return source_loops.answers(
-        trained.model, split(task.test, how.image_size).images.batch(train.batch_size)
+        result.model, split(task.test, how.image_size).images.batch(train.batch_size)
     )
 
 
@@ -249,17 +278,18 @@ def measured(work: Callable[[], np.ndarray], truth: np.ndarray, seed: int) -> di
 
 
 def compared(
-    name: str, folder: Path, values: Values, seed: int, limit: int | None
+    name: str, folder: Path, values: Values, seed: int, limit: int | None, sides: Sequence[str]
 ) -> dict[str, Any]:
-    """Both sides' answers with one seed; prints them."""
+    """The answers of the sides with one seed; prints them."""
     source = SOURCES[name]
     task = divided(folder, seed, limit)
     row: dict[str, Any] = {"preset": name, "seed": seed, "files": task.test.files}
-    for side, work in (
-        ("control", lambda: source.control(task, values)),
-        ("preset", lambda: preset(name, task, source.settings(values), seed)),
-    ):
-        row[side] = measured(work, task.test.labels, seed)
+    works = {
+        "control": lambda: source.control(task, {**values, "seed": seed}),
+        "preset": lambda: trained(task, source.settings(values), seed),
+    }
+    for side in sides:
+        row[side] = measured(works[side], task.test.labels, seed)
         print(
             f"seed {seed}, {side}: {np.mean(row[side]['right']):.2%} of {len(task.test.files)} "
             f"test images, CPU {row[side]['cpu_s']:.0f} s, wall {row[side]['wall_s']:.0f} s",
@@ -280,6 +310,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=int, help="images of a class that train and evaluate")
     parser.add_argument("--set", action="append", default=[], metavar="NUMBER=VALUE")
+    parser.add_argument("--only", choices=SIDES, help="one of the sides")
     parser.add_argument("--published", action="store_true", help="make no number smaller")
     parser.add_argument("--log", type=Path, help="append a line of JSON for each seed")
     options = parser.parse_args()
@@ -290,11 +321,13 @@ def main() -> None:
     print(f"{options.preset}: {values}", flush=True)
     rows = []
     for seed in range(options.seeds):
-        rows.append(compared(options.preset, options.folder, values, seed, options.limit))
+        sides = [options.only] if options.only else SIDES
+        rows.append(compared(options.preset, options.folder, values, seed, options.limit, sides))
         if options.log:
             with options.log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
-    print(told(rows))
+    if not options.only:
+        print(told(rows))
 
 
 if __name__ == "__main__":

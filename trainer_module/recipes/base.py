@@ -26,6 +26,7 @@ class TrainingData:
         batch_size: images of a batch; the last one of an epoch may hold fewer.
         epochs: how long to train, or None for as long as the recipe thinks right.
         keep: which epoch of a phase its weights are of, "best" or "last".
+        image_size: pixels of a side of the images that evaluate; None: those of `images`.
     """
 
     images: tf.data.Dataset
@@ -33,6 +34,7 @@ class TrainingData:
     batch_size: int
     epochs: int | None
     keep: str = "best"
+    image_size: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
