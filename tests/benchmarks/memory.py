@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.memory
 
-For each of `CASES`, in a process of its own: a recipe's model with random weights, and two steps
-of SGD with momentum, on a CPU. Measured is the largest size of the process less that before the
-model was built. Prints bytes for an image of both, from steps of two sizes, of which one holds
-twice the images, and their ratio; then that of the larger step with all that goes with it.
+For each of `CASES`, in a process of its own: a recipe's model with random weights, and steps of
+SGD with momentum, first of so many images, then of twice as many, on a CPU. Measured is the largest
+size of the process less that before the model was built. Prints what an image adds and what it is
+told to take, and the same of the larger step as a whole.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def peak() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def step(name: str, settings: dict[str, Any], size: int, images: int) -> dict[str, int]:
-    """Take two steps in this process; bytes more than before, and those estimated of an image."""
+def step(name: str, settings: dict[str, Any], size: int, images: int) -> dict[str, Any]:
+    """Take steps of so many images, then of twice as many; bytes at most after each, and told."""
     import tensorflow as tf
 
     keras.ops.sum(keras.ops.ones((8, 8))).numpy()  # what TensorFlow itself takes
@@ -53,11 +53,15 @@ def step(name: str, settings: dict[str, Any], size: int, images: int) -> dict[st
     estimate = footprint.measure(model, 4, taken)
     optimizer = keras.optimizers.SGD(1e-3, momentum=0.9)
     optimizer.build(model.trainable_variables)
-    steps = Steps(model, optimizer, tf.distribute.get_strategy(), accumulation=1, clip=None)
-    pixels = np.zeros((images, taken, taken, 3), np.uint8)
-    batch = (pixels, np.zeros(images, np.int64), np.ones(images, np.float32), np.float32(images))
-    steps.train(iter(tf.data.Dataset.from_tensors(batch).repeat()), 2)
-    return {"measured": peak() - before, "image": estimate.image, "fixed": estimate.fixed}
+    steps = Steps(model, optimizer, tf.distribute.get_strategy())
+    measured = []
+    for count in (images, 2 * images):
+        pixels = np.zeros((count, taken, taken, 3), np.uint8)
+        labels, weights = np.zeros(count, np.int64), np.ones(count, np.float32)
+        batch = tf.data.Dataset.from_tensors((pixels, labels, weights, np.float32(count)))
+        steps.train(iter(batch.repeat()), 2)
+        measured.append(peak() - before)
+    return {"measured": measured, "image": estimate.image, "told": estimate.of(2 * images)}
 
 
 def main() -> None:
@@ -66,19 +70,15 @@ def main() -> None:
         print(json.dumps(step(*json.loads(sys.argv[1]))))
         return
     for name, settings, size, images in CASES:
-        found = []
-        for count in (images, 2 * images):
-            case = json.dumps((name, settings, size, count))
-            command = [sys.executable, "-m", "tests.benchmarks.memory", case]
-            done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-            found.append(json.loads(done.stdout.splitlines()[-1]))
-        measured = (found[1]["measured"] - found[0]["measured"]) / images
-        whole = found[1]["measured"] / (found[1]["fixed"] + 2 * images * found[1]["image"])
+        case = json.dumps((name, settings, size, images))
+        command = [sys.executable, "-m", "tests.benchmarks.memory", case]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        fewer, more = found["measured"]
         print(
-            f"{name} {settings} {size} px: {measured / 1e6:.1f} MB an image, estimated "
-            f"{found[0]['image'] / 1e6:.1f}: {measured / found[0]['image']:.2f} times; "
-            f"{2 * images} images with all else {found[1]['measured'] / 1e9:.2f} GB, "
-            f"{whole:.2f} times",
+            f"{name} {settings} {size} px: {(more - fewer) / images / 1e6:.1f} MB an image, told "
+            f"{found['image'] / 1e6:.1f}; {2 * images} images {more / 1e9:.2f} GB, told "
+            f"{found['told'] / 1e9:.2f}: {more / found['told']:.2f} times",
             flush=True,
         )
 
