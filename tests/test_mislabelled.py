@@ -111,7 +111,7 @@ def test_too_few_or_too_many_training_images_are_left_out(monkeypatch: pytest.Mo
     assert out_of_fold.of_training(values, labels, digests)
     assert out_of_fold.of_training(values[:9], labels[:9], digests[:9]) is None
     assert out_of_fold.of_training(values, np.zeros(12, int), digests) is None
-    monkeypatch.setattr(out_of_fold, "MOST", 11)
+    monkeypatch.setattr(out_of_fold, "MOST", 12 * 2 * 2 - 1)
     assert out_of_fold.of_training(values, labels, digests) is None
 
 

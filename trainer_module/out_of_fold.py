@@ -15,14 +15,14 @@ import numpy as np
 
 FILE = "out_of_fold.npz"
 FOLDS = 5
-MOST = 5000  # images: of more, five heads would take minutes
+MOST = 200_000_000  # features of all images, times the classes: more would take minutes
 
 
 def of_training(features: np.ndarray, labels: np.ndarray, digests: Sequence[str]) -> bytes | None:
     """An .npz file: digests [N], labels int64 [N] and probabilities float32 [N, classes].
 
-    None where there are more than MOST images, or fewer than FOLDS of a class. Images that come
-    several times count once.
+    None where there is more than MOST to compute, or a class of fewer images than FOLDS. Images
+    that come several times count once.
 
     Args:
         features: float32 [M, D], of a network that did not see the labels.
@@ -32,7 +32,7 @@ def of_training(features: np.ndarray, labels: np.ndarray, digests: Sequence[str]
     _, first = np.unique(np.asarray(digests), return_index=True)
     features, labels = features[first], labels[first]
     counts = np.bincount(labels)
-    if len(labels) > MOST or counts.min() < FOLDS or len(counts) < 2:
+    if features.size * len(counts) > MOST or counts.min() < FOLDS or len(counts) < 2:
         return None
     buffer = io.BytesIO()
     np.savez(
