@@ -354,25 +354,27 @@ def _memory(place: Place) -> str:
     """Compare what one training step takes with what there is."""
     if place.pod:
         return ""
-    from trainer_module import devices, fit, footprint, recipes
-    from trainer_module.models.inference import batch_statistics
+    from trainer_module import devices, footprint, recipes
+    from trainer_module.models import inference
 
     config = place.config
     model = place.model
     if model is None:
         return ""
-    if select := getattr(recipes.get(config.train.recipe), "most_trained", None):
-        select(config.train.hyperparameters, model)
+    recipe, settings = recipes.get(config.train.recipe), config.train.hyperparameters
+    if select := getattr(recipe, "most_trained", None):
+        select(settings, model, config.train.epochs)
     each = 4 if devices.dtype_policy(config.train.precision) == "float32" else 2
-    needs = footprint.measure(model, each)
+    size = recipes.training_size(recipe, settings, config.transform.image_size)
+    needs = footprint.measure(model, each, size)
     room, where, gpus = _room()
     share = -(-_step_images(place) // gpus)
-    parts = config.train.gradient_accumulation or footprint.parts(model, share, room, each)
+    parts = config.train.gradient_accumulation or footprint.parts(model, share, room, each, size)
     part = -(-share // parts)
-    if part == 1 and next(batch_statistics(model), None):
+    if part == 1 and next(inference.batch_statistics(model), None):
         raise ConfigError(
             f"train.gradient_accumulation: "
-            f"{fit.one_image(config.train.recipe, config.train.batch_size, parts)}"
+            f"{inference.one_image(config.train.recipe, config.train.batch_size, parts)}"
         )
     least = f"at least {_size(needs.of(part))} a step, of {_size(room)} of {where}"
     if needs.of(part) <= room * _FULL:
@@ -382,7 +384,7 @@ def _memory(place: Place) -> str:
         return f"{least}{f', a batch in {parts} parts' if parts > 1 else ''}"
     raise ConfigError(
         f"train.batch_size = {config.train.batch_size}: a step of {config.train.recipe} with "
-        f"{part} images of {config.transform.image_size} px takes {_size(needs.of(part))} or more, "
+        f"{part} images of {size} px takes {_size(needs.of(part))} or more, "
         f"and {where} has {_size(room)}; {_smaller(share, needs, room)}"
     )
 

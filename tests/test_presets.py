@@ -51,6 +51,7 @@ class Made:
             train.batch_size,
             train.epochs,
             train.keep,
+            transform.image_size,
         )
         phases = recipe.phases(train.hyperparameters, self.model, data)
         self.phases: list[Phase] = []
@@ -153,7 +154,7 @@ class TestKerasFixres:
 
     def test_data_and_transforms(self, made: Made) -> None:
         assert made.config.data.splits == {"train": 90, "eval": 10}
-        assert made.resize() == (int(224 / 128 * 224), None, "bilinear", False, "squeeze")
+        assert made.resize() == (int(224 / 128 * 224), 500, "bilinear", False, "squeeze")
         assert made.config.train.batch_size == 32
         assert made.augmented(0, framed=True).shape == (4, 128, 128, 3)
         assert made.augmented(1, framed=True).shape == (4, 392, 392, 3)

@@ -26,6 +26,7 @@ from trainer_module import (
     export,
     fit,
     input_pipeline,
+    out_of_fold,
     recipes,
     reports,
     transform,
@@ -50,7 +51,8 @@ def run_fn(fn_args: FnArgs) -> None:
     In `fn_args.model_run_dir`: history.json, which tells the images of each split, the model that
     was begun with, the steps and seconds of training, every epoch and which one was best (the
     mappings of `fit.Trained`); samples.npz, see `reports.samples`; attention.npz, see
-    `attention.of_mistakes`; and TensorBoard's event files in logs.
+    `attention.of_mistakes`; out_of_fold.npz, see `out_of_fold.of_training`; and TensorBoard's event
+    files in logs.
 
     Raises:
         BadDataError: a split or a class without images.
@@ -158,6 +160,12 @@ def _run(
     looked = attention.of_mistakes(model, fn_args.eval_files, size, settings["batch_size"])
     if looked:
         _write(fn_args, attention.FILE, looked)
+    # Those of a base model have seen the labels.
+    if trained.features is not None and not fn_args.base_model:
+        digests = input_pipeline.digests(_training_files(fn_args))
+        features = np.asarray(trained.features)
+        if found := out_of_fold.of_training(features, train.labels, digests):
+            _write(fn_args, out_of_fold.FILE, found)
     checkpoints.clear()
 
 
@@ -165,12 +173,13 @@ def _training_split(fn_args: FnArgs, classes: list[str], cache: str, *, framed: 
     size, key = fn_args.custom_config["image_size"], transform.IMAGE_KEY
     if train_size := fn_args.custom_config["train_size"]:
         size, key = train_size, transform.TRAIN_IMAGE_KEY
-    files = weighted(
-        fn_args.train_files,
-        fn_args.custom_config["recent_weight"],
-        fn_args.custom_config["recent_spans"],
-    )
+    files = _training_files(fn_args)
     return input_pipeline.read(files, size, classes, "training", key, cache, framed=framed)
+
+
+def _training_files(fn_args: FnArgs) -> Sequence[str]:
+    settings = fn_args.custom_config
+    return weighted(fn_args.train_files, settings["recent_weight"], settings["recent_spans"])
 
 
 def weighted(patterns: Sequence[str], weight: int, spans: int) -> Sequence[str]:

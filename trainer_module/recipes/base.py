@@ -26,6 +26,7 @@ class TrainingData:
         batch_size: images of a batch; the last one of an epoch may hold fewer.
         epochs: how long to train, or None for as long as the recipe thinks right.
         keep: which epoch of a phase its weights are of, "best" or "last".
+        image_size: pixels of a side of the images that evaluate; None: those of `images`.
     """
 
     images: tf.data.Dataset
@@ -33,6 +34,7 @@ class TrainingData:
     batch_size: int
     epochs: int | None
     keep: str = "best"
+    image_size: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -101,9 +103,10 @@ class Recipe(Protocol):
     where no configuration sets `transform.image_size`. Where its `is_framed(config)` is true, the
     augmentation of a training image is given `input_pipeline.Framed` in place of the pixels. For
     the checks before a run it may have `check_model(config, model, epochs)`, which raises
-    ValueError where `phases` would fail, and `most_trained(config, model)`, which makes trainable
-    what the phase that takes most memory trains. Both are given a model without values, in a
-    `keras.StatelessScope`.
+    ValueError where `phases` would fail, and `most_trained(config, model, epochs)`, which makes
+    trainable what the phase that takes most memory trains. Both are given a model without values,
+    in a `keras.StatelessScope`. `training_size(config, image_size)` is the side of the images that
+    a step trains with, where it is not `image_size`.
     """
 
     Config: type[BaseModel]  # frozen, unknown fields refused; the hyperparameters, with defaults
