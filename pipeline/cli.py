@@ -22,7 +22,7 @@ from components import environment, progress
 from components.errors import DamagedFileError
 from components.redaction import redact
 from pipeline import notes, output
-from pipeline.commands import examples, schedule, schema
+from pipeline.commands import examples, schedule, schema, traffic
 from pipeline.commands.classify import classify
 from pipeline.commands.compile import compile_dag
 from pipeline.commands.data_check import check
@@ -158,6 +158,13 @@ app.add_typer(
         {"infer": schema.infer, "review": schema.review, "accept": schema.accept},
     ),
     name="schema",
+)
+app.add_typer(
+    _group(
+        "Record what a model server is asked.",
+        {"record": traffic.record, "proxy": traffic.proxy, "forget": traffic.forget},
+    ),
+    name="traffic",
 )
 app.add_typer(
     _group(

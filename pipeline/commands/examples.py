@@ -49,6 +49,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "perennial predict latest cat.jpg --top 5",
         "perennial predict localhost:8500 photos --json",
     ),
+    "traffic record": (
+        "perennial traffic record logs --shadow canary",
+        "perennial traffic record logs --no-images --days 7",
+    ),
+    "traffic proxy": (
+        "perennial traffic proxy --share 0.1",
+        "perennial traffic proxy --print",
+    ),
+    "traffic forget": ("perennial traffic forget logs 3f2c9a51d0e84b7c8f6a1e2d3c4b5a69",),
     "compile": ("perennial compile --config flowers.toml --output flowers.yaml",),
     "submit": ("perennial submit flowers.yaml --param epochs=5 --wait",),
     "watch": (
