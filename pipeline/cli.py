@@ -23,6 +23,7 @@ from components.errors import DamagedFileError
 from components.redaction import redact
 from pipeline import notes, output
 from pipeline.commands import examples, schedule, schema, traffic
+from pipeline.commands.ask import ask, label
 from pipeline.commands.classify import classify
 from pipeline.commands.compile import compile_dag
 from pipeline.commands.data_check import check
@@ -31,6 +32,7 @@ from pipeline.commands.doctor import doctor, version
 from pipeline.commands.feedback import feedback
 from pipeline.commands.gc import collect
 from pipeline.commands.models import models, promote, rollback
+from pipeline.commands.monitor import monitor
 from pipeline.commands.options import LogFormat
 from pipeline.commands.predict import predict
 from pipeline.commands.report import compare, report, runs
@@ -138,6 +140,9 @@ app = _group(
         "promote": promote,
         "rollback": rollback,
         "classify": classify,
+        "monitor": monitor,
+        "ask": ask,
+        "label": label,
         "feedback": feedback,
         "worker": worker,
         "submit": submit,

@@ -48,7 +48,7 @@ class DataError(UserError):
 
 
 class DataLost(DataError):
-    """Images that are gone or labelled otherwise, or too few of them to judge a model by."""
+    """Images that are gone or labelled otherwise, or too few of them to judge by."""
 
     exit_code = 12
     meaning = "data is gone or labelled otherwise, or too little to judge by"
@@ -90,10 +90,10 @@ class SchemaDiffers(UserError):
 
 
 class DriftFound(UserError):
-    """New images that differ from those that the champion was made of, and no retraining."""
+    """Images, new or served, that differ from those that the champion was made of."""
 
     exit_code = 9
-    meaning = "new images have drifted, and nothing was retrained"
+    meaning = "new images or the traffic have drifted, and nothing was retrained"
 
 
 class KubeflowUnreachable(UserError):

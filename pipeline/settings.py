@@ -555,13 +555,16 @@ class MonitorConfig(Section):
 
 
 class ReasonConfig(Section):
-    """Whether a finding of `perennial monitor` is a reason to retrain, beside new images."""
+    """Whether a finding of `perennial monitor` is a reason to retrain on what images are new."""
 
     retrains: bool = Field(
-        default=False, description="Whether it is a reason to retrain, not only an alarm."
+        default=False, description="Whether it is a reason to retrain, not only told."
     )
     cooldown_days: float = Field(
-        default=7.0, ge=0, description="Days after an alarm in which there is no other."
+        default=7.0,
+        ge=0,
+        description="Days after it was a reason in which it is none, and after the webhook was "
+        "told in which it is not told again.",
     )
 
 

@@ -19,7 +19,7 @@ import tensorflow_data_validation as tfdv
 
 from components import features
 from pipeline.errors import ConfigError
-from pipeline.monitoring import logs, recorder, rows
+from pipeline.monitoring import logs, recorder, retention, rows
 from pipeline.monitoring.logs import Limits, Writer
 from pipeline.monitoring.proxy import GRPC_PATH, ID_HEADER, Proxy
 from pipeline.monitoring.recorder import Mirrored, NotKept, What, read_request
@@ -391,8 +391,8 @@ class TestTheFolder:
             newest = max(logs.files(tmp_path), key=lambda path: path.stat().st_mtime)
             then = time.time() - age * 86400
             os.utime(newest, (then, then))
-        assert len(logs.expired(tmp_path, 2)) == 1
-        assert logs.expired(tmp_path, 0) == []
+        assert len(retention.expired(tmp_path, 2)) == 1
+        assert retention.expired(tmp_path, 0) == []
         Writer(tmp_path, Limits(days=2)).write(row("now"))
         assert {each.request for each in logs.read(tmp_path).rows} == {"1", "now"}
 

@@ -17,6 +17,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "perennial retrain --data 'photos/{SPAN}' --workspace work --dry-run",
         "perennial retrain --config perennial.toml --force",
     ),
+    "monitor": (
+        "perennial monitor logs --workspace work",
+        "perennial monitor logs --days 7 --json --dry-run",
+    ),
+    "ask": ("perennial ask logs to-label --number 50 --days 7",),
+    "label": ("perennial label to-label",),
     "feedback": ("perennial feedback labels.csv --data 'photos/{SPAN}'",),
     "gc": ("perennial gc --workspace work --keep 5 --apply",),
     "doctor": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,8 @@ def collect(
     ] = False,
 ) -> None:
     """Remove the artifacts of old runs, but for those of a champion or of a pushed version.
+
+    Of the recorded traffic in monitor.logs, files go that are older than monitor.retention_days.
 
     Nothing is removed without --apply. The runs' reports, logs and history stay.
     """
@@ -46,6 +49,8 @@ def collect(
             print(each.folder)
         if apply:
             hygiene.remove(place, doomed)
+    if settings.monitor.logs:
+        _expire(settings.monitor.logs, settings.monitor.retention_days, apply)
     if not doomed:
         print(
             f"nothing to remove: all artifacts are of the latest {keep} runs, of runs of the last "
@@ -55,3 +60,14 @@ def collect(
     freed = sum(each.size for each in doomed) / 1e6
     done = "removed" if apply else "could be removed; --apply does it"
     print(f"{len(doomed):,} artifacts, {freed:,.1f} MB: {done}")
+
+
+def _expire(logs: Path, days: float, apply: bool) -> None:
+    from pipeline.monitoring.retention import expired
+
+    old = expired(logs, days)
+    for path in old if apply else ():
+        path.unlink(missing_ok=True)
+    done = "removed" if apply else "could be removed; --apply does it"
+    if old:
+        print(f"{len(old):,} files of traffic older than {days:g} days: {done}")

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from components import features, reuse, servable
+from components.atomic_pusher import storage
 from pipeline.errors import DataError
 
 SAMPLE = 2000  # images of the training, and as many held-out ones
@@ -117,14 +118,13 @@ class Baseline:
         """Raises DataError where the examples cannot be read."""
         return Images(self._kept_or(("images",), lambda: _columns(self._sample())))
 
-    def answers(self, model: Path) -> Answers:
-        """Of the SavedModel in a folder. Raises DataError where the examples cannot be read."""
-        from pipeline.serving.model import read_classes
+    def answers(self, location: str) -> Answers:
+        """Of the SavedModel at a path or URI.
 
-        classes = read_classes(model / servable.CLASSES_FILE)
-        asked = ("answers", str(model.absolute()))
-        found = self._kept_or(asked, lambda: _answers(self._sample(), model, classes))
-        return Answers(classes, **found)
+        Raises DataError where the examples cannot be read, OSError where the model cannot.
+        """
+        found = self._kept_or(("answers", location), lambda: _answers(self._sample(), location))
+        return Answers(**{**found, "classes": found["classes"].tolist()})
 
     def _sample(self) -> _Sampled:
         if self._sampled is None:
@@ -178,17 +178,18 @@ def _columns(sampled: _Sampled) -> Arrays:
     return columns
 
 
-def _answers(sampled: _Sampled, model: Path, classes: Sequence[str]) -> Arrays:
-    loaded = Model(model)
+def _answers(sampled: _Sampled, location: str) -> Arrays:
+    loaded = Model(location)
     records = [tf.train.Example.FromString(each) for each in sampled.held_out]
     images = [_text(record, features.IMAGE) for record in records]
     labels = [_text(record, features.LABEL_TEXT).decode() for record in records]
     probabilities = loaded.probabilities(images)
-    likeliest = [classes[index] for index in probabilities.argmax(axis=1)]
+    likeliest = [loaded.classes[index] for index in probabilities.argmax(axis=1)]
     training = [
         _text(tf.train.Example.FromString(each), features.IMAGE) for each in sampled.training
     ]
     return {
+        "classes": np.array(loaded.classes, str),
         "probabilities": probabilities,
         "right": np.array(likeliest) == np.array(labels),
         "training": loaded.embeddings(training),
@@ -201,11 +202,17 @@ def _text(record: tf.train.Example, name: str) -> bytes:
 
 
 class Model:
-    """A SavedModel that is asked in this process."""
+    """A SavedModel that is asked in this process. classes: the names, in order."""
 
-    def __init__(self, folder: Path) -> None:
-        """Load it. Raises OSError."""
-        self._loaded = tf.saved_model.load(str(folder))
+    def __init__(self, location: str) -> None:
+        """Load it from a path or URI. Raises OSError."""
+        try:
+            with storage.local_copy(location) as folder:
+                self._loaded = tf.saved_model.load(str(folder))
+                names = (folder / servable.CLASSES_FILE).read_bytes()
+        except tf.errors.OpError as error:
+            raise OSError(f"{location}: {error.message}") from error
+        self.classes = servable.parse_classes(names, location)
 
     def probabilities(self, images: Sequence[bytes]) -> np.ndarray:
         """Float [N, classes]."""

@@ -20,11 +20,8 @@ import tensorflow as tf
 
 from pipeline.errors import ConfigError
 from pipeline.monitoring import rows
+from pipeline.monitoring.retention import STAMP, SUFFIX, began, files, modified, prune
 from pipeline.monitoring.rows import Row
-
-SUFFIX = ".tfrecord"
-_STAMP, _STAMP_LENGTH = "%Y%m%dT%H%M%S.%f", 22
-_DAY = 86400.0  # s
 
 
 class Limits(NamedTuple):
@@ -78,7 +75,7 @@ class Writer:
         self._folder.mkdir(parents=True, exist_ok=True)
         # With room for the one that begins, so that the bound holds at any time.
         prune(self._folder, max(0, self._limits.total - self._limits.each), self._limits.days)
-        stamp = datetime.datetime.fromtimestamp(at / 1000, datetime.UTC).strftime(_STAMP)
+        stamp = datetime.datetime.fromtimestamp(at / 1000, datetime.UTC).strftime(STAMP)
         self._path = self._folder / f"{stamp}-{uuid.uuid4().hex[:8]}{SUFFIX}"
         self._file = _created(self._path)
         self._began, self._size = time.monotonic(), 0
@@ -95,47 +92,6 @@ def _created(path: Path) -> tf.io.TFRecordWriter:
     # For its owner alone: it holds what people have sent.
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     return tf.io.TFRecordWriter(str(path))
-
-
-def files(folder: Path) -> list[Path]:
-    """The files of a folder, oldest first."""
-    return sorted(folder.glob(f"*{SUFFIX}"))
-
-
-def began(path: Path) -> datetime.datetime | None:
-    """When the first request in a file came, UTC; None where its name does not tell."""
-    try:
-        stamp = datetime.datetime.strptime(path.name[:_STAMP_LENGTH], _STAMP)
-    except ValueError:
-        return None
-    return stamp.replace(tzinfo=datetime.UTC)
-
-
-def expired(folder: Path, days: float) -> list[Path]:
-    """The files of which all records are older than `days`; none for 0."""
-    oldest = time.time() - days * _DAY
-    return [path for path in files(folder) if days and _modified(path) < oldest]
-
-
-def prune(folder: Path, total: int, days: float) -> None:
-    """Remove the files that are too old, and of the others the oldest beyond `total` bytes."""
-    for path in expired(folder, days):
-        path.unlink(missing_ok=True)
-    size = 0
-    for path in reversed(files(folder)):
-        try:
-            size += path.stat().st_size
-        except FileNotFoundError:  # another recorder has removed it
-            continue
-        if size > total:
-            path.unlink(missing_ok=True)
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return time.time()
 
 
 class Reading(NamedTuple):
@@ -169,7 +125,7 @@ def read(
     for path in files(folder):
         start = began(path)
         # Requests are written in about the order in which they came.
-        if _modified(path) * 1000 < first or (start and start.timestamp() * 1000 - 60_000 > last):
+        if modified(path) * 1000 < first or (start and start.timestamp() * 1000 - 60_000 > last):
             continue
         try:
             for content in _records(path):
@@ -212,7 +168,7 @@ def forget(folder: Path, requests: Collection[str]) -> dict[str, int]:
         os.utime(staging, (status.st_atime, status.st_mtime))  # its age is what retention goes by
         # Under another name, by which a recorder that writes to it sees that it is gone.
         staging.rename(
-            path.with_name(f"{path.name[:_STAMP_LENGTH]}-{uuid.uuid4().hex[:8]}{SUFFIX}")
+            path.with_name(f"{path.name[: -len(SUFFIX) - 9]}-{uuid.uuid4().hex[:8]}{SUFFIX}")
         )
         path.unlink()
     return removed
