@@ -130,7 +130,7 @@ class TestFalseAlarms:
     def test_are_no_more_than_stated(
         self, false_alarms: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # Without the least effect, which makes them fewer, and TFDV's distances, which decide nothing.
+        # Without the least effect, which makes them fewer. TFDV's distances decide nothing.
         config = MonitorConfig(false_alarms=false_alarms, min_effect=0, max_accuracy_drop=0)
         monkeypatch.setattr(comparing, "_divergences", lambda *_: {})
         alarms = 0

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -61,7 +62,6 @@ def nginx(
             f"{HOST}:{recorder}",
             share,
             folder,
-            workers,
         )
         process = subprocess.Popen(
             proxy.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -109,7 +109,9 @@ def recorder_process(logs: Path, server: Running, *options: str) -> Iterator[sub
         command("traffic", "record", logs, *asked), cwd=REPO, stdout=subprocess.DEVNULL
     )
     try:
-        wait_until(functools.partial(_listens, port))
+        while not _listens(port):  # which takes a while: it imports TensorFlow
+            assert process.poll() is None
+            time.sleep(0.1)
         yield process
     finally:
         process.terminate()

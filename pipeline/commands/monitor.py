@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.commands.options import ConfigOption, SettingsOption, WorkspaceOption, load
 from pipeline.commands.traffic import LogsArgument
+
+if TYPE_CHECKING:
+    from ml_metadata.proto import metadata_store_pb2
 
 ExamplesOption = Annotated[
     str | None,
@@ -45,6 +48,14 @@ def monitor(
             metavar="DIR", help="For monitor.html and monitor.json (default: WORKSPACE/monitoring)."
         ),
     ] = None,
+    journal: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="Journal of the retrainings that are to know (default: WORKSPACE/"
+            "retraining.jsonl; on Kubeflow it is below the pipeline root).",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write nothing, and tell nobody.")
@@ -56,7 +67,9 @@ def monitor(
     Statistics of the images, predicted classes, confidence, entropy and the distance of embeddings,
     for each version and label. Exit code 9 where they have drifted, 12 where there is too little
     traffic to tell. An undisturbed window has a finding with a chance of monitor.false_alarms. What
-    is found is told to the webhook, once in a cool-down, and to `perennial retrain`.
+    is found is told to the webhook, once in a cool-down, and to `perennial retrain`. Where
+    PERENNIAL_METADATA_KIND and its like name a database of ML Metadata, as in pods of a run, the
+    champion is that of the pipeline on Kubeflow.
     """
     from pipeline.errors import DataLost, DriftFound
     from pipeline.monitoring import figures
@@ -69,7 +82,7 @@ def monitor(
         from pipeline.monitoring import monitor as monitoring
         from pipeline.monitoring import page, recorder
 
-        place = monitoring.find_place(loaded, examples, models)
+        place = monitoring.find_place(loaded, examples, models, journal, shared_metadata())
         report = monitoring.look(loaded, logs, place, since, end)
     print(report.model_dump_json(indent=1) if as_json else "\n".join(monitoring.lines(report)))
     if not dry_run:
@@ -86,6 +99,13 @@ def monitor(
         raise DriftFound("; ".join(map(monitoring.str_of, report.findings)))
     if report.verdict == figures.LITTLE:
         raise DataLost(report.notes[0])
+
+
+def shared_metadata() -> metadata_store_pb2.ConnectionConfig | None:
+    """The database that the environment names, None for none. Raises ConfigError."""
+    from kubeflow.metadata import PREFIX, connection_config
+
+    return connection_config(os.environ) if f"{PREFIX}KIND" in os.environ else None
 
 
 def instant(text: str | None) -> datetime.datetime:

@@ -7,7 +7,7 @@ import datetime
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from pipeline.monitoring.rows import OK, Row
 from pipeline.retraining import journal, judged, notify
 from pipeline.settings import Config
 from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ml_metadata.proto import metadata_store_pb2
 
 FOLDER = "monitoring"  # in a workspace: what is known of the baseline, and the last page
 _HELD = 2  # versions whose models are in memory at a time
@@ -47,12 +50,20 @@ class Place:
     kept: Path
 
 
-def find_place(config: Config, examples: str | None, models: str | None) -> Place:
+def find_place(
+    config: Config,
+    examples: str | None = None,
+    models: str | None = None,
+    log: str | None = None,
+    connection: metadata_store_pb2.ConnectionConfig | None = None,
+) -> Place:
     """What is not given is that of the workspace. Raises ConfigError where there is none."""
     workspace = Workspace(config.workspace)
     found = None
-    if workspace.metadata.exists():
-        found = judged.read(workspace.connection(), config.name).champion
+    if connection is None and workspace.metadata.exists():
+        connection = workspace.connection()
+    if connection is not None:
+        found = judged.read(connection, config.name).champion
     if examples is None and (found is None or not found.examples):
         raise ConfigError(
             f"workspace {workspace.root}: there is no champion called {config.name} to compare "
@@ -62,7 +73,7 @@ def find_place(config: Config, examples: str | None, models: str | None) -> Plac
         examples=examples or (found.examples if found else ""),
         models=models or config.push_directory,
         champion=found.model if found else None,
-        journal=str(workspace.root / journal.FILE),
+        journal=log or str(workspace.root / journal.FILE),
         kept=workspace.root / FOLDER,
     )
 

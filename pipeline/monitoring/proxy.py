@@ -69,18 +69,19 @@ http {{
     # The second one takes what the first does not, and answers at once.
     upstream recorder {{
         server {recorder} max_fails=1 fail_timeout={pause};
-        server unix:{folder}/nowhere.sock backup;
+        server {nowhere} backup;
         keepalive 8;
     }}
     server {{
-        listen unix:{folder}/nowhere.sock;
+        listen {rest_listen};
+        server_name recorder.invalid;
         return 204;
     }}
 """
 
 _SERVER = """\
     server {{
-        listen {listen}{http2};
+        listen {listen} default_server{http2};
         add_header {id_header} $recorded_id always;
         {kind}_read_timeout 600s;
         {kind}_send_timeout 600s;
@@ -102,7 +103,7 @@ _SERVER = """\
             proxy_method POST;
             proxy_http_version 1.1;
             proxy_pass_request_headers off; # a caller's credentials are none of its business
-            proxy_set_header Host recorder;
+            proxy_set_header Host recorder.invalid;
             proxy_set_header Connection "";
             proxy_set_header {id_header} $recorded_id;
             proxy_set_header {uri_header} $request_uri;
@@ -136,7 +137,7 @@ class Proxy:
     recorder: str
     share: float
     folder: str
-    workers: str = "auto"
+    workers: int = 2
 
     def configuration(self) -> str:
         """The text of nginx.conf. Raises ConfigError where the share is none."""
@@ -157,6 +158,8 @@ class Proxy:
             grpc=self.grpc,
             recorder=self.recorder,
             pause=_PAUSE,
+            rest_listen=self.rest_listen,
+            nowhere=_reached(self.rest_listen),
         )
         rest = _SERVER.format(
             listen=self.rest_listen,
@@ -194,3 +197,9 @@ class Proxy:
         Path(self.folder).chmod(0o711)
         # -p: nothing of the machine's own nginx; -e: before the file is read it would log there.
         return [program, "-p", self.folder, "-c", str(file), "-e", "stderr"]
+
+
+def _reached(listen: str) -> str:
+    """Where this machine reaches what listens on HOST:PORT or PORT."""
+    host, _, port = listen.rpartition(":")
+    return f"{'127.0.0.1' if host in ('', '0.0.0.0', '*') else host}:{port}"
