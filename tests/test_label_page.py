@@ -90,10 +90,8 @@ class TestPage:
             noise: list[str] = []
             page.on("console", lambda message: noise.append(message.text))
             page.on("pageerror", lambda error: noise.append(str(error)))
-            page.on(
-                "request",
-                lambda request: request.url.startswith(address) or noise.append(request.url),
-            )
+            requested: list[str] = []
+            page.on("request", lambda request: requested.append(request.url))
             page.goto(address)
             status = page.get_by_role("status")
             status.get_by_text("0 of 3").wait_for()
@@ -120,6 +118,7 @@ class TestPage:
             browser.close()
         assert severe == []
         assert noise == []
+        assert all(url.startswith((address, "data:")) for url in requested)
 
     def test_goes_on_where_it_was_left(self, folder: Path, address: str) -> None:
         sent = {"image": ask.read_table(folder / ask.TABLE)[0]["image"], "label": "blue"}

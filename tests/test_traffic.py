@@ -212,7 +212,7 @@ class TestRecording:
         (found,) = logs.read(tmp_path).rows
         assert (found.image, found.width, found.predicted) == (b"", 600, "red")
         assert found.embedding == pytest.approx([250, 20, 10], abs=0.5)
-        (file,) = logs.files(tmp_path)
+        (file,) = retention.files(tmp_path)
         assert image[60:100] not in file.read_bytes()
         assert file.stat().st_mode & 0o077 == 0
 
@@ -361,7 +361,7 @@ class TestTheQueue:
 class TestTheFolder:
     def test_rows_come_back_as_they_were(self, tmp_path: Path) -> None:
         written = row(
-            label="stable", version=3, sha256="ab", format="png", bytes=7, height=2, width=4,
+            label="stable", version=3, sha256="ab", format="png", size=7, height=2, width=4,
             channels=3, aspect=2.0, mean=0.5, contrast=0.25, predicted="Käse",
             probabilities=[0.25, 0.75], embedding=[1.0, 2.0], image=b"\x89PNG",
         )  # fmt: skip
@@ -377,7 +377,7 @@ class TestTheFolder:
         sizes = []
         for number in range(60):
             writer.write(row(str(number), image=os.urandom(5000)))
-            sizes.append(sum(path.stat().st_size for path in logs.files(tmp_path)))
+            sizes.append(sum(path.stat().st_size for path in retention.files(tmp_path)))
         assert max(sizes) <= 100_000
         assert sizes[-1] > 60_000
         kept = [int(each.request) for each in logs.read(tmp_path).rows]
@@ -388,7 +388,7 @@ class TestTheFolder:
         for age in (3, 1):
             writer.write(row(str(age)))
             writer.close()
-            newest = max(logs.files(tmp_path), key=lambda path: path.stat().st_mtime)
+            newest = max(retention.files(tmp_path), key=lambda path: path.stat().st_mtime)
             then = time.time() - age * 86400
             os.utime(newest, (then, then))
         assert len(retention.expired(tmp_path, 2)) == 1
@@ -403,7 +403,7 @@ class TestTheFolder:
             writer.write(row(name))
             writer.write(row(f"{name} cut" if name == "first" else name))
             writer.close()
-        (first,) = (p for p in logs.files(tmp_path) if b"first" in p.read_bytes())
+        (first,) = (p for p in retention.files(tmp_path) if b"first" in p.read_bytes())
         os.truncate(first, first.stat().st_size - cut)
         found = logs.read(tmp_path)
         assert sorted(each.request for each in found.rows) == ["first", "second", "second"]
@@ -416,8 +416,8 @@ class TestTheFolder:
         for hour in range(5):
             at = start + datetime.timedelta(hours=hour)
             writer.write(row(str(hour), int(1000 * at.timestamp())))
-        hour = datetime.timedelta(hours=1)
-        found = logs.read(tmp_path, start + hour, start + 3 * hour).rows
+        one = datetime.timedelta(hours=1)
+        found = logs.read(tmp_path, start + one, start + 3 * one).rows
         assert [each.request for each in found] == ["1", "2"]
 
     def test_a_request_is_forgotten_while_others_are_recorded(self, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import shutil
 import socket
@@ -14,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
 
 import portpicker
 import requests
@@ -31,7 +31,8 @@ NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/local/bin:/us
 HOST = "127.0.0.1"
 
 
-class Front(NamedTuple):
+@dataclasses.dataclass
+class Front:
     """Where callers ask, as a server of its own."""
 
     host: str

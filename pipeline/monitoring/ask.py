@@ -63,12 +63,12 @@ def choose(candidates: Candidates, number: int) -> list[tuple[int, str]]:
         (candidates.is_far, DISTANT),
     ):
         found = [int(index) for index in order if flags[index] and index not in chosen]
-        few = -(-number // _SHARE)
+        few = min(-(-number // _SHARE), number - len(chosen))
         chosen |= dict.fromkeys(_diverse(candidates.points, found[: _POOL * few], few), reason)
     left = number - len(chosen)
-    pool = [int(index) for index in order if index not in chosen][: _POOL * max(0, left)]
+    pool = [int(index) for index in order if index not in chosen][: _POOL * left]
     chosen |= dict.fromkeys(_diverse(candidates.points, pool, left, list(chosen)), UNSURE)
-    return list(chosen.items())[:number]
+    return list(chosen.items())
 
 
 def _diverse(
@@ -76,7 +76,7 @@ def _diverse(
 ) -> list[int]:
     """At most `number` of the pool by greedy k-centre, from its first and those given on."""
     if len(pool) <= number or not points.shape[1]:
-        return list(pool[: max(0, number)])
+        return list(pool[:number])
     chosen: list[int] = []
     nearest = np.full(len(pool), np.inf)
     inside = points[list(pool)]

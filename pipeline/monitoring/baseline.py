@@ -149,7 +149,7 @@ class Baseline:
             found = compute()  # not there, or cut off
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = path.with_name(f".{uuid.uuid4().hex}.npz")
-        np.savez(staging, **found)
+        np.savez(staging, allow_pickle=False, **found)
         staging.replace(path)
         return found
 

@@ -21,8 +21,8 @@ from __future__ import annotations
 import datetime
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -58,7 +58,7 @@ _COLUMNS = {
     features.ASPECT: "aspect",
     features.MEAN: "mean",
     features.CONTRAST: "contrast",
-    features.BYTES: "bytes",
+    features.BYTES: "size",
     features.CHANNELS: "channels",
     features.FORMAT: "format",
 }
@@ -105,7 +105,9 @@ def compare(
     different = _different(asked)
     drawn = _drawn(different)
     is_little = len(different) < config.min_images
-    groups, drafts, notes = [], [], []
+    groups: list[Group] = []
+    drafts: list[_Draft] = []
+    notes: list[str] = []
     if not is_little:
         drafts += _of_images(drawn, images, config)
     else:
@@ -227,7 +229,7 @@ def _divergences(rows: Sequence[Row], before: Mapping[str, np.ndarray]) -> dict[
     texts = (features.FORMAT,)
     now = {name: [getattr(row, _COLUMNS[name]) for row in rows] for name in (*numbers, *texts)}
 
-    def batch(columns: Mapping[str, Sequence]) -> pa.RecordBatch:
+    def batch(columns: Mapping[str, Iterable[Any]]) -> pa.RecordBatch:
         lists = {
             name: [[float(value)] if name in numbers else [str(value)] for value in columns[name]]
             for name in (*numbers, *texts)

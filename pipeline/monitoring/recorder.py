@@ -198,7 +198,7 @@ class Recorder:
         return seen is not None and time.monotonic() - seen < _FORGET_SECONDS
 
     def _image(self, image: bytes) -> dict[str, Any]:
-        fields: dict[str, Any] = {"bytes": len(image), "sha256": hashlib.sha256(image).hexdigest()}
+        fields: dict[str, Any] = {"size": len(image), "sha256": hashlib.sha256(image).hexdigest()}
         if self._what.images:
             fields["image"] = image
         name = "jpeg" if image.startswith(formats.JPEG) else formats.known(image)
@@ -356,7 +356,7 @@ def application(recorder: Recorder) -> web.Application:
             if size > REQUEST_BYTES:
                 recorder.counts["too-large"] += 1
             else:
-                encoding = headers.get("Grpc-Encoding") or headers.get("Content-Encoding", "")
+                encoding = headers.get("Grpc-Encoding") or headers.get("Content-Encoding") or ""
                 uri = headers[proxy.URI_HEADER].partition("?")[0]
                 recorder.take(Mirrored(headers[proxy.ID_HEADER], came, uri, bytes(body), encoding))
         except (KeyError, ValueError):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from components import features
 
@@ -25,6 +26,8 @@ MODEL, VERSION, STATUS = "model/name", "model/version", "model/status"
 PROBABILITIES, PREDICTED = "prediction/probabilities", "prediction/label"
 EMBEDDING = "prediction/embedding"
 OK = "OK"
+
+Vector = Sequence[float] | npt.NDArray[np.floating]
 
 _TEXTS = {
     "request": REQUEST,
@@ -44,7 +47,7 @@ _WHOLE = {
     "height": features.HEIGHT,
     "width": features.WIDTH,
     "channels": features.CHANNELS,
-    "bytes": features.BYTES,
+    "size": features.BYTES,
 }
 _REAL = {
     "aspect": features.ASPECT,
@@ -70,7 +73,7 @@ class Row:
       status: OK, or the code with which the server refused.
       sha256: hex digest of the image.
       format: "jpeg", "png", or the name of another format; "unknown".
-      bytes: length of the image.
+      size: of the image, in bytes.
       height, width, channels, aspect, mean, contrast: as in `components.features`; 0 where the
         image cannot be decoded.
       predicted: the likeliest class.
@@ -90,7 +93,7 @@ class Row:
     status: str = OK
     sha256: str = ""
     format: str = "unknown"
-    bytes: int = 0
+    size: int = 0
     height: int = 0
     width: int = 0
     channels: int = 0
@@ -98,8 +101,8 @@ class Row:
     mean: float = 0.0
     contrast: float = 0.0
     predicted: str = ""
-    probabilities: Sequence[float] = ()
-    embedding: Sequence[float] = ()
+    probabilities: Vector = ()
+    embedding: Vector = ()
     image: bytes = b""
 
     @property
