@@ -133,15 +133,16 @@ def _all_of_it(root: Path) -> Loop:
                 wait_until(lambda: count_recorded(port) == sent)  # noqa: B023
                 if light == 1.0:
                     between = datetime.datetime.now(datetime.UTC)
+    after = datetime.datetime.now(datetime.UTC)
     call("steady", "monitor", "logs", *config, "--until", between.isoformat(), "--json")
     steady_report = Report.model_validate_json(
         done["steady"][1][: done["steady"][1].rindex("}") + 1]
     )
-    days = (datetime.datetime.now(datetime.UTC) - between).total_seconds() / 86400
-    call("monitor", "monitor", "logs", *config, "--days", days)
+    later = ("--days", (after - between).total_seconds() / 86400, "--until", after.isoformat())
+    call("monitor", "monitor", "logs", *config, *later)
     report = Report.model_validate_json((root / "work/monitoring/monitor.json").read_bytes())
     call("early", "retrain", *config, "--dry-run")
-    call("ask", "ask", "logs", "asked", *config, "--days", days, "--number", 24)
+    call("ask", "ask", "logs", "asked", *config, *later, "--number", 24)
     _label(root / "asked")
     call("feedback", "feedback", "asked/labels.csv", "--data", "data/{SPAN}")
     call("retrain", "retrain", *config)

@@ -54,6 +54,10 @@ def ask(
         found = recorded.read(logs, since, end).rows
         rows = [row for row in found if row.model == loaded.name]
         version = asking.main_version([row for row in rows if row.image])
+        if not version:
+            raise DataError(
+                f"{logs}: no image was recorded and answered since {since:%Y-%m-%d %H:%M}"
+            )
         looked = monitoring.Models(place)
         answers = looked.answers(version)
         if isinstance(answers, str):
