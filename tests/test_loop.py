@@ -17,11 +17,11 @@ import pytest
 import requests
 from PIL import Image
 
+from components.model_server.server import ModelServer
 from pipeline.monitoring import logs as recorded
 from pipeline.monitoring import retention
 from pipeline.monitoring.figures import Report
 from pipeline.monitoring.recorder import What
-from pipeline.serving.server import ModelServer
 from tests import image_corpus
 from tests.cli import perennial
 from tests.serving_kit import b64, wait_until

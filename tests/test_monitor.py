@@ -1,4 +1,4 @@
-"""Comparing traffic with the champion's data: its rate of false alarms, and what it finds."""
+"""Comparing traffic with the baseline's data: its rate of false alarms, and what it finds."""
 
 from __future__ import annotations
 
@@ -332,10 +332,10 @@ class TestDecides:
         assert not decision.retrain
         assert any("perennial ask" in reason for reason in decision.reasons)
 
-    def test_what_counts_is_of_this_champion_and_young(self) -> None:
-        def entry(days: float, champion: int | None) -> dict[str, Any]:
+    def test_what_counts_is_of_this_baseline_and_young(self) -> None:
+        def entry(days: float, baseline: int | None) -> dict[str, Any]:
             at = (NOW - datetime.timedelta(days=days)).isoformat()
-            return {"event": "traffic", "at": at, "champion": champion, "traffic": ["x"]}
+            return {"event": "traffic", "at": at, "baseline": baseline, "traffic": ["x"]}
 
         week = NOW - datetime.timedelta(days=7)
         assert journal.last_traffic([entry(1, 4)], 4, week)

@@ -18,14 +18,14 @@ import requests
 import tensorflow_data_validation as tfdv
 
 from components import features
+from components.model_server.client import strings
+from components.model_server.server import ModelServer
 from pipeline.errors import ConfigError
 from pipeline.monitoring import logs, recorder, retention, rows
 from pipeline.monitoring.logs import Limits, Writer
 from pipeline.monitoring.proxy import GRPC_PATH, ID_HEADER, Proxy
 from pipeline.monitoring.recorder import Mirrored, NotKept, What, read_request
 from pipeline.monitoring.rows import Row
-from pipeline.serving.client import strings
-from pipeline.serving.server import ModelServer
 from tests.cli import perennial
 from tests.image_corpus import encoded
 from tests.serving_kit import (

@@ -15,7 +15,6 @@ from pipeline.commands.monitor import (
     ModelsOption,
     UntilOption,
     instant,
-    shared_metadata,
 )
 from pipeline.commands.options import ConfigOption, SettingsOption, WorkspaceOption, load
 from pipeline.commands.traffic import LogsArgument
@@ -50,7 +49,7 @@ def ask(
         from pipeline.monitoring import logs as recorded
         from pipeline.monitoring import monitor as monitoring
 
-        place = monitoring.find_place(loaded, examples, models, None, shared_metadata())
+        place = monitoring.find_place(loaded, examples, models)
         found = recorded.read(logs, since, end).rows
         rows = [row for row in found if row.model == loaded.name]
         version = asking.main_version([row for row in rows if row.image])

@@ -1,9 +1,11 @@
-"""`perennial monitor`: what is served, compared with what the champion was made of."""
+"""`perennial monitor`: what is served, compared with what the baseline was made of."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +15,13 @@ from pipeline.commands.options import ConfigOption, SettingsOption, WorkspaceOpt
 from pipeline.commands.traffic import LogsArgument
 
 if TYPE_CHECKING:
-    from ml_metadata.proto import metadata_store_pb2
+    from pipeline.monitoring.monitor import Place
+    from pipeline.settings import Config
 
 ExamplesOption = Annotated[
     str | None,
     typer.Option(
-        metavar="URI", help="Examples artifact to compare with (default: the champion's)."
+        metavar="URI", help="Examples artifact to compare with (default: the baseline's)."
     ),
 ]
 ModelsOption = Annotated[
@@ -32,6 +35,14 @@ DaysOption = Annotated[
     float | None,
     typer.Option(metavar="DAYS", help="Length of the window (default: monitor.window_days)."),
 ]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="For monitor.html and monitor.json (default: WORKSPACE/monitoring)."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Write nothing, and tell nobody.")]
 
 
 def monitor(
@@ -42,70 +53,66 @@ def monitor(
     until: UntilOption = None,
     examples: ExamplesOption = None,
     models: ModelsOption = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="For monitor.html and monitor.json (default: WORKSPACE/monitoring)."
-        ),
-    ] = None,
-    journal: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URI",
-            help="Journal of the retrainings that are to know (default: WORKSPACE/"
-            "retraining.jsonl; on Kubeflow it is below the pipeline root).",
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write nothing, and tell nobody.")
-    ] = False,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+    dry_run: DryRunOption = False,
     settings: SettingsOption = None,
 ) -> None:
-    """Compare a window of recorded traffic with the data of the champion.
+    """Compare a window of recorded traffic with the data of the baseline.
 
     Statistics of the images, predicted classes, confidence, entropy and the distance of embeddings,
     for each version and label. Exit code 9 where they have drifted, 12 where there is too little
     traffic to tell. An undisturbed window has a finding with a chance of monitor.false_alarms. What
-    is found is told to the webhook, once in a cool-down, and to `perennial retrain`. Where
-    PERENNIAL_METADATA_KIND and its like name a database of ML Metadata, as in pods of a run, the
-    champion is that of the pipeline on Kubeflow.
+    is found is told to the webhook, once in a cool-down, and to `perennial retrain`.
     """
-    from pipeline.errors import DataLost, DriftFound
-    from pipeline.monitoring import figures
-    from pipeline.noise import quiet
+    from pipeline.monitoring import monitor as monitoring
 
     loaded = load(config, {"workspace": workspace}, settings).config
-    end = instant(until)
-    since = end - datetime.timedelta(days=days or loaded.monitor.window_days)
-    with quiet(Path(os.devnull)):
-        from pipeline.monitoring import monitor as monitoring
-        from pipeline.monitoring import page, recorder
-
-        place = monitoring.find_place(loaded, examples, models, journal, shared_metadata())
-        report = monitoring.look(loaded, logs, place, since, end)
-    print(report.model_dump_json(indent=1) if as_json else "\n".join(monitoring.lines(report)))
-    if not dry_run:
-        folder = output or place.kept
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "monitor.html").write_text(page.render(loaded.name, report), "utf-8")
-        (folder / "monitor.json").write_text(report.model_dump_json(indent=1) + "\n", "utf-8")
-        from components.atomic_pusher import storage
-
-        storage.write_text(str(logs / recorder.GAUGES), monitoring.gauges(loaded.name, report))
-        for line in monitoring.tell(loaded, place, report, datetime.datetime.now(datetime.UTC)):
-            print(line)
-    if report.verdict == figures.DRIFTED:
-        raise DriftFound("; ".join(map(monitoring.str_of, report.findings)))
-    if report.verdict == figures.LITTLE:
-        raise DataLost(report.notes[0])
+    window = Window(logs, days, until, output, as_json, dry_run)
+    window.compare(loaded, lambda: monitoring.find_place(loaded, examples, models))
 
 
-def shared_metadata() -> metadata_store_pb2.ConnectionConfig | None:
-    """The database that the environment names, None for none. Raises ConfigError."""
-    from kubeflow.metadata import PREFIX, connection_config
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """What is compared, and where the outcome goes: the options of the command."""
 
-    return connection_config(os.environ) if f"{PREFIX}KIND" in os.environ else None
+    logs: Path
+    days: float | None
+    until: str | None
+    output: Path | None
+    as_json: bool
+    dry_run: bool
+
+    def compare(self, config: Config, find: Callable[[], Place]) -> None:
+        """Compare, print, keep and tell. Raises DriftFound, DataLost, ConfigError, DataError."""
+        from components import storage
+        from pipeline.errors import DataLost, DriftFound
+        from pipeline.noise import quiet
+
+        end = instant(self.until)
+        since = end - datetime.timedelta(days=self.days or config.monitor.window_days)
+        with quiet(Path(os.devnull)):
+            from pipeline.monitoring import figures, page, recorder
+            from pipeline.monitoring import monitor as monitoring
+
+            place = find()
+            report = monitoring.look(config, self.logs, place, since, end)
+        as_json = report.model_dump_json(indent=1)
+        print(as_json if self.as_json else "\n".join(monitoring.lines(report)))
+        if not self.dry_run:
+            folder = self.output or place.kept
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "monitor.html").write_text(page.render(config.name, report), "utf-8")
+            (folder / "monitor.json").write_text(f"{as_json}\n", "utf-8")
+            gauges = monitoring.gauges(config.name, report)
+            storage.write_text(str(self.logs / recorder.GAUGES), gauges)
+            now = datetime.datetime.now(datetime.UTC)
+            for line in monitoring.tell(config, place, report, now):
+                print(line)
+        if report.verdict == figures.DRIFTED:
+            raise DriftFound("; ".join(map(monitoring.str_of, report.findings)))
+        if report.verdict == figures.LITTLE:
+            raise DataLost(report.notes[0])
 
 
 def instant(text: str | None) -> datetime.datetime:

@@ -1,4 +1,4 @@
-"""What traffic is compared with: the images that the champion was made of, and what models answer.
+"""What traffic is compared with: the images that the baseline was made of, and what models answer.
 
 Statistics of images are those of a sample of all of them. Answers are those about held-out images:
 a model is surer of what it was trained on than of anything that it is asked later.
@@ -11,13 +11,14 @@ import hashlib
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from components import features, reuse, servable
-from components.atomic_pusher import storage
+from components import features, reuse, servable, storage
+from components.storage import staging
 from pipeline.errors import DataError
 
 SAMPLE = 2000  # images of the training, and as many held-out ones
@@ -106,7 +107,7 @@ class _Sampled:
 
 
 class Baseline:
-    """The data of the champion. What takes long to compute is kept in a folder."""
+    """The data of the baseline. What takes long to compute is kept in a folder."""
 
     def __init__(self, examples_uri: str, kept: Path) -> None:
         """Say where the Examples artifact is, and where to keep what is computed of it."""
@@ -128,9 +129,14 @@ class Baseline:
 
     def _sample(self) -> _Sampled:
         if self._sampled is None:
+            # Of a store there are copies meanwhile, of the files that are read.
+            is_copied = storage.is_uri(self._uri)
+            copies = staging.inputs([self._uri], [self._uri]) if is_copied else nullcontext()
             try:
-                training = list(_read(self._uri, ["train"]))
-                held_out = list(_read(self._uri, ["eval", "test"]))
+                with copies:
+                    uri = staging.local(self._uri)
+                    training = list(_read(uri, ["train"]))
+                    held_out = list(_read(uri, ["eval", "test"]))
             except (tf.errors.OpError, OSError) as error:
                 raise DataError(f"{self._uri}: the examples cannot be read: {error}") from error
             if not training or not held_out:
@@ -148,9 +154,9 @@ class Baseline:
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             found = compute()  # not there, or cut off
         path.parent.mkdir(parents=True, exist_ok=True)
-        staging = path.with_name(f".{uuid.uuid4().hex}.npz")
-        np.savez(staging, allow_pickle=False, **found)
-        staging.replace(path)
+        unfinished = path.with_name(f".{uuid.uuid4().hex}.npz")
+        np.savez(unfinished, allow_pickle=False, **found)
+        unfinished.replace(path)
         return found
 
 
@@ -160,7 +166,7 @@ def _read(uri: str, splits: Sequence[str]) -> Iterator[bytes]:
     shards = reuse.read_shards(uri)
     count = sum(shards.get(name, 0) for name in files)
     if files:
-        records = tf.data.TFRecordDataset([f"{uri}/{name}" for name in files])
+        records = tf.data.TFRecordDataset([staging.here(f"{uri}/{name}") for name in files])
         yield from records.shard(max(1, -(-count // SAMPLE)), 0).as_numpy_iterator()
 
 

@@ -1,4 +1,4 @@
-"""Compares a window of traffic with the champion's data, with a rate of false alarms that is known.
+"""Compares a window of traffic with the baseline's data, with a rate of false alarms that is known.
 
 Each comparison is a test of two samples, of the traffic and of the baseline, for the hypothesis
 that both are of the same images: Kolmogorov and Smirnov's of numbers, chi-squared of shares,

@@ -84,7 +84,7 @@ class Pair(_Frozen):
 
 
 class Report(_Frozen):
-    """A window of traffic, compared with the data of the champion.
+    """A window of traffic, compared with the data of the baseline.
 
     Attributes:
       since, until: of the requests, UTC.

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components import lineage
-from components.atomic_pusher import storage
+from components import lineage, storage
 from components.errors import DamagedFileError
+from components.lineage import Lineage
 from pipeline.errors import ConfigError
 from pipeline.monitoring import logs
 from pipeline.monitoring.baseline import Answers, Baseline, Model
 from pipeline.monitoring.compare import ACCURACY, compare
 from pipeline.monitoring.figures import DRIFTED, Report
 from pipeline.monitoring.rows import OK, Row
-from pipeline.retraining import journal, judged, notify
+from pipeline.retraining import journal, notify
 from pipeline.settings import Config
 from pipeline.workspace import Workspace
 
@@ -36,16 +36,16 @@ class Place:
     """Where a monitoring finds what it compares with.
 
     Attributes:
-      examples: URI of the champion's Examples artifact.
+      examples: URI of the baseline's Examples artifact.
       models: path or URI of the folder of the versions.
-      champion: id of the model in ML Metadata; None where it is not known.
+      baseline: id of the model in ML Metadata; None where it is not known.
       journal: path or URI of the journal of retrainings, which gets what is found.
       kept: folder for what takes long to compute.
     """
 
     examples: str
     models: str
-    champion: int | None
+    baseline: int | None
     journal: str
     kept: Path
 
@@ -63,23 +63,23 @@ def find_place(
     if connection is None and workspace.metadata.exists():
         connection = workspace.connection()
     if connection is not None:
-        found = judged.read(connection, config.name).champion
+        found = Lineage.at(connection).history(config.name).baseline
     if examples is None and (found is None or not found.examples):
         raise ConfigError(
-            f"workspace {workspace.root}: there is no champion called {config.name} to compare "
+            f"workspace {workspace.root}: there is no baseline called {config.name} to compare "
             "with; name another --workspace, or the examples with --examples"
         )
     return Place(
         examples=examples or (found.examples if found else ""),
         models=models or config.push_directory,
-        champion=found.model if found else None,
+        baseline=found.model if found else None,
         journal=log or str(workspace.root / journal.FILE),
         kept=workspace.root / FOLDER,
     )
 
 
 def labelled(place: Place) -> set[str]:
-    """SHA-256 of the images that the champion was made of; none where the list is gone."""
+    """SHA-256 of the images that the baseline was made of; none where the list is gone."""
     try:
         return lineage.contents(place.examples, "train", "eval", "test")
     except OSError:
@@ -123,7 +123,7 @@ class Models:
 def look(
     config: Config, folder: Path, place: Place, since: datetime.datetime, until: datetime.datetime
 ) -> Report:
-    """Compare the traffic of a window with the champion's data.
+    """Compare the traffic of a window with the baseline's data.
 
     Raises ConfigError where there are no logs, DataError where the examples cannot be read.
     """
@@ -171,7 +171,7 @@ def tell(config: Config, place: Place, report: Report, now: datetime.datetime) -
         images=report.images,
         since=report.since,
         until=report.until,
-        champion=place.champion,
+        baseline=place.baseline,
         told=fresh,
         **told,
     )
@@ -208,7 +208,7 @@ def lines(report: Report) -> list[str]:
     window = f"{_moment(report.since)} to {_moment(report.until)}"
     found = [
         ("Traffic", f"{window}: {report.images:,} different images, {report.repeats:,} came again"),
-        ("Compared with", f"{report.reference:,} images of the champion's data"),
+        ("Compared with", f"{report.reference:,} images of the baseline's data"),
     ]
     if report.detectable is not None:
         found.append(

@@ -6,7 +6,7 @@ failed or interrupted, with the reason in `detail`. "stopped" has `result`, `det
 of what ended without a run: data that is missing, a fault, a signal. "drift" has what was measured
 of a batch of new images, and "alarm" tells that it was found too much, or what else of `kind` was a
 reason. "traffic" has what `perennial monitor` found: lines of text in `traffic` and `accuracy`, the
-`champion` it was compared with, and in `told` of which of them the webhook was told.
+`baseline` it was compared with, and in `told` of which of them the webhook was told.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.atomic_pusher import records
+from components import records
 from components.redaction import redact_all
 from pipeline.errors import NotBlessed, UserError
 from pipeline.retraining import drift_report
@@ -99,11 +99,11 @@ def last_alarm(
 
 
 def last_traffic(
-    entries: Sequence[Mapping[str, Any]], champion: int | None, since: datetime.datetime
+    entries: Sequence[Mapping[str, Any]], baseline: int | None, since: datetime.datetime
 ) -> Mapping[str, Any]:
-    """The last entry about traffic of this champion, if it is not older; empty without one."""
+    """The last entry about traffic of this baseline, if it is not older; empty without one."""
     for entry in reversed(entries):
         if entry["event"] == "traffic":
             is_young = datetime.datetime.fromisoformat(entry["at"]) >= since
-            return entry if is_young and entry.get("champion") in (None, champion) else {}
+            return entry if is_young and entry.get("baseline") in (None, baseline) else {}
     return {}

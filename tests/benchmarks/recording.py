@@ -18,8 +18,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.serving.client import Client, strings
-from pipeline.serving.launch import ServerProcess, Source, own_backend
+from components.model_server.client import Client, strings
+from components.model_server.launch import ServerProcess, Source, own_backend
 from tests.benchmarks.serving import MODEL, Timing, export_mobilenet, measure, photo
 from tests.serving_kit import Running
 from tests.traffic_kit import nginx, recorder_process
