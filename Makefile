@@ -24,11 +24,13 @@ cluster-test: venv ## Run the tests on the cluster that KUBECONFIG names; image 
 browser: ## Install the browser of the page tests, which are skipped without (Debian and Ubuntu)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium; }
 
-services: ## Install the databases of the metadata tests, which are skipped without
+services: ## Install databases and nginx, for the tests that are skipped without
 	@PATH=$$PATH:/usr/sbin command -v mariadbd >/dev/null || { apt-get update -qq && \
 		apt-get install -qq -y mariadb-server-core mariadb-client-core; }
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { apt-get update -qq && \
 		apt-get install -qq -y postgresql; }
+	@PATH=$$PATH:/usr/sbin command -v nginx >/dev/null || { apt-get update -qq && \
+		apt-get install -qq -y --no-install-recommends nginx-light; }
 
 # Needs Go, and some minutes: it is built of its Go module, for the version of Beam in the lock.
 PRISM_DIR ?= /usr/local/bin

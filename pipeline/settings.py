@@ -508,6 +508,67 @@ class DriftConfig(Section):
     )
 
 
+class MonitorConfig(Section):
+    """Recorded traffic, and how `perennial monitor` compares it with the data of the baseline.
+
+    Each comparison is found where chance explains it with less than its share of false_alarms, and
+    where it is larger than its limit: a change that matters to nobody is significant in much
+    traffic.
+    """
+
+    logs: Annotated[Path, PATH] | None = Field(
+        default=None, description="Folder of recorded traffic, of which gc removes what is old."
+    )
+    retention_days: float = Field(
+        default=30.0, gt=0, description="Age from which gc removes recorded traffic."
+    )
+    window_days: float = Field(
+        default=1.0, gt=0, description="Traffic that is compared at a time, up to now."
+    )
+    min_images: int = Field(
+        default=100, ge=20, description="Different images below which traffic is too little."
+    )
+    false_alarms: float = Field(
+        default=0.01,
+        gt=0,
+        lt=1,
+        description="Share of undisturbed windows with a finding, at most, over all comparisons.",
+    )
+    min_effect: float = Field(
+        default=0.15,
+        ge=0,
+        le=1,
+        description="Distance of two distributions that counts: Kolmogorov-Smirnov's of numbers, "
+        "total variation of shares.",
+    )
+    max_unseen: float = Field(
+        default=0.01,
+        ge=0,
+        lt=1,
+        description="Share of images of a format or size unlike any of the baseline's data.",
+    )
+    max_disagreement: float = Field(
+        default=0.2, ge=0, lt=1, description="Share of images in which two versions disagree."
+    )
+    max_accuracy_drop: float = Field(
+        default=0.05, ge=0, le=1, description="Fall of the accuracy estimated from confidence."
+    )
+
+
+class ReasonConfig(Section):
+    """Whether a finding of `perennial monitor` is a reason to retrain on what images are new."""
+
+    retrains: bool = Field(
+        default=False, description="Whether it is a reason to retrain, not only told."
+    )
+    cooldown_days: float = Field(
+        default=7.0,
+        ge=0,
+        description="Days after it was a reason in which it is none, and after the webhook was "
+        "told in which it is not told again.",
+    )
+
+
 class RetrainConfig(Section):
     """What `perennial retrain` does by itself."""
 
@@ -544,6 +605,10 @@ class RetrainConfig(Section):
         description="gRPC addresses, HOST:PORT, of servers that must follow a promotion.",
     )
     drift: DriftConfig = Field(default=DriftConfig(), description="Drift of new images.")
+    traffic: ReasonConfig = Field(default=ReasonConfig(), description="Drift of the traffic.")
+    accuracy: ReasonConfig = Field(
+        default=ReasonConfig(), description="A fall of the accuracy estimated from the traffic."
+    )
 
 
 class NotifyConfig(Section):
@@ -928,6 +993,7 @@ class Config(Section):
         default=StorageConfig(), description="Object stores: s3:// and gs://."
     )
     retrain: RetrainConfig = Field(default=RetrainConfig(), description="Scheduled retraining.")
+    monitor: MonitorConfig = Field(default=MonitorConfig(), description="Recorded traffic.")
     notify: NotifyConfig = Field(default=NotifyConfig(), description="Messages of retrainings.")
     beam: BeamConfig = Field(default=BeamConfig(), description="Data processing.")
     kubeflow: KubeflowConfig = Field(
