@@ -19,6 +19,7 @@ from components import storage
 from components.errors import read_back
 from components.progress import report
 from components.storage import staging
+from components.wording import counted
 
 if TYPE_CHECKING:
     from tfx import types
@@ -140,7 +141,7 @@ def account(artifact: types.Artifact, done: int, reused: int) -> None:
     artifact.set_int_custom_property(REUSED, reused)
     if reused:
         total = done + reused
-        report("note", text=f"{reused:,} of {total:,} images are taken over from earlier runs")
+        report("note", text=f"{reused:,} of {counted(total, 'image')} reused from earlier runs")
 
 
 def pay(artifact: types.Artifact, cpu_s: float) -> None:

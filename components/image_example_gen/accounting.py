@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from components import storage
 from components.errors import BadDataError, DataLossError, read_back
-from components.wording import other_files, quoted
+from components.wording import counted, other_files, quoted
 
 FILE_NAME = "accounting.json"
 QUARANTINE = "quarantine.jsonl"
@@ -79,8 +79,9 @@ class Accounting:
         others = sum(self.ignored.values())
         ignored = f"; {other_files(others)} ignored" if others else ""
         return (
-            f"{self.inputs:,} inputs = {self.all_examples:,} examples + {self.duplicates:,} "
-            f"duplicates + {self.all_quarantined:,} quarantined{ignored}"
+            f"{counted(self.inputs, 'input')} = {counted(self.all_examples, 'example')} + "
+            f"{counted(self.duplicates, 'duplicate')} + {self.all_quarantined:,} "
+            f"quarantined{ignored}"
         )
 
     def check_balance(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 
 from components.image_example_gen.inputs import Input
 from components.image_example_gen.writing import Facts
-from components.wording import quoted, shortened
+from components.wording import counted, quoted, shortened
 
 IMBALANCE = 10  # times as many images in one class as in another
 TINY = 8  # times smaller than the median image, by the shorter side
@@ -51,8 +51,8 @@ def of_splits(inputs: Sequence[Input]) -> list[str]:
         return []
     splits = quoted(sorted({copy.split for copy, _ in shared}))
     return [
-        f"{len(shared):,} images of {splits} are the same as images that are held out, and so are "
-        f"in no other split: {_named(shared)}"
+        f"{counted(len(shared), 'image')} of {splits} with the same content as held-out images, "
+        f"and therefore left out: {_named(shared)}"
     ]
 
 
@@ -84,7 +84,7 @@ def of_classes(counts: Mapping[tuple[str, str], int], classes: list[str]) -> lis
     if sizes[largest] <= IMBALANCE * sizes[smallest]:
         return []
     return [
-        f"classes are out of balance: {sizes[largest]:,} images of {largest!r}, "
+        f"classes are out of balance: {counted(sizes[largest], 'image')} of {largest!r}, "
         f"{sizes[smallest]:,} of {smallest!r}"
     ]
 
@@ -105,12 +105,12 @@ def of_sizes(facts: Mapping[str, Facts]) -> list[str]:
     found = []
     if tiny:
         found.append(
-            f"{len(tiny):,} images are tiny beside the median of {median:g} pixels: "
+            f"{counted(len(tiny), 'image')} tiny beside the median of {median:g} pixels: "
             f"{shortened(tiny, limit=3)}"
         )
     if extreme:
         found.append(
-            f"{len(extreme):,} images are more than {EXTREME_ASPECT} times as long as wide: "
+            f"{counted(len(extreme), 'image')} more than {EXTREME_ASPECT} times as long as wide: "
             f"{shortened(extreme, limit=3)}"
         )
     return found

@@ -25,6 +25,7 @@ from components.image_example_gen.options import Options
 from components.image_example_gen.sources import folder
 from components.image_example_gen.sources.base import Content, Listing, label_of, split_name
 from components.image_example_gen.sources.paths import Paths
+from components.wording import counted
 
 COLUMNS = ("path", "label")
 _DELIMITERS = ",;\t"
@@ -67,7 +68,7 @@ def listing(location: str, options: Options) -> Listing:
         ignored=ignored,
         hint="expected lines with a path and a label",
         reading=[
-            ("Classes", f"{len(labels):,} in the column label of {len(sources):,} rows"),
+            ("Classes", f"{len(labels):,} in the column label of {counted(len(sources), 'row')}"),
             ("Splits", f"the column split: {told}" if told else "by the content of each image"),
         ],
     )
