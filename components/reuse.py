@@ -35,6 +35,15 @@ def key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
+def key_of_all(values: Iterable[object]) -> str:
+    """`key` of the list of the values, which are not in memory together."""
+    digest = hashlib.sha256(b"[[")
+    for index, value in enumerate(values):
+        digest.update(f"{', ' if index else ''}{json.dumps(value)}".encode())
+    digest.update(b"]]")
+    return digest.hexdigest()[:24]
+
+
 def earlier(uri: str, pattern: str) -> dict[str, str]:
     """Files in the earlier artifacts beside `uri`: location by path in the artifact.
 
@@ -51,11 +60,11 @@ def earlier(uri: str, pattern: str) -> dict[str, str]:
     return found
 
 
-def siblings(uri: str, name: str) -> list[str]:
-    """A file of the earlier artifacts beside `uri`, where they have it, the latest first."""
+def siblings(uri: str, *names: str) -> list[str]:
+    """A file of the earlier artifacts beside `uri`, of those that have it, the latest first."""
     folder = posixpath.dirname(uri.rstrip("/"))
     found = {}
-    for path in tf.io.gfile.glob(posixpath.join(folder, "[0-9]*", name)):
+    for path in tf.io.gfile.glob([posixpath.join(folder, "[0-9]*", name) for name in names]):
         execution = path[len(folder) :].lstrip("/").partition("/")[0]
         if execution.isdecimal() and execution != posixpath.basename(uri.rstrip("/")):
             found[int(execution)] = path

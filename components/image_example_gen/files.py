@@ -12,7 +12,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from components.errors import BadDataError
 from components.image_example_gen.source_name import is_remote
@@ -65,6 +65,26 @@ def read(path: str, limit: int) -> bytes:
     if len(data) > limit:
         raise Unusable("too large", f"more than {limit:,} bytes, see data.max_pixels")
     return bytes(data)
+
+
+@contextlib.contextmanager
+def stream(path: str) -> Iterator[BinaryIO]:
+    """A file to be read bit by bit, of which a remote one is copied here first.
+
+    Raises Unusable where it cannot be read.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(_open(stack.enter_context(local_copy(path))))
+        except OSError as error:
+            raise Unusable("unreadable", error.strerror or str(error)) from error
+        except BadDataError as error:
+            raise Unusable("unreachable", str(error)) from error
+        except Exception as error:
+            if not is_remote(path):
+                raise
+            raise Unusable("unreachable", _reason(error)) from error
+        yield file
 
 
 def _size(file: Any, limit: int) -> int:
