@@ -1,4 +1,4 @@
-"""The one channel on which components and the trainer say how far they are.
+"""The one channel on which components and the trainer report their progress.
 
 Events are ordinary log records, so any runner shows them the way that fits it: bars on a terminal,
 plain lines in a log, JSON in a pod.
@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 LOGGER = logging.getLogger("perennial.progress")
 EVERY = 200  # of what a `Counter` counts it reports once
+SECONDS_LEFT = "seconds_left"  # extra of a `step`: the estimated rest of all steps
 _SOON_S = 0.5  # and after this many seconds, for what is slow
 
 
@@ -27,9 +28,15 @@ def report(event: str, **fields: object) -> None:
 
     Events: `step` (what, unit, total or None, extras such as loss, and either `done` so far or,
     from workers that do not know of each other, `advance` since their last), `epoch` (epoch,
-    epochs, metrics) and `note` (text). A runner adds those of the run and its nodes.
+    epochs, metrics) and `note` (text). A runner adds those of the run and its nodes. `stage` is
+    for a step that cannot be counted.
     """
     LOGGER.info(event, extra={"fields": redact_all(fields)})
+
+
+def stage(what: str) -> None:
+    """Report a step without a count, such as an export; it lasts until the next step."""
+    report("step", what=what, done=0, total=None, unit="")
 
 
 def as_line(event: str, fields: Mapping[str, object], moment: float | None = None) -> str:

@@ -20,9 +20,19 @@ def quoted(names: Iterable[str]) -> str:
     return shortened(map(repr, names))
 
 
+def counted(number: float, noun: str, plural: str = "") -> str:
+    """Write a number with its noun: `1 image`, `1,797 images`, `2 classes`.
+
+    plural: the noun for other numbers than 1; by default with an s, or es after s, x and ch.
+    """
+    ending = "es" if noun.endswith(("s", "x", "ch")) else "s"
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:,g}"
+    return f"{shown} {noun if number == 1 else plural or noun + ending}"
+
+
 def other_files(number: int) -> str:
     """How many files there are that are no inputs."""
-    return f"{number:,} other file" + ("" if number == 1 else "s")
+    return counted(number, "other file")
 
 
 LONGEST = 500  # characters of a reason

@@ -1,6 +1,6 @@
-"""The command line: which commands there are, and how their failures are told.
+"""The command line: its commands, and the exit codes and messages of their failures.
 
-Answers --help at once: whatever is heavy is imported by the commands themselves.
+Heavy imports are in the commands themselves, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import errno
 import functools
 import gc
+import importlib.metadata
 import sys
 import tempfile
 import traceback
@@ -22,9 +23,8 @@ from components import environment, progress
 from components.errors import DamagedFileError
 from components.redaction import redact
 from pipeline import notes, output
-from pipeline.commands import examples, schedule, schema
+from pipeline.commands import help_texts, schema
 from pipeline.commands.classify import classify
-from pipeline.commands.compile import compile_dag
 from pipeline.commands.data_check import check
 from pipeline.commands.data_show import show as show_data
 from pipeline.commands.doctor import doctor, version
@@ -37,18 +37,15 @@ from pipeline.commands.report import compare, report, runs
 from pipeline.commands.report import show as show_run
 from pipeline.commands.run import retrain, run
 from pipeline.commands.serve import serve
-from pipeline.commands.submit import submit
-from pipeline.commands.watch import watch
 from pipeline.commands.worker import worker
-from pipeline.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, UserError
+from pipeline.errors import INTERRUPTED, UNEXPECTED, UserError
 
 Command = Callable[..., None]
-
-EPILOG = f"Exit codes: {'; '.join(f'{code} {why}' for code, why in EXIT_CODES.items())}."
+PLUGINS = "perennial.commands"  # entry points: modules with COMMANDS and GROUPS
 
 
 def main() -> None:
-    """The console command `perennial`."""
+    """Run the console command `perennial`."""
     environment.prepare()
     try:
         app()
@@ -58,7 +55,7 @@ def main() -> None:
 
 
 def _reported(command: Command) -> Command:
-    """Turn an exception into one line on stderr and its exit code, never into a traceback."""
+    """Turn an exception into a line on stderr and its exit code, never into a traceback."""
 
     @functools.wraps(command)
     def run_command(*args: Any, **kwargs: Any) -> None:
@@ -67,7 +64,8 @@ def _reported(command: Command) -> Command:
             with notes.shown():
                 command(*args, **kwargs)
         except UserError as error:
-            _fail(as_json, type(error).__name__, str(error), error.exit_code)
+            text = None if as_json else _listed(error)
+            _fail(as_json, type(error).__name__, str(error), error.exit_code, text)
         except DamagedFileError as error:
             _fail(as_json, "DamagedFile", str(error), UNEXPECTED)
         except KeyboardInterrupt:
@@ -95,15 +93,28 @@ def _fail_to_print(reason: str) -> NoReturn:
     _fail(False, "OutputLost", f"standard output cannot be written: {reason}", UNEXPECTED)
 
 
-def _fail(as_json: bool, kind: str, message: str, exit_code: int) -> NoReturn:
+def _listed(error: UserError) -> str:
+    """The message, with each finding that ends it on a line of its own, to be copied."""
+    text = " ".join(str(error).splitlines())
+    if error.findings and text.endswith(error.findings[-1]):
+        for finding in error.findings:
+            text = text.replace(f"; or {finding}", f"\n  {finding}")
+            text = text.replace(f": {finding}", f":\n  {finding}")
+    return text
+
+
+def _fail(
+    as_json: bool, kind: str, message: str, exit_code: int, text: str | None = None
+) -> NoReturn:
+    """Print one line, or `text` for a person, and end with the exit code."""
     line = redact(" ".join(message.splitlines()))
     if as_json:
         event = {"kind": kind, "message": line, "exit_code": exit_code}
-        with contextlib.suppress(OSError):  # what failed counts, and not that it cannot be shown
+        with contextlib.suppress(OSError):  # the failure counts, not that it cannot be shown
             print(progress.as_line("error", event), flush=True)
         output.failure()
     with contextlib.suppress(OSError):
-        print(f"perennial: error: {line}", file=sys.stderr)
+        print(f"perennial: error: {redact(text or line)}", file=sys.stderr)
     raise typer.Exit(exit_code)
 
 
@@ -122,7 +133,7 @@ def _group(help_text: str, commands: dict[str, Command], **settings: Any) -> typ
 
 
 app = _group(
-    "Retrains image classifiers: from a folder of images to an evaluated, pushed model.",
+    "Retrain image classifiers: from a folder of images to an evaluated, pushed model.",
     {
         "run": run,
         "retrain": retrain,
@@ -140,39 +151,29 @@ app = _group(
         "classify": classify,
         "feedback": feedback,
         "worker": worker,
-        "submit": submit,
-        "watch": watch,
         "gc": collect,
-        "compile": compile_dag,
     },
     name="perennial",
-    epilog=EPILOG,
+    epilog=help_texts.exit_codes(),
     pretty_exceptions_enable=False,
 )
 app.add_typer(
-    _group("Look at images before a run does.", {"show": show_data, "check": check}), name="data"
+    _group("Check and view images before a run", {"show": show_data, "check": check}), name="data"
 )
 app.add_typer(
     _group(
-        "Curate what the data must look like.",
+        "Curate the schema of the data",
         {"infer": schema.infer, "review": schema.review, "accept": schema.accept},
     ),
     name="schema",
 )
-app.add_typer(
-    _group(
-        "Run a pipeline on Kubeflow by the clock.",
-        {
-            "list": schedule.list_schedules,
-            "create": schedule.create,
-            "pause": schedule.pause,
-            "resume": schedule.resume,
-            "delete": schedule.delete,
-        },
-    ),
-    name="schedule",
-)
-examples.attach(app, EPILOG)
+for _found in importlib.metadata.distribution("perennial").entry_points.select(group=PLUGINS):
+    _plugin = _found.load()
+    for _name, _command in _plugin.COMMANDS.items():
+        app.command(_name)(_reported(_command))
+    for _name, (_help, _commands) in _plugin.GROUPS.items():
+        app.add_typer(_group(_help, _commands), name=_name)
+help_texts.attach(app)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a person or a machine sees of a run: the events of components/progress.py, rendered.
+"""Renders the events of components/progress.py, for people and for machines.
 
 Three renderings: `rich` redraws a table of nodes and a progress bar on a terminal, `plain` writes
 lines of text, `json` one object a line.
@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components import progress
+from components.wording import counted
 from pipeline import output
 
 # Lines about a step that is under way: one for each tenth, but not several within a moment, and
@@ -61,7 +62,10 @@ class _Node:
 
 @dataclasses.dataclass
 class _Step:
-    """The step that is under way: `done` of `total` units. shown_*: as of its last line."""
+    """The step that is under way: `done` of `total` units. shown_*: as of its last line.
+
+    A step without a unit cannot be counted, and has one line, when it begins.
+    """
 
     what: str
     unit: str
@@ -78,8 +82,10 @@ class _Step:
             self.done - self.shown_done >= _STEP_FRACTION * self.total
         )
         due = waited >= _STEP_LATEST_S or (moved and waited >= _STEP_SOONEST_S)
+        if not self.unit:
+            due = not self.shown_done
         if due:
-            self.shown_at, self.shown_done = now, self.done
+            self.shown_at, self.shown_done = now, self.done if self.unit else 1
         return due
 
 
@@ -218,7 +224,7 @@ class _PlainConsole(Console):
     def _text(self, event: str, fields: Mapping[str, Any]) -> str | None:
         match event:
             case "run_start":
-                return f"run {fields['run_id']}: {len(self._nodes)} nodes"
+                return f"run {fields['run_id']}: {counted(len(self._nodes), 'node')}"
             case "run_end":
                 left = sum(node.state == "skipped" for node in self._nodes.values())
                 rest = f"; nodes that did not run: {left}" if left else ""
@@ -388,20 +394,36 @@ def _epoch(fields: Mapping[str, Any]) -> str:
 
 def _progress(step: _Step) -> str:
     share = f" ({step.done / step.total:.0%})" if step.total else ""
-    return f"{step.what} {_count(step)}{share}{_figures(step.extras)}"
+    return f"{step.what} {_count(step)}{share}{_figures(step.extras)}".rstrip()
 
 
 def _count(step: _Step) -> str:
+    """`12/70 steps`, `1/1 image`, `5 rows`, or nothing for what cannot be counted."""
+    if not step.unit:
+        return ""
+    number = step.total or step.done
+    unit = step.unit.removesuffix("s") if number == 1 else step.unit
     of_total = f"/{step.total:,}" if step.total else ""
-    return f"{step.done:,}{of_total} {printable(step.unit)}"
+    return f"{step.done:,}{of_total} {printable(unit)}"
 
 
 def _figures(metrics: Mapping[str, Any]) -> str:
-    """`, loss 0.4213, images/s 1,204`, or nothing."""
-    return "".join(
-        f", {key.replace('_per_', '/').replace('_', ' ')} {_figure(value)}"
-        for key, value in metrics.items()
-    )
+    """`, loss 0.4213, images/s 1,204, ETA 31m`, or nothing."""
+    return "".join(f", {_labelled(key, value)}" for key, value in metrics.items())
+
+
+def _labelled(key: str, value: Any) -> str:
+    if key == progress.SECONDS_LEFT:
+        return f"ETA {_eta(value)}"
+    return f"{key.replace('_per_', '/').replace('_', ' ')} {_figure(value)}"
+
+
+def _eta(seconds: float) -> str:
+    """`45s`, `31m` or `2h05m`."""
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    minutes = round(seconds / 60)
+    return f"{minutes}m" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}m"
 
 
 def _figure(value: Any) -> str:

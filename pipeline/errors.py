@@ -7,33 +7,15 @@ Code 2 is shared with the usage errors of the command line: both mean that nothi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar
 
 from components.errors import BadDataError, DataLossError
-from components.redaction import redact
+from components.errors import ConfigError as ConfigError
+from components.errors import KubernetesUnreachable as KubernetesUnreachable
+from components.errors import PromotionFailed as PromotionFailed
+from components.errors import UserError as UserError
 
 INTERRUPTED = 130
 UNEXPECTED = 1
-
-
-class UserError(Exception):
-    """A failure with a one-line message; line breaks in what it quotes become spaces.
-
-    Secrets of URLs in it are replaced.
-    """
-
-    exit_code: ClassVar[int]
-    meaning: ClassVar[str]
-
-    def __init__(self, message: str) -> None:
-        super().__init__(redact(" ".join(message.splitlines())))
-
-
-class ConfigError(UserError):
-    """A configuration that cannot be used."""
-
-    exit_code = 2
-    meaning = "bad configuration or usage"
 
 
 class DataError(UserError):
@@ -51,7 +33,7 @@ class DataLost(DataError):
     """Images that are gone or labelled otherwise, or too few of them to judge a model by."""
 
     exit_code = 12
-    meaning = "data is gone or labelled otherwise, or too little to judge by"
+    meaning = "data is missing or relabelled, or too small to judge a model"
 
 
 class NotBlessed(UserError):
@@ -75,13 +57,6 @@ class WorkspaceBusy(UserError):
     meaning = "workspace in use by another run"
 
 
-class PromotionFailed(UserError):
-    """A version that is not served as it should be; what was served before is, or it is told."""
-
-    exit_code = 7
-    meaning = "promotion failed, and the old versions stay unless it tells otherwise"
-
-
 class SchemaDiffers(UserError):
     """A candidate schema that is not the committed one."""
 
@@ -90,10 +65,10 @@ class SchemaDiffers(UserError):
 
 
 class DriftFound(UserError):
-    """New images that differ from those that the champion was made of, and no retraining."""
+    """New images that differ from those that the baseline was made of, and no retraining."""
 
     exit_code = 9
-    meaning = "new images have drifted, and nothing was retrained"
+    meaning = "drift found, and nothing retrained"
 
 
 class KubeflowUnreachable(UserError):
@@ -114,14 +89,7 @@ class DatabaseLost(UserError):
     """An ML Metadata database that a node of a Kubeflow run does not reach, or not any more."""
 
     exit_code = 14
-    meaning = "the database of ML Metadata is out of reach"
-
-
-class KubernetesUnreachable(UserError):
-    """A cluster whose API server does not answer."""
-
-    exit_code = 13
-    meaning = "Kubernetes does not answer"
+    meaning = "the ML Metadata database is out of reach"
 
 
 def data_error(error: BadDataError, message: str | None = None) -> DataError:
@@ -139,7 +107,7 @@ def kinds(kind: type[UserError] = UserError) -> Iterator[type[UserError]]:
 
 
 EXIT_CODES: dict[int, str] = {
-    0: "pushed, or nothing to do",
+    0: "done",
     UNEXPECTED: "unexpected failure",
     **dict(sorted((kind.exit_code, kind.meaning) for kind in kinds())),
     INTERRUPTED: "interrupted",

@@ -21,9 +21,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components import environment, progress
-from components.atomic_pusher import signing, storage, versions
-from components.errors import BadDataError, PushRefusedError
+from components import environment, progress, storage
+from components.errors import BadDataError
+from components.model_registry import Keys, Registry
 from pipeline import beam_runner, doctor, probe
 from pipeline import config as configuration
 from pipeline.errors import ConfigError
@@ -157,8 +157,8 @@ def _push(place: Place) -> str:
     if place.pod and (not place.config.push.directory or _is_elsewhere(base)):
         return NOT_HERE if place.config.push.directory else ""
     try:
-        found = versions.find(base)
-    except PushRefusedError as error:
+        found = Registry(base).numbers()
+    except ConfigError as error:
         raise ConfigError(f"push.directory: {error}") from error
     except Exception as error:  # of any of TensorFlow's file systems
         raise ConfigError(f"push.directory: {base} cannot be listed: {_line(error)}") from error
@@ -171,13 +171,11 @@ def _keys(place: Place) -> str:
         return ""
     if place.pod and not (files.private_key.exists() and files.public_key.exists()):
         return NOT_HERE
-    keys = signing.Keys(files.private_key, files.public_key)
+    keys = Keys(files.private_key, files.public_key)
     with tempfile.TemporaryDirectory(prefix="perennial-") as folder:
         Path(folder, "any").write_text("", encoding="utf-8")
         try:
             keys.sign(Path(folder))
-        except PushRefusedError as error:
-            raise ConfigError(str(error)) from error
         except ImportError as error:
             raise ConfigError(
                 f"push.signing: {error.name} is not installed; run: pip install perennial[signing]"
@@ -207,7 +205,7 @@ def _schema(place: Place) -> str:
 def _server(place: Place) -> str:
     if not place.config.infra_validation.enabled or place.pod:
         return ""
-    from pipeline.serving import launch
+    from components.model_server import launch
 
     backend = launch.find_backend()
     image = os.environ.get(launch.IMAGE_VARIABLE)
@@ -422,18 +420,18 @@ def _step_images(place: Place) -> int:
 def _warm_start(place: Place) -> str:
     if not place.config.train.warm_start or place.connection is None:
         return ""
-    from pipeline.retraining import judged
+    from components.lineage import Lineage
     from trainer_module import warm_start
 
-    champion = judged.read(place.connection, place.config.name).champion
+    baseline = Lineage.at(place.connection).history(place.config.name).baseline
     model = place.model
-    if champion is None or model is None:
-        return "no blessed model to start from" if champion is None else ""
+    if baseline is None or model is None:
+        return "no blessed model to start from" if baseline is None else ""
     try:
-        warm_start.check(model, storage.join(champion.uri, "Format-Serving"))
+        warm_start.check(model, storage.join(baseline.uri, "Format-Serving"))
     except warm_start.WarmStartError as error:
         raise ConfigError(f"train.warm_start: {error}") from error
-    return f"from {champion.uri}"
+    return f"from {baseline.uri}"
 
 
 def _is_elsewhere(path: str) -> bool:

@@ -1,6 +1,6 @@
-"""Writes docs/reference: all settings, from their model, and all commands, from their --help.
+"""Generates docs/reference: the settings from their models, the commands from their --help.
 
-`python -m pipeline.reference` (make docs) is run after a change of either.
+Run `make docs` after a change of either.
 """
 
 from __future__ import annotations

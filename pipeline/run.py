@@ -16,8 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components import progress
-from components.atomic_pusher import storage
+from components import progress, storage
 from components.image_example_gen import source_name
 from components.redaction import redact_all
 from pipeline import preflight
@@ -93,6 +92,8 @@ def run_locked(
         quiet(workspace.log_path(run_id)) as terminal,
         Console.create(log_format, terminal.stdout) as console,
     ):
+        # TensorFlow takes seconds to load.
+        progress.report("note", text=f"run {run_id}: checking settings, data and machine")
         folder = workspace.run_dir(run_id)
         folder.mkdir(parents=True)
         (folder / "config.toml").write_text(dump_toml(config, origins), encoding="utf-8")

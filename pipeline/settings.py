@@ -21,12 +21,14 @@ from pydantic import (
     model_validator,
 )
 
-from components.atomic_pusher import config_map
+from components import storage
 from components.image_evaluator.bounds import Bounds
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
 from components.image_example_validator.findings import Policy
+from components.model_registry import Registry, is_config_map, place_of
 from components.redaction import ENV
+from components.storage.options import Options as StorageOptions
 
 LOCAL_RUNNER = "FnApiRunner"
 # Of Beam's runners those that can do the work of the nodes. Beam also takes the path of a class.
@@ -75,12 +77,7 @@ def _absolute_source(value: object) -> object:
 
 def absolute_location(value: object) -> object:
     """A path or URI that nodes write to, as it is used. Raises ValueError for what cannot be."""
-    if isinstance(value, str) and "://" in value:
-        if value.lower().startswith("s3://"):
-            raise ValueError(
-                "must be a folder, such as that of a mounted volume, or gs://bucket/...: "
-                "TensorFlow has no file system for s3://"
-            )
+    if isinstance(value, str) and storage.is_uri(value):
         if not value.partition("://")[2].strip("/"):
             raise ValueError("must name a bucket after ://")
         return value.rstrip("/")
@@ -464,20 +461,24 @@ class PushConfig(Section):
     @model_validator(mode="after")
     def _served(self) -> Self:
         where = self.served_config or ""
-        if config_map.is_config_map(where):
-            config_map.Place.parse(where)
+        if is_config_map(where):
+            place_of(where)
         elif self.promote != "none":
             raise ValueError(
                 "promote needs served_config = configmap://NAMESPACE/NAME: of no other place is "
                 "it known which servers follow it"
             )
-        if config_map.is_config_map(self.directory or ""):
+        if is_config_map(self.directory or ""):
             raise ValueError("directory must be a folder or a URI, not a ConfigMap")
         return self
 
 
+class StorageConfig(Section, StorageOptions):
+    """How object stores are reached, and where nodes have copies of what is in them."""
+
+
 class DriftConfig(Section):
-    """When new images count as drifted from those that the champion was made of.
+    """When new images count as drifted from those that the baseline was made of.
 
     A distance at its limit is never found; labels and statistics have distances in 0..1.
     """
@@ -516,7 +517,7 @@ class RetrainConfig(Section):
     max_age_days: float | None = Field(
         default=None,
         gt=0,
-        description="Age of the champion from which on any news is worth one; unset: none is.",
+        description="Age of the baseline from which on any news is worth one; unset: none is.",
     )
     max_removed: float = Field(
         default=0.1,
@@ -828,7 +829,8 @@ class KubeflowConfig(Surroundings):
         default=None, description="Image with this project, with a tag or a digest."
     )
     pipeline_root: Annotated[str, LOCATION] | None = Field(
-        default=None, description="URI or mounted folder for what nodes write, such as gs://bucket."
+        default=None,
+        description="URI or mounted folder for what nodes write, such as s3://bucket or gs://bucket.",
     )
     run_as_user: int | None = Field(
         default=None, ge=1, description="User id of the pods; unset: the image's."
@@ -922,6 +924,9 @@ class Config(Section):
         default=InfraValidationConfig(), description="The trial in a model server."
     )
     push: PushConfig = Field(default=PushConfig(), description="Destination of blessed models.")
+    storage: StorageConfig = Field(
+        default=StorageConfig(), description="Object stores: s3:// and gs://."
+    )
     retrain: RetrainConfig = Field(default=RetrainConfig(), description="Scheduled retraining.")
     notify: NotifyConfig = Field(default=NotifyConfig(), description="Messages of retrainings.")
     beam: BeamConfig = Field(default=BeamConfig(), description="Data processing.")
@@ -933,3 +938,9 @@ class Config(Section):
     def push_directory(self) -> str:
         """Path or URI of what holds the numbered versions of the pushed model."""
         return self.push.directory or str(self.workspace / "serving" / self.name)
+
+    @property
+    def registry(self) -> Registry:
+        """The versions of the pushed model, and what is served of them."""
+        key = self.push.signing.public_key
+        return Registry(self.push_directory, self.push.served_config or "", self.name, key)

@@ -11,6 +11,7 @@ from unittest import mock
 from typer.testing import CliRunner, Result
 
 from pipeline import cli
+from pipeline.commands import help_texts
 from tests import REPO
 
 # Of `[evaluate]`: for tests of models that were hardly trained, and are to be blessed all the same.
@@ -23,9 +24,13 @@ UNGATED: Mapping[str, float] = {
 
 
 def perennial(*arguments: object) -> Result:
-    """Run a command in this process."""
+    """Run a command in this process. Its exit code must be one that its --help lists."""
+    words = list(map(str, arguments))
     with mock.patch.dict(os.environ):  # which a process of its own would set up for itself only
-        return CliRunner().invoke(cli.app, list(map(str, arguments)))
+        done = CliRunner().invoke(cli.app, words)
+    name = next((n for n in (" ".join(words[:2]), *words[:1]) if n in help_texts.CODES), None)
+    assert name is None or done.exit_code in help_texts.CODES[name], f"{name}: {done.exit_code}"
+    return done
 
 
 def command(*arguments: object) -> list[str]:

@@ -26,7 +26,7 @@ _LONGEST = (
     "test_image_transform",
     "test_faults",
     "test_release",
-    "test_champion",
+    "test_baseline",
     "test_secrets",
     "test_resume",
 )

@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from components.atomic_pusher import pending, records, registry, storage, versions
+from components import records, storage
+from components.model_registry import CANARY, STABLE, Registry, Serving, configuration, versions
+from components.model_registry.followers import Named
+from components.model_server import client  # noqa: F401 - once, and not in every child
 from pipeline.errors import PromotionFailed, UserError
-from pipeline.serving import promotion
-from pipeline.serving.followers import Named
-from pipeline.serving.promotion import CANARY, STABLE, Serving, Target
 
 _KILL = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")
 _SEED = 18
@@ -46,14 +46,14 @@ class _Server(Named):
         """As soon as it is asked."""
 
 
-def _promote(target: Target, version: int, to: str, servers: bool) -> None:
+def _promote(target: Registry, version: int, to: str, servers: bool) -> None:
     follower = _Server(["localhost:1"] if servers else [])
-    with mock.patch.object(promotion, "followers_of", return_value=follower):
-        promotion.promote(target, version, to)
+    with mock.patch.object(Registry, "followers", return_value=follower):
+        target.promote(version, to)
 
 
 # By name: what is done, and what is configured when it is.
-ACTIONS: dict[str, tuple[Callable[[Target], object], Serving]] = {
+ACTIONS: dict[str, tuple[Callable[[Registry], object], Serving]] = {
     "canary": (
         lambda target: _promote(target, 2, CANARY, False),
         Serving.of({STABLE: 1, CANARY: 2}),
@@ -66,15 +66,15 @@ ACTIONS: dict[str, tuple[Callable[[Target], object], Serving]] = {
         lambda target: _promote(target, 3, STABLE, True),
         Serving.of({STABLE: 3, "previous": 1}),
     ),
-    "rollback": (promotion.rollback, Serving.of({STABLE: 1})),
+    "rollback": (Registry.rollback, Serving.of({STABLE: 1})),
     "push": (
-        lambda target: registry.push(_model(target, 4), str(target.base), {}, 2, target.config),
+        lambda target: target.push(_model(target, 4), {}, 2),
         Serving.of({STABLE: 1}),
     ),
 }
 
 
-def _model(target: Target, number: int) -> Path:
+def _model(target: Registry, number: int) -> Path:
     folder = Path(str(target.base)).parent.parent / f"model-{number}"
     if not folder.exists():
         (folder / "variables").mkdir(parents=True)
@@ -83,21 +83,21 @@ def _model(target: Target, number: int) -> Path:
     return folder
 
 
-def make_registry(folder: Path, action: str) -> Target:
+def make_registry(folder: Path, action: str) -> Registry:
     """Three versions; the first is stable, or the second where that is to be undone."""
     shutil.rmtree(folder, ignore_errors=True)
     base = folder / "serving" / "m"
-    target = Target("m", str(base), str(base.parent / "models.config"))
+    target = Registry(str(base), str(base.parent / "models.config"), "m")
     for number in (1, 2, 3):
-        registry.push(_model(target, number), str(base), {}, 10, target.config)
-    promotion.promote(target, 1, STABLE)
+        target.push(_model(target, number), {}, 10)
+    target.promote(1, STABLE)
     if action == "rollback":
-        promotion.promote(target, 2, CANARY)
-        promotion.promote(target, 2, STABLE)
+        target.promote(2, CANARY)
+        target.promote(2, STABLE)
     return target
 
 
-def child(target: Target, action: str, prepare: Callable[[], None]) -> tuple[int, str, bool]:
+def child(target: Registry, action: str, prepare: Callable[[], None]) -> tuple[int, str, bool]:
     """Do it in a process of its own.
 
     Returns its wait status, what it told of a failure, and whether the point was reached.
@@ -194,26 +194,26 @@ def failing(folder: Path, last: int, number: int, onwards: bool) -> Callable[[],
     return prepare
 
 
-def check(target: Target, action: str, status: int, told: str, before: Serving) -> Iterator[str]:
+def check(target: Registry, action: str, status: int, told: str, before: Serving) -> Iterator[str]:
     """What is not as it should be after a process that ended so, and told that."""
     after = ACTIONS[action][1]
     ended = os.waitstatus_to_exitcode(status)
-    found = promotion.current(target)
+    found = target.serving()
     is_fine = [after] if ended == 0 else [before]
     if told.startswith(PromotionFailed.__name__) and "In force: " in told:
-        if f"In force: {promotion.told(found)}" not in told:
-            yield f"told {told!r}, and it is {promotion.told(found)}"
+        if f"In force: {found}" not in told:
+            yield f"told {told!r}, and it is {found}"
     elif ended > 0 and action != "push" and not told.startswith((PromotionFailed.__name__, "Conf")):
         yield f"ended with {ended}: {told}"
     elif ended >= 0 and action != "push" and found not in is_fine:
-        yield f"ended with {ended}, told {told!r}, and it is {promotion.told(found)}"
-    promotion.recover(target)
-    found = promotion.current(target)
+        yield f"ended with {ended}, told {told!r}, and it is {found}"
+    target.recover()
+    found = target.serving()
     if found not in (before, after):
-        yield f"after the next command it is {promotion.told(found)}"
-    if pending.read(target.config):
+        yield f"after the next command it is {found}"
+    if Path(configuration.change_location(target.config)).exists():
         yield "a change is left unfinished"
-    log = records.read(str(Path(target.config).with_name(pending.AUDIT_FILE)))
+    log = records.read(str(Path(target.config).with_name(configuration.AUDIT_FILE)))
     if log.damaged:
         yield f"damaged: {log.damaged}"
     for number in versions.find(str(target.base)):
@@ -221,15 +221,15 @@ def check(target: Target, action: str, status: int, told: str, before: Serving) 
         if manifest is None or versions.damaged_files(str(target.base), number, manifest):
             yield f"version {number} is not whole"
     try:
-        registry.push(_model(target, 5), str(target.base), {}, 10, target.config)
+        target.push(_model(target, 5), {}, 10)
         newest = versions.find(str(target.base))[-1]
-        if CANARY in promotion.current(target).labels:
-            promotion.rollback(target)
-        promotion.promote(target, newest, CANARY)
+        if CANARY in target.serving().labels:
+            target.rollback()
+        target.promote(newest, CANARY)
     except Exception as error:
         yield f"the next commands: {type(error).__name__}: {error}"
         return
-    if storage.read_text(pending.location_of(target.config)) is not None:
+    if storage.read_text(configuration.change_location(target.config)) is not None:
         yield "the next commands left a change unfinished"
 
 
@@ -254,7 +254,7 @@ def main(kind: str, folder: Path, most: int = 0) -> None:
         if most and sum(reached.values()) >= most:
             break
         target = make_registry(folder, action)
-        before = promotion.current(target)
+        before = target.serving()
         if kind == "kill":
             prepare = killing(folder, number)
         else:

@@ -158,7 +158,7 @@ def run(state: State = State.PUSHED, number: int = 1, accuracy: float | None = 0
 
 
 def facts(
-    state: State = State.PUSHED, classes: Sequence[str] = NAMES, *, champion: bool = True
+    state: State = State.PUSHED, classes: Sequence[str] = NAMES, *, baseline: bool = True
 ) -> Facts:
     """All that a report can have."""
     counts = {name: 20 + 7 * index for index, name in enumerate(classes)}
@@ -166,7 +166,7 @@ def facts(
         examples=20 * len(classes),
         classes=list(classes),
         candidate=model_figures(classes, 0.9, seed=1),
-        baseline=model_figures(classes, 0.85, seed=2) if champion else None,
+        baseline=model_figures(classes, 0.85, seed=2) if baseline else None,
         test=model_figures(classes, 0.8, seed=3),
     )
     shown = [_prediction(classes, number) for number in range(9)]
@@ -239,9 +239,9 @@ def facts(
         verdict=Verdict(
             blessed=state is State.PUSHED,
             baseline=Baseline(id=7, uri="/tmp/work/artifacts/Trainer/model/7")
-            if champion
+            if baseline
             else None,
-            compared_classes=list(classes[1:]) if champion else [],
+            compared_classes=list(classes[1:]) if baseline else [],
             note="compared with model 7 over the classes that both know",
             checks=[
                 Check(
@@ -259,7 +259,7 @@ def facts(
             mistakes=wrong,
             wrong=40,
             duel=Duel(both=90, only_candidate=14, only_baseline=5, neither=11)
-            if champion
+            if baseline
             else None,
         ),
         test_predictions=Predictions(

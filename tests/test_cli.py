@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from pipeline import errors
+from pipeline import cli, errors
 from pipeline.commands.options import LogFormat
 from tests.cli import perennial
 
@@ -87,10 +88,12 @@ class TestHelp:
         )
         assert done.stdout.split() == []
 
-    def test_help_lists_every_exit_code(self) -> None:
-        text = " ".join(perennial("run", "--help").output.split())
+    def test_help_lists_every_exit_code_and_each_command_its_own(self) -> None:
+        everything = " ".join(perennial("--help").output.split())
+        own = " ".join(perennial("compile", "--help").output.split()).partition("Exit codes:")[2]
         for code, meaning in errors.EXIT_CODES.items():
-            assert f"{code} {meaning}" in text
+            assert f" {code} {meaning}" in everything
+            assert (f" {code} {meaning}" in own) == (code in (0, 1, 2, 3, 130))
 
     def test_no_arguments_show_the_help(self) -> None:
         result = perennial()
@@ -119,6 +122,32 @@ class TestRun:
         assert origins["train.seed"] == "file:run.toml"
         assert origins["train.epochs"] == "command line"
         assert log_format == "json"
+
+    @pytest.mark.parametrize(
+        "data", [["photos"], ["--data", "photos"], ["photos", "--data=photos"]]
+    )
+    def test_data_is_an_argument_or_an_option(
+        self, calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: list[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert perennial("run", *data).exit_code == 0
+        assert calls[0][0].data.folder == tmp_path / "photos"
+
+    @pytest.mark.parametrize("command", [["run"], ["retrain"], ["data", "check"], ["data", "show"]])
+    def test_two_different_data_are_refused(self, command: list[str]) -> None:
+        result = perennial(*command, "photos", "--data", "others")
+        assert result.exit_code == 2
+        assert only_line(result.stderr) == (
+            "perennial: error: 'photos' and --data 'others' are different data; give one of them"
+        )
+
+    def test_retrain_has_all_options_of_run(self) -> None:
+        root: Any = typer.main.get_command(cli.app)
+        options = {
+            name: {option for each in root.commands[name].params for option in each.opts}
+            for name in ("run", "retrain")
+        }
+        assert options["run"] < options["retrain"]
 
     def test_a_setting_wins_over_its_flag(self, calls: list[Any]) -> None:
         assert perennial("run", "--set", "train.epochs=7", "--epochs", "5").exit_code == 0
@@ -277,13 +306,13 @@ class TestDoctor:
 
         def main_doctor(*args: object) -> int:
             seen.append(args)
-            return 7
+            return 1
 
         module = types.ModuleType("pipeline.doctor")
         module.main_doctor = main_doctor  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "pipeline.doctor", module)
-        assert perennial("doctor").exit_code == 7
-        assert perennial("doctor", "--workspace", "w", "--log-format", "json").exit_code == 7
+        assert perennial("doctor").exit_code == 1
+        assert perennial("doctor", "--workspace", "w", "--log-format", "json").exit_code == 1
         assert seen == [(Path("workspace"), "plain"), (Path("w"), "json")]
 
 

@@ -230,6 +230,59 @@ def test_slow_steps_are_shown_now_and_then() -> None:
     assert [line.split()[2] for line in lines if "train" in line][:3] == ["2/20", "4/20", "6/20"]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(1, "ETA 1s"), (59, "ETA 59s"), (1897, "ETA 32m"), (3600, "ETA 1h00m"), (7530, "ETA 2h06m")],
+)
+def test_the_rest_of_a_step_is_in_words(seconds: int, shown: str) -> None:
+    stream = io.StringIO()
+    with Console.create("plain", stream):
+        left = {progress.SECONDS_LEFT: seconds}
+        _tell(0, "step", what="train", done=0, total=70, unit="steps", **left)
+        _tell(31, "step", what="train", done=1, total=70, unit="steps", **left)
+    assert stream.getvalue().rstrip().endswith(f"train 1/70 steps (1%), {shown}")
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "shown"),
+    [(1, 1, "1/1 image (100%)"), (1, None, "1 image"), (1, 2, "1/2 images (50%)")],
+)
+def test_one_is_singular(done: int, total: int | None, shown: str) -> None:
+    stream = io.StringIO()
+    with Console.create("plain", stream):
+        _tell(0, "step", what="read", done=0, total=total, unit="images")
+        _tell(31, "step", what="read", done=done, total=total, unit="images")
+    assert stream.getvalue().rstrip().endswith(f"read {shown}")
+
+
+@pytest.mark.parametrize("log_format", ["plain", "json"])
+def test_a_stage_takes_the_place_of_the_step_before_and_is_told_once(log_format: str) -> None:
+    stream = io.StringIO()
+    with Console.create(log_format, stream):
+        _tell(0, "step", what="train", done=70, total=70, unit="steps")
+        for moment in (1, 40):
+            _tell(moment, "step", what="export", done=0, total=None, unit="")
+    [line] = stream.getvalue().splitlines()
+    if log_format == "json":
+        assert json.loads(line)["what"] == "export"
+    else:
+        assert line.endswith(" export")
+
+
+def test_a_terminal_shows_a_stage_without_a_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    stream = io.StringIO()
+    with Console.create("rich", stream):
+        _tell(0, "run_start", run_id="7", nodes=NODES)
+        _tell(0, "node_start", node="Trainer")
+        _tell(0, "step", what="train", done=70, total=70, unit="steps")
+        _tell(1, "step", what="export", done=0, total=None, unit="")
+    last = _frame(stream.getvalue())[-1]
+    assert "export" in last
+    assert "70" not in last
+    assert "0 " not in last
+
+
 def test_nothing_is_shown_outside_of_the_context() -> None:
     stream = io.StringIO()
     level, handlers = progress.LOGGER.level, list(progress.LOGGER.handlers)

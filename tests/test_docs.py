@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -14,8 +15,8 @@ import pytest
 import typer
 
 from pipeline import cli, config, reference
-from pipeline.commands import examples
-from pipeline.errors import EXIT_CODES
+from pipeline.commands import help_texts
+from pipeline.errors import EXIT_CODES, DatabaseLost
 from pipeline.settings import Pool
 from tests import REPO
 from tests.cli import perennial
@@ -146,11 +147,26 @@ class TestReference:
 
 class TestHelp:
     def test_every_command_has_examples(self) -> None:
-        assert set(examples.EXAMPLES) == set(COMMANDS)
+        assert set(help_texts.EXAMPLES) == set(COMMANDS)
+
+    def test_every_command_lists_its_own_exit_codes(self) -> None:
+        listed = set(itertools.chain(*help_texts.CODES.values()))
+        assert set(help_texts.CODES) == set(COMMANDS)
+        assert set(EXIT_CODES) - listed == {DatabaseLost.exit_code}  # of pods only
+        assert {code in help_texts.CODES[name] for name, code in help_texts.MEANINGS} == {True}
+        assert {0, 10} <= set(help_texts.CODES["submit"])
+        assert 10 not in help_texts.CODES["run"]
+
+    def test_lists_of_commands_are_whole(self) -> None:
+        lists = re.findall(r"^\* `[a-z]+`: (.*)$", reference.command_line(), re.MULTILINE)
+        assert len(lists) == len(COMMANDS) + len(ROOT.commands) - len(
+            COMMANDS.keys() & ROOT.commands
+        )
+        assert [line for line in lists if line.endswith("...")] == []
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_its_examples_are_of_it_and_parse(self, name: str) -> None:
-        for line in examples.EXAMPLES[name]:
+        for line in help_texts.EXAMPLES[name]:
             program, *arguments = shlex.split(line)
             assert program == "perennial"
             assert arguments[: len(name.split())] == name.split()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
-from components.atomic_pusher import versions
+from components.model_registry import versions
 from pipeline.config import items, load
 from pipeline.report import page
 from pipeline.report.facts import Facts, State

@@ -14,8 +14,8 @@ from google.protobuf import text_format
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from components.atomic_pusher.config_map import Place
-from pipeline.serving.metrics import REQUEST_COUNT, REQUEST_LATENCY
+from components.model_registry.config_map import Place
+from components.model_server.metrics import REQUEST_COUNT, REQUEST_LATENCY
 from tests import REPO
 from tests.kustomize import Resource, render
 

@@ -14,6 +14,7 @@ from components.image_example_gen.dataset import DataSet, list_data
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources import folder_names, layout
 from pipeline.config import load, parse_set
+from tests.cli import perennial
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -244,6 +245,14 @@ def stopped(root: Path, **options: Any) -> list[list[str]]:
     assert all(command in str(caught.value) for command in commands)
     assert all(commands), caught.value.findings
     return [shlex.split(command) for command in commands]
+
+
+def test_each_command_ends_a_line_for_who_copies_it(tmp_path: Path) -> None:
+    root = make(tmp_path / "data", [f"{n}/{c}/{n}{c}.png" for n in "12" for c in ("cat", "dog")])
+    done = perennial("data", "check", root)
+    assert done.exit_code == 3
+    ends = [line.partition(": perennial ")[2] for line in done.stderr.splitlines()]
+    assert [shlex.split(end) for end in ends if end] == stopped(root)
 
 
 def settings(words: list[str]) -> tuple[str, dict[str, Any]]:

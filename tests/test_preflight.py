@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import keras
 import pytest
 
-from components.atomic_pusher.signing import Keys
+from components.model_registry.signing import Keys
+from components.model_server import launch
 from pipeline import config, doctor, preflight
 from pipeline.errors import ConfigError
 from pipeline.preflight import Place
-from pipeline.serving import launch
 from tests.test_signing import make_keys  # noqa: F401 - a fixture
 from tests.test_weights import official_arrays, save, saved_model
 from trainer_module import footprint, recipes, warm_start

@@ -19,17 +19,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import servable
-from components.atomic_pusher import filesystem, pending, records, registry, storage, versions
+from components import records, servable, storage
 from components.errors import DamagedFileError
 from components.image_evaluator import figures
+from components.model_registry import CANARY, STABLE, Registry, Serving, configuration, versions
 from pipeline.errors import ConfigError
 from pipeline.report.facts import RECORD, State
 from pipeline.report.write import _csv
 from pipeline.retraining import inventory, journal, notify
 from pipeline.run import new_run_id
-from pipeline.serving import promotion
-from pipeline.serving.promotion import CANARY, STABLE, Serving, Target
 from pipeline.settings import NotifyConfig
 from pipeline.workspace import Workspace
 from tests import REPO, report_kit
@@ -64,16 +62,16 @@ def test_push_promote_and_rollback_leave_one_of_two_states_and_tell_it(
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> Target:
+def target(tmp_path: Path) -> Registry:
     """Three versions of which the first is stable."""
     base = tmp_path / "w" / "serving" / "m"
-    target = Target("m", str(base), str(base.parent / "models.config"))
+    target = Registry(str(base), str(base.parent / "models.config"), "m")
     for number in (1, 2, 3):
         model = tmp_path / f"model-{number}"
         (model / "variables").mkdir(parents=True)
         (model / "saved_model.pb").write_bytes(bytes([number]) * 10)
-        registry.push(model, str(base), {}, 10, target.config)
-    promotion.promote(target, 1, STABLE)
+        target.push(model, {}, 10)
+    target.promote(1, STABLE)
     return target
 
 
@@ -81,10 +79,10 @@ class TestCutOff:
     """A change whose process was killed; that of a real server is in the points above."""
 
     @pytest.fixture
-    def cut_off(self, target: Target) -> Target:
+    def cut_off(self, target: Registry) -> Registry:
         """Killed between the two steps of a promotion with a server."""
         before = storage.read_text(target.config)
-        promotion.promote(target, 2, CANARY)
+        target.promote(2, CANARY)
         between = storage.read_text(target.config) or ""
         entry: dict[str, Any] = {
             "action": "promote 3 to canary",
@@ -92,19 +90,19 @@ class TestCutOff:
             "at": "2026-01-01T00:00:00+00:00",
         }
         entry |= {"to": {"labels": {}, "loaded": []}}
-        change = pending.Pending(
+        change = configuration.Change(
             entry=entry,
             before=before,
             steps=[between, "other"],
             followed=True,
             until="2026-01-01T00:00:00+00:00",
         )
-        pending.write(target.config, change)
+        Path(configuration.change_location(target.config)).write_text(change.model_dump_json())
         return target
 
     @pytest.mark.parametrize("command", [("models",), ("rollback",), ("promote", "2")])
     def test_is_undone_by_the_next_command_which_tells(
-        self, cut_off: Target, command: tuple[str, ...]
+        self, cut_off: Registry, command: tuple[str, ...]
     ) -> None:
         workspace = Path(cut_off.config).parent.parent
         more = ("--to", "canary") if command[0] == "promote" else ()
@@ -112,52 +110,52 @@ class TestCutOff:
         assert "promote 3 to canary, by a@b" in result.stderr
         assert "was cut off, and is undone" in result.stderr
         expected = {STABLE: 1, CANARY: 2} if more else {STABLE: 1}
-        assert promotion.current(cut_off) == Serving.of(expected)
-        assert pending.read(cut_off.config) is None
+        assert cut_off.serving() == Serving.of(expected)
+        assert not Path(configuration.change_location(cut_off.config)).exists()
 
-    def test_is_undone_by_a_push(self, cut_off: Target, tmp_path: Path) -> None:
+    def test_is_undone_by_a_push(self, cut_off: Registry, tmp_path: Path) -> None:
         model = tmp_path / "model-1"
-        assert registry.push(model, str(cut_off.base), {}, 1, cut_off.config) == 4
-        assert promotion.current(cut_off) == Serving.of({STABLE: 1})
+        assert cut_off.push(model, {}, 1) == 4
+        assert cut_off.serving() == Serving.of({STABLE: 1})
         assert versions.find(str(cut_off.base)) == [1, 4]
 
-    def test_stays_while_somebody_is_at_work(self, cut_off: Target) -> None:
-        with filesystem.locked(Path(cut_off.config).parent):
-            promotion.recover(cut_off)
-            assert pending.read(cut_off.config) is not None
-        promotion.recover(cut_off)
-        assert pending.read(cut_off.config) is None
+    def test_stays_while_somebody_is_at_work(self, cut_off: Registry) -> None:
+        with storage.locked(Path(cut_off.config).parent):
+            cut_off.recover()
+            assert Path(configuration.change_location(cut_off.config)).exists()
+        cut_off.recover()
+        assert not Path(configuration.change_location(cut_off.config)).exists()
 
-    def test_stays_as_somebody_else_has_made_it_since(self, cut_off: Target) -> None:
+    def test_stays_as_somebody_else_has_made_it_since(self, cut_off: Registry) -> None:
         Path(cut_off.config).write_text("")
-        promotion.recover(cut_off)
+        cut_off.recover()
         assert Path(cut_off.config).read_text() == ""
-        assert pending.read(cut_off.config) is None
+        assert not Path(configuration.change_location(cut_off.config)).exists()
 
     @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"[]", b'{"entry": 1}'])
-    def test_what_nobody_can_read_is_removed(self, target: Target, content: bytes) -> None:
-        Path(pending.location_of(target.config)).write_bytes(content)
-        assert promotion.promote(target, 2, CANARY) == Serving.of({STABLE: 1, CANARY: 2})
-        assert not Path(pending.location_of(target.config)).exists()
+    def test_what_nobody_can_read_is_removed(self, target: Registry, content: bytes) -> None:
+        Path(configuration.change_location(target.config)).write_bytes(content)
+        assert target.promote(2, CANARY) == Serving.of({STABLE: 1, CANARY: 2})
+        assert not Path(configuration.change_location(target.config)).exists()
 
 
 class TestEdited:
     @pytest.mark.parametrize("number", [99, -3])
     def test_a_label_of_no_version_is_refused_and_can_be_put_right(
-        self, target: Target, number: int
+        self, target: Registry, number: int
     ) -> None:
         config = Path(target.config)
         config.write_text(config.read_text().replace("value: 1", f"value: {number}"))
         for change in (
-            lambda: promotion.promote(target, 2, CANARY),
-            lambda: promotion.rollback(target),
+            lambda: target.promote(2, CANARY),
+            lambda: target.rollback(),
         ):
             with pytest.raises(ConfigError, match=rf"'stable' names version {number} .*1, 2, 3"):
                 change()
-        assert promotion.promote(target, 2, STABLE) == Serving.of({STABLE: 2})
+        assert target.promote(2, STABLE) == Serving.of({STABLE: 2})
 
     def test_another_folder_is_refused_by_all_that_change_or_serve(
-        self, target: Target, tmp_path: Path
+        self, target: Registry, tmp_path: Path
     ) -> None:
         moved = tmp_path / "moved"
         (tmp_path / "w").rename(moved)
@@ -166,10 +164,10 @@ class TestEdited:
             assert result.exit_code == 2
             assert "was the folder moved or copied" in result.stderr
 
-    def test_where_a_canary_has_to_go_first_that_is_the_advice(self, target: Target) -> None:
-        promotion.promote(target, 2, CANARY)
+    def test_where_a_canary_has_to_go_first_that_is_the_advice(self, target: Registry) -> None:
+        target.promote(2, CANARY)
         with pytest.raises(ConfigError, match="withdraw version 2 first"):
-            promotion.promote(target, 3, CANARY)
+            target.promote(3, CANARY)
 
 
 class TestReading:
@@ -183,11 +181,11 @@ class TestReading:
         for kind in ("started", "ended"):
             assert all("run" in entry for entry in found.entries if entry["event"] == kind)
 
-    def test_a_torn_line_is_named_and_swallows_nothing(self, target: Target) -> None:
-        log = Path(target.config).with_name(pending.AUDIT_FILE)
+    def test_a_torn_line_is_named_and_swallows_nothing(self, target: Registry) -> None:
+        log = Path(target.config).with_name(configuration.AUDIT_FILE)
         with log.open("a") as file:
             file.write('{"at": "2026')
-        promotion.promote(target, 2, CANARY)
+        target.promote(2, CANARY)
         found = records.read(str(log))
         assert [entry["result"] for entry in found.entries] == ["started", "done"] * 2
         assert len(found.damaged) == 1
@@ -227,10 +225,10 @@ class TestReading:
         (folder / RECORD).write_text(json.dumps(record))
         assert perennial("runs", "--workspace", workspace.root).exit_code == 0
 
-    def test_a_damaged_audit_log_costs_no_report(self, target: Target) -> None:
+    def test_a_damaged_audit_log_costs_no_report(self, target: Registry) -> None:
         from pipeline.report import history
 
-        log = Path(target.config).with_name(pending.AUDIT_FILE)
+        log = Path(target.config).with_name(configuration.AUDIT_FILE)
         log.write_bytes(b'{}\n\xff\n[]\n{"at": 3}\n' + log.read_bytes())
         found = history.promotions(Workspace(Path(target.config).parent.parent))
         assert [each.result for each in found] == ["done", "started"]
@@ -271,7 +269,7 @@ class TestAround:
         assert notify.send(NotifyConfig(), "failed", "m", "class <!channel> & co") is None
         assert json.loads(sent[0])["text"].endswith("class &lt;!channel&gt; &amp; co")
 
-    def test_a_port_in_use_is_told_before_anything_is_served(self, target: Target) -> None:
+    def test_a_port_in_use_is_told_before_anything_is_served(self, target: Registry) -> None:
         workspace = Path(target.config).parent.parent
         with socket.socket() as other:
             other.bind(("127.0.0.1", 0))
@@ -282,7 +280,7 @@ class TestAround:
         assert f"port {port} is in use" in result.stderr
         assert result.stdout == ""
 
-    def test_a_wrong_public_key_serves_nothing_and_fails(self, target: Target) -> None:
+    def test_a_wrong_public_key_serves_nothing_and_fails(self, target: Registry) -> None:
         workspace = Path(target.config).parent.parent
         wrong = workspace / "wrong.pem"
         wrong.write_text("no key")
@@ -292,7 +290,8 @@ class TestAround:
 
     def test_a_server_ends_with_its_parent(self, tmp_path: Path) -> None:
         script = (
-            "import os, sys; from pathlib import Path; from pipeline.serving.launch import *\n"
+            "import os, sys; from pathlib import Path\n"
+            "from components.model_server.launch import *\n"
             f"source = Source.of_model(Path({str(tmp_path)!r}), 'm')\n"
             "server = ServerProcess(own_backend(), source)\n"
             "server.__enter__(); print(server.pid, flush=True); os.kill(os.getpid(), 9)"
@@ -307,7 +306,7 @@ class TestAround:
         pytest.fail("it lives on")
 
     def test_a_version_that_cannot_be_renamed_is_removed_all_the_same(
-        self, target: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, target: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         real = Path.rename
 
@@ -318,18 +317,18 @@ class TestAround:
 
         monkeypatch.setattr(Path, "rename", rename)
         model = tmp_path / "model-1"
-        assert registry.push(model, str(target.base), {}, 1, target.config) == 4
+        assert target.push(model, {}, 1) == 4
         assert versions.find(str(target.base)) == [1, 4]
 
     def test_a_version_that_cannot_be_removed_fails_no_push(
-        self, target: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, target: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         def refuse(_: Path) -> None:
             raise OSError(5, os.strerror(5))
 
-        monkeypatch.setattr(filesystem, "_remove", refuse)
+        monkeypatch.setattr(versions, "_remove_folder", refuse)
         model = tmp_path / "model-1"
-        assert registry.push(model, str(target.base), {}, 1, target.config) == 4
+        assert target.push(model, {}, 1) == 4
         assert versions.find(str(target.base)) == [1, 2, 3, 4]
 
 

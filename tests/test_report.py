@@ -590,7 +590,7 @@ class TestHistory:
         with pytest.raises(ConfigError, match="has no runs"):
             history.find(Workspace(tmp_path), "latest")
         listed = perennial("runs", "--workspace", tmp_path)
-        assert listed.output == f"{tmp_path} has no runs; name another with --workspace\n"
+        assert listed.output == f"{tmp_path} has no runs; name another --workspace\n"
         assert perennial("runs", "--workspace", tmp_path, "--json").output == ""
 
 
@@ -612,7 +612,7 @@ class TestCommands:
             "run",
             "state",
             "accuracy",
-            "champion",
+            "baseline",
             "recipe",
             "data",
             "time",
@@ -642,7 +642,7 @@ class TestCommands:
             assert "nope is no run of" in result.output
 
     def test_compare_names_what_differs_and_by_how_much(self) -> None:
-        first, second = report_kit.facts(), report_kit.facts(champion=False)
+        first, second = report_kit.facts(), report_kit.facts(baseline=False)
         assert second.evaluation
         worse = report_kit.model_figures(NAMES, 0.5, seed=3)
         settings = second.run.settings | {"train.epochs": Setting(value=20, origin="command line")}

@@ -31,7 +31,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     many = [f"species {index}" for index in range(100)]
     found = {
         "pushed": report_kit.facts(),
-        "rejected": report_kit.facts(State.REJECTED, champion=False),
+        "rejected": report_kit.facts(State.REJECTED, baseline=False),
         "failed": Facts(run=report_kit.run(State.FAILED, accuracy=None)),
         "many": report_kit.facts(classes=many),
     }

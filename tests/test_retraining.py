@@ -17,20 +17,19 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from components.atomic_pusher import versions
 from components.image_example_gen import inputs
 from components.image_example_gen.dataset import DataSet
 from components.image_example_gen.inputs import Input
 from components.image_example_gen.options import Options
+from components.lineage import Trained
+from components.model_registry import versions
 from pipeline.config import load
 from pipeline.errors import ConfigError, DataError
-from pipeline.retraining import feedback, inventory, journal, labels, notify
+from pipeline.retraining import feedback, inventory, journal, notify
 from pipeline.retraining.decision import Situation, decide
 from pipeline.retraining.drift_report import Distance, Drift
 from pipeline.retraining.inventory import Entry, News
-from pipeline.retraining.judged import Trained
 from pipeline.retraining.look import decide_in_cluster
-from pipeline.serving import promotion
 from pipeline.settings import DriftConfig, NotifyConfig, RetrainConfig
 
 NOW = datetime.datetime(2026, 5, 1, 3, tzinfo=datetime.UTC)
@@ -44,7 +43,7 @@ def trained(days: float) -> Trained:
 
 def situation(**changes: Any) -> Situation:
     return dataclasses.replace(
-        Situation(NOW, News(), last=trained(3), champion=trained(3)), **changes
+        Situation(NOW, News(), last=trained(3), baseline=trained(3)), **changes
     )
 
 
@@ -54,9 +53,9 @@ class TestDecision:
         assert decision.retrain
         assert decision.reasons == ("no model has been judged yet",)
 
-    def test_without_news_there_is_nothing_to_do_however_old_the_champion(self) -> None:
+    def test_without_news_there_is_nothing_to_do_however_old_the_baseline(self) -> None:
         decision = decide(
-            situation(last=trained(99), champion=trained(99)), RetrainConfig(max_age_days=1.0)
+            situation(last=trained(99), baseline=trained(99)), RetrainConfig(max_age_days=1.0)
         )
         assert not decision.retrain
         assert decision.reasons == (
@@ -77,14 +76,14 @@ class TestDecision:
         assert "1 new and 1 changed and 1 removed images" in decision.reasons[0]
 
     @pytest.mark.parametrize(("days", "expected"), [(6.9, False), (7.0, True)])
-    def test_an_old_champion_makes_do_with_less(self, days: float, expected: bool) -> None:
+    def test_an_old_baseline_makes_do_with_less(self, days: float, expected: bool) -> None:
         policy = RetrainConfig(min_new_examples=100, max_age_days=7.0)
-        found = situation(news=News(new=("a",)), last=trained(days), champion=trained(days))
+        found = situation(news=News(new=("a",)), last=trained(days), baseline=trained(days))
         assert decide(found, policy).retrain is expected
 
-    def test_a_champion_that_held_its_place_is_as_young_as_its_rival(self) -> None:
+    def test_a_baseline_that_held_its_place_is_as_young_as_its_rival(self) -> None:
         policy = RetrainConfig(min_new_examples=100, max_age_days=7.0)
-        found = situation(news=News(new=("a",)), last=trained(1), champion=trained(30))
+        found = situation(news=News(new=("a",)), last=trained(1), baseline=trained(30))
         assert not decide(found, policy).retrain
 
     @pytest.mark.parametrize(
@@ -406,7 +405,13 @@ class TestLabels:
         return make
 
     def labels(self, config: Any) -> dict[str, int]:
-        return dict(promotion.current(labels.target(config)).labels)
+        return dict(config.registry.serving().labels)
+
+    def hold(self, config: Any) -> str | None:
+        return config.registry.hold()
+
+    def label(self, config: Any, version: int) -> str:
+        return config.registry.label(version, config.retrain.promote)
 
     def config(self, tmp_path: Path, promote: str) -> Any:
         return load(None, {"workspace": str(tmp_path), "retrain.promote": promote}).config
@@ -415,47 +420,46 @@ class TestLabels:
         self, tmp_path: Path, push: Any
     ) -> None:
         config = self.config(tmp_path, "canary")
-        assert labels.hold(config) is None
-        labels.label(config, push(1))
+        assert self.hold(config) is None
+        self.label(config, push(1))
         assert self.labels(config) == {"stable": 1}
         for number in (2, 3):
-            labels.hold(config)
-            told = labels.label(config, push(number))
+            self.hold(config)
+            told = self.label(config, push(number))
             assert self.labels(config) == {"stable": 1, "canary": number}
         assert told == "version 3 is canary beside version 1, which is stable"
 
     def test_what_was_served_as_the_newest_stays_served(self, tmp_path: Path, push: Any) -> None:
         config = self.config(tmp_path, "canary")
         push(4)
-        assert labels.hold(config) == (
+        assert self.hold(config) == (
             "version 4 is labelled stable, so that a push does not replace it"
         )
-        labels.label(config, push(5))
+        self.label(config, push(5))
         assert self.labels(config) == {"stable": 4, "canary": 5}
 
     def test_stable_is_a_matter_of_policy(self, tmp_path: Path, push: Any) -> None:
         config = self.config(tmp_path, "stable")
-        labels.label(config, push(1))
-        labels.label(config, push(2))
+        self.label(config, push(1))
+        self.label(config, push(2))
         assert self.labels(config) == {"stable": 2, "previous": 1}
 
     def test_labelling_again_changes_nothing(self, tmp_path: Path, push: Any) -> None:
         config = self.config(tmp_path, "canary")
-        labels.label(config, push(1))
-        labels.label(config, push(2))
+        self.label(config, push(1))
+        self.label(config, push(2))
         before = self.labels(config)
-        labels.label(config, 2)
-        labels.label(config, 1)
+        self.label(config, 2)
+        self.label(config, 1)
         assert self.labels(config) == before
 
     def test_none_labels_nothing(self, tmp_path: Path, push: Any) -> None:
         config = self.config(tmp_path, "none")
-        labels.hold(config)
-        labels.label(config, push(1))
+        self.label(config, push(1))
         assert self.labels(config) == {}
 
 
-def test_retraining_by_default_goes_on_from_the_champion_with_all_spans(tmp_path: Path) -> None:
+def test_retraining_by_default_goes_on_from_the_baseline_with_all_spans(tmp_path: Path) -> None:
     overrides = {"data.source": f"{tmp_path}/{{SPAN}}"}
     assert not load(None, overrides).config.train.warm_start
     loaded = load(None, overrides, scheduled=True)

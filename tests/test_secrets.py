@@ -157,7 +157,7 @@ def test_nor_does_any_of_a_retraining(
     ended = [
         process("retrain", *options, "--data", DATA),
         process("retrain", *options, "--data", "env:PHOTOS"),
-        # Of the champion's settings, which hold no secret, and its weights that were fetched.
+        # Of the baseline's settings, which hold no secret, and its weights that were fetched.
         process("retrain", "--workspace", workspace, "--data", data, "--dry-run"),
         process("retrain", *options, "--data", data, "--set", f"train.epochs={DATA}"),
         process("retrain", *options, "--data", data, *sets({"push.directory": DATA})),

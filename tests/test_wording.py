@@ -8,9 +8,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
 from components.image_example_gen.accounting import varied
+from components.model_server.client import Client
+from components.model_server.errors import ServingError
 from components.wording import LONGEST, bounded, of_op
-from pipeline.serving.client import Client
-from pipeline.serving.errors import ServingError
 
 
 @pytest.mark.parametrize(

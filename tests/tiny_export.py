@@ -120,3 +120,38 @@ def write_warmup(directory: Path, values: Sequence[bytes], signature: str, argum
             request.model_spec.signature_name = signature
             request.inputs[argument].CopyFrom(tf.make_tensor_proto([value]))
             writer.write(log.SerializeToString())
+
+
+def export_echo_model(directory: Path) -> None:
+    """Write a model that hands its inputs through.
+
+    A signature for each type is called like it, such as int32(x: int32 [...]) to {"x": int32
+    [...]}; "bytes" hands strings through as x_bytes, and serving_default takes the inputs number
+    (float32 [N, ...]), count (int32 [N, ...]) and text (string [N, ...]).
+    """
+    import tensorflow as tf
+
+    def echo(dtype: tf.DType, name: str) -> tf.types.experimental.ConcreteFunction:
+        @tf.function(input_signature=[tf.TensorSpec(None, dtype, "x")])
+        def call(x: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {name: tf.identity(x)}
+
+        return call.get_concrete_function()
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec(None, tf.float32, "number"),
+            tf.TensorSpec(None, tf.int32, "count"),
+            tf.TensorSpec(None, tf.string, "text"),
+        ]
+    )
+    def several(number: tf.Tensor, count: tf.Tensor, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"number": tf.identity(number), "count": count + 0, "text": tf.identity(text)}
+
+    types = (tf.int32, tf.int64, tf.uint8, tf.float32, tf.float64, tf.bool, tf.string)
+    signatures = {dtype.name: echo(dtype, "x") for dtype in types}
+    signatures["bytes"] = echo(tf.string, "x_bytes")
+    signatures["serving_default"] = several.get_concrete_function()
+    module = tf.Module()
+    module.functions = signatures
+    tf.saved_model.save(module, str(directory), signatures)

@@ -298,7 +298,7 @@ class _Training:
                 loss=loss,
                 accuracy=accuracy,
                 images_per_s=self._speed,
-                seconds_left=round(left),
+                **({progress.SECONDS_LEFT: round(left)} if done < total else {}),
             )
         return loss
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import tensorflow as tf
 from pydantic import TypeAdapter
 
+from components import storage
 from components.errors import BadDataError, DataLossError, read_back
 from components.wording import other_files, quoted
 
@@ -138,24 +137,23 @@ class Accounting:
 
 def write_accounting(accounting: Accounting, examples_uri: str) -> None:
     """Write the record beside the splits of an Examples artifact."""
-    with tf.io.gfile.GFile(os.path.join(examples_uri, FILE_NAME), "w") as file:
-        file.write(json.dumps(dataclasses.asdict(accounting), indent=2))
+    text = json.dumps(dataclasses.asdict(accounting), indent=2)
+    storage.write_text(storage.join(examples_uri, FILE_NAME), text, durable=False)
 
 
 def read_accounting(examples_uri: str) -> Accounting:
     """Read the record of an Examples artifact."""
-    location = os.path.join(examples_uri, FILE_NAME)
-    with tf.io.gfile.GFile(location, "rb") as file:
-        content = file.read()
+    location = storage.join(examples_uri, FILE_NAME)
+    content = storage.read_bytes(location)
     with read_back(location):
         return TypeAdapter(Accounting).validate_json(content)
 
 
-def write_lines(rows: Iterable[Mapping[str, Any]], path: str) -> None:
+def write_lines(rows: Iterable[object], path: str) -> None:
     """Write JSON lines."""
-    with tf.io.gfile.GFile(path, "w") as file:
+    with storage.writing(path, durable=False) as staging, staging.open("w") as file:
         for row in rows:
-            file.write(json.dumps(row) + "\n")
+            file.write(f"{json.dumps(row)}\n")
 
 
 def varied(quarantine: Iterable[Mapping[str, Any]], limit: int) -> list[Mapping[str, Any]]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import tensorflow as tf
-
-from components import reuse
+from components import reuse, storage
 from components.image_example_gen import scratch
+from components.image_example_gen.accounting import write_lines
 
 FILE = "assignments.jsonl"  # in an Examples artifact: the splits of all images ever in one
 _OLD = "assignments.json"  # of earlier versions: all on one line
@@ -49,10 +48,8 @@ class Assignments:
 
     def write(self, folder: str) -> None:
         """Write the file to an Examples artifact."""
-        with tf.io.gfile.GFile(os.path.join(folder, FILE), "w") as file:
-            file.write(json.dumps({"rule": self.rule}) + "\n")
-            for line in self:
-                file.write(json.dumps(line) + "\n")
+        lines = itertools.chain([{"rule": self.rule}], self)
+        write_lines(lines, storage.join(folder, FILE))
 
 
 def read(uri: str, shares: Mapping[str, int], group: bool) -> Assignments:
@@ -60,7 +57,7 @@ def read(uri: str, shares: Mapping[str, int], group: bool) -> Assignments:
     rule = reuse.key(dict(shares), group)
     known = Assignments(rule)
     for path in reuse.siblings(uri, FILE, _OLD):
-        with tf.io.gfile.GFile(path) as file:
+        with storage.opened(path) as file:
             head = json.loads(file.readline())
             if head["rule"] == rule:
                 known.update(_old(head) if path.endswith(_OLD) else map(json.loads, file))

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from components import storage
 from components.image_example_gen import files, scratch, source_name, spans
 from components.image_example_gen.options import Options
-from components.image_example_gen.source_name import is_remote
 from components.image_example_gen.sources import list_source
 from components.image_example_gen.sources.base import Item, Listing, Unit
 from components.parallel import in_order
@@ -98,7 +98,7 @@ class DataSet:
                 known = itertools.islice(hashes, listing.inputs)
             for identity, path in listing.contents():
                 told = json.dumps([part.span, part.prefix, identity])
-                yield Hashed(told, path, "" if is_remote(path) else next(known, ""))
+                yield Hashed(told, path, "" if storage.is_uri(path) else next(known, ""))
 
 
 def list_data(

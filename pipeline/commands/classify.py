@@ -13,20 +13,33 @@ from pipeline.errors import ConfigError, DataError
 
 
 def classify(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Images to classify.")],
     weights: Annotated[
         str,
-        typer.Option(help=".npz file or URL, SavedModel folder, TF-Hub or Kaggle handle."),
+        typer.Option(
+            metavar="SOURCE",
+            help="Weights: .npz file or URL, folder of a SavedModel, TF-Hub or Kaggle handle.",
+        ),
     ],
-    sha256: Annotated[str, typer.Option(help="Digest of the weights; an error tells it.")] = "",
-    labels: Annotated[
-        Path, typer.Option(metavar="FILE", help="Names of the classes, one a line.")
-    ] = Path("labels.txt"),
-    variant: Annotated[str, typer.Option(help="Architecture of an .npz file.")] = "R50x1",
-    image_size: Annotated[int, typer.Option(min=1, max=4096, help="Pixels of a side.")] = 480,
-    top: Annotated[int, typer.Option(min=1, help="Classes shown for each image.")] = 5,
+    sha256: Annotated[
+        str,
+        typer.Option(
+            metavar="DIGEST",
+            help="SHA-256 of the weights. Without it, the command prints it and stops.",
+        ),
+    ] = "",
+    labels: Annotated[Path, typer.Option(metavar="FILE", help="Class names, one per line.")] = Path(
+        "labels.txt"
+    ),
+    variant: Annotated[
+        str, typer.Option(metavar="NAME", help="Architecture of the weights in an .npz file.")
+    ] = "R50x1",
+    image_size: Annotated[
+        int, typer.Option(min=1, max=4096, help="Height and width of the input in pixels.")
+    ] = 480,
+    top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 5,
 ) -> None:
-    """Say what is on images, by a pretrained BiT with the head it was published with."""
+    """Classify images with a pretrained BiT and the head that it was published with."""
     contents = [_read(image) for image in images]
     names = read_labels(labels)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -14,14 +14,7 @@ import typer
 
 from components.progress import report
 from pipeline.commands.files import write
-from pipeline.commands.options import (
-    ConfigOption,
-    LogFormat,
-    LogFormatOption,
-    SettingsOption,
-    WorkspaceOption,
-    load,
-)
+from pipeline.commands.options import DataOptions, SettingsOptions, with_options
 from pipeline.console import Console
 from pipeline.errors import data_error
 from pipeline.noise import quiet
@@ -33,31 +26,25 @@ if TYPE_CHECKING:
 MAX_SHOWN = 20
 
 
+@with_options(images=DataOptions, common=SettingsOptions)
 def check(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DIR",
-            help="Folder of class folders, manifest, TFRecords, tfds:NAME or digits.",
-        ),
-    ] = None,
-    config: ConfigOption = None,
-    workspace: WorkspaceOption = None,
-    settings: SettingsOption = None,
     quarantine: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Write the unusable inputs here, one JSON object a line."
+            metavar="FILE",
+            help="Write the quarantined inputs to this file, one JSON object per line.",
         ),
     ] = None,
-    log_format: LogFormatOption = LogFormat.AUTO,
+    *,
+    images: DataOptions,
+    common: SettingsOptions,
 ) -> None:
-    """Read every image as a run would, and account for each; nothing is trained or kept.
+    """Read every image as a run would, and account for each. Trains and keeps nothing.
 
-    What the folders and files are read as comes first. A workspace of earlier runs, where there is
-    one, tells the splits that images are in already.
+    The first lines are the classes, splits and spans that were found. With the workspace of earlier
+    runs, images keep the splits that they have there.
     """
-    loaded = load(config, {"data.source": source, "workspace": workspace}, settings).config
+    loaded = common.load(images).config
     data = loaded.data
 
     from pipeline.config import check_data
@@ -66,7 +53,7 @@ def check(
     with (
         tempfile.TemporaryDirectory(prefix="perennial-") as folder,
         quiet(Path(folder, "log")) as terminal,
-        Console.create(log_format.resolved, terminal.stdout) as console,
+        Console.create(common.log_format.resolved, terminal.stdout) as console,
     ):
         report("note", text=f"reading {data.source}")
         from components.errors import BadDataError

@@ -1,4 +1,4 @@
-"""`perennial data show`: a page with samples of every class, before and after augmentation."""
+"""`perennial data show`: a page of samples, before and after augmentation."""
 
 from __future__ import annotations
 
@@ -10,15 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components.wording import counted
 from pipeline.commands.files import write
-from pipeline.commands.options import (
-    ConfigOption,
-    LogFormat,
-    LogFormatOption,
-    SettingsOption,
-    WorkspaceOption,
-    load,
-)
+from pipeline.commands.options import DataOptions, RecipeOptions, SettingsOptions, with_options
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -47,32 +41,31 @@ class ClassSamples:
     samples: list[Sample]
 
 
+@with_options(images=DataOptions, recipe=RecipeOptions, common=SettingsOptions)
 def show(
-    source: Annotated[
-        str | None, typer.Argument(metavar="DIR", help="Images, as --data of run takes them.")
-    ] = None,
-    config: ConfigOption = None,
-    recipe: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose augmentation to show, such as vit.")
-    ] = None,
-    workspace: WorkspaceOption = None,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("samples.html"),
-    per_class: Annotated[int, typer.Option(min=1, max=100, help="Images of each class.")] = 8,
-    variants: Annotated[int, typer.Option(min=1, max=20, help="Augmented versions of each.")] = 2,
-    settings: SettingsOption = None,
-    log_format: LogFormatOption = LogFormat.AUTO,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Page to write.")] = Path(
+        "samples.html"
+    ),
+    per_class: Annotated[int, typer.Option(min=1, max=100, help="Images per class.")] = 8,
+    variants: Annotated[
+        int, typer.Option(min=1, max=20, help="Augmented versions of each image.")
+    ] = 2,
+    *,
+    images: DataOptions,
+    recipe: RecipeOptions,
+    common: SettingsOptions,
 ) -> None:
     """Write a page with samples of every class, before and after the recipe's augmentation."""
-    flags = {"data.source": source, "train.recipe": recipe, "workspace": workspace}
-    loaded = load(config, flags, settings).config
+    loaded = common.load(images, recipe).config
 
     from pipeline.partial import run_nodes
 
-    with run_nodes(loaded, ("ImageExampleGen",), log_format.resolved, whole=True) as outputs:
+    with run_nodes(loaded, ("ImageExampleGen",), common.log_format.resolved, whole=True) as outputs:
         (examples,) = outputs["ImageExampleGen"]["examples"]
         classes = list(_samples(loaded, examples.uri, per_class, variants))
     write(output, _page(loaded, classes))
-    print(f"{output}: {sum(len(each.samples) for each in classes)} images; open it in a browser")
+    shown = counted(sum(len(each.samples) for each in classes), "image")
+    print(f"{output}: {shown}; open it in a browser")
 
 
 def _samples(
@@ -111,6 +104,7 @@ def _first_of_each(
     import tensorflow as tf
 
     from components import features
+    from components.storage import staging
 
     wanted = {label: min(per_class, images) for label, images in counts.items()}
     chosen: dict[str, list[tuple[str, bytes]]] = {label: [] for label in wanted}
@@ -118,7 +112,7 @@ def _first_of_each(
         name: tf.io.FixedLenFeature([], tf.string)
         for name in (features.LABEL_TEXT, features.FILENAME, features.IMAGE)
     }
-    files = sorted(tf.io.gfile.glob(pattern))
+    files = staging.here_all([pattern])
     for row in (
         tf.data.TFRecordDataset(files)
         .map(lambda record: tf.io.parse_single_example(record, spec))
@@ -170,7 +164,8 @@ def _page(config: Config, classes: list[ClassSamples]) -> str:
     size = config.transform.image_size
     augmented = any(sample.after for each in classes for sample in each.samples)
     facts = [
-        f"{len(classes)} classes, {sum(each.images for each in classes):,} training images",
+        f"{counted(len(classes), 'class')}, "
+        f"{counted(sum(each.images for each in classes), 'training image')}",
         f"recipe {config.train.recipe}, {size} x {size} pixels",
         "first row of each class: as evaluated and served; below: as augmented for training"
         if augmented

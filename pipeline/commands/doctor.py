@@ -1,4 +1,4 @@
-"""`perennial doctor` and `version`: what there is on this machine."""
+"""`perennial doctor` and `version`: the state of this machine."""
 
 from __future__ import annotations
 
@@ -6,37 +6,27 @@ from pathlib import Path
 
 import typer
 
-from pipeline.commands.options import (
-    ConfigOption,
-    LogFormat,
-    LogFormatOption,
-    SettingsOption,
-    WorkspaceOption,
-    load,
-)
+from pipeline.commands.options import RUNS, SettingsOptions, with_options
 
 
-def doctor(
-    workspace: WorkspaceOption = None,
-    config: ConfigOption = None,
-    settings: SettingsOption = None,
-    log_format: LogFormatOption = LogFormat.AUTO,
-) -> None:
-    """Say what this machine has and lacks for a run.
+@with_options(common=SettingsOptions)
+def doctor(*, common: SettingsOptions) -> None:
+    """Check whether this machine has what a run needs.
 
-    With --config or --set, also whether Beam's runner answers, and its workers have this version
-    and reach the workspace.
+    With --config or --set, Beam's runner is checked too: that it answers, and that its workers have
+    this version and reach the workspace.
     """
     from pipeline.doctor import main_doctor
 
-    if config is None and not settings:
-        raise typer.Exit(main_doctor(Path(workspace or "workspace"), log_format.resolved))
-    loaded = load(config, {"workspace": workspace}, settings).config
-    raise typer.Exit(main_doctor(loaded.workspace, log_format.resolved, loaded.beam))
+    shown_as = common.log_format.resolved
+    if common.config is None and not common.settings:
+        raise typer.Exit(main_doctor(Path(common.workspace or RUNS), shown_as))
+    loaded = common.load().config
+    raise typer.Exit(main_doctor(loaded.workspace, shown_as, loaded.beam))
 
 
 def version() -> None:
-    """Print the versions of perennial and of what it runs on."""
+    """Print the versions of perennial, TFX, TensorFlow and Keras."""
     from pipeline.installed import PACKAGES, version_of
 
     for package in PACKAGES:

@@ -1,4 +1,4 @@
-"""`perennial feedback`: corrections from serving become a span of the data."""
+"""`perennial feedback`: corrected labels as a new span of the data."""
 
 from __future__ import annotations
 
@@ -13,21 +13,26 @@ SHOWN = 5
 def feedback(
     table: Annotated[
         Path,
-        typer.Argument(metavar="CSV", help="Columns image, a path relative to it, and label."),
+        typer.Argument(
+            metavar="CSV",
+            help="Table with the columns image (a path relative to the table) and label.",
+        ),
     ],
     data: Annotated[
         str,
-        typer.Option(metavar="'ROOT/{SPAN}'", help="The data that gets a new span."),
+        typer.Option(metavar="'ROOT/{SPAN}'", help="Data to add the span to."),
     ],
     new_class: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A label that no span has yet; can be repeated."),
+        typer.Option(
+            metavar="NAME", help="Accept this label although no span has it yet. Repeatable."
+        ),
     ] = None,
 ) -> None:
-    """Make the next span of the data out of images and their true labels.
+    """Add images with their true labels to the data, as its next span.
 
-    It appears as a whole or not at all, and corrects labels of the same images in earlier spans. A
-    label that is no class of the data is refused, with the nearest one: it may be mistyped.
+    The labels replace those that the same images have in earlier spans. A row whose label is not a
+    class of the data is refused, with the nearest class. The span appears whole or not at all.
     """
     from pipeline.retraining.feedback import BAD_ROWS, add
 

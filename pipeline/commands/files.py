@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.atomic_pusher import storage
+from components import storage
 from pipeline.errors import ConfigError
 
 

@@ -1,4 +1,4 @@
-"""`perennial gc`: the disk that old runs take."""
+"""`perennial gc`: frees the disk space of old runs."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from typing import Annotated
 
 import typer
 
+from components.wording import counted
 from pipeline.commands.options import ConfigOption, WorkspaceOption, load
 
 
 def collect(
     config: ConfigOption = None,
     workspace: WorkspaceOption = None,
-    keep: Annotated[int, typer.Option(min=1, help="Latest runs that are kept.")] = 10,
+    keep: Annotated[int, typer.Option(min=1, metavar="N", help="Keep the latest N runs.")] = 10,
     older_than: Annotated[
-        float, typer.Option("--older-than", metavar="DAYS", min=0, help="Younger runs are kept.")
+        float,
+        typer.Option("--older-than", metavar="DAYS", min=0, help="Keep runs that are younger."),
     ] = 30.0,
     apply: Annotated[
-        bool, typer.Option("--apply", help="Remove; without it, say what would be.")
+        bool, typer.Option("--apply", help="Remove the artifacts instead of listing them.")
     ] = False,
 ) -> None:
-    """Remove the artifacts of old runs, but for those of a champion or of a pushed version.
+    """Remove the artifacts of old runs.
 
-    Nothing is removed without --apply. The runs' reports, logs and history stay.
+    Artifacts of a baseline and of pushed versions are kept, and so are reports, logs and history.
+    Without --apply the command lists what it would remove.
     """
-    from components.errors import PushRefusedError
     from pipeline.errors import ConfigError
     from pipeline.retraining import hygiene
     from pipeline.workspace import Workspace
@@ -38,20 +40,19 @@ def collect(
             f"workspace {place.root}: there is no such folder; name another with --workspace"
         )
     with place.lock():
-        try:
-            doomed = hygiene.find(settings, place, keep, older_than, now)
-        except PushRefusedError as error:
-            raise ConfigError(str(error)) from error
+        doomed = hygiene.find(settings, place, keep, older_than, now)
         for each in doomed:
             print(each.folder)
         if apply:
             hygiene.remove(place, doomed)
     if not doomed:
+        kept = counted(keep, "run")
+        days = counted(older_than, "day")
         print(
-            f"nothing to remove: all artifacts are of the latest {keep} runs, of runs of the last "
-            f"{older_than:g} days, of a champion or of a pushed version"
+            f"nothing to remove: all artifacts belong to the latest {kept}, to runs of the last "
+            f"{days}, to a baseline or to a pushed version"
         )
         return
     freed = sum(each.size for each in doomed) / 1e6
-    done = "removed" if apply else "could be removed; --apply does it"
-    print(f"{len(doomed):,} artifacts, {freed:,.1f} MB: {done}")
+    done = "removed" if apply else "not removed; add --apply to remove them"
+    print(f"{counted(len(doomed), 'artifact')}, {freed:,.1f} MB: {done}")

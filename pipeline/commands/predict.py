@@ -1,4 +1,4 @@
-"""`perennial predict`: what a model says of images, wherever the model is."""
+"""`perennial predict`: classify images with a model of a run, a folder or a server."""
 
 from __future__ import annotations
 
@@ -50,35 +50,37 @@ def predict(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A run (or latest, the last that finished), a pushed version's number or folder, "
-            "HOST:PORT (gRPC), or http://HOST:PORT (REST).",
+            help="Run (latest: the last that finished), number or folder of a pushed version, or "
+            "server: HOST:PORT for gRPC, http://HOST:PORT for REST.",
         ),
     ],
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of them.")
     ],
-    top: Annotated[int, typer.Option(min=1, metavar="K", help="Classes shown for each image.")] = 3,
+    top: Annotated[
+        int, typer.Option(min=1, metavar="K", help="Classes to print for each image.")
+    ] = 3,
     as_json: JsonLinesOption = False,
     workspace: RunsOption = RUNS,
     name: Annotated[
-        str, typer.Option(metavar="NAME", help="The model, where a server is asked.")
+        str, typer.Option(metavar="NAME", help="Name of the model on a server.")
     ] = "perennial",
     labels: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Names of the classes, one a line, which a server does not tell (default: those "
-            "of the pushed version of the workspace that has the number of the one that answers).",
+            help="Class names of a server's model, one per line. Default: those of the version in "
+            "the workspace that has the same number.",
         ),
     ] = None,
 ) -> None:
-    """Say what a model sees on images. Exit code 3 where one of the files is no usable image.
+    """Classify images with a trained model.
 
-    A model reads JPEG and PNG. Other files, such as TIFF or WebP, are converted first, as for
-    training.
+    Formats other than JPEG and PNG, such as TIFF or WebP, are converted first, as for training.
+    Files that are no usable image are named on standard error, with exit code 3.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with quiet(Path(os.devnull)):  # what it says while it is loaded is not for us
+    with quiet(Path(os.devnull)):  # for what libraries print while they are loaded
         files = list(_files(images))
         ask = _model(model, workspace, name, read_labels(labels) if labels else [])
     unusable = 0
@@ -250,8 +252,8 @@ def _newest(base: Path) -> Path | None:
 
 def _classes(folder: Path) -> list[str]:
     """The class names of a SavedModel, empty where it is not there or does not tell."""
+    from components.model_server.model import read_classes
     from components.servable import CLASSES_FILE
-    from pipeline.serving.model import read_classes
 
     return read_classes(folder / CLASSES_FILE)
 
@@ -280,8 +282,8 @@ def _server(address: str, name: str, given: list[str], base: Path) -> Predict:
     import numpy as np
 
     from components.image_example_gen import images  # noqa: F401 - is heavy, too
-    from pipeline.serving.client import Client, strings
-    from pipeline.serving.errors import ServingError
+    from components.model_server.client import Client, strings
+    from components.model_server.errors import ServingError
 
     url = urlsplit(address if "://" in address else f"grpc://{address}")
     if url.scheme not in ("http", "grpc") or not url.hostname or not url.port:

@@ -1,16 +1,16 @@
-"""`perennial report`, `runs`, `show` and `compare`: what came of runs, as a page and as text."""
+"""`perennial report`, `runs`, `show` and `compare`: the results of runs, as a page and as text."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.commands import tables
 from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption
+from pipeline.commands.tables import table
 from pipeline.console import printable
 from pipeline.errors import ConfigError
 
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from pipeline.report.facts import Facts
 
 MAX_ROWS = 10  # of confusions, weakest classes and mistakes
-_PIPE_COLUMNS = 160  # where there is no terminal to ask
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_RUN = "Id of a run, its beginning or end; or latest."
+_RUN = "Run: its id, the beginning or end of it, or latest."
 
 
 def report(
@@ -30,10 +29,10 @@ def report(
     workspace: RunsOption = RUNS,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder to write to (default: the run's own)."),
+        typer.Option(metavar="DIR", help="Folder to write to. Default: the run's own."),
     ] = None,
 ) -> None:
-    """Write a run's page anew, with its figures, JSON and CSV, and the index of all runs."""
+    """Write the report of a run again: page, figures, JSON and CSV, and the index of all runs."""
     from pipeline.noise import quiet
     from pipeline.report import history, write
     from pipeline.report.collect import artifacts_of, collect
@@ -68,15 +67,15 @@ def runs(
             print(json.dumps(row))
         return
     if not found:
-        print(f"{workspace} has no runs; name another with --workspace")
-    _table(
-        ("run", "state", "accuracy", "champion", "recipe", "data", "time"),
+        print(f"{workspace} has no runs; name another --workspace")
+    table(
+        ("run", "state", "accuracy", "baseline", "recipe", "data", "time"),
         [
             (
                 row["run"],
                 f"{row['state']} v{row['version']}" if row["version"] else row["state"],
-                _percent(row["accuracy"]),
-                _percent(row["baseline_accuracy"]),
+                tables.percent(row["accuracy"]),
+                tables.percent(row["baseline_accuracy"]),
                 row["recipe"],
                 row["data"],
                 "" if row["wall_s"] is None else f"{row['wall_s']:.0f} s",
@@ -91,7 +90,7 @@ def show(
     workspace: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what the report of a run says."""
+    """Print the report of a run."""
     facts = _facts(workspace, run)
     if as_json:
         print(facts.model_dump_json(indent=2))
@@ -101,11 +100,11 @@ def show(
 
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=_RUN)],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Second run.")],
     workspace: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
-    """Show in what two runs differ: figures, classes, data and settings."""
+    """Compare two runs: their metrics, classes, data and settings."""
     first, second = _facts(workspace, a), _facts(workspace, b)
     found = differences(first, second)
     if as_json:
@@ -119,13 +118,13 @@ def compare(
             [row["name"], *(_text(value) for key, value in row.items() if key != "name")]
             for row in rows
         ]
-        _table(heading, cells, title)
+        table(heading, cells, title)
     if not any(found.values()):
-        _say("They do not differ.")
+        _say("no differences")
 
 
 def differences(first: Facts, second: Facts) -> dict[str, list[dict[str, Any]]]:
-    """What two runs differ in: metrics, classes (by recall), data and settings.
+    """Find the differences of two runs: metrics, classes (by recall), data and settings.
 
     Each row has a name, the values `a` and `b` and, of numbers, their change from a to b.
     """
@@ -193,7 +192,7 @@ def _show(facts: Facts) -> None:
     run = facts.run
     what, why = page.headline(facts)
     _say(f"{run.run_id}: {what}{f': {why}' if why else ''}")
-    _table(("finding",), [(finding,) for finding in run.findings])
+    table(("finding",), [(finding,) for finding in run.findings])
     if facts.verdict:
         _show_checks(facts.verdict)
     if facts.data:
@@ -205,7 +204,7 @@ def _show(facts: Facts) -> None:
         rows += [("quarantined", f"{count:,} {kind}") for kind, count in data.quarantined.items()]
         rows += [("finding", f"{f.split}, {f.feature}: {f.text}") for f in data.anomalies or []]
         rows += [("finding", finding) for finding in data.findings]
-        _table(("data", run.data.source), rows)
+        table(("data", run.data.source), rows)
     if facts.training:
         best = facts.training.epochs[facts.training.best_epoch - 1]
         rows = [
@@ -217,22 +216,22 @@ def _show(facts: Facts) -> None:
             ),
             ("steps", f"{facts.training.steps:,} in {facts.training.seconds:.0f} s"),
         ]
-        _table(("training", f"recipe {run.recipe}"), rows)
+        table(("training", f"recipe {run.recipe}"), rows)
     if facts.evaluation:
         _show_evaluation(facts)
     changed = [(k, _text(s.value), s.origin) for k, s in run.settings.items()]
-    _table(
+    table(
         ("setting", "value", "set by"), [row for row in changed if row[2] != "default"], "settings"
     )
     _say("again: " + " && ".join(page.rerun(facts)))
 
 
 def _show_checks(verdict: Verdict) -> None:
-    """All that failed, and the first of those that passed."""
+    """Print all checks that failed, and the first of those that passed."""
     checks = sorted(verdict.checks, key=lambda check: check.passed)
     failed = len(verdict.checks) - sum(check.passed for check in checks)
     shown = checks[: max(failed, MAX_ROWS)]
-    _table(
+    table(
         ("check", "", "reason"),
         [(check.name, "passed" if check.passed else "FAILED", check.reason) for check in shown],
         "verdict",
@@ -247,9 +246,9 @@ def _show_evaluation(facts: Facts) -> None:
 
     evaluation = facts.evaluation
     assert evaluation
-    compared = ("champion",) if evaluation.baseline else ()
+    compared = ("baseline",) if evaluation.baseline else ()
     tested = ("test split",) if evaluation.test else ()
-    _table(
+    table(
         ("metric", "candidate", "95% interval", *compared, *tested),
         [
             (
@@ -264,7 +263,7 @@ def _show_evaluation(facts: Facts) -> None:
         "evaluation",
     )
     weakest = [row["candidate"] for row in page.worst_first(evaluation)]
-    _table(
+    table(
         ("class", "images", "precision", "recall", "F1"),
         [
             (
@@ -276,7 +275,7 @@ def _show_evaluation(facts: Facts) -> None:
         ],
         f"weakest {min(len(weakest), MAX_ROWS)} of {len(weakest)} classes",
     )
-    _table(
+    table(
         ("true", "taken for", "images", "of the class"),
         [
             (label, predicted, f"{count:,}", percent(share))
@@ -286,7 +285,7 @@ def _show_evaluation(facts: Facts) -> None:
     )
     for found, split in ((facts.predictions, ""), (facts.test_predictions, "test ")):
         if found:
-            _table(
+            table(
                 ("image", "is", "taken for", "confidence"),
                 [
                     (each.filename, each.label, each.top[0][0], percent(each.top[0][1]))
@@ -302,10 +301,6 @@ def _optional(estimate: Estimate | None, share: bool) -> str:
     return page.figure(estimate.value if estimate else None, share)
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.2%}"
-
-
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
@@ -314,34 +309,3 @@ def _text(value: Any) -> str:
 
 def _say(text: str) -> None:
     print(printable(text))
-
-
-def _table(heading: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
-    """Print a table, unless it has no rows."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    rows = list(rows)
-    if not rows:
-        return
-    table = Table(
-        box=None,
-        header_style="bold",
-        pad_edge=False,
-        title=title.capitalize() if title else None,
-        title_justify="left",
-        title_style="bold",
-    )
-    for name in heading:
-        table.add_column(Text(printable(name)), overflow="fold")
-    for row in rows:
-        # Text, because names may look like Rich's markup.
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    if sys.stdout.isatty():
-        Console(highlight=False).print("", table)
-        return
-    console = Console(highlight=False, width=_PIPE_COLUMNS)
-    with console.capture() as capture:
-        console.print("", table)
-    print("\n".join(line.rstrip() for line in capture.get().splitlines()))

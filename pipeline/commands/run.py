@@ -8,102 +8,61 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.commands.options import (
-    ConfigOption,
-    LogFormat,
-    LogFormatOption,
-    PresetOption,
-    RecipeOption,
-    SettingsOption,
-    WorkspaceOption,
+    DataOptions,
+    SettingsOptions,
+    TrainingOptions,
+    flags_of,
     given,
-    load,
+    with_options,
 )
 
 if TYPE_CHECKING:
     from pipeline.config import Loaded
 
-EpochsOption = Annotated[
-    int | None, typer.Option(metavar="N", help="Passes over the training images.")
-]
+_with_run_options = with_options(data=DataOptions, training=TrainingOptions, common=SettingsOptions)
 
 
-def run(
-    config: ConfigOption = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="digits|DIR|...",
-            help="digits, a folder with one folder of images per class, a manifest (.csv, .jsonl),"
-            " TFRecords, tfds:NAME; {SPAN} or {YYYY}-{MM}-{DD} in a path reads the latest.",
-        ),
-    ] = None,
-    recipe: RecipeOption = None,
-    preset: PresetOption = None,
-    workspace: WorkspaceOption = None,
-    epochs: EpochsOption = None,
-    settings: SettingsOption = None,
-    log_format: LogFormatOption = LogFormat.AUTO,
-) -> None:
-    """Train, evaluate and push a model; work done by earlier runs is not repeated."""
-    flags = {
-        "data.source": data,
-        "train.recipe": recipe,
-        "train.preset": preset,
-        "workspace": workspace,
-        "train.epochs": epochs,
-    }
-    loaded = load(config, flags, settings)
+@_with_run_options
+def run(*, data: DataOptions, training: TrainingOptions, common: SettingsOptions) -> None:
+    """Train, evaluate and push a model.
+
+    Nodes whose inputs, settings and code have not changed are taken from the cache of the
+    workspace.
+    """
+    loaded = common.load(data, training)
 
     from pipeline.run import run as run_pipeline
 
-    run_pipeline(loaded.config, loaded.origins, log_format.resolved)
+    run_pipeline(loaded.config, loaded.origins, common.log_format.resolved)
 
 
+@_with_run_options
 def retrain(
-    config: ConfigOption = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR|'ROOT/{SPAN}'|...",
-            help="As for run; of spans, all are read where data.spans does not say otherwise.",
-        ),
-    ] = None,
-    recipe: RecipeOption = None,
-    preset: PresetOption = None,
-    workspace: WorkspaceOption = None,
-    epochs: EpochsOption = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Retrain whatever the policy says.")
+        bool, typer.Option("--force", help="Retrain even without a reason to.")
     ] = False,
     accept_loss: Annotated[
         bool,
         typer.Option(
             "--accept-loss",
-            help="Retrain although images or classes of the last training are gone, or many have "
-            "other labels.",
+            help="Retrain even if images or classes of the last training are missing, or many "
+            "labels have changed.",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the decision, and do nothing.")
+        bool, typer.Option("--dry-run", help="Print the decision and exit.")
     ] = False,
-    settings: SettingsOption = None,
-    log_format: LogFormatOption = LogFormat.AUTO,
+    *,
+    data: DataOptions,
+    training: TrainingOptions,
+    common: SettingsOptions,
 ) -> None:
-    """Retrain where there is reason to: new images, an old model, drift. For a schedule.
+    """Retrain if there is a reason to: new images, an old model or drift.
 
-    Says what it decides and why. Starts from the champion's settings and weights, under what is
-    given here. A model that passes the gate is pushed, and labelled canary. What was decided when,
-    and what came of it, is in WORKSPACE/retraining.jsonl. Exit code 12 where images or classes are
-    gone, or many have other labels.
+    Made for a schedule, such as cron. The settings and weights of the baseline are the defaults; a
+    model that passes the gate is pushed and labelled canary. All spans of the data are read unless
+    data.spans is set. Decisions and outcomes are appended to WORKSPACE/retraining.jsonl.
     """
-    flags = {
-        "data.source": data,
-        "train.recipe": recipe,
-        "train.preset": preset,
-        "workspace": workspace,
-        "train.epochs": epochs,
-    }
-
     from pipeline.retraining.no_start import tell
     from pipeline.retraining.prepare import prepare
     from pipeline.retraining.retrain import retrain as run_retraining
@@ -111,18 +70,20 @@ def retrain(
     def load_with(
         above: Sequence[str] = (), below: Mapping[str, Mapping[str, object]] | None = None
     ) -> Loaded:
-        return load(config, flags, [*(settings or []), *above], scheduled=True, below=below)
+        return common.load(data, training, above=above, scheduled=True, below=below)
 
+    shown_as = common.log_format.resolved
     try:
         loaded, notes = prepare(load_with)
     except Exception as error:
         if not dry_run:
-            tell(error, config, given(flags), settings or [], log_format.resolved)
+            flags = given(flags_of(data, training, common))
+            tell(error, common.config, flags, common.settings or [], shown_as)
         raise
     run_retraining(
         loaded.config,
         loaded.origins,
-        log_format.resolved,
+        shown_as,
         force=force,
         dry_run=dry_run,
         accept_loss=accept_loss,

@@ -1,4 +1,4 @@
-"""`perennial schema infer|review|accept`: from what the data looks like to what it must look like.
+"""`perennial schema infer|review|accept`: curate the schema that data is validated against.
 
 A curated schema fixes the classes, their order, and what each derived feature may be; a run with
 `data.schema_file` stops before training where the data has anything else.
@@ -38,7 +38,7 @@ STATISTICS_NODES = ("ImageExampleGen", "StatisticsGen")
 
 SchemaOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="The committed schema (default: data.schema_file)."),
+    typer.Option(metavar="FILE", help="Committed schema. Default: data.schema_file."),
 ]
 
 
@@ -46,17 +46,17 @@ def infer(
     config: ConfigOption = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="digits|DIR", help="Read these images, not the latest run's."),
+        typer.Option(metavar="DATA", help="Read these images instead of those of the latest run."),
     ] = None,
     schema: SchemaOption = None,
     workspace: WorkspaceOption = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Do not start from the committed schema.")
+        bool, typer.Option("--fresh", help="Start from nothing instead of the committed schema.")
     ] = False,
     settings: SettingsOption = None,
     log_format: LogFormatOption = LogFormat.AUTO,
 ) -> None:
-    """Write a candidate schema: the committed one, widened to what the data has."""
+    """Write a candidate schema: the committed one, widened to fit the data."""
     flags = {"data.source": data, "data.schema_file": schema, "workspace": workspace}
     loaded = load(config, flags, settings).config
 
@@ -76,7 +76,7 @@ def infer(
             found = _infer(loaded, statistics, fresh)
     candidate = _candidate(loaded)
     write(candidate, _text(found))
-    print(f"{candidate} is written; next: {_command('review', loaded)}")
+    print(f"wrote {candidate}; next: {_command('review', loaded)}")
 
 
 def _infer(config: Config, statistics: Artifact, fresh: bool) -> schema_pb2.Schema:
@@ -101,7 +101,7 @@ def _infer(config: Config, statistics: Artifact, fresh: bool) -> schema_pb2.Sche
 
 
 def _command(name: str, config: Config) -> str:
-    """What to type, with the options that it needs wherever the settings came from."""
+    """Build a command line with the options that it needs, wherever the settings came from."""
     options = {"--workspace": config.workspace, "--schema": config.data.schema_file}
     shown = (f" {option} {shlex.quote(str(path))}" for option, path in options.items() if path)
     return f"perennial schema {name}{''.join(shown)}"
@@ -110,24 +110,24 @@ def _command(name: str, config: Config) -> str:
 def review(
     config: ConfigOption = None, schema: SchemaOption = None, workspace: WorkspaceOption = None
 ) -> None:
-    """Print what the candidate would change; exit code 8 where that is anything."""
+    """Print the changes that the candidate would make, with exit code 8 if there are any."""
     loaded, candidate, committed = _files(config, schema, workspace)
     old = _lines(_read(committed)) if committed.exists() else []
     changes = list(_changes(old, _lines(_read(_existing(candidate)))))
-    print("\n".join(changes) or f"{committed}: nothing would change")
+    print("\n".join(changes) or f"{committed}: no changes")
     if changes:
         raise SchemaDiffers(
-            f"{candidate} differs from {committed}; `{_command('accept', loaded)}` takes it over"
+            f"{candidate} differs from {committed}; accept it with `{_command('accept', loaded)}`"
         )
 
 
 def accept(
     config: ConfigOption = None, schema: SchemaOption = None, workspace: WorkspaceOption = None
 ) -> None:
-    """Make the candidate the committed schema."""
+    """Replace the committed schema with the candidate."""
     _, candidate, committed = _files(config, schema, workspace)
     write(committed, _text(_read(_existing(candidate))))
-    print(f"{committed}: accepted; it counts in runs with data.schema_file = {str(committed)!r}")
+    print(f"wrote {committed}; runs with data.schema_file = {str(committed)!r} use it")
 
 
 def _files(
@@ -136,7 +136,7 @@ def _files(
     """The settings, the candidate and the committed schema."""
     loaded = load(config, {"data.schema_file": schema, "workspace": workspace}, None).config
     if loaded.data.schema_file is None:
-        raise ConfigError("which schema? give --schema FILE, or set data.schema_file")
+        raise ConfigError("no schema is named; give --schema FILE, or set data.schema_file")
     return loaded, _candidate(loaded), loaded.data.schema_file
 
 

@@ -1,4 +1,4 @@
-"""`perennial serve`: run a model server over what was pushed."""
+"""`perennial serve`: a model server for the pushed versions."""
 
 from __future__ import annotations
 
@@ -7,55 +7,68 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components.model_registry import Registry
 from pipeline.commands.options import RUNS, RunsOption
 from pipeline.errors import ConfigError
-from pipeline.serving import launch
+from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from components.model_server import launch
+
+LOOPBACK = "127.0.0.1"
 
 
 def serve(
     model: Annotated[
         str | None,
-        typer.Argument(help="Name of the model; not needed where there is one.", metavar="MODEL"),
+        typer.Argument(help="Name of the model, if there are several.", metavar="MODEL"),
     ] = None,
     workspace: RunsOption = RUNS,
-    port: Annotated[int, typer.Option(help="For gRPC.", min=1, max=65535)] = 8500,
-    rest_port: Annotated[int, typer.Option(help="For REST and the page.", min=1, max=65535)] = 8501,
+    port: Annotated[int, typer.Option(help="Port for gRPC.", min=1, max=65535)] = 8500,
+    rest_port: Annotated[
+        int, typer.Option(help="Port for REST and the page.", min=1, max=65535)
+    ] = 8501,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; others than loopback let others in.")
-    ] = launch.LOOPBACK,
+        str,
+        typer.Option(help="Address to listen on. Other machines reach every address but loopback."),
+    ] = LOOPBACK,
     own: Annotated[
-        bool, typer.Option("--own", help="Use the development server even if another is present.")
+        bool,
+        typer.Option("--own", help="Use the development server even if another one is installed."),
     ] = False,
     public_key: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             envvar="PERENNIAL_PUBLIC_KEY",
-            help="Serve only versions that the holder of the private key signed.",
+            help="Refuse versions that are not signed with the private key of this pair.",
         ),
     ] = None,
 ) -> None:
-    """Serve the pushed models: newest versions, or as promoted, and follow every change.
+    """Serve the pushed models over REST and gRPC.
 
-    What is served is in models.config beside the models. Until a version is promoted or rolled
-    back, that is the newest one; from then on a new version is served when it is promoted.
+    The newest version is served until one is promoted or rolled back; from then on, the promoted
+    ones. The server follows models.config beside the models, so that a change needs no restart.
 
-    Runs the best server present: the tensorflow_model_server that TENSORFLOW_MODEL_SERVER names or
-    that is on PATH, TensorFlow Serving's image where a Docker engine answers, or Perennial's own
-    development server, which also has a page at / to try images on.
+    TensorFlow Serving is used if it is installed (on PATH, or named in TENSORFLOW_MODEL_SERVER) or
+    if a Docker engine is running. Otherwise, or with --own, a development server runs, with a page
+    at / to try images on.
 
-    With --public-key the development server checks the signature of each version before it loads
-    it, and keeps the old one where that fails. The others load whatever they are told, so with them
-    only promoted versions can be served, which are checked here and by `perennial promote`.
+    With --public-key the development server checks each version before it loads it. TensorFlow
+    Serving checks no signatures: with it, only promoted versions are served, which are checked
+    before it starts and by `perennial promote`.
     """
+    from components.model_server import launch
+
+    Workspace(workspace).settle()
     source = _source(workspace.absolute() / "serving", model)
     backend = launch.own_backend() if own else launch.find_backend()
     everywhere = backend.kind is launch.Kind.TENSORFLOW_SERVING
-    if everywhere and host != launch.LOOPBACK:
+    if everywhere and host != LOOPBACK:
         raise ConfigError(
             f"--host {host}: tensorflow_model_server always listens on every address; leave --host "
             "out, or use --own"
@@ -71,43 +84,38 @@ def serve(
 
 
 def _source(serving: Path, model: str | None) -> launch.Source:
-    from components.atomic_pusher import storage
-    from components.atomic_pusher.served import FILE
-    from pipeline.serving import checks, promotion
-    from pipeline.serving.promotion import Target
+    from components.model_server import launch
+    from components.model_server.config_file import NAME
 
-    config = serving / FILE
-    promotion.recover(Target("", None, str(config)))
+    config = serving / NAME
+    Registry(None, str(config)).recover()
     if config.exists():
         source = launch.Source.of_config(config)
         if model is None or model in source.models:
-            served = promotion.read_config(str(config))
             for name in source.models:
-                if (serving / storage.name(name)).is_dir():
-                    checks.check_folder(served, Target(name, str(serving / name), str(config)))
+                if (serving / name).is_dir():
+                    Registry(str(serving / name)).check_folder()
             return source
-    name = pushed_model(serving, model)
     # With a file to follow from the start, a promotion needs no restart.
-    promotion.follow_newest(Target(name, str(serving / name), str(config)))
+    Registry(str(serving / pushed_model(serving, model))).follow_newest()
     return launch.Source.of_config(config)
 
 
 def _check_signed(source: launch.Source, public_key: Path, kind: launch.Kind) -> None:
     """Refuse to begin with a version that would not be served, or must not be."""
-    from pipeline.serving.checks import check_signature, find_versions
-    from pipeline.serving.promotion import Target, current
+    from components.model_server import launch
 
     for name, base in source.models.items():
-        target = Target(name, str(base), str(source.config_file))
-        loaded = current(target).loaded
+        registry = Registry(str(base), str(source.config_file), name, public_key)
+        loaded = registry.serving().loaded
         if loaded is None and kind is not launch.Kind.OWN:
             raise ConfigError(
                 f"--public-key: {name} follows the newest version, which TensorFlow Serving loads "
                 "unchecked; promote a version first, or use --own"
             )
-        newest = find_versions(target)[-1:] if loaded is None else []
+        newest = registry.numbers()[-1:] if loaded is None else []
         for version in sorted(loaded or newest):
-            check_signature(str(base), version, public_key)
+            registry.verify_signature(version)
 
 
 def _check_ports(host: str, ports: Mapping[str, int]) -> None:
@@ -145,7 +153,7 @@ def pushed_model(serving: Path, model: str | None) -> str:
             "name another --workspace"
         )
     if model is None and len(pushed) > 1:
-        raise ConfigError(f"{serving} holds {', '.join(pushed)}; say which one is meant")
+        raise ConfigError(f"{serving} holds {', '.join(pushed)}; name one of them")
     if model is not None and model not in pushed:
         raise ConfigError(f"{serving} holds no model {model}, but {', '.join(pushed)}")
     return model or pushed[0]

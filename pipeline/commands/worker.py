@@ -1,4 +1,4 @@
-"""`perennial worker`: does Beam's work for a job server."""
+"""`perennial worker`: a Beam worker for a job server."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pipeline.errors import ConfigError
 
 def worker(
     port: Annotated[
-        int, typer.Option(metavar="PORT", min=1, max=65535, help="Where the runner finds it.")
+        int, typer.Option(metavar="PORT", min=1, max=65535, help="Port for the runner.")
     ] = 50000,
 ) -> None:
-    """Do the work of the data nodes for a runner of Beam, which sends it here.
+    """Run a Beam worker for the data nodes.
 
-    It goes beside each machine of the runner, with the data and the workspace under the paths that
-    the pipeline has: --environment_type=EXTERNAL --environment_config=HOST:PORT.
+    Start one beside each machine of the runner, with the data and the workspace under the same
+    paths as the pipeline, and add these Beam options to beam.args: --environment_type=EXTERNAL
+    --environment_config=HOST:PORT.
     """
     from pipeline import worker_pool
 

@@ -111,7 +111,7 @@ def draw(facts: Facts) -> list[Plot]:
 
 
 def draw_history(runs: Sequence[Run], promotions: Sequence[Promotion]) -> Plot:
-    """The accuracy of every candidate, and of the champion it was held against.
+    """The accuracy of every candidate, and of the baseline it was held against.
 
     runs: oldest first. promotions: drawn between those runs that were started before and after.
     """
@@ -397,7 +397,7 @@ def _reliability(evaluation: Figures) -> _Drawn:
 
 def _models(evaluation: Figures) -> Iterator[tuple[str, ModelFigures, str, str]]:
     if evaluation.baseline:
-        yield "champion", evaluation.baseline, SECOND, "s"
+        yield "baseline", evaluation.baseline, SECOND, "s"
     yield "candidate", evaluation.candidate, FIRST, "o"
 
 
@@ -410,7 +410,7 @@ def _recall(evaluation: Figures) -> _Drawn:
     figure, axes = _figure(height=70 + 15 * len(names))
     for label, model, color, marker in _models(evaluation):
         known = {each.name: each.recall for each in model.per_class}
-        shift = 0.0 if evaluation.baseline is None else (0.17 if label == "champion" else -0.17)
+        shift = 0.0 if evaluation.baseline is None else (0.17 if label == "baseline" else -0.17)
         rows = [
             (row + shift, known[name])
             for row, name in enumerate(names)
@@ -463,7 +463,7 @@ def _history(runs: Sequence[Run], promotions: Sequence[Promotion]) -> _Drawn:
         color=SECOND,
         markersize=4,
         linewidth=1,
-        label="champion on the same images",
+        label="baseline on the same images",
     )
     for label, pushed, face in (("pushed", True, FIRST), ("not pushed", False, PAPER)):
         chosen = [(p, a) for p, (run, a) in enumerate(known) if bool(run.pushed) is pushed]

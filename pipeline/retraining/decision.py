@@ -6,10 +6,10 @@ import dataclasses
 import datetime
 from typing import Any
 
+from components.lineage import Trained
 from components.wording import quoted
 from pipeline.retraining.drift_report import Drift
 from pipeline.retraining.inventory import News
-from pipeline.retraining.judged import Trained
 from pipeline.retraining.losses import Losses
 from pipeline.settings import RetrainConfig
 
@@ -22,7 +22,7 @@ class Situation:
       now: UTC.
       news: how the data differs from that of the last judged training.
       last: the last training that was judged, whatever the verdict.
-      champion: the latest blessed model.
+      baseline: the latest blessed model.
       unfinished: what became of a retraining that was started and has no verdict; "" if there is
         none.
       drift: how the new images differ, where that was measured.
@@ -35,7 +35,7 @@ class Situation:
     now: datetime.datetime
     news: News
     last: Trained | None = None
-    champion: Trained | None = None
+    baseline: Trained | None = None
     unfinished: str = ""
     drift: Drift | None = None
     last_alarm: datetime.datetime | None = None
@@ -109,24 +109,24 @@ def _reasons(situation: Situation, policy: RetrainConfig) -> tuple[list[str], li
         found.append(f"{told}, and {minimum:,} {'is' if minimum == 1 else 'are'} enough")
     elif (age := _age(situation)) is not None and age >= (policy.max_age_days or age + 1):
         found.append(
-            f"{told}, and the champion is {age:.1f} days old, of retrain.max_age_days = "
+            f"{told}, and the baseline is {age:.1f} days old, of retrain.max_age_days = "
             f"{policy.max_age_days:g}"
         )
     else:
         against.append(f"{told}, fewer than retrain.min_new_examples = {minimum:,}")
         if age is not None and policy.max_age_days:
             against.append(
-                f"the champion is {age:.1f} days old, younger than retrain.max_age_days = "
+                f"the baseline is {age:.1f} days old, younger than retrain.max_age_days = "
                 f"{policy.max_age_days:g}"
             )
     return found, against
 
 
 def _age(situation: Situation) -> float | None:
-    """Days since the champion was trained or since it last held its place against another."""
-    if situation.champion is None or situation.last is None:
+    """Days since the baseline was trained or since it last held its place against another."""
+    if situation.baseline is None or situation.last is None:
         return None
-    since = max(situation.champion.made, situation.last.made)
+    since = max(situation.baseline.made, situation.last.made)
     return (situation.now - since).total_seconds() / 86400
 
 

@@ -1,7 +1,7 @@
-"""How far new images are from those that the champion was made of.
+"""How far new images are from those that the baseline was made of.
 
 Three looks: the shares of the classes and the derived statistics, both with TFDV's comparators, and
-what the champion itself makes of the images, its mean embedding.
+what the baseline itself makes of the images, its mean embedding.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ SIGNATURE = "embeddings"
 def measure(
     data: DataConfig, names: Collection[str], examples_uri: str, model_uri: str, limits: DriftConfig
 ) -> Drift | None:
-    """Compare the inputs called `names` with a sample of the images that the champion learned from.
+    """Compare the inputs called `names` with a sample of the images that the baseline learned from.
 
     Args:
       data: where the inputs are.
       names: of those that are new.
-      examples_uri: the Examples artifact that the champion was made of.
-      model_uri: the champion's Model artifact.
+      examples_uri: the Examples artifact that the baseline was made of.
+      model_uri: the baseline's Model artifact.
       limits: from which distances on images count as drifted.
 
     None where there is nothing to compare: fewer than `limits.min_examples` of the new images can

@@ -22,7 +22,7 @@ class Distance:
 
 @dataclasses.dataclass(frozen=True)
 class Drift:
-    """Distances of `images` new images from `reference` others that the champion was made of."""
+    """Distances of `images` new images from `reference` others that the baseline was made of."""
 
     images: int
     reference: int

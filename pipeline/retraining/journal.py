@@ -13,7 +13,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.atomic_pusher import records
+from components import records
 from components.redaction import redact_all
 from pipeline.errors import NotBlessed, UserError
 from pipeline.retraining import drift_report

@@ -10,16 +10,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.atomic_pusher import storage
+from components import storage
 from components.errors import BadDataError
 from components.image_example_gen import spans as source_spans
 from components.image_example_gen.inputs import INPUTS_FILE
+from components.lineage import History, Lineage
 from pipeline.errors import DataLost, data_error
-from pipeline.retraining import drift_report, inventory, journal, judged, losses, notify
+from pipeline.retraining import drift_report, inventory, journal, losses, notify
 from pipeline.retraining.decision import Decision, Situation, decide
 from pipeline.retraining.drift_report import Drift
 from pipeline.retraining.inventory import Inventory, News
-from pipeline.retraining.judged import History
 from pipeline.settings import Config
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def record(place: Place, decision: Decision, situation: Situation) -> None:
 def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> Situation:
     """What there is to decide on. Raises DataError where the data cannot be listed."""
     entries = journal.read(place.log)
-    past = judged.read(place.connection, config.name) if place.connection else History()
+    past = Lineage.at(place.connection).history(config.name) if place.connection else History()
     known = _inputs_of(past)
     is_forgotten = known is None and past.last is not None
     if known is None:
@@ -129,7 +129,7 @@ def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> 
         now=now,
         news=news,
         last=past.last,
-        champion=past.champion,
+        baseline=past.baseline,
         unfinished=_cut_off(entries),
         drift=_drift(config, place, past, {name: current[name] for name in news.images}, entries),
         last_alarm=journal.last_alarm(entries),
@@ -162,8 +162,8 @@ def _drift(
     entries: Sequence[Mapping[str, Any]],
 ) -> Drift | None:
     """How new images differ; what was measured of the same ones before is not measured again."""
-    limits, champion = config.retrain.drift, past.champion
-    if past.last is None or champion is None or len(images) < limits.min_examples:
+    limits, baseline = config.retrain.drift, past.baseline
+    if past.last is None or baseline is None or len(images) < limits.min_examples:
         return None
     batch = inventory.digest(images)
     for entry in reversed(entries):
@@ -172,7 +172,7 @@ def _drift(
     with place.noise:
         from pipeline.retraining.drift import measure
 
-        found = measure(config.data, images, champion.examples, champion.uri, limits)
+        found = measure(config.data, images, baseline.examples, baseline.uri, limits)
     if found is not None:
         now = datetime.datetime.now(datetime.UTC)
         drift = dataclasses.asdict(found)

@@ -1,4 +1,4 @@
-"""The configuration of a retraining: what is given, on top of what the champion was made with."""
+"""The configuration of a retraining: what is given, on top of what the baseline was made with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from pipeline.config import Loaded
 from pipeline.recipe_choice import AUTO
-from pipeline.retraining import champion
+from pipeline.retraining import baseline
 from pipeline.workspace import Workspace
 
 
@@ -20,7 +20,7 @@ class Load(Protocol):
 
 
 class Prepared(NamedTuple):
-    """A configuration, and a line for each way in which it is not the champion's or as given."""
+    """A configuration, and a line for each way in which it is not the baseline's or as given."""
 
     loaded: Loaded
     notes: list[str]
@@ -29,7 +29,7 @@ class Prepared(NamedTuple):
 def prepare(load: Load) -> Prepared:
     """Build the configuration of a retraining. Raises ConfigError."""
     given = load()
-    found = champion.find(Workspace(given.config.workspace), given.config.name)
+    found = baseline.find(Workspace(given.config.workspace), given.config.name)
     if found is None:
         return Prepared(given, [])
     above = []
@@ -40,7 +40,7 @@ def prepare(load: Load) -> Prepared:
     return Prepared(
         used,
         [
-            f"starts from the settings of the champion's run {found.run}",
-            *champion.differences(found, given, used),
+            f"starts from the settings of the baseline's run {found.run}",
+            *baseline.differences(found, given, used),
         ],
     )

@@ -18,11 +18,10 @@ import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from components import progress
+from components import progress, storage
 from components.errors import BadDataError
 from components.image_example_gen import files
 from components.image_example_gen.options import Options
-from components.image_example_gen.source_name import is_remote
 from components.image_example_gen.sources import folder_names, layout
 from components.image_example_gen.sources.base import Listing, printable
 from components.image_example_gen.sources.file_table import Files, FileTable, Names, SourceFile
@@ -42,7 +41,7 @@ _HEAD_BYTES = 16
 def listing(location: str, options: Options) -> Listing:
     """List a folder. Raises BadDataError where it cannot be read, or be read in several ways."""
     ignored: Counter[str] = Counter()
-    if is_remote(location):
+    if storage.is_uri(location):
         found = Files(_remote_entries(location, ignored, options.ignore))
     elif os.path.isdir(location):
         # Millions of files, or a slow disk, take minutes.

@@ -19,10 +19,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
+from components import storage
 from components.errors import BadDataError
 from components.image_example_gen import files
 from components.image_example_gen.options import Options
-from components.image_example_gen.source_name import is_remote
 from components.image_example_gen.sources.base import Content, Listing, label_of, split_name
 from components.image_example_gen.sources.file_table import FileTable, SourceFile
 from components.image_example_gen.sources.paths import Paths
@@ -159,7 +159,7 @@ def _reachable(sources: Iterable[SourceFile], root: str) -> Iterator[SourceFile]
     reasons: dict[str, str] = {_store(root): ""}
     for file in sources:
         path = files.join(root, file.name)
-        if not file.problem and is_remote(path):
+        if not file.problem and storage.is_uri(path):
             store = _store(path)
             if store not in reasons:
                 reasons[store] = files.unreachable(path)

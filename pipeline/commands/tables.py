@@ -1,0 +1,54 @@
+"""Tables of text, for terminals and pipes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from pipeline.console import printable
+
+_UNBOUNDED = 1_000_000  # columns of a pipe
+_WIDE = 80  # columns from which on short cells stay whole
+_SHORT = 24  # characters
+
+
+def percent(share: float | None) -> str:
+    """Write a share as a percentage; "" for None."""
+    return "" if share is None else f"{share:.2%}"
+
+
+def table(heading: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """Print a table, unless it has no rows.
+
+    On a terminal long cells wrap within their column; elsewhere each row is one whole line, for
+    grep and cut.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = [[printable(cell) for cell in row] for row in rows]
+    if not rows:
+        return
+    console = Console(highlight=False)
+    if not sys.stdout.isatty():
+        console = Console(highlight=False, width=_UNBOUNDED)
+    shown = Table(
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+        title=title.capitalize() if title else None,
+        title_justify="left",
+        title_style="bold",
+    )
+    for name, *cells in zip(heading, *rows, strict=True):
+        is_short = max(map(len, [name, *cells])) <= _SHORT
+        shown.add_column(
+            Text(printable(name)), overflow="fold", no_wrap=is_short and console.width >= _WIDE
+        )
+    for row in rows:
+        # Text, because names may look like Rich's markup.
+        shown.add_row(*map(Text, row))
+    with console.capture() as capture:
+        console.print("", shown)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
