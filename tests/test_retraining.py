@@ -173,7 +173,7 @@ class TestInventory:
         self.write(tmp_path / "data", 1, 1)
         read: list[int] = []
 
-        def scan(data: DataSet) -> list[list[Input]]:
+        def scan(data: DataSet) -> Iterator[list[Input]]:
             read.extend(unit.span for unit in data.units)
             return inputs.scan(data)
 
