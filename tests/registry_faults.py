@@ -1,12 +1,13 @@
 """Push, promote and roll back in processes that are killed, or whose writes fail, at every step.
 
-    python -m tests.registry_faults kill|EIO|ENOSPC|EROFS|short FOLDER [POINTS]
+    python -m tests.registry_faults kill|EIO|ENOSPC|EROFS|short|strace-EIO|... FOLDER [POINTS]
 
 Each point is a process of its own, forked, in a registry of its own that holds three versions, with
 version 1 stable. At its n-th look at or change of the disk it is killed; or its n-th write fails,
-once or, as on a disk that has become read-only, with all that follow. Afterwards everything is read
-as the commands read it, and the next command has to work. Prints a JSON object: `points`, how many
-were reached, and `problems`, a line each.
+once or, as on a disk that has become read-only, with all that follow. By strace it is the kernel
+that fails the n-th system call which changes a disk, whoever makes it. Afterwards everything is
+read as the commands read it, and the next command has to work. Prints a JSON object: `points`, how
+many were reached, and `problems`, a line each.
 
 Servers that follow are a stand-in that follows at once: what they do is tested with real ones in
 tests/test_promotion.py.
@@ -21,8 +22,10 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -35,6 +38,10 @@ from pipeline.errors import PromotionFailed, UserError
 
 _KILL = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")
 _SEED = 18
+_CALLS = (
+    "write,pwrite64,sendfile,copy_file_range,fsync,ftruncate,"
+    "rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir"
+)
 
 _FIRED: list[int] = []  # in a child: the steps that failed
 
@@ -97,8 +104,13 @@ def make_registry(folder: Path, action: str) -> Registry:
     return target
 
 
-def child(target: Registry, action: str, prepare: Callable[[], None]) -> tuple[int, str, bool]:
-    """Do it in a process of its own.
+def child(
+    target: Registry,
+    action: str,
+    prepare: Callable[[], None],
+    traced: Sequence[str] = (),
+) -> tuple[int, str, bool]:
+    """Do it in a process of its own, `traced` by strace with these arguments.
 
     Returns its wait status, what it told of a failure, and whether the point was reached.
     """
@@ -118,10 +130,26 @@ def child(target: Registry, action: str, prepare: Callable[[], None]) -> tuple[i
             os.writev(write, [b"!" if _FIRED else b"-", text.encode()])
             os._exit(code)
     os.close(write)
+    strace = _attach(pid, traced) if traced else None
     with os.fdopen(read, "rb") as pipe:
         told = pipe.read().decode()
     status = os.waitpid(pid, 0)[1]
-    return status, told[1:], os.WIFSIGNALED(status) or told[:1] == "!"
+    is_injected = strace is not None and "(INJECTED)" in strace.communicate()[1]
+    return status, told[1:], os.WIFSIGNALED(status) or told[:1] == "!" or is_injected
+
+
+def _attach(pid: int, arguments: Sequence[str]) -> subprocess.Popen[str]:
+    """Let a process go on that has stopped itself, once it is traced."""
+    os.waitpid(pid, os.WUNTRACED)
+    command = ["strace", "-qq", "-p", str(pid), *arguments]
+    strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while "TracerPid:\t0" in Path(f"/proc/{pid}/status").read_text():
+        if strace.poll() is not None:
+            os.kill(pid, signal.SIGKILL)
+            raise RuntimeError(strace.communicate()[1])
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGCONT)
+    return strace
 
 
 def killing(folder: Path, last: int) -> Callable[[], None]:
@@ -194,6 +222,10 @@ def failing(folder: Path, last: int, number: int, onwards: bool) -> Callable[[],
     return prepare
 
 
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def check(target: Registry, action: str, status: int, told: str, before: Serving) -> Iterator[str]:
     """What is not as it should be after a process that ended so, and told that."""
     after = ACTIONS[action][1]
@@ -255,12 +287,17 @@ def main(kind: str, folder: Path, most: int = 0) -> None:
             break
         target = make_registry(folder, action)
         before = target.serving()
+        traced: list[str] = []
         if kind == "kill":
             prepare = killing(folder, number)
+        elif kind.startswith("strace-"):
+            error = kind.removeprefix("strace-")
+            fault = f"inject={_CALLS}:error={error}:when={number}{'+' * onwards}"
+            traced, prepare = ["-e", f"trace={_CALLS}", "-e", fault], _stop
         else:
             code = 0 if kind == "short" else getattr(errno, kind)
             prepare = failing(folder, number, code, onwards)
-        status, told, is_reached = child(target, action, prepare)
+        status, told, is_reached = child(target, action, prepare, traced)
         if not is_reached:  # and neither are later ones
             over[action, onwards] = min(number, over.get((action, onwards), number))
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from components import records
+from components.errors import ConfigError, PromotionFailed
 from components.model_registry import CANARY, STABLE, Registry, Serving, versions
 from components.model_registry.configuration import AUDIT_FILE
 from pipeline.workspace import Workspace
@@ -184,3 +187,42 @@ def test_a_push_that_is_cut_off_is_cleared_away(registry: Registry, tmp_path: Pa
     (base / "2" / versions.MANIFEST).unlink()
     assert registry.push(write_model(tmp_path / "model", "model 4"), {}, 1) == 4
     assert sorted(os.listdir(base)) == [".lock", "1", "4"]  # noqa: PTH208 - names
+
+
+@pytest.mark.parametrize("pages", range(7))
+def test_a_disk_that_is_really_full_changes_nothing_or_all(tmp_path: Path, pages: int) -> None:
+    """Where a page is left, the kernel writes a part of what it is given."""
+    if os.geteuid():
+        pytest.skip("only root mounts")
+    page = os.sysconf("SC_PAGE_SIZE")
+    with mount(tmp_path / "small", "-t", "tmpfs", "-o", f"size={64 * page}", "none") as root:
+        base = root / "serving" / "m"
+        registry = Registry(str(base))
+        for number in (1, 2):
+            registry.push(write_model(tmp_path / "model", f"model {number}"), {}, 10)
+        registry.promote(1, STABLE)
+        # A log that ends a byte before its page does.
+        log = base.parent / AUDIT_FILE
+        line = json.dumps({"x": ""})
+        fill = page - 1 - log.stat().st_size - len(line) - 1
+        with log.open("a") as file:
+            file.write(json.dumps({"x": "y" * fill}) + "\n")
+        before = registry.serving()
+        with (root / "filler").open("wb", buffering=0) as file:
+            while (disk := os.statvfs(root)).f_bavail > pages:
+                file.write(bytes(page * (disk.f_bavail - pages)))
+        told = ""
+        try:
+            registry.promote(2, CANARY)
+        except (ConfigError, PromotionFailed) as error:
+            told = str(error)
+        after = Serving.of({STABLE: 1, CANARY: 2})
+        assert registry.serving() == (before if told else after)
+        assert not told or "No space left" in told
+        with pytest.raises(ConfigError, match=r"free|full"):
+            registry.push(write_model(tmp_path / "model", "x" * 20_000), {}, 10)
+        assert registry.numbers() == [1, 2]
+        (root / "filler").unlink()
+        assert records.read(str(log)).damaged == []
+        assert registry.promote(2, CANARY) == Serving.of({STABLE: 1, CANARY: 2})
+        assert records.read(str(log)).damaged == []
