@@ -5,7 +5,7 @@ ARGS ?=
 JOBS ?= logical
 
 .DEFAULT_GOAL := help
-.PHONY: help run test cluster-test browser services lint format lock docs sbom licenses audit doctor prism venv clean
+.PHONY: help run test cluster-test browser services lint format lock docs sbom licenses audit doctor prism s3 venv clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,12 @@ lint: venv ## Check style, format and types
 format: venv ## Put the sources in the agreed format
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+# Needs Go. A second implementation of S3, besides moto's, for tests that are skipped without.
+S3_DIR ?= /usr/local/bin
+s3: ## Build Versity's S3 gateway for the tests of object stores, into S3_DIR
+	@command -v go >/dev/null || { echo "go is not installed" >&2; exit 2; }
+	GOBIN=$(S3_DIR) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
 doctor: venv ## Show what was found on this machine
 	@.venv/bin/perennial doctor $(ARGS)

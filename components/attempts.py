@@ -12,9 +12,10 @@ import json
 import posixpath
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
+from components import storage
 
 FOLDER = "attempts"  # in an artifact, until all of its files have their names
 
@@ -44,30 +45,28 @@ class Attempt:
     def path(self, target: str) -> str:
         """Where to write the file that is to be `target` in the artifact, if this attempt wins."""
         if target not in self._paths:
-            tf.io.gfile.makedirs(self._folder)
+            if not storage.is_uri(self._folder):
+                Path(self._folder).mkdir(parents=True, exist_ok=True)
             self._paths[target] = f"{len(self._paths):05d}"
         return posixpath.join(self._folder, self._paths[target])
 
     def finish(self, outcome: Any) -> None:
         """Write down which files there are, and a JSON-able outcome."""
-        tf.io.gfile.makedirs(self._folder)
-        with tf.io.gfile.GFile(posixpath.join(self._folder, "outcome.json"), "w") as file:
-            file.write(json.dumps([self._paths, outcome]))
+        text = json.dumps([self._paths, outcome])
+        storage.write_text(posixpath.join(self._folder, "outcome.json"), text, durable=False)
 
     def win(self) -> Any:
         """Give the files their names. Returns the outcome. Raises OSError where one is missing."""
         try:
-            with tf.io.gfile.GFile(posixpath.join(self._folder, "outcome.json")) as file:
-                paths, outcome = json.loads(file.read())
-        except tf.errors.NotFoundError as error:
+            text = storage.read_bytes(posixpath.join(self._folder, "outcome.json"))
+            paths, outcome = json.loads(text)
+        except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{self._folder}: a worker of Beam wrote this, and it is not there; the data and "
                 "the pipeline's root must be on storage that all workers share"
             ) from error
         for target, name in paths.items():
-            path = posixpath.join(self._output, target)
-            tf.io.gfile.makedirs(posixpath.dirname(path))
-            tf.io.gfile.rename(posixpath.join(self._folder, name), path, overwrite=True)
+            storage.move(posixpath.join(self._folder, name), posixpath.join(self._output, target))
         return outcome
 
     def drop(self) -> None:
@@ -82,5 +81,5 @@ def clean_up(output: str) -> None:
 
 def _remove(folder: str) -> None:
     # An attempt that has lost may still write there, and be ended by the loss of its folder.
-    with contextlib.suppress(tf.errors.OpError):
-        tf.io.gfile.rmtree(folder)
+    with contextlib.suppress(OSError):
+        storage.remove_tree(folder)

@@ -15,19 +15,17 @@ import re
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Generic, TypeVar
 
 import apache_beam as beam
 import grpc
-import tensorflow as tf
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.runner import PipelineState
 
-from components import attempts
+from components import attempts, storage
 from components.attempts import Attempt
 from components.errors import JobError
 from components.progress import report
@@ -277,7 +275,6 @@ def _cause(error: BaseException) -> str:
 
 def _write_tasks(tasks: Iterable[Any], folder: str) -> list[str]:
     """Write each task to a file, so that a job does not grow with them. Returns the paths."""
-    tf.io.gfile.makedirs(folder)
     paths = []
     for index, task in enumerate(tasks):
         paths.append(posixpath.join(folder, f"{index:06d}"))
@@ -286,17 +283,13 @@ def _write_tasks(tasks: Iterable[Any], folder: str) -> list[str]:
 
 
 def _write_names(won: list[tuple[str, str]], path: str) -> None:
-    """Write which attempts won, which is how that gets out of Beam; in one step."""
-    own = f"{path}-{uuid.uuid4().hex}"
-    _write(won, own)
-    tf.io.gfile.rename(own, path, overwrite=True)
+    """Write which attempts won, which is how that gets out of Beam."""
+    _write(won, path)
 
 
 def _write(value: Any, path: str) -> None:
-    with tf.io.gfile.GFile(path, "wb") as file:
-        file.write(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+    storage.write_bytes(path, pickle.dumps(value, pickle.HIGHEST_PROTOCOL), durable=False)
 
 
 def _read(path: str) -> Any:
-    with tf.io.gfile.GFile(path, "rb") as file:
-        return pickle.loads(file.read())
+    return pickle.loads(storage.read_bytes(path))

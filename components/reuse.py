@@ -7,18 +7,18 @@ it is whole. Artifacts of an output are siblings, folders named after their exec
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
-import os
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-import tensorflow as tf
-
+from components import storage
 from components.errors import read_back
 from components.progress import report
+from components.storage import staging
 
 if TYPE_CHECKING:
     from tfx import types
@@ -35,31 +35,38 @@ def key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
-def earlier(uri: str, pattern: str) -> dict[str, str]:
+def earlier(uri: str, folders: str) -> dict[str, str]:
     """Files in the earlier artifacts beside `uri`: location by path in the artifact.
 
     Args:
-      uri: of the artifact that is being written.
-      pattern: which files, as a glob pattern relative to an artifact.
+      uri: of the artifact that is being written, or of its copy.
+      folders: the folder in it that they are directly in, or a glob pattern of such folders.
     """
-    siblings, own = posixpath.split(uri.rstrip("/"))
     found: dict[str, str] = {}
-    for path in tf.io.gfile.glob(posixpath.join(siblings, "[0-9]*", pattern)):
-        execution, _, name = path[len(siblings) :].lstrip("/").partition("/")
-        if execution != own and execution.isdecimal():
-            found[name] = path
+    for artifact in _siblings(uri):
+        for folder in _matching(artifact, folders):
+            for name in storage.names(storage.join(artifact, folder)):
+                found[f"{folder}/{name}"] = storage.join(artifact, folder, name)
     return found
+
+
+def _matching(artifact: str, folders: str) -> list[str]:
+    is_pattern = "*" in folders
+    return fnmatch.filter(storage.names(artifact), folders) if is_pattern else [folders]
 
 
 def siblings(uri: str, name: str) -> list[str]:
     """A file of the earlier artifacts beside `uri`, where they have it, the latest first."""
-    folder = posixpath.dirname(uri.rstrip("/"))
-    found = {}
-    for path in tf.io.gfile.glob(posixpath.join(folder, "[0-9]*", name)):
-        execution = path[len(folder) :].lstrip("/").partition("/")[0]
-        if execution.isdecimal() and execution != posixpath.basename(uri.rstrip("/")):
-            found[int(execution)] = path
-    return [path for _, path in sorted(found.items(), reverse=True)]
+    found = [storage.join(artifact, name) for artifact in _siblings(uri)]
+    return [path for path in reversed(found) if storage.exists(path)]
+
+
+def _siblings(uri: str) -> list[str]:
+    """The earlier artifacts of the output that `uri` is one of, the latest last."""
+    uri = staging.origin(uri.rstrip("/"))
+    folder, own = posixpath.split(uri)
+    executions = {each for each in storage.names(folder) if each.isdecimal() and each != own}
+    return [storage.join(folder, each) for each in sorted(executions, key=int)]
 
 
 def span_of(path: str) -> int | None:
@@ -68,33 +75,18 @@ def span_of(path: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def take_over(source: str, target: str) -> None:
-    """Have the file `source` as `target` too: the same bytes on disk where that can be."""
-    tf.io.gfile.makedirs(posixpath.dirname(target))
-    if "://" not in target:
-        try:
-            os.link(source, target)
-            return
-        except OSError:
-            pass  # another disk, or a file system without links
-    partial = f"{target}.partial"
-    tf.io.gfile.copy(source, partial, overwrite=True)
-    tf.io.gfile.rename(partial, target, overwrite=True)
-
-
 def write_shards(examples_uri: str, images: Mapping[str, int]) -> None:
     """Note how many images each file of an Examples artifact has, by path in it."""
-    with tf.io.gfile.GFile(posixpath.join(examples_uri, SHARDS_FILE), "w") as file:
-        file.write(json.dumps(dict(images), indent=2))
+    path = posixpath.join(examples_uri, SHARDS_FILE)
+    storage.write_text(path, json.dumps(dict(images), indent=2), durable=False)
 
 
 def read_shards(examples_uri: str) -> dict[str, int]:
     """What `write_shards` noted; nothing for files whose names say nothing about their content."""
     path = posixpath.join(examples_uri, SHARDS_FILE)
-    if not tf.io.gfile.exists(path):
+    content = storage.read_text(path)
+    if content is None:
         return {}
-    with tf.io.gfile.GFile(path, "rb") as file:
-        content = file.read()
     with read_back(path):
         return {str(name): int(images) for name, images in json.loads(content).items()}
 
@@ -109,14 +101,10 @@ def files_of(examples_uri: str, splits: Iterable[str]) -> dict[str, list[str]]:
             split: sorted(name for name in images if name.startswith(f"Split-{split}/"))
             for split in splits
         }
+    folders = {split: f"Split-{split}" for split in splits}
     return {
-        split: [
-            file[len(examples_uri) :].lstrip("/")
-            for file in sorted(
-                tf.io.gfile.glob(posixpath.join(examples_uri, f"Split-{split}", "*"))
-            )
-        ]
-        for split in splits
+        split: [f"{folder}/{name}" for name in storage.names(f"{examples_uri}/{folder}")]
+        for split, folder in folders.items()
     }
 
 
@@ -137,10 +125,10 @@ def take_over_known(
     folders = {posixpath.dirname(target) for target in made.values()}
     known: dict[str, str] = {}
     for folder in folders if images else ():
-        known |= earlier(artifact.uri, f"{folder}/*")
+        known |= earlier(artifact.uri, folder)
     todo = {name: target for name, target in made.items() if target not in known}
     for target in set(made.values()) - set(todo.values()):
-        take_over(known[target], posixpath.join(artifact.uri, target))
+        staging.take_over(known[target], posixpath.join(artifact.uri, target))
     done = sum(images.get(name, 0) for name in todo)
     account(artifact, done, sum(images.values()) - done)
     return todo

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_metadata.proto import metadata_store_pb2
-from tfx.dsl.io import fileio
 from tfx.orchestration import metadata
 from tfx.orchestration.portable import outputs_utils
 from tfx.orchestration.portable.mlmd import context_lib, execution_lib
 from tfx.proto.orchestration import pipeline_pb2
 
-from components import progress
+from components import progress, storage
 from pipeline.errors import NodeFailed
 
 # A context that only executions of one task of one run are in.
@@ -126,8 +125,7 @@ def _undo(
     # What the executor reports, and its temporary files.
     folders.append(resolver.get_executor_output_uri(execution.id).rpartition("/")[0])
     for folder in folders:
-        if fileio.exists(folder):
-            fileio.rmtree(folder)
+        storage.remove_tree(folder)
     if execution.last_known_state != metadata_store_pb2.Execution.FAILED:
         execution.last_known_state = metadata_store_pb2.Execution.FAILED
         handle.store.put_executions([execution])

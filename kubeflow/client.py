@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -15,10 +15,10 @@ import kfp_server_api as api
 import urllib3
 
 from kubeflow.cluster import PodLogs
+from kubeflow.commands.connection import Connection
 from kubeflow.package import Package
 from kubeflow.transport import Client, brief, options, refusal, watched
 from kubeflow.workflow import Workflow, events, parse
-from pipeline.commands.connection import Connection
 from pipeline.errors import ConfigError, KubeflowRefused, KubeflowUnreachable
 
 _IN_CLUSTER = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
@@ -81,6 +81,8 @@ class Kubeflow:
             )
         self.requests: list[dict[str, Any]] = []
         self._host = (host or "http://kubeflow").rstrip("/")
+        # Kubeflow serves its pages below that path of its own address, whatever this is.
+        self._pages = (connection.ui_host or connection.host or "/pipeline").rstrip("/")
         self._namespace = connection.namespace
         self._pod_logs = PodLogs()
         with self._told():
@@ -132,7 +134,7 @@ class Kubeflow:
                 version_id=version.version_id,
                 service_account=service_account,
             )
-        return made.run_id, f"{self._host}/#/runs/details/{made.run_id}"
+        return made.run_id, f"{self._pages}/#/runs/details/{made.run_id}"
 
     def look(self, run_id: str) -> Run:
         """A run as it is now."""
@@ -189,7 +191,7 @@ class Kubeflow:
         query = {"source": "gcs" if scheme == "gs" else scheme, "bucket": bucket, "key": key}
         if self._namespace:
             query["namespace"] = self._namespace
-        return f"{self._host}/artifacts/get?{urlencode(query)}"
+        return f"{self._pages}/artifacts/get?{urlencode(query)}"
 
     def terminate(self, run_id: str) -> None:
         """End a run, whatever its pods do or wait for."""
@@ -227,7 +229,7 @@ class Kubeflow:
                 version_id=version.version_id,
                 service_account=service_account,
             )
-        return f"{self._host}/#/recurringrun/details/{made.recurring_run_id}"
+        return f"{self._pages}/#/recurringrun/details/{made.recurring_run_id}"
 
     def schedules(self) -> list[Schedule]:
         """All that there are."""
@@ -265,24 +267,25 @@ class Kubeflow:
             name=found.display_name,
             state=found.state or "PENDING",
             created=found.created_at.timestamp(),
-            page=f"{self._host}/#/runs/details/{found.run_id}",
+            page=f"{self._pages}/#/runs/details/{found.run_id}",
         )
 
     def _runs(self, predicate: Mapping[str, Any]) -> list[Run]:
-        found: list[Run] = []
+        filter_by = json.dumps({"predicates": [predicate]})
+        with self._told():
+            return [*map(self._run, self._all(self._client.list_runs, "runs", filter_by))]
+
+    def _all(self, ask: Callable[..., Any], field: str, filter_by: str | None) -> Iterator[Any]:
+        """What a method of kfp.Client lists in the namespace, page by page."""
         token = ""
         while True:
-            with self._told():
-                page = self._client.list_runs(
-                    page_token=token,
-                    page_size=_PAGE,
-                    namespace=self._namespace,
-                    filter=json.dumps({"predicates": [predicate]}),
-                )
-            found += map(self._run, page.runs or [])
+            page = ask(
+                page_token=token, page_size=_PAGE, namespace=self._namespace, filter=filter_by
+            )
+            yield from getattr(page, field) or []
             token = page.next_page_token or ""
             if not token:
-                return found
+                return
 
     def _get(self, path: str, ids: Mapping[str, str], query: Mapping[str, str] = {}) -> Any:
         """What answers to a path that kfp's models do not have: JSON, or else text."""
@@ -302,23 +305,14 @@ class Kubeflow:
         return str(made.experiment_id)
 
     def _schedules(self, name: str | None) -> list[Schedule]:
-        found: list[Schedule] = []
-        token = ""
-        while True:
-            page = self._client.list_recurring_runs(
-                page_token=token,
-                page_size=_PAGE,
-                namespace=self._namespace,
-                filter=_named(name) if name else None,
-            )
-            for each in page.recurring_runs or []:
-                trigger = each.trigger and each.trigger.cron_schedule
-                enabled = each.status == api.V2beta1RecurringRunStatus.ENABLED
-                cron = trigger.cron if trigger else None
-                found.append(Schedule(each.recurring_run_id, each.display_name, cron, enabled))
-            token = page.next_page_token or ""
-            if not token:
-                return found
+        found = []
+        filter_by = _named(name) if name else None
+        for each in self._all(self._client.list_recurring_runs, "recurring_runs", filter_by):
+            trigger = each.trigger and each.trigger.cron_schedule
+            enabled = each.status == api.V2beta1RecurringRunStatus.ENABLED
+            cron = trigger.cron if trigger else None
+            found.append(Schedule(each.recurring_run_id, each.display_name, cron, enabled))
+        return found
 
     def _record(self, server: api.ApiClient) -> Any:
         """Takes the place of `server.call_api`: keeps the request and makes up the answer."""

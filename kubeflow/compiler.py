@@ -21,15 +21,15 @@ from kfp import compiler, dsl
 from kubeflow import entrypoint, node_pools, parameters
 from kubeflow import groups as grouping
 from kubeflow import plan as planning
-from kubeflow.groups import Group, Node
+from kubeflow.groups import PLAN, Group, Node
 from kubeflow.parameters import PIPELINE_ROOT, Parameter
 from kubeflow.results import REPORT, RETRAIN, metrics_of
 from pipeline import beam_runner
 from pipeline.config import Loaded
 from pipeline.errors import ConfigError
-from pipeline.settings import DEFAULT_POOL, Config, KubeflowConfig
+from pipeline.settings import Config, KubeflowConfig
 
-_PLAN, _RECORD, _DECISION, _RUN_ID = "plan", "record", "decision", "run_id"
+_RECORD, _DECISION, _RUN_ID = "record", "decision", "run_id"
 # Kubeflow resolves this where it is the whole value of a task's input, and nowhere else: in the
 # arguments of a container it would stay as it is.
 _RUN = {_RUN_ID: dsl.PIPELINE_JOB_ID_PLACEHOLDER}
@@ -40,40 +40,7 @@ class Compiled(NamedTuple):
     """A pipeline as YAML of two documents: the pipeline itself, and what it wants of Kubernetes."""
 
     text: str
-    pods: list[Pod]
-
-
-class Pod(NamedTuple):
-    """A task of the pipeline. group: its nodes, None where it has none. plans: whether it does."""
-
-    group: Group | None
-    plans: bool
-
-    @property
-    def task(self) -> str:
-        return self.group.task if self.group else _PLAN
-
-    @property
-    def title(self) -> str:
-        """Its name for people."""
-        if self.group is None:
-            return _PLAN
-        if self.plans:
-            return f"{self.task}: {', '.join([_PLAN, *self.ids])}"
-        return self.group.title
-
-    @property
-    def pool(self) -> str:
-        return self.group.pool if self.group else DEFAULT_POOL
-
-    @property
-    def ids(self) -> list[str]:
-        """Of its nodes."""
-        return self.group.ids if self.group else []
-
-    @property
-    def reports(self) -> bool:
-        return self.group is not None and self.group.reports
+    pods: list[Group]
 
 
 def compile_pipeline(loaded: Loaded, *, decides: bool = False) -> Compiled:
@@ -86,13 +53,16 @@ def compile_pipeline(loaded: Loaded, *, decides: bool = False) -> Compiled:
     if kubeflow.pipeline_root is None:
         raise ConfigError(
             "kubeflow.pipeline_root is not set: name a URI or a mounted folder that all pods can "
-            "write to, such as gs://bucket/perennial"
+            "write to, such as s3://bucket/perennial"
         )
     beam_runner.check_pods(config.beam)
+    beam_runner.check_root(config.beam, kubeflow.pipeline_root)
     given = parameters.compiled(loaded)
     nodes = _find_nodes(config, kubeflow.pipeline_root)
     node_pools.check_nodes(kubeflow, [node.id for node in nodes])
-    pods = _pods(kubeflow, nodes)
+    pods = grouping.group(nodes, kubeflow)
+    env = {**config.storage.environment(), **kubeflow.env}
+    kubeflow = kubeflow.model_copy(update={"env": env})
     made = _Pipeline(config.name, kubeflow, given, parameters.of(config), nodes, pods, decides)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
@@ -115,14 +85,6 @@ def _find_nodes(config: Config, pipeline_root: str) -> list[Node]:
     ]
 
 
-def _pods(kubeflow: KubeflowConfig, nodes: Sequence[Node]) -> list[Pod]:
-    """The first one plans."""
-    groups = grouping.group(nodes, kubeflow)
-    if kubeflow.grouping == "nodes":
-        return [Pod(None, plans=True), *(Pod(group, plans=False) for group in groups)]
-    return [Pod(group, plans=index == 0) for index, group in enumerate(groups)]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Pipeline:
     """What is compiled.
@@ -140,7 +102,7 @@ class _Pipeline:
     given: dict[str, Any]
     own: Sequence[Parameter]
     nodes: Sequence[Node]
-    pods: Sequence[Pod]
+    pods: Sequence[Group]
     decides: bool
 
     def function(self) -> Any:
@@ -169,28 +131,27 @@ class _Pipeline:
         else:
             self._wire_others(plan, others)
 
-    def _wire_others(self, plan: dsl.PipelineTask, pods: Sequence[Pod]) -> None:
+    def _wire_others(self, plan: dsl.PipelineTask, pods: Sequence[Group]) -> None:
         tasks: list[tuple[Group, dsl.PipelineTask]] = []
         for pod in pods:
-            assert pod.group is not None
-            wanted = (_PLAN, _RECORD) if pod.reports else (_PLAN,)
+            wanted = (PLAN, _RECORD) if pod.reports else (PLAN,)
             inputs = {name: plan.outputs[name] for name in wanted}
             task = self._component(pod)(**inputs, **_RUN)
-            task.after(*(earlier for group, earlier in tasks if pod.group.needs(group)))
+            task.after(*(earlier for other, earlier in tasks if pod.needs(other)))
             self._set_up(task, pod)
-            tasks.append((pod.group, task))
+            tasks.append((pod, task))
 
-    def _set_up(self, task: dsl.PipelineTask, pod: Pod) -> None:
+    def _set_up(self, task: dsl.PipelineTask, pod: Group) -> None:
         # TFX's own cache looks at the data and the code, Kubeflow's does not.
         task.set_caching_options(False)
         task.set_display_name(pod.title)
         node_pools.apply(task, self.kubeflow, self.kubeflow.pools[pod.pool])
 
-    def _component(self, pod: Pod) -> Any:
+    def _component(self, pod: Group) -> Any:
         image = node_pools.image_of(self.kubeflow, self.kubeflow.pools[pod.pool])
 
         def container(**values: Any) -> dsl.ContainerSpec:
-            args = self._plan_args(values) if pod.plans else ["nodes", "--plan", values[_PLAN]]
+            args = self._plan_args(values) if pod.plans else ["nodes", "--plan", values[PLAN]]
             args += ["--run-id", values[_RUN_ID]]
             if pod.ids:
                 # All of what Kubeflow wants to have back, in its own words.
@@ -203,20 +164,20 @@ class _Pipeline:
 
         return dsl.container_component(_function(pod.task, container, self._interface(pod)))
 
-    def _interface(self, pod: Pod) -> list[tuple[str, Any]]:
+    def _interface(self, pod: Group) -> list[tuple[str, Any]]:
         interface: list[tuple[str, Any]] = [(_RUN_ID, str)]
         if pod.plans:
             interface += [(parameter.name, parameter.type) for parameter in self.own]
             interface += [(PIPELINE_ROOT, str)]
             interface += [(name, dsl.OutputPath(str)) for name in self._planned]
         else:
-            interface += [(_PLAN, str), *([(_RECORD, str)] if pod.reports else [])]
+            interface += [(PLAN, str), *([(_RECORD, str)] if pod.reports else [])]
         interface += [(metrics_of(each), dsl.Output[dsl.Metrics]) for each in pod.ids]
         return [*interface, *([(REPORT, dsl.Output[dsl.HTML])] if pod.reports else [])]
 
     @property
     def _planned(self) -> tuple[str, ...]:
-        return (_PLAN, _RECORD, _DECISION) if self.decides else (_PLAN, _RECORD)
+        return (PLAN, _RECORD, _DECISION) if self.decides else (PLAN, _RECORD)
 
     def _plan_args(self, values: dict[str, Any]) -> list[Any]:
         args: list[Any] = ["plan", "--given", json.dumps(self.given), "--nodes"]
@@ -224,7 +185,7 @@ class _Pipeline:
         for parameter in self.own:
             args += ["--parameter", parameter.name, values[parameter.name]]
         args += ["--pipeline-root", values[PIPELINE_ROOT]]
-        args += ["--output", values[_PLAN], "--record", values[_RECORD]]
+        args += ["--output", values[PLAN], "--record", values[_RECORD]]
         return [*args, *(["--decision", values[_DECISION]] if self.decides else [])]
 
 

@@ -9,7 +9,7 @@ from kubeflow.results import words
 from pipeline.settings import DEFAULT_POOL, KubeflowConfig
 
 TRAINER = "Trainer"
-DATA, JUDGEMENT = "data", "judgement"
+PLAN, DATA, JUDGEMENT = "plan", "data", "judgement"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,17 +28,19 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Nodes that one pod runs, in their order.
+    """What one pod does, in its order.
 
     Attributes:
       task: name of the pod's task in Kubeflow.
       pool: name of the pool in which the pod runs.
-      nodes: at least one.
+      nodes: that it runs, which may be none where it plans.
+      plans: whether it first makes the plan of the run.
     """
 
     task: str
     pool: str
     nodes: tuple[Node, ...]
+    plans: bool = False
 
     @property
     def ids(self) -> list[str]:
@@ -47,7 +49,8 @@ class Group:
     @property
     def title(self) -> str:
         """Its name for people."""
-        return self.ids[0] if len(self.nodes) == 1 else f"{self.task}: {', '.join(self.ids)}"
+        parts = [PLAN] * self.plans + self.ids
+        return parts[0] if len(parts) == 1 else f"{self.task}: {', '.join(parts)}"
 
     @property
     def reports(self) -> bool:
@@ -59,7 +62,7 @@ class Group:
 
 
 def group(nodes: Sequence[Node], kubeflow: KubeflowConfig) -> list[Group]:
-    """The pods of a run, each after those that it needs.
+    """The pods of a run, each after those that it needs; the first one plans.
 
     Args:
       nodes: each after those that it needs.
@@ -67,7 +70,8 @@ def group(nodes: Sequence[Node], kubeflow: KubeflowConfig) -> list[Group]:
     """
     pools = {node.id: kubeflow.nodes.get(node.id, DEFAULT_POOL) for node in nodes}
     if kubeflow.grouping == "nodes":
-        return [Group(node.task, pools[node.id], (node,)) for node in nodes]
+        single = [Group(node.task, pools[node.id], (node,)) for node in nodes]
+        return [Group(PLAN, DEFAULT_POOL, (), plans=True), *single]
     found: list[Group] = []
     for stage, members in _stages(nodes).items():
         parts = _by_pool(members, pools)
@@ -77,7 +81,7 @@ def group(nodes: Sequence[Node], kubeflow: KubeflowConfig) -> list[Group]:
             if len(part) > 1:
                 shared += 1
                 name = stage if shared == 1 else f"{stage}-{shared}"
-            found.append(Group(name, pools[part[0].id], tuple(part)))
+            found.append(Group(name, pools[part[0].id], tuple(part), plans=not found))
     return found
 
 

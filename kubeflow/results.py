@@ -108,11 +108,6 @@ def _pushed(result: NodeResult) -> str | None:
     return model.get_string_custom_property("pushed_destination") or None
 
 
-def _version(result: NodeResult) -> int | None:
-    (model,) = result.outputs[_PUSHED]
-    return int(model.get_string_custom_property("pushed_version") or 0) or None
-
-
 def report(
     env: Mapping[str, str],
     record: Mapping[str, Any],
@@ -133,10 +128,8 @@ def report(
     known = dict(record)
     for result in results:
         if _PUSHED in result.outputs:
-            pushed, state = _pushed(result), State.REJECTED
-            if pushed:
-                state = State.PUSHED
-            known |= {"state": state, "pushed": pushed, "version": _version(result)}
+            pushed = _pushed(result)
+            known |= {"state": State.PUSHED if pushed else State.REJECTED, "pushed": pushed}
     try:
         run = Run.model_validate(known)
         facts = collect(run, artifacts_in(connection_config(env), run.run_id))

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from components import storage
 from pipeline.errors import ConfigError
 from pipeline.settings import BeamConfig, BeamJob
 
@@ -200,6 +201,22 @@ def split(address: str) -> tuple[str, int | None]:
     host, _, port = address.rpartition(":")
     number = int(port) if port.isascii() and port.isdecimal() else 0
     return host, number if 0 < number < 2**16 else None
+
+
+def check_root(beam: BeamConfig, root: str) -> None:
+    """Refuse runners whose workers cannot write below the pipeline's root. Raises ConfigError.
+
+    Nodes work on copies of what is in an object store; workers elsewhere do not have these, and
+    TensorFlow and Beam themselves know gs:// and hdfs:// only.
+    """
+    scheme = root.partition("://")[0] if storage.is_uri(root) else ""
+    for job in beam.jobs.values():
+        if scheme not in ("", "gs", "hdfs") and job.is_elsewhere:
+            raise _error(
+                job,
+                f"{job.runner} works on other machines, which cannot write to {scheme}://; set the "
+                "pipeline's root to gs:// or a mounted folder, or leave Beam's runner as it is",
+            )
 
 
 def check_pods(config: BeamConfig) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import tensorflow as tf
 
+from components import storage
 from components.attempts import Attempt
 from components.errors import JobError
 from components.jobs import Job, Worker
@@ -35,10 +35,7 @@ class _Look(Worker[str]):
     """Reads a file, writes one, and tells the version of the code."""
 
     def work(self, task: str, attempt: Attempt) -> dict[str, Any]:
-        with tf.io.gfile.GFile(task) as file:
-            read = file.read()
-        with tf.io.gfile.GFile(attempt.path(_FILE), "w") as file:
-            file.write(read)
+        storage.write_bytes(attempt.path(_FILE), storage.read_bytes(task))
         return {"code": code()}
 
 

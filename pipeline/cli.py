@@ -9,6 +9,7 @@ import contextlib
 import errno
 import functools
 import gc
+import importlib.metadata
 import sys
 import tempfile
 import traceback
@@ -22,9 +23,8 @@ from components import environment, progress
 from components.errors import DamagedFileError
 from components.redaction import redact
 from pipeline import notes, output
-from pipeline.commands import help_texts, schedule, schema
+from pipeline.commands import help_texts, schema
 from pipeline.commands.classify import classify
-from pipeline.commands.compile import compile_dag
 from pipeline.commands.data_check import check
 from pipeline.commands.data_show import show as show_data
 from pipeline.commands.doctor import doctor, version
@@ -37,12 +37,11 @@ from pipeline.commands.report import compare, report, runs
 from pipeline.commands.report import show as show_run
 from pipeline.commands.run import retrain, run
 from pipeline.commands.serve import serve
-from pipeline.commands.submit import submit
-from pipeline.commands.watch import watch
 from pipeline.commands.worker import worker
 from pipeline.errors import INTERRUPTED, UNEXPECTED, UserError
 
 Command = Callable[..., None]
+PLUGINS = "perennial.commands"  # entry points: modules with COMMANDS and GROUPS
 
 
 def main() -> None:
@@ -152,10 +151,7 @@ app = _group(
         "classify": classify,
         "feedback": feedback,
         "worker": worker,
-        "submit": submit,
-        "watch": watch,
         "gc": collect,
-        "compile": compile_dag,
     },
     name="perennial",
     epilog=help_texts.exit_codes(),
@@ -171,19 +167,12 @@ app.add_typer(
     ),
     name="schema",
 )
-app.add_typer(
-    _group(
-        "Schedule recurring runs on Kubeflow",
-        {
-            "list": schedule.list_schedules,
-            "create": schedule.create,
-            "pause": schedule.pause,
-            "resume": schedule.resume,
-            "delete": schedule.delete,
-        },
-    ),
-    name="schedule",
-)
+for _found in importlib.metadata.distribution("perennial").entry_points.select(group=PLUGINS):
+    _plugin = _found.load()
+    for _name, _command in _plugin.COMMANDS.items():
+        app.command(_name)(_reported(_command))
+    for _name, (_help, _commands) in _plugin.GROUPS.items():
+        app.add_typer(_group(_help, _commands), name=_name)
 help_texts.attach(app)
 
 

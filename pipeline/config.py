@@ -21,6 +21,7 @@ from the command line and the defaults to the working directory.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import json
@@ -35,7 +36,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from components import redaction
+from components import redaction, storage
 from components.image_example_gen import source_name
 from pipeline.errors import ConfigError, DataError
 from pipeline.probe import Survey, survey
@@ -47,6 +48,7 @@ from pipeline.settings import (
     SOURCE,
     Config,
     DataConfig,
+    StorageConfig,
     TrainConfig,
     is_unicode,
 )
@@ -155,6 +157,7 @@ def setting(config: Config, key: str) -> tuple[FieldInfo, Any]:
 
 def _load(given: list[_Layer], scheduled: bool) -> Loaded:
     source, _ = _last(given, "data.source", DataConfig.model_fields["source"].default)
+    _reach_storage(given)
     given = [*given, *_chosen(given, source)]
     presets = list(_published(given))
     recipe = _recipe([*presets, *given])
@@ -206,6 +209,15 @@ def _load(given: list[_Layer], scheduled: bool) -> Loaded:
         ]
         raise ConfigError(f"{_where(*involved)}: {error}") from None
     return Loaded(config, origins)
+
+
+def _reach_storage(given: list[_Layer]) -> None:
+    """Have this process reach object stores as is set: images are looked at to choose a recipe."""
+    fields = StorageConfig.model_fields
+    values = {name: _last(given, f"storage.{name}", None)[0] for name in fields}
+    with contextlib.suppress(ValidationError):  # which the whole configuration is told of, below
+        found = StorageConfig.model_validate({k: v for k, v in values.items() if v is not None})
+        os.environ.update(found.environment())
 
 
 @functools.cache
@@ -271,7 +283,7 @@ def check_paths(config: Config) -> None:
     check_data(config.data)
     if config.data.folder is not None:
         _check_outside("workspace", config.workspace, config.data.folder)
-        if "://" not in config.push_directory:
+        if not storage.is_uri(config.push_directory):
             _check_outside("push.directory", Path(config.push_directory), config.data.folder)
     if config.data.schema_file is not None:
         _check_readable("data.schema_file", config.data.schema_file)
@@ -280,14 +292,14 @@ def check_paths(config: Config) -> None:
         if key is not None:
             _check_readable(f"push.signing.{name}", key)
     key, source = weights_of(config.train.hyperparameters)
-    if source.endswith(_WEIGHTS) and "://" not in source:
+    if source.endswith(_WEIGHTS) and not storage.is_uri(source):
         _check_readable(key, Path(source).expanduser())
     if config.push_directory.lower().startswith(("http://", "https://")):
         raise ConfigError(
             f"push.directory: {config.push_directory}: nothing can be written by HTTP; name a "
             "folder, or gs:// or s3://"
         )
-    if config.push.directory is not None and "://" not in config.push.directory:
+    if config.push.directory is not None and not storage.is_uri(config.push.directory):
         _check_writable("push.directory", Path(config.push.directory))
 
 
@@ -553,7 +565,7 @@ def _anchored(value: object, field: FieldInfo, folder: Path | None) -> object:
         return value
     if SOURCE in field.metadata and (name := source_name.parse(value)).is_local:
         return name._replace(location=_below(folder, name.location)).text
-    is_path = PATH in field.metadata or (LOCATION in field.metadata and "://" not in value)
+    is_path = PATH in field.metadata or (LOCATION in field.metadata and not storage.is_uri(value))
     return _below(folder, value) if is_path else value
 
 

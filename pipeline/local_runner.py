@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import errno
+import functools
 import gc
 import itertools
 import logging
@@ -20,7 +21,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from google.protobuf.message import Message
 from ml_metadata.proto import metadata_store_pb2
@@ -30,13 +31,18 @@ from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.orchestration.portable.beam_executor_operator import BeamExecutorOperator
 from tfx.orchestration.portable.mlmd import execution_lib
+from tfx.orchestration.portable.python_executor_operator import PythonExecutorOperator
 from tfx.proto.orchestration import pipeline_pb2
-from tfx.proto.orchestration.executable_spec_pb2 import BeamExecutableSpec
+from tfx.proto.orchestration.executable_spec_pb2 import (
+    BeamExecutableSpec,
+    PythonClassExecutableSpec,
+)
 from tfx.types import Artifact
 
-from components import progress
+from components import progress, storage
 from components.errors import BadDataError, NotServableError
-from pipeline import usage
+from components.storage import tfx_files
+from pipeline import staged, tfx_queries, usage
 from pipeline.errors import (
     ConfigError,
     DataError,
@@ -48,6 +54,7 @@ from pipeline.errors import (
     data_error,
 )
 from pipeline.interrupts import Interrupts
+from pipeline.staged import StagedOperator
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -137,6 +144,7 @@ class NodeRunner:
         node_timeout: float | None = None,
         metadata_file: Path | None = None,
     ) -> None:
+        tfx_queries.install()
         self._ir = ir
         self._metadata_file = metadata_file
         self._deployment = runner_utils.extract_local_deployment_config(ir)
@@ -192,9 +200,23 @@ class NodeRunner:
             pipeline_runtime_spec=self._ir.runtime_spec,
             executor_spec=_without_beam_args(spec),
             custom_driver_spec=runner_utils.extract_custom_driver_spec(self._deployment, node_id),
-            custom_executor_operators={BeamExecutableSpec: _operator(spec)},
+            custom_executor_operators=self._operators(spec),
         ).launch()
         return (info.execution_id if info else None) or None
+
+    def _operators(self, spec: Message | None) -> dict[Any, Callable[..., Any]]:
+        """What runs executors, by the kind of their specification."""
+        beam = _operator(spec)
+        root = self._ir.runtime_spec.pipeline_root.field_value.string_value
+        if not storage.is_uri(root) or not staged.is_staged(spec):
+            return {BeamExecutableSpec: beam}
+        tfx_files.register()
+        return {
+            BeamExecutableSpec: functools.partial(StagedOperator, operator=beam),
+            PythonClassExecutableSpec: functools.partial(
+                StagedOperator, operator=PythonExecutorOperator
+            ),
+        }
 
     def _outcome(
         self, node_id: str, execution_id: int | None

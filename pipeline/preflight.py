@@ -420,10 +420,10 @@ def _step_images(place: Place) -> int:
 def _warm_start(place: Place) -> str:
     if not place.config.train.warm_start or place.connection is None:
         return ""
-    from pipeline.retraining import judged
+    from components.lineage import Lineage
     from trainer_module import warm_start
 
-    baseline = judged.read(place.connection, place.config.name).baseline
+    baseline = Lineage.at(place.connection).history(place.config.name).baseline
     model = place.model
     if baseline is None or model is None:
         return "no blessed model to start from" if baseline is None else ""

@@ -21,12 +21,14 @@ from pydantic import (
     model_validator,
 )
 
+from components import storage
 from components.image_evaluator.bounds import Bounds
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
 from components.image_example_validator.findings import Policy
 from components.model_registry import Registry, is_config_map, place_of
 from components.redaction import ENV
+from components.storage.options import Options as StorageOptions
 
 LOCAL_RUNNER = "FnApiRunner"
 # Of Beam's runners those that can do the work of the nodes. Beam also takes the path of a class.
@@ -75,12 +77,7 @@ def _absolute_source(value: object) -> object:
 
 def absolute_location(value: object) -> object:
     """A path or URI that nodes write to, as it is used. Raises ValueError for what cannot be."""
-    if isinstance(value, str) and "://" in value:
-        if value.lower().startswith("s3://"):
-            raise ValueError(
-                "must be a folder, such as that of a mounted volume, or gs://bucket/...: "
-                "TensorFlow has no file system for s3://"
-            )
+    if isinstance(value, str) and storage.is_uri(value):
         if not value.partition("://")[2].strip("/"):
             raise ValueError("must name a bucket after ://")
         return value.rstrip("/")
@@ -476,6 +473,10 @@ class PushConfig(Section):
         return self
 
 
+class StorageConfig(Section, StorageOptions):
+    """How object stores are reached, and where nodes have copies of what is in them."""
+
+
 class DriftConfig(Section):
     """When new images count as drifted from those that the baseline was made of.
 
@@ -828,7 +829,8 @@ class KubeflowConfig(Surroundings):
         default=None, description="Image with this project, with a tag or a digest."
     )
     pipeline_root: Annotated[str, LOCATION] | None = Field(
-        default=None, description="URI or mounted folder for what nodes write, such as gs://bucket."
+        default=None,
+        description="URI or mounted folder for what nodes write, such as s3://bucket or gs://bucket.",
     )
     run_as_user: int | None = Field(
         default=None, ge=1, description="User id of the pods; unset: the image's."
@@ -922,6 +924,9 @@ class Config(Section):
         default=InfraValidationConfig(), description="The trial in a model server."
     )
     push: PushConfig = Field(default=PushConfig(), description="Destination of blessed models.")
+    storage: StorageConfig = Field(
+        default=StorageConfig(), description="Object stores: s3:// and gs://."
+    )
     retrain: RetrainConfig = Field(default=RetrainConfig(), description="Scheduled retraining.")
     notify: NotifyConfig = Field(default=NotifyConfig(), description="Messages of retrainings.")
     beam: BeamConfig = Field(default=BeamConfig(), description="Data processing.")

@@ -7,12 +7,15 @@ import subprocess
 import sys
 import tomllib
 from fnmatch import fnmatch
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from kubeflow.image import requirements
+from kubeflow.image import requirements, smoke
 from tests import REPO
 
 DOCKERFILE = REPO / "kubeflow" / "Dockerfile"
@@ -77,12 +80,14 @@ def test_a_target_ends_as_a_user_that_is_not_root(stages: dict[str, Stage], targ
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_target_is_tried_when_it_is_built(stages: dict[str, Stage], target: str) -> None:
-    assert ("RUN", '["python3", "-m", "kubeflow.image.smoke"]') in stages[target].steps
+    command = f'["python3", "-m", "kubeflow.image.smoke", "{target}"]'
+    assert ("RUN", command) in stages[target].steps
 
 
 def test_targets_differ_in_tensorflow_only(stages: dict[str, Stage]) -> None:
     cpu, gpu = (stages[target] for target in TARGETS)
-    assert [(kind, rest.replace("-gpu", "-cpu")) for kind, rest in gpu.steps] == cpu.steps
+    as_cpu = [(kind, re.sub(r'(?<=[-"])gpu', "cpu", rest)) for kind, rest in gpu.steps]
+    assert as_cpu == cpu.steps
 
 
 def test_no_secret_and_nothing_unchecked_goes_in(stages: dict[str, Stage]) -> None:
@@ -132,6 +137,27 @@ class TestRequirements:
         assert {"model-signing", "absl-py", "ml-metadata", "grpcio"} <= base
         assert "tensorflow" in requirements.of_layer("gpu")
 
+    def test_it_is_all_that_the_packages_themselves_require(self) -> None:
+        """By the metadata of what is installed here, in place of the notes of uv."""
+        project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+        extras = project["optional-dependencies"]["signing"]
+        due = [Requirement(each) for each in [*project["dependencies"], *extras]]
+        seen: set[tuple[str, frozenset[str]]] = set()
+        while due:
+            each = due.pop()
+            key = canonicalize_name(each.name), frozenset(each.extras)
+            if key not in seen:
+                seen.add(key)
+                extras_of = [{"extra": extra} for extra in ("", *each.extras)]
+                due += [
+                    wanted
+                    for wanted in map(Requirement, metadata.requires(each.name) or ())
+                    if not wanted.marker or any(map(wanted.marker.evaluate, extras_of))
+                ]
+        required = {str(name) for name, _ in seen}
+        assert required - requirements.of_layer("base").keys() == {"tensorflow", "libclang"}
+        assert requirements.of_layer("base").keys() <= required
+
     def test_what_developers_need_is_not(self) -> None:
         project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
         extras = project["optional-dependencies"]
@@ -148,6 +174,30 @@ class TestRequirements:
         locked = requirements.of_layer("gpu")["tensorflow"].split()[0]
         cpu = requirements.of_layer("cpu")["tensorflow-cpu"].split()[0]
         assert cpu == locked.replace("tensorflow", "tensorflow-cpu")
+
+
+class TestSmoke:
+    def test_this_environment_has_what_the_image_gets(self) -> None:
+        base = requirements.versions(requirements.of_layer("base"))
+        found = smoke.installed()
+        assert smoke.differences(base, {name: found.get(name, "") for name in base}) == []
+
+    @pytest.mark.parametrize(
+        "found", [{}, {"cleanlab": "2.8.0"}, {"cleanlab": "2.9.0", "extra": "1"}]
+    )
+    def test_what_differs_is_named(self, found: dict[str, str]) -> None:
+        (told,) = smoke.differences({"cleanlab": "2.9.0"}, found)
+        assert told.partition(" ")[0] in {"cleanlab", "extra"}
+
+    def test_another_environment_is_refused(self) -> None:
+        """This one, which has tools of developers and the whole of TensorFlow."""
+        done = subprocess.run(
+            [sys.executable, "-m", "kubeflow.image.smoke", "cpu"],
+            cwd=REPO, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "tensorflow-cpu is missing" in done.stderr
+        assert "pytest is " in done.stderr
 
 
 def test_the_smoke_command_passes_here() -> None:

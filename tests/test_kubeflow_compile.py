@@ -335,6 +335,7 @@ def test_nodes_share_a_pod_within_a_stage_and_a_pool(
     found = group(NODES, kubeflow)
     assert {each.task: each.ids for each in found} == pods
     assert [pools.get(each.ids[0], "cpu") for each in found] == [each.pool for each in found]
+    assert [each.plans for each in found] == [True] + [False] * (len(found) - 1)
     order = [node for each in found for node in each.ids]
     assert sorted(order) == sorted(node.id for node in NODES)
     for node in NODES:

@@ -341,15 +341,15 @@ class TestRules:
 
     def test_an_object_store_is_promoted_alike(self, colour_models: list[Path]) -> None:
 
-        base = "ram://promotion/models/colours"
+        base = "memory://promotion/models/colours"
         for number in (1, 2):
             versions.push(colour_models[number], base, {}, 10, lambda: ())
-        target = Registry(base, "ram://promotion/models/models.config", "colours")
+        target = Registry(base, "memory://promotion/models/models.config", "colours")
         target.promote(1, STABLE)
         target.promote(2, CANARY)
         assert target.serving() == Serving.of({STABLE: 1, CANARY: 2})
         assert f'base_path: "{base}"' in (storage.read_text(target.config) or "")
-        log = storage.read_text("ram://promotion/models/models.audit.jsonl") or ""
+        log = storage.read_text("memory://promotion/models/models.audit.jsonl") or ""
         assert len(log.splitlines()) == 4
 
 

@@ -23,7 +23,8 @@ from components import records, servable, storage
 from components.errors import DamagedFileError
 from components.image_evaluator import figures
 from components.image_example_gen.accounting import FILE_NAME, read_accounting
-from components.image_example_validator.executor import FINDINGS_FILE, read_warnings
+from components.image_example_validator.executor import read_warnings
+from components.image_example_validator.findings import FINDINGS_FILE
 from components.model_registry import CANARY, STABLE, Registry, Serving, configuration, versions
 from components.model_server import launch
 from pipeline.errors import ConfigError

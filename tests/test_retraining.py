@@ -21,6 +21,7 @@ from components.image_example_gen import inputs
 from components.image_example_gen.dataset import DataSet
 from components.image_example_gen.inputs import Input
 from components.image_example_gen.options import Options
+from components.lineage import Trained
 from components.model_registry import versions
 from pipeline.config import load
 from pipeline.errors import ConfigError, DataError
@@ -28,7 +29,6 @@ from pipeline.retraining import feedback, inventory, journal, notify
 from pipeline.retraining.decision import Situation, decide
 from pipeline.retraining.drift_report import Distance, Drift
 from pipeline.retraining.inventory import Entry, News
-from pipeline.retraining.judged import Trained
 from pipeline.retraining.look import decide_in_cluster
 from pipeline.settings import DriftConfig, NotifyConfig, RetrainConfig
 

@@ -198,7 +198,7 @@ class TestPush:
         assert versions.find(str(base)) == []
 
     def test_an_object_store_is_signed_and_checked_alike(self, model: Path, keys: Keys) -> None:
-        prefix = f"ram://{uuid.uuid4().hex}/models/{MODEL}"
+        prefix = f"memory://{uuid.uuid4().hex}/models/{MODEL}"
         for _ in range(2):
             assert versions.push(model, prefix, {}, 10, lambda: (), keys) == 1
         verify_version(prefix, 1, keys.public)

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import Result
 
 from kubeflow import client, cluster, cron, transport
+from kubeflow.commands.connection import Connection
 from pipeline.errors import ConfigError, KubeflowRefused, KubeflowUnreachable
 from tests import kubeflow_stub
 from tests.cli import perennial
@@ -23,8 +24,9 @@ USAGE = ConfigError.exit_code
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No settings of whoever runs the tests, and no cluster."""
-    for name in ("KF_PIPELINES_ENDPOINT", "KF_PIPELINES_IAP_OAUTH2_CLIENT_ID", "KUBECONFIG"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("ENDPOINT", "UI_ENDPOINT", "IAP_OAUTH2_CLIENT_ID"):
+        monkeypatch.delenv(f"KF_PIPELINES_{name}", raising=False)
+    monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
 
@@ -93,6 +95,30 @@ class TestSubmit:
             f"Run       {stub.url}/#/runs/details/runs-1",
         ]
         assert result.stderr == ""
+
+    def test_links_are_of_the_pages(
+        self, stub: Stub, package: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where the API has another address, such as Kubeflow's with users."""
+        monkeypatch.setenv("KF_PIPELINES_UI_ENDPOINT", "https://kubeflow.example/pipeline/")
+        command = ("--host", stub.url, "--param", "data_root=x")
+        lines = perennial("submit", package, *command).stdout.splitlines()
+        assert lines[-1].split() == [
+            "Run",
+            "https://kubeflow.example/pipeline/#/runs/details/runs-1",
+        ]
+        told = perennial("schedule", "create", package, *command, "--cron", "@daily").stdout
+        assert "https://kubeflow.example/pipeline/#/recurringrun/details/" in told
+        assert "--ui-host 'kubeflow.example'" in refused(
+            USAGE, "submit", package, *command, "--ui-host", "kubeflow.example"
+        )
+
+    def test_a_pod_knows_the_path_of_the_pages_only(self) -> None:
+        kubeflow = client.Kubeflow(Connection(in_cluster=True, namespace="team"), dry_run=True)
+        page = kubeflow.artifact("minio://mlpipeline/v2/report")
+        assert page == (
+            "/pipeline/artifacts/get?source=minio&bucket=mlpipeline&key=v2%2Freport&namespace=team"
+        )
 
     def test_uploads_a_file_once(self, stub: Stub, package: Path, tmp_path: Path) -> None:
         command = ("submit", "--host", stub.url, "--param", "data_root=x")

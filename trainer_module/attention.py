@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 from components import features
+from components.storage import staging
 from trainer_module import transform
 from trainer_module.models.views import SquareView
 from trainer_module.models.vision_transformer import ClassToken
@@ -152,7 +153,7 @@ def _in_the_centre(maps: np.ndarray, share: float) -> np.ndarray:
 
 def _examples(patterns: Sequence[str], image_size: int, batch_size: int) -> tf.data.Dataset:
     """Pixels, labels and digests."""
-    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    files = staging.here_all(patterns)
     compression = "GZIP" if files[0].endswith(".gz") else None
     spec = {
         transform.IMAGE_KEY: tf.io.FixedLenFeature([], tf.string),

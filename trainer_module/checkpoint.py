@@ -6,21 +6,19 @@ import dataclasses
 import hashlib
 import json
 import posixpath
-import tempfile
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from components import progress
+from components import progress, storage
 
 KEPT = 2  # the last one, and one more should that turn out to be damaged
 ABANDONED_DAYS = 14
 _META = "meta"
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, tf.errors.OpError)
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Checkpoints:
         """Write a checkpoint and remove older ones; a later one has a higher `number`."""
         write(posixpath.join(self._folder, f"{number:012d}.npz"), meta, arrays)
         for old in self._files()[:-KEPT]:
-            tf.io.gfile.remove(old)
+            storage.remove(old)
 
     def latest(self) -> Saved | None:
         """The newest checkpoint that is whole, or None."""
@@ -68,13 +66,14 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove all, and those of other trainings that nobody came back to."""
         parent = posixpath.dirname(self._folder)
-        for name in tf.io.gfile.listdir(parent) if tf.io.gfile.isdir(parent) else []:
-            folder = posixpath.join(parent, name.rstrip("/"))
+        for name in storage.names(parent):
+            folder = posixpath.join(parent, name)
             if folder == self._folder or _is_abandoned(folder):
-                tf.io.gfile.rmtree(folder)
+                storage.remove_tree(folder)
 
     def _files(self) -> list[str]:
-        return sorted(tf.io.gfile.glob(posixpath.join(self._folder, "*.npz")))
+        names = [name for name in storage.names(self._folder) if name.endswith(".npz")]
+        return [posixpath.join(self._folder, name) for name in names if not name.startswith(".")]
 
 
 def write(path: str, meta: Mapping[str, Any], arrays: Mapping[str, Sequence]) -> None:
@@ -86,19 +85,14 @@ def write(path: str, meta: Mapping[str, Any], arrays: Mapping[str, Sequence]) ->
         for name, each in arrays.items()
         for index, array in enumerate(each)
     }
-    tf.io.gfile.makedirs(posixpath.dirname(path))
-    # A zip file needs to seek, which files on remote storage cannot.
-    with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+    with storage.writing(path) as staging, staging.open("wb") as file:
         np.savez(file, allow_pickle=False, **flat)
-        file.flush()
-        tf.io.gfile.copy(file.name, f"{path}.partial", overwrite=True)
-    tf.io.gfile.rename(f"{path}.partial", path, overwrite=True)
 
 
 def read(path: str) -> Saved:
     """What `write` wrote. Raises one of `UNREADABLE`."""
     lists: dict[str, list[np.ndarray]] = {}
-    with tf.io.gfile.GFile(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+    with storage.opened(path) as file, np.load(file, allow_pickle=False) as arrays:
         meta = json.loads(str(arrays[_META]))
         for key in arrays.files:
             if key != _META:
@@ -107,6 +101,5 @@ def read(path: str) -> Saved:
 
 
 def _is_abandoned(folder: str) -> bool:
-    files = tf.io.gfile.glob(posixpath.join(folder, "*"))
-    newest = max((tf.io.gfile.stat(file).mtime_nsec for file in files), default=0)
-    return newest / 1e9 < time.time() - ABANDONED_DAYS * 86_400
+    changed = storage.changed(folder)
+    return changed < time.time() - ABANDONED_DAYS * 86_400

@@ -6,16 +6,14 @@ It holds Transform's graph, so that a served image is prepared as the training i
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
-from tfx.utils import io_utils
 
-from components import features, servable
+from components import features, servable, storage
 from components.wording import of_op
 from trainer_module import transform
 
@@ -92,12 +90,12 @@ def export(
         archive.add_endpoint(name, function, [tf.TensorSpec([None], tf.string, argument)])
     archive.write_out(export_dir, verbose=False)
 
-    io_utils.write_string_file(
-        os.path.join(export_dir, CLASSES_FILE), json.dumps(list(classes), ensure_ascii=False) + "\n"
-    )
-    io_utils.write_string_file(
-        os.path.join(export_dir, INPUT_FILE), json.dumps({"image_size": image_size}) + "\n"
-    )
+    texts = {
+        CLASSES_FILE: json.dumps(list(classes), ensure_ascii=False),
+        INPUT_FILE: json.dumps({"image_size": image_size}),
+    }
+    for name, text in texts.items():
+        storage.write_text(storage.join(export_dir, name), f"{text}\n", durable=False)
 
 
 def penultimate(model: keras.Model) -> keras.Model:

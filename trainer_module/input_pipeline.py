@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.errors import BadDataError
+from components.storage import staging
 from trainer_module import transform
 
 # Maps (images uint8 [B, H, W, 3], labels int64 [B], seed int64 [2]) to images of the same type and
@@ -96,7 +97,7 @@ def read(
         BadDataError: there is no image, or one of a class that is not in `classes`. `split` is the
             name that the message gives to these files.
     """
-    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    files = sorted(staging.here_all(patterns))
     if not files:
         raise _empty(split)
     compression = "GZIP" if files[0].endswith(".gz") else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +14,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 from pydantic import BaseModel
-from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.components.trainer.fn_args_utils import FnArgs
-from tfx.utils import io_utils
 
-from components import progress, reuse
-from components.image_schema_gen.schema import class_names
+from components import progress, reuse, storage
+from components.image_schema_gen.schema import class_names, load
+from components.storage import staging
 from trainer_module import (
     attention,
     checkpoint,
@@ -85,7 +83,7 @@ def _run(
 ) -> None:
     settings = fn_args.custom_config
     size = settings["image_size"]
-    classes = class_names(io_utils.parse_pbtxt_file(fn_args.schema_path, schema_pb2.Schema()))
+    classes = class_names(load(fn_args.schema_path))
     framed = getattr(recipe, "is_framed", lambda _: False)(config)
     train = _training_split(fn_args, classes, cache, framed=framed)
     input_pipeline.check_trainable(train, classes)
@@ -93,7 +91,7 @@ def _run(
         fn_args.eval_files, size, classes, "evaluation", cache_dir=cache
     )
     checkpoints = checkpoint.Checkpoints(
-        checkpoint.directory(fn_args.model_run_dir, _identity(fn_args))
+        checkpoint.directory(staging.origin(fn_args.model_run_dir), _identity(fn_args))
     )
     writes = devices.is_chief(strategy)
     events = reports.EventFiles(fn_args.model_run_dir) if writes else None
@@ -138,7 +136,7 @@ def _run(
         return
     history = {
         "images": {"train": train.size, "eval": evaluation.size},
-        "base_model": fn_args.base_model or "",
+        "base_model": staging.origin(fn_args.base_model or ""),
         "seconds": time.monotonic() - started,
         "steps": trained.steps,
         "best_epoch": trained.best["epoch"],
@@ -179,7 +177,7 @@ def weighted(patterns: Sequence[str], weight: int, spans: int) -> Sequence[str]:
     """Files that match `patterns`, those of the latest `spans` spans `weight` times."""
     if weight == 1:
         return patterns
-    files = [file for pattern in patterns for file in tf.io.gfile.glob(pattern)]
+    files = staging.here_all(patterns)
     numbers = sorted({span for file in files if (span := reuse.span_of(file)) is not None})
     recent = [file for file in files if reuse.span_of(file) in numbers[-spans:]]
     return files + recent * (weight - 1)
@@ -201,10 +199,10 @@ def _identity(fn_args: FnArgs) -> Mapping[str, Any]:
     """What two calls have in common of which one may continue the other."""
     return {
         "custom_config": fn_args.custom_config,
-        "train": fn_args.train_files,
-        "eval": fn_args.eval_files,
-        "schema": fn_args.schema_path,
-        "base_model": fn_args.base_model,
+        "train": [staging.origin(each) for each in fn_args.train_files],
+        "eval": [staging.origin(each) for each in fn_args.eval_files],
+        "schema": staging.origin(fn_args.schema_path),
+        "base_model": staging.origin(fn_args.base_model or ""),
         "versions": [tf.__version__, keras.__version__],
     }
 
@@ -235,6 +233,4 @@ def _dtype_policy(name: str) -> Iterator[None]:
 
 
 def _write(fn_args: FnArgs, name: str, content: bytes) -> None:
-    tf.io.gfile.makedirs(fn_args.model_run_dir)
-    with tf.io.gfile.GFile(os.path.join(fn_args.model_run_dir, name), "wb") as file:
-        file.write(content)
+    storage.write_bytes(storage.join(fn_args.model_run_dir, name), content, durable=False)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from components import environment, progress, redaction
+from components import environment, progress, redaction, storage
 from components.wording import shortened
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class WeightSpec(BaseModel):
             source = redaction.reveal(self.source)
         except ValueError:
             return False
-        path = urlsplit(source).path if "://" in source else source
+        path = urlsplit(source).path if storage.is_uri(source) else source
         return bool(source) and not path.endswith(".npz")
 
     @property
@@ -152,7 +152,7 @@ def assign(
 
 
 def _npz(source: str, sha256: str) -> Path:
-    if "://" in source:
+    if storage.is_uri(source):
         return _fetched(source, sha256)
     path = Path(source).expanduser()
     if not path.is_file():
@@ -200,9 +200,7 @@ def _download(url: str, file: IO[bytes]) -> None:
             for chunk in answer.iter_content(_CHUNK):
                 file.write(chunk)
     else:
-        import tensorflow as tf
-
-        with tf.io.gfile.GFile(url, "rb") as remote:
+        with storage.opened(url) as remote:
             shutil.copyfileobj(remote, file, _CHUNK)
     file.flush()
 

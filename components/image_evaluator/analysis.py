@@ -8,7 +8,6 @@ that they cross no Beam stage.
 from __future__ import annotations
 
 import io
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,9 +22,8 @@ from tensorflow_model_analysis.evaluators import evaluator
 from tensorflow_model_analysis.extractors import extractor, predictions_extractor
 from tensorflow_model_analysis.proto import config_pb2
 from tensorflow_model_analysis.writers import writer
-from tfx.dsl.io import fileio
 
-from components import features
+from components import features, storage
 from components.image_evaluator import slices
 from components.image_evaluator.figures import SLICES
 from components.jobs import Meter
@@ -273,15 +271,11 @@ class _WritePredictions(beam.PTransform):
 def _write(tables: list[pa.Table], path: str) -> None:
     # Workers finish in any order, and the same models are to give the same file.
     table = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    # Two attempts may do this at once.
-    own = f"{path}-{uuid.uuid4().hex}"
-    write_table(table.take(pc.sort_indices(table, sort_keys=[("sha256", "ascending")])), own)
-    fileio.rename(own, path, overwrite=True)
+    write_table(table.take(pc.sort_indices(table, sort_keys=[("sha256", "ascending")])), path)
 
 
 def write_table(table: pa.Table, path: str) -> None:
-    """Write Parquet to a path or URI."""
+    """Write Parquet to a path or URI; two attempts may do so at once."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    with fileio.open(path, "wb") as file:
-        file.write(buffer.getvalue())
+    storage.write_bytes(path, buffer.getvalue(), durable=False)

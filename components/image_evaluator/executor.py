@@ -15,11 +15,10 @@ from pydantic import BaseModel
 from tfx import types
 from tfx.components.evaluator import constants
 from tfx.dsl.components.base import base_beam_executor
-from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_component_specs
-from tfx.utils import io_utils, path_utils
+from tfx.utils import path_utils
 
-from components import features, reuse
+from components import features, reuse, storage
 from components.errors import BadDataError, NotServableError
 from components.image_evaluator import figures, gate, latency
 from components.image_evaluator.analysis import (
@@ -34,6 +33,7 @@ from components.image_evaluator.metrics import model_figures
 from components.image_example_gen.accounting import read_accounting
 from components.jobs import Job
 from components.servable import CLASSES_FILE, parse_classes
+from components.storage import staging
 
 BOUNDS_KEY = "bounds"
 _LATENCY_IMAGES = 32
@@ -95,7 +95,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 pairs=pairs(judged, classes) if BASELINE in models else None,
                 train=read_accounting(examples.uri).splits.get(TRAIN, {}),
             ),
-            figures.Baseline(id=artifacts[BASELINE].id, uri=artifacts[BASELINE].uri)
+            figures.Baseline(id=artifacts[BASELINE].id, uri=staging.origin(artifacts[BASELINE].uri))
             if BASELINE in models
             else None,
         )
@@ -134,15 +134,14 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         reuse.pay(evaluation, job.cpu_s)
         tables = [figures.read_table(part) for part in parts.values()]
         for part in parts.values():
-            fileio.remove(part)
+            storage.remove(part)
         return pa.concat_tables(tables)
 
 
 def read_classes(model_path: str) -> list[str]:
     """The class names of an exported model, in the order of its probabilities."""
     location = os.path.join(model_path, CLASSES_FILE)
-    with fileio.open(location, "rb") as file:
-        return parse_classes(file.read(), location)
+    return parse_classes(storage.read_bytes(location), location)
 
 
 def pairs(table: pa.Table, classes: Mapping[str, Sequence[str]]) -> gate.Pairs:
@@ -277,7 +276,7 @@ def _check_count(evaluation_uri: str, model_name: str, candidate: ModelFigures) 
 
 def _shards(examples: types.Artifact, split: str) -> list[str]:
     pattern = os.path.join(artifact_utils.get_split_uri([examples], split), "*")
-    return sorted(fileio.glob(pattern))
+    return staging.here_all([pattern])
 
 
 def _images(examples: types.Artifact, number: int) -> list[bytes]:
@@ -290,7 +289,7 @@ def _images(examples: types.Artifact, number: int) -> list[bytes]:
 
 
 def _write_json(record: BaseModel, path: str) -> None:
-    io_utils.write_string_file(path, record.model_dump_json(indent=1) + "\n")
+    storage.write_text(path, record.model_dump_json(indent=1) + "\n", durable=False)
 
 
 def _bless(
@@ -298,7 +297,7 @@ def _bless(
 ) -> None:
     """Say it as TFX's Evaluator does, for Pusher and resolvers."""
     name = constants.BLESSED_FILE_NAME if verdict.blessed else constants.NOT_BLESSED_FILE_NAME
-    io_utils.write_string_file(os.path.join(blessing.uri, name), "")
+    storage.write_text(storage.join(blessing.uri, name), "", durable=False)
     blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(verdict.blessed))
     keys = {
         CANDIDATE: (

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from components import storage
 from components.errors import read_back
 
 if TYPE_CHECKING:
@@ -196,20 +197,11 @@ def read_table(path: str) -> pa.Table:
 
     with read_back(path):
         # Arrow's threads sometimes abort a process that ends soon after.
-        return pq.read_table(io.BytesIO(_bytes(path)), use_threads=False, pre_buffer=False)
+        return pq.read_table(
+            io.BytesIO(storage.read_bytes(path)), use_threads=False, pre_buffer=False
+        )
 
 
 def _read(path: str, kind: type[_Record]) -> _Record:
     with read_back(path):
-        return kind.model_validate_json(_bytes(path))
-
-
-def _bytes(path: str) -> bytes:
-    if "://" not in path:
-        with open(path, "rb") as file:
-            return file.read()
-    from tfx.dsl.io import fileio  # slow to import, and knows the schemes
-
-    with fileio.open(path, "rb") as file:
-        data: bytes = file.read()
-        return data
+        return kind.model_validate_json(storage.read_bytes(path))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
 from pydantic import TypeAdapter
 
+from components import storage
 from components.errors import BadDataError, DataLossError, read_back
 from components.wording import other_files, quoted
 
@@ -137,24 +136,22 @@ class Accounting:
 
 def write_accounting(accounting: Accounting, examples_uri: str) -> None:
     """Write the record beside the splits of an Examples artifact."""
-    with tf.io.gfile.GFile(os.path.join(examples_uri, FILE_NAME), "w") as file:
-        file.write(json.dumps(dataclasses.asdict(accounting), indent=2))
+    text = json.dumps(dataclasses.asdict(accounting), indent=2)
+    storage.write_text(storage.join(examples_uri, FILE_NAME), text, durable=False)
 
 
 def read_accounting(examples_uri: str) -> Accounting:
     """Read the record of an Examples artifact."""
-    location = os.path.join(examples_uri, FILE_NAME)
-    with tf.io.gfile.GFile(location, "rb") as file:
-        content = file.read()
+    location = storage.join(examples_uri, FILE_NAME)
+    content = storage.read_bytes(location)
     with read_back(location):
         return TypeAdapter(Accounting).validate_json(content)
 
 
 def write_lines(rows: Sequence[Mapping[str, Any]], path: str) -> None:
     """Write JSON lines."""
-    with tf.io.gfile.GFile(path, "w") as file:
-        for row in rows:
-            file.write(json.dumps(row) + "\n")
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    storage.write_text(path, text, durable=False)
 
 
 def varied(quarantine: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

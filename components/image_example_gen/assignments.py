@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Mapping
 
-import tensorflow as tf
-
-from components import reuse
+from components import reuse, storage
 from components.image_example_gen.inputs import Input
 
 FILE = "assignments.json"  # in an Examples artifact: the splits of all images that were ever in one
@@ -41,16 +38,15 @@ class Assignments:
         by_split: dict[str, list[str]] = {}
         for image, split in sorted(self.splits.items()):
             by_split.setdefault(split, []).append(image)
-        with tf.io.gfile.GFile(os.path.join(folder, FILE), "w") as file:
-            file.write(json.dumps({"rule": self.rule, "splits": by_split}))
+        text = json.dumps({"rule": self.rule, "splits": by_split})
+        storage.write_text(storage.join(folder, FILE), text, durable=False)
 
 
 def read(uri: str, shares: Mapping[str, int], group: bool) -> Assignments:
     """What the latest ingest beside the artifact at `uri` decided, by the same settings."""
     rule = reuse.key(dict(shares), group)
     for path in reuse.siblings(uri, FILE):
-        with tf.io.gfile.GFile(path) as file:
-            found = json.loads(file.read())
+        found = json.loads(storage.read_bytes(path))
         if found["rule"] == rule:
             splits = found["splits"].items()
             return Assignments(rule, {image: split for split, of in splits for image in of})

@@ -5,17 +5,15 @@ written in one, and only what is known of its images leaves it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
 from tfx import types
 from tfx.components.example_gen import utils
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_component_specs
 
-from components import redaction, reuse
+from components import redaction, reuse, storage
 from components.attempts import Attempt
 from components.errors import BadDataError
 from components.image_example_gen import assignments, writing
@@ -89,7 +87,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         def work(pieces: Sequence[Work], images: int) -> Mapping[int, list[Outcome]]:
             targets = [target for piece in pieces for target in piece.targets if target]
             for split in {*shares, *(target.split for target in targets)}:
-                tf.io.gfile.makedirs(os.path.join(examples.uri, f"Split-{split}"))
+                storage.make_folder(storage.join(examples.uri, f"Split-{split}"))
             known = {piece.index: units.take_over(piece) for piece in pieces}
             rest = [left for _, left in known.values() if left.images]
             done = sum(piece.images for piece in rest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from components import redaction
+from components import redaction, storage
 
 DIGITS = "digits"
 FOLDER = "folder"
@@ -36,7 +36,7 @@ class SourceName(NamedTuple):
     @property
     def is_local(self) -> bool:
         """Whether `location` is a path on this machine."""
-        return self.kind not in (DIGITS, TFDS, UNSET) and not is_remote(self.location)
+        return self.kind not in (DIGITS, TFDS, UNSET) and not storage.is_uri(self.location)
 
     @property
     def has_spans(self) -> bool:
@@ -72,11 +72,6 @@ def kind_of_file(location: str) -> str:
     if location.lower().endswith(MANIFESTS):
         return MANIFEST
     return TFRECORD if RECORDS.search(location) else ""
-
-
-def is_remote(location: str) -> bool:
-    """Whether `location` is a URI such as gs://bucket/folder."""
-    return "://" in location
 
 
 def fixed_part(location: str) -> str:

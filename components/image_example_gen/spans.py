@@ -18,6 +18,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from components import storage
 from components.errors import BadDataError
 from components.image_example_gen import files, source_name
 from components.image_example_gen.options import Options
@@ -131,7 +132,7 @@ def _found(location: str) -> list[Span]:
 
 
 def _candidates(location: str) -> list[str]:
-    if source_name.is_remote(location):
+    if storage.is_uri(location):
         # Object stores have no folders to list: a span is there because a file in it is.
         root = source_name.fixed_part(location)
         return [f"{root}/{entry.name}" for entry in files.list_remote(root)]

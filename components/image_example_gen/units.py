@@ -8,12 +8,11 @@ import posixpath
 from collections.abc import Iterable
 from typing import Any
 
-import tensorflow as tf
-
-from components import reuse
+from components import reuse, storage
 from components.attempts import Attempt
 from components.image_example_gen.inputs import Problem
 from components.image_example_gen.writing import Facts, Outcome, Work, shards
+from components.storage import staging
 
 FOLDER = "units"
 # What may be otherwise the next time, with the content the same.
@@ -25,8 +24,8 @@ class Units:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._known = reuse.earlier(uri, f"{FOLDER}/*.json")
-        self._shards = reuse.earlier(uri, "Split-*/*") if self._known else {}
+        self._known = reuse.earlier(uri, FOLDER)
+        self._shards = reuse.earlier(uri, "Split-*") if self._known else {}
 
     def take_over(self, work: Work) -> tuple[list[Outcome], Work]:
         """The outcomes that are known, whose files are there from now on, and what is left."""
@@ -46,16 +45,15 @@ class Units:
         location = self._known.get(_name(work, split))
         if location is None:
             return None
-        with tf.io.gfile.GFile(location) as file:
-            outcomes = decode(json.loads(file.read()))
+        outcomes = decode(json.loads(storage.read_bytes(location)))
         # Files that were changed later, to bring near duplicates together, have other names.
         needed = shards(work, outcomes)
         if not self._shards.keys() >= needed.keys():
             return None
         for name in needed:
-            reuse.take_over(self._shards[name], posixpath.join(self._uri, name))
+            staging.take_over(self._shards[name], posixpath.join(self._uri, name))
         name = _name(work, split)
-        reuse.take_over(location, posixpath.join(self._uri, name))
+        staging.take_over(location, posixpath.join(self._uri, name))
         return outcomes
 
 
@@ -68,8 +66,8 @@ def keep(work: Work, outcomes: Iterable[Outcome], attempt: Attempt) -> None:
     for split, found in by_split.items():
         kinds = {fate.kind for _, fate in found if isinstance(fate, Problem)}
         if not kinds.intersection(_PASSING):
-            with tf.io.gfile.GFile(attempt.path(_name(work, split)), "w") as file:
-                file.write(json.dumps(encode(found)))
+            path = attempt.path(_name(work, split))
+            storage.write_text(path, json.dumps(encode(found)), durable=False)
 
 
 def encode(outcomes: Iterable[Outcome]) -> list[Any]:

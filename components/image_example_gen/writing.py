@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from components import features, progress, reuse
+from components import features, progress, reuse, storage
 from components.attempts import Attempt
 from components.image_example_gen.dataset import SpanUnit
 from components.image_example_gen.files import Unusable
@@ -20,6 +20,7 @@ from components.image_example_gen.images import Picture, read_image
 from components.image_example_gen.inputs import Problem
 from components.image_example_gen.sources.base import Item
 from components.parallel import in_order
+from components.storage import staging
 
 
 class Target(NamedTuple):
@@ -204,7 +205,7 @@ class _Moving:
         path = os.path.join(self._output, f"Split-{split}", name)
         staying, leaving = 0, []
         with tf.io.TFRecordWriter(f"{path}.partial") as writer:
-            for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            for record in tf.data.TFRecordDataset(staging.here(path)).as_numpy_iterator():
                 example = tf.train.Example.FromString(record)
                 sha256 = example.features.feature[features.SHA256].bytes_list.value[0].decode()
                 if sha256 in self._moves:
@@ -214,11 +215,11 @@ class _Moving:
                     writer.write(record)
                     staying += 1
         if not leaving:
-            tf.io.gfile.remove(f"{path}.partial")
+            storage.remove(f"{path}.partial")
             return
         rest = f"{name}-{reuse.key(leaving)}"
-        tf.io.gfile.rename(f"{path}.partial", os.path.join(self._output, f"Split-{split}", rest))
-        tf.io.gfile.remove(path)
+        storage.move(f"{path}.partial", os.path.join(self._output, f"Split-{split}", rest))
+        staging.remove(path)
         self.changed |= {f"Split-{split}/{name}": None, f"Split-{split}/{rest}": staying}
 
     def close(self) -> None:
@@ -227,7 +228,7 @@ class _Moving:
             writer.close()
             path = self._partial(split)
             name = f"{reuse.SHARD}moved-{reuse.key(self._moved[split])}"
-            tf.io.gfile.rename(path, os.path.join(self._output, f"Split-{split}", name))
+            storage.move(path, os.path.join(self._output, f"Split-{split}", name))
             self.changed[f"Split-{split}/{name}"] = len(self._moved[split])
 
     def _add(self, split: str, origin: str, record: bytes) -> None:

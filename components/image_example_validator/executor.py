@@ -14,12 +14,13 @@ import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 from tfx import types
 from tfx.components.example_validator import executor as example_validator
+from tfx.components.schema_gen import executor as schema_gen
 from tfx.components.statistics_gen import stats_artifact_utils
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils, standard_component_specs
-from tfx.utils import io_utils, writer_utils
+from tfx.utils import writer_utils
 
-from components import features
+from components import features, storage
 from components.errors import BadDataError, read_back
 from components.image_example_validator.findings import (
     DATASET,
@@ -30,7 +31,7 @@ from components.image_example_validator.findings import (
     class_findings,
     removal_findings,
 )
-from components.image_schema_gen.schema import class_counts, class_names, counted
+from components.image_schema_gen.schema import class_counts, class_names, counted, load
 from components.progress import report
 from components.resolvers.previous_statistics import PREVIOUS, STATISTICS_ID
 from components.wording import shortened
@@ -70,7 +71,7 @@ class Executor(base_executor.BaseExecutor):
             output_dict[standard_component_specs.ANOMALIES_KEY]
         )
         schema_uri = artifact_utils.get_single_uri(input_dict[standard_component_specs.SCHEMA_KEY])
-        schema = io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema_uri))
+        schema = load(storage.join(schema_uri, schema_gen.DEFAULT_FILE_NAME))
         policy = Policy.model_validate_json(exec_properties[POLICY_KEY])
         previous = [_load(each) for each in input_dict.get(PREVIOUS) or []]
 
@@ -93,16 +94,15 @@ class Executor(base_executor.BaseExecutor):
             example_validator.ARTIFACT_PROPERTY_BLESSED_KEY, blessed
         )
         rows = [{**dataclasses.asdict(each), "level": policy.level(each)} for each in findings]
-        io_utils.write_string_file(
-            os.path.join(anomalies.uri, FINDINGS_FILE), json.dumps(rows, indent=2) + "\n"
-        )
+        text = json.dumps(rows, indent=2) + "\n"
+        storage.write_text(storage.join(anomalies.uri, FINDINGS_FILE), text, durable=False)
         _act(findings, policy)
 
 
 def read_warnings(anomalies_uri: str) -> list[str]:
     """One line for each finding that an ExampleAnomalies artifact keeps; they all only warned."""
-    location = os.path.join(anomalies_uri, FINDINGS_FILE)
-    content = io_utils.read_bytes_file(location)
+    location = storage.join(anomalies_uri, FINDINGS_FILE)
+    content = storage.read_bytes(location)
     with read_back(location):
         rows = [{k: v for k, v in row.items() if k != "level"} for row in json.loads(content)]
         return [str(Finding(**row)) for row in rows]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
+from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import types
 from tfx.components.schema_gen import executor as schema_gen
 from tfx.components.statistics_gen import stats_artifact_utils
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils, standard_component_specs
-from tfx.utils import io_utils
 
+from components import storage
 from components.image_example_gen.accounting import read_accounting
 from components.image_schema_gen.inference import infer
 from components.image_schema_gen.schema import add_identifying, read_schema
@@ -62,4 +62,5 @@ class ImportExecutor(base_executor.BaseExecutor):
 
 def _write(schema: schema_pb2.Schema, output_dict: dict[str, list[types.Artifact]]) -> None:
     uri = artifact_utils.get_single_uri(output_dict[standard_component_specs.SCHEMA_KEY])
-    io_utils.write_pbtxt_file(os.path.join(uri, schema_gen.DEFAULT_FILE_NAME), schema)
+    text = text_format.MessageToString(schema)
+    storage.write_text(storage.join(uri, schema_gen.DEFAULT_FILE_NAME), text, durable=False)

@@ -8,8 +8,8 @@ from pathlib import Path
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
-from components import features
-from components.errors import BadDataError
+from components import features, storage
+from components.errors import BadDataError, read_back
 
 
 def complete(schema: schema_pb2.Schema, classes: Sequence[str]) -> None:
@@ -30,6 +30,12 @@ def complete(schema: schema_pb2.Schema, classes: Sequence[str]) -> None:
     for feature in schema.feature:  # ImageExampleGen writes each of them once into every example
         feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_fraction=1, min_count=1))
         feature.shape.CopyFrom(schema_pb2.FixedShape(dim=[schema_pb2.FixedShape.Dim(size=1)]))
+
+
+def load(path: str) -> schema_pb2.Schema:
+    """Read the schema that a node has written, by its path or URI."""
+    with read_back(path):
+        return text_format.Parse(storage.read_bytes(path), schema_pb2.Schema())
 
 
 def set_classes(schema: schema_pb2.Schema, classes: Sequence[str]) -> None:

@@ -18,12 +18,12 @@ from tfx import types
 from tfx.components.statistics_gen import executor as statistics_gen
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_component_specs
-from tfx.utils import io_utils
 
-from components import features, reuse
+from components import features, reuse, storage
 from components.attempts import Attempt
 from components.jobs import Job, Worker
 from components.progress import Counter
+from components.storage import staging
 
 COLUMNS = "columns"  # folder of the derived features by shard, for the runs to come
 ROWS = 1000  # of a batch: some 100 kB of derived features
@@ -65,11 +65,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         for split in splits:
             kept = [os.path.join(statistics.uri, made[name]) for name in sorted(files[split])]
             folder = artifact_utils.get_split_uri([statistics], split)
-            tf.io.gfile.makedirs(folder)
             counted = count(itertools.chain.from_iterable(map(load_columns, kept)))
-            io_utils.write_bytes_file(
-                os.path.join(folder, statistics_gen.DEFAULT_FILE_NAME),
+            storage.write_bytes(
+                storage.join(folder, statistics_gen.DEFAULT_FILE_NAME),
                 counted.SerializeToString(deterministic=True),
+                durable=False,
             )
 
 
@@ -89,14 +89,13 @@ class _Columns(Worker[tuple[str, str]]):
                     for batch in itertools.chain([first], batches):
                         writer.write_batch(batch)
                         counter.add(batch.num_rows)
-        with tf.io.gfile.GFile(attempt.path(target), "wb") as file:
-            file.write(sink.getvalue().to_pybytes())
+        kept = sink.getvalue().to_pybytes()
+        storage.write_bytes(attempt.path(target), kept, durable=False)
 
 
 def load_columns(kept: str) -> Iterator[pa.RecordBatch]:
     """The batches of an Arrow file of a shard, of some hundred bytes an image."""
-    with tf.io.gfile.GFile(kept, "rb") as file:
-        content = file.read()
+    content = storage.read_bytes(staging.here(kept))
     if content:
         with pa.ipc.open_stream(content) as batches:
             yield from batches
@@ -132,7 +131,7 @@ def read_columns(shard: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     Batches of at most `ROWS` rows, in the file's order, with a list column for each name, which is
     how TFDV wants them.
     """
-    records = tf.data.TFRecordDataset(shard, buffer_size=2**20)
+    records = tf.data.TFRecordDataset(staging.here(shard), buffer_size=2**20)
     for first in records.take(1).as_numpy_iterator():
         parse = functools.partial(tf.io.parse_single_example, features=_parsing(first, names))
         columns = records.map(parse).batch(ROWS)

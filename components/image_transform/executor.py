@@ -19,17 +19,18 @@ import tensorflow_transform as tft
 from tensorflow_transform import impl_helper
 from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
 from tfx import types
+from tfx.components.schema_gen import executor as schema_gen
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_component_specs
-from tfx.utils import io_utils
 
-from components import features, reuse
+from components import features, reuse, storage
 from components.attempts import Attempt
 from components.errors import BadDataError
-from components.image_schema_gen.schema import class_names
+from components.image_schema_gen.schema import class_names, load
 from components.jobs import Job, Worker
 from components.parallel import in_order
 from components.progress import Counter
+from components.storage import staging
 from components.wording import of_op
 
 PREFIX = "transformed_examples"
@@ -75,7 +76,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         transformed.split_names = examples.split_names
         transformed.span = examples.span
 
-        schema = io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema_uri))
+        schema = load(storage.join(schema_uri, schema_gen.DEFAULT_FILE_NAME))
         config = json.loads(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY])
         function = functools.partial(
             _resolve(exec_properties[standard_component_specs.PREPROCESSING_FN_KEY]),
@@ -85,7 +86,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
         splits = artifact_utils.decode_split_names(examples.split_names)
         for split in splits:
-            tf.io.gfile.makedirs(artifact_utils.get_split_uri([transformed], split))
+            storage.make_folder(artifact_utils.get_split_uri([transformed], split))
         made_by = reuse.key(
             exec_properties[standard_component_specs.PREPROCESSING_FN_KEY],
             {**config, "classes": class_names(schema)},
@@ -158,7 +159,7 @@ def transform_records(graph: Graph, source: str) -> Iterator[bytes]:
             for row in range(len(group.records))
         ]
 
-    records = tf.data.TFRecordDataset(source, buffer_size=2**20).as_numpy_iterator()
+    records = tf.data.TFRecordDataset(staging.here(source), buffer_size=2**20).as_numpy_iterator()
     for found in in_order(transform, _groups(records), lambda group: sum(map(len, group.records))):
         yield from found
 

@@ -25,17 +25,17 @@ from tfx import types
 from tfx.components.infra_validator import error_types, executor, serving_bins
 from tfx.components.infra_validator.model_server_clients import tensorflow_serving_client
 from tfx.components.infra_validator.model_server_runners import base_runner, kubernetes_runner
-from tfx.dsl.io import fileio
 from tfx.proto import infra_validator_pb2
 from tfx.types import artifact_utils
-from tfx.utils import import_utils, io_utils, kube_utils, path_utils
+from tfx.utils import import_utils, kube_utils, path_utils
 from tfx.utils.model_paths import tf_serving_flavor
 
-from components import features
+from components import features, storage
 from components.decoding import decode_now
 from components.errors import NotServableError
 from components.progress import report
 from components.servable import EXAMPLES, IMAGES
+from components.storage import staging
 from components.wording import of_op
 
 SERVER_KEY = "server"
@@ -120,8 +120,8 @@ class Executor(executor.Executor):
         (binary,) = serving_bins.parse_serving_binaries(serving_spec)
         measured = self._attempt(path, binary, serving_spec, validation_spec, questions)
 
-        io_utils.copy_dir(path, path_utils.stamped_model_path(blessing.uri))
-        io_utils.write_string_file(os.path.join(blessing.uri, "INFRA_BLESSED"), "")
+        storage.copy_tree(path, path_utils.stamped_model_path(blessing.uri))
+        storage.write_text(storage.join(blessing.uri, "INFRA_BLESSED"), "", durable=False)
         blessing.set_int_custom_property("has_model", 1)
         blessing.set_int_custom_property("blessed", 1)
         blessing.set_string_custom_property("server", measured.server)
@@ -304,7 +304,7 @@ def read_examples(examples: types.Artifact, split: str, number: int) -> list[byt
     large ones the image is shrunk: what counts is that both processes are asked the same.
     """
     pattern = os.path.join(artifact_utils.get_split_uri([examples], split), "*")
-    files = sorted(fileio.glob(pattern))
+    files = staging.here_all([pattern])
     compression = "GZIP" if files and files[0].endswith(".gz") else ""
     dataset = tf.data.TFRecordDataset(files, compression_type=compression).take(number)
     records = [_fitting(record) for record in dataset.as_numpy_iterator()]
@@ -364,8 +364,10 @@ def _image(record: bytes) -> bytes:
 
 def write_warmup(path: str, requests: Sequence[predict_pb2.PredictRequest]) -> None:
     """Put the requests into a SavedModel, for servers to replay while they load it."""
-    logs = [
-        prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
-        for request in requests
-    ]
-    io_utils.write_tfrecord_file(path_utils.warmup_file_path(path), *logs)
+    file = path_utils.warmup_file_path(path)
+    storage.make_folder(storage.parent(file))
+    with tf.io.TFRecordWriter(file) as writer:
+        for request in requests:
+            asked = prediction_log_pb2.PredictLog(request=request)
+            log = prediction_log_pb2.PredictionLog(predict_log=asked)
+            writer.write(log.SerializeToString())

@@ -93,7 +93,7 @@ def request(what: str, api: str, method: str, *arguments: Any, **options: Any) -
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
-    client = _connection(os.environ.get("KUBECONFIG") or None, os.environ.get(_IN_POD))
+    client = connection()
     call = getattr(getattr(kubernetes.client, api)(client), method)
     try:
         # Not as the library's models: they leave out what is newer than themselves.
@@ -109,13 +109,20 @@ def request(what: str, api: str, method: str, *arguments: Any, **options: Any) -
     return found
 
 
-@functools.cache
-def _connection(kubeconfig: str | None, host: str | None) -> Any:
+def connection(retries: int = _RETRIES) -> Any:
     """A client of the cluster that KUBECONFIG names, else of the pod's own, else of ~/.kube/config.
+
+    Args:
+        retries: of requests that were not answered.
 
     Raises:
         ConfigError: none is named, or what is named cannot be used.
     """
+    return _connection(os.environ.get("KUBECONFIG") or None, os.environ.get(_IN_POD), retries)
+
+
+@functools.cache
+def _connection(kubeconfig: str | None, host: str | None, retries: int) -> Any:
     import kubernetes
     import yaml
     from kubernetes.config.config_exception import ConfigException
@@ -131,7 +138,7 @@ def _connection(kubeconfig: str | None, host: str | None) -> Any:
         raise ConfigError(
             f"no cluster is named: {reason}; set KUBECONFIG, or run it in a pod with a token"
         ) from error
-    settings.retries = _RETRIES
+    settings.retries = retries
     return kubernetes.client.ApiClient(settings)
 
 

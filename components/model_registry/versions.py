@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -38,7 +37,6 @@ MANIFEST = "perennial-manifest.json"
 SERVABLE = "saved_model.pb"
 _STAGING, _DOOMED = ".staging-", ".removed-"
 _HIGHEST = 2**63 - 1  # TensorFlow Serving's version numbers are int64
-_CHUNK = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +106,7 @@ def _is_removed(version: Path) -> bool:
 
 def _names(base: str) -> list[str]:
     if storage.is_uri(base):
-        found = storage.gfile().exists(base)
-        return [name.rstrip("/") for name in storage.gfile().listdir(base)] if found else []
+        return storage.names(base)
     try:
         return os.listdir(base)  # noqa: PTH208 - names are all that is needed
     except FileNotFoundError:
@@ -135,15 +132,10 @@ def damaged_files(base: str, version: int, manifest: Manifest) -> list[str]:
 
 def digest_of(location: str) -> str:
     """SHA-256 in hex of a file or object; empty where there is none."""
-    if storage.is_uri(location) and not storage.gfile().exists(location):
+    try:
+        return storage.digest(location)
+    except FileNotFoundError:
         return ""
-    open_file = storage.gfile().GFile if storage.is_uri(location) else open
-    digest = hashlib.sha256()
-    with contextlib.suppress(FileNotFoundError), open_file(location, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-        return digest.hexdigest()
-    return ""
 
 
 def push(
@@ -206,8 +198,7 @@ def _remove(version: str) -> None:
     """Remove what is superseded, or half; where that fails, a later push does it."""
     try:
         if storage.is_uri(version):
-            with storage.store_errors(version):
-                storage.gfile().rmtree(version)
+            storage.remove_tree(version)
         else:
             _remove_folder(Path(version))
     except OSError as error:  # of what comes after the push, which is done
@@ -279,17 +270,13 @@ def _check_space(model: Path, base: Path) -> None:
 def _publish_to_store(
     model: Path, version: str, manifest: Manifest, keys: signing.Keys | None
 ) -> None:
-    gfile = storage.gfile()
-    with tempfile.TemporaryDirectory() as folder, storage.store_errors(version):
+    with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "version"
         _stage(model, whole, manifest, keys)
         last = [SERVABLE, *([signing.SIGNATURE] if keys else [])]
         try:
             for name in [*sorted({*manifest.files} - {*last}), *last]:
-                target = storage.join(version, name)
-                gfile.makedirs(storage.parent(target))
-                with (whole / name).open("rb") as source, gfile.GFile(target, "wb") as sink:
-                    shutil.copyfileobj(source, sink, _CHUNK)
+                storage.upload(str(whole / name), storage.join(version, name))
             number = int(storage.name(version))
             for name in damaged_files(storage.parent(version), number, manifest):
                 raise ConfigError(
@@ -297,6 +284,5 @@ def _publish_to_store(
                 )
             storage.write_text(storage.join(version, MANIFEST), manifest.to_json())
         except BaseException:
-            if gfile.exists(version):
-                gfile.rmtree(version)
+            storage.remove_tree(version)
             raise

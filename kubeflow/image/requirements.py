@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 _IMAGE = Path(__file__).resolve().parent
@@ -43,12 +44,22 @@ def entries(lock: str) -> dict[str, str]:
     return {entry.split("==")[0]: entry for entry in found}
 
 
+def versions(entries_of: Mapping[str, str]) -> dict[str, str]:
+    """The pinned version of each entry of a lock file."""
+    return {name: re.split(r"==|[ ;]", entry)[1] for name, entry in entries_of.items()}
+
+
+def canonical(name: str) -> str:
+    """A package's name as lock files spell it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def needed(locked: dict[str, str]) -> list[str]:
     """The packages that the project's dependencies lead to, by what uv noted on each: `# via`."""
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]["signing"]
     names = [re.match(_NAME, each) for each in [*project["dependencies"], *extras]]
-    wanted = {name[0].lower().replace("_", "-") for name in names if name}
+    wanted = {canonical(name[0]) for name in names if name}
     parents = {
         name: set(re.findall(r"^ +#(?: via)? +([a-z0-9-]+)$", entry, re.MULTILINE))
         for name, entry in locked.items()

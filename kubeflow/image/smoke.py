@@ -1,17 +1,28 @@
-"""Whether an environment can run every node: python3 -m kubeflow.image.smoke.
+"""Whether an environment can run every node: python3 -m kubeflow.image.smoke [cpu | gpu].
 
 Compiles the default DAG and imports what each of its nodes executes, native libraries included.
+With a layer of TensorFlow, the environment must have what the lock files have, and nothing else: a
+package that is imported late would be missed in a run only.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 import tempfile
+from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
+
+from kubeflow.image import requirements
 
 
 def main() -> None:
-    """Print what was imported. ImportError says what the environment lacks."""
+    """Print what was imported. ImportError names what the environment lacks."""
+    for layer in sys.argv[1:]:
+        locked = requirements.of_layer("base") | requirements.of_layer(layer)
+        if found := differences(requirements.versions(locked), installed()):
+            raise SystemExit("the packages are not those of the lock: " + "; ".join(found))
     from tfx.dsl.compiler.compiler import Compiler
     from tfx.orchestration.local import runner_utils
 
@@ -32,6 +43,22 @@ def main() -> None:
     for module in sorted(modules):
         importlib.import_module(module)
         print(module)
+
+
+def installed() -> dict[str, str]:
+    """The version of each package, but for this project itself, by its name as the lock has it."""
+    found = {requirements.canonical(each.name): each.version for each in metadata.distributions()}
+    found.pop("perennial", None)
+    return found
+
+
+def differences(locked: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """Each package that is not there, of another version or not in the lock, with both versions."""
+    return [
+        f"{name} is {found.get(name, 'missing')}, locked is {locked.get(name, 'none')}"
+        for name in sorted({*locked, *found})
+        if locked.get(name) != found.get(name)
+    ]
 
 
 if __name__ == "__main__":

@@ -104,6 +104,7 @@ def _first_of_each(
     import tensorflow as tf
 
     from components import features
+    from components.storage import staging
 
     wanted = {label: min(per_class, images) for label, images in counts.items()}
     chosen: dict[str, list[tuple[str, bytes]]] = {label: [] for label in wanted}
@@ -111,7 +112,7 @@ def _first_of_each(
         name: tf.io.FixedLenFeature([], tf.string)
         for name in (features.LABEL_TEXT, features.FILENAME, features.IMAGE)
     }
-    files = sorted(tf.io.gfile.glob(pattern))
+    files = staging.here_all([pattern])
     for row in (
         tf.data.TFRecordDataset(files)
         .map(lambda record: tf.io.parse_single_example(record, spec))

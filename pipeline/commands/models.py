@@ -15,7 +15,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from components import progress
+from components import progress, storage
 from components.model_registry import CANARY, CONFIG_MAP, STABLE, Registry, Version, place_of
 from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption, with_options
 from pipeline.commands.tables import percent, table
@@ -180,7 +180,7 @@ def rollback(*, place: TargetOptions, change: ChangeOptions) -> None:
 
 
 def _absolute(location: str) -> str:
-    return location if "://" in location else str(Path(location).absolute())
+    return location if storage.is_uri(location) else str(Path(location).absolute())
 
 
 class _Notes(logging.Handler):

@@ -14,6 +14,7 @@ import typer
 from components.model_registry import Registry
 from pipeline.commands.options import RUNS, RunsOption
 from pipeline.errors import ConfigError
+from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from components.model_server import launch
@@ -63,6 +64,7 @@ def serve(
     """
     from components.model_server import launch
 
+    Workspace(workspace).settle()
     source = _source(workspace.absolute() / "serving", model)
     backend = launch.own_backend() if own else launch.find_backend()
     everywhere = backend.kind is launch.Kind.TENSORFLOW_SERVING

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from components import features
+from components import features, storage
 from components.image_evaluator import figures
 from components.image_evaluator.figures import EVAL, TEST, Figures, Verdict
+from components.lineage import Lineage
 from components.progress import report
 from pipeline.report import labels as mislabelled
 from pipeline.report import pictures
@@ -69,38 +69,15 @@ def artifacts_in(connection: metadata_store_pb2.ConnectionConfig, run_id: str) -
 
     An infrastructure blessing is named "infra_blessing" and not, as its node does, "blessing".
     """
-    import ml_metadata
-    from ml_metadata.proto import metadata_store_pb2
-
-    store = ml_metadata.MetadataStore(connection)
-    context = store.get_context_by_type_and_name("pipeline_run", run_id)
-    if context is None:
-        return []
-    succeeded = (metadata_store_pb2.Execution.COMPLETE, metadata_store_pb2.Execution.CACHED)
-    executions = [
-        execution.id
-        for execution in store.get_executions_by_context(context.id)
-        if execution.last_known_state in succeeded
+    return [
+        Artifact(
+            name="infra_blessing" if each.type == "InfraBlessing" else each.key,
+            uri=each.uri,
+            execution=each.execution,
+            fingerprint=each.fingerprint,
+        )
+        for each in Lineage.at(connection).outputs(run_id)
     ]
-    events = [
-        event
-        for event in store.get_events_by_execution_ids(sorted(executions))
-        if event.type == metadata_store_pb2.Event.OUTPUT
-    ]
-    found = {each.id: each for each in store.get_artifacts_by_id([e.artifact_id for e in events])}
-    return [_artifact(event, found[event.artifact_id]) for event in events]
-
-
-def _artifact(event: Any, artifact: Any) -> Artifact:
-    name = event.path.steps[0].key
-    return Artifact(
-        name="infra_blessing" if artifact.type == "InfraBlessing" else name,
-        uri=artifact.uri,
-        execution=event.execution_id,
-        fingerprint=artifact.custom_properties["input_fingerprint"].string_value
-        if "input_fingerprint" in artifact.custom_properties
-        else "",
-    )
 
 
 def collect(run: Run, artifacts: Sequence[Artifact]) -> Facts:
@@ -159,13 +136,12 @@ class _Parts:
 
 def _content(uri: str | None, *names: str) -> bytes | None:
     """A file below `uri`; None where there is none."""
-    import tensorflow as tf
-
-    if not uri or not tf.io.gfile.exists(path := os.path.join(uri, *names)):
+    if not uri:
         return None
-    with tf.io.gfile.GFile(path, "rb") as file:
-        content: bytes = file.read()
-        return content
+    try:
+        return storage.read_bytes(storage.join(uri, *names))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _data(where: Mapping[str, str]) -> Data | None:
@@ -381,16 +357,19 @@ def _images(uri: str | None, split: str, wanted: set[str]) -> dict[str, bytes]:
         name: tf.io.FixedLenFeature([], tf.string) for name in (features.SHA256, features.IMAGE)
     }
     found: dict[str, bytes] = {}
-    files = sorted(tf.io.gfile.glob(os.path.join(uri, f"Split-{split}", "*")))
-    for batch in (
-        tf.data.TFRecordDataset(files)
-        .batch(64)
-        .map(lambda records: tf.io.parse_example(records, spec))
-        .as_numpy_iterator()
-    ):
-        for digest, encoded in zip(batch[features.SHA256], batch[features.IMAGE], strict=True):
-            if (name := digest.decode()) in wanted:
-                found[name] = pictures.thumbnail(encoded)
-        if len(found) == len(wanted):
-            break
+    folder = storage.join(uri, f"Split-{split}")
+    for name in storage.names(folder):
+        with storage.local_file(storage.join(folder, name)) as file:
+            for batch in (
+                tf.data.TFRecordDataset(file)
+                .batch(64)
+                .map(lambda records: tf.io.parse_example(records, spec))
+                .as_numpy_iterator()
+            ):
+                rows = zip(batch[features.SHA256], batch[features.IMAGE], strict=True)
+                for digest, encoded in rows:
+                    if (key := digest.decode()) in wanted:
+                        found[key] = pictures.thumbnail(encoded)
+                if len(found) == len(wanted):
+                    return found
     return found

@@ -6,10 +6,10 @@ import dataclasses
 import datetime
 from typing import Any
 
+from components.lineage import Trained
 from components.wording import quoted
 from pipeline.retraining.drift_report import Drift
 from pipeline.retraining.inventory import News
-from pipeline.retraining.judged import Trained
 from pipeline.retraining.losses import Losses
 from pipeline.settings import RetrainConfig
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from components import storage
 from components.errors import read_back
-from components.image_example_gen import files, source_name
+from components.image_example_gen import files
 from components.image_example_gen.dataset import DataSet, SpanUnit, list_data
 from components.image_example_gen.inputs import QUARANTINED, scan
 from components.image_example_gen.options import Options
@@ -134,15 +134,7 @@ def read_inputs(location: str) -> Inventory:
 
     Raises OSError where it is not there, DamagedFileError where it is not what was written.
     """
-    if source_name.is_remote(location):
-        import tensorflow as tf
-
-        if not tf.io.gfile.exists(location):
-            raise FileNotFoundError(location)
-        content = tf.io.gfile.GFile(location, "rb").read()
-    else:
-        content = Path(location).read_bytes()
-    text = content.decode("utf-8", errors="replace")
+    text = storage.read_bytes(location).decode("utf-8", errors="replace")
     with read_back(location):
         rows = map(json.loads, text.splitlines())
         return {
@@ -167,7 +159,7 @@ def _signature(contents: list[Content]) -> tuple[str, int]:
     lines, latest = [], 0
     for content in contents:
         state: list[object] = []
-        if content.path and source_name.is_remote(content.path):
+        if content.path and storage.is_uri(content.path):
             state = [files.digest(content.path)]
         elif content.path:
             try:

@@ -14,12 +14,12 @@ from components import storage
 from components.errors import BadDataError
 from components.image_example_gen import spans as source_spans
 from components.image_example_gen.inputs import INPUTS_FILE
+from components.lineage import History, Lineage
 from pipeline.errors import DataLost, data_error
-from pipeline.retraining import drift_report, inventory, journal, judged, losses, notify
+from pipeline.retraining import drift_report, inventory, journal, losses, notify
 from pipeline.retraining.decision import Decision, Situation, decide
 from pipeline.retraining.drift_report import Drift
 from pipeline.retraining.inventory import Inventory, News
-from pipeline.retraining.judged import History
 from pipeline.settings import Config
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def record(place: Place, decision: Decision, situation: Situation) -> None:
 def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> Situation:
     """What there is to decide on. Raises DataError where the data cannot be listed."""
     entries = journal.read(place.log)
-    past = judged.read(place.connection, config.name) if place.connection else History()
+    past = Lineage.at(place.connection).history(config.name) if place.connection else History()
     known = _inputs_of(past)
     is_forgotten = known is None and past.last is not None
     if known is None:

@@ -240,9 +240,9 @@ def ended(name: str, namespace: str) -> tuple[int, str]:
     return terminated["exitCode"], kubectl("logs", pod["metadata"]["name"], "-n", namespace)
 
 
-def wait_until(reached: Callable[[], bool], what: str) -> None:
+def wait_until(reached: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
     """Look every second until it is so."""
-    give_up = time.monotonic() + SECONDS
+    give_up = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < give_up, f"in vain: {what}"
         time.sleep(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from components import storage
 from components.errors import BadDataError
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
@@ -36,7 +37,7 @@ def _recognised(location: str) -> str:
     lowered = location.lower()
     if lowered.endswith(_ARCHIVES):
         raise BadDataError(f"{location}: is an archive; unpack it and give the folder")
-    if source_name.is_remote(location):
+    if storage.is_uri(location):
         return source_name.kind_of_file(location) or source_name.FOLDER
     if cifar10.recognises(location):
         return source_name.CIFAR10

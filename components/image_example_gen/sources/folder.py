@@ -21,11 +21,10 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from components import progress
+from components import progress, storage
 from components.errors import BadDataError
 from components.image_example_gen import files
 from components.image_example_gen.options import Options
-from components.image_example_gen.source_name import is_remote
 from components.image_example_gen.sources import folder_names, layout
 from components.image_example_gen.sources.base import Content, Item, Listing, Unit, printable
 
@@ -94,7 +93,7 @@ class FileUnit(Unit):
 def listing(location: str, options: Options) -> Listing:
     """List a folder. Raises BadDataError where it cannot be read, or be read in several ways."""
     ignored: Counter[str] = Counter()
-    if is_remote(location):
+    if storage.is_uri(location):
         found = list(_remote_entries(location, ignored, options.ignore))
     elif os.path.isdir(location):
         # Millions of files, or a slow disk, take minutes.

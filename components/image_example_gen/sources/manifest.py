@@ -18,10 +18,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from components import storage
 from components.errors import BadDataError
 from components.image_example_gen import files
 from components.image_example_gen.options import Options
-from components.image_example_gen.source_name import is_remote
 from components.image_example_gen.sources import folder
 from components.image_example_gen.sources.base import Content, Listing, label_of, split_name
 from components.image_example_gen.sources.paths import Paths
@@ -128,7 +128,7 @@ def _reachable(sources: list[folder.SourceFile], root: str) -> list[folder.Sourc
     checked = []
     for file in sources:
         path = files.join(root, file.name)
-        if not file.problem and is_remote(path):
+        if not file.problem and storage.is_uri(path):
             store = _store(path)
             if store not in reasons:
                 reasons[store] = files.unreachable(path)

@@ -10,8 +10,8 @@ import re
 import urllib.parse
 from pathlib import PurePosixPath
 
+from components import storage
 from components.image_example_gen import files
-from components.image_example_gen.source_name import is_remote
 
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _BY_WEB = ("http://", "https://", "ftp://")
@@ -36,7 +36,7 @@ class Paths:
             detail = f"{scheme}:// is not read; download the images and give their paths"
             return path, 0, ("unreachable", detail)
         full = files.join(self._root, path)
-        if is_remote(full):
+        if storage.is_uri(full):
             return path, 0, None
         try:
             return path, os.stat(full).st_size, None

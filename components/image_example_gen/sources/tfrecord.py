@@ -26,10 +26,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from components import storage
 from components.errors import BadDataError
 from components.image_example_gen import files
 from components.image_example_gen.options import Options
-from components.image_example_gen.source_name import RECORDS, is_remote
+from components.image_example_gen.source_name import RECORDS
 from components.image_example_gen.sources.base import (
     SPLIT_OF,
     Content,
@@ -92,7 +93,7 @@ def listing(location: str, options: Options) -> Listing:
 
 def _names(location: str) -> tuple[list[str], list[str]]:
     """TFRecord files and others, relative to the folder."""
-    if is_remote(location):
+    if storage.is_uri(location):
         found = [entry.name for entry in files.list_remote(location)]
         if found == [""]:
             return [os.path.basename(location)], []

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.connection import Connection, connected
-from pipeline.commands.submit import (
+from kubeflow.commands.connection import Connection, connected
+from kubeflow.commands.submit import (
     SERVICE_ACCOUNT,
     CheckOption,
     DryRunOption,

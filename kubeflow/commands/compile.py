@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.noise import quiet
 
 if TYPE_CHECKING:
-    from kubeflow.compiler import Pod
+    from kubeflow.groups import Group
     from pipeline.config import Loaded
     from pipeline.settings import Pool
 
@@ -59,7 +59,7 @@ def compile_dag(
     _print_summary(loaded, compiled.pods, output)
 
 
-def _print_summary(loaded: Loaded, pods: Sequence[Pod], output: Path) -> None:
+def _print_summary(loaded: Loaded, pods: Sequence[Group], output: Path) -> None:
     from kubeflow import parameters
 
     kubeflow = loaded.config.kubeflow

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.connection import Connection, connected
+from kubeflow.commands.connection import Connection, connected
 
 
 @connected

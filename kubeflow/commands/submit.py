@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from components import progress
-from pipeline.commands.connection import Connection, connected
+from kubeflow.commands.connection import Connection, connected
 from pipeline.commands.options import LogFormat, LogFormatOption
 
 if TYPE_CHECKING:

@@ -25,6 +25,15 @@ class Connection:
             "port-forward.",
         ),
     ] = None
+    ui_host: Annotated[
+        str | None,
+        typer.Option(
+            envvar="KF_PIPELINES_UI_ENDPOINT",
+            metavar="URL",
+            help="Of Kubeflow's pages, for the links that are shown, where --host is an address of "
+            "the API only: https://kubeflow.example/pipeline.",
+        ),
+    ] = None
     namespace: Annotated[
         str | None, typer.Option(help="Namespace of the profile, for Kubeflow with several users.")
     ] = None
@@ -69,8 +78,9 @@ class Connection:
         given = [way for way, is_given in ways.items() if is_given]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)}: give one of them")
-        if self.host is not None and not self.host.startswith(("http://", "https://")):
-            raise ConfigError(f"--host {self.host!r}: must start with http:// or https://")
+        for option, url in (("--host", self.host), ("--ui-host", self.ui_host)):
+            if url is not None and not url.startswith(("http://", "https://")):
+                raise ConfigError(f"{option} {url!r}: must start with http:// or https://")
 
 
 connected = with_options(connection=Connection)

@@ -1,0 +1,139 @@
+"""Paths and URIs, and the clients of the object stores that URIs are of.
+
+How S3 is reached is told by its own variables and files, which every client of it knows:
+AWS_ENDPOINT_URL_S3 (MinIO, SeaweedFS and others), AWS_PROFILE, AWS_ACCESS_KEY_ID and
+AWS_SECRET_ACCESS_KEY, or a pod's web identity (AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+_EXTRAS = {"az": "adlfs", "abfs": "adlfs", "hdfs": "pyarrow"}
+_MOST_TEXT = 300  # characters of a client's message
+
+
+def is_uri(location: str) -> bool:
+    """Whether it is something like s3://bucket/models, and not a path."""
+    return "://" in location
+
+
+def scheme(location: str) -> str:
+    """The part before ://, in lower case; "" of a path."""
+    before, mark, _ = location.partition("://")
+    return before.lower() if mark else ""
+
+
+def join(base: str, *names: str) -> str:
+    """`base` and the names below it."""
+    return "/".join([base.rstrip("/"), *names])
+
+
+def parent(location: str) -> str:
+    """What holds `location`."""
+    return location.rstrip("/").rpartition("/")[0]
+
+
+def name(location: str) -> str:
+    """The last part of `location`."""
+    return location.rstrip("/").rpartition("/")[2]
+
+
+def path(location: str) -> UPath:
+    """The location as a path object. Raises OSError where no client of the store is installed."""
+    from upath import UPath
+
+    with _told(location):
+        return UPath(location, **_options(scheme(location)))
+
+
+def filesystem(location: str) -> Any:
+    """Fsspec's client of the store of a URI; the same one for all URIs of a scheme.
+
+    Raises OSError where none is installed.
+    """
+    import fsspec
+
+    kind = scheme(location)
+    options = _options(kind)
+    try:
+        return fsspec.filesystem(kind, **options)
+    except (ImportError, ValueError) as error:
+        raise OSError(errno.EPROTONOSUPPORT, unsupported(location), location) from error
+
+
+def supported(location: str) -> bool:
+    """Whether files of this path or URI can be read and written here, as far as modules go."""
+    return not unsupported(location)
+
+
+@functools.cache
+def _missing(kind: str) -> str:
+    import fsspec
+
+    try:
+        fsspec.get_filesystem_class(kind)
+    except ImportError:
+        extra = f": pip install {_EXTRAS[kind]}" if kind in _EXTRAS else ""
+        return f"{kind}:// needs a client that is not installed{extra}"
+    except ValueError:
+        return f"{kind}:// is no storage that can be reached; name a folder, gs:// or s3://"
+    return ""
+
+
+def unsupported(location: str) -> str:
+    """Why files of a URI can be neither read nor written here; "" where they can."""
+    kind = scheme(location)
+    if kind in ("http", "https", "ftp"):
+        return f"{kind}:// is no storage: nothing can be listed or written there"
+    return _missing(kind) if kind else ""
+
+
+def _options(kind: str) -> dict[str, Any]:
+    """How a client is made: no listing may be an old one, and nothing is waited for for ever."""
+    if kind in ("s3", "s3a"):
+        retries = {} if "AWS_MAX_ATTEMPTS" in os.environ else {"total_max_attempts": 8}
+        mode = {} if "AWS_RETRY_MODE" in os.environ else {"mode": "standard"}
+        config: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60}
+        if retries | mode:
+            config["retries"] = retries | mode
+        return {"use_listings_cache": False, "config_kwargs": config}
+    if kind in ("gs", "gcs"):
+        # Else gcsfs asks for the kind of each bucket by gRPC first, which emulators do not speak.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        is_emulated = "STORAGE_EMULATOR_HOST" in os.environ
+        return {"use_listings_cache": False, **({"token": "anon"} if is_emulated else {})}
+    return {}
+
+
+@contextlib.contextmanager
+def _told(location: str) -> Iterator[None]:
+    """Raise what the client of a store raises as an OSError that names the location."""
+    try:
+        yield
+    except OSError as error:
+        # A path's has the file; a client's has all sorts of things.
+        if is_uri(location) and error.filename is None:
+            text = error.strerror or str(error) or type(error).__name__
+            raise type_of(error)(error.errno or errno.EIO, text[:_MOST_TEXT], location) from error
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".splitlines()[0][:_MOST_TEXT]
+        code = errno.EACCES if "Credential" in type(error).__name__ else errno.EIO
+        raise OSError(code, text, location) from error
+
+
+def type_of(error: OSError) -> type[OSError]:
+    """The kind of error that callers tell apart."""
+    for kind in (FileNotFoundError, PermissionError, FileExistsError, TimeoutError):
+        if isinstance(error, kind):
+            return kind
+    return OSError

@@ -1,0 +1,50 @@
+"""How object stores are reached, and where the copies of artifacts are; `[storage]`."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from components.storage.staging import FOLDER, LIMIT_GB
+
+
+class Options(BaseModel):
+    """How S3 is reached, and the copies of artifacts that nodes work on.
+
+    Keys are never settings: they come from the environment, from a profile of ~/.aws, or from a
+    pod's web identity.
+    """
+
+    endpoint_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/?#@\s]+/?$",
+        description="Server of s3://, such as http://minio:9000; unset: AWS, or what "
+        "AWS_ENDPOINT_URL_S3 or the profile names.",
+    )
+    region: str | None = Field(
+        default=None, min_length=1, description="Region of s3://; unset: that of the profile."
+    )
+    profile: str | None = Field(
+        default=None, min_length=1, description="Profile of ~/.aws; unset: AWS_PROFILE, or default."
+    )
+    staging: str | None = Field(
+        default=None,
+        pattern="^/.+",
+        description="Folder for copies of artifacts, which pods may share; unset: a temporary one.",
+    )
+    staging_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description="Most that these copies take; those used longest ago make room. Unset: the "
+        "disk.",
+    )
+
+    def environment(self) -> dict[str, str]:
+        """The variables by which this process, those that it starts and pods are told."""
+        given = {
+            "AWS_ENDPOINT_URL_S3": self.endpoint_url,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_PROFILE": self.profile,
+            FOLDER: self.staging,
+            LIMIT_GB: self.staging_gb,
+        }
+        return {name: str(value) for name, value in given.items() if value is not None}
