@@ -62,7 +62,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     recipe, get = Module(Tiny()), recipes.get
     monkeypatch.setattr(recipes, "names", lambda: ["bit", "fixres", "mobilenet", "tiny"])
     monkeypatch.setattr(recipes, "get", lambda name: recipe if name == "tiny" else get(name))
-    return recipe  # type: ignore[return-value]
+    return recipe
 
 
 def config(**changes: Any) -> Config:

@@ -223,7 +223,7 @@ def test_a_step_that_does_not_fit_into_memory_says_what_to_change() -> None:
         match=r"lower train\.batch_size \(now 8\), or raise train\.gradient_accumulation \(now 2\)",
     ):
         fit.fit(
-            Module(Recipe()),  # type: ignore[arg-type]
+            Module(Recipe()),
             recipes.get("vit_finetune").Config(),
             train=split(16, 0),
             evaluation=split(8, 1),
