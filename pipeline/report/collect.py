@@ -158,7 +158,7 @@ def _data(where: Mapping[str, str]) -> Data | None:
         return None
     record = json.loads(accounting)
     lines = (_content(where.get("examples"), QUARANTINE) or b"").splitlines()
-    rows = varied(map(json.loads, lines))[:MAX_UNUSABLE]
+    rows = varied(map(json.loads, lines), MAX_UNUSABLE)
     anomalies = _content(where.get("anomalies"), FINDINGS_FILE)
     return Data(
         **record,

@@ -78,17 +78,17 @@ def _of_bit(name: str, values: Values, size: int, train_size: int | None) -> Val
 
 
 def _of_fixres(name: str, values: Values) -> Values:
-    low, high, first = values["low"], values["high"], values["epochs"]
+    low, high, second = values["low"], values["high"], values.get("second_epochs", 0)
     return {
         "train.preset": name,
         "transform.image_size": int(high / low * high),
         # As many times as much as in the preset.
         "transform.train_size": int(high / low * high * 500 / 392),
         "train.batch_size": values["batch"],
-        "train.epochs": first + values.get("second_epochs", 0),
+        "train.epochs": values["epochs"] + second,
         f"{HYPER}low": low,
         f"{HYPER}high": high,
-        f"{HYPER}second_epochs": values.get("second_epochs", 1),
+        **({f"{HYPER}second_epochs": second} if second else {}),
     }
 
 
