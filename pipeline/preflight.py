@@ -76,7 +76,7 @@ class Place:
         from trainer_module.weights import WeightsError
 
         config, recipe = self.config, recipes.get(self.config.train.recipe)
-        key, source = configuration.weights_of(config.train.hyperparameters)
+        key, source = configuration.weights_of(config)
         if self.pod and source.startswith("/") and _is_elsewhere(source):
             return None
         # With other processes, training has to be the first thing that TensorFlow does.
@@ -108,8 +108,7 @@ def _without_values(recipe: Recipe, config: Config) -> keras.Model:
 
     def build() -> keras.Model:
         model = recipe.build_model(settings, config.transform.image_size, 2)
-        if check_model := getattr(recipe, "check_model", None):
-            check_model(settings, model, config.train.epochs)
+        recipe.check_model(settings, model, config.train.epochs)
         return model
 
     settings = config.train.hyperparameters
@@ -362,10 +361,9 @@ def _memory(place: Place) -> str:
     if model is None:
         return ""
     recipe, settings = recipes.get(config.train.recipe), config.train.hyperparameters
-    if select := getattr(recipe, "most_trained", None):
-        select(settings, model, config.train.epochs)
+    recipe.most_trained(settings, model, config.train.epochs)
     each = 4 if devices.dtype_policy(config.train.precision) == "float32" else 2
-    size = recipes.training_size(recipe, settings, config.transform.image_size)
+    size = recipe.training_size(settings, config.transform.image_size)
     needs = footprint.measure(model, each, size)
     room, where, gpus = _room()
     share = -(-_step_images(place) // gpus)

@@ -10,13 +10,11 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     model_validator,
 )
@@ -28,7 +26,9 @@ from components.image_example_gen.options import Options
 from components.image_example_validator.findings import Policy
 from components.model_registry import Registry, is_config_map, place_of
 from components.redaction import ENV
+from components.settings import Listed, Section
 from components.storage.options import Options as StorageOptions
+from trainer_module.settings import TrainConfig
 
 LOCAL_RUNNER = "FnApiRunner"
 # Of Beam's runners those that can do the work of the nodes. Beam also takes the path of a class.
@@ -119,19 +119,6 @@ def _pattern(value: str) -> str:
 PATH = BeforeValidator(_absolute_path)
 SOURCE = BeforeValidator(_absolute_source)
 LOCATION = BeforeValidator(absolute_location)  # a path or a URI such as gs://bucket/models
-
-
-class Section(BaseModel):
-    """A table of settings that refuses unknown keys, quiet conversions and later changes."""
-
-    # strict: `epochs = true` is a mistake and not 1.
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
-    )
-
-
-T = TypeVar("T")
-Listed = Annotated[tuple[T, ...], Field(strict=False)]  # strict would refuse TOML's lists
 
 
 class DataConfig(Section):
@@ -319,80 +306,6 @@ class TransformConfig(Section):
         le=1,
         description="Central part of each side that is kept, such as 0.875 for 224 of 256 pixels.",
     )
-
-
-class TrainConfig(Section):
-    """How the model is trained.
-
-    The batch size has no default: each recipe's preset sets it.
-    """
-
-    recipe: str = Field(
-        default="vit",
-        description="Recipe: a file of trainer_module/recipes without .py, or auto to choose by "
-        "data and GPUs (not on Kubeflow).",
-    )
-    preset: str | None = Field(
-        default=None,
-        description="All values of a published document: a file source-NAME.toml of "
-        "pipeline/presets, such as keras-bit.",
-    )
-    seed: int = Field(
-        default=0, ge=0, le=2**32 - 1, description="Seed of weights, shuffling and augmentation."
-    )
-    deterministic: bool = Field(
-        default=True, description="Repeatable training on one machine; off may be faster on a GPU."
-    )
-    epochs: int | None = Field(
-        default=None,
-        ge=1,
-        description="Passes over the training images; unset: the recipe's own default.",
-    )
-    batch_size: int = Field(ge=1, description="Images per training step.")
-    gradient_accumulation: int | None = Field(
-        default=None,
-        ge=1,
-        description="Parts in which a batch is computed, one after the other, to save memory; "
-        "unset: as few as fit by estimate, but one for a network that trains batch normalization.",
-    )
-    keep: Literal["best", "last"] = Field(
-        default="best",
-        description="Weights to keep: those of the best epoch on the eval split, or of the last "
-        "epoch of each phase.",
-    )
-    balance: Literal["none", "class_weight", "sampling"] = Field(
-        default="none",
-        description="Give rare classes the weight of others: by class weights in the loss, or by "
-        "sampling their images more often.",
-    )
-    recent_weight: int = Field(
-        default=1,
-        ge=1,
-        le=100,
-        description="Times that an epoch shows images of the latest spans; others come once.",
-    )
-    recent_spans: int = Field(
-        default=1, ge=1, description="Number of latest spans that recent_weight applies to."
-    )
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto",
-        description="Number format of training; auto: the fastest of the GPU, float32 on a CPU.",
-    )
-    jit_compile: bool = Field(
-        default=False,
-        description="Compile the model with XLA, which for bit and resnet50v2 needs deterministic "
-        "to be false.",
-    )
-    warm_start: bool = Field(
-        default=False,
-        description="Start from the weights of the baseline instead of new ones.",
-    )
-    worker_timeout: int = Field(
-        default=600,
-        ge=1,
-        description="Seconds to wait for the other training processes that TF_CONFIG names.",
-    )
-    hyperparameters: BaseModel = Field(description="The recipe's own settings: its `Config`.")
 
 
 class EvaluateConfig(Section, Bounds):

@@ -17,7 +17,7 @@ from trainer_module import fit, recipes
 from trainer_module.input_pipeline import Framed, Split
 from trainer_module.models.views import SquareView, seen_through
 from trainer_module.recipes import fixres
-from trainer_module.recipes.base import Phase, Recipe, Row, TrainingData
+from trainer_module.recipes.base import Module, Phase, Recipe, Row, TrainingData
 from trainer_module.recipes.fixres import Config
 
 SEED = tf.constant([1, 2], tf.int64)
@@ -59,10 +59,10 @@ class Tiny:
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """The recipe, known as "tiny"."""
-    recipe, get = Tiny(), recipes.get
+    recipe, get = Module(Tiny()), recipes.get
     monkeypatch.setattr(recipes, "names", lambda: ["bit", "fixres", "mobilenet", "tiny"])
     monkeypatch.setattr(recipes, "get", lambda name: recipe if name == "tiny" else get(name))
-    return recipe  # type: ignore[return-value]
+    return recipe
 
 
 def config(**changes: Any) -> Config:

@@ -230,10 +230,13 @@ class TestPods:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert container["securityContext"]["allowPrivilegeEscalation"] is False
-        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-        assert container["securityContext"]["readOnlyRootFilesystem"] is True
-        assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & pod.keys()
+        sidecars = pod.get("initContainers", [])
+        for each in (container, *sidecars):
+            assert each["securityContext"]["allowPrivilegeEscalation"] is False
+            assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert each["securityContext"]["readOnlyRootFilesystem"] is True
+        assert {each["name"] for each in sidecars} <= {"mirror"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         kinds = {kind for volume in pod["volumes"] for kind in volume.keys() - {"name"}}
         assert kinds <= {"emptyDir", "configMap", "persistentVolumeClaim"}
 

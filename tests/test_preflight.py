@@ -263,7 +263,7 @@ class TestMemory:
         images = [whole.image]
         for head_epochs in (10, 25):
             changed = recipe.Config(weights="none", head_epochs=head_epochs)
-            recipe.most_trained(changed, large, None)  # type: ignore[attr-defined]
+            recipe.most_trained(changed, large, None)
             images.append(footprint.measure(large).image)
             assert abs(footprint.measure(large, 2).image * 2 - images[-1]) <= 1
         assert images[0] / 2 > images[1] > images[2]
@@ -295,7 +295,7 @@ class TestMemory:
         with keras.StatelessScope(initialize_variables=False):
             model = recipe.build_model(config, 192, 2)
         assert model.input_shape[1] is None
-        size = recipes.training_size(recipe, config, 192)
+        size = recipe.training_size(config, 192)
         assert size == {"bit": 96}.get(name, 192)
         found = footprint.measure(model, 4, size)
         closed = {"bit": 96, "vit": 72, "fixres": 96}[name]

@@ -16,7 +16,7 @@ import tensorflow as tf
 from pydantic import BaseModel
 
 from components import progress
-from trainer_module import devices, footprint, input_pipeline, recipes
+from trainer_module import devices, footprint, input_pipeline
 from trainer_module.checkpoint import Checkpoints, Saved
 from trainer_module.feed import Feed
 from trainer_module.input_pipeline import Split
@@ -128,7 +128,7 @@ def fit(
     with strategy.scope():
         model = rebuild()
     how.prepare(model)
-    size = recipes.training_size(recipe, config, image_size)
+    size = recipe.training_size(config, image_size)
     training = _Training(how, strategy, train, evaluation, batch_size, seed, size)
     pixels = train.images.map(lambda image, _: input_pipeline.pixels_of(image))
     data = TrainingData(pixels, training.epoch_size, batch_size, epochs, how.keep, image_size)

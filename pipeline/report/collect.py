@@ -32,6 +32,7 @@ from pipeline.report.facts import (
     Training,
     Unusable,
 )
+from trainer_module import recipes
 
 if TYPE_CHECKING:
     from ml_metadata.proto import metadata_store_pb2
@@ -231,11 +232,17 @@ def _samples(where: Mapping[str, str], run: Run, classes: Sequence[str]) -> list
 
 def _patch_size(run: Run) -> int | None:
     """Side of a vision transformer's patches in pixels; None for another network."""
-    if size := run.value("train.hyperparameters.patch_size"):
-        return int(size)
-    # As in "B/16".
-    end = str(run.value("train.hyperparameters.variant", "")).rpartition("/")[2]
-    return int(end) if end.isdecimal() else None
+    begin = "train.hyperparameters."
+    values = {
+        key.removeprefix(begin): run.value(key)
+        for key in run.settings
+        if key.startswith(begin) and "." not in key.removeprefix(begin)
+    }
+    try:
+        recipe = recipes.get(run.recipe)
+        return recipe.patch_size(recipe.Config(**values))
+    except ValueError:  # of an earlier version
+        return None
 
 
 def _figures(where: Mapping[str, str]) -> Figures | None:

@@ -47,9 +47,8 @@ def step(name: str, settings: dict[str, Any], size: int, images: int) -> dict[st
     recipe = recipes.get(name)
     config = recipe.Config(**settings)
     model = recipe.build_model(config, size, 5)
-    if select := getattr(recipe, "most_trained", None):
-        select(config, model, 2)
-    taken = recipes.training_size(recipe, config, size)
+    recipe.most_trained(config, model, 2)
+    taken = recipe.training_size(config, size)
     estimate = footprint.measure(model, 4, taken)
     optimizer = keras.optimizers.SGD(1e-3, momentum=0.9)
     optimizer.build(model.trainable_variables)

@@ -180,7 +180,7 @@ def trained(task: Task, settings: Values, seed: int) -> np.ndarray:
     config = configuration.load(overrides={"data.source": "/photos", **settings}).config
     train, how = config.train, config.transform
     recipe = recipes.get(train.recipe)
-    framed = getattr(recipe, "is_framed", lambda _: False)(train.hyperparameters)
+    framed = recipe.is_framed(train.hyperparameters)
     policy = {each: getattr(how, each) for each in transform.RESIZE_POLICY}
 
     def split(images: Images, size: int, *, framed: bool = False) -> Split:

@@ -11,9 +11,7 @@ import importlib
 import pkgutil
 from typing import cast
 
-from pydantic import BaseModel
-
-from trainer_module.recipes.base import Recipe
+from trainer_module.recipes.base import Module, Recipe
 
 _NOT_RECIPES = {"base"}
 
@@ -33,10 +31,4 @@ def get(name: str) -> Recipe:
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown recipe {name!r}{hint} (there are: {', '.join(names())})")
-    return cast(Recipe, importlib.import_module(f"{__name__}.{name}"))
-
-
-def training_size(recipe: Recipe, config: BaseModel, image_size: int) -> int:
-    """Pixels of a side of the images that a step trains with."""
-    of = getattr(recipe, "training_size", lambda _, size: size)
-    return int(of(config, image_size))
+    return cast(Recipe, Module(importlib.import_module(f"{__name__}.{name}")))

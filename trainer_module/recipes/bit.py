@@ -144,6 +144,11 @@ def training_size(config: Config, image_size: int) -> int:
     return config.crop_size or image_size
 
 
+def weights(config: Config) -> tuple[str, str]:
+    """The field with the pretrained weights, and its value."""
+    return "weights.source", config.weights.source
+
+
 def check(config: Config, image_size: int, train_size: int) -> None:
     """Raise ValueError where there is nothing to crop, or no crop that the sizes ask for."""
     size, name = (config.crop_size, "crop_size") if config.crop_size else (image_size, "image_size")

@@ -88,6 +88,11 @@ def image_sizes(config: Config, height: float, width: float) -> dict[str, int]: 
     return {"image_size": config.high * config.high // config.low}
 
 
+def built_on(config: Config) -> str:
+    """The recipe whose network is trained."""
+    return config.base
+
+
 def check(config: Config, image_size: int, train_size: int) -> None:
     """Raise ValueError where sizes do not go together, or the base is not one."""
     if not config.low < config.high <= image_size:

@@ -128,6 +128,11 @@ def image_sizes(config: Config, height: float, width: float) -> dict[str, int]: 
     return {"image_size": BACKBONES.get(config.backbone, Sizes()).own}
 
 
+def weights(config: Config) -> tuple[str, str]:
+    """The field with the pretrained weights, and its value."""
+    return "weights", config.weights
+
+
 def check(config: Config, image_size: int, train_size: int) -> None:
     """Raise ValueError for another network, or what it or its published weights do not go with."""
     name = config.backbone

@@ -82,9 +82,19 @@ def is_framed(config: Config) -> bool:
     return config.crop
 
 
+def weights(config: Config) -> tuple[str, str]:
+    """The field with the pretrained weights, and its value."""
+    return "weights.source", config.weights.source
+
+
+def patch_size(config: Config) -> int:
+    """Side of a patch in pixels."""
+    return int(config.variant.rpartition("/")[2])
+
+
 def check(config: Config, image_size: int, train_size: int) -> None:
     """Raise ValueError where patches do not tile the image, or the weights are no .npz file."""
-    patch = int(config.variant.rpartition("/")[2])
+    patch = patch_size(config)
     if image_size % patch:
         raise ValueError(
             f"image_size {image_size} is not a multiple of the patches' {patch}; set "
