@@ -9,7 +9,7 @@ JOBS ?= logical
 
 .DEFAULT_GOAL := help
 .PHONY: help run check test coverage cluster-test browser services lint unit workflows format lock docs image sbom \
-	licenses audit doctor prism venv tools clean
+	licenses audit doctor prism s3 venv tools clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -36,11 +36,13 @@ cluster-test: tools ## Run the tests on the cluster that KUBECONFIG names; image
 browser: ## Install the browser of the page tests, which are skipped without (Debian and Ubuntu)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium; }
 
-services: ## Install the databases of the metadata tests, which are skipped without
+services: ## Install databases and nginx, for the tests that are skipped without
 	@PATH=$$PATH:/usr/sbin command -v mariadbd >/dev/null || { apt-get update -qq && \
 		apt-get install -qq -y mariadb-server-core mariadb-client-core; }
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { apt-get update -qq && \
 		apt-get install -qq -y postgresql; }
+	@PATH=$$PATH:/usr/sbin command -v nginx >/dev/null || { apt-get update -qq && \
+		apt-get install -qq -y --no-install-recommends nginx-light; }
 
 # Needs Go, and some minutes: it is built of its Go module, for the version of Beam in the lock.
 PRISM_DIR ?= /usr/local/bin
@@ -61,6 +63,12 @@ workflows: ## Check the workflows of .github; needs Go
 format: tools ## Put the sources in the agreed format
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+# Needs Go. A second implementation of S3, besides moto's, for tests that are skipped without.
+S3_DIR ?= /usr/local/bin
+s3: ## Build Versity's S3 gateway for the tests of object stores, into S3_DIR
+	@command -v go >/dev/null || { echo "go is not installed" >&2; exit 2; }
+	GOBIN=$(S3_DIR) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
 doctor: venv ## Check this machine
 	@.venv/bin/perennial doctor $(ARGS)

@@ -4,8 +4,46 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+from components.redaction import redact
 
 _LONGEST_REASON = 300  # characters: a parser may quote a whole file
+
+
+class UserError(Exception):
+    """A failure with a one-line message; line breaks in what it quotes become spaces.
+
+    Secrets of URLs in it are replaced.
+    """
+
+    exit_code: ClassVar[int]
+    meaning: ClassVar[str]
+    findings: tuple[str, ...] = ()
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(" ".join(message.splitlines())))
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be used."""
+
+    exit_code = 2
+    meaning = "bad configuration or usage"
+
+
+class PromotionFailed(UserError):
+    """A version that is not served as it should be; what was served before is, or it is told."""
+
+    exit_code = 7
+    meaning = "promotion failed, and the old versions stay unless the message differs"
+
+
+class KubernetesUnreachable(UserError):
+    """A cluster whose API server does not answer."""
+
+    exit_code = 13
+    meaning = "Kubernetes does not answer"
 
 
 class BadDataError(Exception):
@@ -25,10 +63,6 @@ class DataLossError(BadDataError):
 
 class NotServableError(Exception):
     """A candidate that a model server does not serve as it should: the message is one line."""
-
-
-class PushRefusedError(Exception):
-    """The destination cannot take a model: the message is one line that says why."""
 
 
 class JobError(Exception):

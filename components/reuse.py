@@ -36,6 +36,15 @@ def key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
+def key_of_all(values: Iterable[object]) -> str:
+    """`key` of the list of the values, which are not in memory together."""
+    digest = hashlib.sha256(b"[[")
+    for index, value in enumerate(values):
+        digest.update(f"{', ' if index else ''}{json.dumps(value)}".encode())
+    digest.update(b"]]")
+    return digest.hexdigest()[:24]
+
+
 def earlier(uri: str, folders: str) -> dict[str, str]:
     """Files in the earlier artifacts beside `uri`: location by path in the artifact.
 
@@ -56,9 +65,9 @@ def _matching(artifact: str, folders: str) -> list[str]:
     return fnmatch.filter(storage.names(artifact), folders) if is_pattern else [folders]
 
 
-def siblings(uri: str, name: str) -> list[str]:
-    """A file of the earlier artifacts beside `uri`, where they have it, the latest first."""
-    found = [storage.join(artifact, name) for artifact in _siblings(uri)]
+def siblings(uri: str, *names: str) -> list[str]:
+    """A file of the earlier artifacts beside `uri`, of those that have it, the latest first."""
+    found = [storage.join(artifact, name) for artifact in _siblings(uri) for name in names]
     return [path for path in reversed(found) if storage.exists(path)]
 
 

@@ -15,10 +15,10 @@ import kfp_server_api as api
 import urllib3
 
 from kubeflow.cluster import PodLogs
+from kubeflow.commands.connection import Connection
 from kubeflow.package import Package
 from kubeflow.transport import Client, brief, options, refusal, watched
 from kubeflow.workflow import Workflow, events, parse
-from pipeline.commands.connection import Connection
 from pipeline.errors import ConfigError, KubeflowRefused, KubeflowUnreachable
 
 _IN_CLUSTER = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"

@@ -41,45 +41,42 @@ def check(package: Package, namespace: str | None, service_account: str) -> list
 
     Raises ConfigError for what is not there.
     """
-    context = _connect()
-    if context is None:
+    if not _is_named():
         return []
-    look = _Look(namespace or _DEFAULT_NAMESPACE)
     remarks: list[str] = []
     try:
+        core = _connect()
+        place = f"the cluster at {core.api_client.configuration.host}"
+        look = _Look(core, namespace or _DEFAULT_NAMESPACE)
         if not look.kubeflow_is_there():
             return [
-                f"{context} has no Kubeflow Pipelines, so it was not checked whether pods can start"
+                f"{place} has no Kubeflow Pipelines, so it was not checked whether pods can start"
             ]
         missing = [*look.missing(package, service_account), *look.unplaceable(package, remarks)]
     except Exception as error:  # of urllib3, ssl, credential plug-ins and what they call
         reason = " ".join(str(getattr(error, "reason", None) or error).split())[:200]
-        return [f"{context} was not asked whether pods can start: {reason}"]
+        return [f"it was not checked whether pods can start: {reason}"]
     if missing:
         raise ConfigError(
-            f"{'; '.join(missing)}; so pods would wait for ever in {context}, namespace "
+            f"{'; '.join(missing)}; so pods would wait for ever in {place}, namespace "
             f"{look.namespace}; --no-check submits all the same"
         )
     return [*look.refused, *remarks]
 
 
-def _connect() -> str | None:
-    """Have the library talk to a cluster as kubectl would; which one, None where there is none."""
-    if not (os.environ.get("KUBECONFIG") or (Path.home() / ".kube/config").exists()):
-        if not _POD_TOKEN.exists():
-            return None
-        from kubernetes import config
+def _is_named() -> bool:
+    """Whether there is a cluster that kubectl would talk to here."""
+    home = Path.home() / ".kube/config"
+    return bool(os.environ.get("KUBECONFIG")) or home.exists() or _POD_TOKEN.exists()
 
-        config.load_incluster_config()
-        return "this pod's cluster"
-    from kubernetes import config
 
-    try:
-        _, active = config.list_kube_config_contexts()
-        config.load_kube_config()
-    except config.ConfigException:
-        return None
-    return f"the cluster of kubectl's context {active['name']!r}"
+def _connect() -> CoreV1Api:
+    """Raises ConfigError. Does not try again: whoever submits waits for it."""
+    import kubernetes
+
+    from components.model_registry import config_map
+
+    return kubernetes.client.CoreV1Api(config_map.connection(retries=0))
 
 
 class PodLogs:
@@ -96,7 +93,7 @@ class PodLogs:
             return ""
         try:
             if self._core is None:
-                self._core = _core_api() if _connect() else None
+                self._core = _connect() if _is_named() else None
             if self._core is not None:
                 # Without the library's decoding, which makes one JSON line an object of Python's.
                 answer = self._core.read_namespaced_pod_log(
@@ -112,22 +109,13 @@ class PodLogs:
         return ""
 
 
-def _core_api() -> CoreV1Api:
-    """One that does not try again: whoever submits waits for it."""
-    from kubernetes import client
-
-    core = client.CoreV1Api()
-    core.api_client.rest_client.pool_manager.connection_pool_kw["retries"] = False
-    return core
-
-
 class _Look:
     """Reads one namespace. refused: remarks about what may not be read."""
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, core: CoreV1Api, namespace: str) -> None:
         self.namespace = namespace
         self.refused: list[str] = []
-        self._core = _core_api()
+        self._core = core
 
     def kubeflow_is_there(self) -> bool:
         """Whether this is a cluster of Kubeflow's at all; yes where that may not be read."""

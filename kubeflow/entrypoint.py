@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components import environment, progress
+from components import environment, progress, storage
 from kubeflow import imports, logs, supervisor
 from pipeline.console import Console
 from pipeline.errors import INTERRUPTED, UNEXPECTED, ConfigError, UserError
@@ -156,7 +156,7 @@ def _decide(loaded: Loaded, options: argparse.Namespace) -> dict[str, str]:
     if options.decision:
         from pipeline.retraining.look import decide_in_cluster
 
-        if "://" not in options.pipeline_root:  # the first run on a new volume
+        if not storage.is_uri(options.pipeline_root):  # the first run on a new volume
             Path(options.pipeline_root).mkdir(parents=True, exist_ok=True)
         decision = decide_in_cluster(loaded.config, connection, options.pipeline_root)
         progress.report("note", text=str(decision))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+from components import storage
 from pipeline import config as configuration
 from pipeline.errors import ConfigError
 from pipeline.recipe_choice import AUTO
@@ -110,7 +111,7 @@ def check_root(root: str) -> None:
     """Refuse a pipeline root that the nodes of a run cannot all write to. Raises ConfigError."""
     try:
         absolute_location(root)
-        if "://" not in root and not root.startswith("/"):
+        if not storage.is_uri(root) and not root.startswith("/"):
             raise ValueError("must be an absolute path or a URI: each pod starts in its own folder")
     except ValueError as error:
         value = f"kubeflow.pipeline_root = {root!r}"

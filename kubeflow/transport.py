@@ -11,7 +11,7 @@ import kfp
 import kfp_server_api as api
 from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
 
-from pipeline.commands.connection import Connection
+from kubeflow.commands.connection import Connection
 from pipeline.errors import ConfigError, KubeflowRefused, KubeflowUnreachable
 
 _POD_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from components import storage
 from pipeline.errors import ConfigError
 from pipeline.settings import BeamConfig, BeamJob
 
@@ -208,7 +209,7 @@ def check_root(beam: BeamConfig, root: str) -> None:
     Nodes work on copies of what is in an object store; workers elsewhere do not have these, and
     TensorFlow and Beam themselves know gs:// and hdfs:// only.
     """
-    scheme = root.partition("://")[0] if "://" in root else ""
+    scheme = root.partition("://")[0] if storage.is_uri(root) else ""
     for job in beam.jobs.values():
         if scheme not in ("", "gs", "hdfs") and job.is_elsewhere:
             raise _error(

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import functools
 import gc
+import importlib.metadata
 import sys
 import tempfile
 import traceback
@@ -22,27 +23,27 @@ from components import environment, progress
 from components.errors import DamagedFileError
 from components.redaction import redact
 from pipeline import notes, output
-from pipeline.commands import help_texts, schedule, schema
+from pipeline.commands import help_texts, schema, traffic
+from pipeline.commands.ask import ask, label
 from pipeline.commands.classify import classify
-from pipeline.commands.compile import compile_dag
 from pipeline.commands.data_check import check
 from pipeline.commands.data_show import show as show_data
 from pipeline.commands.doctor import doctor, version
 from pipeline.commands.feedback import feedback
 from pipeline.commands.gc import collect
 from pipeline.commands.models import models, promote, rollback
+from pipeline.commands.monitor import monitor
 from pipeline.commands.options import LogFormat
 from pipeline.commands.predict import predict
 from pipeline.commands.report import compare, report, runs
 from pipeline.commands.report import show as show_run
 from pipeline.commands.run import retrain, run
 from pipeline.commands.serve import serve
-from pipeline.commands.submit import submit
-from pipeline.commands.watch import watch
 from pipeline.commands.worker import worker
 from pipeline.errors import INTERRUPTED, UNEXPECTED, UserError
 
 Command = Callable[..., None]
+PLUGINS = "perennial.commands"  # entry points: modules with COMMANDS and GROUPS
 
 
 def main() -> None:
@@ -150,12 +151,12 @@ app = _group(
         "promote": promote,
         "rollback": rollback,
         "classify": classify,
+        "monitor": monitor,
+        "ask": ask,
+        "label": label,
         "feedback": feedback,
         "worker": worker,
-        "submit": submit,
-        "watch": watch,
         "gc": collect,
-        "compile": compile_dag,
     },
     name="perennial",
     epilog=help_texts.exit_codes(),
@@ -173,17 +174,17 @@ app.add_typer(
 )
 app.add_typer(
     _group(
-        "Schedule recurring runs on Kubeflow",
-        {
-            "list": schedule.list_schedules,
-            "create": schedule.create,
-            "pause": schedule.pause,
-            "resume": schedule.resume,
-            "delete": schedule.delete,
-        },
+        "Record the requests to a model server",
+        {"record": traffic.record, "proxy": traffic.proxy, "forget": traffic.forget},
     ),
-    name="schedule",
+    name="traffic",
 )
+for _found in importlib.metadata.distribution("perennial").entry_points.select(group=PLUGINS):
+    _plugin = _found.load()
+    for _name, _command in _plugin.COMMANDS.items():
+        app.command(_name)(_reported(_command))
+    for _name, (_help, _commands) in _plugin.GROUPS.items():
+        app.add_typer(_group(_help, _commands), name=_name)
 help_texts.attach(app)
 
 

@@ -29,7 +29,7 @@ from pipeline import fingerprint
 from pipeline.settings import Config
 from trainer_module import recipes
 
-_LAUNCH = "pipeline.serving.launch"  # of the server that a candidate is tried in
+_LAUNCH = "components.model_server.launch"  # of the server that a candidate is tried in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +155,8 @@ def create_pipeline(
         served_config=config.push.served_config or "",
         private_key=str(config.push.signing.private_key or ""),
         public_key=str(config.push.signing.public_key or ""),
-        after_push=_after_push(config),
+        promote=config.push.promote,
+        served_name=config.name,
     ).with_id("Pusher")
 
     nodes = [
@@ -185,15 +186,8 @@ def create_pipeline(
 
 def _recipes(config: Config) -> set[str]:
     """The recipe, and the one that it builds upon, if any."""
-    base = getattr(config.train.hyperparameters, "base", None)
+    base = recipes.get(config.train.recipe).built_on(config.train.hyperparameters)
     return {config.train.recipe, base or config.train.recipe} & set(recipes.names())
-
-
-def _after_push(config: Config) -> dict[str, str] | None:
-    if config.push.promote == "none":
-        return None
-    function = "pipeline.retraining.labels.after_push"
-    return {"function": function, "model": config.name, "to": config.push.promote}
 
 
 def _infra_validator(

@@ -7,34 +7,15 @@ Code 2 is shared with the usage errors of the command line: both mean that nothi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar
 
 from components.errors import BadDataError, DataLossError
-from components.redaction import redact
+from components.errors import ConfigError as ConfigError
+from components.errors import KubernetesUnreachable as KubernetesUnreachable
+from components.errors import PromotionFailed as PromotionFailed
+from components.errors import UserError as UserError
 
 INTERRUPTED = 130
 UNEXPECTED = 1
-
-
-class UserError(Exception):
-    """A failure with a one-line message; line breaks in what it quotes become spaces.
-
-    Secrets of URLs in it are replaced.
-    """
-
-    exit_code: ClassVar[int]
-    meaning: ClassVar[str]
-    findings: tuple[str, ...] = ()
-
-    def __init__(self, message: str) -> None:
-        super().__init__(redact(" ".join(message.splitlines())))
-
-
-class ConfigError(UserError):
-    """A configuration that cannot be used."""
-
-    exit_code = 2
-    meaning = "bad configuration or usage"
 
 
 class DataError(UserError):
@@ -49,7 +30,7 @@ class DataError(UserError):
 
 
 class DataLost(DataError):
-    """Images that are gone or labelled otherwise, or too few of them to judge a model by."""
+    """Images that are gone or labelled otherwise, or too few of them to judge by."""
 
     exit_code = 12
     meaning = "data is missing or relabelled, or too small to judge a model"
@@ -76,13 +57,6 @@ class WorkspaceBusy(UserError):
     meaning = "workspace in use by another run"
 
 
-class PromotionFailed(UserError):
-    """A version that is not served as it should be; what was served before is, or it is told."""
-
-    exit_code = 7
-    meaning = "promotion failed, and the old versions stay unless the message differs"
-
-
 class SchemaDiffers(UserError):
     """A candidate schema that is not the committed one."""
 
@@ -91,7 +65,7 @@ class SchemaDiffers(UserError):
 
 
 class DriftFound(UserError):
-    """New images that differ from those that the baseline was made of, and no retraining."""
+    """Images, new or served, that differ from those that the baseline was made of."""
 
     exit_code = 9
     meaning = "drift found, and nothing retrained"
@@ -116,13 +90,6 @@ class DatabaseLost(UserError):
 
     exit_code = 14
     meaning = "the ML Metadata database is out of reach"
-
-
-class KubernetesUnreachable(UserError):
-    """A cluster whose API server does not answer."""
-
-    exit_code = 13
-    meaning = "Kubernetes does not answer"
 
 
 def data_error(error: BadDataError, message: str | None = None) -> DataError:

@@ -26,7 +26,7 @@ def of(*modules: str, root: Path = ROOT) -> str:
     """Digest the named modules and every module of ours that they name, however deep.
 
     A module names another one by an import, or by a string that is its dotted name, as in
-    `python -m pipeline.serving`.
+    `python -m components.model_server`.
 
     Args:
       modules: dotted names below `PACKAGES`, such as "trainer_module.run_fn".

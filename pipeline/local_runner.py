@@ -40,9 +40,9 @@ from tfx.proto.orchestration.executable_spec_pb2 import (
 from tfx.types import Artifact
 
 from components import progress, storage
-from components.errors import BadDataError, NotServableError, PushRefusedError
+from components.errors import BadDataError, NotServableError
 from components.storage import tfx_files
-from pipeline import staged, usage
+from pipeline import staged, tfx_queries, usage
 from pipeline.errors import (
     ConfigError,
     DataError,
@@ -144,6 +144,7 @@ class NodeRunner:
         node_timeout: float | None = None,
         metadata_file: Path | None = None,
     ) -> None:
+        tfx_queries.install()
         self._ir = ir
         self._metadata_file = metadata_file
         self._deployment = runner_utils.extract_local_deployment_config(ir)
@@ -256,7 +257,7 @@ class NodeRunner:
                 return NotBlessed(f"{node_id}: {each}; see {self._log}")
             if isinstance(each, PromotionFailed):
                 return PromotionFailed(f"{node_id}: {each}; see {self._log}")
-            if isinstance(each, PushRefusedError | ConfigError | KubernetesUnreachable):
+            if isinstance(each, ConfigError | KubernetesUnreachable):
                 return NodeFailed(f"{node_id}: {each}; see {self._log}")
         fullest = self._fullest_disk()
         # SQLite and others do not always say what kept them from writing.

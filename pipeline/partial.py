@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from components.lineage import Lineage
 from pipeline import preflight
 from pipeline.config import check_paths
 from pipeline.console import Console
@@ -57,17 +58,10 @@ def latest_artifact(config: Config, type_name: str) -> Artifact | None:
     workspace = Workspace(config.workspace)
     if not workspace.metadata.exists():
         return None
-    import ml_metadata
-    from ml_metadata.proto import metadata_store_pb2
     from tfx.types import artifact_utils, standard_artifacts  # noqa: F401 - registers the types
 
-    store = ml_metadata.MetadataStore(workspace.connection())
-    found = [
-        artifact
-        for artifact in store.get_artifacts_by_type(type_name)
-        if artifact.state == metadata_store_pb2.Artifact.LIVE
-    ]
-    if not found:
-        return None
-    (kind,) = store.get_artifact_types_by_id([found[-1].type_id])
-    return artifact_utils.deserialize_artifact(kind, max(found, key=lambda each: each.id))
+    known = Lineage.at(workspace.connection())
+    for artifact in known.of_type(type_name):
+        (kind,) = known.store.get_artifact_types_by_id([artifact.type_id])
+        return artifact_utils.deserialize_artifact(kind, artifact)
+    return None

@@ -214,8 +214,8 @@ def _newest(base: Path) -> Path | None:
 
 def _classes(folder: Path) -> list[str]:
     """The class names of a SavedModel, empty where it is not there or does not tell."""
+    from components.model_server.model import read_classes
     from components.servable import CLASSES_FILE
-    from pipeline.serving.model import read_classes
 
     return read_classes(folder / CLASSES_FILE)
 
@@ -244,8 +244,8 @@ def _server(address: str, name: str, given: list[str], base: Path) -> Predict:
     import numpy as np
 
     from components.image_example_gen import images  # noqa: F401 - is heavy, too
-    from pipeline.serving.client import Client, strings
-    from pipeline.serving.errors import ServingError
+    from components.model_server.client import Client, strings
+    from components.model_server.errors import ServingError
 
     url = urlsplit(address if "://" in address else f"grpc://{address}")
     if url.scheme not in ("http", "grpc") or not url.hostname or not url.port:

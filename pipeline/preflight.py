@@ -21,9 +21,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components import environment, progress
-from components.atomic_pusher import signing, storage, versions
-from components.errors import BadDataError, PushRefusedError
+from components import environment, progress, storage
+from components.errors import BadDataError
+from components.model_registry import Keys, Registry
 from pipeline import beam_runner, doctor, probe
 from pipeline import config as configuration
 from pipeline.errors import ConfigError
@@ -76,7 +76,7 @@ class Place:
         from trainer_module.weights import WeightsError
 
         config, recipe = self.config, recipes.get(self.config.train.recipe)
-        key, source = configuration.weights_of(config.train.hyperparameters)
+        key, source = configuration.weights_of(config)
         if self.pod and source.startswith("/") and _is_elsewhere(source):
             return None
         # With other processes, training has to be the first thing that TensorFlow does.
@@ -108,8 +108,7 @@ def _without_values(recipe: Recipe, config: Config) -> keras.Model:
 
     def build() -> keras.Model:
         model = recipe.build_model(settings, config.transform.image_size, 2)
-        if check_model := getattr(recipe, "check_model", None):
-            check_model(settings, model, config.train.epochs)
+        recipe.check_model(settings, model, config.train.epochs)
         return model
 
     settings = config.train.hyperparameters
@@ -157,8 +156,8 @@ def _push(place: Place) -> str:
     if place.pod and (not place.config.push.directory or _is_elsewhere(base)):
         return NOT_HERE if place.config.push.directory else ""
     try:
-        found = versions.find(base)
-    except PushRefusedError as error:
+        found = Registry(base).numbers()
+    except ConfigError as error:
         raise ConfigError(f"push.directory: {error}") from error
     except Exception as error:  # of any of TensorFlow's file systems
         raise ConfigError(f"push.directory: {base} cannot be listed: {_line(error)}") from error
@@ -171,13 +170,11 @@ def _keys(place: Place) -> str:
         return ""
     if place.pod and not (files.private_key.exists() and files.public_key.exists()):
         return NOT_HERE
-    keys = signing.Keys(files.private_key, files.public_key)
+    keys = Keys(files.private_key, files.public_key)
     with tempfile.TemporaryDirectory(prefix="perennial-") as folder:
         Path(folder, "any").write_text("", encoding="utf-8")
         try:
             keys.sign(Path(folder))
-        except PushRefusedError as error:
-            raise ConfigError(str(error)) from error
         except ImportError as error:
             raise ConfigError(
                 f"push.signing: {error.name} is not installed; run: pip install perennial[signing]"
@@ -207,7 +204,7 @@ def _schema(place: Place) -> str:
 def _server(place: Place) -> str:
     if not place.config.infra_validation.enabled or place.pod:
         return ""
-    from pipeline.serving import launch
+    from components.model_server import launch
 
     backend = launch.find_backend()
     image = os.environ.get(launch.IMAGE_VARIABLE)
@@ -356,25 +353,26 @@ def _memory(place: Place) -> str:
     """Compare what one training step takes with what there is."""
     if place.pod:
         return ""
-    from trainer_module import devices, fit, footprint, recipes
-    from trainer_module.models.inference import batch_statistics
+    from trainer_module import devices, footprint, recipes
+    from trainer_module.models import inference
 
     config = place.config
     model = place.model
     if model is None:
         return ""
-    if select := getattr(recipes.get(config.train.recipe), "most_trained", None):
-        select(config.train.hyperparameters, model)
+    recipe, settings = recipes.get(config.train.recipe), config.train.hyperparameters
+    recipe.most_trained(settings, model, config.train.epochs)
     each = 4 if devices.dtype_policy(config.train.precision) == "float32" else 2
-    needs = footprint.measure(model, each)
+    size = recipe.training_size(settings, config.transform.image_size)
+    needs = footprint.measure(model, each, size)
     room, where, gpus = _room()
     share = -(-_step_images(place) // gpus)
-    parts = config.train.gradient_accumulation or footprint.parts(model, share, room, each)
+    parts = config.train.gradient_accumulation or footprint.parts(model, share, room, each, size)
     part = -(-share // parts)
-    if part == 1 and next(batch_statistics(model), None):
+    if part == 1 and next(inference.batch_statistics(model), None):
         raise ConfigError(
             f"train.gradient_accumulation: "
-            f"{fit.one_image(config.train.recipe, config.train.batch_size, parts)}"
+            f"{inference.one_image(config.train.recipe, config.train.batch_size, parts)}"
         )
     least = f"at least {_size(needs.of(part))} a step, of {_size(room)} of {where}"
     if needs.of(part) <= room * _FULL:
@@ -384,7 +382,7 @@ def _memory(place: Place) -> str:
         return f"{least}{f', a batch in {parts} parts' if parts > 1 else ''}"
     raise ConfigError(
         f"train.batch_size = {config.train.batch_size}: a step of {config.train.recipe} with "
-        f"{part} images of {config.transform.image_size} px takes {_size(needs.of(part))} or more, "
+        f"{part} images of {size} px takes {_size(needs.of(part))} or more, "
         f"and {where} has {_size(room)}; {_smaller(share, needs, room)}"
     )
 
@@ -422,10 +420,10 @@ def _step_images(place: Place) -> int:
 def _warm_start(place: Place) -> str:
     if not place.config.train.warm_start or place.connection is None:
         return ""
-    from pipeline.retraining import judged
+    from components.lineage import Lineage
     from trainer_module import warm_start
 
-    baseline = judged.read(place.connection, place.config.name).baseline
+    baseline = Lineage.at(place.connection).history(place.config.name).baseline
     model = place.model
     if baseline is None or model is None:
         return "no blessed model to start from" if baseline is None else ""

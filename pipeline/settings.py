@@ -10,24 +10,25 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     model_validator,
 )
 
-from components.atomic_pusher import config_map
+from components import storage
 from components.image_evaluator.bounds import Bounds
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
 from components.image_example_validator.findings import Policy
+from components.model_registry import Registry, is_config_map, place_of
 from components.redaction import ENV
+from components.settings import Listed, Section
 from components.storage.options import Options as StorageOptions
+from trainer_module.settings import TrainConfig
 
 LOCAL_RUNNER = "FnApiRunner"
 # Of Beam's runners those that can do the work of the nodes. Beam also takes the path of a class.
@@ -76,7 +77,7 @@ def _absolute_source(value: object) -> object:
 
 def absolute_location(value: object) -> object:
     """A path or URI that nodes write to, as it is used. Raises ValueError for what cannot be."""
-    if isinstance(value, str) and "://" in value:
+    if isinstance(value, str) and storage.is_uri(value):
         if not value.partition("://")[2].strip("/"):
             raise ValueError("must name a bucket after ://")
         return value.rstrip("/")
@@ -118,19 +119,6 @@ def _pattern(value: str) -> str:
 PATH = BeforeValidator(_absolute_path)
 SOURCE = BeforeValidator(_absolute_source)
 LOCATION = BeforeValidator(absolute_location)  # a path or a URI such as gs://bucket/models
-
-
-class Section(BaseModel):
-    """A table of settings that refuses unknown keys, quiet conversions and later changes."""
-
-    # strict: `epochs = true` is a mistake and not 1.
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
-    )
-
-
-T = TypeVar("T")
-Listed = Annotated[tuple[T, ...], Field(strict=False)]  # strict would refuse TOML's lists
 
 
 class DataConfig(Section):
@@ -320,80 +308,6 @@ class TransformConfig(Section):
     )
 
 
-class TrainConfig(Section):
-    """How the model is trained.
-
-    The batch size has no default: each recipe's preset sets it.
-    """
-
-    recipe: str = Field(
-        default="vit",
-        description="Recipe: a file of trainer_module/recipes without .py, or auto to choose by "
-        "data and GPUs (not on Kubeflow).",
-    )
-    preset: str | None = Field(
-        default=None,
-        description="All values of a published document: a file source-NAME.toml of "
-        "pipeline/presets, such as keras-bit.",
-    )
-    seed: int = Field(
-        default=0, ge=0, le=2**32 - 1, description="Seed of weights, shuffling and augmentation."
-    )
-    deterministic: bool = Field(
-        default=True, description="Repeatable training on one machine; off may be faster on a GPU."
-    )
-    epochs: int | None = Field(
-        default=None,
-        ge=1,
-        description="Passes over the training images; unset: the recipe's own default.",
-    )
-    batch_size: int = Field(ge=1, description="Images per training step.")
-    gradient_accumulation: int | None = Field(
-        default=None,
-        ge=1,
-        description="Parts in which a batch is computed, one after the other, to save memory; "
-        "unset: as few as fit by estimate, but one for a network that trains batch normalization.",
-    )
-    keep: Literal["best", "last"] = Field(
-        default="best",
-        description="Weights to keep: those of the best epoch on the eval split, or of the last "
-        "epoch of each phase.",
-    )
-    balance: Literal["none", "class_weight", "sampling"] = Field(
-        default="none",
-        description="Give rare classes the weight of others: by class weights in the loss, or by "
-        "sampling their images more often.",
-    )
-    recent_weight: int = Field(
-        default=1,
-        ge=1,
-        le=100,
-        description="Times that an epoch shows images of the latest spans; others come once.",
-    )
-    recent_spans: int = Field(
-        default=1, ge=1, description="Number of latest spans that recent_weight applies to."
-    )
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto",
-        description="Number format of training; auto: the fastest of the GPU, float32 on a CPU.",
-    )
-    jit_compile: bool = Field(
-        default=False,
-        description="Compile the model with XLA, which for bit and resnet50v2 needs deterministic "
-        "to be false.",
-    )
-    warm_start: bool = Field(
-        default=False,
-        description="Start from the weights of the baseline instead of new ones.",
-    )
-    worker_timeout: int = Field(
-        default=600,
-        ge=1,
-        description="Seconds to wait for the other training processes that TF_CONFIG names.",
-    )
-    hyperparameters: BaseModel = Field(description="The recipe's own settings: its `Config`.")
-
-
 class EvaluateConfig(Section, Bounds):
     """The bounds that a model must keep to be blessed.
 
@@ -467,14 +381,14 @@ class PushConfig(Section):
     @model_validator(mode="after")
     def _served(self) -> Self:
         where = self.served_config or ""
-        if config_map.is_config_map(where):
-            config_map.Place.parse(where)
+        if is_config_map(where):
+            place_of(where)
         elif self.promote != "none":
             raise ValueError(
                 "promote needs served_config = configmap://NAMESPACE/NAME: of no other place is "
                 "it known which servers follow it"
             )
-        if config_map.is_config_map(self.directory or ""):
+        if is_config_map(self.directory or ""):
             raise ValueError("directory must be a folder or a URI, not a ConfigMap")
         return self
 
@@ -511,6 +425,67 @@ class DriftConfig(Section):
     )
     retrains: bool = Field(
         default=False, description="Retrain on drift, instead of reporting it only."
+    )
+
+
+class MonitorConfig(Section):
+    """Recorded traffic, and how `perennial monitor` compares it with the data of the baseline.
+
+    Each comparison is found where chance explains it with less than its share of false_alarms, and
+    where it is larger than its limit: a change that matters to nobody is significant in much
+    traffic.
+    """
+
+    logs: Annotated[Path, PATH] | None = Field(
+        default=None, description="Folder of recorded traffic, of which gc removes what is old."
+    )
+    retention_days: float = Field(
+        default=30.0, gt=0, description="Age from which gc removes recorded traffic."
+    )
+    window_days: float = Field(
+        default=1.0, gt=0, description="Traffic that is compared at a time, up to now."
+    )
+    min_images: int = Field(
+        default=100, ge=20, description="Different images below which traffic is too little."
+    )
+    false_alarms: float = Field(
+        default=0.01,
+        gt=0,
+        lt=1,
+        description="Share of undisturbed windows with a finding, at most, over all comparisons.",
+    )
+    min_effect: float = Field(
+        default=0.15,
+        ge=0,
+        le=1,
+        description="Distance of two distributions that counts: Kolmogorov-Smirnov's of numbers, "
+        "total variation of shares.",
+    )
+    max_unseen: float = Field(
+        default=0.01,
+        ge=0,
+        lt=1,
+        description="Share of images of a format or size unlike any of the baseline's data.",
+    )
+    max_disagreement: float = Field(
+        default=0.2, ge=0, lt=1, description="Share of images in which two versions disagree."
+    )
+    max_accuracy_drop: float = Field(
+        default=0.05, ge=0, le=1, description="Fall of the accuracy estimated from confidence."
+    )
+
+
+class ReasonConfig(Section):
+    """Whether a finding of `perennial monitor` is a reason to retrain on what images are new."""
+
+    retrains: bool = Field(
+        default=False, description="Whether it is a reason to retrain, not only told."
+    )
+    cooldown_days: float = Field(
+        default=7.0,
+        ge=0,
+        description="Days after it was a reason in which it is none, and after the webhook was "
+        "told in which it is not told again.",
     )
 
 
@@ -552,6 +527,10 @@ class RetrainConfig(Section):
         description="gRPC addresses, HOST:PORT, of servers that must follow a promotion.",
     )
     drift: DriftConfig = Field(default=DriftConfig(), description="Drift of new images.")
+    traffic: ReasonConfig = Field(default=ReasonConfig(), description="Drift of the traffic.")
+    accuracy: ReasonConfig = Field(
+        default=ReasonConfig(), description="A fall of the accuracy estimated from the traffic."
+    )
 
 
 class NotifyConfig(Section):
@@ -936,6 +915,7 @@ class Config(Section):
         default=StorageConfig(), description="Object stores: s3:// and gs://."
     )
     retrain: RetrainConfig = Field(default=RetrainConfig(), description="Scheduled retraining.")
+    monitor: MonitorConfig = Field(default=MonitorConfig(), description="Recorded traffic.")
     notify: NotifyConfig = Field(default=NotifyConfig(), description="Messages of retrainings.")
     beam: BeamConfig = Field(default=BeamConfig(), description="Data processing.")
     kubeflow: KubeflowConfig = Field(
@@ -946,3 +926,9 @@ class Config(Section):
     def push_directory(self) -> str:
         """Path or URI of what holds the numbered versions of the pushed model."""
         return self.push.directory or str(self.workspace / "serving" / self.name)
+
+    @property
+    def registry(self) -> Registry:
+        """The versions of the pushed model, and what is served of them."""
+        key = self.push.signing.public_key
+        return Registry(self.push_directory, self.push.served_config or "", self.name, key)

@@ -48,12 +48,13 @@ class StagedOperator(base_executor_operator.BaseExecutorOperator):
 
     def __init__(
         self,
-        spec: Any,
-        platform_config: Any,
+        executor_spec: Any,
+        platform_config: Any = None,
+        *,
         operator: Callable[..., base_executor_operator.BaseExecutorOperator],
     ) -> None:
-        super().__init__(spec, platform_config)
-        self._operator = operator(spec, platform_config)
+        super().__init__(executor_spec, platform_config)
+        self._operator = operator(executor_spec, platform_config)
 
     def run_executor(
         self, execution_info: data_types.ExecutionInfo

@@ -14,7 +14,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components import storage
+from pydantic import BaseModel
+
+from components import progress, storage
+from components.lineage import Lineage
+from pipeline import relocation
 from pipeline.errors import ConfigError, WorkspaceBusy
 
 if TYPE_CHECKING:
@@ -53,7 +57,14 @@ class Workspace:
         return self.logs / f"{run_id}.log"
 
     def connection(self) -> metadata_store_pb2.ConnectionConfig:
-        """How TFX connects to `metadata`, which `recover` makes and nothing else may."""
+        """How TFX connects to `metadata`, which `recover` makes and nothing else may.
+
+        Raises what `settle` raises.
+        """
+        self.settle()
+        return self._connection()
+
+    def _connection(self) -> metadata_store_pb2.ConnectionConfig:
         from ml_metadata.proto import metadata_store_pb2
 
         source = metadata_store_pb2.SqliteMetadataSourceConfig
@@ -62,6 +73,15 @@ class Workspace:
         return metadata_store_pb2.ConnectionConfig(
             sqlite=source(filename_uri=str(self.metadata), connection_mode=source.READWRITE)
         )
+
+    def settle(self) -> None:
+        """Put paths right where the folder was moved or copied since it was used last.
+
+        Raises what `lock` raises.
+        """
+        if not self._locked and relocation.has_moved(self._read_stamp().root, self.root):
+            with self.lock():
+                pass
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -129,14 +149,11 @@ class Workspace:
         from ml_metadata.proto import metadata_store_pb2
 
         states = metadata_store_pb2.Execution
-        newest = ml_metadata.ListOptions(
-            limit=_RECENT_EXECUTIONS, order_by=ml_metadata.OrderByField.ID, is_asc=False
-        )
         try:
             if not self.metadata.exists() and not any(self.artifacts.iterdir()):
                 self.metadata.touch()
-            store = ml_metadata.MetadataStore(self.connection(), enable_upgrade_migration=True)
-            executions = store.get_executions(newest)
+            store = ml_metadata.MetadataStore(self._connection(), enable_upgrade_migration=True)
+            executions = Lineage(store).newest_executions(_RECENT_EXECUTIONS)
         except (ml_metadata.errors.StatusError, RuntimeError) as error:
             raise ConfigError(
                 f"{self.metadata} cannot be read ({error}); put back a good copy, or move "
@@ -176,23 +193,35 @@ class Workspace:
                 "put the file back, or remove the folder to start over"
             )
 
-    def _check_format(self) -> None:
+    def _read_stamp(self) -> _Stamp:
+        """What the stamp tells; workspaces without one are from before there was one."""
+        text = storage.read_text(str(self.stamp))
         try:
-            found = json.loads(storage.read_text(str(self.stamp)) or '{"format": 0}')["format"]
-            is_newer = found > FORMAT
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            return _Stamp.model_validate_json(text) if text else _Stamp(format=0)
+        except ValueError as error:
             raise ConfigError(
                 f"{self.stamp} is damaged: it must say {json.dumps({'format': FORMAT})}"
             ) from error
-        if is_newer:
+
+    def _check_format(self) -> None:
+        """Refuse a newer format, and bring what was moved to where it is."""
+        found = self._read_stamp()
+        if found.format > FORMAT:
             raise ConfigError(
                 f"workspace {self.root} was made by a newer version of perennial: its format is "
-                f"{found}, and this version knows {FORMAT} and older ones; use that version, or "
-                "choose another workspace with --workspace"
+                f"{found.format}, and this version knows {FORMAT} and older ones; use that "
+                "version, or choose another workspace with --workspace"
             )
-        # Workspaces without a stamp are from before there was one, and laid out alike.
-        if found < FORMAT:
-            storage.write_text(str(self.stamp), json.dumps({"format": FORMAT}) + "\n")
+        if relocation.has_moved(found.root, self.root):
+            known = Lineage.at(self._connection()) if self.metadata.exists() else None
+            moved = relocation.relocate(known, self.root / "serving", found.root, str(self.root))
+            progress.report(
+                "note",
+                text=f"workspace {self.root} was at {found.root}: {moved} artifacts are found here",
+            )
+        wanted = _Stamp(format=FORMAT, root=str(self.root))
+        if found != wanted:
+            storage.write_text(str(self.stamp), wanted.model_dump_json() + "\n")
 
     def _check_outputs_known(self, newest: int) -> None:
         """Refuse metadata that is younger or older than what lies in `artifacts`.
@@ -224,6 +253,13 @@ class Workspace:
                 for execution_id in execution_ids:
                     if (parent / execution_id).exists():
                         shutil.rmtree(parent / execution_id)
+
+
+class _Stamp(BaseModel):
+    """What a workspace tells of itself: its format, and the folder that it was used at last."""
+
+    format: int
+    root: str = ""
 
 
 def _check_writable(path: Path) -> None:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.atomic_pusher import filesystem, versions
+from components.model_registry import versions
 
 if TYPE_CHECKING:
     from _typeshed import HasFileno
@@ -49,7 +49,7 @@ def main(model: Path, base: Path, last: int) -> None:
 
     os.fsync = counted
     sys.addaudithook(hook)
-    filesystem.push(model, base, {"run": "killed"}, 2, lambda: {1})
+    versions.push(model, base, {"run": "killed"}, 2, lambda: {1})
 
 
 def check_whole(base: Path) -> None:

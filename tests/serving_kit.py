@@ -17,8 +17,8 @@ import requests
 from PIL import Image
 
 from components.features import IMAGE
-from pipeline.serving.client import Client
-from pipeline.serving.tensors import Arrays
+from components.model_server.client import Client
+from components.model_server.tensors import Arrays
 from tests import image_corpus
 
 MODEL = "colours"

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 import typer
 
+from components.lineage import History, Lineage, Trained
 from pipeline import cli
 from pipeline.config import Loaded, items, load
 from pipeline.report.facts import RECORD
-from pipeline.retraining import judged
-from pipeline.retraining.judged import History, Trained
 from pipeline.retraining.prepare import Prepared, prepare
 from pipeline.workspace import Workspace
 from tests import REPO
@@ -47,7 +46,8 @@ def baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Baseline:
             json.dumps({"settings": {**record, **changed}})
         )
         model = Trained(1, "model", True, MADE, "examples", run)
-        monkeypatch.setattr(judged, "read", lambda *_: History(model, model))
+        monkeypatch.setattr(Lineage, "history", lambda *_: History(model, model))
+        monkeypatch.setattr(Lineage, "at", lambda _: Lineage(None))
 
     return make
 

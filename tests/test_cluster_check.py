@@ -90,10 +90,6 @@ def kubeconfig(folder: Path, monkeypatch: pytest.MonkeyPatch, port: int) -> None
     path = folder / "kubeconfig"
     path.write_text(yaml.safe_dump(config))
     monkeypatch.setenv("KUBECONFIG", str(path))
-    # As a default it was taken from the environment when the library was imported.
-    monkeypatch.setattr(
-        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path), raising=True
-    )
 
 
 def package(autoscaled: bool = False, **trainer: Any) -> Package:
@@ -144,7 +140,8 @@ def test_what_is_missing_is_refused(api: Api, path: str, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check()
     assert problem in str(caught.value)
-    assert "the cluster of kubectl's context 'here', namespace team" in str(caught.value)
+    assert "in the cluster at http://127.0.0.1:" in str(caught.value)
+    assert ", namespace team;" in str(caught.value)
     assert "--no-check" in str(caught.value)
 
 
@@ -217,8 +214,20 @@ def test_a_cluster_that_does_not_answer_stops_nobody(
 ) -> None:
     kubeconfig(tmp_path, monkeypatch, 1)
     (remark,) = check()
-    assert remark.startswith("the cluster of kubectl's context 'here' was not asked")
+    assert remark.startswith("it was not checked whether pods can start: ")
     assert "Connection refused" in remark
+
+
+@pytest.mark.parametrize("content", ["a: [1, {b", "apiVersion: v1", "- 1", ""])
+def test_a_kubeconfig_that_cannot_be_used_stops_nobody(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(content)
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    (remark,) = check()
+    assert remark.startswith("it was not checked whether pods can start: no cluster is named: ")
+    assert cluster.PodLogs().read("team", "p") == ""
 
 
 def test_without_kubectl_nothing_is_looked_at(

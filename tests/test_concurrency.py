@@ -12,13 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from components.atomic_pusher import filesystem, served, storage, versions
-from components.atomic_pusher.pending import AUDIT_FILE
-from components.atomic_pusher.registry import push
+from components import storage
+from components.model_registry import CANARY, STABLE, Registry, versions
+from components.model_registry.configuration import AUDIT_FILE
+from components.model_server.server import ModelServer
 from pipeline.errors import ConfigError
-from pipeline.serving import promotion
-from pipeline.serving.promotion import CANARY, STABLE, Target
-from pipeline.serving.server import ModelServer
 from tests import REPO
 from tests.serving_kit import MODEL, SECONDS, b64, picture, post
 from tests.test_atomic_pusher import assert_whole, write_model
@@ -26,10 +24,10 @@ from tests.test_atomic_pusher import assert_whole, write_model
 PUSH = """
 import sys
 from pathlib import Path
-from components.atomic_pusher import filesystem
-root, base = Path(sys.argv[1]), Path(sys.argv[2])
+from components.model_registry import Registry
+root, registry = Path(sys.argv[1]), Registry(sys.argv[2])
 for number in range(10):
-    filesystem.push(root / str(number), base, {"run": sys.argv[3]}, 100, lambda: ())
+    registry.push(root / str(number), {"run": sys.argv[3]}, 100)
 """
 
 
@@ -55,42 +53,39 @@ def test_two_processes_push_each_model_once(tmp_path: Path, base: Path) -> None:
 
 
 def test_a_push_keeps_what_is_promoted_meanwhile(tmp_path: Path, base: Path) -> None:
-    config = served.default_config(str(base))
-    target = Target(MODEL, str(base), config)
+    target = Registry(str(base))
     for number in (1, 2):
-        push(write_model(tmp_path / "model", f"model {number}"), str(base), {}, 10, config)
-    promotion.promote(target, 2, STABLE)
+        target.push(write_model(tmp_path / "model", f"model {number}"), {}, 10)
+    target.promote(2, STABLE)
 
     def keep_pushing() -> None:
         for number in range(3, 23):
-            push(write_model(tmp_path / "model", f"model {number}"), str(base), {}, 1, config)
+            target.push(write_model(tmp_path / "model", f"model {number}"), {}, 1)
 
     with ThreadPoolExecutor(1) as pool:
         pushing = pool.submit(keep_pushing)
         while not pushing.done():
             newest = max(versions.find(str(base)))
             try:
-                promotion.promote(target, newest, CANARY)
+                target.promote(newest, CANARY)
             except ConfigError:
                 continue  # it was superseded before its turn, and is refused as not there
             assert {2, newest} <= set(versions.find(str(base)))
         pushing.result()
-    labels = promotion.current(target).labels
+    labels = target.serving().labels
     assert set(labels.values()) <= set(versions.find(str(base)))
 
 
 def test_promotions_take_turns_and_are_both_on_record(tmp_path: Path, base: Path) -> None:
     for number in (1, 2, 3):
-        filesystem.push(
-            write_model(tmp_path / "model", f"model {number}"), base, {}, 10, lambda: ()
-        )
-    target = Target(MODEL, str(base), str(base.parent / "models.config"))
-    promotion.promote(target, 1, STABLE)
+        versions.push(write_model(tmp_path / "model", f"model {number}"), base, {}, 10, lambda: ())
+    target = Registry(str(base), str(base.parent / "models.config"), MODEL)
+    target.promote(1, STABLE)
 
     def change(turn: int) -> None:
         # Whoever comes second may find that there is nothing to withdraw.
         with contextlib.suppress(ConfigError):
-            promotion.promote(target, 2, CANARY) if turn % 2 else promotion.rollback(target)
+            target.promote(2, CANARY) if turn % 2 else target.rollback()
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(change, range(32)))
@@ -101,16 +96,16 @@ def test_promotions_take_turns_and_are_both_on_record(tmp_path: Path, base: Path
     for before, after in itertools.pairwise(states):
         assert after["from"] == before["to"]
     last = states[-1]["to"]["labels"]
-    assert last == promotion.current(target).labels
+    assert last == target.serving().labels
     assert last[STABLE] == 1
 
 
 def test_two_servers_follow_the_same_configuration(base: Path, colour_models: list[Path]) -> None:
     for model in colour_models[:2]:
-        filesystem.push(model, base, {}, 10, lambda: ())
+        versions.push(model, base, {}, 10, lambda: ())
     config = base.parent / "models.config"
-    target = Target(MODEL, str(base), str(config))
-    promotion.promote(target, 1, STABLE)
+    target = Registry(str(base), str(config), MODEL)
+    target.promote(1, STABLE)
 
     def server() -> ModelServer:
         return ModelServer(config_file=config, poll_seconds=0.05, config_poll_seconds=0.05)
@@ -119,8 +114,8 @@ def test_two_servers_follow_the_same_configuration(base: Path, colour_models: li
         for each in (one, other):
             each.wait_ready(SECONDS)
         addresses = [f"{each.host}:{each.grpc_port}" for each in (one, other)]
-        promotion.promote(target, 2, CANARY, addresses, SECONDS)
-        promotion.promote(target, 2, STABLE, addresses, SECONDS)
+        target.promote(2, CANARY, addresses, SECONDS)
+        target.promote(2, STABLE, addresses, SECONDS)
         for each in (one, other):
             answer = post(
                 each, f"/v1/models/{MODEL}/labels/stable:predict", {"instances": [b64(picture())]}

@@ -19,16 +19,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.atomic_pusher import config_map, filesystem, served
-from components.atomic_pusher.config_map import Place
-from components.atomic_pusher.pending import AUDIT_FILE
-from components.errors import PushRefusedError
+from components.model_registry import (
+    CANARY,
+    STABLE,
+    Registry,
+    Serving,
+    config_map,
+    followers,
+    versions,
+)
+from components.model_registry import configuration as model_configuration
+from components.model_registry.config_map import Place
+from components.model_registry.configuration import AUDIT_FILE
+from components.model_server.server import ModelServer
 from pipeline import config as configuration
 from pipeline.errors import ConfigError, KubernetesUnreachable, PromotionFailed
-from pipeline.retraining import labels
-from pipeline.serving import change, followers, promotion
-from pipeline.serving.promotion import CANARY, STABLE, Serving, Target
-from pipeline.serving.server import ModelServer
 from tests import REPO, kubernetes_stub
 from tests.cli import command, perennial, process
 from tests.kubernetes_stub import NAME, NAMESPACE, Stub
@@ -54,7 +59,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, colour_models: list[Path]) ->
     """Three versions."""
     base = tmp_path_factory.mktemp("cluster") / MODEL
     for model in colour_models:
-        filesystem.push(model, base, {}, 10, lambda: ())
+        versions.push(model, base, {}, 10, lambda: ())
     return base
 
 
@@ -63,15 +68,15 @@ def cluster(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     text = config_text(base, 1).replace('config { name: "other" base_path: "/models/other" }', "")
     with kubernetes_stub.running(text) as stub:
         monkeypatch.setenv("KUBECONFIG", str(stub.kubeconfig(tmp_path)))
-        monkeypatch.setattr(change, "_PUT_BACK_PAUSE_S", 0.01)
+        monkeypatch.setattr(model_configuration, "_PUT_BACK_PAUSE_S", 0.01)
         monkeypatch.setattr(followers, "_LIST_SECONDS", 0.02)
         monkeypatch.setattr(config_map, "TIMEOUT", (2, 2))
         yield stub
 
 
 @pytest.fixture
-def target(base: Path, cluster: Stub) -> Target:
-    return Target(MODEL, str(base), LOCATION)
+def target(base: Path, cluster: Stub) -> Registry:
+    return Registry(str(base), LOCATION, MODEL)
 
 
 @contextlib.contextmanager
@@ -115,15 +120,15 @@ def pods(cluster: Stub, tmp_path: Path) -> Iterator[list[ModelServer]]:
 
 class TestWithPods:
     def test_a_version_becomes_canary_then_stable_and_is_rolled_back(
-        self, target: Target, cluster: Stub, pods: list[ModelServer], base: Path
+        self, target: Registry, cluster: Stub, pods: list[ModelServer], base: Path
     ) -> None:
         before = cluster.map
-        promotion.promote(target, 2, CANARY, timeout=SECONDS)
-        assert promotion.current(target) == Serving.of({STABLE: 1, CANARY: 2})
-        promotion.promote(target, 2, STABLE, timeout=SECONDS)
+        target.promote(2, CANARY, timeout=SECONDS)
+        assert target.serving() == Serving.of({STABLE: 1, CANARY: 2})
+        target.promote(2, STABLE, timeout=SECONDS)
         # A label in use moves to what is not loaded yet, which takes two writes.
-        promotion.promote(target, 3, STABLE, timeout=SECONDS)
-        assert promotion.rollback(target, timeout=SECONDS) == Serving.of({STABLE: 2})
+        target.promote(3, STABLE, timeout=SECONDS)
+        assert target.rollback(timeout=SECONDS) == Serving.of({STABLE: 2})
 
         done = ["promote 2 to canary", "promote 2 to stable", "promote 3 to stable", "rollback"]
         assert [(entry["action"], entry["result"]) for entry in cluster.audit] == [
@@ -146,13 +151,13 @@ class TestWithPods:
         assert cluster.events[0]["type"] == "Normal"
 
     def test_one_pod_that_never_loads_it_puts_the_old_one_back(
-        self, target: Target, cluster: Stub, pods: list[ModelServer], tmp_path: Path
+        self, target: Registry, cluster: Stub, pods: list[ModelServer], tmp_path: Path
     ) -> None:
         before = cluster.text
         with pod(tmp_path / "pod-c", before) as (stuck, _):
             cluster.serve("pod-c", stuck.grpc_port)
             with pytest.raises(PromotionFailed, match="pod-c does not serve"):
-                promotion.promote(target, 2, CANARY, timeout=2.0)
+                target.promote(2, CANARY, timeout=2.0)
         assert cluster.text == before
         assert cluster.audit[-1]["result"].startswith("failed: pod-c")
         assert (cluster.events[-1]["reason"], cluster.events[-1]["type"]) == (
@@ -161,7 +166,7 @@ class TestWithPods:
         )
 
     def test_a_pod_that_becomes_ready_meanwhile_counts(
-        self, target: Target, cluster: Stub, pods: list[ModelServer], tmp_path: Path
+        self, target: Registry, cluster: Stub, pods: list[ModelServer], tmp_path: Path
     ) -> None:
         before = cluster.text
         with pod(tmp_path / "pod-c", before) as (late, _):
@@ -173,12 +178,12 @@ class TestWithPods:
 
             cluster.before = comes
             with pytest.raises(PromotionFailed, match="pod-c"):
-                promotion.promote(target, 2, CANARY, timeout=2.0)
+                target.promote(2, CANARY, timeout=2.0)
         assert cluster.text == before
 
     def test_a_pod_that_goes_away_meanwhile_does_not(
         self,
-        target: Target,
+        target: Registry,
         cluster: Stub,
         pods: list[ModelServer],
         monkeypatch: pytest.MonkeyPatch,
@@ -195,43 +200,43 @@ class TestWithPods:
         with socket.create_server(("127.0.0.1", 0)) as mute:
             cluster.serve("pod-c", mute.getsockname()[1])
             cluster.before = goes
-            promotion.promote(target, 2, CANARY, timeout=SECONDS)
-        assert promotion.current(target).labels == {STABLE: 1, CANARY: 2}
+            target.promote(2, CANARY, timeout=SECONDS)
+        assert target.serving().labels == {STABLE: 1, CANARY: 2}
 
     def test_pods_that_are_not_ready_do_not(
-        self, target: Target, cluster: Stub, pods: list[ModelServer]
+        self, target: Registry, cluster: Stub, pods: list[ModelServer]
     ) -> None:
         cluster.serve("starting", 1, ready=False)
         cluster.serve("pod-a", 1, host="fd00::1")  # its other address
-        promotion.promote(target, 2, CANARY, timeout=SECONDS)
+        target.promote(2, CANARY, timeout=SECONDS)
 
     def test_named_servers_are_waited_for_instead(
-        self, target: Target, cluster: Stub, pods: list[ModelServer]
+        self, target: Registry, cluster: Stub, pods: list[ModelServer]
     ) -> None:
         cluster.serve("out-of-reach", 1)
         at = [f"127.0.0.1:{server.grpc_port}" for server in pods]
-        promotion.promote(target, 2, CANARY, at, SECONDS)
+        target.promote(2, CANARY, at, SECONDS)
         assert "list endpointslices" not in cluster.asked
 
     def test_optional_rights_may_be_missing(
-        self, target: Target, cluster: Stub, pods: list[ModelServer]
+        self, target: Registry, cluster: Stub, pods: list[ModelServer]
     ) -> None:
         cluster.denied = {"patch pods", "create events"}
-        promotion.promote(target, 2, CANARY, timeout=SECONDS)
+        target.promote(2, CANARY, timeout=SECONDS)
         assert cluster.audit[-1]["result"] == "done"
 
     def test_an_answer_that_gets_lost_is_no_conflict(
-        self, target: Target, cluster: Stub, pods: list[ModelServer]
+        self, target: Registry, cluster: Stub, pods: list[ModelServer]
     ) -> None:
         cluster.lost = 1
-        promotion.promote(target, 2, CANARY, timeout=SECONDS)
+        target.promote(2, CANARY, timeout=SECONDS)
         assert [entry["result"] for entry in cluster.audit] == ["started", "done"]
 
     def test_policies_label_what_was_pushed(
-        self, cluster: Stub, pods: list[ModelServer], base: Path, target: Target
+        self, cluster: Stub, pods: list[ModelServer], base: Path, target: Registry
     ) -> None:
-        labels.after_push(str(base), LOCATION, 2, MODEL, CANARY, "")
-        assert promotion.current(target).labels == {STABLE: 1, CANARY: 2}
+        target.label(2, CANARY)
+        assert target.serving().labels == {STABLE: 1, CANARY: 2}
         given = {
             "name": MODEL,
             "push.directory": str(base),
@@ -239,9 +244,10 @@ class TestWithPods:
             "retrain.promote": "stable",
         }
         config = configuration.load_given({"test": given}).config
-        assert labels.label(config, 3).startswith("version 3 is stable, instead of version 1")
-        assert promotion.current(target).labels == {STABLE: 3, "previous": 1}
-        assert labels.label(config, 2).startswith("version 2 is no newer")
+        told = config.registry.label(3, config.retrain.promote)
+        assert told.startswith("version 3 is stable, instead of version 1")
+        assert target.serving().labels == {STABLE: 3, "previous": 1}
+        assert config.registry.label(2, config.retrain.promote).startswith("version 2 is no newer")
 
     def test_the_command_tells_who_serves_what(
         self, cluster: Stub, pods: list[ModelServer]
@@ -262,7 +268,9 @@ class TestWithPods:
 class TestNothingIsLost:
     """What needs no server: pods that are waited for in vain, or nobody gets that far."""
 
-    def test_a_change_in_between_is_taken_into_account(self, target: Target, cluster: Stub) -> None:
+    def test_a_change_in_between_is_taken_into_account(
+        self, target: Registry, cluster: Stub
+    ) -> None:
         base = Path(target.base or "")
 
         def once(verb: str) -> None:
@@ -272,11 +280,11 @@ class TestNothingIsLost:
 
         cluster.before = once
         with pytest.raises(PromotionFailed, match="no ready pod"):
-            promotion.promote(target, 2, CANARY, timeout=0.1)
+            target.promote(2, CANARY, timeout=0.1)
         assert cluster.audit[-1]["from"]["labels"] == {STABLE: 3}
         assert cluster.text == config_text(base, 3)
 
-    def test_changes_all_the_time_end_in_a_refusal(self, target: Target, cluster: Stub) -> None:
+    def test_changes_all_the_time_end_in_a_refusal(self, target: Registry, cluster: Stub) -> None:
         def always(verb: str) -> None:
             if verb == "update configmaps":
                 cluster.store({**cluster.map, "metadata": dict(cluster.map["metadata"])})
@@ -284,10 +292,12 @@ class TestNothingIsLost:
         cluster.before = always
         before = cluster.text
         with pytest.raises(ConfigError, match="changed by somebody else"):
-            promotion.promote(target, 2, CANARY, timeout=0.1)
+            target.promote(2, CANARY, timeout=0.1)
         assert (cluster.text, cluster.audit) == (before, [])
 
-    def test_what_somebody_else_wrote_meanwhile_stays(self, target: Target, cluster: Stub) -> None:
+    def test_what_somebody_else_wrote_meanwhile_stays(
+        self, target: Registry, cluster: Stub
+    ) -> None:
         theirs = config_text(Path(target.base or ""), 3)
 
         def after_the_write(verb: str) -> None:
@@ -297,64 +307,70 @@ class TestNothingIsLost:
 
         cluster.before = after_the_write
         with pytest.raises(PromotionFailed, match="changed by somebody else meanwhile"):
-            promotion.promote(target, 2, CANARY, timeout=0.1)
+            target.promote(2, CANARY, timeout=0.1)
         assert cluster.text == theirs
 
-    def test_that_it_cannot_be_put_back_is_told(self, target: Target, cluster: Stub) -> None:
+    def test_that_it_cannot_be_put_back_is_told(self, target: Registry, cluster: Stub) -> None:
         def after_the_write(verb: str) -> None:
             if verb.startswith("list") and cluster.audit:
                 cluster.denied = {"update configmaps"}
 
         cluster.before = after_the_write
         with pytest.raises(PromotionFailed, match="could NOT be put back, run perennial rollback"):
-            promotion.promote(target, 2, CANARY, timeout=0.1)
+            target.promote(2, CANARY, timeout=0.1)
 
-    def test_one_at_a_time(self, target: Target, cluster: Stub) -> None:
+    def test_one_at_a_time(self, target: Registry, cluster: Stub) -> None:
         now = datetime.datetime.now(datetime.UTC)
-        entry = {"at": "?", "who": "ann@host", "action": "promote 3 to canary", "result": "started"}
+        entry = {"at": "?", "who": "ann@host", "action": "promote 3 to canary"}
 
         def busy(minutes: int) -> None:
-            until = (now + datetime.timedelta(minutes=minutes)).isoformat(timespec="seconds")
-            annotation = {"perennial/audit": json.dumps({**entry, "until": until})}
+            theirs = model_configuration.Change(
+                entry=entry,
+                before=cluster.text,
+                steps=["theirs"],
+                followed=True,
+                until=now + datetime.timedelta(minutes=minutes),
+            )
+            annotation = {model_configuration.CHANGE_ANNOTATION: theirs.model_dump_json()}
             cluster.map["metadata"]["annotations"] = annotation
 
         busy(5)
         with pytest.raises(ConfigError, match="is being changed by ann@host"):
-            promotion.promote(target, 2, CANARY, timeout=0.1)
+            target.promote(2, CANARY, timeout=0.1)
         busy(-1)  # killed, long ago
         with pytest.raises(PromotionFailed, match="no ready pod"):
-            promotion.promote(target, 2, CANARY, timeout=0.1)
+            target.promote(2, CANARY, timeout=0.1)
         assert len(cluster.audit) == 3
 
     def test_what_was_cut_off_is_undone_by_the_next_change(
-        self, target: Target, cluster: Stub, monkeypatch: pytest.MonkeyPatch
+        self, target: Registry, cluster: Stub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         before = cluster.text
         with monkeypatch.context() as killed:
-            killed.setattr(change.ConfigMapChange, "put_back", lambda *_: "")
-            killed.setattr(change, "_PUT_BACK_TRIES", 0)
+            killed.setattr(model_configuration._ConfigMap, "put_back", lambda *_: "")
+            killed.setattr(model_configuration, "_PUT_BACK_TRIES", 0)
             with pytest.raises(PromotionFailed):
-                promotion.promote(target, 2, CANARY, timeout=0.1)
+                target.promote(2, CANARY, timeout=0.1)
         assert cluster.text != before
         assert cluster.audit[-1]["result"] == "started"
         with pytest.raises(PromotionFailed, match="no ready pod"):
-            promotion.promote(target, 3, CANARY, timeout=0.1)
+            target.promote(3, CANARY, timeout=0.1)
         assert cluster.text == before
         results = [entry["result"] for entry in cluster.audit]
         assert results[:3] == ["started", "failed: cut off, and undone", "started"]
-        assert change.BEFORE_ANNOTATION not in cluster.map["metadata"]["annotations"]
+        assert model_configuration.CHANGE_ANNOTATION not in cluster.map["metadata"]["annotations"]
 
-    def test_the_annotation_stays_small(self, target: Target, cluster: Stub) -> None:
+    def test_the_annotation_stays_small(self, target: Registry, cluster: Stub) -> None:
         for _ in range(12):
             with pytest.raises(PromotionFailed):
-                promotion.promote(target, 2, CANARY, timeout=0.01)
+                target.promote(2, CANARY, timeout=0.01)
         assert len(cluster.audit) == 20
         cluster.map["metadata"]["annotations"]["perennial/audit"] = "somebody's note"
         with pytest.raises(PromotionFailed):
-            promotion.promote(target, 2, CANARY, timeout=0.01)
+            target.promote(2, CANARY, timeout=0.01)
 
     def test_terminated_it_puts_the_old_one_back(
-        self, target: Target, cluster: Stub, tmp_path: Path
+        self, target: Registry, cluster: Stub, tmp_path: Path
     ) -> None:
         before = cluster.text
         arguments = command("promote", 2, "--to", "canary", "--configmap", f"{NAMESPACE}/{NAME}")
@@ -447,24 +463,24 @@ class TestRefusals:
         given = ("--configmap", f"{NAMESPACE}/{NAME}", "--config-file", "x")
         assert "give one of them" in self.refused(cluster, *given)
 
-    def test_nobody_answers(self, cluster: Stub, target: Target, tmp_path: Path) -> None:
+    def test_nobody_answers(self, cluster: Stub, target: Registry, tmp_path: Path) -> None:
         with socket.socket() as nobody:
             nobody.bind(("127.0.0.1", 0))
             cluster.url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
             os.environ["KUBECONFIG"] = str(cluster.kubeconfig(tmp_path))
             with pytest.raises(KubernetesUnreachable, match="does not answer"):
-                promotion.promote(target, 2, CANARY)
+                target.promote(2, CANARY)
             result = perennial("rollback", "--configmap", f"{NAMESPACE}/{NAME}")
         assert result.exit_code == 13
 
     def test_in_a_pod_its_own_account_is_used(
-        self, cluster: Stub, target: Target, monkeypatch: pytest.MonkeyPatch
+        self, cluster: Stub, target: Registry, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("KUBECONFIG")
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
         with pytest.raises(ConfigError, match="no cluster is named: Service token file"):
-            promotion.promote(target, 2, CANARY)
+            target.promote(2, CANARY)
 
 
 class TestPlace:
@@ -488,24 +504,24 @@ class TestPlace:
     def test_a_push_removes_nothing_that_the_config_map_names(
         self, cluster: Stub, base: Path
     ) -> None:
-        assert served.pinned(LOCATION, str(base)) == {1}
+        assert Registry(str(base), LOCATION).pinned() == {1}
         cluster.denied = {"get configmaps"}
-        with pytest.raises(PushRefusedError, match="which versions are served is not known"):
-            served.pinned(LOCATION, str(base))
+        with pytest.raises(ConfigError, match="which versions are served is not known"):
+            Registry(str(base), LOCATION).pinned()
 
 
 def test_two_promoters_at_once_do_not_mix(
-    target: Target, cluster: Stub, monkeypatch: pytest.MonkeyPatch
+    target: Registry, cluster: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each sees the other's change, or is told to wait."""
-    monkeypatch.setattr(change, "_PUT_BACK_PAUSE_S", 5.0)
+    monkeypatch.setattr(model_configuration, "_PUT_BACK_PAUSE_S", 5.0)
     ended: list[str] = []
     # Without the folder's lock, as on two machines.
-    blind = Target(MODEL, None, LOCATION)
+    blind = Registry(None, LOCATION, MODEL)
 
     def promote(version: int) -> None:
         try:
-            promotion.promote(blind, version, CANARY, timeout=0.3)
+            blind.promote(version, CANARY, timeout=0.3)
         except (ConfigError, PromotionFailed) as error:
             ended.append(type(error).__name__)
 

@@ -69,7 +69,7 @@ def test_a_page_that_cannot_be_written_is_named(two_classes: Path, tmp_path: Pat
 def test_reports_samples_and_the_page_of_the_server_have_one_palette() -> None:
     colour = re.compile(r"(--[a-z-]+): (#[0-9a-f]{6})")
     reports = set(colour.findall((REPO / "pipeline/report/templates/style.css").read_text()))
-    served = set(colour.findall((REPO / "pipeline/serving/page.html").read_text()))
+    served = set(colour.findall((REPO / "components/model_server/page.html").read_text()))
     assert {name for name, _ in served} >= {"--ink", "--page", "--card", "--first", "--bad"}
     assert served < reports
     assert "base.html" in (REPO / "pipeline/report/templates/samples.html").read_text()

@@ -19,10 +19,10 @@ import pytest
 from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
 from components import environment
+from components.model_server import launch
+from components.model_server.client import Client
 from pipeline import doctor
 from pipeline.retraining import notify
-from pipeline.serving import launch
-from pipeline.serving.client import Client
 from pipeline.settings import NotifyConfig
 from tests import REPO
 
@@ -193,7 +193,7 @@ class TestOtherPackages:
         assert run(PERENNIAL, "version", cwd=tmp_path).returncode == 0
         source = launch.Source.of_model(tmp_path, "m")
         arguments = launch.command(launch.own_backend(), source, 1, 2)
-        start = arguments[: arguments.index("pipeline.serving") + 1]
+        start = arguments[: arguments.index("components.model_server") + 1]
         done = run(*start, "--help", cwd=tmp_path)
         assert done.returncode == 0
         assert "--model_base_path" in done.stdout

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from components.atomic_pusher import versions
-from components.atomic_pusher.signing import Keys, verify_version
+from components.model_registry import versions
+from components.model_registry.signing import Keys, verify_version
 from tests import REPO
 from tests.cli import sets
 from tests.test_e2e import SMALL, TINY, Run, perennial_run, run_command

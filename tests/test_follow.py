@@ -18,8 +18,8 @@ from components import progress
 from kubeflow import follow
 from kubeflow.client import Kubeflow
 from kubeflow.cluster import PodLogs
+from kubeflow.commands.connection import Connection
 from kubeflow.workflow import START_TIMEOUT, parse
-from pipeline.commands.connection import Connection
 from pipeline.errors import KubeflowUnreachable, NodeFailed
 from tests import kubeflow_stub, sample_package
 from tests.cli import perennial

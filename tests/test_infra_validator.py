@@ -23,10 +23,10 @@ from components.errors import NotServableError
 from components.infra_validator import executor
 from components.infra_validator.component import InfraValidator
 from components.infra_validator.executor import Executor
-from pipeline.serving.launch import ServerProcess, Source, own_backend
-from pipeline.serving.model import LoadedModel
-from pipeline.serving.server import ModelServer
-from pipeline.serving.service import Limits
+from components.model_server.launch import ServerProcess, Source, own_backend
+from components.model_server.model import LoadedModel
+from components.model_server.server import ModelServer
+from components.model_server.service import Limits
 from tests.serving_kit import example, picture
 
 COLOURS = ("red", "green", "blue")
@@ -245,7 +245,7 @@ def dead(base_path: str, model_name: str) -> Any:
 class TestMissingVariablesBesideAWarmUp:
     def test_the_server_itself_notices(self, validate: Validate) -> None:
         """The one gate within TensorFlow Serving, which loads such a model silently."""
-        from pipeline.serving.errors import ServingError
+        from components.model_server.errors import ServingError
 
         copy = blessed_model(validate())
         shutil.rmtree(copy / "variables")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import multiprocessing
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from tfx.orchestration.portable import execution_publish_utils, outputs_utils
 
+from components.lineage import Lineage
 from pipeline import interrupts, local_runner
 from pipeline.errors import INTERRUPTED, ConfigError, DataError, NodeFailed, NotBlessed, UserError
 from pipeline.workspace import Workspace
@@ -493,3 +495,78 @@ def test_a_jump_of_the_clock_changes_nothing(
     assert all(0 <= value < 600 for value in recorder.of("node_end", "wall_s"))
     assert _states(toy.run()) == ["cached"] * 3
     assert _states(toy.run(setting="new")) == ["cached", "complete", "complete"]
+
+
+class TestElsewhere:
+    """A workspace that is moved, copied or reached by another path goes on where it is."""
+
+    def test_a_copy_takes_all_from_its_own_cache_and_leaves_the_original_alone(
+        self, toy: Toy, tmp_path: Path
+    ) -> None:
+        toy.run()
+        before = _tree(toy.workspace.root)
+        copy = shutil.copytree(toy.workspace.root, tmp_path / "copy")
+        shutil.rmtree(copy / "artifacts" / "Third")
+        toy.executed()
+        elsewhere = Toy(Workspace(copy), toy.control, runs=1)
+        elsewhere.run()
+        assert elsewhere.executed() == ["Third"]  # and not what the original still has
+        assert _tree(toy.workspace.root) == before
+        uris = [each.uri for each in lineage_of(elsewhere.workspace).artifacts()]
+        assert all(uri.startswith(f"{copy}/artifacts/") for uri in uris)
+        toy.run("other")
+        assert toy.executed() == NODES[1:]
+
+    def test_a_moved_one_is_recognised_also_where_nothing_runs(
+        self, toy: Toy, tmp_path: Path
+    ) -> None:
+        toy.run()
+        moved = Workspace(toy.workspace.root.rename(tmp_path / "moved"))
+        for artifact in lineage_of(moved).artifacts():
+            assert Path(artifact.uri, "text").exists()
+        toy.executed()
+        assert Toy(moved, toy.control, runs=1).run().nodes[-1].state == "cached"
+        assert toy.executed() == []
+
+    def test_a_link_to_it_is_no_other_place(self, toy: Toy, tmp_path: Path) -> None:
+        toy.run()
+        before = toy.workspace.stamp.read_bytes()
+        (tmp_path / "link").symlink_to(toy.workspace.root)
+        Workspace(tmp_path / "link").settle()
+        assert toy.workspace.stamp.read_bytes() == before
+
+    def test_model_servers_follow(self, toy: Toy, tmp_path: Path) -> None:
+        toy.run()
+        serving = toy.workspace.root / "serving"
+        serving.mkdir()
+        text = f'base_path: "{serving}/digits" base_path: "/elsewhere/digits"'
+        (serving / "models.config").write_text(text)
+        moved = Workspace(toy.workspace.root.rename(tmp_path / "moved"))
+        moved.settle()
+        told = (moved.root / "serving" / "models.config").read_text()
+        assert told == f'base_path: "{moved.root}/serving/digits" base_path: "/elsewhere/digits"'
+
+    def test_what_was_cut_off_is_done_by_the_next_use(
+        self, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        toy.run()
+        moved = Workspace(toy.workspace.root.rename(tmp_path / "moved"))
+        with monkeypatch.context() as patch:
+            patch.setattr("components.storage.write_text", _no_space)
+            with pytest.raises(ConfigError, match="No space"):
+                moved.settle()
+        for artifact in lineage_of(moved).artifacts():
+            assert Path(artifact.uri, "text").exists()
+
+
+def _no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def lineage_of(workspace: Workspace) -> Lineage:
+    return Lineage.at(workspace.connection())
+
+
+def _tree(root: Path) -> dict[str, bytes]:
+    """The content of every file below a folder."""
+    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}

@@ -20,12 +20,12 @@ from PIL import Image
 
 from components.image_example_gen.inputs import INPUTS_FILE
 from components.image_example_gen.options import Options
+from components.lineage import History, Lineage, Trained
 from pipeline.config import Loaded, load
 from pipeline.errors import EXIT_CODES, DataError, DataLost, WorkspaceBusy
-from pipeline.retraining import inventory, journal, judged, look, losses
+from pipeline.retraining import inventory, journal, look, losses
 from pipeline.retraining import retrain as nights
 from pipeline.retraining.inventory import Entry, Inventory
-from pipeline.retraining.judged import History, Trained
 from pipeline.retraining.losses import Losses
 from pipeline.workspace import Workspace
 from tests.cli import perennial, process
@@ -262,7 +262,8 @@ def night(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded
     workspace = Workspace(loaded.config.workspace)
     with workspace.lock():
         workspace.metadata.touch()
-    monkeypatch.setattr(judged, "read", lambda *_: History(last, last))
+    monkeypatch.setattr(Lineage, "history", lambda *_: History(last, last))
+    monkeypatch.setattr(Lineage, "at", lambda _: Lineage(None))
     return loaded
 
 

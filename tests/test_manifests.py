@@ -11,8 +11,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from kubeflow.commands.submit import SERVICE_ACCOUNT
 from pipeline import beam_runner, cli
-from pipeline.commands.submit import SERVICE_ACCOUNT
 from pipeline.errors import ConfigError, DataError, NotBlessed
 from pipeline.settings import BeamConfig, KubeflowConfig
 from tests import REPO

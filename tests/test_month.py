@@ -322,19 +322,16 @@ def test_what_is_served_was_never_worse_by_the_gate(month: Month) -> None:
 
 
 def test_what_is_served_changes_by_label_only(month: Month) -> None:
-    from components.atomic_pusher import versions
     from pipeline.config import load
-    from pipeline.retraining import labels
-    from pipeline.serving import promotion
 
     config = load(
         month.root / "perennial.toml", {"workspace": str(month.workspace)}, scheduled=True
     ).config
-    pushed = versions.find(config.push_directory)
+    pushed = config.registry.numbers()
     blessed = [entry for entry in month.ended() if entry["result"] == "blessed"]
     assert pushed == list(range(1, len(pushed) + 1))
     assert pushed == sorted({int(entry["pushed"].rpartition("/")[2]) for entry in blessed})
-    assert promotion.current(labels.target(config)).labels == {"stable": 1, "canary": pushed[-1]}
+    assert config.registry.serving().labels == {"stable": 1, "canary": pushed[-1]}
 
 
 def test_a_training_works_on_the_new_images_only(month: Month) -> None:

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
+from components.model_server.server import ModelServer
 from components.servable import CLASSES_FILE
 from pipeline.prediction import _batches
-from pipeline.serving.server import ModelServer
 from tests.cli import perennial
 from tests.serving_kit import MODEL, PURE, push
 

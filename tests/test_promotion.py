@@ -15,15 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from components.atomic_pusher import filesystem, storage, versions
-from components.atomic_pusher.pending import AUDIT_FILE
+from components import servable, storage
+from components.model_registry import (
+    CANARY,
+    STABLE,
+    Registry,
+    Serving,
+    versions,
+)
+from components.model_registry.configuration import AUDIT_FILE
+from components.model_registry.followers import Named
+from components.model_server.client import Client, strings
+from components.model_server.server import ModelServer
 from pipeline.commands.serve import _source
 from pipeline.errors import ConfigError, PromotionFailed
-from pipeline.serving import promotion
-from pipeline.serving.client import Client, strings
-from pipeline.serving.followers import Named
-from pipeline.serving.promotion import CANARY, STABLE, Serving, Target
-from pipeline.serving.server import ModelServer
 from tests import REPO
 from tests.cli import perennial
 from tests.serving_kit import MODEL, SECONDS, connected, picture
@@ -40,18 +45,18 @@ def workspace(tmp_path: Path, colour_models: list[Path]) -> Path:
             "metrics": {"accuracy": 0.9 + number / 100},
             "validated": "a server",
         }
-        filesystem.push(model, workspace / "serving" / MODEL, record, 10, lambda: ())
+        versions.push(model, workspace / "serving" / MODEL, record, 10, lambda: ())
     return workspace
 
 
 @pytest.fixture
-def target(workspace: Path) -> Target:
+def target(workspace: Path) -> Registry:
     serving = workspace / "serving"
-    return Target(MODEL, str(serving / MODEL), str(serving / "models.config"))
+    return Registry(str(serving / MODEL), str(serving / "models.config"), MODEL)
 
 
 @pytest.fixture
-def server(workspace: Path, target: Target) -> Iterator[ModelServer]:
+def server(workspace: Path, target: Registry) -> Iterator[ModelServer]:
     """A server as `perennial serve` starts it, only more eager."""
     source = _source(workspace / "serving", None)
     server = ModelServer(
@@ -85,7 +90,7 @@ def states(client: Client) -> dict[int, str]:
     return {version: state for version, (state, _) in client.status(MODEL).items()}
 
 
-def audit(target: Target) -> list[dict[str, object]]:
+def audit(target: Registry) -> list[dict[str, object]]:
     """The changes that ended, each of which was logged before it began."""
     text = storage.read_text(str(Path(target.config).with_name(AUDIT_FILE)))
     entries = [json.loads(line) for line in (text or "").splitlines()]
@@ -97,23 +102,23 @@ def audit(target: Target) -> list[dict[str, object]]:
 
 class TestWithServer:
     def test_a_version_becomes_canary_then_stable_and_is_rolled_back(
-        self, target: Target, server: ModelServer, client: Client
+        self, target: Registry, server: ModelServer, client: Client
     ) -> None:
         at = (address(server),)
         assert answering(client) == 3
         # What was served becomes stable by name, so that only the label is new.
-        promotion.rollback(target, at, SECONDS)
+        target.rollback(at, SECONDS)
         assert answering(client) == answering(client, STABLE) == 2
 
-        promotion.promote(target, 3, CANARY, at, SECONDS)
+        target.promote(3, CANARY, at, SECONDS)
         assert (answering(client, STABLE), answering(client, CANARY)) == (2, 3)
-        assert promotion.current(target) == Serving.of({STABLE: 2, CANARY: 3})
+        assert target.serving() == Serving.of({STABLE: 2, CANARY: 3})
 
-        promotion.promote(target, 3, STABLE, at, SECONDS)
+        target.promote(3, STABLE, at, SECONDS)
         assert answering(client) == answering(client, STABLE) == 3
         assert answering(client, "previous") == 2
 
-        promotion.rollback(target, at, SECONDS)
+        target.rollback(at, SECONDS)
         assert answering(client) == answering(client, STABLE) == 2
         done = [(entry["action"], entry["result"]) for entry in audit(target)]
         assert done == [
@@ -127,58 +132,74 @@ class TestWithServer:
         assert all("@" in str(entry["who"]) for entry in audit(target))
 
     def test_a_label_in_use_moves_to_a_version_that_is_not_loaded(
-        self, target: Target, server: ModelServer, client: Client
+        self, target: Registry, server: ModelServer, client: Client
     ) -> None:
         at = (address(server),)
-        promotion.promote(target, 1, STABLE, at, SECONDS)
-        promotion.promote(target, 2, CANARY, at, SECONDS)
-        promotion.promote(target, 3, CANARY, at, SECONDS)
+        target.promote(1, STABLE, at, SECONDS)
+        target.promote(2, CANARY, at, SECONDS)
+        target.promote(3, CANARY, at, SECONDS)
         assert (answering(client, STABLE), answering(client, CANARY)) == (1, 3)
-        promotion.promote(target, 2, STABLE, at, SECONDS)
+        target.promote(2, STABLE, at, SECONDS)
         assert (answering(client, STABLE), answering(client, CANARY)) == (2, 3)
 
     def test_a_version_that_cannot_be_loaded_puts_the_old_configuration_back(
-        self, target: Target, server: ModelServer, client: Client, tmp_path: Path
+        self, target: Registry, server: ModelServer, client: Client, tmp_path: Path
     ) -> None:
         broken = tmp_path / "broken"
         broken.mkdir()
         (broken / "saved_model.pb").write_bytes(b"junk")
         assert target.base
-        promotion.promote(target, 2, STABLE, (address(server),), SECONDS)
-        filesystem.push(broken, Path(target.base), {}, 10, lambda: ())
+        target.promote(2, STABLE, (address(server),), SECONDS)
+        versions.push(broken, Path(target.base), {}, 10, lambda: ())
         before = storage.read_text(target.config)
         with pytest.raises(PromotionFailed, match="version 4"):
-            promotion.promote(target, 4, CANARY, (address(server),), SECONDS)
+            target.promote(4, CANARY, (address(server),), SECONDS)
         assert storage.read_text(target.config) == before
         assert answering(client, STABLE) == 2
         assert str(audit(target)[-1]["result"]).startswith("failed: ")
 
+    def test_an_error_of_before_the_change_does_not_count(
+        self, target: Registry, server: ModelServer, client: Client
+    ) -> None:
+        at = (address(server),)
+        target.promote(1, STABLE, at, SECONDS)
+        # No part of what was pushed, so that only the server finds it.
+        warmup = Path(target.base or "") / "3" / servable.WARMUP_FILE
+        warmup.write_bytes(b"junk")
+        for _ in range(2):  # as it is broken still, the second error is a new one
+            with pytest.raises(PromotionFailed, match=r"version 3.* cannot be read"):
+                target.promote(3, CANARY, at, SECONDS)
+            assert client.failures(MODEL).keys() == {3}
+        warmup.unlink()
+        assert target.promote(3, CANARY, at, SECONDS) == Serving.of({STABLE: 1, CANARY: 3})
+        assert answering(client, CANARY) == 3
+
     def test_a_version_that_answers_nonsense_puts_the_old_configuration_back(
-        self, target: Target, server: ModelServer, client: Client, tmp_path: Path
+        self, target: Registry, server: ModelServer, client: Client, tmp_path: Path
     ) -> None:
         from tests.tiny_export import export_colour_model
 
         export_colour_model(tmp_path / "nan", sharpness=float("nan"))
         assert target.base
-        promotion.promote(target, 2, STABLE, (address(server),), SECONDS)
-        filesystem.push(tmp_path / "nan", Path(target.base), {}, 10, lambda: ())
+        target.promote(2, STABLE, (address(server),), SECONDS)
+        versions.push(tmp_path / "nan", Path(target.base), {}, 10, lambda: ())
         with pytest.raises(PromotionFailed, match="version 4 gives no probabilities"):
-            promotion.promote(target, 4, CANARY, (address(server),), SECONDS)
-        assert promotion.current(target) == Serving.of({STABLE: 2})
+            target.promote(4, CANARY, (address(server),), SECONDS)
+        assert target.serving() == Serving.of({STABLE: 2})
 
     def test_a_server_that_does_not_follow_puts_the_old_configuration_back(
-        self, target: Target
+        self, target: Registry
     ) -> None:
         with socket.socket() as nobody:
             nobody.bind(("127.0.0.1", 0))
             at = f"127.0.0.1:{nobody.getsockname()[1]}"
             with pytest.raises(PromotionFailed, match="The old configuration is back in force"):
-                promotion.promote(target, 2, STABLE, (at,), timeout=1.0)
+                target.promote(2, STABLE, (at,), timeout=1.0)
         assert not Path(target.config).exists()
 
     def test_a_push_changes_what_is_served_until_something_is_promoted(
         self,
-        target: Target,
+        target: Registry,
         server: ModelServer,
         client: Client,
         colour_models: list[Path],
@@ -188,22 +209,22 @@ class TestWithServer:
         def push(name: str) -> int:
             record = {"run": name}
             model = colour_models[0 if name == "first" else 1]
-            return filesystem.push(model, Path(target.base or ""), record, 10, lambda: ())
+            return versions.push(model, Path(target.base or ""), record, 10, lambda: ())
 
         assert push("first") == 4
         client.wait_available(MODEL, 4, SECONDS)
         assert answering(client) == 4
-        promotion.rollback(target, (address(server),), SECONDS)
+        target.rollback((address(server),), SECONDS)
         assert push("second") == 5
-        promotion.promote(target, 4, CANARY, (address(server),), SECONDS)
+        target.promote(4, CANARY, (address(server),), SECONDS)
         assert answering(client, STABLE) == 3
         assert 5 not in states(client)
 
     def test_a_server_that_starts_cold_serves_the_labels(
-        self, workspace: Path, target: Target
+        self, workspace: Path, target: Registry
     ) -> None:
-        promotion.promote(target, 1, STABLE)
-        promotion.promote(target, 2, CANARY)
+        target.promote(1, STABLE)
+        target.promote(2, CANARY)
         source = _source(workspace / "serving", None)
         with ModelServer(config_file=source.config_file) as server:
             server.wait_ready(SECONDS)
@@ -211,10 +232,10 @@ class TestWithServer:
                 assert (answering(client, STABLE), answering(client, CANARY)) == (1, 2)
 
     def test_the_written_procedure_does_what_it_says(
-        self, target: Target, server: ModelServer, client: Client
+        self, target: Registry, server: ModelServer, client: Client
     ) -> None:
         config = Path(target.config)
-        promotion.promote(target, 2, STABLE, (address(server),), SECONDS)
+        target.promote(2, STABLE, (address(server),), SECONDS)
         text = (REPO / "kubeflow" / "serving" / "README.md").read_text()
         steps = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
         expected = [{STABLE: 2, CANARY: 3}, {"previous": 2, STABLE: 3}, {STABLE: 2}]
@@ -235,71 +256,69 @@ class TestWithServer:
 class TestRules:
     """What needs no server."""
 
-    def test_stable_needs_a_canary_first(self, target: Target) -> None:
-        promotion.promote(target, 1, STABLE)
+    def test_stable_needs_a_canary_first(self, target: Registry) -> None:
+        target.promote(1, STABLE)
         with pytest.raises(ConfigError, match="promote it to canary first, or name a server"):
-            promotion.promote(target, 2, STABLE)
-        promotion.promote(target, 2, CANARY)
-        assert promotion.promote(target, 2, STABLE) == Serving.of({STABLE: 2, "previous": 1})
+            target.promote(2, STABLE)
+        target.promote(2, CANARY)
+        assert target.promote(2, STABLE) == Serving.of({STABLE: 2, "previous": 1})
 
-    def test_rollback_withdraws_the_canary_first(self, target: Target) -> None:
-        promotion.promote(target, 1, STABLE)
-        promotion.promote(target, 2, CANARY)
-        promotion.promote(target, 2, STABLE)
-        promotion.promote(target, 3, CANARY)
-        assert promotion.rollback(target) == Serving.of({STABLE: 2, "previous": 1})
-        assert promotion.rollback(target) == Serving.of({STABLE: 1})
+    def test_rollback_withdraws_the_canary_first(self, target: Registry) -> None:
+        target.promote(1, STABLE)
+        target.promote(2, CANARY)
+        target.promote(2, STABLE)
+        target.promote(3, CANARY)
+        assert target.rollback() == Serving.of({STABLE: 2, "previous": 1})
+        assert target.rollback() == Serving.of({STABLE: 1})
         with pytest.raises(ConfigError, match="no version before 1"):
-            promotion.rollback(target)
+            target.rollback()
 
-    def test_a_canary_beside_the_newest_leaves_the_newest_stable(self, target: Target) -> None:
-        assert promotion.promote(target, 1, CANARY) == Serving.of({STABLE: 3, CANARY: 1})
+    def test_a_canary_beside_the_newest_leaves_the_newest_stable(self, target: Registry) -> None:
+        assert target.promote(1, CANARY) == Serving.of({STABLE: 3, CANARY: 1})
 
     def test_an_older_version_made_stable_is_the_one_without_a_label_too(
-        self, target: Target
+        self, target: Registry
     ) -> None:
-        promotion.promote(target, 3, STABLE)
-        promotion.promote(target, 1, CANARY)
-        assert promotion.promote(target, 1, STABLE) == Serving.of({STABLE: 1})
+        target.promote(3, STABLE)
+        target.promote(1, CANARY)
+        assert target.promote(1, STABLE) == Serving.of({STABLE: 1})
 
-    def test_the_same_again_changes_nothing(self, target: Target) -> None:
-        promotion.promote(target, 2, STABLE)
+    def test_the_same_again_changes_nothing(self, target: Registry) -> None:
+        target.promote(2, STABLE)
         before = Path(target.config).stat()
-        promotion.promote(target, 2, STABLE)
+        target.promote(2, STABLE)
         assert Path(target.config).stat() == before
         assert len(audit(target)) == 1
 
-    def test_a_version_that_is_not_there_is_refused(self, target: Target) -> None:
+    def test_a_version_that_is_not_there_is_refused(self, target: Registry) -> None:
         with pytest.raises(ConfigError, match="has no version 9; there are: 1, 2, 3"):
-            promotion.promote(target, 9, CANARY)
+            target.promote(9, CANARY)
 
-    def test_a_version_that_is_not_what_was_pushed_is_refused(self, target: Target) -> None:
+    def test_a_version_that_is_not_what_was_pushed_is_refused(self, target: Registry) -> None:
         (Path(target.base or "") / "2" / "saved_model.pb").write_bytes(b"other")
         with pytest.raises(ConfigError, match=r"is not what was pushed: saved_model\.pb"):
-            promotion.promote(target, 2, CANARY)
+            target.promote(2, CANARY)
 
-    def test_other_models_of_the_configuration_stay(self, target: Target) -> None:
+    def test_other_models_of_the_configuration_stay(self, target: Registry) -> None:
         other = 'model_config_list { config { name: "other" base_path: "/other" } }'
         Path(target.config).write_text(other)
-        promotion.promote(target, 1, STABLE)
+        target.promote(1, STABLE)
         text = Path(target.config).read_text()
         assert 'name: "other"' in text
         assert f'name: "{MODEL}"' in text
 
     def test_versions_that_are_served_survive_pushes(
-        self, target: Target, tmp_path: Path, colour_models: list[Path]
+        self, target: Registry, tmp_path: Path, colour_models: list[Path]
     ) -> None:
-        from components.atomic_pusher.registry import push
-
-        promotion.promote(target, 1, STABLE)
-        promotion.promote(target, 2, CANARY)
-        assert push(colour_models[0], target.base or "", {}, 1, target.config) == 4
+        target.promote(1, STABLE)
+        target.promote(2, CANARY)
+        assert target.push(colour_models[0], {}, 1) == 4
         assert versions.find(target.base or "") == [1, 2, 4]
 
     def test_killed_while_it_writes_it_leaves_a_whole_configuration(
-        self, target: Target, workspace: Path
+        self, target: Registry, workspace: Path
     ) -> None:
-        promotion.promote(target, 1, STABLE)
+        target.promote(1, STABLE)
         before = storage.read_text(target.config)
         script = (
             "import os, signal, sys; from pathlib import Path; from pipeline import cli;"
@@ -318,26 +337,25 @@ class TestRules:
         assert "was cut off before it changed anything" in listed.stderr
         log = Path(target.config).with_name(AUDIT_FILE).read_text().splitlines()
         assert json.loads(log[-1])["result"] == "failed: cut off"
-        assert promotion.promote(target, 2, CANARY) == Serving.of({STABLE: 1, CANARY: 2})
+        assert target.promote(2, CANARY) == Serving.of({STABLE: 1, CANARY: 2})
 
     def test_an_object_store_is_promoted_alike(self, colour_models: list[Path]) -> None:
-        from components.atomic_pusher import object_store
 
-        base = "ram://promotion/models/colours"
+        base = "memory://promotion/models/colours"
         for number in (1, 2):
-            object_store.push(colour_models[number], base, {}, 10, lambda: ())
-        target = Target("colours", base, "ram://promotion/models/models.config")
-        promotion.promote(target, 1, STABLE)
-        promotion.promote(target, 2, CANARY)
-        assert promotion.current(target) == Serving.of({STABLE: 1, CANARY: 2})
+            versions.push(colour_models[number], base, {}, 10, lambda: ())
+        target = Registry(base, "memory://promotion/models/models.config", "colours")
+        target.promote(1, STABLE)
+        target.promote(2, CANARY)
+        assert target.serving() == Serving.of({STABLE: 1, CANARY: 2})
         assert f'base_path: "{base}"' in (storage.read_text(target.config) or "")
-        log = storage.read_text("ram://promotion/models/models.audit.jsonl") or ""
+        log = storage.read_text("memory://promotion/models/models.audit.jsonl") or ""
         assert len(log.splitlines()) == 4
 
 
 class TestCommands:
     def test_models_lists_versions_with_run_metrics_labels_and_verdict(
-        self, workspace: Path, target: Target
+        self, workspace: Path, target: Registry
     ) -> None:
         given = ("--workspace", str(workspace))
         assert "(newest)" in perennial("models", *given).output

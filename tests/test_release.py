@@ -14,9 +14,9 @@ import portpicker
 import pytest
 import requests
 
-from components.atomic_pusher import versions
-from pipeline.serving.client import Client, strings
-from pipeline.serving.errors import ServingError
+from components.model_registry import versions
+from components.model_server.client import Client, strings
+from components.model_server.errors import ServingError
 from tests import REPO
 from tests.cli import command, process
 from tests.serving_kit import b64

@@ -17,20 +17,19 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from components.atomic_pusher import versions
 from components.image_example_gen import inputs
 from components.image_example_gen.dataset import DataSet
 from components.image_example_gen.inputs import Input
 from components.image_example_gen.options import Options
+from components.lineage import Trained
+from components.model_registry import versions
 from pipeline.config import load
 from pipeline.errors import ConfigError, DataError
-from pipeline.retraining import feedback, inventory, journal, labels, notify
+from pipeline.retraining import feedback, inventory, journal, notify
 from pipeline.retraining.decision import Situation, decide
 from pipeline.retraining.drift_report import Distance, Drift
 from pipeline.retraining.inventory import Entry, News
-from pipeline.retraining.judged import Trained
 from pipeline.retraining.look import decide_in_cluster
-from pipeline.serving import promotion
 from pipeline.settings import DriftConfig, NotifyConfig, RetrainConfig
 
 NOW = datetime.datetime(2026, 5, 1, 3, tzinfo=datetime.UTC)
@@ -174,7 +173,7 @@ class TestInventory:
         self.write(tmp_path / "data", 1, 1)
         read: list[int] = []
 
-        def scan(data: DataSet) -> list[list[Input]]:
+        def scan(data: DataSet) -> Iterator[list[Input]]:
             read.extend(unit.span for unit in data.units)
             return inputs.scan(data)
 
@@ -406,7 +405,13 @@ class TestLabels:
         return make
 
     def labels(self, config: Any) -> dict[str, int]:
-        return dict(promotion.current(labels.target(config)).labels)
+        return dict(config.registry.serving().labels)
+
+    def hold(self, config: Any) -> str | None:
+        return config.registry.hold()
+
+    def label(self, config: Any, version: int) -> str:
+        return config.registry.label(version, config.retrain.promote)
 
     def config(self, tmp_path: Path, promote: str) -> Any:
         return load(None, {"workspace": str(tmp_path), "retrain.promote": promote}).config
@@ -415,43 +420,42 @@ class TestLabels:
         self, tmp_path: Path, push: Any
     ) -> None:
         config = self.config(tmp_path, "canary")
-        assert labels.hold(config) is None
-        labels.label(config, push(1))
+        assert self.hold(config) is None
+        self.label(config, push(1))
         assert self.labels(config) == {"stable": 1}
         for number in (2, 3):
-            labels.hold(config)
-            told = labels.label(config, push(number))
+            self.hold(config)
+            told = self.label(config, push(number))
             assert self.labels(config) == {"stable": 1, "canary": number}
         assert told == "version 3 is canary beside version 1, which is stable"
 
     def test_what_was_served_as_the_newest_stays_served(self, tmp_path: Path, push: Any) -> None:
         config = self.config(tmp_path, "canary")
         push(4)
-        assert labels.hold(config) == (
+        assert self.hold(config) == (
             "version 4 is labelled stable, so that a push does not replace it"
         )
-        labels.label(config, push(5))
+        self.label(config, push(5))
         assert self.labels(config) == {"stable": 4, "canary": 5}
 
     def test_stable_is_a_matter_of_policy(self, tmp_path: Path, push: Any) -> None:
         config = self.config(tmp_path, "stable")
-        labels.label(config, push(1))
-        labels.label(config, push(2))
+        self.label(config, push(1))
+        self.label(config, push(2))
         assert self.labels(config) == {"stable": 2, "previous": 1}
 
     def test_labelling_again_changes_nothing(self, tmp_path: Path, push: Any) -> None:
         config = self.config(tmp_path, "canary")
-        labels.label(config, push(1))
-        labels.label(config, push(2))
+        self.label(config, push(1))
+        self.label(config, push(2))
         before = self.labels(config)
-        labels.label(config, 2)
-        labels.label(config, 1)
+        self.label(config, 2)
+        self.label(config, 1)
         assert self.labels(config) == before
 
     def test_none_labels_nothing(self, tmp_path: Path, push: Any) -> None:
         config = self.config(tmp_path, "none")
-        labels.hold(config)
-        labels.label(config, push(1))
+        self.label(config, push(1))
         assert self.labels(config) == {}
 
 

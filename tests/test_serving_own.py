@@ -8,6 +8,7 @@ import importlib.metadata
 import logging
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -24,11 +25,10 @@ import pytest
 import requests
 from typer.testing import Result
 
-from pipeline.errors import ConfigError
-from pipeline.serving import launch
-from pipeline.serving.client import Client, strings
-from pipeline.serving.errors import ServingError
-from pipeline.serving.launch import (
+from components.model_server import config_file, launch
+from components.model_server.client import Client, strings
+from components.model_server.errors import ServingError
+from components.model_server.launch import (
     Backend,
     Kind,
     ServerProcess,
@@ -37,8 +37,9 @@ from pipeline.serving.launch import (
     find_backend,
     own_backend,
 )
-from pipeline.serving.server import ModelServer, read_config
-from pipeline.serving.service import Limits
+from components.model_server.server import ModelServer
+from components.model_server.service import Limits
+from pipeline.errors import ConfigError
 from tests import image_corpus
 from tests.bombs import BOMBS
 from tests.cli import perennial
@@ -458,8 +459,6 @@ class TestHealthAndPage:
         server = serve()
         assert get(server, "/etc/passwd").status_code == 404
         assert get(server, PREDICT).status_code == 400
-        assert requests.put(url(server, PREDICT), timeout=60).status_code == 405
-        assert post(server, f"/v1/models/{MODEL}:classify", GOOD).status_code == 501
 
 
 class TestStarting:
@@ -509,7 +508,7 @@ class TestStarting:
     ) -> None:
         path = tmp_path / "models.config"
         path.write_text(text)
-        with pytest.raises(ServingError, match=match):
+        with pytest.raises((ServingError, ConfigError), match=match):
             ModelServer(config_file=path)
 
     def test_a_configuration_file_that_breaks_stays_out_of_force(
@@ -639,6 +638,33 @@ class TestMemory:
 
 
 class TestProcess:
+    def test_1200_silent_connections_to_grpc_keep_nobody_from_an_answer(
+        self, tmp_path: Path, colour_models: list[Path]
+    ) -> None:
+        push(colour_models[0], tmp_path, 1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))  # which the server inherits
+        try:
+            with ServerProcess(own_backend(), Source.of_model(tmp_path, MODEL)) as server:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+                server.wait_ready(2 * SECONDS)
+                with contextlib.ExitStack() as stack:
+                    address = (server.host, server.grpc_port)
+                    silent = [
+                        stack.enter_context(socket.create_connection(address, SECONDS))
+                        for _ in range(1200)
+                    ]
+                    assert post(server, PREDICT, GOOD).status_code == 200
+                    with connected(server) as client:
+                        assert client.predict(MODEL, {"image_bytes": strings([picture()])})[0] == 1
+                    # They are hung up on, after what gRPC says first.
+                    for connection in silent:
+                        connection.settimeout(SECONDS)
+                        received_by(connection)
+                assert post(server, PREDICT, GOOD).status_code == 200
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
     def test_it_says_what_it_is_serves_and_ends_on_sigterm(
         self, tmp_path: Path, colour_models: list[Path]
     ) -> None:
@@ -656,7 +682,7 @@ class TestProcess:
     ) -> None:
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "pipeline.serving"),
+                *(sys.executable, "-m", "components.model_server"),
                 *("--port=0", "--rest_api_port=0", f"--model_config_file={tmp_path / 'none'}"),
             ],
             capture_output=True,
@@ -787,7 +813,7 @@ class TestServeCommand:
         assert "digits" in result.output
         assert "the development server" in result.output
         (arguments,) = started
-        assert arguments[:4] == [sys.executable, "-P", "-m", "pipeline.serving"]
+        assert arguments[:4] == [sys.executable, "-P", "-m", "components.model_server"]
         assert {
             f"--model_config_file={serving / 'models.config'}",
             "--model_config_file_poll_wait_seconds=1",
@@ -808,9 +834,9 @@ class TestServeCommand:
         assert self.invoke(tmp_path, MODEL).exit_code == 0
         for arguments in started:
             assert f"--model_config_file={serving / 'models.config'}" in arguments
-        before = read_config(serving / "models.config").model_config_list.config[0]
+        before = config_file.read(serving / "models.config").model_config_list.config[0]
         assert self.invoke(tmp_path, "digits").exit_code == 0
-        promoted, newest = read_config(serving / "models.config").model_config_list.config
+        promoted, newest = config_file.read(serving / "models.config").model_config_list.config
         assert promoted == before
         assert newest.name == "digits"
 
@@ -820,7 +846,7 @@ class TestServeCommand:
         (serving / "flowers" / "1").mkdir(parents=True)
         result = self.invoke(tmp_path)
         assert result.exit_code == 2
-        assert "holds digits, flowers; say which" in result.output
+        assert "holds digits, flowers; name one of them" in result.output
         assert self.invoke(tmp_path, "flowers").exit_code == 0
         assert list(Source.of_config(serving / "models.config").models) == ["flowers"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from pipeline.serving.server import ModelServer
+from components.model_server.server import ModelServer
 from tests.serving_kit import MODEL, SECONDS, picture, push, url
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -13,14 +13,18 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from typer.testing import Result
 
-from components.atomic_pusher import filesystem, object_store, storage, versions
-from components.atomic_pusher.signing import SIGNATURE, Keys, SignatureError, verify_version
-from components.errors import PushRefusedError
+from components import storage
+from components.model_registry import (
+    CANARY,
+    STABLE,
+    Registry,
+    versions,
+)
+from components.model_registry.signing import SIGNATURE, Keys, SignatureError, verify_version
+from components.model_server import launch
+from components.model_server.server import ModelServer
 from pipeline.config import load
 from pipeline.errors import ConfigError
-from pipeline.serving import launch, promotion
-from pipeline.serving.promotion import CANARY, STABLE, Target
-from pipeline.serving.server import ModelServer
 from tests.cli import perennial
 from tests.serving_kit import MODEL, SECONDS, b64, get, picture, post, wait_until
 from tests.test_atomic_pusher import FILES, write_model
@@ -66,7 +70,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def push(model: Path, base: Path, keys: Keys | None) -> int:
-    return filesystem.push(model, base, {"run": "r"}, 10, lambda: (), keys)
+    return versions.push(model, base, {"run": "r"}, 10, lambda: (), keys)
 
 
 def change(version: Path) -> None:
@@ -167,7 +171,7 @@ class TestPush:
         push(model, base, keys)
         wrong = dataclasses.replace(keys, public=make_keys("theirs").public)
         with pytest.raises(
-            PushRefusedError,
+            ConfigError,
             match=r"signing\.public_key: servers would refuse the model: the version is .*[^. ]; "
             f"give the public key of {keys.private}$",
         ):
@@ -189,19 +193,19 @@ class TestPush:
             ),
         ]
         for file in wrong:
-            with pytest.raises(PushRefusedError, match=f"private_key: {file} cannot sign"):
+            with pytest.raises(ConfigError, match=f"private_key: {file} cannot sign"):
                 push(model, base, dataclasses.replace(keys, private=file))
         assert versions.find(str(base)) == []
 
     def test_an_object_store_is_signed_and_checked_alike(self, model: Path, keys: Keys) -> None:
-        prefix = f"ram://{uuid.uuid4().hex}/models/{MODEL}"
+        prefix = f"memory://{uuid.uuid4().hex}/models/{MODEL}"
         for _ in range(2):
-            assert object_store.push(model, prefix, {}, 10, lambda: (), keys) == 1
+            assert versions.push(model, prefix, {}, 10, lambda: (), keys) == 1
         verify_version(prefix, 1, keys.public)
         storage.write_text(f"{prefix}/1/saved_model.pb", "other")
         with pytest.raises(SignatureError, match=r"Hash mismatch for 'saved_model\.pb'"):
             verify_version(prefix, 1, keys.public)
-        assert object_store.push(model, prefix, {}, 10, lambda: (), keys) == 2
+        assert versions.push(model, prefix, {}, 10, lambda: (), keys) == 2
 
     def test_one_key_without_the_other_is_a_configuration_error(self, keys: Keys) -> None:
         with pytest.raises(ConfigError, match=r"private_key and public_key must be given together"):
@@ -210,27 +214,27 @@ class TestPush:
 
 class TestServed:
     @pytest.fixture
-    def target(self, base: Path, keys: Keys, colour_models: list[Path]) -> Target:
+    def target(self, base: Path, keys: Keys, colour_models: list[Path]) -> Registry:
         """Version 1 is signed, and version 2 is not."""
         push(colour_models[0], base, keys)
         push(colour_models[1], base, None)
-        return Target(MODEL, str(base), str(base.parent / "models.config"), keys.public)
+        return Registry(str(base), str(base.parent / "models.config"), MODEL, keys.public)
 
-    def test_promotion_refuses_and_changes_nothing(self, target: Target) -> None:
-        promotion.promote(target, 1, STABLE)
+    def test_promotion_refuses_and_changes_nothing(self, target: Registry) -> None:
+        target.promote(1, STABLE)
         before = Path(target.config).read_text()
-        with pytest.raises(ConfigError, match=r"/2 is not signed.*; what is served stays"):
-            promotion.promote(target, 2, CANARY)
+        with pytest.raises(ConfigError, match="/2 is not signed"):
+            target.promote(2, CANARY)
         assert Path(target.config).read_text() == before
 
-    def test_rollback_refuses_what_it_would_bring_back(self, target: Target) -> None:
+    def test_rollback_refuses_what_it_would_bring_back(self, target: Registry) -> None:
         unchecked = dataclasses.replace(target, public_key=None)
-        promotion.promote(unchecked, 2, STABLE)
+        unchecked.promote(2, STABLE)
         (Path(target.base or "") / "1" / "assets.extra" / "more").touch()
         with pytest.raises(ConfigError, match="Extra files"):
-            promotion.rollback(target)
+            target.rollback()
 
-    def test_the_server_keeps_the_old_version(self, target: Target, base: Path) -> None:
+    def test_the_server_keeps_the_old_version(self, target: Registry, base: Path) -> None:
         unsigned = (base / "2").rename(base / ".later")
         with ModelServer(
             base, MODEL, poll_seconds=0.05, load_retries=0, public_key=target.public_key
@@ -247,7 +251,7 @@ class TestServed:
             assert post(server, f"/v1/models/{MODEL}:predict", rows).status_code == 200
 
     def test_a_server_that_cannot_check_is_given_promoted_and_checked_versions_only(
-        self, target: Target, base: Path, monkeypatch: pytest.MonkeyPatch
+        self, target: Registry, base: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         started: list[list[str]] = []
         monkeypatch.setattr("os.execvp", lambda _, arguments: started.append(arguments))
@@ -263,7 +267,7 @@ class TestServed:
         assert "follows the newest version, which TensorFlow Serving loads unchecked" in (
             newest.output
         )
-        promotion.promote(target, 1, STABLE)
+        target.promote(1, STABLE)
         assert serve().exit_code == 0
         (base / "1" / "assets.extra" / "classes.json").write_text("[]")
         tampered = serve()

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import Result
 
 from kubeflow import client, cluster, cron, transport
-from pipeline.commands.connection import Connection
+from kubeflow.commands.connection import Connection
 from pipeline.errors import ConfigError, KubeflowRefused, KubeflowUnreachable
 from tests import kubeflow_stub
 from tests.cli import perennial
@@ -102,13 +102,13 @@ class TestSubmit:
         """Where the API has another address, such as Kubeflow's with users."""
         monkeypatch.setenv("KF_PIPELINES_UI_ENDPOINT", "https://kubeflow.example/pipeline/")
         command = ("--host", stub.url, "--param", "data_root=x")
-        told = perennial("submit", package, *command).stdout.splitlines()
-        assert told[-1].split() == [
+        lines = perennial("submit", package, *command).stdout.splitlines()
+        assert lines[-1].split() == [
             "Run",
             "https://kubeflow.example/pipeline/#/runs/details/runs-1",
         ]
-        told = perennial("schedule", "create", package, *command, "--cron", "@daily").stdout
-        assert "https://kubeflow.example/pipeline/#/recurringrun/details/" in told
+        scheduled = perennial("schedule", "create", package, *command, "--cron", "@daily").stdout
+        assert "https://kubeflow.example/pipeline/#/recurringrun/details/" in scheduled
         assert "--ui-host 'kubeflow.example'" in refused(
             USAGE, "submit", package, *command, "--ui-host", "kubeflow.example"
         )

@@ -149,17 +149,21 @@ def test_damaged_metadata_is_named(workspace: Workspace) -> None:
             workspace.recover()
 
 
+def stamp(workspace: Workspace) -> dict[str, object]:
+    return {"format": FORMAT, "root": str(workspace.root)}
+
+
 class TestFormat:
     def test_a_new_workspace_is_stamped(self, workspace: Workspace) -> None:
         with workspace.lock():
             pass
-        assert json.loads(workspace.stamp.read_text()) == {"format": FORMAT}
+        assert json.loads(workspace.stamp.read_text()) == stamp(workspace)
 
     def test_one_from_before_there_were_stamps_is_stamped(self, workspace: Workspace) -> None:
         (workspace.artifacts / "Trainer").mkdir(parents=True)
         workspace.metadata.touch()
         with workspace.lock():
-            assert json.loads(workspace.stamp.read_text()) == {"format": FORMAT}
+            assert json.loads(workspace.stamp.read_text()) == stamp(workspace)
 
     def test_a_newer_one_is_refused_and_left_alone(self, workspace: Workspace) -> None:
         workspace.root.mkdir()

@@ -22,9 +22,10 @@ def export_colour_model(
     """Write a model that tells images apart by their mean colour, with a trained one's signatures:
 
     serving_default(image_bytes: string [N]) and serving_examples(examples: string [N]), both to
-    {"probabilities": float32 [N, classes], "label": string [N]}, and transform_labels(examples) to
-    {"label": int64 [N]}. `sharpness` scales the logits, so that versions can be told apart by their
-    probabilities; `channels` names the one that speaks for each class, and `bias` is for the first.
+    {"probabilities": float32 [N, classes], "label": string [N]}, transform_labels(examples) to
+    {"label": int64 [N]}, and embeddings(image_bytes) to {"embedding": float32 [N, 3]}. `sharpness`
+    scales the logits, so that versions can be told apart by their probabilities; `channels` names
+    the one that speaks for each class, and `bias` is for the first.
     """
     import keras
     import numpy as np
@@ -50,6 +51,10 @@ def export_colour_model(
         label = tf.gather(tf.constant(classes), tf.argmax(probabilities, -1))
         return {"probabilities": probabilities, "label": label}
 
+    def embeddings(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32)
+        return {"embedding": tf.reduce_mean(images, axis=(1, 2))}
+
     def classify_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         features = tf.io.parse_example(examples, {IMAGE: tf.io.FixedLenFeature([], tf.string)})
         return classify(features[IMAGE])
@@ -66,6 +71,7 @@ def export_colour_model(
         ("serving_default", classify, "image_bytes"),
         ("serving_examples", classify_examples, "examples"),
         ("transform_labels", label_ids, "examples"),
+        ("embeddings", embeddings, "image_bytes"),
     ):
         spec = tf.TensorSpec([None], tf.string, name=argument)
         archive.add_endpoint(name, function, input_signature=[spec])
@@ -120,3 +126,38 @@ def write_warmup(directory: Path, values: Sequence[bytes], signature: str, argum
             request.model_spec.signature_name = signature
             request.inputs[argument].CopyFrom(tf.make_tensor_proto([value]))
             writer.write(log.SerializeToString())
+
+
+def export_echo_model(directory: Path) -> None:
+    """Write a model that hands its inputs through.
+
+    A signature for each type is called like it, such as int32(x: int32 [...]) to {"x": int32
+    [...]}; "bytes" hands strings through as x_bytes, and serving_default takes the inputs number
+    (float32 [N, ...]), count (int32 [N, ...]) and text (string [N, ...]).
+    """
+    import tensorflow as tf
+
+    def echo(dtype: tf.DType, name: str) -> tf.types.experimental.ConcreteFunction:
+        @tf.function(input_signature=[tf.TensorSpec(None, dtype, "x")])
+        def call(x: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {name: tf.identity(x)}
+
+        return call.get_concrete_function()
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec(None, tf.float32, "number"),
+            tf.TensorSpec(None, tf.int32, "count"),
+            tf.TensorSpec(None, tf.string, "text"),
+        ]
+    )
+    def several(number: tf.Tensor, count: tf.Tensor, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"number": tf.identity(number), "count": count + 0, "text": tf.identity(text)}
+
+    types = (tf.int32, tf.int64, tf.uint8, tf.float32, tf.float64, tf.bool, tf.string)
+    signatures = {dtype.name: echo(dtype, "x") for dtype in types}
+    signatures["bytes"] = echo(tf.string, "x_bytes")
+    signatures["serving_default"] = several.get_concrete_function()
+    module = tf.Module()
+    module.functions = signatures
+    tf.saved_model.save(module, str(directory), signatures)

@@ -31,7 +31,7 @@ from tfx.types import Artifact, Channel
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components import progress
-from components.errors import BadDataError, NotServableError, PushRefusedError
+from components.errors import BadDataError, ConfigError, NotServableError
 from pipeline.workspace import Workspace
 from trainer_module.weights import WeightsError
 
@@ -118,7 +118,7 @@ def _not_servable(_: Path) -> None:
 
 
 def _push_refused(_: Path) -> None:
-    raise PushRefusedError("the disk is too small")
+    raise ConfigError("the disk is too small")
 
 
 def _bad_data_in_beam(_: Path) -> None:

@@ -70,7 +70,7 @@ class WeightSpec(BaseModel):
             source = redaction.reveal(self.source)
         except ValueError:
             return False
-        path = urlsplit(source).path if "://" in source else source
+        path = urlsplit(source).path if storage.is_uri(source) else source
         return bool(source) and not path.endswith(".npz")
 
     @property
@@ -152,7 +152,7 @@ def assign(
 
 
 def _npz(source: str, sha256: str) -> Path:
-    if "://" in source:
+    if storage.is_uri(source):
         return _fetched(source, sha256)
     path = Path(source).expanduser()
     if not path.is_file():

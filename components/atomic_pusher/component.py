@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-
 from tfx import types
 from tfx.components.pusher import component
 from tfx.dsl.components.base import base_component, executor_spec
@@ -25,7 +22,8 @@ class AtomicPusherSpec(standard_component_specs.PusherSpec):
         executor.SERVED_CONFIG_KEY: component_spec.ExecutionParameter(type=str),
         executor.PRIVATE_KEY_KEY: component_spec.ExecutionParameter(type=str),
         executor.PUBLIC_KEY_KEY: component_spec.ExecutionParameter(type=str),
-        executor.AFTER_PUSH_KEY: component_spec.ExecutionParameter(type=str),
+        executor.PROMOTE_KEY: component_spec.ExecutionParameter(type=str),
+        executor.MODEL_KEY: component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
         **standard_component_specs.PusherSpec.INPUTS,
@@ -53,7 +51,8 @@ class AtomicPusher(component.Pusher):
         served_config: str = "",
         private_key: str = "",
         public_key: str = "",
-        after_push: Mapping[str, str] | None = None,
+        promote: str = "none",
+        served_name: str = "",
     ) -> None:
         """Construct the component from the Evaluator's outputs and a model.
 
@@ -69,8 +68,8 @@ class AtomicPusher(component.Pusher):
                 `push_directory`.
             private_key: file of the key that signs versions; empty to sign none.
             public_key: file of the key that servers check them with.
-            after_push: function to call with base, config, version and public_key once the version
-                is there, by its dotted name as "function", and further keyword arguments.
+            promote: label that the version is given: canary, stable or none.
+            served_name: of the model in `served_config`; empty for that of `push_directory`.
         """
         destination = pusher_pb2.PushDestination(
             filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=push_directory)
@@ -87,7 +86,8 @@ class AtomicPusher(component.Pusher):
                 served_config=served_config,
                 private_key=private_key,
                 public_key=public_key,
-                after_push=json.dumps(after_push, sort_keys=True) if after_push else "",
+                promote=promote,
+                served_name=served_name,
                 pushed_model=types.Channel(type=standard_artifacts.PushedModel),
             ),
         )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.components.base import base_driver
-from tfx.dsl.io import fileio
 from tfx.orchestration import metadata
 from tfx.orchestration.portable import base_driver as portable_base_driver
 from tfx.orchestration.portable import data_types
 from tfx.proto.orchestration import driver_output_pb2
 from tfx.types import standard_artifacts
 
-from components.atomic_pusher import storage
+from components import storage
 from components.atomic_pusher.executor import base_of
 
 
@@ -34,7 +33,7 @@ class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):
                 if artifact.state == metadata_store_pb2.Artifact.LIVE
                 and (version := artifact.custom_properties["pushed_destination"].string_value)
                 and storage.parent(version) == base.rstrip("/")
-                and not fileio.exists(version)
+                and not storage.exists(version)
             ]
             for artifact in gone:
                 artifact.state = metadata_store_pb2.Artifact.DELETED

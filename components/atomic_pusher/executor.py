@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,15 +13,18 @@ from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
-from components.atomic_pusher import registry, served, signing, storage
+from components import storage
 from components.image_evaluator import figures
+from components.model_registry import Keys, Registry
+from components.progress import report
 
 EVALUATION_KEY = "evaluation"
 KEEP_KEY = "keep"
 SERVED_CONFIG_KEY = "served_config"
 PRIVATE_KEY_KEY = "private_key"
 PUBLIC_KEY_KEY = "public_key"
-AFTER_PUSH_KEY = "after_push"
+PROMOTE_KEY = "promote"
+MODEL_KEY = "served_name"
 
 
 class Executor(pusher.Executor):
@@ -42,8 +43,8 @@ class Executor(pusher.Executor):
         """Push if blessed, and record destination and version on the `pushed_model` artifact.
 
         Raises:
-            PushRefusedError: the destination cannot take it.
-            Exception: of `after_push`. The version is pushed, and the next attempt finds it.
+            ConfigError: the destination cannot take it.
+            UserError: it cannot be labelled. It is pushed, and the next attempt finds it.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         pushed = artifact_utils.get_single_instance(
@@ -53,22 +54,20 @@ class Executor(pusher.Executor):
             self._MarkNotPushed(pushed)
             return
         base = base_of(exec_properties)
-        config = exec_properties[SERVED_CONFIG_KEY] or served.default_config(base)
-        keys = None
-        if exec_properties[PRIVATE_KEY_KEY]:
-            private, public = exec_properties[PRIVATE_KEY_KEY], exec_properties[PUBLIC_KEY_KEY]
-            keys = signing.Keys(Path(private), Path(public))
-        record, keep = self._record(input_dict), exec_properties[KEEP_KEY]
+        private, public = (exec_properties[key] for key in (PRIVATE_KEY_KEY, PUBLIC_KEY_KEY))
+        registry = Registry(
+            base,
+            exec_properties[SERVED_CONFIG_KEY],
+            exec_properties[MODEL_KEY],
+            Path(public) if public else None,
+        )
+        keys = Keys(Path(private), Path(public)) if private else None
         with storage.local_copy(self.GetModelPath(input_dict)) as model:
-            version = registry.push(model, base, record, keep, config, keys)
-        if exec_properties[AFTER_PUSH_KEY]:
-            call = json.loads(exec_properties[AFTER_PUSH_KEY])
-            module, _, function = call.pop("function").rpartition(".")
-            public_key = exec_properties[PUBLIC_KEY_KEY]
-            # By name, as TFX's run_fn: components know nothing of what is around them.
-            getattr(importlib.import_module(module), function)(
-                base=base, config=config, version=version, public_key=public_key, **call
+            version = registry.push(
+                model, self._record(input_dict), exec_properties[KEEP_KEY], keys
             )
+        if exec_properties[PROMOTE_KEY] != "none":
+            report("note", text=registry.label(version, exec_properties[PROMOTE_KEY]))
         self._MarkPushed(
             pushed,
             pushed_destination=storage.join(base, str(version)),

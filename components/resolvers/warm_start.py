@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ml_metadata as mlmd
-from ml_metadata.proto import metadata_store_pb2 as protos
 from tfx import types
 from tfx.dsl.components.common import resolver
 
-from components import lineage, progress
+from components import progress
+from components.lineage import Lineage, contents
 from components.resolvers.baseline import MODEL, MODEL_BLESSING, blessed_models
 
 EXAMPLES = "examples"
@@ -27,7 +27,7 @@ class WarmStartStrategy(resolver.ResolverStrategy):
     ) -> dict[str, list[types.Artifact]]:
         examples = {artifact.id for artifact in input_dict[EXAMPLES]}
         blessed, blessings = blessed_models(input_dict)
-        earlier = [model for model in blessed if not examples & _trained_on(store, model.id)]
+        earlier = [model for model in blessed if not examples & Lineage(store).inputs_of(model.id)]
         base = max(earlier, key=lambda model: model.id, default=None)
         why = (
             "every blessed model was trained on these same images"
@@ -47,24 +47,13 @@ class WarmStartStrategy(resolver.ResolverStrategy):
 
 def _known(store: mlmd.MetadataStore, model: int, examples: int) -> str:
     """How a model knows of images that are held out from `examples`; "" where it does not."""
-    now = next(lineage.ingested(store, examples), "")
+    now = next(Lineage(store).ingested(examples), "")
     if not now:
         return ""
-    held_out = lineage.contents(now, "eval", "test")
+    held_out = contents(now, "eval", "test")
     try:
-        seen = [lineage.contents(uri, "train") for uri in lineage.ingested(store, model)]
+        seen = [contents(uri, "train") for uri in Lineage(store).ingested(model)]
     except OSError:
         return "was trained on images of which the list is gone, so that they may be held out now"
     count = len(held_out & set().union(*seen))
     return f"was trained on {count:,} of the images that are held out now" if count else ""
-
-
-def _trained_on(store: mlmd.MetadataStore, model: int) -> set[int]:
-    """The artifacts that were inputs of the execution that made the model."""
-    made = [
-        event.execution_id
-        for event in store.get_events_by_artifact_ids([model])
-        if event.type == protos.Event.OUTPUT
-    ]
-    events = store.get_events_by_execution_ids(made)
-    return {event.artifact_id for event in events if event.type == protos.Event.INPUT}

@@ -335,13 +335,14 @@ def local_file(location: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def locked(lock: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of a file of this machine; that of a killed process is gone with it.
+def locked(folder: Path, name: str = ".lock", *, wait: bool = True) -> Iterator[None]:
+    """Be the only one that changes what is in a folder of this machine; waits for whoever does.
 
-    Raises BlockingIOError where somebody else has it and there is no `wait`, OSError where the file
+    The lock is the file called `name`; that of a killed process is gone with it. Raises
+    BlockingIOError where somebody else has it and there is no `wait`, OSError where the folder
     cannot be written. Object stores have no locks.
     """
-    with open(lock, "a") as file:
+    with open(folder / name, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 

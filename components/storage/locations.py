@@ -63,8 +63,9 @@ def filesystem(location: str) -> Any:
     import fsspec
 
     kind = scheme(location)
+    options = _options(kind)
     try:
-        return fsspec.filesystem(kind, **_options(kind))
+        return fsspec.filesystem(kind, **options)
     except (ImportError, ValueError) as error:
         raise OSError(errno.EPROTONOSUPPORT, unsupported(location), location) from error
 
@@ -106,6 +107,8 @@ def _options(kind: str) -> dict[str, Any]:
             config["retries"] = retries | mode
         return {"use_listings_cache": False, "config_kwargs": config}
     if kind in ("gs", "gcs"):
+        # Else gcsfs asks for the kind of each bucket by gRPC first, which emulators do not speak.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         is_emulated = "STORAGE_EMULATOR_HOST" in os.environ
         return {"use_listings_cache": False, **({"token": "anon"} if is_emulated else {})}
     return {}

@@ -343,7 +343,7 @@ def make_room(needed: int) -> None:
 def _discard_idle(root: str) -> int:
     """Remove a copy, unless somebody uses it. Returns the bytes that are free now."""
     try:
-        with content.locked(Path(f"{root}.lock"), wait=False):
+        with content.locked(Path(root).parent, f"{Path(root).name}.lock", wait=False):
             freed = sum(content.files(root).values())
             _discard(root)
             return freed

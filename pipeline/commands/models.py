@@ -9,20 +9,18 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Annotated, TextIO
 
 import typer
 
-from components import progress
+from components import progress, storage
+from components.model_registry import CANARY, CONFIG_MAP, STABLE, Registry, Version, place_of
 from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption, with_options
 from pipeline.commands.tables import percent, table
 from pipeline.errors import ConfigError
-from pipeline.noise import Terminal, quiet
-
-if TYPE_CHECKING:
-    from pipeline.serving.promotion import Serving, Target
+from pipeline.noise import quiet
 
 _UNHEARD = Path(os.devnull)  # for what TensorFlow prints while it is loaded
 
@@ -30,8 +28,8 @@ _UNHEARD = Path(os.devnull)  # for what TensorFlow prints while it is loaded
 class Label(enum.StrEnum):
     """Labels that a version can be given."""
 
-    CANARY = "canary"
-    STABLE = "stable"
+    CANARY = CANARY
+    STABLE = STABLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +68,22 @@ class TargetOptions:
         ),
     ] = None
 
-    def target(self, public_key: Path | None = None) -> Target:
+    def registry(self, public_key: Path | None = None) -> Registry:
         """Find the model. Raises ConfigError."""
-        config = _configured(self.config_file, self.configmap)
-        target = _located(self.workspace, self.model, self.directory, config)
-        return dataclasses.replace(target, public_key=public_key)
+        config = _absolute(self.config_file) if self.config_file else ""
+        if self.configmap is not None:
+            if config:
+                raise ConfigError("--configmap and --config-file: give one of them")
+            config = CONFIG_MAP + self.configmap.removeprefix(CONFIG_MAP)
+            place_of(config)
+        if self.directory is not None:
+            return Registry(_absolute(self.directory), config, self.model or "", public_key)
+        if config:
+            return Registry.of_config(config, self.model, public_key)
+        from pipeline.commands.serve import pushed_model
+
+        serving = self.workspace.absolute() / "serving"
+        return Registry(str(serving / pushed_model(serving, self.model)), public_key=public_key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,22 +126,16 @@ class ChangeOptions:
 @with_options(place=TargetOptions)
 def models(as_json: JsonLinesOption = False, *, place: TargetOptions) -> None:
     """List the pushed versions with their runs, metrics, labels and verdicts."""
-    from pipeline.serving import promotion
-
-    target = place.target()
-    if target.base is None:
-        raise ConfigError(
-            "the folder of the versions cannot be read from here; name it with --directory"
-        )
-    promotion.recover(target)
-    rows = _rows(target, promotion.current(target))
-    if not rows:
-        raise ConfigError(f"{target.base} has no versions; name another --directory")
+    registry = place.registry()
+    registry.recover()
+    found = registry.versions()
+    if not found:
+        raise ConfigError(f"{registry.base} has no versions; name another --directory")
     if as_json:
-        for row in rows:
-            print(json.dumps(row))
-        return
-    _print_table(rows)
+        for version in found:
+            print(json.dumps(_row(version)))
+    else:
+        _print_table(found)
 
 
 @with_options(place=TargetOptions, change=ChangeOptions)
@@ -155,13 +158,11 @@ def promote(
     the previous configuration is restored. Changes are logged in models.audit.jsonl beside the
     configuration, and for a ConfigMap in its annotation perennial/audit.
     """
-    from pipeline.serving import promotion
-
-    target = place.target(change.public_key)
-    with quiet(_UNHEARD) as terminal, _notes_on(terminal), _terminated_like_interrupted():
-        serving = promotion.promote(target, version, to.value, change.server or (), change.timeout)
-    print(_told(target, serving))
-    if to is Label.CANARY and not promotion.followers_of(target, change.server or ()):
+    registry, servers = place.registry(change.public_key), change.server or ()
+    with _changing():
+        serving = registry.promote(version, to.value, servers, change.timeout)
+    print(f"{registry.name}: {serving} (in {registry.config})")
+    if to is Label.CANARY and not registry.followers(servers):
         print("If it does not load, withdraw it at once: perennial rollback")
 
 
@@ -172,70 +173,18 @@ def rollback(*, place: TargetOptions, change: ChangeOptions) -> None:
     Servers that follow the newest version serve the one before it from then on, and no newer one
     until it is promoted.
     """
-    from pipeline.serving import promotion
-
-    target = place.target(change.public_key)
-    with quiet(_UNHEARD) as terminal, _notes_on(terminal), _terminated_like_interrupted():
-        serving = promotion.rollback(target, change.server or (), change.timeout)
-    print(_told(target, serving))
-
-
-def _configured(config_file: str | None, configmap: str | None) -> str | None:
-    from components.atomic_pusher.config_map import SCHEME, Place
-
-    if configmap is None:
-        return config_file
-    if config_file is not None:
-        raise ConfigError("--configmap and --config-file: give one of them")
-    location = SCHEME + configmap.removeprefix(SCHEME)
-    try:
-        Place.parse(location)
-    except ValueError as error:
-        raise ConfigError(f"--configmap {configmap}: {error}") from error
-    return location
-
-
-def _located(
-    workspace: Path, model: str | None, directory: str | None, config_file: str | None
-) -> Target:
-    from components.atomic_pusher import served, storage
-    from pipeline.commands.serve import pushed_model
-    from pipeline.serving.promotion import Target
-
-    if directory is not None:
-        base = _absolute(directory)
-        config = config_file or served.default_config(base)
-        return Target(model or storage.name(base), base, _absolute(config))
-    if config_file is not None:
-        return _target_of_config(_absolute(config_file), model)
-    serving = workspace.absolute() / "serving"
-    name = pushed_model(serving, model)
-    return Target(name, str(serving / name), str(serving / served.FILE))
-
-
-def _target_of_config(location: str, model: str | None) -> Target:
-    from components.atomic_pusher import storage
-    from pipeline.serving.promotion import Target, read_config
-
-    found = {m.name: m.base_path for m in read_config(location).model_config_list.config}
-    if not found:
-        raise ConfigError(f"{location}: is not there, or names no model")
-    if (model or (len(found) == 1 and next(iter(found)))) not in found:
-        raise ConfigError(f"{location}: name the model; there are: {', '.join(found)}")
-    name = model or next(iter(found))
-    # A path of the server's machine need not be one here.
-    seen = storage.is_uri(found[name]) or Path(found[name]).is_dir()
-    return Target(name, found[name] if seen else None, location)
+    registry = place.registry(change.public_key)
+    with _changing():
+        serving = registry.rollback(change.server or (), change.timeout)
+    print(f"{registry.name}: {serving} (in {registry.config})")
 
 
 def _absolute(location: str) -> str:
-    from components.atomic_pusher import storage
-
     return location if storage.is_uri(location) else str(Path(location).absolute())
 
 
 class _Notes(logging.Handler):
-    """What a promotion waits for, as it goes."""
+    """Prints what a promotion waits for, as it goes."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -247,76 +196,50 @@ class _Notes(logging.Handler):
 
 
 @contextlib.contextmanager
-def _notes_on(terminal: Terminal) -> Iterator[None]:
-    handler = _Notes(terminal.stderr)
-    progress.LOGGER.addHandler(handler)
-    try:
-        yield
-    finally:
-        progress.LOGGER.removeHandler(handler)
+def _changing() -> Iterator[None]:
+    """Print notes, and not what TensorFlow prints while it is loaded.
 
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM, which a pod gets that is deleted, put the old configuration back."""
+    SIGTERM, which a pod gets that is deleted, interrupts: so the old configuration is put back.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with quiet(_UNHEARD) as terminal:
+        handler = _Notes(terminal.stderr)
+        progress.LOGGER.addHandler(handler)
+        before = signal.signal(signal.SIGTERM, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            progress.LOGGER.removeHandler(handler)
 
 
-def _rows(target: Target, serving: Serving) -> list[dict[str, Any]]:
-    from components.atomic_pusher import versions
-    from pipeline.serving.checks import find_versions
+def _row(version: Version) -> dict[str, object]:
+    record = version.record or {}
+    tried = record.get("validated")
+    verdict = f"blessed, tried in {tried}" if tried else "blessed, not tried in a server"
+    return {
+        "version": version.number,
+        "run": record.get("run"),
+        "pushed": record.get("pushed"),
+        "metrics": record.get("metrics", {}),
+        "labels": version.labels,
+        "served": version.served,
+        "verdict": "unknown: it has no manifest" if version.record is None else verdict,
+    }
 
-    base, numbers = target.base or "", find_versions(target)
+
+def _print_table(found: Sequence[Version]) -> None:
     rows = []
-    for number in reversed(numbers):
-        manifest = versions.read_manifest(base, number)
-        record = manifest.record if manifest else {}
-        newest = serving.loaded is None and number == numbers[-1]
+    for version in found:
+        record = version.record or {}
+        labels = ", ".join(version.labels) or ("(newest)" if version.served else "")
+        accuracy = percent(record.get("metrics", {}).get("accuracy"))
+        pushed = (record.get("pushed") or "").partition("T")[0]
+        verdict = str(_row(version)["verdict"])
         rows.append(
-            {
-                "version": number,
-                "run": record.get("run"),
-                "pushed": record.get("pushed"),
-                "metrics": record.get("metrics", {}),
-                "labels": [label for label, n in serving.labels.items() if n == number],
-                "served": newest or number in (serving.loaded or ()),
-                "verdict": _verdict(record) if manifest else "unknown: it has no manifest",
-            }
+            (str(version.number), labels, accuracy, record.get("run") or "", pushed, verdict)
         )
-    return rows
-
-
-def _verdict(record: Any) -> str:
-    validated = record.get("validated")
-    return f"blessed, tried in {validated}" if validated else "blessed, not tried in a server"
-
-
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    table(
-        ("version", "labels", "accuracy", "run", "pushed", "verdict"),
-        [
-            (
-                str(row["version"]),
-                ", ".join(row["labels"]) or ("(newest)" if row["served"] else ""),
-                percent(row["metrics"].get("accuracy")),
-                row["run"] or "",
-                (row["pushed"] or "").partition("T")[0],
-                row["verdict"],
-            )
-            for row in rows
-        ],
-    )
-
-
-def _told(target: Target, serving: Serving) -> str:
-    from pipeline.serving import promotion
-
-    return f"{target.name}: {promotion.told(serving)} (in {target.config})"
+    table(("version", "labels", "accuracy", "run", "pushed", "verdict"), rows)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components.model_registry import Registry
 from pipeline.commands.options import RUNS, RunsOption
 from pipeline.errors import ConfigError
+from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pipeline.serving import launch
+    from components.model_server import launch
 
 LOOPBACK = "127.0.0.1"
 
@@ -60,8 +62,9 @@ def serve(
     Serving checks no signatures: with it, only promoted versions are served, which are checked
     before it starts and by `perennial promote`.
     """
-    from pipeline.serving import launch
+    from components.model_server import launch
 
+    Workspace(workspace).settle()
     source = _source(workspace.absolute() / "serving", model)
     backend = launch.own_backend() if own else launch.find_backend()
     everywhere = backend.kind is launch.Kind.TENSORFLOW_SERVING
@@ -81,44 +84,38 @@ def serve(
 
 
 def _source(serving: Path, model: str | None) -> launch.Source:
-    from components import storage
-    from components.atomic_pusher.served import FILE
-    from pipeline.serving import checks, launch, promotion
-    from pipeline.serving.promotion import Target
+    from components.model_server import launch
+    from components.model_server.config_file import NAME
 
-    config = serving / FILE
-    promotion.recover(Target("", None, str(config)))
+    config = serving / NAME
+    Registry(None, str(config)).recover()
     if config.exists():
         source = launch.Source.of_config(config)
         if model is None or model in source.models:
-            served = promotion.read_config(str(config))
             for name in source.models:
-                if (serving / storage.name(name)).is_dir():
-                    checks.check_folder(served, Target(name, str(serving / name), str(config)))
+                if (serving / name).is_dir():
+                    Registry(str(serving / name)).check_folder()
             return source
-    name = pushed_model(serving, model)
     # With a file to follow from the start, a promotion needs no restart.
-    promotion.follow_newest(Target(name, str(serving / name), str(config)))
+    Registry(str(serving / pushed_model(serving, model))).follow_newest()
     return launch.Source.of_config(config)
 
 
 def _check_signed(source: launch.Source, public_key: Path, kind: launch.Kind) -> None:
     """Refuse to begin with a version that would not be served, or must not be."""
-    from pipeline.serving import launch
-    from pipeline.serving.checks import check_signature, find_versions
-    from pipeline.serving.promotion import Target, current
+    from components.model_server import launch
 
     for name, base in source.models.items():
-        target = Target(name, str(base), str(source.config_file))
-        loaded = current(target).loaded
+        registry = Registry(str(base), str(source.config_file), name, public_key)
+        loaded = registry.serving().loaded
         if loaded is None and kind is not launch.Kind.OWN:
             raise ConfigError(
                 f"--public-key: {name} follows the newest version, which TensorFlow Serving loads "
                 "unchecked; promote a version first, or use --own"
             )
-        newest = find_versions(target)[-1:] if loaded is None else []
+        newest = registry.numbers()[-1:] if loaded is None else []
         for version in sorted(loaded or newest):
-            check_signature(str(base), version, public_key)
+            registry.verify_signature(version)
 
 
 def _check_ports(host: str, ports: Mapping[str, int]) -> None:

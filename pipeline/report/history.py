@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from pydantic import ValidationError
@@ -163,15 +162,7 @@ def promotions(workspace: Workspace) -> list[Promotion]:
 
     One that was cut off is undone or finished before.
     """
-    from components.atomic_pusher import pending, served
-
-    pending.recover_if_idle(str(workspace.root / "serving" / served.FILE))
-    return list(_promotions(workspace.root / "serving"))[::-1]
-
-
-def _promotions(serving: Path) -> Iterator[Promotion]:
-    from components.atomic_pusher import records
-    from components.atomic_pusher.pending import AUDIT_FILE
+    from components.model_registry import Registry
 
     def promotion(entry: dict[str, Any]) -> Promotion:
         return Promotion(
@@ -181,6 +172,7 @@ def _promotions(serving: Path) -> Iterator[Promotion]:
             result=entry["result"],
         )
 
+    registry = Registry(str(workspace.root / "serving" / "any"))
+    registry.recover()
     # Pydantic's ValidationError is a ValueError.
-    entries = records.read_and_tell(str(serving / AUDIT_FILE), promotion)
-    yield from map(promotion, entries)
+    return [promotion(entry) for entry in reversed(registry.changes(promotion))]

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from components.lineage import Lineage
 from pipeline.config import COMMAND_LINE, Loaded, items, keys
 from pipeline.recipe_choice import AUTO
 from pipeline.report.facts import RECORD
-from pipeline.retraining import judged
 from pipeline.workspace import Workspace
 from trainer_module import recipes
 
@@ -20,7 +20,7 @@ _MODEL = ("train.", "transform.")
 # What is the schedule's own, the place's, or would keep new images out.
 _NOT_TAKEN = (
     *("name", "workspace", "data.first_span", "data.last_span", "retrain.", "notify."),
-    "kubeflow.",
+    *("monitor.", "kubeflow."),
 )
 _GATE = "evaluate."
 _WARM_START = "train.warm_start"
@@ -75,7 +75,7 @@ def find(workspace: Workspace, name: str) -> Baseline | None:
     """The baseline of the model called `name`; None where there is none, or its run is gone."""
     if not workspace.metadata.exists():
         return None
-    baseline = judged.read(workspace.connection(), name).baseline
+    baseline = Lineage.at(workspace.connection()).history(name).baseline
     if baseline is None or not baseline.run:
         return None
     try:

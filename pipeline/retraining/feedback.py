@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components import storage
-from components.atomic_pusher.filesystem import locked
 from components.errors import BadDataError
 from components.image_example_gen import similar, source_name, spans
 from components.image_example_gen.dataset import list_data
@@ -96,7 +95,7 @@ def add(
         raise DataError(f"{table}: no row can be used{first}")
     distinct = {row.sha256: row for row in reversed(rows)}
     root.mkdir(parents=True, exist_ok=True)
-    with locked(root):
+    with storage.locked(root):
         span = _next(location, today or datetime.date.today())
         span.parent.mkdir(parents=True, exist_ok=True)
         staging = root / f".feedback-{uuid.uuid4().hex}"

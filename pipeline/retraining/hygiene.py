@@ -10,20 +10,17 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.atomic_pusher import served, versions
-from pipeline.retraining.judged import BLESSED, MODEL
+from components.lineage import BLESSED, BLESSING, JUDGED_MODEL, Lineage
 from pipeline.settings import Config
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from ml_metadata import MetadataStore
     from ml_metadata.proto import metadata_store_pb2
 
-_RUN = "pipeline_run"
 _BASELINES = 2  # a rerun of the last one is measured against the one before
 
 
@@ -41,23 +38,20 @@ def find(
 ) -> list[Doomed]:
     """The artifacts of runs that are neither among the `keep` latest, nor younger than `days`.
 
-    Raises PushRefusedError where it cannot be told which versions are served.
+    Raises ConfigError where it cannot be told which versions are served.
     """
     if not workspace.metadata.exists():
         return []
-    import ml_metadata
-
-    store = ml_metadata.MetadataStore(workspace.connection())
-    runs = _runs(store)
+    known = Lineage.at(workspace.connection())
+    runs = known.runs()
     oldest = (now - datetime.timedelta(days=days)).timestamp() * 1000
     needed = {run.id for run in runs[-keep:]}
     needed |= {run.id for run in runs if run.create_time_since_epoch > oldest}
     needed |= _of_served(config, runs)
-    artifacts = {each.id: each for each in store.get_artifacts()}
-    in_use = {artifact for run in needed for artifact in _touched(store, [run])}
-    in_use |= _of_baselines(store, artifacts.values())
+    artifacts = known.artifacts()
+    in_use = known.touched(needed) | _of_baselines(known)
     doomed = []
-    for each in artifacts.values():
+    for each in artifacts:
         folder = Path(each.uri)
         is_ours = folder.is_relative_to(workspace.artifacts) and folder != workspace.artifacts
         if each.id not in in_use and is_ours and each.state == each.LIVE:
@@ -71,78 +65,37 @@ def remove(workspace: Workspace, doomed: Iterable[Doomed]) -> None:
     First in ML Metadata: what is marked and still there is removed by the next call, whereas the
     reverse would leave nodes to read what is gone.
     """
-    import ml_metadata
-    from ml_metadata.proto import metadata_store_pb2
-
-    store = ml_metadata.MetadataStore(workspace.connection())
-    chosen = {each.artifact: each for each in doomed}
-    artifacts = store.get_artifacts_by_id(list(chosen))
-    for artifact in artifacts:
-        artifact.state = metadata_store_pb2.Artifact.DELETED
-    if artifacts:
-        store.put_artifacts(artifacts)
-    deleted = [each for each in store.get_artifacts() if each.state == each.DELETED]
+    known = Lineage.at(workspace.connection())
+    known.delete([each.artifact for each in doomed])
+    deleted = [each for each in known.artifacts() if each.state == each.DELETED]
     for artifact in deleted:
         folder = Path(artifact.uri)
         if folder.is_relative_to(workspace.artifacts) and folder.exists():
             shutil.rmtree(folder)
 
 
-def _runs(store: MetadataStore) -> list[metadata_store_pb2.Context]:
-    """All runs, oldest first."""
-    return sorted(store.get_contexts_by_type(_RUN), key=lambda run: run.id)
-
-
 def _of_served(config: Config, runs: Iterable[metadata_store_pb2.Context]) -> set[int]:
     """The runs that pushed the versions that are there."""
-    base = config.push_directory
-    there = {*versions.find(base)}
-    there |= served.pinned(config.push.served_config or served.default_config(base), base)
-    manifests = [versions.read_manifest(base, number) for number in there]
-    names = {str(each.record.get("run")) for each in manifests if each}
+    names = {str(each.record.get("run")) for each in config.registry.versions() if each.record}
     return {run.id for run in runs if run.name in names}
 
 
-def _of_baselines(
-    store: MetadataStore, artifacts: Collection[metadata_store_pb2.Artifact]
-) -> set[int]:
+def _of_baselines(known: Lineage) -> set[int]:
     """What the last blessed models were made of, and all that was made with it."""
     verdicts = sorted(
         (
-            each.custom_properties[MODEL].int_value,
+            each.custom_properties[JUDGED_MODEL].int_value,
             each.id,
             each.custom_properties[BLESSED].int_value == 1,
         )
-        for each in artifacts
-        if each.type == "ModelBlessing"
+        for each in known.artifacts()
+        if each.type == BLESSING
     )
     blessed = [each for each in verdicts if each[2]]
-    in_use: set[int] = set()
     # And of the last one that was judged: what is new is told by the difference from its data.
-    for model, verdict, _ in {*blessed[-_BASELINES:], *verdicts[-1:]}:
-        in_use |= _touched(store, [*_made_in(store, model), *_made_in(store, verdict)])
-    return in_use
-
-
-def _made_in(store: MetadataStore, artifact: int) -> list[int]:
-    """The run that made an artifact; others took it from the cache, or resolved it as an input."""
-    from ml_metadata.proto import metadata_store_pb2
-
-    made = [
-        event.execution_id
-        for event in store.get_events_by_artifact_ids([artifact])
-        if event.type == metadata_store_pb2.Event.OUTPUT
-    ]
-    contexts = store.get_contexts_by_execution(min(made)) if made else []
-    return [each.id for each in contexts if each.type == _RUN]
-
-
-def _touched(store: MetadataStore, contexts: Iterable[int]) -> set[int]:
-    """The artifacts that any execution in these contexts read or wrote."""
-    executions = [
-        each.id for context in contexts for each in store.get_executions_by_context(context)
-    ]
-    return {each.artifact_id for each in store.get_events_by_execution_ids(executions)}
+    wanted = {*blessed[-_BASELINES:], *verdicts[-1:]}
+    made = [known.run_of(each) for model, verdict, _ in wanted for each in (model, verdict)]
+    return known.touched({run.id for run in made if run})
 
 
 def _size(folder: Path) -> int:

@@ -14,16 +14,19 @@ from components import storage
 from components.errors import BadDataError
 from components.image_example_gen import spans as source_spans
 from components.image_example_gen.inputs import INPUTS_FILE
+from components.lineage import History, Lineage
 from pipeline.errors import DataLost, data_error
-from pipeline.retraining import drift_report, inventory, journal, judged, losses, notify
+from pipeline.retraining import drift_report, inventory, journal, losses, notify
 from pipeline.retraining.decision import Decision, Situation, decide
 from pipeline.retraining.drift_report import Drift
 from pipeline.retraining.inventory import Inventory, News
-from pipeline.retraining.judged import History
 from pipeline.settings import Config
 
 if TYPE_CHECKING:
     from ml_metadata.proto import metadata_store_pb2
+
+_TRAFFIC_KINDS = ("traffic", "accuracy")
+_TRAFFIC_COUNTS = datetime.timedelta(days=7)  # after which nobody knows whether it still is so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,17 +117,22 @@ def record(place: Place, decision: Decision, situation: Situation) -> None:
     journal.append(place.log, "decision", situation.now, **decision.as_json(), **counts)
     if decision.alarm:
         journal.append(place.log, "alarm", situation.now)
+    for kind in decision.kinds:
+        journal.append(place.log, "alarm", situation.now, kind=kind)
 
 
 def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> Situation:
     """What there is to decide on. Raises DataError where the data cannot be listed."""
     entries = journal.read(place.log)
-    past = judged.read(place.connection, config.name) if place.connection else History()
+    past = Lineage.at(place.connection).history(config.name) if place.connection else History()
     known = _inputs_of(past)
     is_forgotten = known is None and past.last is not None
     if known is None:
         past = dataclasses.replace(past, last=None)
     current, spans, news = _news(config, place, known or {})
+    baseline = past.baseline.model if past.baseline else None
+    traffic = journal.last_traffic(entries, baseline, now - _TRAFFIC_COUNTS)
+    last_reasons = {kind: journal.last_alarm(entries, kind) for kind in _TRAFFIC_KINDS}
     return Situation(
         now=now,
         news=news,
@@ -133,6 +141,8 @@ def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> 
         unfinished=_cut_off(entries),
         drift=_drift(config, place, past, {name: current[name] for name in news.images}, entries),
         last_alarm=journal.last_alarm(entries),
+        traffic={kind: traffic.get(kind, ()) for kind in _TRAFFIC_KINDS},
+        last_reasons={kind: at for kind, at in last_reasons.items() if at},
         forced=forced,
         losses=losses.Losses(is_known=False)
         if is_forgotten

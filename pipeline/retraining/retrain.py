@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from pipeline.config import check_paths
 from pipeline.errors import ConfigError, DriftFound
 from pipeline.noise import quiet
-from pipeline.retraining import journal, labels, notify
+from pipeline.retraining import journal, notify
 from pipeline.retraining.decision import Situation, decide
 from pipeline.retraining.journal import detail_of
 from pipeline.retraining.look import Place, check_losses, look, record, stopped
@@ -129,12 +129,13 @@ class _Night:
         run_id = new_run_id(self._workspace)
         self.record("started", run=run_id)
         try:
-            if held := labels.hold(self._config):
+            policy, servers = self._config.retrain.promote, self._config.retrain.servers
+            if policy != "none" and (held := self._config.registry.hold(servers)):
                 self.say("note", held)
             found = run_locked(
                 self._config, origins, self._log_format, self._workspace, run_id, "retrain"
             )
-            labelled = labels.label(self._config, found["version"])
+            labelled = self._config.registry.label(found["version"], policy, servers)
         except BaseException as error:
             result = journal.result_of(error)
             # Whoever is to be told does not go without it where the disk is full.

@@ -37,9 +37,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from pipeline.serving.client import Client, strings
-from pipeline.serving.launch import ServerProcess, Source, own_backend
-from pipeline.serving.session import Session
+from components.model_server.client import Client, strings
+from components.model_server.launch import ServerProcess, Source, own_backend
+from components.model_server.session import Session
 from tests.serving_kit import picture, push
 from tests.tiny_export import export_colour_model
 

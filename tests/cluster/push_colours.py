@@ -7,21 +7,21 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from components.atomic_pusher import filesystem
+from components.model_registry import Registry
 
 
 def main() -> None:
     """Push into an empty folder."""
     tiny_export = importlib.import_module("tiny_export")  # mounted beside this file
-    base = Path("/models/perennial")
-    shutil.rmtree(base, ignore_errors=True)
+    registry = Registry("/models/perennial")
+    shutil.rmtree("/models/perennial", ignore_errors=True)
     for number in (1, 2, 3):
         model = Path(tempfile.mkdtemp())
         if number == 3:
             (model / "saved_model.pb").write_bytes(b"junk")
         else:
             tiny_export.export_colour_model(model, sharpness=float(number))
-        version = filesystem.push(model, base, {"run": f"run-{number}"}, 10, lambda: ())
+        version = registry.push(model, {"run": f"run-{number}"}, 10)
         print(f"pushed {version}", flush=True)
 
 

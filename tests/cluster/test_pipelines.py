@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from kubeflow.client import Kubeflow
+from kubeflow.commands.connection import Connection
 from kubeflow.follow import explain
 from kubeflow.workflow import events as parsed
-from pipeline.commands.connection import Connection
 from pipeline.errors import NodeFailed
 from tests.cluster import kit
 
@@ -34,7 +34,6 @@ TRAINED_S = 1800.0
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(not ENDPOINT, reason="KF_PIPELINES_ENDPOINT names no Kubeflow Pipelines"),
-    pytest.mark.timeout(3600),
 ]
 
 

@@ -38,7 +38,7 @@ def serving(namespace: str) -> str:
     (container,) = pod["containers"]
     assert container["command"] == ["tensorflow_model_server"]
     container["image"] = kit.IMAGE
-    container["command"] = ["python3", "-m", "pipeline.serving", "--host=0.0.0.0"]
+    container["command"] = ["python3", "-m", "components.model_server", "--host=0.0.0.0"]
     container["args"] = [a for a in container["args"] if not a.startswith(UNKNOWN)]
     kit.small(pod, "2Gi")
     versions = (kit.SERVING / "base" / "models.config").read_text()

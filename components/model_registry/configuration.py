@@ -1,0 +1,424 @@
+"""The model configuration that servers follow, and one change of it at a time.
+
+A change is kept, with the old text and the new ones, from before the first write until it is done
+or put back: in a hidden file beside the configuration or, of a ConfigMap, in an annotation. Whoever
+finds one while nobody is at work undoes it or, where all of it was done, records it as done.
+
+A file is written by whoever holds its folder's lock. A ConfigMap has no lock: each write is refused
+where somebody else has written since (its resourceVersion). Object stores have neither, and for
+both of them the change tells until when somebody may be at work.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import copy
+import datetime
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ValidationError
+
+from components import progress, records, storage
+from components.errors import ConfigError, UserError
+from components.model_registry import config_map
+from components.model_registry.config_map import ConflictError, Json, Place
+from components.model_server.config_file import NAME
+
+AUDIT_FILE = "models.audit.jsonl"
+AUDIT_ANNOTATION = "perennial/audit"
+CHANGE_ANNOTATION = "perennial/change"
+STARTED, DONE = "started", "done"
+_KEPT_ENTRIES = 20  # an object's annotations may have 256 KiB
+_PUT_BACK_TRIES = 6
+_PUT_BACK_PAUSE_S = 5.0
+
+Entry = dict[str, Any]
+
+
+class Change(BaseModel):
+    """A change that has begun.
+
+    entry: of the audit log. before: the text of the configuration, None where there was none.
+    steps: the texts that replace it, one after the other. followed: servers have to follow before
+    it counts. until: when it is over at the latest.
+    """
+
+    entry: Entry
+    before: str | None
+    steps: list[str]
+    followed: bool
+    until: AwareDatetime
+
+    def __str__(self) -> str:
+        entry = self.entry
+        return f"{entry.get('action')}, by {entry.get('who')} at {entry.get('at')}"
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody may still be at work, where there is no lock to tell."""
+        return self.until > datetime.datetime.now(datetime.UTC)
+
+    def ended(self, now: str | None) -> tuple[str | None, str, str]:
+        """The text to bring, the result, and words for it: of one cut off at the text `now`."""
+        if now == self.before:
+            return now, "failed: cut off", "was cut off before it changed anything"
+        if now == self.steps[-1] and not self.followed:
+            return now, DONE, "was cut off when all was done, and is in force"
+        if now in self.steps:
+            return self.before, "failed: cut off, and undone", "was cut off, and is undone"
+        told = "was cut off; the configuration was changed otherwise since, and stays as it is"
+        return now, "failed: cut off, and the configuration was changed otherwise since", told
+
+
+class Configuration(abc.ABC):
+    """The text of a configuration as it was read, and what is made of it.
+
+    text: as it was read, None where there is no file yet. change: that is under way, or was cut
+    off. written: whether it was replaced.
+    """
+
+    text: str | None
+    change: Change | None
+    written = False
+    _has_lock = False
+
+    def recover(self) -> None:
+        """Undo or finish a change that was cut off, with a note, unless somebody may be at work.
+
+        For whoever holds the lock of a file's folder. Raises OSError or UserError.
+        """
+        if (change := self.change) and (self._has_lock or not change.is_busy):
+            text, result, told = change.ended(self.text)
+            self._save(text, None, _entry(change.entry, result))
+            self.text, self.change = text, None
+            progress.report("note", text=f"{change} {told}")
+
+    def begin(self, entry: Entry, seconds: float, steps: Sequence[str], followed: bool) -> None:
+        """Prepare a change, which begins with the first write.
+
+        Args:
+            entry: of the audit log.
+            seconds: that it may take.
+            steps: the texts that are to be written.
+            followed: there are servers to wait for.
+        """
+        # While it may still put the old text back, nobody may take it for one that was cut off.
+        seconds += 0 if self._has_lock else _PUT_BACK_TRIES * _PUT_BACK_PAUSE_S
+        until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
+        self.change = Change(
+            entry=entry, before=self.text, steps=list(steps), followed=followed, until=until
+        )
+
+    def write(self, text: str) -> str:
+        """Replace the text; returns a name of this state of it.
+
+        Raises:
+            ConflictError: of a ConfigMap, which somebody else has changed since it was read.
+            OSError, UserError: it cannot be written.
+        """
+        assert self.change
+        first = None if self.written else _entry(self.change.entry, STARTED)
+        name = self._save(text, self.change, first)
+        self.written = True
+        return name
+
+    def end(self) -> None:
+        """Make it count, and record that it is done. Raises as `write`: then it does not count."""
+        assert self.change
+        self._save(self.change.steps[-1], None, _entry(self.change.entry, DONE))
+
+    @abc.abstractmethod
+    def put_back(self, result: str) -> str:
+        """Bring back what was read, and record why. Returns why not, where it was not possible."""
+
+    @abc.abstractmethod
+    def _save(self, text: str | None, change: Change | None, entry: Entry | None) -> str:
+        """Replace the text and the change that is under way, and record an entry."""
+
+
+class _File(Configuration):
+    """Of a file, whose folder's lock is held, or of an object."""
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+        self._has_lock = not storage.is_uri(location)
+        self._log = storage.join(storage.parent(location), AUDIT_FILE)
+        self._change_at = change_location(location)
+        self.text = read_text(location)
+        text = storage.read_text(self._change_at, errors="replace")
+        self.change = _parsed_change(text, self._change_at)
+        if text is not None and self.change is None:
+            storage.remove(self._change_at)
+
+    def put_back(self, result: str) -> str:
+        if self.change is None:
+            return ""
+        entry = _entry(self.change.entry, result)
+        try:
+            self._save(self.text, self.change, None)
+        except OSError as error:
+            return f"the old configuration could NOT be put back: {reason(error)}"
+        with contextlib.suppress(OSError):  # as it is in force, the next command finds it undone
+            self._save(self.text, None, None)
+        self._record(entry)
+        return ""
+
+    def _save(self, text: str | None, change: Change | None, entry: Entry | None) -> str:
+        if change and entry:  # first, so that it is found however it ends
+            storage.write_text(self._change_at, change.model_dump_json())
+            records.append(self._log, entry)
+        if text is None:
+            storage.remove(self._location)
+        elif text != storage.read_text(self._location, errors="replace"):
+            storage.write_text(self._location, text)
+        if change is None:
+            storage.remove(self._change_at)
+            if entry:
+                self._record(entry)
+        return ""
+
+    def _record(self, entry: Entry) -> None:
+        try:
+            records.append(self._log, entry)
+        except OSError as error:  # it is as it is, whether that can be recorded or not
+            told = f"{entry.get('action')}: {entry['result']}, but not recorded: {reason(error)}"
+            progress.report("note", text=told)
+
+
+class _ConfigMap(Configuration):
+    """Of a key of a ConfigMap, which has all of it in one object and so is replaced in one step."""
+
+    def __init__(self, location: str, base: str | None) -> None:
+        """Read it. `base` is the folder of versions, beside which is the audit file."""
+        self._location = location
+        self._place = place_of(location)
+        self._log = storage.join(storage.parent(base), AUDIT_FILE) if base else None
+        self._held = config_map.read(self._place)
+        self.text = self._place.text_of(self._held)
+        self.change = _parsed_change(_annotations(self._held).get(CHANGE_ANNOTATION), location)
+
+    def begin(self, entry: Entry, seconds: float, steps: Sequence[str], followed: bool) -> None:
+        applied = _annotations(self._held).get("kubectl.kubernetes.io/last-applied-configuration")
+        if NAME in str(applied):
+            progress.report(
+                "note",
+                text=f"{self._place} was made by `kubectl apply` of a file, and the "
+                "next apply brings that file's versions back; see kubeflow/serving/README.md",
+            )
+        super().begin({**entry, "config": self._location}, seconds, steps, followed)
+
+    def put_back(self, result: str) -> str:
+        """Bring the old text back, where no text but one of the change is there."""
+        assert self.change
+        entry = _entry(self.change.entry, result)
+        why = ""
+        for turn in range(_PUT_BACK_TRIES):
+            if turn:
+                time.sleep(_PUT_BACK_PAUSE_S)
+            try:
+                self._held = config_map.read(self._place)
+                found = (self._held.get("data") or {}).get(self._place.key)
+                why = ""
+                if found not in (self.text, *self.change.steps):
+                    why = (
+                        f"{self._place} was changed by somebody else meanwhile, and stays as it is"
+                    )
+                elif found != self.text or CHANGE_ANNOTATION in _annotations(self._held):
+                    self._save(self.text, None, entry)
+                    return ""
+                break
+            except UserError as error:
+                why = (
+                    f"The old configuration could NOT be put back, run perennial rollback: {error}"
+                )
+        self._record(entry)
+        return why
+
+    def _save(self, text: str | None, change: Change | None, entry: Entry | None) -> str:
+        content = copy.deepcopy(self._held)
+        content["data"][self._place.key] = text
+        annotations = content["metadata"].setdefault("annotations", {})
+        if entry:
+            kept = [*_audit(self._held), entry][-_KEPT_ENTRIES:]
+            annotations[AUDIT_ANNOTATION] = "\n".join(map(json.dumps, kept))
+        annotations.pop(CHANGE_ANNOTATION, None)
+        if change:
+            annotations[CHANGE_ANNOTATION] = change.model_dump_json()
+        try:
+            self._held = config_map.replace(self._place, content)
+        except ConflictError:
+            # An answer that got lost is asked for again, and then conflicts with itself.
+            now = config_map.read(self._place)
+            if now.get("data") != content["data"] or _annotations(now) != annotations:
+                raise
+            self._held = now
+        if entry:
+            self._record(entry)
+        return str(self._held["metadata"]["resourceVersion"])
+
+    def _record(self, entry: Entry) -> None:
+        """To the audit file too, where it can be written to from here, and as an Event."""
+        if self._log:
+            try:
+                records.append(self._log, entry)
+            except OSError as error:
+                told = f"{reason(error)}; the change is recorded in {self._place} only"
+                progress.report("note", text=told)
+                self._log = None
+        if entry["result"] != STARTED:
+            self._tell(entry)
+
+    def _tell(self, entry: Entry) -> None:
+        """As an Event of the ConfigMap, which is shown with it. The right to do so is optional."""
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        place, metadata, is_done = self._place, self._held["metadata"], entry["result"] == DONE
+        event = {
+            "metadata": {"generateName": f"{place.name}.", "namespace": place.namespace},
+            "involvedObject": {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "namespace": place.namespace,
+                "name": place.name,
+                "uid": metadata.get("uid"),
+                "resourceVersion": metadata.get("resourceVersion"),
+            },
+            "reason": "Promoted" if is_done else "PromotionFailed",
+            "message": f"{entry.get('action')}: {entry['result']} ({entry.get('who')})"[:1024],
+            "type": "Normal" if is_done else "Warning",
+            "source": {"component": "perennial"},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        with contextlib.suppress(UserError):
+            method = "create_namespaced_event"
+            config_map.request("create events", "CoreV1Api", method, place.namespace, event)
+
+
+def default(base: str) -> str:
+    """Where the configuration is unless one says otherwise: beside the folder of versions."""
+    return storage.join(storage.parent(base), NAME)
+
+
+def change_location(location: str) -> str:
+    """Where the change of a configuration at a path or URI is kept."""
+    return storage.join(storage.parent(location), f".{storage.name(location)}.pending")
+
+
+def place_of(location: str) -> Place:
+    """Where a ConfigMap is. Raises ConfigError."""
+    try:
+        return Place.parse(location)
+    except ValueError as error:
+        raise ConfigError(f"{location}: {error}") from error
+
+
+def read_text(location: str) -> str | None:
+    """The text at a path or URI, or in a ConfigMap; None where there is no file.
+
+    Raises:
+        ConfigError: it cannot be read, or is no text.
+        KubernetesUnreachable: likewise, of a ConfigMap.
+    """
+    if config_map.is_config_map(location):
+        place = place_of(location)
+        return place.text_of(config_map.read(place))
+    try:
+        return storage.read_text(location)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{location} is not a ModelServerConfig: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{location} cannot be read: {error.strerror}") from error
+
+
+def open_to_change(location: str, base: str | None) -> Configuration:
+    """Read a configuration, after a change that was cut off is undone or finished.
+
+    Raises:
+        ConfigError: it cannot be read, or somebody is changing it.
+        KubernetesUnreachable: likewise, of a ConfigMap.
+    """
+    try:
+        found = _open(location, base)
+        found.recover()
+    except OSError as error:
+        raise ConfigError(f"{location} cannot be changed: {reason(error)}") from error
+    if busy := found.change:
+        raise ConfigError(
+            f"{location} is being changed by {busy.entry.get('who')} "
+            f"({busy.entry.get('action')}), for at most until "
+            f"{busy.until:%Y-%m-%d %H:%M:%S} UTC; wait for the end of it"
+        )
+    return found
+
+
+def _open(location: str, base: str | None) -> Configuration:
+    if config_map.is_config_map(location):
+        return _ConfigMap(location, base)
+    return _File(location)
+
+
+def recover_if_idle(location: str) -> None:
+    """Undo or finish a change that was cut off, where nobody is at work. Raises nothing.
+
+    That of a ConfigMap is left to the next change.
+    """
+    if config_map.is_config_map(location):
+        return
+    try:
+        if storage.read_text(change_location(location), errors="replace") is None:
+            return
+        with contextlib.ExitStack() as stack:
+            if not storage.is_uri(location):
+                folder = Path(storage.parent(location))
+                stack.enter_context(storage.locked(folder, wait=False))
+            _File(location).recover()
+    except BlockingIOError:
+        return
+    except (OSError, UserError) as error:
+        told = f"{change_location(location)}: a change was cut off and cannot be undone: {error}"
+        progress.report("note", text=told)
+
+
+def texts(location: str, base: str) -> list[str]:
+    """The text, and all that a change that is under way may bring. Raises OSError or UserError."""
+    found = _open(location, base)
+    change = found.change
+    others = [change.before, *change.steps] if change else []
+    return [text for text in (found.text, *others) if text]
+
+
+def reason(error: OSError) -> str:
+    """What kept a file from being read or written, and which."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _parsed_change(text: str | None, location: str) -> Change | None:
+    if text is None:
+        return None
+    try:
+        return Change.model_validate_json(text)
+    except ValidationError:
+        told = f"{location} holds no change of a configuration; it is removed"
+        progress.report("note", text=told)
+        return None
+
+
+def _entry(entry: Entry, result: str) -> Entry:
+    return {**entry, "result": " ".join(result.split())[:2000]}
+
+
+def _annotations(content: Json) -> dict[str, str]:
+    return content["metadata"].get("annotations") or {}
+
+
+def _audit(content: Json) -> list[Entry]:
+    text = _annotations(content).get(AUDIT_ANNOTATION, "")
+    # What is none is somebody else's.
+    return records.parse(text.split("\n"), AUDIT_ANNOTATION).entries

@@ -1,0 +1,288 @@
+"""Versions of a model below a folder or a prefix: which there are, and how one is added.
+
+<base>/<version>/saved_model.pb, variables/, ...   the model
+<base>/<version>/perennial-manifest.json           written last: see `Manifest`
+<base>/<version>/model.sig                         of all this, where it is signed
+<base>/.*                                          ours for the moment, or the file system's
+
+On a file system a version is copied into a hidden folder, made durable, and renamed: it is there as
+a whole or not at all. A killed push leaves at most a hidden folder, which no server looks at and
+which the next push removes.
+
+In an object store there is no rename and no lock. A version counts once its manifest is there; what
+a killed push left is never counted and goes with the next push. So servers must be told versions by
+a model configuration, because one that follows the newest number would see objects as they arrive;
+and one pipeline only may push below a prefix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from components import progress, storage
+from components.errors import ConfigError
+from components.model_registry import signing
+
+MANIFEST = "perennial-manifest.json"
+SERVABLE = "saved_model.pb"
+_STAGING, _DOOMED = ".staging-", ".removed-"
+_HIGHEST = 2**63 - 1  # TensorFlow Serving's version numbers are int64
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What was pushed as a version.
+
+    files: SHA-256 in hex by path within the version. record: JSON-able facts about the push; the
+    Pusher writes `version`, `run`, `pushed` (UTC time), `metrics` by name and `validated` (by which
+    server).
+    """
+
+    files: Mapping[str, str]
+    record: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        """The content of the manifest file."""
+        return json.dumps({"record": dict(self.record), "files": dict(self.files)}, indent=2) + "\n"
+
+
+def read_manifest(base: str, version: int) -> Manifest | None:
+    """The manifest of a version; None where there is none that can be read."""
+    try:
+        content = json.loads(storage.read_text(storage.join(base, str(version), MANIFEST)) or "")
+        return Manifest(dict(content["files"]), dict(content["record"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def find(base: str) -> list[int]:
+    """The version numbers below `base`, lowest first.
+
+    Raises:
+        ConfigError: it holds anything that is no version of a model, and so it is, or is also, used
+            for something else.
+    """
+    numbers = []
+    for name in _names(base):
+        if name.startswith(".") or name == "lost+found":
+            continue
+        reason = ""
+        if not (name.isascii() and name.isdecimal() and name == str(int(name))):
+            reason = "is no version number"
+        elif not 0 < int(name) <= _HIGHEST:
+            reason = "is no version number that can be served"
+        elif not storage.is_uri(base) and not (Path(base) / name / SERVABLE).is_file():
+            if _is_removed(Path(base) / name):
+                continue
+            reason = f"has no {SERVABLE} in it"
+        if reason:
+            raise ConfigError(
+                f"{base} is not only a folder of model versions: {name!r} {reason}; move it away, "
+                "or choose another push.directory"
+            )
+        numbers.append(int(name))
+    return sorted(numbers)
+
+
+def _is_removed(version: Path) -> bool:
+    """Whether a version that was listed is gone, or empty as by a removal that was cut off."""
+    try:
+        return not any(version.iterdir())
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
+
+
+def _names(base: str) -> list[str]:
+    if storage.is_uri(base):
+        return storage.names(base)
+    try:
+        return os.listdir(base)  # noqa: PTH208 - names are all that is needed
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        raise ConfigError(f"{base} is a file; choose another push.directory") from None
+
+
+def local_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 in hex of every file below a local folder, by path within it."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): digest_of(str(file)) for file in files}
+
+
+def damaged_files(base: str, version: int, manifest: Manifest) -> list[str]:
+    """The files of a version that are missing, or are not what was pushed."""
+    return [
+        name
+        for name, digest in manifest.files.items()
+        if digest_of(storage.join(base, str(version), name)) != digest
+    ]
+
+
+def digest_of(location: str) -> str:
+    """SHA-256 in hex of a file or object; empty where there is none."""
+    try:
+        return storage.digest(location)
+    except FileNotFoundError:
+        return ""
+
+
+def push(
+    model: Path,
+    base: str | Path,
+    record: Mapping[str, Any],
+    keep: int,
+    served: Callable[[], Collection[int]],
+    keys: signing.Keys | None = None,
+) -> int:
+    """Make `model` the highest version below `base`, once, and remove superseded versions.
+
+    Args:
+        model: folder of a SavedModel.
+        base: path or URI of the numbered versions; made where it is missing.
+        record: for the manifest.
+        keep: how many of the newest versions remain, at least 1.
+        served: tells, while nobody can change it, which versions must remain in any case.
+        keys: to sign the version with.
+
+    Returns:
+        The version: the existing one where the highest holds the same files, signed if so wanted.
+
+    Raises:
+        ConfigError: `base` holds other things, its disk has not the space, `keys` cannot sign, or
+            what was written to a store is not what is read back. Nothing changed.
+        OSError: from the disk or the store. Nothing changed. A superseded version that cannot be
+            removed is no error, and is removed by a later push.
+    """
+    base = str(base)
+    is_store = storage.is_uri(base)
+    find(base)  # before anything is written into a folder that is not ours
+    with contextlib.ExitStack() as stack:
+        if not is_store:
+            Path(base).mkdir(parents=True, exist_ok=True)
+            stack.enter_context(storage.locked(Path(base)))
+            for leftover in (*Path(base).glob(f"{_STAGING}*"), *Path(base).glob(f"{_DOOMED}*")):
+                with contextlib.suppress(OSError):  # it is in nobody's way
+                    shutil.rmtree(leftover)
+        numbers = find(base)
+        pinned = served()
+        files = local_digests(model)
+        manifests = {number: read_manifest(base, number) for number in numbers}
+        counted = [number for number in numbers if manifests[number] or not is_store]
+        version = max(counted, default=0)
+        newest = manifests.get(version)
+        same = newest is not None and newest.files == files
+        if not same or (keys and not keys.have_signed(base, version)):
+            version = max(numbers, default=0) + 1
+            manifest = Manifest(files, {"version": version, **record})
+            publish = _publish_to_store if is_store else _publish_in_folder
+            publish(model, storage.join(base, str(version)), manifest, keys)
+            counted.append(version)
+        for number in sorted({*numbers, *counted} - {*counted[-keep:]} - {*pinned}):
+            _remove(storage.join(base, str(number)))
+    return version
+
+
+def _remove(version: str) -> None:
+    """Remove what is superseded, or half; where that fails, a later push does it."""
+    try:
+        if storage.is_uri(version):
+            storage.remove_tree(version)
+        else:
+            _remove_folder(Path(version))
+    except OSError as error:  # of what comes after the push, which is done
+        why = f"{version} is superseded and cannot be removed: {error.strerror or error}"
+        progress.report("note", text=why)
+
+
+def _remove_folder(version: Path) -> None:
+    """Remove a version, at once for whoever looks where the file system can do that."""
+    doomed = version.with_name(f"{_DOOMED}{uuid.uuid4().hex}")
+    try:
+        version.rename(doomed)
+    except OSError as error:
+        # An overlay of file systems does not rename a folder of a lower one.
+        if error.errno != errno.EXDEV:
+            raise
+        doomed = version
+        # First what makes it a version that is promoted or pushed again, so that half a one is not.
+        (version / MANIFEST).unlink(missing_ok=True)
+        for entry in version.iterdir():
+            if entry.name != SERVABLE:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    shutil.rmtree(doomed)
+
+
+def _stage(model: Path, folder: Path, manifest: Manifest, keys: signing.Keys | None) -> None:
+    """Make a whole version of a model in a folder that is new."""
+    shutil.copytree(model, folder)
+    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    if keys:
+        keys.sign(folder)
+
+
+def _publish_in_folder(
+    model: Path, version: str, manifest: Manifest, keys: signing.Keys | None
+) -> None:
+    base = Path(version).parent
+    _check_space(model, base)
+    staging = base / f"{_STAGING}{uuid.uuid4().hex}"
+    try:
+        _stage(model, staging, manifest, keys)
+        for path in [*staging.rglob("*"), staging]:
+            storage.sync(path)
+        staging.rename(version)
+    except (OSError, shutil.Error) as error:
+        if "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
+            raise ConfigError(f"the disk that holds {base} is full; free some") from error
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    storage.sync(base)
+
+
+def _check_space(model: Path, base: Path) -> None:
+    """Refuse early: on a full disk others would fail too while the copy is under way."""
+    disk = os.statvfs(base)
+    block = disk.f_frsize
+    sizes = [path.stat().st_size for path in model.rglob("*")]
+    # The rest is for the manifest, the signature and folders.
+    needed = sum(-(-size // block) * block for size in sizes) + 16 * block
+    free = disk.f_bavail * block
+    if free < needed:
+        raise ConfigError(
+            f"the model takes {needed / 1e6:,.1f} MB and the disk that holds {base} has "
+            f"{free / 1e6:,.1f} MB free; free some, or choose another push.directory"
+        )
+
+
+def _publish_to_store(
+    model: Path, version: str, manifest: Manifest, keys: signing.Keys | None
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "version"
+        _stage(model, whole, manifest, keys)
+        last = [SERVABLE, *([signing.SIGNATURE] if keys else [])]
+        try:
+            for name in [*sorted({*manifest.files} - {*last}), *last]:
+                storage.upload(str(whole / name), storage.join(version, name))
+            number = int(storage.name(version))
+            for name in damaged_files(storage.parent(version), number, manifest):
+                raise ConfigError(
+                    f"{storage.join(version, name)} does not read back as it was written; run again"
+                )
+            storage.write_text(storage.join(version, MANIFEST), manifest.to_json())
+        except BaseException:
+            storage.remove_tree(version)
+            raise

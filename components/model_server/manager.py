@@ -1,0 +1,426 @@
+"""Which versions of which models are in memory: follows the disk and the configuration.
+
+A new version is loaded and warmed up beside the old one and takes over when it is ready, so that
+there is no moment without one; the old one is freed when its last request is done. A version that
+cannot be loaded is tried again a few times and then given up, and the old one keeps serving.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.model_server.errors import ServingError, invalid
+from components.model_server.model import LoadedModel
+
+if TYPE_CHECKING:
+    from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
+
+log = logging.getLogger("perennial.serving")
+
+START, LOADING, AVAILABLE, UNLOADING, END = "START", "LOADING", "AVAILABLE", "UNLOADING", "END"
+
+_LONGEST_NUMBER = 18  # digits of a version, so that it fits an int64
+_MOST_REMEMBERED = 100  # ended versions a model, so that a server that runs for months stays small
+
+
+@dataclasses.dataclass
+class Version:
+    """A version that was seen, and how it is.
+
+    state: START, LOADING, AVAILABLE, UNLOADING or END, as in TensorFlow Serving's status.
+    error: what ended it or, while LOADING, what the last attempt met.
+    """
+
+    number: int
+    path: Path
+    state: str = START
+    error: ServingError | None = None
+    loaded: LoadedModel | None = None
+    users: int = 0
+    attempts: int = 0
+    next_attempt: float = 0.0
+    given_up: bool = False
+
+
+@dataclasses.dataclass
+class _Model:
+    config: ModelConfig
+    wanted: bool = True  # False once the configuration no longer names it
+    settled: bool = False  # all that is configured was found on disk and loaded or given up
+    versions: dict[int, Version] = dataclasses.field(default_factory=dict)
+
+    def any_available(self, numbers: Iterable[int]) -> bool:
+        return any(self.versions[number].state == AVAILABLE for number in numbers)
+
+
+class Manager:
+    """Loads and frees models in one background thread, from `start` to `stop`.
+
+    config: in force. Requests go through `acquire` and never wait for a load.
+    """
+
+    def __init__(
+        self,
+        config: ModelServerConfig,
+        poll_seconds: float,
+        load_retries: int,
+        retry_seconds: float,
+        public_key: Path | None = None,
+    ) -> None:
+        """Take the configuration; nothing is loaded before `start`.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT; the configuration cannot be used.
+        """
+        check_config(config)
+        self.config = config
+        self._poll_seconds = poll_seconds
+        self._load_retries = load_retries
+        self._retry_seconds = retry_seconds
+        self._public_key = public_key
+        self._changed = threading.Condition()
+        self._models = {c.name: _Model(c) for c in config.model_config_list.config}
+        self._stopping = False
+        self._poll_now = True
+        self._warned: set[str] = set()
+        self._thread = threading.Thread(target=self._work, name="model-loader", daemon=True)
+
+    def start(self) -> None:
+        """Begin to load."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following the disk, wait for requests that still run, and free everything."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join()
+        with self._changed:
+            for model in self._models.values():
+                self._retire(model, set())
+            self._changed.wait_for(lambda: not any(v.users for v in self._all_versions()))
+        self._free_retired()
+
+    @contextlib.contextmanager
+    def acquire(
+        self, name: str, number: int | None = None, label: str = ""
+    ) -> Iterator[tuple[int, LoadedModel]]:
+        """Hold a version in memory: `number`, or the one that has `label`, or the newest.
+
+        Raises:
+            ServingError: NOT_FOUND, or INVALID_ARGUMENT for an unknown label.
+        """
+        with self._changed:
+            version, loaded = self._find(name, number, label)
+            version.users += 1
+        try:
+            yield version.number, loaded
+        finally:
+            with self._changed:
+                version.users -= 1
+                if version.state == UNLOADING and not version.users:
+                    self._changed.notify_all()
+
+    def status(self, name: str, number: int | None = None, label: str = "") -> list[Version]:
+        """Copies of what is known of a model's versions, newest first; of one if it is named.
+
+        Raises:
+            ServingError: NOT_FOUND, or INVALID_ARGUMENT for an unknown label.
+        """
+        with self._changed:
+            model = self._models.get(name)
+            versions = model.versions if model else {}
+            if model and label:
+                number = _labelled(model.config, label)
+            if number is not None and number not in versions:
+                raise ServingError("NOT_FOUND", f"Could not find version {number} of model {name}")
+            if not versions:
+                raise ServingError("NOT_FOUND", f"Could not find any versions of model {name}")
+            numbers = sorted(versions, reverse=True) if number is None else [number]
+            return [dataclasses.replace(versions[number]) for number in numbers]
+
+    def labels(self) -> dict[str, dict[str, int]]:
+        """The version labels of each configured model, by its name."""
+        with self._changed:
+            return {
+                name: dict(model.config.version_labels)
+                for name, model in self._models.items()
+                if model.wanted
+            }
+
+    def reload(self, config: ModelServerConfig, timeout: float) -> None:
+        """Take another configuration, then wait until models that are new in it can be used.
+
+        A label that is in use can be moved to an AVAILABLE version only, so that requests by label
+        go on; a label that is not in use may be ahead of its version.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION, and nothing has changed; UNKNOWN
+                where a new model did not become AVAILABLE within `timeout` seconds.
+        """
+        check_config(config)
+        wanted = {c.name: c for c in config.model_config_list.config}
+        with self._changed:
+            known = {name for name, model in self._models.items() if model.wanted}
+            for name in known & wanted.keys():
+                self._check_labels(self._models[name], wanted[name])
+            for name in known - wanted.keys():
+                self._models[name].wanted = False
+            for name, model_config in wanted.items():
+                model = self._models.setdefault(name, _Model(model_config))
+                model.config, model.wanted, model.settled = model_config, True, False
+            self.config = config
+            self._poll_now = True
+            self._changed.notify_all()
+        for name in sorted(wanted.keys() - known):
+            try:
+                self.wait_for(name, timeout)
+            except ServingError as error:
+                raise ServingError(
+                    "UNKNOWN", f"model {name} did not become available: {error.message}"
+                ) from error
+
+    def wait_for(self, name: str, timeout: float) -> None:
+        """Wait until all that is configured for a model is AVAILABLE.
+
+        Raises:
+            ServingError: DEADLINE_EXCEEDED after `timeout` seconds, or the error of a version that
+                was given up.
+        """
+        model = self._models[name]
+        with self._changed:
+            self._changed.wait_for(lambda: model.settled or self._stopping, timeout)
+            versions = [dataclasses.replace(version) for version in model.versions.values()]
+            settled = model.settled
+        for version in versions:
+            if version.error and (version.given_up or not settled):
+                raise version.error
+        if not settled:
+            raise ServingError(
+                "DEADLINE_EXCEEDED",
+                f"no configured version of {name} under {model.config.base_path} became "
+                f"AVAILABLE within {timeout:g} s",
+            )
+
+    def _find(self, name: str, number: int | None, label: str) -> tuple[Version, LoadedModel]:
+        model = self._models.get(name)
+        if model is None:
+            raise ServingError("NOT_FOUND", f"Servable not found for request: Latest({name})")
+        if label:
+            number = _labelled(model.config, label)
+        if number is None:
+            ready = [v.number for v in model.versions.values() if v.state == AVAILABLE]
+            number = max(ready, default=None)
+        version = None if number is None else model.versions.get(number)
+        if version is None or version.loaded is None or version.state != AVAILABLE:
+            wanted = f"Latest({name})" if number is None else f"Specific({name}, {number})"
+            raise ServingError("NOT_FOUND", f"Servable not found for request: {wanted}")
+        return version, version.loaded
+
+    def _check_labels(self, model: _Model, config: ModelConfig) -> None:
+        for label, number in config.version_labels.items():
+            current = model.config.version_labels.get(label, number)
+            version = model.versions.get(number)
+            if current != number and (version is None or version.state != AVAILABLE):
+                raise ServingError(
+                    "FAILED_PRECONDITION",
+                    f"Request to assign label to version {number} of model {config.name}, which "
+                    f"is not currently available for inference; {label!r} stays at {current}",
+                )
+
+    def _work(self) -> None:
+        next_poll = 0.0
+        while True:
+            with self._changed:
+                retries = [v.next_attempt for v in self._all_versions() if v.state == LOADING]
+                pause = min([next_poll, *retries]) - time.monotonic()
+                if pause > 0 and not (self._poll_now or self._stopping):
+                    self._changed.wait(pause)
+                if self._stopping:
+                    return
+                self._poll_now = False
+                models = list(self._models.values())
+            next_poll = time.monotonic() + self._poll_seconds
+            try:
+                for model in models:
+                    self._follow(model)
+                self._free_retired()
+            except Exception:  # nothing would be loaded any more
+                log.exception("following the models failed; trying again")
+
+    def _follow(self, model: _Model) -> None:
+        """Bring one model to what is configured and on disk."""
+        with self._changed:
+            config = model.config
+            wanted = model.wanted
+        found = self._scan(config) if wanted else {}
+        if found is None:
+            return  # the folder cannot be read for now: keep what is served
+        with self._changed:
+            for number, path in found.items():
+                version = model.versions.get(number)
+                if version is None or (version.state == END and not version.given_up):
+                    model.versions[number] = Version(number, path)
+            for version in model.versions.values():
+                if version.number not in found:
+                    version.given_up = False  # it is tried anew should it come back
+                    if version.state in (START, LOADING):
+                        version.state = END
+            now = time.monotonic()
+            due = [
+                model.versions[number]
+                for number in sorted(found, reverse=True)
+                if model.versions[number].state in (START, LOADING)
+                and model.versions[number].next_attempt <= now
+            ]
+        for version in due:
+            if self._stopping:
+                return
+            self._load(model, version)
+        with self._changed:
+            # A configuration that came in meanwhile may keep what this one drops.
+            if model.config is config and model.wanted is wanted:
+                if not found or model.any_available(found):
+                    self._retire(model, found.keys())
+                model.settled = bool(found) and all(
+                    model.versions[n].state == AVAILABLE or model.versions[n].given_up
+                    for n in found
+                )
+            _forget_oldest(model)
+            self._changed.notify_all()
+
+    def _scan(self, config: ModelConfig) -> dict[int, Path] | None:
+        """Versions on disk that the policy asks for; None if the folder cannot be read."""
+        base = Path(config.base_path)
+        try:
+            children = [child for child in base.iterdir() if is_number(child.name)]
+        except OSError as error:
+            self._warn_once(f"{base} cannot be read: {error.strerror}")
+            return None
+        on_disk = {int(child.name): child for child in sorted(children)}
+        if not on_disk:
+            self._warn_once(f"no version of {config.name} is in {base} yet")
+        numbers = _chosen(config, sorted(on_disk))
+        for number in numbers - on_disk.keys():
+            self._warn_once(f"version {number} of {config.name} is configured but not in {base}")
+        return {number: on_disk[number] for number in numbers & on_disk.keys()}
+
+    def _load(self, model: _Model, version: Version) -> None:
+        with self._changed:
+            version.state = LOADING
+            version.attempts += 1
+            self._changed.notify_all()
+        name = f"{model.config.name} version {version.number}"
+        start = time.monotonic()
+        try:
+            if self._public_key:
+                _check_signature(version.path, self._public_key)
+            loaded = LoadedModel(version.path)
+        except Exception as error:
+            known = error if isinstance(error, ServingError) else None
+            with self._changed:
+                version.error = known or ServingError(
+                    "INTERNAL", f"{type(error).__name__}: {error}"
+                )
+                version.given_up = version.attempts > self._load_retries
+                version.next_attempt = time.monotonic() + self._retry_seconds
+                if version.given_up:
+                    version.state = END
+            what = "is given up" if version.given_up else "will be tried again"
+            log.error("%s cannot be loaded and %s: %s", name, what, version.error)
+            return
+        with self._changed:
+            version.loaded, version.error, version.state = loaded, None, AVAILABLE
+            self._changed.notify_all()
+        seconds = time.monotonic() - start
+        log.info("%s is AVAILABLE (%.2f s, %d warm-up)", name, seconds, loaded.warmup_records)
+
+    def _retire(self, model: _Model, kept: Collection[int]) -> None:
+        for version in model.versions.values():
+            if version.number not in kept and version.state == AVAILABLE:
+                version.state = UNLOADING
+
+    def _free_retired(self) -> None:
+        with self._changed:
+            idle = [v for v in self._all_versions() if v.state == UNLOADING and not v.users]
+        for version in idle:
+            assert version.loaded is not None
+            version.loaded.close()
+            with self._changed:
+                version.loaded, version.state = None, END
+                self._changed.notify_all()
+            log.info("version %d in %s is unloaded", version.number, version.path.parent)
+
+    def _all_versions(self) -> list[Version]:
+        return [v for model in self._models.values() for v in model.versions.values()]
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            log.warning(message)
+
+
+def check_config(config: ModelServerConfig) -> None:
+    """Refuse what cannot be served.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT; names the model and what to change.
+    """
+    names: set[str] = set()
+    for model in config.model_config_list.config:
+        if not model.name or model.name in names:
+            raise invalid(f"each model needs a name of its own, found {model.name!r} again")
+        names.add(model.name)
+        if not Path(model.base_path).is_absolute():
+            raise invalid(
+                f"Expected model {model.name} to have an absolute path or URI; got base_path()="
+                f"{model.base_path}"
+            )
+        if model.model_platform not in ("", "tensorflow"):
+            raise invalid(f"model {model.name}: model_platform must be tensorflow")
+    if not names:
+        raise invalid("the configuration has no model_config_list with a model in it")
+
+
+def _check_signature(path: Path, public_key: Path) -> None:
+    from components.model_registry import Registry, SignatureError
+
+    try:
+        Registry(str(path.parent), public_key=public_key).verify_signature(int(path.name))
+    except SignatureError as error:
+        raise ServingError("PERMISSION_DENIED", str(error)) from error
+
+
+def _chosen(config: ModelConfig, numbers: list[int]) -> set[int]:
+    policy = config.model_version_policy
+    match policy.WhichOneof("policy_choice"):
+        case "all":
+            return set(numbers)
+        case "specific":
+            return set(policy.specific.versions)
+        case _:
+            return set(numbers[-max(policy.latest.num_versions, 1) :])
+
+
+def _labelled(config: ModelConfig, label: str) -> int:
+    if label not in config.version_labels:
+        raise invalid(f"Unrecognized servable version label: {label}")
+    return config.version_labels[label]
+
+
+def is_number(name: str) -> bool:
+    """Whether a name is the number of a version."""
+    return name.isascii() and name.isdigit() and len(name) <= _LONGEST_NUMBER
+
+
+def _forget_oldest(model: _Model) -> None:
+    ended = sorted(number for number, v in model.versions.items() if v.state == END)
+    for number in ended[:-_MOST_REMEMBERED]:
+        del model.versions[number]

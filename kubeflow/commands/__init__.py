@@ -1,0 +1,28 @@
+"""The commands about Kubeflow, which `perennial` finds by an entry point of the distribution."""
+
+from __future__ import annotations
+
+from kubeflow.commands import schedule
+from kubeflow.commands.compile import compile_dag
+from kubeflow.commands.monitor import monitor_pipeline
+from kubeflow.commands.submit import submit
+from kubeflow.commands.watch import watch
+
+COMMANDS = {
+    "compile": compile_dag,
+    "submit": submit,
+    "watch": watch,
+    "monitor-pipeline": monitor_pipeline,
+}
+GROUPS = {
+    "schedule": (
+        "Schedule recurring runs on Kubeflow",
+        {
+            "list": schedule.list_schedules,
+            "create": schedule.create,
+            "pause": schedule.pause,
+            "resume": schedule.resume,
+            "delete": schedule.delete,
+        },
+    )
+}
