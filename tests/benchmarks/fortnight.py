@@ -28,6 +28,7 @@ from sklearn.preprocessing import StandardScaler
 
 from components import features
 from components.image_example_gen.images import Picture, read_image
+from pipeline.monitoring import compare as comparing
 from pipeline.monitoring import rows as recorded
 from pipeline.monitoring.ask import Candidates, choose
 from pipeline.monitoring.baseline import Answers, Images, Space
@@ -272,12 +273,6 @@ def main() -> None:
         for day, told, report in fortnight(world, judge, photos, others, held_out, seed):
             found = ", ".join(f"{each.name} (p = {each.p:.1g})" for each in report.findings)
             print(f"fortnight {seed}, day {day:2}: {told:26} {report.verdict}: {found}", flush=True)
-    alarms = 0
-    for _ in range(options.windows if "windows" in options.parts else 0):
-        drawn = random.permutation(held_out)
-        report = judge.look(take(photos, drawn[:WINDOW]), take(photos, drawn[WINDOW:]))
-        alarms += report.verdict == DRIFTED
-    print(f"{alarms} of {options.windows} undisturbed windows have a finding", flush=True)
     for labels in options.labels if "labels" in options.parts else ():
         for seed in range(options.seeds):
             chosen, drawn_at_random = asked(photos, seed, labels)
@@ -286,6 +281,13 @@ def main() -> None:
                 f"{drawn_at_random:.1%} at random",
                 flush=True,
             )
+    alarms = 0
+    comparing._divergences = lambda *_: {}  # which decide nothing, and take most of the time
+    for _ in range(options.windows if "windows" in options.parts else 0):
+        drawn = random.permutation(held_out)
+        report = judge.look(take(photos, drawn[:WINDOW]), take(photos, drawn[WINDOW:]))
+        alarms += report.verdict == DRIFTED
+    print(f"{alarms} of {options.windows} undisturbed windows have a finding", flush=True)
 
 
 if __name__ == "__main__":
