@@ -298,7 +298,7 @@ class TestTold:
 
 class TestDecides:
     def situation(self, news: int = 3, **fields: Any) -> Situation:
-        from pipeline.retraining.judged import Trained
+        from components.lineage import Trained
 
         trained = Trained(1, "", True, NOW - datetime.timedelta(days=3), "")
         new = News(new=tuple(f"{n}.png" for n in range(news)), changed=(), removed=())

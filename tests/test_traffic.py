@@ -100,7 +100,8 @@ class TestRecording:
         assert len(first.embedding) == 0
         assert (second.request, second.position) == (third.request, 0)
         assert (third.position, third.label, third.version, third.protocol) == (1, "", 2, "grpc")
-        assert np.array_equal([second.probabilities, third.probabilities], outputs["probabilities"])
+        recorded_ones = np.array([second.probabilities, third.probabilities])
+        assert np.array_equal(recorded_ones, outputs["probabilities"])
         assert all(abs(each.time / 1000 - time.time()) < 600 for each in found.rows)
 
     def test_is_read_by_tfdv_and_by_beam(self, server: ModelServer, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from components.image_example_gen import near_duplicates
 from components.image_example_gen.files import Unusable
-from components.image_example_gen.images import read_image
+from components.image_example_gen.images import THUMB, read_image
 from components.image_example_gen.options import Options
 from pipeline.errors import ConfigError, DataError
 from pipeline.monitoring.baseline import Answers
@@ -178,9 +178,10 @@ def _without_near_duplicates(rows: Sequence[Row]) -> list[Row]:
         except Unusable:
             continue
         found.append(row)
+    pixels = np.frombuffer(b"".join(thumbs), np.uint8).reshape(len(thumbs), 3 * THUMB**2)
     dropped = {
         place
-        for group in near_duplicates.groups(near_duplicates.find(thumbs))
+        for group in near_duplicates.groups(near_duplicates.find(pixels))
         for place in group[1:]
     }
     return [row for place, row in enumerate(found) if place not in dropped]
