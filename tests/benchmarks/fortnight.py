@@ -222,9 +222,7 @@ def _asked_once(photos: Photos, random: np.random.Generator, labels: int) -> tup
     first = np.concatenate([found[:15] for found in of_kind])
     held_out = np.concatenate([found[15:20] for found in of_kind])
     sizes = [50, 50, *[9] * (len(kinds) - 2)]
-    pool = np.concatenate(
-        [found[20:][:size] for found, size in zip(of_kind, sizes, strict=True)]
-    )
+    pool = np.concatenate([found[20:][:size] for found, size in zip(of_kind, sizes, strict=True)])
 
     def accuracy(chosen: Chosen) -> float:
         together = np.concatenate([first, chosen])
