@@ -268,6 +268,6 @@ def _text(artifact: metadata_store_pb2.Artifact, name: str) -> str:
 
 def contents(uri: str, *splits: str) -> set[str]:
     """SHA-256 of the images in these splits of ingested examples. Raises OSError without a list."""
-    lines = storage.read_bytes(f"{uri}/{INPUTS_FILE}").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return {row["sha256"] for row in rows if row["fate"] in splits}
+    with storage.opened(f"{uri}/{INPUTS_FILE}") as file:
+        rows = map(json.loads, file)
+        return {row["sha256"] for row in rows if row["fate"] in splits}

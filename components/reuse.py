@@ -19,6 +19,7 @@ from components import storage
 from components.errors import read_back
 from components.progress import report
 from components.storage import staging
+from components.wording import counted
 
 if TYPE_CHECKING:
     from tfx import types
@@ -33,6 +34,15 @@ CPU = "workers_cpu_s"  # seconds that Beam's workers spent outside of the node's
 def key(*parts: object) -> str:
     """Digest of JSON-able values, for a file's name."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def key_of_all(values: Iterable[object]) -> str:
+    """`key` of the list of the values, which are not in memory together."""
+    digest = hashlib.sha256(b"[[")
+    for index, value in enumerate(values):
+        digest.update(f"{', ' if index else ''}{json.dumps(value)}".encode())
+    digest.update(b"]]")
+    return digest.hexdigest()[:24]
 
 
 def earlier(uri: str, folders: str) -> dict[str, str]:
@@ -55,9 +65,9 @@ def _matching(artifact: str, folders: str) -> list[str]:
     return fnmatch.filter(storage.names(artifact), folders) if is_pattern else [folders]
 
 
-def siblings(uri: str, name: str) -> list[str]:
-    """A file of the earlier artifacts beside `uri`, where they have it, the latest first."""
-    found = [storage.join(artifact, name) for artifact in _siblings(uri)]
+def siblings(uri: str, *names: str) -> list[str]:
+    """A file of the earlier artifacts beside `uri`, of those that have it, the latest first."""
+    found = [storage.join(artifact, name) for artifact in _siblings(uri) for name in names]
     return [path for path in reversed(found) if storage.exists(path)]
 
 
@@ -140,7 +150,7 @@ def account(artifact: types.Artifact, done: int, reused: int) -> None:
     artifact.set_int_custom_property(REUSED, reused)
     if reused:
         total = done + reused
-        report("note", text=f"{reused:,} of {total:,} images are taken over from earlier runs")
+        report("note", text=f"{reused:,} of {counted(total, 'image')} reused from earlier runs")
 
 
 def pay(artifact: types.Artifact, cpu_s: float) -> None:

@@ -1,6 +1,9 @@
 """Build .venv from the lock file, on a machine that has nothing but Python 3.11.
 
-    python3.11 pipeline/bootstrap.py
+    python3.11 pipeline/bootstrap.py [EXTRA ...]
+
+Without arguments it installs what runs need. `dev` adds the tools of developers, and the name of an
+optional dependency of pyproject.toml, such as `mlflow`, adds its packages.
 
 Only the standard library is used, because this runs before anything is installed.
 
@@ -30,7 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +68,7 @@ NATIVE_MODULES = (
 USE_CONTAINER = "use a container of Debian 13, Ubuntu 24.04 or newer that has Python 3.11"
 CHECK_NETWORK = "check the network and the package index that pip is set to (pip config list)"
 HEARTBEAT_S = 30
+DEV = "dev"  # everything in the lock file
 
 
 class BootstrapError(Exception):
@@ -344,16 +348,50 @@ def build(host: Host) -> None:
         _say(f"adding a private copy of what this host lacks: {host.lacking}")
         add_runtime(host)
     _say("installing the locked packages (4 GB on disk)")
-    environment = uv_environment(_call([python, "-m", "pip", "config", "list"], "see above"))
-    # No isolation: source distributions are built with the locked setuptools, not one off the net.
-    uv = [str(VENV / "bin" / "uv"), "pip", "install", "--python", python, "--no-deps"]
-    uv += ["--no-build-isolation", "--compile-bytecode"]
-    _call([*uv, "--require-hashes", "-r", str(LOCK_FILE)], CHECK_NETWORK, env=environment)
-    _call([*uv, "-e", str(ROOT)], CHECK_NETWORK, env=environment)
+    install(())
+    _uv_install("-e", str(ROOT))
     site = VENV / "lib" / f"python{dotted(PYTHON)}" / "site-packages"
     load = "import ctypes, sys; [ctypes.CDLL(path) for path in sys.argv[1:]]"
     _call([python, "-c", load, *(str(site / name) for name in NATIVE_MODULES)], USE_CONTAINER)
     _say(f".venv is ready after {time.monotonic() - started:.0f} s")
+
+
+def install(extras: Sequence[str]) -> None:
+    """Install the locked packages that runs need, and those of `extras`, into .venv.
+
+    Raises BootstrapError for an extra that does not exist.
+    """
+    with tempfile.NamedTemporaryFile("w", dir=VENV, suffix=".lock") as wanted:
+        wanted.write(selected(extras, LOCK_FILE.read_text()))
+        wanted.flush()
+        _uv_install("--require-hashes", "-r", wanted.name)
+
+
+def selected(extras: Sequence[str], lock_text: str) -> str:
+    """The entries of the lock file, hashes included, for runs and for `extras`."""
+    if DEV in extras:
+        return lock_text
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))  # a script finds only its own folder
+    from kubeflow.image import requirements
+
+    entries = requirements.entries(lock_text)
+    try:
+        names = requirements.needed(entries, (*requirements.EXTRAS, *extras))
+    except KeyError as error:
+        raise BootstrapError(
+            f"pyproject.toml has no extra {error}", f"name one of its own, or {DEV}"
+        ) from None
+    return "".join(entries[name] for name in names)
+
+
+def _uv_install(*what: str) -> None:
+    python = str(VENV / "bin" / "python")
+    environment = uv_environment(_call([python, "-m", "pip", "config", "list"], "see above"))
+    # No isolation: source distributions are built with the locked setuptools, not one off the net.
+    uv = [str(VENV / "bin" / "uv"), "pip", "install", "--python", python, "--no-deps"]
+    uv += ["--no-build-isolation", "--compile-bytecode", *what]
+    _call(uv, CHECK_NETWORK, env=environment)
 
 
 def uv_environment(pip_config: str) -> dict[str, str]:
@@ -439,8 +477,15 @@ def _one_at_a_time() -> Iterator[None]:
         yield
 
 
-def _is_ready(wanted: str) -> bool:
-    return READY.is_file() and READY.read_text() == wanted
+def _state() -> tuple[str, set[str]]:
+    """The stamp of .venv and the extras in it; "" where it is not complete."""
+    stamped, *extras = READY.read_text().split("\n") if READY.is_file() else [""]
+    return stamped, set(extras)
+
+
+def _is_ready(wanted: str, extras: Sequence[str]) -> bool:
+    stamped, present = _state()
+    return stamped == wanted and present.issuperset(extras)
 
 
 def _leave_virtual_environment() -> None:
@@ -453,8 +498,8 @@ def _leave_virtual_environment() -> None:
     os.execv(base, [str(base), *sys.argv])
 
 
-def main() -> int:
-    """Build .venv unless it is up to date.
+def main(extras: Sequence[str] = ()) -> int:
+    """Build .venv with `extras`, unless it is up to date.
 
     Returns:
         0, or 1 with one line on standard error, or 130 when interrupted.
@@ -463,14 +508,18 @@ def main() -> int:
         check_python(sys.version_info[:2])
         _leave_virtual_environment()
         wanted = stamp()
-        if _is_ready(wanted):
+        if _is_ready(wanted, extras):
             return 0
         host = inspect_host()
         check_host(host)
-        with _one_at_a_time():
-            if not _is_ready(wanted):  # it may be by now, if this had to wait
+        with _one_at_a_time():  # where it may have to wait for another one that does the same
+            if not _is_ready(wanted, ()):
                 build(host)
                 READY.write_text(wanted)
+            if not _is_ready(wanted, extras):
+                _say(f"adding the packages of {', '.join(extras)}")
+                install(extras)
+                READY.write_text("\n".join([wanted, *sorted(_state()[1].union(extras))]))
     except BootstrapError as error:
         print(f"bootstrap: {error}", file=sys.stderr)
         return 1
@@ -485,4 +534,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -23,7 +23,8 @@ from components import environment, progress
 from components.errors import DamagedFileError
 from components.redaction import redact
 from pipeline import notes, output
-from pipeline.commands import help_texts, schema
+from pipeline.commands import help_texts, schema, traffic
+from pipeline.commands.ask import ask, label
 from pipeline.commands.classify import classify
 from pipeline.commands.data_check import check
 from pipeline.commands.data_show import show as show_data
@@ -31,6 +32,7 @@ from pipeline.commands.doctor import doctor, version
 from pipeline.commands.feedback import feedback
 from pipeline.commands.gc import collect
 from pipeline.commands.models import models, promote, rollback
+from pipeline.commands.monitor import monitor
 from pipeline.commands.options import LogFormat
 from pipeline.commands.predict import predict
 from pipeline.commands.report import compare, report, runs
@@ -149,6 +151,9 @@ app = _group(
         "promote": promote,
         "rollback": rollback,
         "classify": classify,
+        "monitor": monitor,
+        "ask": ask,
+        "label": label,
         "feedback": feedback,
         "worker": worker,
         "gc": collect,
@@ -166,6 +171,13 @@ app.add_typer(
         {"infer": schema.infer, "review": schema.review, "accept": schema.accept},
     ),
     name="schema",
+)
+app.add_typer(
+    _group(
+        "Record the requests to a model server",
+        {"record": traffic.record, "proxy": traffic.proxy, "forget": traffic.forget},
+    ),
+    name="traffic",
 )
 for _found in importlib.metadata.distribution("perennial").entry_points.select(group=PLUGINS):
     _plugin = _found.load()

@@ -186,7 +186,7 @@ def create_pipeline(
 
 def _recipes(config: Config) -> set[str]:
     """The recipe, and the one that it builds upon, if any."""
-    base = getattr(config.train.hyperparameters, "base", None)
+    base = recipes.get(config.train.recipe).built_on(config.train.hyperparameters)
     return {config.train.recipe, base or config.train.recipe} & set(recipes.names())
 
 

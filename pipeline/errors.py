@@ -30,7 +30,7 @@ class DataError(UserError):
 
 
 class DataLost(DataError):
-    """Images that are gone or labelled otherwise, or too few of them to judge a model by."""
+    """Images that are gone or labelled otherwise, or too few of them to judge by."""
 
     exit_code = 12
     meaning = "data is missing or relabelled, or too small to judge a model"
@@ -65,7 +65,7 @@ class SchemaDiffers(UserError):
 
 
 class DriftFound(UserError):
-    """New images that differ from those that the baseline was made of, and no retraining."""
+    """Images, new or served, that differ from those that the baseline was made of."""
 
     exit_code = 9
     meaning = "drift found, and nothing retrained"

@@ -76,7 +76,7 @@ class Place:
         from trainer_module.weights import WeightsError
 
         config, recipe = self.config, recipes.get(self.config.train.recipe)
-        key, source = configuration.weights_of(config.train.hyperparameters)
+        key, source = configuration.weights_of(config)
         if self.pod and source.startswith("/") and _is_elsewhere(source):
             return None
         # With other processes, training has to be the first thing that TensorFlow does.
@@ -108,8 +108,7 @@ def _without_values(recipe: Recipe, config: Config) -> keras.Model:
 
     def build() -> keras.Model:
         model = recipe.build_model(settings, config.transform.image_size, 2)
-        if check_model := getattr(recipe, "check_model", None):
-            check_model(settings, model, config.train.epochs)
+        recipe.check_model(settings, model, config.train.epochs)
         return model
 
     settings = config.train.hyperparameters
@@ -354,25 +353,26 @@ def _memory(place: Place) -> str:
     """Compare what one training step takes with what there is."""
     if place.pod:
         return ""
-    from trainer_module import devices, fit, footprint, recipes
-    from trainer_module.models.inference import batch_statistics
+    from trainer_module import devices, footprint, recipes
+    from trainer_module.models import inference
 
     config = place.config
     model = place.model
     if model is None:
         return ""
-    if select := getattr(recipes.get(config.train.recipe), "most_trained", None):
-        select(config.train.hyperparameters, model)
+    recipe, settings = recipes.get(config.train.recipe), config.train.hyperparameters
+    recipe.most_trained(settings, model, config.train.epochs)
     each = 4 if devices.dtype_policy(config.train.precision) == "float32" else 2
-    needs = footprint.measure(model, each)
+    size = recipe.training_size(settings, config.transform.image_size)
+    needs = footprint.measure(model, each, size)
     room, where, gpus = _room()
     share = -(-_step_images(place) // gpus)
-    parts = config.train.gradient_accumulation or footprint.parts(model, share, room, each)
+    parts = config.train.gradient_accumulation or footprint.parts(model, share, room, each, size)
     part = -(-share // parts)
-    if part == 1 and next(batch_statistics(model), None):
+    if part == 1 and next(inference.batch_statistics(model), None):
         raise ConfigError(
             f"train.gradient_accumulation: "
-            f"{fit.one_image(config.train.recipe, config.train.batch_size, parts)}"
+            f"{inference.one_image(config.train.recipe, config.train.batch_size, parts)}"
         )
     least = f"at least {_size(needs.of(part))} a step, of {_size(room)} of {where}"
     if needs.of(part) <= room * _FULL:
@@ -382,7 +382,7 @@ def _memory(place: Place) -> str:
         return f"{least}{f', a batch in {parts} parts' if parts > 1 else ''}"
     raise ConfigError(
         f"train.batch_size = {config.train.batch_size}: a step of {config.train.recipe} with "
-        f"{part} images of {config.transform.image_size} px takes {_size(needs.of(part))} or more, "
+        f"{part} images of {size} px takes {_size(needs.of(part))} or more, "
         f"and {where} has {_size(room)}; {_smaller(share, needs, room)}"
     )
 

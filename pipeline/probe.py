@@ -43,9 +43,10 @@ def survey(source: str) -> Survey | None:
 
     try:
         # What the folders mean is for the run to find out.
-        units = list_source(name, Options(layout="classes")).units
+        listing = list_source(name, Options(layout="classes"))
     except BadDataError:
         return None
+    units = listing.units
     chosen = units[:: -(-len(units) // SAMPLE) or 1]
     sizes = []
     for unit in chosen:
@@ -58,10 +59,4 @@ def survey(source: str) -> Survey | None:
     if not sizes:
         return None
     widths, heights = zip(*sizes, strict=True)
-    counts = [unit.inputs for unit in units]
-    known = [count for count in counts if count is not None]
-    return Survey(
-        sum(known) if len(known) == len(counts) else None,
-        statistics.median(heights),
-        statistics.median(widths),
-    )
+    return Survey(listing.inputs, statistics.median(heights), statistics.median(widths))

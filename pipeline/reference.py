@@ -35,7 +35,8 @@ def configuration() -> str:
         "# Settings",
         f"{_MAKE} Each setting can be given in a TOML file (`--config`) or as `--set KEY=VALUE`; "
         "the layers, and where relative paths start, are in the docstring of "
-        "[pipeline/config.py](../../pipeline/config.py). Settings without a default are set by "
+        "[pipeline/config](../../pipeline/config/__init__.py). Settings without a default are set "
+        "by "
         "the recipe's file in [pipeline/presets](../../pipeline/presets).",
         *_tables(Config.model_json_schema(), "", ""),
     ]

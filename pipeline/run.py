@@ -1,4 +1,4 @@
-"""One run: the configuration becomes a DAG, the DAG is run, and the outcome is told and kept."""
+"""One run: from a configuration to a DAG, its execution, its record and its report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from components import progress, storage
 from components.image_example_gen import source_name
 from components.redaction import redact_all
-from pipeline import preflight
+from components.wording import counted
+from pipeline import preflight, tracking
 from pipeline.config import check_paths, dump_toml, items
 from pipeline.console import Console
 from pipeline.errors import DataError, NotBlessed
@@ -46,7 +47,7 @@ _PASSED_CHECKS = 12  # lines of a summary
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The outcome of a run.
 
     pushed: the version's directory, None where nothing was pushed; version: its number.
     """
@@ -84,7 +85,7 @@ def run_locked(
     run_id: str,
     command: str = "run",
 ) -> dict[str, Any]:
-    """As `run`, for who holds the workspace already. Returns what the run came to.
+    """Run the DAG in a workspace that is locked already. Returns the outcome as in run.json.
 
     command: the one of `perennial` that this is for.
     """
@@ -115,12 +116,15 @@ def run_locked(
             except OSError as lost:  # on a full disk, whose being full is what the run failed of
                 progress.report("note", text=f"{folder / RECORD} could not be written: {lost}")
             # Whoever interrupts a run wants to be gone.
-            if isinstance(error, Exception) and (page := _report(workspace, run_id)):
-                progress.report("note", text=f"report: {page}")
+            if isinstance(error, Exception):
+                if page := _report(workspace, run_id):
+                    progress.report("note", text=f"report: {page}")
+                tracking.log(workspace, run_id)
             raise
         summary = describe(outcome, config)
         _write(folder, record | summary | _end(outcome))
         page = _report(workspace, run_id)
+        tracking.log(workspace, run_id)
         rows = _rows(outcome, workspace, page)
         rows.append(("Next", _next_step(outcome, config, command)))
         console.summary(rows, summary)
@@ -291,7 +295,7 @@ def _rows(outcome: Outcome, workspace: Workspace, page: Path | None) -> list[tup
     )
     worst = min(verdict.class_accuracy, key=lambda name: verdict.class_accuracy[name])
     return [
-        ("Data", f"{splits}; {len(outcome.accounting.classes):,} classes"),
+        ("Data", f"{splits}; {counted(len(outcome.accounting.classes), 'class')}"),
         ("Accuracy", _accuracy(verdict)),
         ("Weakest class", f"{worst} ({verdict.class_accuracy[worst]:.1%})"),
         ("Baseline", _baseline(verdict)),

@@ -10,13 +10,11 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     model_validator,
 )
@@ -28,7 +26,9 @@ from components.image_example_gen.options import Options
 from components.image_example_validator.findings import Policy
 from components.model_registry import Registry, is_config_map, place_of
 from components.redaction import ENV
+from components.settings import Listed, Section
 from components.storage.options import Options as StorageOptions
+from trainer_module.settings import TrainConfig
 
 LOCAL_RUNNER = "FnApiRunner"
 # Of Beam's runners those that can do the work of the nodes. Beam also takes the path of a class.
@@ -121,19 +121,6 @@ SOURCE = BeforeValidator(_absolute_source)
 LOCATION = BeforeValidator(absolute_location)  # a path or a URI such as gs://bucket/models
 
 
-class Section(BaseModel):
-    """A table of settings that refuses unknown keys, quiet conversions and later changes."""
-
-    # strict: `epochs = true` is a mistake and not 1.
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
-    )
-
-
-T = TypeVar("T")
-Listed = Annotated[tuple[T, ...], Field(strict=False)]  # strict would refuse TOML's lists
-
-
 class DataConfig(Section):
     """Where the images come from and how they are split.
 
@@ -145,7 +132,7 @@ class DataConfig(Section):
     source: Annotated[str, SOURCE] = Field(
         default="digits",
         description="`digits`, a folder of class folders, a manifest, TFRecords or `tfds:NAME`; "
-        "`env:NAME`: what the environment variable holds.",
+        "`env:NAME`: the value of an environment variable.",
     )
     train: int = Field(
         default=80, ge=1, le=10_000, description="Share of images that train the model."
@@ -165,47 +152,50 @@ class DataConfig(Section):
     )
 
     depth: int = Field(
-        default=1, ge=1, le=100, description="Level of the folder that names an image's class."
+        default=1,
+        ge=1,
+        le=100,
+        description="Depth of the folders that are classes, below data.source.",
     )
     layout: Literal["auto", "classes", "splits"] = Field(
         default="auto",
-        description="What the folders of data.source are: classes, splits above class folders, or "
-        "what their names tell.",
+        description="Meaning of the folders in data.source: classes, splits with class folders in "
+        "them, or decided by their names (auto).",
     )
     train_folder: str = Field(
-        default="", description="Pattern of the folders that are the train split, above classes."
+        default="", description="Name pattern of the folders that are the train split."
     )
     eval_folder: str = Field(
-        default="", description="Pattern of the folders that are the eval split."
+        default="", description="Name pattern of the folders that are the eval split."
     )
     test_folder: str = Field(
-        default="", description="Pattern of the folders that are the test split."
+        default="", description="Name pattern of the folders that are the test split."
     )
     name_pattern: Annotated[str, AfterValidator(_pattern)] = Field(
         default="",
-        description="Regular expression for whole file names, whose first group is the class.",
+        description="Regular expression for whole file names; its first group is the class.",
     )
     ignore: Listed[str] = Field(
-        default=(), description="Patterns of names of files and folders that are left out."
+        default=(), description="Name patterns of files and folders to leave out."
     )
     similar_classes: Literal["stop", "keep"] = Field(
         default="stop",
-        description="What to do where names of classes look alike, such as Cat and cat.",
+        description="Stop at class names that look alike, such as Cat and cat, or keep them.",
     )
     image_feature: str = Field(
-        default="", description="Feature of tf.Examples with the image; empty: the usual names."
+        default="", description="Feature of the image in tf.Examples; empty: the usual names."
     )
     label_feature: str = Field(
-        default="", description="Feature of tf.Examples with the class; empty: the usual names."
+        default="", description="Feature of the class in tf.Examples; empty: the usual names."
     )
     spans: int = Field(
         default=1, ge=1, le=10_000, description="Number of latest spans to train on."
     )
     first_span: int | None = Field(
-        default=None, ge=0, description="Train on the spans from this one on, not on the latest."
+        default=None, ge=0, description="First span to train on, instead of the latest ones."
     )
     last_span: int | None = Field(
-        default=None, ge=0, description="Train on the spans up to this one, not on the latest."
+        default=None, ge=0, description="Last span to train on, instead of the latest ones."
     )
     held_out: Literal["window", "all"] = Field(
         default="window",
@@ -273,13 +263,13 @@ class ValidationConfig(Section, Policy):
 
 
 class TransformConfig(Section):
-    """What Transform does to every image, in training, evaluation and serving alike.
+    """Preprocessing of every image, the same in training, evaluation and serving.
 
     Size and interpolation have no default: each recipe's preset sets them.
     """
 
     image_size: int = Field(
-        ge=1, le=4096, description="Height and width in pixels that the model is given."
+        ge=1, le=4096, description="Height and width of the model's input in pixels."
     )
     train_size: int | None = Field(
         default=None,
@@ -307,8 +297,8 @@ class TransformConfig(Section):
     )
     aspect: Literal["squeeze", "crop", "pad"] = Field(
         default="squeeze",
-        description="How an image becomes square: its ratio changed, its central square cut out, "
-        "or black added.",
+        description="How an image becomes square: by squeezing it, by cutting out the central "
+        "square, or by padding it with black.",
     )
     crop_fraction: float = Field(
         default=1.0,
@@ -316,81 +306,6 @@ class TransformConfig(Section):
         le=1,
         description="Central part of each side that is kept, such as 0.875 for 224 of 256 pixels.",
     )
-
-
-class TrainConfig(Section):
-    """How the model is trained.
-
-    The batch size has no default: each recipe's preset sets it.
-    """
-
-    recipe: str = Field(
-        default="vit",
-        description="A file of trainer_module/recipes, without its .py; auto, but not on "
-        "Kubeflow: by data and GPUs.",
-    )
-    preset: str | None = Field(
-        default=None,
-        description="All values of a published document: a file source-NAME.toml of "
-        "pipeline/presets, such as keras-bit.",
-    )
-    seed: int = Field(
-        default=0, ge=0, le=2**32 - 1, description="Seed of weights, shuffling and augmentation."
-    )
-    deterministic: bool = Field(
-        default=True, description="Repeatable training on one machine; off may be faster on a GPU."
-    )
-    epochs: int | None = Field(
-        default=None,
-        ge=1,
-        description="Passes over the training images; unset: what the recipe thinks right.",
-    )
-    batch_size: int = Field(ge=1, description="Images a training step.")
-    gradient_accumulation: int | None = Field(
-        default=None,
-        ge=1,
-        description="Parts in which a batch is computed, one after the other, to save memory; "
-        "unset: as few as fit by estimate, but one for a network that trains batch normalization.",
-    )
-    keep: Literal["best", "last"] = Field(
-        default="best",
-        description="The epoch whose weights are the model's: the one that is best on the eval "
-        "split, or the last of each phase.",
-    )
-    balance: Literal["none", "class_weight", "sampling"] = Field(
-        default="none",
-        description="Make rare classes count as much as others: weigh their images more, or show "
-        "them more often.",
-    )
-    recent_weight: int = Field(
-        default=1,
-        ge=1,
-        le=100,
-        description="How often an epoch shows each image of the latest spans; others come once.",
-    )
-    recent_spans: int = Field(
-        default=1, ge=1, description="How many of the latest spans recent_weight is for."
-    )
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto",
-        description="What training calculates with; auto: the fastest that the GPU has, float32 "
-        "on a CPU.",
-    )
-    jit_compile: bool = Field(
-        default=False,
-        description="Compile the model with XLA, which for bit and resnet50v2 needs deterministic "
-        "to be false.",
-    )
-    warm_start: bool = Field(
-        default=False,
-        description="Begin with the weights of the latest blessed model of earlier data.",
-    )
-    worker_timeout: int = Field(
-        default=600,
-        ge=1,
-        description="Seconds to wait for the other training processes that TF_CONFIG names.",
-    )
-    hyperparameters: BaseModel = Field(description="The recipe's own settings: its `Config`.")
 
 
 class EvaluateConfig(Section, Bounds):
@@ -405,17 +320,20 @@ class InfraValidationConfig(Section):
     """The trial of a candidate in a model server, before a push."""
 
     enabled: bool = Field(
-        default=True, description="Whether candidates are tried, and pushed with warm-up requests."
+        default=True,
+        description="Try each candidate in a model server, and push it with warm-up requests.",
     )
     # TensorFlow Serving takes 1,000 warm-up requests, and each image makes two.
-    examples: int = Field(default=8, ge=1, le=500, description="Eval images to try it with.")
+    examples: int = Field(
+        default=8, ge=1, le=500, description="Number of eval images to try it with."
+    )
     max_load_seconds: int = Field(
         default=300, ge=1, description="Seconds for the server to start and load the model."
     )
 
 
 class SigningConfig(Section):
-    """Whether pushed versions are signed; `perennial serve --public-key` then serves no others."""
+    """Signatures of pushed versions; `perennial serve --public-key` serves no others."""
 
     private_key: Annotated[Path | None, PATH] = Field(
         default=None,
@@ -436,7 +354,7 @@ class SigningConfig(Section):
 
 
 class PushConfig(Section):
-    """Where blessed models go."""
+    """Destination of blessed models."""
 
     directory: Annotated[str | None, LOCATION] = Field(
         default=None,
@@ -444,7 +362,9 @@ class PushConfig(Section):
         "unset: <workspace>/serving/<name>.",
     )
     keep: int = Field(
-        default=10, ge=1, description="Newest versions that remain, besides those being served."
+        default=10,
+        ge=1,
+        description="Number of newest versions to keep, besides those being served.",
     )
     served_config: Annotated[str | None, LOCATION] = Field(
         default=None,
@@ -453,8 +373,8 @@ class PushConfig(Section):
     )
     promote: Literal["none", "canary", "stable"] = Field(
         default="none",
-        description="Label that the Pusher itself gives a version in the ConfigMap that "
-        "served_config names; the first version is stable in any case, but for none.",
+        description="Label that the Pusher gives a version in the ConfigMap of served_config. The "
+        "first version becomes stable, unless this is none.",
     )
     signing: SigningConfig = Field(default=SigningConfig(), description="Signed versions.")
 
@@ -478,13 +398,13 @@ class StorageConfig(Section, StorageOptions):
 
 
 class DriftConfig(Section):
-    """When new images count as drifted from those that the baseline was made of.
+    """When new images count as drifted from those that the baseline was trained on.
 
-    A distance at its limit is never found; labels and statistics have distances in 0..1.
+    Distances of labels and statistics lie in 0..1; with a limit of 1 nothing is ever found.
     """
 
     min_examples: int = Field(
-        default=100, ge=1, description="New images that are measured together, at least."
+        default=100, ge=1, description="Smallest number of new images to measure."
     )
     max_label_distance: float = Field(
         default=0.2, ge=0, le=1, description="L-infinity distance of the shares of classes."
@@ -501,66 +421,133 @@ class DriftConfig(Section):
         description="Distance of the mean embeddings, in standard deviations of the reference.",
     )
     cooldown_days: float = Field(
-        default=7.0, ge=0, description="Days after an alarm in which there is no other."
+        default=7.0, ge=0, description="Days after an alarm without another one."
     )
     retrains: bool = Field(
-        default=False, description="Whether drift is a reason to retrain, not only an alarm."
+        default=False, description="Retrain on drift, instead of reporting it only."
+    )
+
+
+class MonitorConfig(Section):
+    """Recorded traffic, and how `perennial monitor` compares it with the data of the baseline.
+
+    Each comparison is found where chance explains it with less than its share of false_alarms, and
+    where it is larger than its limit: a change that matters to nobody is significant in much
+    traffic.
+    """
+
+    logs: Annotated[Path, PATH] | None = Field(
+        default=None, description="Folder of recorded traffic, of which gc removes what is old."
+    )
+    retention_days: float = Field(
+        default=30.0, gt=0, description="Age from which gc removes recorded traffic."
+    )
+    window_days: float = Field(
+        default=1.0, gt=0, description="Traffic that is compared at a time, up to now."
+    )
+    min_images: int = Field(
+        default=100, ge=20, description="Different images below which traffic is too little."
+    )
+    false_alarms: float = Field(
+        default=0.01,
+        gt=0,
+        lt=1,
+        description="Share of undisturbed windows with a finding, at most, over all comparisons.",
+    )
+    min_effect: float = Field(
+        default=0.15,
+        ge=0,
+        le=1,
+        description="Distance of two distributions that counts: Kolmogorov-Smirnov's of numbers, "
+        "total variation of shares.",
+    )
+    max_unseen: float = Field(
+        default=0.01,
+        ge=0,
+        lt=1,
+        description="Share of images of a format or size unlike any of the baseline's data.",
+    )
+    max_disagreement: float = Field(
+        default=0.2, ge=0, lt=1, description="Share of images in which two versions disagree."
+    )
+    max_accuracy_drop: float = Field(
+        default=0.05, ge=0, le=1, description="Fall of the accuracy estimated from confidence."
+    )
+
+
+class ReasonConfig(Section):
+    """Whether a finding of `perennial monitor` is a reason to retrain on what images are new."""
+
+    retrains: bool = Field(
+        default=False, description="Whether it is a reason to retrain, not only told."
+    )
+    cooldown_days: float = Field(
+        default=7.0,
+        ge=0,
+        description="Days after it was a reason in which it is none, and after the webhook was "
+        "told in which it is not told again.",
     )
 
 
 class RetrainConfig(Section):
-    """What `perennial retrain` does by itself."""
+    """When `perennial retrain` retrains, and what follows."""
 
     min_new_examples: int = Field(
-        default=1, ge=1, description="Images new, changed or removed that are worth a training."
+        default=1,
+        ge=1,
+        description="Number of new, changed and removed images that is a reason to retrain.",
     )
     max_age_days: float | None = Field(
         default=None,
         gt=0,
-        description="Age of the baseline from which on any news is worth one; unset: none is.",
+        description="Age of the baseline in days from which on one changed image is a reason to "
+        "retrain; unset: none.",
     )
     max_removed: float = Field(
         default=0.1,
         ge=0,
         le=1,
-        description="Share of the images of the last training, or of one class, that may be gone; "
-        "beyond it nothing is retrained, as data may be missing. 1: any.",
+        description="Largest share of the last training's images, or of one class, that may be "
+        "missing; beyond it the retraining stops. 1: no limit.",
     )
     max_relabelled: float = Field(
         default=0.1,
         ge=0,
         le=1,
-        description="Share of the images of the last training that may have the label of another "
-        "class now; beyond it, or half of a class, nothing is retrained, as names may have been "
-        "confused. 1: any.",
+        description="Largest share of the last training's images that may have changed to another "
+        "class; beyond it, or half of a class, the retraining stops. 1: no limit.",
     )
     promote: Literal["none", "canary", "stable"] = Field(
         default="canary",
-        description="Label that a pushed version gets; the first version is stable in any case, "
-        "but for none.",
+        description="Label of a pushed version. The first version becomes stable, unless this is "
+        "none.",
     )
     servers: Listed[str] = Field(
         default=(),
         description="gRPC addresses, HOST:PORT, of servers that must follow a promotion.",
     )
     drift: DriftConfig = Field(default=DriftConfig(), description="Drift of new images.")
+    traffic: ReasonConfig = Field(default=ReasonConfig(), description="Drift of the traffic.")
+    accuracy: ReasonConfig = Field(
+        default=ReasonConfig(), description="A fall of the accuracy estimated from the traffic."
+    )
 
 
 class NotifyConfig(Section):
-    """Who is told what came of a scheduled retraining."""
+    """Messages about scheduled retrainings."""
 
     webhook_env: str = Field(
         default="PERENNIAL_WEBHOOK",
         min_length=1,
-        description="Environment variable with the URL that gets Slack's JSON; the URL is secret.",
+        description="Environment variable with the URL of a webhook that takes Slack's JSON.",
     )
     on: Listed[Literal["blessed", "rejected", "failed", "drift"]] = Field(
-        default=("blessed", "rejected", "failed", "drift"), description="What is worth telling."
+        default=("blessed", "rejected", "failed", "drift"), description="Outcomes to report."
     )
 
 
 class BeamNode(Section):
-    """How Beam runs inside one node, in place of what holds for all of them."""
+    """Beam's settings for one node, instead of those for all."""
 
     runner: BeamRunner | None = Field(default=None, description="Unset: beam.runner.")
     args: Listed[BeamOption] | None = Field(
@@ -570,7 +557,7 @@ class BeamNode(Section):
 
 
 class BeamConfig(Section):
-    """How Beam runs inside ImageExampleGen, StatisticsGen, Transform and Evaluator.
+    """Beam's settings for ImageExampleGen, StatisticsGen, Transform and Evaluator.
 
     To run their work elsewhere, name a job server; the DAG and the cache stay as they are. Data and
     workspace must be on storage that the workers share, and workers must have this version of the
@@ -701,14 +688,14 @@ class Volume(Section):
 
 
 class Spot(Section):
-    """What marks the nodes that the cluster may take away at any time."""
+    """Spot machines, which the cluster may take away at any time."""
 
     node_selector: Mapping[str, str] = Field(default={}, description="Their labels.")
     tolerations: Listed[Toleration] = Field(default=(), description="Their taints.")
 
 
 class Surroundings(Section):
-    """What pods find around them: of all pods, or of those of one pool."""
+    """Environment, secrets and volumes of pods: of all, or of those of one pool."""
 
     env: Mapping[_EnvName, str] = Field(default={}, description="Environment variables.")
     secrets: Listed[Secret] = Field(default=(), description="Secrets, by reference only.")
@@ -719,20 +706,20 @@ class Surroundings(Section):
 
 
 class Pool(Surroundings):
-    """Where and how the pods of some nodes of the DAG run.
+    """Machines and resources of pods.
 
     Quantities are Kubernetes' own, such as 500m or 8Gi.
     """
 
     image: _Image | None = Field(
-        default=None, description="What its pods run; unset: kubeflow.image."
+        default=None, description="Image of its pods; unset: kubeflow.image."
     )
     image_pull: Literal["Always", "IfNotPresent", "Never"] = Field(
-        default="IfNotPresent", description="When the image is pulled."
+        default="IfNotPresent", description="Pull policy of the image."
     )
-    cpu: _Quantity = Field(default="2", description="CPUs that are reserved.")
+    cpu: _Quantity = Field(default="2", description="Reserved CPUs.")
     cpu_limit: _Quantity | None = Field(default=None, description="CPUs at most; unset: no limit.")
-    memory: _Quantity = Field(default="8Gi", description="Memory that is reserved.")
+    memory: _Quantity = Field(default="8Gi", description="Reserved memory.")
     memory_limit: _Quantity | None = Field(
         default=None, description="Memory at most; unset: `memory`."
     )
@@ -740,7 +727,7 @@ class Pool(Surroundings):
         default=None, description="Resource of the device plugin, such as nvidia.com/gpu."
     )
     accelerator_limit: int | None = Field(
-        default=None, ge=1, le=16, description="How many of them each pod gets."
+        default=None, ge=1, le=16, description="Number of accelerators per pod."
     )
     node_selector: Mapping[str, str] = Field(default={}, description="Labels of the machines.")
     tolerations: Listed[Toleration] = Field(default=(), description="Taints of the machines.")
@@ -765,7 +752,7 @@ class Pool(Surroundings):
     retry_delay: int = Field(default=60, ge=0, le=3600, description="Seconds before the first one.")
     # Argo takes no fractions.
     retry_factor: int = Field(
-        default=2, ge=1, le=10, description="How the delay grows from try to try."
+        default=2, ge=1, le=10, description="Factor by which the delay grows from try to try."
     )
 
     @model_validator(mode="after")
@@ -780,7 +767,7 @@ class Pool(Surroundings):
 class MetadataConfig(Section):
     """The ML Metadata database that the nodes of all runs share.
 
-    The containers are told through environment variables; user and password come from a Secret.
+    Pods get it through environment variables; user and password come from a Secret.
     """
 
     kind: Literal["mysql", "postgresql", "sqlite"] = Field(
@@ -817,8 +804,8 @@ def _with_default_pool(pools: object) -> object:
 class KubeflowConfig(Surroundings):
     """How `perennial compile` turns the DAG into a pipeline of Kubeflow.
 
-    Every node of the DAG runs in a pod of the pool that `nodes` names, else of the pool `cpu`. What
-    is set for all pods is added to by pools.
+    A node runs in a pod of the pool that `nodes` names, or of the pool `cpu`. A pool's settings add
+    to those for all pods.
     """
 
     environment: Environment | None = Field(
@@ -843,7 +830,7 @@ class KubeflowConfig(Surroundings):
             "train.hyperparameters.learning_rate",
             "evaluate.min_accuracy",
         ),
-        description="Settings that can be changed from run to run, besides data, span and recipe.",
+        description="Settings that become pipeline parameters, besides data, span and recipe.",
     )
     metadata: MetadataConfig = Field(default=MetadataConfig(), description="ML Metadata.")
     grouping: Literal["stages", "nodes"] = Field(
@@ -861,10 +848,10 @@ class KubeflowConfig(Surroundings):
         Mapping[Annotated[str, Field(pattern=r"^[a-z0-9-]+$")], Pool],
         BeforeValidator(_with_default_pool),
     ] = Field(default={}, description="Pools by name; there always is one called cpu.")
-    spot: Spot | None = Field(default=None, description="How spot machines are found.")
+    spot: Spot | None = Field(default=None, description="Labels and taints of spot machines.")
     autoscaled: bool = Field(
         default=False,
-        description="Whether machines are made on demand, so that a pool may have none.",
+        description="Machines are created on demand: a pool may have none at the moment.",
     )
     run_timeout: int = Field(
         default=86_400,
@@ -894,7 +881,7 @@ class KubeflowConfig(Surroundings):
 
 
 class Config(Section):
-    """All of a run. `load` makes one; the class of `train.hyperparameters` follows the recipe."""
+    """All settings of a run. The class of `train.hyperparameters` follows the recipe."""
 
     name: str = Field(
         default="perennial",
@@ -909,7 +896,7 @@ class Config(Section):
     node_timeout: int | None = Field(
         default=None,
         ge=1,
-        description="Seconds after which a node that has not ended is stopped; unset: never.",
+        description="Seconds after which a node is stopped; unset: never.",
     )
     data: DataConfig = Field(default=DataConfig(), description="Images and splits.")
     validation: ValidationConfig = Field(
@@ -928,6 +915,7 @@ class Config(Section):
         default=StorageConfig(), description="Object stores: s3:// and gs://."
     )
     retrain: RetrainConfig = Field(default=RetrainConfig(), description="Scheduled retraining.")
+    monitor: MonitorConfig = Field(default=MonitorConfig(), description="Recorded traffic.")
     notify: NotifyConfig = Field(default=NotifyConfig(), description="Messages of retrainings.")
     beam: BeamConfig = Field(default=BeamConfig(), description="Data processing.")
     kubeflow: KubeflowConfig = Field(

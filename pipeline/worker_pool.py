@@ -90,7 +90,18 @@ def main(control: str, worker_id: str) -> None:
     environment.prepare()
     logging.basicConfig(level=logging.WARNING)
     threading.Thread(target=_end_with_pool, daemon=True).start()
-    SdkHarness(control, worker_id=worker_id).run()
+    status = 1
+    try:
+        SdkHarness(control, worker_id=worker_id).run()
+        status = 0
+    except (grpc.RpcError, grpc.FutureTimeoutError) as error:
+        _LOG.warning("the runner at %s is gone: %r", control, error)
+    except Exception:
+        _LOG.exception("the worker failed")
+    finally:
+        # Threads that wait for data of a runner that was killed would wait for ever.
+        logging.shutdown()
+        os._exit(status)
 
 
 if __name__ == "__main__":

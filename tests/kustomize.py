@@ -59,7 +59,9 @@ def _generate(folder: Path, generator: Resource, resources: list[Resource]) -> N
     if generator.get("behavior") == "merge":
         _find(resources, "ConfigMap", generator["name"])["data"].update(data)
         return
-    metadata = {"name": generator["name"]}
+    metadata: Resource = {"name": generator["name"]}
+    if labels := generator.get("options", {}).get("labels"):
+        metadata["labels"] = labels
     resources.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 
 

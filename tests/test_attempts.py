@@ -56,8 +56,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recorded]:
     def keep(
         self: Job, pipeline: Any, worker: Any, tasks: Any, output: str, total: int | None
     ) -> Any:
-        found[type(worker).__name__] = worker, list(tasks)
-        return original(self, pipeline, worker, tasks, output, total)
+        listed = list(tasks)
+        found[type(worker).__name__] = worker, listed
+        return original(self, pipeline, worker, listed, output, total)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Job, "map", keep)

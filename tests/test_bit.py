@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 from pydantic import BaseModel
 
-from trainer_module import augmentation, fit, input_pipeline, recipes
+from tests.training_kit import fitted, split
+from trainer_module import augmentation, input_pipeline
 from trainer_module.input_pipeline import Split
 from trainer_module.recipes import bit
 from trainer_module.recipes.base import Phase, Row, TrainingData
@@ -20,12 +21,6 @@ from trainer_module.recipes.bit import Config, hyper_rule
 from trainer_module.schedules import WarmupStaircase
 
 SEED = tf.constant([3, 4], tf.int64)
-
-
-def split(images: np.ndarray, labels: np.ndarray) -> Split:
-    labels = labels.astype(np.int64)
-    classes = int(labels.max()) + 1
-    return Split(tf.data.Dataset.from_tensor_slices((images, labels)), labels, classes)
 
 
 def coloured(count: int, size: int, seed: int = 0) -> Split:
@@ -171,23 +166,13 @@ class TestPhases:
         assert mixed.augment(images, labels, SEED)[1].shape == (8, 2)
 
     def test_training_learns_with_mixup_and_keeps_the_best_epoch(self) -> None:
-        keras.utils.set_random_seed(0)
         config = Config(variant="tiny", learning_rate=4.0, mixup=0.1, patience=0)
-        trained = fit.fit(
-            recipes.get("bit"),
-            config,
-            train=coloured(32, 36),
-            evaluation=coloured(9, 32, seed=1),
-            image_size=32,
-            num_classes=2,
-            batch_size=8,
-            epochs=4,
-            seed=0,
-        )
+        evaluation = coloured(9, 32, seed=1)
+        trained = fitted("bit", config, coloured(32, 36), evaluation, batch_size=8, epochs=4)
         best = max(row["val_accuracy"] for row in trained.epochs)
         assert best == trained.best["val_accuracy"] > 0.8
         # The last batch of 9 images holds one: none is dropped.
-        logits = trained.model.predict(coloured(9, 32, seed=1).images.batch(8), verbose=0)
+        logits = trained.model.predict(evaluation.images.batch(8), verbose=0)
         accuracy = np.mean(logits.argmax(1) == np.arange(9) % 2)
         assert accuracy == pytest.approx(best)
 
@@ -195,23 +180,13 @@ class TestPhases:
         """How the rule's 512 images a step fit into a small memory."""
         config = Config(variant="tiny", crop=False, learning_rate=2.0, mixup=0.1)
 
-        def trained(parts: int) -> list[np.ndarray]:
-            keras.utils.set_random_seed(0)
-            result = fit.fit(
-                recipes.get("bit"),
-                config,
-                train=coloured(16, 32),
-                evaluation=coloured(4, 32, seed=1),
-                image_size=32,
-                num_classes=2,
-                batch_size=8,
-                epochs=2,
-                seed=0,
-                how=fit.How(gradient_accumulation=parts),
-            )
-            return result.model.get_weights()
-
-        for whole, parts in zip(trained(1), trained(4), strict=True):
+        data = (coloured(16, 32), coloured(4, 32, seed=1))
+        of_one, of_four = (
+            fitted("bit", config, *data, batch_size=8, epochs=2, gradient_accumulation=parts)
+            for parts in (1, 4)
+        )
+        weights = (of_one.model.get_weights(), of_four.model.get_weights())
+        for whole, parts in zip(*weights, strict=True):
             np.testing.assert_allclose(whole, parts, rtol=1e-3, atol=1e-4)
 
     @pytest.mark.parametrize(
@@ -221,17 +196,9 @@ class TestPhases:
     def test_training_stops_after_steps_without_a_better_epoch_but_not_in_the_warm_up(
         self, patience: int, warmup: int, epochs: int
     ) -> None:
-        trained = fit.fit(
-            Hopeless(patience, warmup),
-            Config(),
-            train=coloured(8, 4),
-            evaluation=coloured(8, 4),
-            image_size=4,
-            num_classes=2,
-            batch_size=4,  # 2 steps an epoch
-            epochs=20,
-            seed=0,
-        )
+        recipe, data = Hopeless(patience, warmup), coloured(8, 4)
+        # 2 steps an epoch.
+        trained = fitted(recipe, Config(), data, data, batch_size=4, epochs=20)
         assert [row["epoch"] for row in trained.epochs] == list(range(1, epochs + 1))
         assert trained.best["epoch"] == 1
 
@@ -242,8 +209,8 @@ class TestPhases:
         assert phase.optimizer._learning_rate.steps[0] == phase.warmup
 
 
-class Worsening:
-    """A recipe of two phases that unlearns what its first epoch knows."""
+class Linear:
+    """The network of a recipe: linear in the average of an image."""
 
     Config: type[BaseModel] = Config
 
@@ -254,6 +221,10 @@ class Worsening:
         images = keras.Input((image_size, image_size, 3), dtype="uint8")
         x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(images))
         return keras.Model(images, keras.layers.Dense(num_classes)(x))
+
+
+class Worsening(Linear):
+    """A recipe of two phases that unlearns what its first epoch knows."""
 
     def phases(
         self, config: Any, model: keras.Model, data: TrainingData
@@ -267,20 +238,8 @@ class Worsening:
 
 @pytest.mark.parametrize(("keep", "epoch"), [("best", 1), ("last", 4)])
 def test_the_result_is_the_best_epoch_or_the_last(keep: str, epoch: int) -> None:
-    keras.utils.set_random_seed(0)
-    evaluation = coloured(8, 4, seed=1)
-    trained = fit.fit(
-        Worsening(),
-        Config(),
-        train=coloured(8, 4),
-        evaluation=evaluation,
-        image_size=4,
-        num_classes=2,
-        batch_size=4,
-        epochs=4,
-        seed=0,
-        how=fit.How(keep=keep),
-    )
+    train, evaluation = coloured(8, 4), coloured(8, 4, seed=1)
+    trained = fitted(Worsening(), Config(), train, evaluation, batch_size=4, epochs=4, keep=keep)
     losses = [row["val_loss"] for row in trained.epochs]
     assert losses[0] < losses[-1]
     assert trained.best["epoch"] == epoch
@@ -289,21 +248,11 @@ def test_the_result_is_the_best_epoch_or_the_last(keep: str, epoch: int) -> None
     assert float(loss) == pytest.approx(losses[epoch - 1], rel=1e-4)
 
 
-class Hopeless:
+class Hopeless(Linear):
     """A recipe that learns nothing."""
-
-    Config: type[BaseModel] = Config
 
     def __init__(self, patience: int, warmup: int) -> None:
         self.patience, self.warmup = patience, warmup
-
-    def check(self, config: Any, image_size: int, train_size: int) -> None:
-        pass
-
-    def build_model(self, config: Any, image_size: int, num_classes: int) -> keras.Model:
-        images = keras.Input((image_size, image_size, 3), dtype="uint8")
-        flat = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
-        return keras.Model(images, keras.layers.Dense(num_classes)(flat))
 
     def phases(
         self, config: Any, model: keras.Model, data: TrainingData

@@ -340,14 +340,33 @@ class TestLock:
         assert not re.search(r"://|--(extra-)?index|--find-links", bootstrap.LOCK_FILE.read_text())
 
     def test_the_lock_satisfies_pyproject(self) -> None:
-        project = tomllib.loads((bootstrap.ROOT / "pyproject.toml").read_text())["project"]
-        wanted = project["dependencies"] + list(
-            itertools.chain(*project["optional-dependencies"].values())
-        )
+        table = tomllib.loads((bootstrap.ROOT / "pyproject.toml").read_text())
+        project, groups = table["project"], table["dependency-groups"]
+        lists = [*project["optional-dependencies"].values(), *groups.values()]
+        wanted = project["dependencies"] + [
+            each for each in itertools.chain(*lists) if isinstance(each, str)
+        ]
         pins = re.findall(r"^(\S+)==(\S+) ", bootstrap.LOCK_FILE.read_text(), re.MULTILINE)
         versions = dict(pins)
         for requirement in map(Requirement, wanted):
             assert requirement.specifier.contains(versions[requirement.name]), requirement
+
+    def test_developers_tools_are_for_developers(self) -> None:
+        text = bootstrap.LOCK_FILE.read_text()
+        names = {
+            extras: set(re.findall(r"^([a-z0-9-]+)==", bootstrap.selected(extras, text), re.M))
+            for extras in ((), ("mlflow",), ("dev",))
+        }
+        assert {"tensorflow", "tfx", "keras", "model-signing"} <= names[()]
+        assert names[()].isdisjoint({"pytest", "ruff", "mlflow", "mlflow-skinny", "playwright"})
+        assert names[("mlflow",)] > names[()]
+        assert "mlflow-skinny" in names[("mlflow",)]
+        assert "mlflow" not in names[("mlflow",)]
+        assert bootstrap.selected(("dev", "mlflow"), text) == text
+
+    def test_an_extra_that_there_is_not_is_named(self) -> None:
+        with pytest.raises(BootstrapError, match="no extra 'mlfow'; name one of its own, or dev"):
+            bootstrap.selected(("mlfow",), bootstrap.LOCK_FILE.read_text())
 
 
 class TestStamp:
@@ -414,6 +433,36 @@ class TestMain:
         builds = _count_builds(monkeypatch)
         assert [bootstrap.main(), bootstrap.main()] == [0, 0]
         assert len(builds) == 1
+
+    def test_extras_are_added_once_and_stay_until_the_next_build(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        builds = _count_builds(monkeypatch)
+        added: list[tuple[str, ...]] = []
+        monkeypatch.setattr(bootstrap, "install", lambda extras: added.append(tuple(extras)))
+        for extras in ((), ("dev",), ("dev",), (), ("mlflow",), ("dev", "mlflow")):
+            assert bootstrap.main(extras) == 0
+        assert added == [("dev",), ("mlflow",)]
+        assert len(builds) == 1
+        _edit(project / "requirements.lock", "uv==1", "uv==2")
+        assert bootstrap.main(["dev"]) == 0
+        assert (len(builds), len(added)) == (2, 3)
+
+    def test_an_extra_that_could_not_be_installed_is_tried_again(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        builds = _count_builds(monkeypatch)
+
+        def fail(extras: object) -> None:
+            raise BootstrapError("it broke", "mend it")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bootstrap, "install", fail)
+            assert bootstrap.main(["dev"]) == 1
+        added: list[object] = []
+        monkeypatch.setattr(bootstrap, "install", added.append)
+        assert bootstrap.main(["dev"]) == 0
+        assert (len(builds), added) == (1, [["dev"]])
 
     @pytest.mark.parametrize("step", ["shutil.rmtree", "_call"])
     @pytest.mark.parametrize(

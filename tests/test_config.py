@@ -15,7 +15,17 @@ from pydantic import BaseModel
 
 from components.image_example_gen.options import Options
 from pipeline import config as config_module
-from pipeline.config import PRESETS, check_paths, config_class, dump_toml, items, load, parse_set
+from pipeline.config import (
+    PRESETS,
+    check_paths,
+    config_class,
+    dump_toml,
+    items,
+    load,
+    parse_set,
+    toml,
+    tree,
+)
 from pipeline.errors import ConfigError, DataError
 from pipeline.settings import BUILT_IN_SOURCES, ENVIRONMENTS, Config
 from tests.cli import UNGATED
@@ -41,7 +51,7 @@ def presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "[evaluate]\nmin_accuracy = 0.25\n"
         "[recipe.vit.train]\nepochs = 21\n[recipe.other]\nno = 1\n",
     )
-    monkeypatch.setattr(config_module, "PRESETS", folder)
+    monkeypatch.setattr(toml, "PRESETS", folder)
     return folder
 
 
@@ -321,7 +331,7 @@ class TestUnknownKeys:
     def test_a_renamed_setting_is_answered_with_its_new_name(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(config_module, "RENAMED", {"train.passes": "train.epochs"})
+        monkeypatch.setattr(tree, "RENAMED", {"train.passes": "train.epochs"})
         file = write(tmp_path / "run.toml", "train.passes = 3")
         expected = f"{file}: 'train.passes' is called 'train.epochs' now; change the name"
         with pytest.raises(ConfigError, match=re.escape(expected)):
@@ -329,8 +339,8 @@ class TestUnknownKeys:
 
     def test_what_a_setting_was_renamed_to_is_a_setting(self) -> None:
         known = load().origins
-        assert not config_module.RENAMED.keys() & known
-        assert set(config_module.RENAMED.values()) <= known.keys()
+        assert not tree.RENAMED.keys() & known
+        assert set(tree.RENAMED.values()) <= known.keys()
 
     def test_without_a_near_key_those_of_the_table_are_listed(self) -> None:
         with pytest.raises(

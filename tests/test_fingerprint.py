@@ -21,46 +21,38 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("edited", ["a", "b", "c"])
-def test_an_edit_of_the_module_or_of_what_it_imports_counts(tree: Path, edited: str) -> None:
+def counts(tree: Path, module: str, text: str) -> bool:
+    """Whether an edit of a module changes the fingerprint of `a`."""
     before = fingerprint.of("trainer_module.a", root=tree)
-    (tree / "trainer_module" / f"{edited}.py").write_text("edited = 1\n")
-    assert fingerprint.of("trainer_module.a", root=tree) != before
-
-
-def test_an_edit_elsewhere_does_not(tree: Path) -> None:
-    before = fingerprint.of("trainer_module.a", root=tree)
-    (tree / "trainer_module" / "other.py").write_text("edited = 1\n")
-    assert fingerprint.of("trainer_module.a", root=tree) == before
+    (tree / "trainer_module" / f"{module}.py").write_text(text)
+    return fingerprint.of("trainer_module.a", root=tree) != before
 
 
 @pytest.mark.parametrize(
-    "edited",
-    [
-        "# A comment.\ndef late():\n    import trainer_module.c\n",
-        '"""A docstring."""\n\n\ndef late():\n    import trainer_module.c\n',
-        'def late():\n    """Do it."""\n    import trainer_module.c\n    "Text."\n',
-        "def late():\n\n    import   trainer_module.c  # here\n",
-    ],
+    ("module", "expected"), [("a", True), ("b", True), ("c", True), ("other", False)]
 )
-def test_text_that_is_not_run_does_not_count(tree: Path, edited: str) -> None:
-    before = fingerprint.of("trainer_module.a", root=tree)
-    (tree / "trainer_module" / "b.py").write_text(edited)
-    assert fingerprint.of("trainer_module.a", root=tree) == before
+def test_an_edit_of_the_module_or_of_what_it_imports_counts(
+    tree: Path, module: str, expected: bool
+) -> None:
+    assert counts(tree, module, "edited = 1\n") is expected
 
 
 @pytest.mark.parametrize(
-    "edited",
+    ("edited", "expected"),
     [
-        "def late():\n    import trainer_module.c\n    return 0\n",
-        "def late(x=1):\n    import trainer_module.c\n",
-        "def later():\n    import trainer_module.c\n",
+        ("# A comment.\ndef late():\n    import trainer_module.c\n", False),
+        ('"""A docstring."""\n\n\ndef late():\n    import trainer_module.c\n', False),
+        ('def late():\n    """Do it."""\n    import trainer_module.c\n    "Text."\n', False),
+        ("def late():\n\n    import   trainer_module.c  # here\n", False),
+        ("def late():\n    import trainer_module.c\n    return 0\n", True),
+        ("def late(x=1):\n    import trainer_module.c\n", True),
+        ("def later():\n    import trainer_module.c\n", True),
     ],
 )
-def test_what_is_run_counts(tree: Path, edited: str) -> None:
-    before = fingerprint.of("trainer_module.a", root=tree)
-    (tree / "trainer_module" / "b.py").write_text(edited)
-    assert fingerprint.of("trainer_module.a", root=tree) != before
+def test_what_is_run_counts_and_other_text_does_not(
+    tree: Path, edited: str, expected: bool
+) -> None:
+    assert counts(tree, "b", edited) is expected
 
 
 def test_a_program_that_is_named_by_a_string_counts(tree: Path) -> None:

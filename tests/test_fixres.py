@@ -14,10 +14,10 @@ from keras import layers
 from pydantic import BaseModel, ConfigDict
 
 from trainer_module import fit, recipes
-from trainer_module.input_pipeline import Split
+from trainer_module.input_pipeline import Framed, Split
 from trainer_module.models.views import SquareView, seen_through
 from trainer_module.recipes import fixres
-from trainer_module.recipes.base import Phase, Recipe, Row, TrainingData
+from trainer_module.recipes.base import Module, Phase, Recipe, Row, TrainingData
 from trainer_module.recipes.fixres import Config
 
 SEED = tf.constant([1, 2], tf.int64)
@@ -59,10 +59,10 @@ class Tiny:
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """The recipe, known as "tiny"."""
-    recipe, get = Tiny(), recipes.get
+    recipe, get = Module(Tiny()), recipes.get
     monkeypatch.setattr(recipes, "names", lambda: ["bit", "fixres", "mobilenet", "tiny"])
     monkeypatch.setattr(recipes, "get", lambda name: recipe if name == "tiny" else get(name))
-    return recipe  # type: ignore[return-value]
+    return recipe
 
 
 def config(**changes: Any) -> Config:
@@ -324,6 +324,27 @@ class TestTraining:
         assert tiny.seen == (16, 16, 3)
         np.testing.assert_array_equal(labels, same)
 
+    @pytest.mark.parametrize("batch_norm", ["train", "reestimate"])
+    def test_crops_are_of_larger_images_and_the_second_stage_sees_what_evaluates(
+        self, batch_norm: str
+    ) -> None:
+        settings = config(batch_norm=batch_norm, flip=False)
+        model = fixres.build_model(settings, 32, 2)
+        pixels = np.random.default_rng(0).integers(0, 256, (8, 40, 40, 3), np.uint8)
+        images = tf.data.Dataset.from_tensor_slices(pixels)
+        stages = fixres.phases(settings, model, TrainingData(images, 8, 8, 4, image_size=32))
+        first = next(stages)
+        assert first.augment
+        labels = tf.zeros([8], tf.int64)
+        framed = Framed(tf.constant(pixels), tf.constant([[30, 40]] * 8, tf.int64))
+        assert first.augment(framed, labels, SEED)[0].shape == (8, 16, 16, 3)
+        second = stages.send({"val_accuracy": 0.5, "val_loss": 1.0})
+        assert second.augment
+        found = second.augment(framed, labels, SEED)[0]
+        np.testing.assert_array_equal(
+            found, tf.cast(tf.round(tf.image.resize(pixels, [32, 32])), tf.uint8)
+        )
+
 
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -345,9 +366,10 @@ class TestRefusals:
         with pytest.raises(ValueError, match=message):
             fixres.check(config(**changes), 40, 40)
 
-    def test_training_images_of_another_size(self) -> None:
-        with pytest.raises(ValueError, match="train_size 40 must be image_size 32"):
-            fixres.check(config(), 32, 40)
+    def test_training_images_that_are_smaller(self) -> None:
+        fixres.check(config(), 32, 40)
+        with pytest.raises(ValueError, match="train_size 24 is below image_size 32"):
+            fixres.check(config(), 32, 24)
 
     def test_a_base_bound_to_its_image_size_is_refused_before_training(self) -> None:
         settings = config(settings={"flatten": True})

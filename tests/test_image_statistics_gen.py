@@ -79,6 +79,27 @@ def test_are_those_of_stock_statistics_gen(
         assert set(features_of(own, split)) == set(features.STATISTICS)
 
 
+def test_are_the_same_to_the_last_digit_on_every_runner(
+    examples: standard_artifacts.Examples, tmp_path: Path
+) -> None:
+    """As what follows has them in its cache key. tests/test_prism.py has workers elsewhere."""
+    found = []
+    for mode in ("in_memory", "multi_threading"):
+        made = standard_artifacts.ExampleStatistics()
+        made.uri = str(tmp_path / mode / "1")
+        args = [*BEAM, f"--direct_running_mode={mode}", "--direct_num_workers=3"]
+        context = executor.Executor.Context(beam_pipeline_args=args, tmp_dir=str(tmp_path))
+        executor.Executor(context).Do({"examples": [examples]}, {"statistics": [made]}, {})
+        found.append(
+            [Path(made.uri, f"Split-{each}", "FeatureStats.pb").read_bytes() for each in COUNTS]
+        )
+    assert found[0] == found[1]
+    for content in found[0]:
+        (dataset,) = statistics_pb2.DatasetFeatureStatisticsList.FromString(content).datasets
+        names = [feature.path.step[0] for feature in dataset.features]
+        assert names == sorted(features.STATISTICS)
+
+
 def test_columns_hold_every_row_in_order_in_batches_of_a_bound(
     examples: standard_artifacts.Examples,
 ) -> None:

@@ -17,9 +17,10 @@ from tfx.types import standard_artifacts
 
 from components import features, reuse
 from components.image_example_gen.accounting import read_accounting
-from components.image_example_gen.inputs import INPUTS_FILE, OUTSIDE, Input, judge
+from components.image_example_gen.inputs import INPUTS_FILE, OUTSIDE, Input
 from components.image_statistics_gen import executor as statistics_gen
 from components.image_transform import executor as image_transform
+from tests.ledgers import judge
 from tests.test_ingest import BEAM_ARGS, by_split, execute, lines, value
 from tests.transformed import schema_of
 

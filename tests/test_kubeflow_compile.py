@@ -379,7 +379,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
-            ({"data.source": None}, ("data.source is not set", "digits if these are meant")),
+            ({"data.source": None}, ("data.source is not set", "digits to train on those")),
             ({"kubeflow.image": None}, ("kubeflow.image is not set",)),
             ({"kubeflow.image": "perennial"}, ("kubeflow.image = 'perennial'", "tag or a digest")),
             ({"kubeflow.pipeline_root": None}, ("kubeflow.pipeline_root is not set",)),

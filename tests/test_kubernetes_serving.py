@@ -14,6 +14,7 @@ from google.protobuf import text_format
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from components.model_registry import mirror
 from components.model_registry.config_map import Place
 from components.model_server.metrics import REQUEST_COUNT, REQUEST_LATENCY
 from tests import REPO
@@ -229,10 +230,13 @@ class TestPods:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert container["securityContext"]["allowPrivilegeEscalation"] is False
-        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-        assert container["securityContext"]["readOnlyRootFilesystem"] is True
-        assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & pod.keys()
+        sidecars = pod.get("initContainers", [])
+        for each in (container, *sidecars):
+            assert each["securityContext"]["allowPrivilegeEscalation"] is False
+            assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert each["securityContext"]["readOnlyRootFilesystem"] is True
+        assert {each["name"] for each in sidecars} <= {"mirror"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         kinds = {kind for volume in pod["volumes"] for kind in volume.keys() - {"name"}}
         assert kinds <= {"emptyDir", "configMap", "persistentVolumeClaim"}
 
@@ -278,6 +282,16 @@ class TestPods:
             return
         assert model.base_path == "/models/perennial"
         assert mounts["/models"]["readOnly"] is True
+        if overlay == "s3":
+            (sidecar,) = resources["Deployment"]["spec"]["template"]["spec"]["initContainers"]
+            assert sidecar["restartPolicy"] == "Always"  # else the server would never start
+            assert sidecar["command"][-1] == mirror.__name__
+            assert sidecar["args"][1] == model.base_path
+            assert {"name": mounts["/models"]["name"], "mountPath": "/models"} in sidecar[
+                "volumeMounts"
+            ]
+            assert "PersistentVolumeClaim" not in resources
+            return
         claim = volumes[mounts["/models"]["name"]]["persistentVolumeClaim"]["claimName"]
         if overlay == "one-namespace":
             # Of the pipeline, which makes the folder.

@@ -7,13 +7,17 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
+import tensorflow as tf
 from PIL import Image
 
-from pipeline.report import page, write
+from components import features
+from pipeline.report import collect, page, write
 from pipeline.report.facts import Suspect
 from pipeline.report.labels import original, suspects
 from pipeline.retraining.feedback import add
 from tests import report_kit
+from trainer_module import out_of_fold
 
 
 def table(images: int = 90) -> tuple[np.ndarray, np.ndarray]:
@@ -78,3 +82,67 @@ def test_the_table_is_one_that_feedback_takes(tmp_path: Path) -> None:
     assert [each.parent.name for each in made.span.glob("*/*.png")] == ["dog"]
     without = page.render(report_kit.facts(), [])
     assert "Probably mislabelled" not in without
+
+
+def test_out_of_fold_confidence_of_training_images_finds_swapped_labels() -> None:
+    random = np.random.default_rng(0)
+    true = np.arange(120) % 3
+    apart = (random.normal(size=(120, 16)) + 3 * np.eye(3, 16)[true]).astype(np.float32)
+    labels = true.copy()
+    labels[[7, 50]] = (labels[[7, 50]] + 1) % 3
+    digests = [f"{number:064}" for number in range(120)]
+    # An image that comes twice must not vouch for itself.
+    again = np.r_[np.arange(120), 7]
+    content = out_of_fold.of_training(apart[again], labels[again], [digests[row] for row in again])
+    assert content
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        assert arrays["digests"].tolist() == digests
+        np.testing.assert_array_equal(arrays["labels"], labels)
+        probabilities = arrays["probabilities"]
+    assert (probabilities.shape, probabilities.dtype) == ((120, 3), np.float32)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    assert {7, 50} <= set(suspects(labels, probabilities))
+    assert len(suspects(labels, probabilities)) <= 6
+
+
+def test_too_few_or_too_many_training_images_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, labels = np.zeros((12, 2), np.float32), np.arange(12) % 2
+    digests = [str(number) for number in range(12)]
+    assert out_of_fold.of_training(values, labels, digests)
+    assert out_of_fold.of_training(values[:9], labels[:9], digests[:9]) is None
+    assert out_of_fold.of_training(values, np.zeros(12, int), digests) is None
+    monkeypatch.setattr(out_of_fold, "MOST", 12 * 2 * 2 - 1)
+    assert out_of_fold.of_training(values, labels, digests) is None
+
+
+def test_mislabelled_training_images_are_named_in_the_report(tmp_path: Path) -> None:
+    evaluation = report_kit.facts().evaluation
+    assert evaluation
+    names = evaluation.candidate.classes
+    labels = np.arange(60) % len(names)
+    probabilities = np.full((60, len(names)), 0.01, np.float32)
+    probabilities[np.arange(60), labels] = 1 - 0.01 * (len(names) - 1)
+    labels[4] = (labels[4] + 1) % len(names)
+    digests = [f"{number:064}" for number in range(60)]
+    np.savez(
+        tmp_path / "out_of_fold.npz", digests=digests, labels=labels, probabilities=probabilities
+    )
+    (tmp_path / "Split-train").mkdir()
+    with tf.io.TFRecordWriter(str(tmp_path / "Split-train" / "data")) as writer:
+        for number, digest in enumerate(digests):
+            example = tf.train.Example()
+            for name, value in ((features.SHA256, digest), (features.FILENAME, f"{number}.png")):
+                example.features.feature[name].bytes_list.value.append(value.encode())
+            writer.write(example.SerializeToString())
+    where = {"model_run": str(tmp_path), "examples": str(tmp_path)}
+    facts = report_kit.facts()
+    (found,) = collect._training_suspects(facts.run, where, evaluation)
+    assert (found.image, found.given, found.label) == (
+        "4.png",
+        names[labels[4]],
+        names[labels[4] - 1],
+    )
+    text = page.render(facts.model_copy(update={"suspects": [found]}), [])
+    assert "Probably mislabelled training images" in text
+    assert "4.png" in text
+    assert collect._training_suspects(facts.run, {}, evaluation) == []

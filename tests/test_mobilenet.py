@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer_module import fit, frozen_features, recipes
+from tests.training_kit import fitted, split
+from trainer_module import fit, frozen_features
 from trainer_module.input_pipeline import Split
 from trainer_module.models import backbones
 from trainer_module.recipes import mobilenet, transfer
@@ -23,13 +24,13 @@ SIZE = 32
 RANDOM: dict[str, Any] = {"alpha": 0.35, "weights": "none"}
 
 
-def split(count: int, seed: int) -> Split:
+def noise(count: int, seed: int) -> Split:
     """Noise that is brighter in class 1."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % 2
     images = random.integers(0, 120, (count, SIZE, SIZE, 3), np.uint8)
     images[labels == 1] += 100
-    return Split(tf.data.Dataset.from_tensor_slices((images, labels)), labels, 2)
+    return split(images, labels)
 
 
 def awaken(model: keras.Model) -> None:
@@ -39,7 +40,7 @@ def awaken(model: keras.Model) -> None:
     before = [(norm.momentum, norm.trainable) for norm in norms]
     for norm in norms:
         norm.momentum, norm.trainable = 0.0, True
-    images = next(iter(split(16, 3).images.batch(16)))[0]
+    images = next(iter(noise(16, 3).images.batch(16)))[0]
     # Not `base(..., training=True)`, which keeps the statistics.
     keras.Model(base.inputs, base.outputs)(tf.cast(images, tf.float32) / 127.5 - 1, training=True)
     for norm, settings in zip(norms, before, strict=True):
@@ -65,7 +66,6 @@ def trained() -> dict[str, dict[str, list[np.ndarray]]]:
             awaken(model)
             weights["built"] = by_layer(model)
 
-        keras.utils.set_random_seed(0)
         config = Config(
             **RANDOM,
             head_epochs=head_epochs,
@@ -75,18 +75,8 @@ def trained() -> dict[str, dict[str, list[np.ndarray]]]:
             fine_tune_learning_rate=1e-3,
         )
         # Evaluated on what it is trained on, so that the last epoch is usually the best.
-        outcome = fit.fit(
-            recipes.get("mobilenet"),
-            config,
-            train=split(16, 0),
-            evaluation=split(16, 0),
-            image_size=SIZE,
-            num_classes=2,
-            batch_size=8,
-            epochs=3,
-            seed=0,
-            how=fit.How(prepare=remember),
-        )
+        data = noise(16, 0)
+        outcome = fitted("mobilenet", config, data, data, batch_size=8, epochs=3, prepare=remember)
         weights[name] = by_layer(outcome.model)
 
     train("head", 3)
@@ -124,14 +114,16 @@ def test_phase_two_changes_upper_layers_but_no_statistics(
 
 def test_phase_two_trains_the_tutorial_s_56_variables() -> None:
     model = mobilenet.build_model(Config(weights="none"), SIZE, 2)
-    transfer.most_trained(Config(weights="none"), model)
+    transfer.most_trained(Config(weights="none", head_epochs=3), model, 4)
     assert len(model.get_layer(BASE).layers) == 154
     assert len(model.trainable_variables) == 56
+    transfer.most_trained(Config(weights="none"), model, None)
+    assert len(model.trainable_variables) == 2
 
 
 def test_features_and_head_together_are_the_model() -> None:
     model = mobilenet.build_model(Config(**RANDOM), SIZE, 2)
-    images = split(4, 0).images.map(lambda image, _: image)
+    images = noise(4, 0).images.map(lambda image, _: image)
     phases = mobilenet.phases(Config(**RANDOM), model, TrainingData(images, 4, 4, 2))
     frozen = next(phases).frozen
     assert frozen
@@ -152,24 +144,15 @@ def test_the_network_runs_once_over_each_view_in_phase_one(
 
     monkeypatch.setattr(frozen_features, "compute", counted)
     config = Config(**RANDOM, head_epochs=4, views=3)
-    fit.fit(
-        recipes.get("mobilenet"),
-        config,
-        train=split(8, 0),
-        evaluation=split(4, 1),
-        image_size=SIZE,
-        num_classes=2,
-        batch_size=4,
-        epochs=4,
-        seed=0,
-        how=fit.How(prepare=awaken),
-    )
+    data = (noise(8, 0), noise(4, 1))
+    trained = fitted("mobilenet", config, *data, batch_size=4, epochs=4, prepare=awaken)
     of_training, of_evaluation = computed
     assert len(of_evaluation) == 4
     assert len(of_training) == 3 * 8
     first, second, third = np.split(of_training, 3)
     assert not np.allclose(first, second)
     assert not np.allclose(second, third)
+    np.testing.assert_array_equal(trained.features, first)
 
 
 class TestWeights:
@@ -228,7 +211,7 @@ class TestTransfer:
     ) -> None:
         settings = transfer.Config(backbone=name, weights="none", head_epochs=0)
         model = transfer.build_model(settings, 64, 3)
-        images = split(2, 0).images.map(lambda image, _: image)
+        images = noise(2, 0).images.map(lambda image, _: image)
         (phase,) = transfer.phases(settings, model, TrainingData(images, 2, 2, 1))
         assert isinstance(phase.optimizer, keras.optimizers.RMSprop)
         base = model.get_layer(BASE)
@@ -256,7 +239,7 @@ class TestTransfer:
     def test_images_are_augmented_anew_where_features_are_not_kept(self) -> None:
         settings = transfer.Config(backbone="MobileNetV2", weights="none", cache=False)
         model = transfer.build_model(settings, SIZE, 2)
-        images = split(4, 0).images.map(lambda image, _: image)
+        images = noise(4, 0).images.map(lambda image, _: image)
         (phase,) = transfer.phases(settings, model, TrainingData(images, 4, 4, 2))
         assert phase.frozen is None
         assert phase.augment is not None
@@ -280,17 +263,14 @@ def test_batch_normalization_is_not_trained_on_one_image(
             yield Phase(1, keras.optimizers.SGD(0.1), None)
 
     def train() -> None:
-        fit.fit(
-            WithNorm(),  # type: ignore[arg-type]
+        fitted(
+            WithNorm(),
             Config(),
-            train=split(8, 0),
-            evaluation=split(4, 1),
-            image_size=SIZE,
-            num_classes=2,
+            noise(8, 0),
+            noise(4, 1),
             batch_size=batch,
             epochs=1,
-            seed=0,
-            how=fit.How(gradient_accumulation=parts),
+            gradient_accumulation=parts,
         )
 
     if refused:

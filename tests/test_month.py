@@ -256,7 +256,7 @@ def test_every_decision_is_explained(month: Month) -> None:
 def test_a_span_that_is_gone_is_for_a_person_to_decide(month: Month) -> None:
     assert month.refused == [12]
     [stopped] = [entry for entry in month.journal if entry["event"] == "stopped"]
-    assert "that were trained on are gone" in stopped["detail"]
+    assert "of the last training are missing" in stopped["detail"]
     assert any("which is accepted" in reason for reason in month.of(REMOVED).decision["reasons"])
 
 

@@ -15,7 +15,7 @@ from typer.testing import Result
 
 from components.model_server.server import ModelServer
 from components.servable import CLASSES_FILE
-from pipeline.commands.predict import _batches
+from pipeline.prediction import _batches
 from tests.cli import perennial
 from tests.serving_kit import MODEL, PURE, push
 

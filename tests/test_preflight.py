@@ -260,11 +260,56 @@ class TestMemory:
         whole = footprint.measure(large)
         assert footprint.measure(small).fixed == whole.fixed
         assert 3.5 < whole.image / footprint.measure(small).image < 4.5
-        recipe.most_trained(settings, large)  # type: ignore[attr-defined]
-        frozen = footprint.measure(large)
-        assert frozen.image < whole.image / 2
-        assert abs(footprint.measure(large, 2).image * 2 - frozen.image) <= 1
+        images = [whole.image]
+        for head_epochs in (10, 25):
+            changed = recipe.Config(weights="none", head_epochs=head_epochs)
+            recipe.most_trained(changed, large, None)
+            images.append(footprint.measure(large).image)
+            assert abs(footprint.measure(large, 2).image * 2 - images[-1]) <= 1
+        assert images[0] / 2 > images[1] > images[2]
+        # Its largest output, which one convolution has to have whole: 96 channels at half the size.
+        assert images[2] == 4 * 97 * 97 * 96
         assert whole.images(whole.of(7)) == 7
+
+    @pytest.mark.parametrize(
+        ("name", "settings"),
+        [
+            ("bit", {"variant": "tiny", "crop_size": 96}),
+            ("vit", {"resize": 72}),
+            (
+                "fixres",
+                {
+                    "base": "bit",
+                    "low": 96,
+                    "high": 192,
+                    "settings": {"variant": "tiny", "crop": False},
+                },
+            ),
+        ],
+    )
+    def test_a_model_of_any_size_takes_what_one_of_the_crops_size_does(
+        self, name: str, settings: dict[str, Any]
+    ) -> None:
+        recipe = recipes.get(name)
+        config = recipe.Config(**settings)
+        with keras.StatelessScope(initialize_variables=False):
+            model = recipe.build_model(config, 192, 2)
+        assert model.input_shape[1] is None
+        size = recipe.training_size(config, 192)
+        assert size == {"bit": 96}.get(name, 192)
+        found = footprint.measure(model, 4, size)
+        closed = {"bit": 96, "vit": 72, "fixres": 96}[name]
+        fixed = {"vit": {"resize": None}, "bit": {"crop_size": None}}.get(name)
+        base, own = (name, settings | fixed) if fixed else ("bit", settings["settings"])
+        same = recipes.get(base)
+        with keras.StatelessScope(initialize_variables=False):
+            alike = footprint.measure(same.build_model(same.Config(**own), closed, 2))
+        assert found.fixed == alike.fixed
+        # More by the images before they are resized, which are floats where they are normalized.
+        more = {"bit": 0, "vit": 4 * 3 * 192**2, "fixres": 0}[name]
+        assert alike.image <= found.image <= alike.image + more
+        twice = footprint.measure(model, 4, 2 * size).image / found.image
+        assert {"bit": 3.5, "vit": 1, "fixres": 1}[name] <= twice < 4.5
 
 
 class TestMachine:

@@ -15,6 +15,7 @@ from pipeline import config as config_module
 from pipeline.config import load, published
 from pipeline.errors import ConfigError
 from pipeline.settings import Config
+from tests.benchmarks.sources import SOURCES
 from trainer_module import recipes
 from trainer_module.input_pipeline import Framed
 from trainer_module.recipes.base import Phase, TrainingData
@@ -51,6 +52,7 @@ class Made:
             train.batch_size,
             train.epochs,
             train.keep,
+            transform.image_size,
         )
         phases = recipe.phases(train.hyperparameters, self.model, data)
         self.phases: list[Phase] = []
@@ -153,7 +155,7 @@ class TestKerasFixres:
 
     def test_data_and_transforms(self, made: Made) -> None:
         assert made.config.data.splits == {"train": 90, "eval": 10}
-        assert made.resize() == (int(224 / 128 * 224), None, "bilinear", False, "squeeze")
+        assert made.resize() == (int(224 / 128 * 224), 500, "bilinear", False, "squeeze")
         assert made.config.train.batch_size == 32
         assert made.augmented(0, framed=True).shape == (4, 128, 128, 3)
         assert made.augmented(1, framed=True).shape == (4, 392, 392, 3)
@@ -258,6 +260,18 @@ def test_every_preset_is_tested_here_and_loads() -> None:
     for name in published():
         found = load(overrides={"data.source": "/photos", "train.preset": name})
         assert found.origins["train.batch_size"] == f"preset:source-{name}"
+
+
+@pytest.mark.parametrize("name", published())
+def test_the_benchmark_s_controls_have_the_numbers_of_the_presets(name: str) -> None:
+    source = SOURCES[name]
+    given = load(overrides={"data.source": "/photos", **source.settings(source.published)}).config
+    # TensorFlow Hub's weights are not at hand.
+    without = {f"{HYPER}weights.source": ""} if name.endswith("bit") else {}
+    alone = loaded(name, **without)
+    assert (given.train, given.transform) == (alone.train, alone.transform)
+    smaller = source.settings({**source.published, **source.small})
+    assert load(overrides={"data.source": "/photos", **smaller}).config.train.preset == name
 
 
 def test_a_preset_is_above_those_of_its_recipe_and_below_what_is_given(tmp_path: Path) -> None:

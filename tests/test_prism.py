@@ -43,6 +43,8 @@ PRISM = shutil.which("prism")
 pytestmark = pytest.mark.skipif(PRISM is None, reason="prism is not in PATH: make prism")
 DATA_NODES = {"ImageExampleGen", "StatisticsGen", "Transform"}
 _START_S = 60.0
+# A worker whose runner is killed while it starts tries for a minute to reach it (SdkHarness).
+_END_S = 180.0
 
 
 class Beam:
@@ -108,8 +110,8 @@ def _listens(port: int) -> bool:
     return False
 
 
-def _wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + _START_S
+def _wait_for(condition: Callable[[], object], limit_s: float = _START_S) -> None:
+    deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -127,6 +129,7 @@ def servers() -> Iterator[Beam]:
 @pytest.fixture
 def beam(servers: Beam) -> Beam:
     servers.start()
+    _wait_for(lambda: not servers.workers(), _END_S)
     return servers
 
 
@@ -258,7 +261,7 @@ def test_a_kill_ends_well_or_in_one_line_and_leaves_nothing(
         killer.join(_START_S)
     assert failure is None or ("\n" not in failure and "Beam's job server" in failure)
     assert not list(workspace.root.rglob(attempts.FOLDER))
-    _wait_for(lambda: not beam.workers())
+    _wait_for(lambda: not beam.workers(), _END_S)
     # What has failed is made anew, and all of it.
     beam.start()
     with workspace.lock():

@@ -173,7 +173,7 @@ class TestInventory:
         self.write(tmp_path / "data", 1, 1)
         read: list[int] = []
 
-        def scan(data: DataSet) -> list[list[Input]]:
+        def scan(data: DataSet) -> Iterator[list[Input]]:
             read.extend(unit.span for unit in data.units)
             return inputs.scan(data)
 
@@ -334,7 +334,7 @@ class TestFeedback:
             "3.png,../cat",
         )
         made = feedback.add(table, f"{tmp_path}/data/{{SPAN}}")
-        assert str(made) == "9 rows = 1 images + 1 duplicates + 7 bad"
+        assert str(made) == "9 rows = 1 image + 1 duplicate + 7 bad"
         assert [row.line for row in made.bad] == [4, 5, 6, 7, 8, 9, 10]
         assert "labelled 'cat', 'dog'" in made.bad[0].reason
         lines = (made.span / feedback.BAD_ROWS).read_text().splitlines()

@@ -20,6 +20,7 @@ from pipeline.config import load
 from pipeline.errors import ConfigError
 from pipeline.retraining import feedback, look
 from pipeline.retraining.look import Place
+from tests.ledgers import judge
 
 DAYS = ("2026-11-27", "2026-11-28", "2026-11-29")
 
@@ -142,7 +143,7 @@ class TestCorrections:
         rows = [
             entry for unit in inputs.scan(list_data(source, Options(spans=9))) for entry in unit
         ]
-        inputs.judge(rows, {"train": 1})
+        judge(rows, {"train": 1})
         assert {row.name.rsplit("/", 2)[-2]: row.fate for row in rows if row.label == "cat"} == {
             "cat": "quarantined"
         }

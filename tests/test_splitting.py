@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
@@ -15,9 +16,9 @@ from hypothesis import strategies as st
 
 from components.image_example_gen import assignments
 from components.image_example_gen.assignments import Assignments
-from components.image_example_gen.grouping import settle
-from components.image_example_gen.inputs import Input, judge, split_of
+from components.image_example_gen.inputs import Input, split_of
 from components.image_example_gen.near_duplicates import Pair
+from tests.ledgers import judge, settle
 
 SHARES = {"train": 80, "eval": 20}
 WITH_TEST = {"train": 70, "eval": 20, "test": 10}
@@ -66,7 +67,7 @@ def ingest(
         Input(str(photo.number), photo.label, photo.split, photo.sha256, photo.span, None)
         for photo in found
     ]
-    judge(inputs, shares, window, earlier.of)
+    ledger = judge(inputs, shares, window, earlier.of)
     looks = {str(photo.number): photo.look for photo in found}
     kept = [entry for entry in inputs if entry.is_kept]
     pairs = [
@@ -75,9 +76,11 @@ def ingest(
         if looks[kept[first].name] is not None
         and looks[kept[first].name] == looks[kept[second].name]
     ]
-    settle(kept, pairs, shares, group, window)
+    settle(ledger, kept, pairs, shares, group, window)
     result = {int(entry.name): entry.split for entry in kept if entry.is_kept}
-    return result, earlier.updated(inputs)
+    remembered = Assignments(earlier.rule, dict(earlier))
+    remembered.update(ledger.splits())
+    return result, remembered
 
 
 def distinct(stages: Sequence[Sequence[Photo]]) -> list[list[Photo]]:
@@ -127,7 +130,8 @@ def test_neither_the_order_nor_the_names_count(stages: list[list[Photo]], random
     everything = distinct(stages)[-1]
     shuffled = list(everything)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert ingest(everything, group=True) == ingest(shuffled, group=True)
+    (splits, made), (others, again) = (ingest(each, group=True) for each in (everything, shuffled))
+    assert (splits, dict(made)) == (others, dict(again))
 
 
 @given(growing, st.sampled_from([SHARES, WITH_TEST]))
@@ -247,8 +251,17 @@ def test_what_is_written_is_read_by_the_next_ingest(tmp_path: Path) -> None:
         _, made = ingest(found[: int(execution)], made)
         made.write(str(tmp_path / execution))
     known = assignments.read(str(tmp_path / "21"), SHARES, False)
-    assert known.splits == made.splits
-    assert len(known.splits) == 20
-    assert assignments.read(str(tmp_path / "20"), SHARES, False).splits.keys() < known.splits.keys()
-    assert assignments.read(str(tmp_path / "21"), WITH_TEST, False).splits == {}
-    assert assignments.read(str(tmp_path / "21"), SHARES, True).splits == {}
+    assert dict(known) == dict(made)
+    assert len(dict(known)) == 20
+    assert dict(assignments.read(str(tmp_path / "20"), SHARES, False)).keys() < dict(known).keys()
+    assert dict(assignments.read(str(tmp_path / "21"), WITH_TEST, False)) == {}
+    assert dict(assignments.read(str(tmp_path / "21"), SHARES, True)) == {}
+
+
+def test_what_an_earlier_version_wrote_is_read(tmp_path: Path) -> None:
+    (tmp_path / "3").mkdir()
+    rule = assignments.read(str(tmp_path / "4"), SHARES, False).rule
+    old = {"rule": rule, "splits": {"eval": ["0" * 16], "train": ["1" * 16, "2" * 16]}}
+    (tmp_path / "3" / "assignments.json").write_text(json.dumps(old))
+    known = assignments.read(str(tmp_path / "4"), SHARES, False)
+    assert dict(known) == {"0" * 16: "eval", "1" * 16: "train", "2" * 16: "train"}

@@ -16,7 +16,7 @@ from tests.resumable import split
 from trainer_module import devices, fit, input_pipeline, recipes
 from trainer_module.fit import How
 from trainer_module.input_pipeline import Split
-from trainer_module.recipes.base import Frozen, Phase, Row, TrainingData
+from trainer_module.recipes.base import Frozen, Module, Phase, Row, TrainingData
 from trainer_module.steps import Steps
 
 # Prints the losses of a training on the devices that the environment asks for.
@@ -223,7 +223,7 @@ def test_a_step_that_does_not_fit_into_memory_says_what_to_change() -> None:
         match=r"lower train\.batch_size \(now 8\), or raise train\.gradient_accumulation \(now 2\)",
     ):
         fit.fit(
-            Recipe(),  # type: ignore[arg-type]
+            Module(Recipe()),
             recipes.get("vit_finetune").Config(),
             train=split(16, 0),
             evaluation=split(8, 1),

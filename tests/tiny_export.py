@@ -22,9 +22,10 @@ def export_colour_model(
     """Write a model that tells images apart by their mean colour, with a trained one's signatures:
 
     serving_default(image_bytes: string [N]) and serving_examples(examples: string [N]), both to
-    {"probabilities": float32 [N, classes], "label": string [N]}, and transform_labels(examples) to
-    {"label": int64 [N]}. `sharpness` scales the logits, so that versions can be told apart by their
-    probabilities; `channels` names the one that speaks for each class, and `bias` is for the first.
+    {"probabilities": float32 [N, classes], "label": string [N]}, transform_labels(examples) to
+    {"label": int64 [N]}, and embeddings(image_bytes) to {"embedding": float32 [N, 3]}. `sharpness`
+    scales the logits, so that versions can be told apart by their probabilities; `channels` names
+    the one that speaks for each class, and `bias` is for the first.
     """
     import keras
     import numpy as np
@@ -50,6 +51,10 @@ def export_colour_model(
         label = tf.gather(tf.constant(classes), tf.argmax(probabilities, -1))
         return {"probabilities": probabilities, "label": label}
 
+    def embeddings(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32)
+        return {"embedding": tf.reduce_mean(images, axis=(1, 2))}
+
     def classify_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         features = tf.io.parse_example(examples, {IMAGE: tf.io.FixedLenFeature([], tf.string)})
         return classify(features[IMAGE])
@@ -66,6 +71,7 @@ def export_colour_model(
         ("serving_default", classify, "image_bytes"),
         ("serving_examples", classify_examples, "examples"),
         ("transform_labels", label_ids, "examples"),
+        ("embeddings", embeddings, "image_bytes"),
     ):
         spec = tf.TensorSpec([None], tf.string, name=argument)
         archive.add_endpoint(name, function, input_signature=[spec])

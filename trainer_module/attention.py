@@ -12,8 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 from components import features
-from components.storage import staging
-from trainer_module import transform
+from trainer_module import input_pipeline, transform
 from trainer_module.models.views import SquareView
 from trainer_module.models.vision_transformer import ClassToken
 
@@ -153,8 +152,6 @@ def _in_the_centre(maps: np.ndarray, share: float) -> np.ndarray:
 
 def _examples(patterns: Sequence[str], image_size: int, batch_size: int) -> tf.data.Dataset:
     """Pixels, labels and digests."""
-    files = staging.here_all(patterns)
-    compression = "GZIP" if files[0].endswith(".gz") else None
     spec = {
         transform.IMAGE_KEY: tf.io.FixedLenFeature([], tf.string),
         transform.LABEL_KEY: tf.io.FixedLenFeature([], tf.int64),
@@ -166,5 +163,4 @@ def _examples(patterns: Sequence[str], image_size: int, batch_size: int) -> tf.d
         pixels = transform.decode_pixels(batch[transform.IMAGE_KEY], image_size)
         return pixels, batch[transform.LABEL_KEY], batch[features.SHA256]
 
-    records = tf.data.TFRecordDataset(files, compression_type=compression)
-    return records.batch(batch_size).map(parse).prefetch(1)
+    return input_pipeline.records(patterns).batch(batch_size).map(parse).prefetch(1)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from trainer_module import input_pipeline
 from trainer_module.input_pipeline import Framed
+
+# Maps images uint8 [B, H, W, 3], perhaps framed, and a seed int64 [2] to such images.
+Change = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def flip_turn_scale(
@@ -25,16 +29,46 @@ def flip_turn_scale(
     return lambda images, labels, seed: (change(images, seed), labels)
 
 
-def resized(augment: input_pipeline.Augment, size: int) -> input_pipeline.Augment:
-    """The same of images that are brought to `size` before, bilinearly."""
+def in_turn(
+    changes: Sequence[Change], *, alpha: float, num_classes: int
+) -> input_pipeline.Augment | None:
+    """All `changes` in their order, then `mixup` unless its `alpha` is 0; None where nothing is."""
+    if not changes and not alpha:
+        return None
+
+    def augment(
+        images: tf.Tensor | Framed, labels: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        *seeds, last = tf.unstack(tf.random.experimental.stateless_split(seed, len(changes) + 1))
+        for change, each in zip(changes, seeds, strict=True):
+            images = change(images, each)
+        if alpha:
+            return mixup(images, labels, last, alpha=alpha, num_classes=num_classes)
+        return images, labels
+
+    return augment
+
+
+def resized(
+    augment: input_pipeline.Augment | None, size: int, *, antialias: bool = False
+) -> input_pipeline.Augment:
+    """The same of images that are brought to `size` before, bilinearly and without their frames."""
 
     def change(
-        images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+        images: tf.Tensor | Framed, labels: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        larger = tf.cast(tf.round(tf.image.resize(images, [size, size])), tf.uint8)
-        return augment(larger, labels, seed)
+        images = resize(input_pipeline.pixels_of(images), size, antialias=antialias)
+        return augment(images, labels, seed) if augment else (images, labels)
 
     return change
+
+
+def resize(images: tf.Tensor, size: int, *, antialias: bool = False) -> tf.Tensor:
+    """Bring uint8 [..., H, W, 3] to uint8 [..., size, size, 3], bilinearly."""
+    if images.shape[-3:-1] == (size, size):
+        return images
+    pixels = tf.image.resize(images, [size, size], antialias=antialias)
+    return tf.cast(tf.round(pixels), tf.uint8)
 
 
 def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

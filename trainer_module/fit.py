@@ -16,10 +16,11 @@ import tensorflow as tf
 from pydantic import BaseModel
 
 from components import progress
-from trainer_module import devices, footprint, frozen_features, input_pipeline
+from trainer_module import devices, footprint, input_pipeline
 from trainer_module.checkpoint import Checkpoints, Saved
-from trainer_module.input_pipeline import Augment, Split
-from trainer_module.models.inference import batch_statistics
+from trainer_module.feed import Feed
+from trainer_module.input_pipeline import Split
+from trainer_module.models import inference
 from trainer_module.recipes.base import Phase, Recipe, Row, TrainingData, quality
 from trainer_module.steps import Steps
 
@@ -82,6 +83,8 @@ class Trained:
         best: the one of `epochs` that `model` has the weights of, also where that is the last.
         phase_starts: the number of the first epoch of each phase.
         steps: training steps over all phases.
+        features: float32 [N, ...] of the training images, from a network that had not seen their
+            labels, where this call came to a phase with a frozen one.
     """
 
     model: keras.Model
@@ -90,6 +93,7 @@ class Trained:
     best: Row
     phase_starts: list[int]
     steps: int
+    features: tf.Tensor | None = None
 
 
 def fit(
@@ -124,9 +128,10 @@ def fit(
     with strategy.scope():
         model = rebuild()
     how.prepare(model)
-    training = _Training(how, strategy, train, evaluation, batch_size, seed)
+    size = recipe.training_size(config, image_size)
+    training = _Training(how, strategy, train, evaluation, batch_size, seed, size)
     pixels = train.images.map(lambda image, _: input_pipeline.pixels_of(image))
-    data = TrainingData(pixels, training.epoch_size, batch_size, epochs, how.keep)
+    data = TrainingData(pixels, training.epoch_size, batch_size, epochs, how.keep, image_size)
     phases = recipe.phases(config, model, data)
     best: Row | None = None
     with training.explained():
@@ -153,15 +158,16 @@ class _Training:
         evaluation: Split,
         batch_size: int,
         seed: int,
+        size: int,
     ) -> None:
         self._how = how
+        self._size = size  # of the images of a step, where a model takes any
         self._strategy = strategy
-        self._train = train
         self._evaluation = evaluation
         self._batch_size = batch_size
-        self._seed = seed
         self._replicas = devices.replicas(strategy)
         self._writes = devices.is_chief(strategy)
+        self._feed = Feed(train, evaluation, batch_size, seed, how.balance, strategy)
         self.epoch_size = input_pipeline.epoch_size(train, how.balance)
         self._steps_per_epoch = math.ceil(self.epoch_size / batch_size)
 
@@ -198,6 +204,7 @@ class _Training:
             self._result(self._kept),
             starts,
             self._steps,
+            self._feed.features,
         )
 
     def fit_phase(
@@ -240,7 +247,8 @@ class _Training:
             jit_compile=self._how.jit_compile,
         )
         self._steps_per_call = 1
-        training, testing = self._batches(phase)
+        epochs = range(len(self._rows), self._starts[-1] + phase.epochs)
+        training, testing = self._feed.batches(phase, epochs, self._step)
         while not self._is_over(phase):
             self._train_epoch(steps, training, optimizer)
             self._end_epoch(steps, testing, optimizer)
@@ -335,61 +343,6 @@ class _Training:
             left -= count
         return sums
 
-    def _batches(self, phase: Phase) -> tuple[Iterator[Iterator], Iterable]:
-        """An iterator for the batches of each epoch to come, and the batches of an evaluation."""
-        evaluation = self._evaluation
-        training: Iterator[Iterator]
-        if phase.frozen:
-            forward = tf.function(functools.partial(phase.frozen.base, training=False))
-            of_features = frozen_features.Batches(
-                self._features(forward, self._train, phase.augment, phase.frozen.views),
-                self._train,
-                self._batch_size,
-                self._seed,
-                balance=self._how.balance,
-                strategy=self._strategy,
-                replicas=self._replicas,
-            )
-            training = (of_features.epoch(len(self._rows), self._step) for _ in itertools.count())
-            computed = self._features(forward, evaluation, None, 1)
-            images = tf.data.Dataset.from_tensor_slices((computed, evaluation.labels))
-            evaluation = dataclasses.replace(evaluation, images=images)
-        else:
-            of_images = input_pipeline.training_batches(
-                self._train,
-                self._batch_size,
-                self._seed,
-                phase.augment,
-                epochs=range(len(self._rows), self._starts[-1] + phase.epochs),
-                balance=self._how.balance,
-                first_step=self._step,
-                replicas=self._replicas,
-            )
-            training = itertools.repeat(iter(self._fed(of_images)))
-        tests = input_pipeline.evaluation_batches(evaluation, self._batch_size, self._replicas)
-        return training, self._fed(tests)
-
-    def _fed(self, batches: tf.data.Dataset) -> Iterable:
-        """`batches` as the replicas of this process take them."""
-        if self._replicas.total > 1:
-            return self._strategy.distribute_datasets_from_function(lambda _: batches)
-        return batches
-
-    def _features(
-        self,
-        forward: Callable[[tf.Tensor], tf.Tensor],
-        split: Split,
-        augment: Augment | None,
-        views: int,
-    ) -> tf.Tensor:
-        def report(done: int) -> None:
-            if self._writes:
-                progress.report("step", what="features", done=done, total=split.size, unit="images")
-
-        return frozen_features.compute(
-            forward, split, self._batch_size, self._seed, augment, views=views, on_batch=report
-        )
-
     def _is_over(self, phase: Phase) -> bool:
         start = self._starts[-1]
         done = len(self._rows) - start
@@ -448,23 +401,25 @@ class _Training:
         self._kept, self._kept_weights = saved.meta["kept"], saved.arrays.get("kept", [])
         self._sums = tf.constant(saved.arrays["sums"][0])
         self._speed = saved.meta["images_per_s"]
-        if self._writes:
-            progress.report("note", text=f"training continues after step {self._steps}")
+        self._note(f"training continues after step {self._steps}")
         for row in self._rows:
             self._how.on_epoch(row)
+
+    def _note(self, text: str) -> None:
+        if self._writes:
+            progress.report("note", text=text)
 
     def _cut(self, net: keras.Model) -> None:
         """Choose the parts of a batch. Refuse those of one image to batch normalization."""
         share = math.ceil(min(self._batch_size, self.epoch_size) / self._replicas.total)
         each = 4 if keras.config.dtype_policy().name == "float32" else 2
         self._parts = self._how.gradient_accumulation or footprint.parts(
-            net, share, self._how.memory, each
+            net, share, self._how.memory, each, self._size
         )
-        if self._parts > 1 and not self._how.gradient_accumulation and self._writes:
-            text = f"memory: a batch of {share} images is computed in {self._parts} parts"
-            progress.report("note", text=text)
-        if math.ceil(share / self._parts) == 1 and next(batch_statistics(net), None):
-            raise BatchNormError(one_image(net.name, self._batch_size, self._parts))
+        if self._parts > 1 and not self._how.gradient_accumulation:
+            self._note(f"memory: a batch of {share} images is computed in {self._parts} parts")
+        if math.ceil(share / self._parts) == 1 and next(inference.batch_statistics(net), None):
+            raise BatchNormError(inference.one_image(net.name, self._batch_size, self._parts))
 
     def _require_finite(self, loss: float, optimizer: keras.optimizers.Optimizer) -> None:
         if not math.isfinite(loss):
@@ -474,15 +429,6 @@ class _Training:
                 "lower train.hyperparameters.learning_rate, or raise train.batch_size (now "
                 f"{self._batch_size})"
             )
-
-
-def one_image(name: str, batch_size: int, parts: int) -> str:
-    """The message of BatchNormError."""
-    return (
-        f"{name} trains batch normalization, whose statistics are those of the images that are "
-        f"computed at once, and these are one: lower train.gradient_accumulation (now {parts}), or "
-        f"raise train.batch_size (now {batch_size})"
-    )
 
 
 def _assign(variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 from keras import layers
 
 from trainer_module.models.inference import batch_statistics
+
+Shape = tuple[int | None, ...]
 
 COMFORTABLE = 0.4  # of the memory: what by `measure` is to be filled at most, so that it fits
 _LEAST = 0.85  # of what the outputs of all layers add up to; see `measure`
@@ -32,25 +35,34 @@ class Footprint:
         return max(0, int((room - self.fixed) // max(1, self.image)))
 
 
-def measure(model: keras.Model, bytes_each: int = 4) -> Footprint:
+def measure(model: keras.Model, bytes_each: int = 4, size: int | None = None) -> Footprint:
     """Add up what a step has to keep of `model`, whose trainable weights are those of the step.
 
     That is the output of every layer from the first trainable one on, which the gradient needs, in
-    numbers of `bytes_each`. Some are written over, and layers have intermediate results of their
-    own. Measured on a CPU, of what the outputs add up to: 0.90 (bit tiny at 256 px, 32 images),
-    1.27 (vit_finetune S/16, 384 px, 4), 1.39 (vit, 144 px, 64), 1.73 (fixres, 392 px, 8) and 1.93
-    (mobilenet, 160 px, 32).
+    numbers of `bytes_each`, or where that is more the largest output of all. Some are written over,
+    and layers have intermediate results of their own: of what the outputs add up to,
+    tests/benchmarks/memory.py found on a CPU MEASURED.
+
+    `size` is the side of the images that a model of any size is trained with, in pixels.
     """
     weights = sum(math.prod(weight.shape) for weight in model.weights)
-    kept, trains = 0, False
-    for layer in _leaves(model):
+    kept, largest, trains = 0, 0, False
+    for layer, output in _outputs(model, size):
         trains = trains or bool(layer.trainable_weights)
-        if trains:
-            kept += _numbers(layer)
-    return Footprint(fixed=4 * _SLOTS * weights, image=int(_LEAST * bytes_each * kept))
+        numbers = _numbers(layer, output)
+        kept += numbers * trains
+        largest = max(largest, numbers)
+    image = bytes_each * max(_LEAST * kept, largest)
+    return Footprint(fixed=4 * _SLOTS * weights, image=int(image))
 
 
-def parts(model: keras.Model, images: int, room: float, bytes_each: int = 4) -> int:
+def parts(
+    model: keras.Model,
+    images: int,
+    room: float,
+    bytes_each: int = 4,
+    size: int | None = None,
+) -> int:
     """In how few parts a step's `images` fit into `room` bytes, as far as can be told.
 
     One where `model` trains batch normalization, for which parts are not the same as the whole.
@@ -58,21 +70,43 @@ def parts(model: keras.Model, images: int, room: float, bytes_each: int = 4) -> 
     """
     if math.isinf(room) or next(batch_statistics(model), None):
         return 1
-    fitting = max(1, measure(model, bytes_each).images(room * COMFORTABLE))
+    fitting = max(1, measure(model, bytes_each, size).images(room * COMFORTABLE))
     return math.ceil(images / min(fitting, images))
 
 
-def _leaves(model: keras.Model) -> Iterator[keras.Layer]:
+def _outputs(model: keras.Model, size: int | None) -> Iterator[tuple[keras.Layer, Any]]:
+    """Every layer, those of models in it too, with its symbolic output of images of `size`."""
+    (images,) = model.inputs
+    if size and None in images.shape[1:3]:
+        yield from _resized(model, (None, size, size, images.shape[3]))
+        return
     for layer in model.layers:
         if hasattr(layer, "layers"):
-            yield from _leaves(layer)
+            yield from _outputs(layer, None)
         elif not isinstance(layer, layers.InputLayer):
-            yield layer
+            yield layer, layer.output
 
 
-def _numbers(layer: keras.Layer) -> int:
+def _resized(model: keras.Model, shape: Shape) -> Iterator[tuple[keras.Layer, Any]]:
+    found: list[tuple[keras.Layer, Any]] = []
+
+    def call(layer: keras.Layer, *inputs: Any, **options: Any) -> Any:
+        output = layer(*inputs, **options)
+        inner = _resized(layer, inputs[0].shape) if hasattr(layer, "layers") else [(layer, output)]
+        found.extend(inner)
+        return output
+
+    keras.models.clone_model(
+        model,
+        input_tensors=keras.Input(batch_shape=shape, dtype=model.inputs[0].dtype),
+        clone_function=lambda layer: layer,
+        call_function=call,
+    )
+    yield from found
+
+
+def _numbers(layer: keras.Layer, output: Any) -> int:
     """How many numbers a layer gives for one image, with an attention's table of scores."""
-    output = layer.output
     count = sum(_size(each.shape) for each in keras.tree.flatten(output))
     if isinstance(layer, layers.MultiHeadAttention):
         tokens = _size(output.shape[:2])
@@ -81,5 +115,5 @@ def _numbers(layer: keras.Layer) -> int:
     return count
 
 
-def _size(shape: tuple[int | None, ...]) -> int:
+def _size(shape: Shape) -> int:
     return math.prod(side or 1 for side in shape[1:])

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from components import features
 from components.errors import BadDataError
 from components.storage import staging
 from trainer_module import transform
@@ -97,12 +98,8 @@ def read(
         BadDataError: there is no image, or one of a class that is not in `classes`. `split` is the
             name that the message gives to these files.
     """
-    files = sorted(staging.here_all(patterns))
-    if not files:
-        raise _empty(split)
-    compression = "GZIP" if files[0].endswith(".gz") else None
-    records = tf.data.TFRecordDataset(files, compression_type=compression)
-    labels = _labels(records, classes, split)
+    opened = records(patterns)
+    labels = _labels(opened, classes, split)
     sides = (transform.HEIGHT_KEY, transform.WIDTH_KEY)
 
     def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -119,7 +116,7 @@ def read(
             pixels = Framed(pixels, tf.stack([example[side] for side in sides]))
         return pixels, example[transform.LABEL_KEY]
 
-    images = records.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    images = opened.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if len(labels) <= _capacity(pixels_of(images.element_spec[0])):
         images = images.cache()
     elif cache_dir:
@@ -130,6 +127,21 @@ def read(
     # Keras warns of every dataset whose length it does not know.
     known = images.apply(tf.data.experimental.assert_cardinality(len(labels)))
     return Split(known, labels, len(classes))
+
+
+def digests(patterns: Sequence[str]) -> list[str]:
+    """The SHA-256 of the original images, in the order of `read`."""
+    spec = {features.SHA256: tf.io.FixedLenFeature([], tf.string)}
+    found = records(patterns).batch(1024).map(lambda each: tf.io.parse_example(each, spec))
+    batches = [each[features.SHA256] for each in found.as_numpy_iterator()]
+    return [digest.decode() for batch in batches for digest in batch]
+
+
+def records(patterns: Sequence[str]) -> tf.data.TFRecordDataset:
+    """Those of the files that match, gzipped where their name ends in .gz, in a fixed order."""
+    files = sorted(staging.here_all(patterns))
+    compression = "GZIP" if files and files[0].endswith(".gz") else None
+    return tf.data.TFRecordDataset(tf.constant(files, tf.string), compression_type=compression)
 
 
 def memory_limit() -> int:

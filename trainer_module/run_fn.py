@@ -13,7 +13,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
-from pydantic import BaseModel
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 from components import progress, reuse, storage
@@ -26,13 +25,15 @@ from trainer_module import (
     export,
     fit,
     input_pipeline,
+    out_of_fold,
     recipes,
     reports,
     transform,
     warm_start,
 )
 from trainer_module.input_pipeline import Split
-from trainer_module.recipes.base import Phase, Recipe
+from trainer_module.recipes.base import Phase
+from trainer_module.settings import RunConfig
 
 HISTORY_FILE = "history.json"
 VERIFIED_IMAGES = 8
@@ -41,16 +42,16 @@ VERIFIED_IMAGES = 8
 def run_fn(fn_args: FnArgs) -> None:
     """Train a recipe on Transform's output and export the model with the weights of its best epoch.
 
-    `fn_args.custom_config` holds recipe, hyperparameters (fields of its `Config`), image_size,
-    train_size (or None), and the other settings of `[train]`. `fn_args.base_model`, if set, is a
-    Model's serving path to start from. With TF_CONFIG naming several workers each of them calls
-    this; only the chief writes anything. A call that was cut off is continued by the next one with
-    equal arguments.
+    `fn_args.custom_config` holds the fields of `settings.RunConfig`. `fn_args.base_model`, if set,
+    is a Model's serving path to start from. With TF_CONFIG naming several workers each of them
+    calls this; only the chief writes anything. A call that was cut off is continued by the next one
+    with equal arguments.
 
     In `fn_args.model_run_dir`: history.json, which tells the images of each split, the model that
     was begun with, the steps and seconds of training, every epoch and which one was best (the
     mappings of `fit.Trained`); samples.npz, see `reports.samples`; attention.npz, see
-    `attention.of_mistakes`; and TensorBoard's event files in logs.
+    `attention.of_mistakes`; out_of_fold.npz, see `out_of_fold.of_training`; and TensorBoard's event
+    files in logs.
 
     Raises:
         BadDataError: a split or a class without images.
@@ -62,30 +63,23 @@ def run_fn(fn_args: FnArgs) -> None:
         WarmStartError: the base model's weights do not fit.
         ExportError: the exported model does not predict what the trained one does.
     """
-    settings = fn_args.custom_config
-    strategy = devices.strategy(settings.get("worker_timeout", devices.WAIT_S))
-    keras.utils.set_random_seed(settings["seed"])
-    if settings["deterministic"]:
+    settings = RunConfig.parse(fn_args.custom_config)
+    strategy = devices.strategy(settings.worker_timeout)
+    keras.utils.set_random_seed(settings.seed)
+    if settings.deterministic:
         # Holds for the rest of the process: TensorFlow has no way back.
         tf.config.experimental.enable_op_determinism()
-    recipe = recipes.get(settings["recipe"])
-    config = recipe.Config(**settings["hyperparameters"])
     with tempfile.TemporaryDirectory(prefix="perennial-") as cache:
-        _run(fn_args, recipe, config, strategy, cache)
+        _run(fn_args, settings, strategy, cache)
 
 
 def _run(
-    fn_args: FnArgs,
-    recipe: Recipe,
-    config: BaseModel,
-    strategy: tf.distribute.Strategy,
-    cache: str,
+    fn_args: FnArgs, settings: RunConfig, strategy: tf.distribute.Strategy, cache: str
 ) -> None:
-    settings = fn_args.custom_config
-    size = settings["image_size"]
+    recipe, config = recipes.get(settings.recipe), settings.hyperparameters
+    size = settings.image_size
     classes = class_names(load(fn_args.schema_path))
-    framed = getattr(recipe, "is_framed", lambda _: False)(config)
-    train = _training_split(fn_args, classes, cache, framed=framed)
+    train = _training_split(fn_args, settings, classes, cache, framed=recipe.is_framed(config))
     input_pipeline.check_trainable(train, classes)
     evaluation = input_pipeline.read(
         fn_args.eval_files, size, classes, "evaluation", cache_dir=cache
@@ -103,11 +97,11 @@ def _run(
 
     def show(number: int, phase: Phase) -> None:
         if writes and number == 0:
-            samples = reports.samples(train, phase.augment, size, settings["seed"])
+            samples = reports.samples(train, phase.augment, size, settings.seed)
             _write(fn_args, reports.SAMPLES_FILE, samples)
 
     started = time.monotonic()
-    with _dtype_policy(devices.dtype_policy(settings["precision"])), _compilation_explained():
+    with _dtype_policy(devices.dtype_policy(settings.precision)), _compilation_explained():
         trained = fit.fit(
             recipe,
             config,
@@ -115,15 +109,15 @@ def _run(
             evaluation=evaluation,
             image_size=size,
             num_classes=len(classes),
-            batch_size=settings["batch_size"],
-            epochs=settings["epochs"],
-            seed=settings["seed"],
+            batch_size=settings.batch_size,
+            epochs=settings.epochs,
+            seed=settings.seed,
             how=fit.How(
-                balance=settings["balance"],
-                keep=settings["keep"],
-                gradient_accumulation=settings["gradient_accumulation"],
+                balance=settings.balance,
+                keep=settings.keep,
+                gradient_accumulation=settings.gradient_accumulation,
                 memory=devices.memory(),
-                jit_compile=settings["jit_compile"],
+                jit_compile=settings.jit_compile,
                 strategy=strategy,
                 checkpoints=checkpoints,
                 prepare=prepare,
@@ -152,25 +146,33 @@ def _run(
         model.set_weights(trained.model.get_weights())
     progress.stage("export the model, and compare its answers with those of the trained one")
     warm_start.save(model, classes, fn_args.serving_model_dir)
-    _export(fn_args, model, evaluation, classes)
+    _export(fn_args, size, model, evaluation, classes)
     progress.stage("mark where the model looks in images that it got wrong")
     # On the weights that are exported, and the images that the report shows.
-    looked = attention.of_mistakes(model, fn_args.eval_files, size, settings["batch_size"])
+    looked = attention.of_mistakes(model, fn_args.eval_files, size, settings.batch_size)
     if looked:
         _write(fn_args, attention.FILE, looked)
+    # Those of a base model have seen the labels.
+    if trained.features is not None and not fn_args.base_model:
+        digests = input_pipeline.digests(_training_files(fn_args, settings))
+        features = np.asarray(trained.features)
+        if found := out_of_fold.of_training(features, train.labels, digests):
+            _write(fn_args, out_of_fold.FILE, found)
     checkpoints.clear()
 
 
-def _training_split(fn_args: FnArgs, classes: list[str], cache: str, *, framed: bool) -> Split:
-    size, key = fn_args.custom_config["image_size"], transform.IMAGE_KEY
-    if train_size := fn_args.custom_config["train_size"]:
-        size, key = train_size, transform.TRAIN_IMAGE_KEY
-    files = weighted(
-        fn_args.train_files,
-        fn_args.custom_config["recent_weight"],
-        fn_args.custom_config["recent_spans"],
-    )
+def _training_split(
+    fn_args: FnArgs, settings: RunConfig, classes: list[str], cache: str, *, framed: bool
+) -> Split:
+    size, key = settings.image_size, transform.IMAGE_KEY
+    if settings.train_size:
+        size, key = settings.train_size, transform.TRAIN_IMAGE_KEY
+    files = _training_files(fn_args, settings)
     return input_pipeline.read(files, size, classes, "training", key, cache, framed=framed)
+
+
+def _training_files(fn_args: FnArgs, settings: RunConfig) -> Sequence[str]:
+    return weighted(fn_args.train_files, settings.recent_weight, settings.recent_spans)
 
 
 def weighted(patterns: Sequence[str], weight: int, spans: int) -> Sequence[str]:
@@ -183,8 +185,9 @@ def weighted(patterns: Sequence[str], weight: int, spans: int) -> Sequence[str]:
     return files + recent * (weight - 1)
 
 
-def _export(fn_args: FnArgs, model: keras.Model, evaluation: Split, classes: list[str]) -> None:
-    size = fn_args.custom_config["image_size"]
+def _export(
+    fn_args: FnArgs, size: int, model: keras.Model, evaluation: Split, classes: list[str]
+) -> None:
     transform_output = tft.TFTransformOutput(fn_args.transform_graph_path)
     export.export(model, transform_output, size, classes, fn_args.serving_model_dir)
     images = [

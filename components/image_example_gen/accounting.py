@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from components import storage
 from components.errors import BadDataError, DataLossError, read_back
-from components.wording import other_files, quoted
+from components.wording import counted, other_files, quoted
 
 FILE_NAME = "accounting.json"
 QUARANTINE = "quarantine.jsonl"
@@ -79,8 +80,9 @@ class Accounting:
         others = sum(self.ignored.values())
         ignored = f"; {other_files(others)} ignored" if others else ""
         return (
-            f"{self.inputs:,} inputs = {self.all_examples:,} examples + {self.duplicates:,} "
-            f"duplicates + {self.all_quarantined:,} quarantined{ignored}"
+            f"{counted(self.inputs, 'input')} = {counted(self.all_examples, 'example')} + "
+            f"{counted(self.duplicates, 'duplicate')} + {self.all_quarantined:,} "
+            f"quarantined{ignored}"
         )
 
     def check_balance(self) -> None:
@@ -148,21 +150,23 @@ def read_accounting(examples_uri: str) -> Accounting:
         return TypeAdapter(Accounting).validate_json(content)
 
 
-def write_lines(rows: Sequence[Mapping[str, Any]], path: str) -> None:
+def write_lines(rows: Iterable[object], path: str) -> None:
     """Write JSON lines."""
-    text = "".join(f"{json.dumps(row)}\n" for row in rows)
-    storage.write_text(path, text, durable=False)
+    with storage.writing(path, durable=False) as staging, staging.open("w") as file:
+        for row in rows:
+            file.write(f"{json.dumps(row)}\n")
 
 
-def varied(quarantine: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The lines of the quarantine, each reason once before one is repeated.
+def varied(quarantine: Iterable[Mapping[str, Any]], limit: int) -> list[Mapping[str, Any]]:
+    """The first lines of the quarantine, each reason once before one is repeated.
 
     Reasons that differ in numbers or names only are the same.
     """
     seen: Counter[str] = Counter()
-    ranked = []
-    for line in quarantine:
+
+    def rank(line: Mapping[str, Any]) -> int:
         reason = _PARTICULAR.sub("", line["reason"])
-        ranked.append((seen[reason], line))
         seen[reason] += 1
-    return [line for _, line in sorted(ranked, key=lambda entry: entry[0])]
+        return seen[reason]
+
+    return heapq.nsmallest(limit, quarantine, rank)

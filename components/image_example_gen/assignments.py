@@ -2,52 +2,69 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from components import reuse, storage
-from components.image_example_gen.inputs import Input
+from components.image_example_gen import scratch
+from components.image_example_gen.accounting import write_lines
 
-FILE = "assignments.json"  # in an Examples artifact: the splits of all images that were ever in one
+FILE = "assignments.jsonl"  # in an Examples artifact: the splits of all images ever in one
+_OLD = "assignments.json"  # of earlier versions: all on one line
 
 _DIGITS = 16  # of a SHA-256 that are kept: enough to tell images apart
+_TABLE = "CREATE TABLE splits (image TEXT PRIMARY KEY, split TEXT) WITHOUT ROWID"
 
 
-@dataclasses.dataclass(frozen=True)
 class Assignments:
     """The splits that were decided on: split by the beginning of an image's SHA-256.
 
     `rule` is a digest of the settings that they follow from; those of other settings do not count.
     """
 
-    rule: str
-    splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    def __init__(self, rule: str, splits: Mapping[str, str] | None = None) -> None:
+        self.rule = rule
+        self._base = scratch.database(_TABLE)
+        self.update((splits or {}).items())
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        yield from self._base.execute("SELECT image, split FROM splits ORDER BY image")
 
     def of(self, sha256: str) -> str:
         """The split of an image, "" where none was decided on."""
-        return self.splits.get(sha256[:_DIGITS], "")
+        found = self._base.execute(
+            "SELECT split FROM splits WHERE image = ?", (sha256[:_DIGITS],)
+        ).fetchone()
+        return found[0] if found else ""
 
-    def updated(self, inputs: Iterable[Input]) -> Assignments:
-        """With the splits of those `inputs` that are in one."""
-        new = {entry.sha256[:_DIGITS]: entry.split for entry in inputs if entry.is_kept}
-        return dataclasses.replace(self, splits={**self.splits, **new})
+    def update(self, splits: Iterable[tuple[str, str]]) -> None:
+        """Add or change the splits of images, by their SHA-256."""
+        self._base.executemany(
+            "INSERT OR REPLACE INTO splits VALUES (?, ?)",
+            ((sha256[:_DIGITS], split) for sha256, split in splits),
+        )
 
     def write(self, folder: str) -> None:
         """Write the file to an Examples artifact."""
-        by_split: dict[str, list[str]] = {}
-        for image, split in sorted(self.splits.items()):
-            by_split.setdefault(split, []).append(image)
-        text = json.dumps({"rule": self.rule, "splits": by_split})
-        storage.write_text(storage.join(folder, FILE), text, durable=False)
+        lines = itertools.chain([{"rule": self.rule}], self)
+        write_lines(lines, storage.join(folder, FILE))
 
 
 def read(uri: str, shares: Mapping[str, int], group: bool) -> Assignments:
     """What the latest ingest beside the artifact at `uri` decided, by the same settings."""
     rule = reuse.key(dict(shares), group)
-    for path in reuse.siblings(uri, FILE):
-        found = json.loads(storage.read_bytes(path))
-        if found["rule"] == rule:
-            splits = found["splits"].items()
-            return Assignments(rule, {image: split for split, of in splits for image in of})
-    return Assignments(rule)
+    known = Assignments(rule)
+    for path in reuse.siblings(uri, FILE, _OLD):
+        with storage.opened(path) as file:
+            head = json.loads(file.readline())
+            if head["rule"] == rule:
+                known.update(_old(head) if path.endswith(_OLD) else map(json.loads, file))
+                break
+    return known
+
+
+def _old(head: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for split, images in head["splits"].items():
+        yield from ((image, split) for image in images)

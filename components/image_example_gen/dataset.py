@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-from components.image_example_gen import files, source_name, spans
+from components import storage
+from components.image_example_gen import files, scratch, source_name, spans
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources import list_source
-from components.image_example_gen.sources.base import Content, Item, Listing, Unit
+from components.image_example_gen.sources.base import Item, Listing, Unit
 from components.parallel import in_order
 
 MAX_READINGS = 6  # that are shown, of spans that are read differently
@@ -30,6 +33,22 @@ class SpanUnit:
             yield dataclasses.replace(item, name=self.prefix + item.name)
 
 
+class Hashed(NamedTuple):
+    """A `Content`, and the digest of its bytes where it is known."""
+
+    identity: str
+    path: str
+    digest: str = ""
+
+
+class Part(NamedTuple):
+    """A span, what its inputs' names begin with, and its listing."""
+
+    span: int
+    prefix: str
+    listing: Listing
+
+
 @dataclasses.dataclass(frozen=True)
 class DataSet:
     """Everything that an ingest reads.
@@ -41,8 +60,7 @@ class DataSet:
 
     source: str
     spans: Sequence[spans.Span]
-    units: list[SpanUnit]
-    contents: list[Content]
+    parts: Sequence[Part]
     ignored: Counter[str]
     notes: list[str]
     hint: str
@@ -57,9 +75,30 @@ class DataSet:
 
     @property
     def inputs(self) -> int | None:
-        """How many inputs there are, where all units know."""
-        counts = [unit.unit.inputs for unit in self.units]
+        """How many inputs there are, where all parts know."""
+        counts = [part.listing.inputs for part in self.parts]
         return None if None in counts else sum(count or 0 for count in counts)
+
+    @property
+    def units(self) -> Iterator[SpanUnit]:
+        """All units, made when they are asked for: together they name every input."""
+        for part in self.parts:
+            for index in range(len(part.listing.units)):
+                yield SpanUnit(part.listing.units[index], part.span, part.prefix)
+
+    def contents(self, hashes: Iterator[str] | None = None) -> Iterator[Hashed]:
+        """What the outcome depends on, in any order.
+
+        hashes: SHA-256 of each input in turn, "" where it is not known; None: none are known.
+        """
+        for part in self.parts:
+            listing = part.listing
+            known: Iterator[str] = iter(())
+            if hashes is not None and listing.are_files:
+                known = itertools.islice(hashes, listing.inputs)
+            for identity, path in listing.contents():
+                told = json.dumps([part.span, part.prefix, identity])
+                yield Hashed(told, path, "" if storage.is_uri(path) else next(known, ""))
 
 
 def list_data(
@@ -68,53 +107,62 @@ def list_data(
     """List `source`, or of its spans those that were `resolved` before. Raises BadDataError."""
     kind, location = source_name.parse(source)
     chosen = spans.resolve(location, options) if resolved is None else resolved
-    units: list[SpanUnit] = []
-    contents: list[Content] = []
-    ignored: Counter[str] = Counter()
-    notes: list[str] = []
-    reading: list[tuple[str, str]] = []
-    declared: set[str] = set()
-    listing = Listing([], [])
-    for span in chosen:
-        listing = list_source(source_name.SourceName(kind, span.location), options)
-        prefix = spans.prefix(span, location)
-        units += [SpanUnit(unit, span.number, prefix) for unit in listing.units]
-        contents += [
-            Content(json.dumps([span.number, prefix, identity]), path)
-            for identity, path in listing.contents
-        ]
-        ignored.update(listing.ignored)
-        notes += [prefix + note for note in listing.notes]
-        reading += listing.reading
-        declared.update(listing.declared)
-    ignored = +ignored  # without what was counted as zero
+    parts = [
+        Part(
+            span.number,
+            spans.prefix(span, location),
+            list_source(source_name.SourceName(kind, span.location), options),
+        )
+        for span in chosen
+    ]
+    listings = [part.listing for part in parts]
+    ignored = +sum((each.ignored for each in listings), Counter[str]())  # without zeros
     window = spans.window(chosen, options)
     told = spans.told(location, chosen, window)
     # Spans are mostly read alike.
-    merged = list(dict.fromkeys(reading))[:MAX_READINGS]
+    lines = [line for each in listings for line in each.reading]
+    merged = list(dict.fromkeys(lines))[:MAX_READINGS]
     if ignored:
         merged.append(("Ignored", ", ".join(f"{n:,} {reason}" for reason, n in ignored.items())))
     return DataSet(
         source,
         chosen,
-        units,
-        contents,
+        parts,
         ignored,
-        notes,
-        listing.hint,
+        [part.prefix + note for part in parts for note in part.listing.notes],
+        listings[-1].hint if listings else "",
         window,
         reading=[("Spans", told), *merged] if told else merged,
-        declared=frozenset(declared),
+        declared=frozenset(name for each in listings for name in each.declared),
     )
 
 
-def fingerprint(data: DataSet) -> str:
-    """Digest of every input's name, class, split and bytes; of no time of modification."""
+def fingerprint(data: DataSet, hashes: Iterator[str] | None = None) -> str:
+    """Digest of every input's name, class, split and bytes; of no time of modification.
 
-    def entry(content: Content) -> str:
-        return json.dumps([content.identity, files.digest(content.path) if content.path else ""])
+    Args:
+      data: what is read.
+      hashes: SHA-256 of each input, in their order, where they were read already; "" where an input
+        could not be. None: every file is read.
+    """
+
+    def entry(content: Hashed) -> str:
+        digest = content.digest
+        if content.path and not digest:
+            digest = files.digest(content.path)
+        return json.dumps([content.identity, digest if content.path else ""])
 
     total = hashlib.sha256()
-    for line in in_order(entry, sorted(data.contents), lambda _: 0):
+    if not all(part.listing.are_files for part in data.parts):
+        hashes = None
+    for line in in_order(entry, _sorted(data.contents(hashes)), lambda _: 0):
         total.update(f"{line}\n".encode())
     return total.hexdigest()
+
+
+def _sorted(contents: Iterable[Hashed]) -> Iterator[Hashed]:
+    base = scratch.database("CREATE TABLE contents (identity TEXT, path BLOB, digest TEXT)")
+    rows = ((each.identity, scratch.to_blob(each.path), each.digest) for each in contents)
+    base.executemany("INSERT INTO contents VALUES (?, ?, ?)", rows)
+    for identity, path, digest in base.execute("SELECT * FROM contents ORDER BY 1, 2"):
+        yield Hashed(identity, scratch.to_text(path), digest)

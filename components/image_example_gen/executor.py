@@ -5,7 +5,7 @@ written in one, and only what is known of its images leaves it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tfx import types
@@ -21,6 +21,7 @@ from components.image_example_gen.dataset import SpanUnit, fingerprint, list_dat
 from components.image_example_gen.ingest import ingest, split_names
 from components.image_example_gen.inputs import Row, read_unit
 from components.image_example_gen.options import Options
+from components.image_example_gen.pieces import Pieces
 from components.image_example_gen.spans import Span
 from components.image_example_gen.units import Units, decode, encode, keep
 from components.image_example_gen.writing import Outcome, Work
@@ -80,27 +81,24 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         units = Units(examples.uri)
         reads, writes = Job("read", "inputs"), Job("ingest", "images")
 
-        def read(spans: Sequence[SpanUnit], inputs: int | None) -> Iterator[list[Row]]:
+        def read(spans: Iterable[SpanUnit], inputs: int | None) -> Iterator[list[Row]]:
             pipeline = self._make_beam_pipeline()
             return reads.map(pipeline, _Read(inputs), spans, examples.uri, inputs)
 
-        def work(pieces: Sequence[Work], images: int) -> Mapping[int, list[Outcome]]:
-            targets = [target for piece in pieces for target in piece.targets if target]
-            for split in {*shares, *(target.split for target in targets)}:
+        def work(pieces: Pieces) -> Iterator[tuple[Work, list[Outcome]]]:
+            for split in {*shares, *pieces.splits}:
                 storage.make_folder(storage.join(examples.uri, f"Split-{split}"))
-            known = {piece.index: units.take_over(piece) for piece in pieces}
-            rest = [left for _, left in known.values() if left.images]
-            done = sum(piece.images for piece in rest)
-            written = writes.map(
-                self._make_beam_pipeline(),
-                _Write(options.max_pixels, done),
-                rest,
-                examples.uri,
-                total=done,
-            )
-            fresh = {piece.index: decode(rows) for piece, rows in zip(rest, written, strict=True)}
-            reuse.account(examples, done, images - done)
-            return {index: [*found, *fresh.get(index, [])] for index, (found, _) in known.items()}
+            images = pieces.images
+            for piece in pieces:
+                if found := units.take_over(piece):
+                    yield piece, found
+            left = pieces.images
+            worker = _Write(options.max_pixels, left)
+            pipeline = self._make_beam_pipeline()
+            written = writes.map(pipeline, worker, pieces, examples.uri, total=left)
+            for piece, rows in zip(pieces, written, strict=True):
+                yield piece, decode(rows)
+            reuse.account(examples, left, images - left)
 
         spans = _resolved(exec_properties)
         data = list_data(source, options, spans)
@@ -117,9 +115,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         for finding in result.accounting.findings:
             report("note", text=finding)
         result.check(names, source, options)
-        # Else the cache would give what was read for what was to be read, also in later runs.
+        # Else the cache would give what was read for what was to be read, also in later runs. No
+        # file is read again for it: workers hash them, and write only what has the same hash.
         expected = exec_properties.get(utils.FINGERPRINT_PROPERTY_NAME)
-        if expected and fingerprint(list_data(source, options, spans)) != expected:
+        if expected and fingerprint(data, result.ledger.hashes()) != expected:
             raise BadDataError(
                 f"{source}: its files changed while they were read; run again when nothing is "
                 "written to it, and all of its disks are there"

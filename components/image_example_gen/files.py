@@ -9,7 +9,7 @@ import queue
 import stat
 import threading
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from components import storage
 from components.errors import BadDataError
@@ -52,14 +52,34 @@ def read(path: str, limit: int) -> bytes:
             with _open(path) as file:
                 data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
     except OSError as error:
-        is_there = not storage.is_uri(path) or isinstance(error, FileNotFoundError)
-        kind = "unreadable" if is_there else "unreachable"
-        raise Unusable(kind, error.strerror or str(error)) from error
+        raise _unusable(path, error) from error
     except BadDataError as error:
         raise Unusable("unreachable", str(error)) from error
     if len(data) > limit:
         raise Unusable("too large", f"more than {limit:,} bytes, see data.max_pixels")
     return data
+
+
+@contextlib.contextmanager
+def stream(path: str) -> Iterator[BinaryIO]:
+    """A file to be read bit by bit, of which a remote one is copied here first.
+
+    Raises Unusable where it cannot be read.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(_open(stack.enter_context(local_copy(path))))
+        except OSError as error:
+            raise _unusable(path, error) from error
+        except BadDataError as error:
+            raise Unusable("unreachable", str(error)) from error
+        yield file
+
+
+def _unusable(path: str, error: OSError) -> Unusable:
+    is_there = not storage.is_uri(path) or isinstance(error, FileNotFoundError)
+    kind = "unreadable" if is_there else "unreachable"
+    return Unusable(kind, error.strerror or str(error))
 
 
 def digest(path: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 
-from components.image_example_gen.inputs import Input
-from components.image_example_gen.writing import Facts
-from components.wording import quoted, shortened
+from components.image_example_gen.inputs import KEPT, Input
+from components.image_example_gen.ledger import Ledger
+from components.wording import counted, quoted
 
+SHOWN = 3  # names of images
 IMBALANCE = 10  # times as many images in one class as in another
 TINY = 8  # times smaller than the median image, by the shorter side
 EXTREME_ASPECT = 5  # times longer than wide, or the reverse
@@ -16,6 +16,12 @@ EXTREME_ASPECT = 5  # times longer than wide, or the reverse
 # What programs write where there is no value.
 _MISSING = frozenset(
     ("nan", "none", "null", "n/a", "na", "<na>", "#n/a", "nil", "undefined", "nat")
+)
+
+# Duplicates that are in another split, by their source, than what they are duplicates of.
+_DIFFERS = (
+    "kind IS NULL AND NOT is_outside AND is_given AND split != "
+    "(SELECT split FROM inputs AS kept WHERE kept.id = inputs.same_as)"
 )
 
 Pair = tuple[Input, Input]
@@ -38,26 +44,28 @@ def of_pairs(across_splits: list[Pair], across_classes: list[Pair]) -> list[str]
     return found
 
 
-def of_splits(inputs: Sequence[Input]) -> list[str]:
+def of_splits(ledger: Ledger) -> list[str]:
     """Images that the source itself has in two splits."""
-    by_name = {entry.name: entry for entry in inputs if entry.is_kept}
-    pairs = [
-        (entry, by_name[entry.duplicate_of])
-        for entry in inputs
-        if entry.duplicate_of in by_name and entry.is_given
-    ]
-    shared = [(copy, kept) for copy, kept in pairs if copy.split != kept.split]
+    shared = ledger.count(_DIFFERS)
     if not shared:
         return []
-    splits = quoted(sorted({copy.split for copy, _ in shared}))
+    splits = quoted(ledger.values("split", _DIFFERS))
+    first = list(ledger.entries(_DIFFERS, f"id LIMIT {SHOWN}"))
     return [
-        f"{len(shared):,} images of {splits} are the same as images that are held out, and so are "
-        f"in no other split: {_named(shared)}"
+        f"{counted(shared, 'image')} of {splits} with the same content as held-out images, and "
+        "therefore left out: "
+        f"{_listed((f'{e.name} = {e.duplicate_of}' for e in first), shared)}"
     ]
 
 
-def _named(pairs: list[Pair]) -> str:
-    return shortened([f"{first.name} = {second.name}" for first, second in pairs], limit=3)
+def _named(pairs: Sequence[Pair]) -> str:
+    first = (f"{first.name} = {second.name}" for first, second in pairs[:SHOWN])
+    return _listed(first, len(pairs))
+
+
+def _listed(first: Iterable[str], count: int) -> str:
+    more = f" and {count - SHOWN:,} more" if count > SHOWN else ""
+    return ", ".join(first) + more
 
 
 def of_names(declared: Set[str], classes: Sequence[str]) -> list[str]:
@@ -84,33 +92,29 @@ def of_classes(counts: Mapping[tuple[str, str], int], classes: list[str]) -> lis
     if sizes[largest] <= IMBALANCE * sizes[smallest]:
         return []
     return [
-        f"classes are out of balance: {sizes[largest]:,} images of {largest!r}, "
+        f"classes are out of balance: {counted(sizes[largest], 'image')} of {largest!r}, "
         f"{sizes[smallest]:,} of {smallest!r}"
     ]
 
 
-def of_sizes(facts: Mapping[str, Facts]) -> list[str]:
+def of_sizes(ledger: Ledger) -> list[str]:
     """Images that are very small or long, by name."""
-    if not facts:
-        return []
-    median = statistics.median(min(fact.width, fact.height) for fact in facts.values())
-    tiny, extreme = [], []
-    for name, fact in sorted(facts.items()):
-        short, long = sorted((fact.width, fact.height))
-        shown = f"{name} ({fact.width} x {fact.height})"
-        if short * TINY < median:
-            tiny.append(shown)
-        if long > EXTREME_ASPECT * short:
-            extreme.append(shown)
+    median = ledger.median_side()
     found = []
-    if tiny:
+    if tiny := ledger.count(f"{KEPT} AND MIN(width, height) * {TINY} < {median}"):
         found.append(
-            f"{len(tiny):,} images are tiny beside the median of {median:g} pixels: "
-            f"{shortened(tiny, limit=3)}"
+            f"{counted(tiny, 'image')} tiny beside the median of {median:g} pixels: "
+            f"{_sizes(ledger, f'MIN(width, height) * {TINY} < {median}', tiny)}"
         )
-    if extreme:
+    long = f"MAX(width, height) > {EXTREME_ASPECT} * MIN(width, height)"
+    if extreme := ledger.count(f"{KEPT} AND {long}"):
         found.append(
-            f"{len(extreme):,} images are more than {EXTREME_ASPECT} times as long as wide: "
-            f"{shortened(extreme, limit=3)}"
+            f"{counted(extreme, 'image')} more than {EXTREME_ASPECT} times as long as wide: "
+            f"{_sizes(ledger, long, extreme)}"
         )
     return found
+
+
+def _sizes(ledger: Ledger, condition: str, count: int) -> str:
+    found = ledger.sizes(condition, SHOWN)
+    return _listed((f"{name} ({width} x {height})" for name, width, height in found), count)

@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 from components.image_example_gen import near_duplicates, splitting
 from components.image_example_gen.inputs import Input, Problem
+from components.image_example_gen.ledger import Ledger
 from components.image_example_gen.near_duplicates import Pair
 
 
 def settle(
-    kept: Sequence[Input],
+    ledger: Ledger,
     pairs: Sequence[Pair],
     shares: Mapping[str, int],
     group: bool,
@@ -20,26 +21,27 @@ def settle(
     """Decide on the splits of the images that are kept, now that it is known what they look like.
 
     Args:
-      kept: distinct images; those that cannot be in any split without a copy in another one become
-        a problem.
-      pairs: positions in `kept` of images that look the same.
+      ledger: all inputs; those that cannot be in any split without a copy in another one become a
+        problem.
+      pairs: numbers of images that are kept and look the same.
       shares: split name to its share.
       group: whether images that look the same are put into one split.
       window: numbers of the spans to train on, None for all.
     """
-    for entry in kept:
-        entry.split = entry.drawn
+    ledger.redraw()
+    groups = near_duplicates.groups(pairs)
     if group:
-        _bring_together(kept, pairs)
-    splitting.fill(kept, shares, window, near_duplicates.groups(pairs), group)
+        _bring_together(ledger, pairs, groups)
+    splitting.fill(ledger, shares, window, groups, group)
 
 
-def _bring_together(kept: Sequence[Input], pairs: Sequence[Pair]) -> None:
+def _bring_together(ledger: Ledger, pairs: Sequence[Pair], groups: Sequence[Sequence[int]]) -> None:
+    kept = ledger.of([at for members in groups for at in members])
     beside: dict[int, list[int]] = {}
     for first, second in pairs:
         beside.setdefault(first, []).append(second)
         beside.setdefault(second, []).append(first)
-    for members in near_duplicates.groups(pairs):
+    for members in groups:
         fixed = [at for at in members if kept[at].is_given or kept[at].is_known]
         # What came first stays, so that later copies of it move no image into another split.
         first = min(members, key=lambda at: (kept[at].span, kept[at].sha256))
@@ -49,10 +51,11 @@ def _bring_together(kept: Sequence[Input], pairs: Sequence[Pair]) -> None:
                 kept[at].split = next(iter(splits))
         else:
             _spread(kept, sorted(fixed, key=lambda at: kept[at].sha256), set(members), beside)
+    ledger.update(kept.values())
 
 
 def _spread(
-    kept: Sequence[Input], fixed: list[int], members: set[int], beside: Mapping[int, list[int]]
+    kept: Mapping[int, Input], fixed: list[int], members: set[int], beside: Mapping[int, list[int]]
 ) -> None:
     """Let the splits of the fixed members grow to their look-alikes; what is between two is none's.
 

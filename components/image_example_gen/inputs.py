@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from components.image_example_gen import spans, splitting
 from components.image_example_gen.dataset import DataSet, SpanUnit
@@ -15,7 +15,17 @@ from components.image_example_gen.sources.base import Item
 from components.parallel import in_order
 from components.progress import Counter
 
+if TYPE_CHECKING:
+    from components.image_example_gen.ledger import Ledger
+
 INPUTS_FILE = "inputs.jsonl"  # in an Examples artifact: every input and its fate
+
+# Of the inputs in a ledger, those that can be used, and those that become examples.
+USABLE = "kind IS NULL"
+KEPT = f"{USABLE} AND same_as IS NULL AND NOT is_outside"
+
+# Kinds of problems that may be gone, or come, with the content the same.
+PASSING = ("changed", "unreadable")
 
 QUARANTINED = "quarantined"
 RELABELLED = "relabelled"
@@ -43,7 +53,8 @@ class Input:
     such as its date. `is_given` tells a split that the source names from one that follows from the
     content, `is_known` one that an earlier ingest decided on. `drawn` is the split before any is
     filled up. `is_outside` marks what is only of use for a training on its span, and that is not in
-    the window.
+    the window. `id` is its number in a ledger, `same_as` that of what it is a duplicate of, and
+    `is_done` tells that it is written.
     """
 
     name: str
@@ -58,6 +69,9 @@ class Input:
     is_known: bool = False
     is_outside: bool = False
     drawn: str = ""
+    id: int = dataclasses.field(default=-1, compare=False)
+    same_as: int | None = dataclasses.field(default=None, compare=False)
+    is_done: bool = dataclasses.field(default=False, compare=False)
 
     @property
     def is_kept(self) -> bool:
@@ -77,10 +91,10 @@ class Input:
 # gives it, the SHA-256 of its bytes, and kind and detail of what is wrong with it, if anything.
 Row = tuple[str, str, str, str, tuple[str, str] | None]
 # Reads units, in any order and anywhere, and yields the rows of each one in their order.
-Reader = Callable[[Sequence[SpanUnit], int | None], Iterable[Sequence[Row]]]
+Reader = Callable[[Iterable[SpanUnit], int | None], Iterable[Iterable[Row]]]
 
 
-def read_here(units: Sequence[SpanUnit], inputs: int | None) -> Iterator[list[Row]]:
+def read_here(units: Iterable[SpanUnit], inputs: int | None) -> Iterator[list[Row]]:
     """Read units in this process, one after the other."""
     with Counter("read", inputs, "inputs") as counter:
         for unit in units:
@@ -96,26 +110,22 @@ def read_unit(unit: SpanUnit, counter: Counter) -> list[Row]:
     return rows
 
 
-def scan(data: DataSet, read: Reader = read_here) -> list[list[Input]]:
-    """Read and hash every input, by unit."""
-    found: list[list[Input]] = []
+def scan(data: DataSet, read: Reader = read_here) -> Iterator[list[Input]]:
+    """Read and hash every input, unit by unit."""
     for unit, rows in zip(data.units, read(data.units, data.inputs), strict=True):
         span_name = spans.name(unit.span, data.source)
-        found.append(
-            [
-                Input(
-                    name,
-                    sys.intern(label),
-                    sys.intern(split),
-                    sha256,
-                    unit.span,
-                    Problem(*problem) if problem else None,
-                    span_name=span_name,
-                )
-                for name, label, split, sha256, problem in rows
-            ]
-        )
-    return found
+        yield [
+            Input(
+                name,
+                sys.intern(label),
+                sys.intern(split),
+                sha256,
+                unit.span,
+                Problem(*problem) if problem else None,
+                span_name=span_name,
+            )
+            for name, label, split, sha256, problem in rows
+        ]
 
 
 def _hashed(item: Item) -> tuple[Item, str, Problem | None]:
@@ -132,7 +142,7 @@ def _hashed(item: Item) -> tuple[Item, str, Problem | None]:
 
 
 def judge(
-    inputs: Iterable[Input],
+    ledger: Ledger,
     shares: Mapping[str, int],
     window: Collection[int] | None = None,
     earlier: Callable[[str], str] | None = None,
@@ -144,27 +154,24 @@ def judge(
     of classes that are still taught.
 
     Args:
-      inputs: all of them.
+      ledger: all inputs.
       shares: split name to its share.
       window: numbers of the spans to train on, None for all.
       earlier: the split that an earlier ingest decided on, by SHA-256; "" for none.
     """
-    usable = [entry for entry in inputs if entry.problem is None]
-    same: dict[str, list[Input]] = {}
-    given = {entry.split for entry in usable} - {""}
-    for entry in usable:
-        same.setdefault(entry.sha256, []).append(entry)
-        _split(entry, shares, given, earlier(entry.sha256) if earlier else "")
-    for copies in same.values():
+    given = set(ledger.values("split", f"{USABLE} AND split != ''"))
+    for batch in ledger.batches(USABLE):
+        for entry in batch:
+            _split(entry, shares, given, earlier(entry.sha256) if earlier else "")
+            _choose([entry], window)
+        ledger.update(batch)
+    for copies in ledger.copies():
         _choose(_agreed(copies), window)
+        ledger.update(copies)
     # Before the images are decoded, so that few are to be moved when it is known which are alike.
-    splitting.fill((entry for entry in usable if entry.is_kept), shares, window)
-    if window is None:
-        return
-    taught = {entry.label for entry in usable if entry.is_kept and entry.split == "train"}
-    for entry in usable:
-        if entry.span not in window and entry.label not in taught and not entry.problem:
-            entry.is_outside = True
+    splitting.fill(ledger, shares, window)
+    if window is not None:
+        ledger.leave_out(window)
 
 
 def _agreed(copies: list[Input]) -> list[Input]:
@@ -178,6 +185,7 @@ def _agreed(copies: list[Input]) -> list[Input]:
     name = latest[0].span_name or newest
     shown = ", ".join(map(repr, labels))
     for entry in copies:
+        entry.is_outside = False
         if len(labels) > 1:
             entry.problem = Problem("conflict", f"the same bytes are labelled {shown}")
         elif entry.label != labels[0]:
@@ -200,10 +208,9 @@ def _choose(copies: list[Input], window: Collection[int] | None) -> None:
         )
     )
     for place, entry in enumerate(copies):
-        if is_old(copies[0]) and copies[0].split == "train":
-            entry.is_outside = True
-        elif place:
-            entry.duplicate_of = copies[0].name
+        entry.is_outside = is_old(copies[0]) and copies[0].split == "train"
+        if place and not entry.is_outside:
+            entry.duplicate_of, entry.same_as = copies[0].name, copies[0].id
 
 
 def _split(entry: Input, shares: Mapping[str, int], given: set[str], known: str) -> None:

@@ -17,17 +17,19 @@ spans that are only added to need no memory.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from components.image_example_gen.inputs import Input
+    from components.image_example_gen.ledger import Ledger
 
 SPLITS = ("train", "eval", "test")
 
 
 def fill(
-    entries: Iterable[Input],
+    ledger: Ledger,
     shares: Mapping[str, int],
     window: Collection[int] | None = None,
     groups: Sequence[Sequence[int]] = (),
@@ -36,33 +38,50 @@ def fill(
     """Have every class of two images in train and eval, and of three in a drawn test split too.
 
     Args:
-      entries: distinct images with their splits, in the order that `groups` has positions of.
+      ledger: the inputs, of which those that are kept have splits.
       shares: split name to its share.
       window: numbers of the spans to train on, None for all.
-      groups: positions of images that look the same.
+      groups: numbers of images that look the same.
       group: whether these are in one split, and stay so.
     """
-    entries = list(entries)
     of = {at: number for number, members in enumerate(groups) for at in members}
+    entries = ledger.of(of) if group else {}
     mixed = {
         number
-        for number, members in enumerate(groups)
+        for number, members in enumerate(groups if group else ())
         if len({entries[at].label for at in members}) > 1
         or any(entries[at].is_given for at in members)
     }
     names = [name for name in SPLITS if name in shares]
-    if any(entry.is_given and entry.split == "test" for entry in entries):
+    if ledger.has_given("test"):
         names = [name for name in names if name != "test"]
-    classes: dict[str, list[_Place]] = {}
-    for at, entry in enumerate(entries):
-        # A place of its own where it looks like no other.
-        number = of.get(at, len(groups) + at)
-        movable = not entry.is_given and not (group and number in mixed)
-        place = _Place(entry, number, movable, len(groups[number]) if at in of else 1)
-        if entry.problem is None:
-            classes.setdefault(entry.label, []).append(place)
-    for _, places in sorted(classes.items()):
+    for label in list(_lacking(ledger, names)):
+        places, before = [], {}
+        for entry in ledger.of_class(label):
+            # A place of its own where it looks like no other.
+            number = of.get(entry.id, len(groups) + entry.id)
+            movable = not entry.is_given and number not in mixed
+            alike = len(groups[number]) if entry.id in of else 1
+            places.append(_Place(entry, number, movable, alike))
+            before[entry.id] = entry.split
         _fill_class(places, names, window, group)
+        ledger.update(p.entry for p in places if p.entry.split != before[p.entry.id])
+
+
+def _lacking(ledger: Ledger, names: Sequence[str]) -> Iterator[str]:
+    """Classes that are to be looked at, as they lack a split that they might have, up to a span."""
+    for label, counts in itertools.groupby(ledger.by_class(), lambda row: row[0]):
+        there: set[str] = set()
+        images = movable = 0
+        for _, of_span in itertools.groupby(counts, lambda row: row[1]):
+            for _, _, split, count, drawn in of_span:
+                there.add(split)
+                images, movable = images + count, movable + drawn
+            if there.issuperset(names):
+                break
+            if images > 1 and movable:
+                yield label
+                break
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import posixpath
 from collections.abc import Iterable
@@ -10,13 +9,11 @@ from typing import Any
 
 from components import reuse, storage
 from components.attempts import Attempt
-from components.image_example_gen.inputs import Problem
+from components.image_example_gen.inputs import PASSING, Problem
 from components.image_example_gen.writing import Facts, Outcome, Work, shards
 from components.storage import staging
 
 FOLDER = "units"
-# What may be otherwise the next time, with the content the same.
-_PASSING = ("changed", "unreadable")
 
 
 class Units:
@@ -27,29 +24,19 @@ class Units:
         self._known = reuse.earlier(uri, FOLDER)
         self._shards = reuse.earlier(uri, "Split-*") if self._known else {}
 
-    def take_over(self, work: Work) -> tuple[list[Outcome], Work]:
-        """The outcomes that are known, whose files are there from now on, and what is left."""
-        outcomes: list[Outcome] = []
-        taken = set()
-        for split in work.keys:
-            found = self._take_over(work, split)
-            if found is not None:
-                outcomes += found
-                taken.add(split)
-        targets = tuple(
-            None if target is None or target.split in taken else target for target in work.targets
-        )
-        return outcomes, dataclasses.replace(work, targets=targets)
+    def take_over(self, work: Work) -> list[Outcome]:
+        """The outcomes that are known, whose files are there from now on."""
+        return [outcome for split in work.keys for outcome in self._take_over(work, split)]
 
-    def _take_over(self, work: Work, split: str) -> list[Outcome] | None:
+    def _take_over(self, work: Work, split: str) -> list[Outcome]:
         location = self._known.get(_name(work, split))
         if location is None:
-            return None
+            return []
         outcomes = decode(json.loads(storage.read_bytes(location)))
         # Files that were changed later, to bring near duplicates together, have other names.
         needed = shards(work, outcomes)
         if not self._shards.keys() >= needed.keys():
-            return None
+            return []
         for name in needed:
             staging.take_over(self._shards[name], posixpath.join(self._uri, name))
         name = _name(work, split)
@@ -65,7 +52,7 @@ def keep(work: Work, outcomes: Iterable[Outcome], attempt: Attempt) -> None:
             by_split.setdefault(target.split, []).append((position, fate))
     for split, found in by_split.items():
         kinds = {fate.kind for _, fate in found if isinstance(fate, Problem)}
-        if not kinds.intersection(_PASSING):
+        if not kinds.intersection(PASSING):
             path = attempt.path(_name(work, split))
             storage.write_text(path, json.dumps(encode(found)), durable=False)
 

@@ -16,7 +16,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from components import features
-from components.wording import quoted
+from components.wording import counted, quoted
 
 CLASS_IMBALANCE = "CLASS_IMBALANCE"  # the largest class is too many times the smallest
 CLASS_MISSING = "CLASS_MISSING"  # the schema lists a class that a split has no image of
@@ -145,7 +145,7 @@ def class_findings(
     if counts:
         most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
         if counts[most] > max_imbalance * counts[least]:
-            text = f"{counts[most]:,} images of {most!r}, {counts[least]:,} of {least!r}"
+            text = f"{counted(counts[most], 'image')} of {most!r}, {counts[least]:,} of {least!r}"
             yield Finding(split, features.LABEL_TEXT, CLASS_IMBALANCE, text)
 
 
@@ -158,5 +158,5 @@ def removal_findings(
         yield Finding(ALL_SPLITS, features.LABEL_TEXT, CLASS_VANISHED, text)
     now, then = sum(counts.values()), sum(before.values())
     if now < then * (1 - max_removed):
-        text = f"{now:,} images, where the data before had {then:,}"
+        text = f"{counted(now, 'image')}, where the data before had {then:,}"
         yield Finding(ALL_SPLITS, DATASET, IMAGES_REMOVED, text)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _IMAGE = Path(__file__).resolve().parent
@@ -19,6 +19,7 @@ _ROOT = _IMAGE.parent.parent
 # TensorFlow's own is added for CPU or GPU, and it needs libclang only to build extensions.
 _NOT_IN_BASE = ("tensorflow", "libclang")
 _NAME = r"^[A-Za-z0-9._-]+"
+EXTRAS = ("signing",)  # that come with every installation
 
 
 def of_layer(layer: str) -> dict[str, str]:
@@ -54,11 +55,14 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def needed(locked: dict[str, str]) -> list[str]:
-    """The packages that the project's dependencies lead to, by what uv noted on each: `# via`."""
+def needed(locked: dict[str, str], extras: Sequence[str] = EXTRAS) -> list[str]:
+    """The packages that the project's dependencies lead to, by what uv noted on each: `# via`.
+
+    extras: optional dependencies to include. Raises KeyError for one that there is not.
+    """
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]["signing"]
-    names = [re.match(_NAME, each) for each in [*project["dependencies"], *extras]]
+    optional = [each for extra in extras for each in project["optional-dependencies"][extra]]
+    names = [re.match(_NAME, each) for each in [*project["dependencies"], *optional]]
     wanted = {canonical(name[0]) for name in names if name}
     parents = {
         name: set(re.findall(r"^ +#(?: via)? +([a-z0-9-]+)$", entry, re.MULTILINE))

@@ -6,8 +6,9 @@ import dataclasses
 import gc
 import json
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -79,16 +80,17 @@ def check(
                 work_here(data.options),
                 earlier=known,
             )
+            bad = list(result.quarantine)
             if quarantine is not None:
-                write(quarantine, "".join(f"{json.dumps(row)}\n" for row in result.quarantine))
+                write(quarantine, "".join(f"{json.dumps(row)}\n" for row in bad))
             record = dataclasses.asdict(result.accounting)
-            console.summary(_rows(result), {**record, "quarantine": result.quarantine})
+            console.summary(_rows(result, bad), {**record, "quarantine": bad})
             result.check(split_names(data.splits, result.accounting), data.source, data.options)
         except BadDataError as error:
             raise data_error(error) from error
 
 
-def _rows(result: Ingest) -> list[tuple[str, str]]:
+def _rows(result: Ingest, bad: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     from components.image_example_gen.accounting import varied
 
     record = result.accounting
@@ -105,9 +107,8 @@ def _rows(result: Ingest) -> list[tuple[str, str]]:
     ):
         if counts:
             rows.append((name, ", ".join(f"{count:,} {kind}" for kind, count in counts.items())))
-    sample = varied(result.quarantine)[:MAX_SHOWN]
-    rows += [("", f"{line['path']}: {line['reason']}") for line in sample]
-    if (more := len(result.quarantine) - MAX_SHOWN) > 0:
+    rows += [("", f"{line['path']}: {line['reason']}") for line in varied(bad, MAX_SHOWN)]
+    if (more := len(bad) - MAX_SHOWN) > 0:
         rows.append(("", f"... and {more:,} more; --quarantine FILE writes them all"))
     rows += [("Look at", finding) for finding in record.findings]
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,7 +27,8 @@ def collect(
     """Remove the artifacts of old runs.
 
     Artifacts of a baseline and of pushed versions are kept, and so are reports, logs and history.
-    Without --apply the command lists what it would remove.
+    Without --apply the command lists what it would remove. Recorded traffic in monitor.logs goes
+    when it is older than monitor.retention_days.
     """
     from pipeline.errors import ConfigError
     from pipeline.retraining import hygiene
@@ -45,6 +47,8 @@ def collect(
             print(each.folder)
         if apply:
             hygiene.remove(place, doomed)
+    if settings.monitor.logs:
+        _expire(settings.monitor.logs, settings.monitor.retention_days, apply)
     if not doomed:
         kept = counted(keep, "run")
         days = counted(older_than, "day")
@@ -56,3 +60,14 @@ def collect(
     freed = sum(each.size for each in doomed) / 1e6
     done = "removed" if apply else "not removed; add --apply to remove them"
     print(f"{counted(len(doomed), 'artifact')}, {freed:,.1f} MB: {done}")
+
+
+def _expire(logs: Path, days: float, apply: bool) -> None:
+    from pipeline.monitoring.retention import expired
+
+    old = expired(logs, days)
+    for path in old if apply else ():
+        path.unlink(missing_ok=True)
+    done = "removed" if apply else "could be removed; --apply does it"
+    if old:
+        print(f"{len(old):,} files of traffic older than {days:g} days: {done}")

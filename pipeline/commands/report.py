@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from components.wording import counted
 from pipeline.commands import tables
 from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption
 from pipeline.commands.tables import table
@@ -197,7 +198,7 @@ def _show(facts: Facts) -> None:
         _show_checks(facts.verdict)
     if facts.data:
         data = facts.data
-        rows = [(split, f"{data.images(split):,} images") for split in data.splits]
+        rows = [(split, counted(data.images(split), "image")) for split in data.splits]
         if data.spans not in ([], [0]):
             rows.append(("spans", ", ".join(data.span_names or map(str, data.spans))))
         rows += [("classes", str(len(data.classes))), ("duplicates", f"{data.duplicates:,}")]

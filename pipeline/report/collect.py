@@ -32,6 +32,7 @@ from pipeline.report.facts import (
     Training,
     Unusable,
 )
+from trainer_module import recipes
 
 if TYPE_CHECKING:
     from ml_metadata.proto import metadata_store_pb2
@@ -97,6 +98,10 @@ def collect(run: Run, artifacts: Sequence[Artifact]) -> Facts:
         if data
         else [],
         training=parts.read("the training's history", lambda: _training(where)),
+        suspects=parts.read(
+            "the training images' labels", lambda: _training_suspects(run, where, evaluation)
+        )
+        or [],
         evaluation=evaluation,
         verdict=verdict,
         predictions=parts.read(
@@ -153,7 +158,7 @@ def _data(where: Mapping[str, str]) -> Data | None:
         return None
     record = json.loads(accounting)
     lines = (_content(where.get("examples"), QUARANTINE) or b"").splitlines()
-    rows = varied(map(json.loads, lines))[:MAX_UNUSABLE]
+    rows = varied(map(json.loads, lines), MAX_UNUSABLE)
     anomalies = _content(where.get("anomalies"), FINDINGS_FILE)
     return Data(
         **record,
@@ -212,7 +217,8 @@ def _samples(where: Mapping[str, str], run: Run, classes: Sequence[str]) -> list
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         images, labels = arrays["images"], arrays["labels"]
     patch = _patch_size(run)
-    size = run.value("transform.image_size", 0)
+    # What is cut up may have another size than the model's input.
+    size = run.value("train.hyperparameters.resize") or run.value("transform.image_size", 0)
     return [
         Sample(
             label=classes[label],
@@ -226,11 +232,17 @@ def _samples(where: Mapping[str, str], run: Run, classes: Sequence[str]) -> list
 
 def _patch_size(run: Run) -> int | None:
     """Side of a vision transformer's patches in pixels; None for another network."""
-    if size := run.value("train.hyperparameters.patch_size"):
-        return int(size)
-    # As in "B/16".
-    end = str(run.value("train.hyperparameters.variant", "")).rpartition("/")[2]
-    return int(end) if end.isdecimal() else None
+    begin = "train.hyperparameters."
+    values = {
+        key.removeprefix(begin): run.value(key)
+        for key in run.settings
+        if key.startswith(begin) and "." not in key.removeprefix(begin)
+    }
+    try:
+        recipe = recipes.get(run.recipe)
+        return recipe.patch_size(recipe.Config(**values))
+    except ValueError:  # of an earlier version
+        return None
 
 
 def _figures(where: Mapping[str, str]) -> Figures | None:
@@ -290,15 +302,7 @@ def _predictions(
         mistakes=[known[row] for row in mistakes],
         wrong=len(wrong),
         suspects=[
-            Suspect(
-                image=mislabelled.original(run.data.source, names[row]),
-                label=classes[chosen[row]],
-                given=str(named[row]),
-                probability=(
-                    float(probabilities[row, chosen[row]]),
-                    float(probabilities[row, labels[row]]),
-                ),
-            )
+            _suspect(run, names[row], classes, int(labels[row]), probabilities[row])
             for row in mislabelled.suspects(labels, probabilities)
             if chosen[row] != labels[row]
         ],
@@ -306,6 +310,47 @@ def _predictions(
         if baseline is None
         else _duel(named, chosen == labels, baseline, verdict.compared_classes if verdict else ()),
     )
+
+
+def _suspect(
+    run: Run, name: str, classes: Sequence[str], label: int, probabilities: np.ndarray
+) -> Suspect:
+    chosen = int(probabilities.argmax())
+    return Suspect(
+        image=mislabelled.original(run.data.source, name),
+        label=classes[chosen],
+        given=classes[label],
+        probability=(float(probabilities[chosen]), float(probabilities[label])),
+    )
+
+
+def _training_suspects(
+    run: Run, where: Mapping[str, str], evaluation: Figures | None
+) -> list[Suspect]:
+    content = _content(where.get("model_run"), "out_of_fold.npz")
+    if content is None or evaluation is None:
+        return []
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        digests, labels, probabilities = (
+            arrays[name] for name in ("digests", "labels", "probabilities")
+        )
+    chosen = probabilities.argmax(axis=1)
+    rows = [
+        row for row in mislabelled.suspects(labels, probabilities) if chosen[row] != labels[row]
+    ]
+    wanted = {digests[row] for row in rows}
+    names = dict(_of_examples(where.get("examples"), _TRAIN, features.FILENAME, wanted))
+    return [
+        _suspect(
+            run,
+            names[digests[row]].decode(),
+            evaluation.candidate.classes,
+            int(labels[row]),
+            probabilities[row],
+        )
+        for row in rows
+        if digests[row] in names
+    ]
 
 
 def _maps(where: Mapping[str, str]) -> dict[str, np.ndarray]:
@@ -348,15 +393,21 @@ def _duel(
 
 
 def _images(uri: str | None, split: str, wanted: set[str]) -> dict[str, bytes]:
-    """Pictures of a split's images by SHA-256 of the original; reads no further than it must."""
-    if uri is None:
-        return {}
+    """Pictures of a split's images by SHA-256 of the original."""
+    found = _of_examples(uri, split, features.IMAGE, wanted)
+    return {name: pictures.thumbnail(encoded) for name, encoded in found}
+
+
+def _of_examples(
+    uri: str | None, split: str, feature: str, wanted: set[str]
+) -> Iterator[tuple[str, bytes]]:
+    """A feature of the wanted images, after their SHA-256; reads no further than it must."""
+    if uri is None or not wanted:
+        return
     import tensorflow as tf
 
-    spec = {
-        name: tf.io.FixedLenFeature([], tf.string) for name in (features.SHA256, features.IMAGE)
-    }
-    found: dict[str, bytes] = {}
+    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in (features.SHA256, feature)}
+    left = set(wanted)
     folder = storage.join(uri, f"Split-{split}")
     for name in storage.names(folder):
         with storage.local_file(storage.join(folder, name)) as file:
@@ -366,10 +417,9 @@ def _images(uri: str | None, split: str, wanted: set[str]) -> dict[str, bytes]:
                 .map(lambda records: tf.io.parse_example(records, spec))
                 .as_numpy_iterator()
             ):
-                rows = zip(batch[features.SHA256], batch[features.IMAGE], strict=True)
-                for digest, encoded in rows:
-                    if (key := digest.decode()) in wanted:
-                        found[key] = pictures.thumbnail(encoded)
-                if len(found) == len(wanted):
-                    return found
-    return found
+                for digest, value in zip(batch[features.SHA256], batch[feature], strict=True):
+                    if (sha256 := digest.decode()) in left:
+                        left.remove(sha256)
+                        yield sha256, value
+                if not left:
+                    return

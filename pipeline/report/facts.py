@@ -267,7 +267,7 @@ class Suspect(_Fact):
     """An image whose label is probably wrong.
 
     image: its path, or its name in the data. label: the class that it probably is of. given: the
-    one that it has. probability: of each of the two, by the candidate.
+    one that it has. probability: of each of the two, by a model that did not train on it.
     """
 
     image: str
@@ -306,7 +306,8 @@ class Artifact(_Fact):
 class Facts(_Fact):
     """All that is known of a run; parts that it did not get to are None or empty.
 
-    samples: of the training images; not in the JSON. predictions: on the evaluation split.
+    samples: of the training images; not in the JSON. suspects: of these what is probably
+    mislabelled, the clearest first. predictions: on the evaluation split.
     """
 
     format: int = 1
@@ -314,6 +315,7 @@ class Facts(_Fact):
     data: Data | None = None
     samples: list[Sample] = Field(default_factory=list, exclude=True, repr=False)
     training: Training | None = None
+    suspects: list[Suspect] = Field(default_factory=list)
     evaluation: Figures | None = None
     verdict: Verdict | None = None
     predictions: Predictions | None = None

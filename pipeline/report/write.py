@@ -99,12 +99,8 @@ def _tables(facts: Facts) -> Iterator[tuple[str, list[_Row]]]:
         yield "epochs", list(facts.training.epochs)
     if facts.evaluation:
         yield from _evaluation_tables(facts.evaluation)
-    if suspects := [
-        each
-        for predictions in (facts.predictions, facts.test_predictions)
-        if predictions
-        for each in predictions.suspects
-    ]:
+    judged = [each.suspects for each in (facts.predictions, facts.test_predictions) if each]
+    if suspects := [each for found in (*judged, facts.suspects) for each in found]:
         # The columns that `perennial feedback` takes, and what to judge them by.
         yield (
             LABELS,

@@ -20,7 +20,7 @@ _MODEL = ("train.", "transform.")
 # What is the schedule's own, the place's, or would keep new images out.
 _NOT_TAKEN = (
     *("name", "workspace", "data.first_span", "data.last_span", "retrain.", "notify."),
-    "kubeflow.",
+    *("monitor.", "kubeflow."),
 )
 _GATE = "evaluate."
 _WARM_START = "train.warm_start"

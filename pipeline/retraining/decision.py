@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.lineage import Trained
@@ -12,6 +13,8 @@ from pipeline.retraining.drift_report import Drift
 from pipeline.retraining.inventory import News
 from pipeline.retraining.losses import Losses
 from pipeline.settings import RetrainConfig
+
+_TRAFFIC = {"traffic": "the traffic has drifted", "accuracy": "the accuracy has fallen"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Situation:
         none.
       drift: how the new images differ, where that was measured.
       last_alarm: when drift last raised an alarm.
+      traffic: what `perennial monitor` found last, lines by kind: "traffic" or "accuracy".
+      last_reasons: when each of these kinds last was a reason.
       forced: a person wants it.
       losses: what of the data of the last judged training is gone.
       accepted: a person has accepted the losses, so that they are a reason.
@@ -39,6 +44,8 @@ class Situation:
     unfinished: str = ""
     drift: Drift | None = None
     last_alarm: datetime.datetime | None = None
+    traffic: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    last_reasons: Mapping[str, datetime.datetime] = dataclasses.field(default_factory=dict)
     forced: bool = False
     losses: Losses = dataclasses.field(default_factory=Losses)
     accepted: bool = False
@@ -46,11 +53,15 @@ class Situation:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """Whether to retrain, whether to raise an alarm about drift, and a line for each reason."""
+    """Whether to retrain, whether to raise an alarm about drift, and a line for each reason.
+
+    kinds: of the traffic's findings that are among the reasons.
+    """
 
     retrain: bool
     alarm: bool
     reasons: tuple[str, ...]
+    kinds: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{'Retraining' if self.retrain else 'Nothing to do'}: {'; '.join(self.reasons)}"
@@ -77,7 +88,38 @@ def decide(situation: Situation, policy: RetrainConfig) -> Decision:
                 found.append(told)
             else:
                 against.append(f"{told}; an alarm only, as retrain.drift.retrains is false")
-    return Decision(bool(found), alarm, tuple([*found, *against] if found else against))
+    kinds = _of_traffic(situation, policy, found, against)
+    return Decision(bool(found), alarm, tuple([*found, *against] if found else against), kinds)
+
+
+def _of_traffic(
+    situation: Situation, policy: RetrainConfig, found: list[str], against: list[str]
+) -> tuple[str, ...]:
+    """Add what the traffic tells to what is for and against a retraining; which kinds are for."""
+    kinds = []
+    for kind, lines in situation.traffic.items():
+        if not lines:
+            continue
+        reason = policy.accuracy if kind == "accuracy" else policy.traffic
+        told = f"{_TRAFFIC[kind]}: {'; '.join(lines)}"
+        last = situation.last_reasons.get(kind)
+        quiet_until = last + datetime.timedelta(days=reason.cooldown_days) if last else None
+        if not reason.retrains:
+            against.append(f"{told}; no reason, as retrain.{kind}.retrains is false")
+        elif quiet_until and situation.now < quiet_until:
+            against.append(
+                f"{told}; no reason before {_day(quiet_until)}, because it was one less than "
+                f"retrain.{kind}.cooldown_days = {reason.cooldown_days:g} ago"
+            )
+        elif not situation.news.count:
+            against.append(
+                f"{told}; but without new labelled images a training would make the same model: "
+                "label some of the traffic, see `perennial ask`"
+            )
+        else:
+            found.append(told)
+            kinds.append(kind)
+    return tuple(kinds)
 
 
 def _reasons(situation: Situation, policy: RetrainConfig) -> tuple[list[str], list[str]]:

@@ -80,15 +80,15 @@ def statistics_distances(
     by chance where many images have the very same size: a limit is never below MARGIN times what
     samples of the reference, as many as there are new images, reach themselves.
     """
-    before = _statistics(reference)
+    before = statistics(reference)
     random = np.random.default_rng(0)
     chance: dict[str, float] = {}
     for _ in range(DRAWS):
         drawn = random.choice(reference.num_rows, min(new.num_rows, reference.num_rows))
-        for name, value in _measured(_statistics(reference.take(pa.array(drawn))), before):
+        for name, value in measured(statistics(reference.take(pa.array(drawn))), before):
             chance[name] = max(chance.get(name, 0.0), value)
     distances = []
-    for name, value in _measured(_statistics(new), before):
+    for name, value in measured(statistics(new), before):
         limit = limits.max_statistics_distance
         if name == features.LABEL_TEXT:
             limit = limits.max_label_distance
@@ -98,16 +98,19 @@ def statistics_distances(
     return distances
 
 
-def _measured(
+def measured(
     now: statistics_pb2.DatasetFeatureStatisticsList,
     before: statistics_pb2.DatasetFeatureStatisticsList,
+    texts: Sequence[str] = TEXTS,
+    numbers: Sequence[str] = NUMBERS,
 ) -> Iterator[tuple[str, float]]:
+    """TFDV's distance of each feature: L-infinity of texts, Jensen-Shannon of numbers."""
     schema = schema_pb2.Schema()
     kinds = {".".join(each.path.step): each.type for each in now.datasets[0].features}
-    for name in TEXTS:
+    for name in texts:
         feature = schema.feature.add(name=name, type=schema_pb2.BYTES)
         feature.drift_comparator.infinity_norm.threshold = 0
-    for name in NUMBERS:
+    for name in numbers:
         is_float = kinds[name] == statistics_pb2.FeatureNameStatistics.FLOAT
         kind = schema_pb2.FLOAT if is_float else schema_pb2.INT
         feature = schema.feature.add(name=name, type=kind)
@@ -167,7 +170,8 @@ def _columns(records: Sequence[bytes]) -> pa.RecordBatch:
     return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
 
 
-def _statistics(columns: pa.RecordBatch) -> statistics_pb2.DatasetFeatureStatisticsList:
+def statistics(columns: pa.RecordBatch) -> statistics_pb2.DatasetFeatureStatisticsList:
+    """TFDV's statistics of list columns."""
     return stats_impl.generate_statistics_in_memory(columns, statistics_options())
 
 

@@ -20,6 +20,7 @@ from components.errors import BadDataError
 from components.image_example_gen import similar, source_name, spans
 from components.image_example_gen.dataset import list_data
 from components.image_example_gen.options import Options
+from components.wording import counted
 from pipeline.errors import ConfigError, DataError
 
 HEADERS = {"image": ("image", "path", "file"), "label": ("label", "true label", "class")}
@@ -47,8 +48,8 @@ class Feedback:
 
     def __str__(self) -> str:
         return (
-            f"{self.rows:,} rows = {self.images:,} images + {self.duplicates:,} duplicates + "
-            f"{len(self.bad):,} bad"
+            f"{counted(self.rows, 'row')} = {counted(self.images, 'image')} + "
+            f"{counted(self.duplicates, 'duplicate')} + {len(self.bad):,} bad"
         )
 
 

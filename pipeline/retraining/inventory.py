@@ -6,17 +6,16 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from components import storage
 from components.errors import read_back
 from components.image_example_gen import files
-from components.image_example_gen.dataset import DataSet, SpanUnit, list_data
+from components.image_example_gen.dataset import DataSet, Hashed, list_data
 from components.image_example_gen.inputs import QUARANTINED, scan
 from components.image_example_gen.options import Options
-from components.image_example_gen.sources.base import Content
 
 # A file changed twice within the clock's tick looks as if it had been changed once.
 _SETTLED_NS = 2 * 10**9
@@ -112,7 +111,7 @@ def take(source: str, options: Options, memo: Path | None) -> tuple[Inventory, l
     fresh: dict[str, tuple[str, dict[str, Entry]]] = {}
     for span in data.spans:
         part = _part(data, span.number)
-        signature, changed_ns = _signature(part.contents)
+        signature, changed_ns = _signature(part.contents())
         remembered, entries = known.get(span.location, ("", {}))
         if not signature or signature != remembered:
             entries = {
@@ -149,12 +148,11 @@ def read_inputs(location: str) -> Inventory:
 
 
 def _part(data: DataSet, number: int) -> DataSet:
-    units: list[SpanUnit] = [unit for unit in data.units if unit.span == number]
-    contents = [entry for entry in data.contents if json.loads(entry.identity)[0] == number]
-    return dataclasses.replace(data, units=units, contents=contents)
+    parts = [part for part in data.parts if part.span == number]
+    return dataclasses.replace(data, parts=parts)
 
 
-def _signature(contents: list[Content]) -> tuple[str, int]:
+def _signature(contents: Iterable[Hashed]) -> tuple[str, int]:
     """Changes with any file, without reading it; and when the latest change was, in ns."""
     lines, latest = [], 0
     for content in contents:

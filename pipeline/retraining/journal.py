@@ -4,7 +4,9 @@ Every line has `at` (UTC) and `event`. "decision" has the fields of `decision.De
 and "ended" have the `run` that followed from it, and "ended" its `result`: blessed, rejected,
 failed or interrupted, with the reason in `detail`. "stopped" has `result`, `detail` and `exit_code`
 of what ended without a run: data that is missing, a fault, a signal. "drift" has what was measured
-of a batch of new images, and "alarm" tells that it was found too much.
+of a batch of new images, and "alarm" tells that it was found too much, or what else of `kind` was a
+reason. "traffic" has what `perennial monitor` found: lines of text in `traffic` and `accuracy`, the
+`baseline` it was compared with, and in `told` of which of them the webhook was told.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ _FIELDS: Mapping[str, Mapping[str, type]] = {
     "started": {"run": str},
     "ended": {"run": str, "result": str},
     "drift": {"batch": str, "drift": dict},
+    "traffic": {"traffic": list, "accuracy": list, "told": list},
 }
 
 
@@ -83,7 +86,24 @@ def detail_of(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {error}".rstrip(": ")
 
 
-def last_alarm(entries: Sequence[Mapping[str, Any]]) -> datetime.datetime | None:
-    """When drift last raised an alarm."""
-    alarms = [entry["at"] for entry in entries if entry["event"] == "alarm"]
+def last_alarm(
+    entries: Sequence[Mapping[str, Any]], kind: str = "drift"
+) -> datetime.datetime | None:
+    """When drift, or what else of `kind`, last raised an alarm or was a reason."""
+    alarms = [
+        entry["at"]
+        for entry in entries
+        if entry["event"] == "alarm" and entry.get("kind", "drift") == kind
+    ]
     return datetime.datetime.fromisoformat(alarms[-1]) if alarms else None
+
+
+def last_traffic(
+    entries: Sequence[Mapping[str, Any]], baseline: int | None, since: datetime.datetime
+) -> Mapping[str, Any]:
+    """The last entry about traffic of this baseline, if it is not older; empty without one."""
+    for entry in reversed(entries):
+        if entry["event"] == "traffic":
+            is_young = datetime.datetime.fromisoformat(entry["at"]) >= since
+            return entry if is_young and entry.get("baseline") in (None, baseline) else {}
+    return {}

@@ -25,6 +25,9 @@ from pipeline.settings import Config
 if TYPE_CHECKING:
     from ml_metadata.proto import metadata_store_pb2
 
+_TRAFFIC_KINDS = ("traffic", "accuracy")
+_TRAFFIC_COUNTS = datetime.timedelta(days=7)  # after which nobody knows whether it still is so
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:
@@ -114,6 +117,8 @@ def record(place: Place, decision: Decision, situation: Situation) -> None:
     journal.append(place.log, "decision", situation.now, **decision.as_json(), **counts)
     if decision.alarm:
         journal.append(place.log, "alarm", situation.now)
+    for kind in decision.kinds:
+        journal.append(place.log, "alarm", situation.now, kind=kind)
 
 
 def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> Situation:
@@ -125,6 +130,9 @@ def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> 
     if known is None:
         past = dataclasses.replace(past, last=None)
     current, spans, news = _news(config, place, known or {})
+    baseline = past.baseline.model if past.baseline else None
+    traffic = journal.last_traffic(entries, baseline, now - _TRAFFIC_COUNTS)
+    last_reasons = {kind: journal.last_alarm(entries, kind) for kind in _TRAFFIC_KINDS}
     return Situation(
         now=now,
         news=news,
@@ -133,6 +141,8 @@ def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> 
         unfinished=_cut_off(entries),
         drift=_drift(config, place, past, {name: current[name] for name in news.images}, entries),
         last_alarm=journal.last_alarm(entries),
+        traffic={kind: traffic.get(kind, ()) for kind in _TRAFFIC_KINDS},
+        last_reasons={kind: at for kind, at in last_reasons.items() if at},
         forced=forced,
         losses=losses.Losses(is_known=False)
         if is_forgotten

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from components.image_example_gen.options import Options
-from components.wording import quoted
+from components.wording import counted, quoted
 from pipeline.retraining.inventory import Inventory
 
 _EMPTY = hashlib.sha256(b"").hexdigest()
@@ -55,8 +55,13 @@ class Losses:
 
     def __str__(self) -> str:
         if not self.is_known:
-            return "what was trained on is not known any more, and so not what of it is gone"
-        found = f"{self.images:,} of {self.of:,} images that were trained on are gone"
+            return (
+                "the list of images of the last training is missing, so losses cannot be ruled out"
+            )
+        verb = "is" if self.images == 1 else "are"
+        found = (
+            f"{self.images:,} of {counted(self.of, 'image')} of the last training {verb} missing"
+        )
         if self.vanished:
             found += f", and with them the {_classes(self.vanished)}"
         if self.relabelled:
@@ -67,8 +72,8 @@ class Losses:
     def told_relabelled(self) -> str:
         """How much has another label."""
         found = (
-            f"{self.relabelled:,} of {self.of:,} images that were trained on have the label of "
-            "another class now"
+            f"{self.relabelled:,} of {counted(self.of, 'image')} of the last training "
+            f"{'has' if self.relabelled == 1 else 'have'} the label of another class now"
         )
         return found + (f", such as most of the {_classes(self.confused)}" if self.confused else "")
 

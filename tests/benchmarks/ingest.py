@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -35,6 +35,7 @@ from components.image_example_gen import writing
 from components.image_example_gen.dataset import DataSet, fingerprint, list_data
 from components.image_example_gen.ingest import ingest
 from components.image_example_gen.options import Options
+from components.image_example_gen.pieces import Pieces
 from components.image_example_gen.writing import Outcome, Work
 
 SHARES = {"train": 4, "eval": 1}
@@ -100,14 +101,12 @@ def run(folder: Path) -> None:
     options = Options()
     with tempfile.TemporaryDirectory() as output:
 
-        def work(pieces: Sequence[Work], images: int) -> Mapping[int, list[Outcome]]:
-            found = {}
+        def work(pieces: Pieces) -> Iterator[tuple[Work, list[Outcome]]]:
             for piece in pieces:
                 attempt = Attempt(output)
-                found[piece.index] = writing.write(piece, options.max_pixels, images, attempt)
+                yield piece, writing.write(piece, options.max_pixels, pieces.images, attempt)
                 attempt.finish(None)
                 attempt.win()
-            return found
 
         ingest(list_data(str(folder), options), SHARES, options, work, output)
 

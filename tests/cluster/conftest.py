@@ -12,11 +12,12 @@ from tests.cluster import kit
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip all that is here where no cluster is named."""
-    here = [item for item in items if item.get_closest_marker("cluster")]
-    if not os.environ.get("KUBECONFIG"):
-        for item in here:
-            item.add_marker(pytest.mark.skip(reason="KUBECONFIG names no cluster"))
+    """Give all that is here time, and skip it where no cluster is named."""
+    for item in items:
+        if item.get_closest_marker("cluster"):
+            item.add_marker(pytest.mark.timeout(3600))
+            if not os.environ.get("KUBECONFIG"):
+                item.add_marker(pytest.mark.skip(reason="KUBECONFIG names no cluster"))
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,6 @@ TRAINED_S = 1800.0
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(not ENDPOINT, reason="KF_PIPELINES_ENDPOINT names no Kubeflow Pipelines"),
-    pytest.mark.timeout(3600),
 ]
 
 

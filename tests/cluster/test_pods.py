@@ -16,7 +16,7 @@ from tests.cluster import kit
 from tests.cluster.pods import EAGER, PodCluster
 from tests.kubeflow_cluster import Pod
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.cluster
 
 RUN_AGAIN = "\nretries = 1"
 

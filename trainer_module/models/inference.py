@@ -30,3 +30,12 @@ def batch_statistics(model: keras.Model) -> Iterator[layers.BatchNormalization]:
                 yield layer
         elif hasattr(layer, "layers") and not isinstance(layer, InferenceModel):
             yield from batch_statistics(layer)
+
+
+def one_image(name: str, batch_size: int, parts: int) -> str:
+    """What is wrong with a step of one image, and what to do."""
+    return (
+        f"{name} trains batch normalization, whose statistics are those of the images that are "
+        f"computed at once, and these are one: lower train.gradient_accumulation (now {parts}), or "
+        f"raise train.batch_size (now {batch_size})"
+    )

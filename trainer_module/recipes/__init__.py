@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from typing import cast
 
-from trainer_module.recipes.base import Recipe
+from trainer_module.recipes.base import Module, Recipe
 
 _NOT_RECIPES = {"base"}
 
@@ -31,4 +31,4 @@ def get(name: str) -> Recipe:
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown recipe {name!r}{hint} (there are: {', '.join(names())})")
-    return cast(Recipe, importlib.import_module(f"{__name__}.{name}"))
+    return cast(Recipe, Module(importlib.import_module(f"{__name__}.{name}")))

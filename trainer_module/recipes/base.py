@@ -26,6 +26,7 @@ class TrainingData:
         batch_size: images of a batch; the last one of an epoch may hold fewer.
         epochs: how long to train, or None for as long as the recipe thinks right.
         keep: which epoch of a phase its weights are of, "best" or "last".
+        image_size: pixels of a side of the images that evaluate; None: those of `images`.
     """
 
     images: tf.data.Dataset
@@ -33,6 +34,7 @@ class TrainingData:
     batch_size: int
     epochs: int | None
     keep: str = "best"
+    image_size: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -96,14 +98,7 @@ def quality(row: Row) -> tuple[float, float]:
 class Recipe(Protocol):
     """The functions of a recipe module.
 
-    It may also have `image_sizes(config, height, width)`, which gives the transform settings
-    `image_size` and `train_size` by the usual size of the data set's images, in pixels; it is asked
-    where no configuration sets `transform.image_size`. Where its `is_framed(config)` is true, the
-    augmentation of a training image is given `input_pipeline.Framed` in place of the pixels. For
-    the checks before a run it may have `check_model(config, model, epochs)`, which raises
-    ValueError where `phases` would fail, and `most_trained(config, model)`, which makes trainable
-    what the phase that takes most memory trains. Both are given a model without values, in a
-    `keras.StatelessScope`.
+    A module may leave out those after `phases`; what holds then is in `DEFAULTS`.
     """
 
     Config: type[BaseModel]  # frozen, unknown fields refused; the hyperparameters, with defaults
@@ -131,3 +126,54 @@ class Recipe(Protocol):
         do the same each time: a training that is resumed runs it again up to where it was cut off,
         with finished phases skipped.
         """
+
+    image_sizes: Callable[[Any, float, float], dict[str, int]] | None
+    """The transform settings `image_size` and `train_size` by the usual height and width of the
+    data set's images, in pixels; called where no configuration sets `transform.image_size`."""
+
+    def is_framed(self, config: Any) -> bool:
+        """Whether augmentations are given `input_pipeline.Framed` in place of the pixels."""
+
+    def training_size(self, config: Any, image_size: int) -> int:
+        """Pixels of a side of the images that a step trains with."""
+
+    def check_model(self, config: Any, model: keras.Model, epochs: int | None) -> None:
+        """Raise ValueError where `phases` would fail.
+
+        The model is without values, in a `keras.StatelessScope`; likewise below.
+        """
+
+    def most_trained(self, config: Any, model: keras.Model, epochs: int | None) -> None:
+        """Make trainable what the phase that takes most memory trains."""
+
+    def weights(self, config: Any) -> tuple[str, str]:
+        """The field that says where pretrained weights come from, and its value; "" without."""
+
+    def built_on(self, config: Any) -> str:
+        """The other recipe that it trains with, whose code is part of what is done."""
+
+    def patch_size(self, config: Any) -> int | None:
+        """Side of a vision transformer's patches in pixels; None of another network."""
+
+
+DEFAULTS: Mapping[str, Any] = {
+    "image_sizes": None,
+    "is_framed": lambda *_: False,
+    "training_size": lambda _, image_size: image_size,
+    "check_model": lambda *_: None,
+    "most_trained": lambda *_: None,
+    "weights": lambda *_: ("", ""),
+    "built_on": lambda *_: "",
+    "patch_size": lambda *_: None,
+}
+
+
+class Module:
+    """A recipe module with every member of `Recipe`."""
+
+    def __init__(self, module: object) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        default = (DEFAULTS[name],) if name in DEFAULTS else ()
+        return getattr(self._module, name, *default)

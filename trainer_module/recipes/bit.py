@@ -39,7 +39,6 @@ from trainer_module.weights import WeightSpec
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
     from trainer_module.input_pipeline import Augment
 
@@ -140,6 +139,16 @@ def image_sizes(config: Config, height: float, width: float) -> dict[str, int]:
     return {"train_size": train, "image_size": model} if config.crop else {"image_size": model}
 
 
+def training_size(config: Config, image_size: int) -> int:
+    """Pixels of a side of the crops."""
+    return config.crop_size or image_size
+
+
+def weights(config: Config) -> tuple[str, str]:
+    """The field with the pretrained weights, and its value."""
+    return "weights.source", config.weights.source
+
+
 def check(config: Config, image_size: int, train_size: int) -> None:
     """Raise ValueError where there is nothing to crop, or no crop that the sizes ask for."""
     size, name = (config.crop_size, "crop_size") if config.crop_size else (image_size, "image_size")
@@ -208,26 +217,11 @@ def _optimizer(config: Config, rule: Rule) -> keras.optimizers.Optimizer:
 
 
 def _augment(config: Config, rule: Rule, size: int, num_classes: int) -> Augment | None:
-    if not (config.crop or config.flip or rule.mixup):
-        return None
-    import tensorflow as tf
-
     from trainer_module import augmentation
 
-    def augment(
-        images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        crop_seed, flip_seed, mixup_seed = tf.unstack(
-            tf.random.experimental.stateless_split(seed, 3)
-        )
-        if config.crop:
-            images = augmentation.random_crop(images, crop_seed, size)
-        if config.flip:
-            images = augmentation.random_flip(images, flip_seed)
-        if rule.mixup:
-            return augmentation.mixup(
-                images, labels, mixup_seed, alpha=rule.mixup, num_classes=num_classes
-            )
-        return images, labels
-
-    return augment
+    changes: list[augmentation.Change] = []
+    if config.crop:
+        changes.append(lambda images, seed: augmentation.random_crop(images, seed, size))
+    if config.flip:
+        changes.append(augmentation.random_flip)
+    return augmentation.in_turn(changes, alpha=rule.mixup, num_classes=num_classes)

@@ -5,10 +5,10 @@ Sources: "Fixing the train-test resolution discrepancy" (arXiv 1906.06423), and 
 75.20 % after the 224 px stage, and 71.39 % for the control that is trained at 224 px throughout
 (`vanilla`).
 
-Transform keeps images large enough for both stages. Random crops of them are shrunk to the low
-resolution for training; what a model is evaluated and served with, the whole image shrunk to `low`
-or its centre cut to `high`, is a layer of the model, so that the exported model of whichever stage
-was better takes what Transform gives.
+Transform keeps images large enough for both stages, and with `transform.train_size` larger ones for
+training. Random crops of these are shrunk to the low resolution; what a model is evaluated and
+served with, the whole image shrunk to `low` or its centre cut to `high`, is a layer of the model,
+so that the exported model of whichever stage was better takes what Transform gives.
 
 Reached here, with the tiny BiT as base, seed 0, on 2 CPU cores:
 
@@ -88,6 +88,11 @@ def image_sizes(config: Config, height: float, width: float) -> dict[str, int]: 
     return {"image_size": config.high * config.high // config.low}
 
 
+def built_on(config: Config) -> str:
+    """The recipe whose network is trained."""
+    return config.base
+
+
 def check(config: Config, image_size: int, train_size: int) -> None:
     """Raise ValueError where sizes do not go together, or the base is not one."""
     if not config.low < config.high <= image_size:
@@ -95,8 +100,11 @@ def check(config: Config, image_size: int, train_size: int) -> None:
             f"low {config.low}, high {config.high} and image_size {image_size} must rise in this "
             "order, the last two may be equal"
         )
-    if train_size != image_size:
-        raise ValueError(f"train_size {train_size} must be image_size {image_size}: leave it unset")
+    if train_size < image_size:
+        raise ValueError(
+            f"train_size {train_size} is below image_size {image_size}; set transform.train_size "
+            "higher, for crops of sharper images, or leave it unset"
+        )
     known = [RESNET, *(name for name in recipes.names() if name != "fixres")]
     if config.base not in known:
         raise ValueError(f"base {config.base!r} is none of {', '.join(known)}")
@@ -175,11 +183,16 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
 
     for old, new in zip(low.variables, high.variables, strict=True):
         new.assign(old)
+    size = data.image_size or data.images.element_spec.shape[0]
     if config.batch_norm == "reestimate":
-        _reestimate(second_model, trained[0], data.images.batch(data.batch_size))
+        images = data.images.batch(data.batch_size).map(
+            lambda images: augmentation.resize(images, size, antialias=config.antialias)
+        )
+        _reestimate(second_model, trained[0], images)
     optimizer = keras.optimizers.Adam(config.second_learning_rate)
-    flip = _squeezed(augmentation.flip_turn_scale(flip=config.flip))
-    second = yield Phase(epochs[1], optimizer, flip, model=second_model, rebuild=rebuild)
+    flip = augmentation.flip_turn_scale(flip=config.flip)
+    augment = augmentation.resized(flip, size, antialias=config.antialias)
+    second = yield Phase(epochs[1], optimizer, augment, model=second_model, rebuild=rebuild)
     gained = data.keep == "last" or quality(second) > quality(first)
     kept = config.high if gained else config.low
     gain = 100 * (second["val_accuracy"] - first["val_accuracy"])
@@ -297,15 +310,6 @@ def _random_crops(config: Config, size: int, then: Augment | None) -> Augment:
         return then(images, labels, next_seed) if then else (images, labels)
 
     return augment
-
-
-def _squeezed(augment: Augment | None) -> Augment | None:
-    """The same of images whose proportions do not matter."""
-    if augment is None:
-        return None
-    from trainer_module import input_pipeline
-
-    return lambda images, labels, seed: augment(input_pipeline.pixels_of(images), labels, seed)
 
 
 def _network(model: keras.Model) -> keras.Model:

@@ -128,6 +128,11 @@ def image_sizes(config: Config, height: float, width: float) -> dict[str, int]: 
     return {"image_size": BACKBONES.get(config.backbone, Sizes()).own}
 
 
+def weights(config: Config) -> tuple[str, str]:
+    """The field with the pretrained weights, and its value."""
+    return "weights", config.weights
+
+
 def check(config: Config, image_size: int, train_size: int) -> None:
     """Raise ValueError for another network, or what it or its published weights do not go with."""
     name = config.backbone
@@ -191,13 +196,20 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
         yield Phase(first, keras.optimizers.Adam(config.learning_rate), augment, frozen=frozen)
     if first == total:
         return
-    most_trained(config, model)
+    _unfreeze(config, model)
     rmsprop = keras.optimizers.RMSprop(config.fine_tune_learning_rate)
     yield Phase(total - first, rmsprop, augment)
 
 
-def most_trained(config: Config, model: keras.Model) -> None:
-    """Make trainable what the second phase trains."""
+def most_trained(config: Config, model: keras.Model, epochs: int | None) -> None:
+    """Make trainable what the second phase trains, or the first where there is no other."""
+    if config.head_epochs >= (epochs or EPOCHS):
+        model.get_layer(BASE).trainable = False
+    else:
+        _unfreeze(config, model)
+
+
+def _unfreeze(config: Config, model: keras.Model) -> None:
     base = model.get_layer(BASE)
     base.trainable = True
     start = config.fine_tune_from

@@ -64,6 +64,11 @@ class Config(BaseModel):
     zoom: float = Field(0.2, ge=0, lt=1, description="Largest relative change of height and width.")
 
 
+def patch_size(config: Config) -> int:
+    """Side of a patch in pixels."""
+    return config.patch_size
+
+
 def check(config: Config, image_size: int, train_size: int) -> None:
     """Raise ValueError where patches do not tile the image, or sizes differ: nothing crops."""
     if train_size != image_size:

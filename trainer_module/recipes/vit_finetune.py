@@ -5,7 +5,8 @@ Sources: "An Image is Worth 16x16 Words" (arXiv 2010.11929), "How to train your 
 the "inception crop", a random rectangle of 5 to 100 % of the image. On small data sets 500 steps
 with a warm-up of 100 do; the defaults otherwise are the papers', which fine-tune without any other
 augmentation or regularization. The settings that AugReg pretrains with are there for those who have
-little data: dropout 0.1, stochastic_depth 0.1, and mixup 0.2, 0.5 or 0.8 (its RandAugment is not).
+little data: dropout 0.1, stochastic_depth 0.1, and, from light to strong, mixup 0, 0.2, 0.5 or 0.8
+with rand_operations 2 and rand_magnitude 0, 10, 15 or 20.
 
 Command: `perennial run --recipe vit_finetune --data DIR --set
 train.hyperparameters.weights.source=FILE.npz`, and its sha256, which the first run tells.
@@ -26,9 +27,8 @@ from trainer_module.weights import WeightSpec
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
-    from trainer_module.input_pipeline import Augment, Framed
+    from trainer_module.input_pipeline import Augment
 
 STEPS = 500  # where no epochs are given
 
@@ -53,6 +53,10 @@ class Config(BaseModel):
         "from 0 at the first block's.",
     )
     mixup: float = Field(0.0, ge=0, description="Alpha of the Beta distribution; 0: no MixUp.")
+    rand_operations: NonNegativeInt = Field(
+        0, description="Operations of RandAugment on each image; 0: none."
+    )
+    rand_magnitude: float = Field(10.0, ge=0, le=30, description="Strength of these operations.")
     crop: bool = Field(True, description="Crop at random; not where position or count matters.")
     min_area: float = Field(
         0.05, gt=0, le=1, description="Smallest share of an image that a random crop keeps."
@@ -78,9 +82,19 @@ def is_framed(config: Config) -> bool:
     return config.crop
 
 
+def weights(config: Config) -> tuple[str, str]:
+    """The field with the pretrained weights, and its value."""
+    return "weights.source", config.weights.source
+
+
+def patch_size(config: Config) -> int:
+    """Side of a patch in pixels."""
+    return int(config.variant.rpartition("/")[2])
+
+
 def check(config: Config, image_size: int, train_size: int) -> None:
     """Raise ValueError where patches do not tile the image, or the weights are no .npz file."""
-    patch = int(config.variant.rpartition("/")[2])
+    patch = patch_size(config)
     if image_size % patch:
         raise ValueError(
             f"image_size {image_size} is not a multiple of the patches' {patch}; set "
@@ -130,28 +144,21 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
 
 
 def _augment(config: Config, size: int, num_classes: int) -> Augment | None:
-    if not (config.crop or config.flip or config.mixup):
-        return None
-    import tensorflow as tf
+    from trainer_module import augmentation, rand_augment
 
-    from trainer_module import augmentation
-
-    def augment(
-        images: tf.Tensor | Framed, labels: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        crop_seed, flip_seed, mixup_seed = tf.unstack(
-            tf.random.experimental.stateless_split(seed, 3)
+    changes: list[augmentation.Change] = []
+    if config.crop:
+        changes.append(
+            lambda images, seed: augmentation.random_resized_crop(
+                images, seed, size, min_area=config.min_area, antialias=False
+            )
         )
-        if config.crop:
-            images = augmentation.random_resized_crop(
-                images, crop_seed, size, min_area=config.min_area, antialias=False
+    if config.flip:
+        changes.append(augmentation.random_flip)
+    if config.rand_operations:
+        changes.append(
+            lambda images, seed: rand_augment.rand_augment(
+                images, seed, operations=config.rand_operations, magnitude=config.rand_magnitude
             )
-        if config.flip:
-            images = augmentation.random_flip(images, flip_seed)
-        if config.mixup:
-            return augmentation.mixup(
-                images, labels, mixup_seed, alpha=config.mixup, num_classes=num_classes
-            )
-        return images, labels
-
-    return augment
+        )
+    return augmentation.in_turn(changes, alpha=config.mixup, num_classes=num_classes)

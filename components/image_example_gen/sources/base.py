@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 SPLIT_OF = {
@@ -52,11 +52,6 @@ class Item:
 class Unit(abc.ABC):
     """A part of a source that is read on its own, in order; small, and can be pickled."""
 
-    @property
-    @abc.abstractmethod
-    def inputs(self) -> int | None:
-        """How many items there are, where that is known without reading."""
-
     @abc.abstractmethod
     def items(self) -> Iterator[Item]:
         """The inputs, the same ones in the same order each time."""
@@ -75,7 +70,9 @@ class Listing:
 
     Attributes:
       units: all inputs.
-      contents: everything that the inputs are made of.
+      contents: gives everything that the inputs are made of, in any order.
+      inputs: how many there are, None where that is not known without reading.
+      are_files: whether each input is a local or remote file, and `contents` are these, in order.
       ignored: files that are no inputs, counted by reason.
       notes: what else a person should know.
       hint: what was expected, for a source without inputs.
@@ -83,8 +80,10 @@ class Listing:
       declared: names of classes that it says it has, where it says so.
     """
 
-    units: list[Unit]
-    contents: list[Content]
+    units: Sequence[Unit]
+    contents: Callable[[], Iterable[Content]]
+    inputs: int | None = None
+    are_files: bool = False
     ignored: Counter[str] = dataclasses.field(default_factory=Counter)
     notes: list[str] = dataclasses.field(default_factory=list)
     hint: str = ""

@@ -52,7 +52,7 @@ def listing(location: str, options: Options) -> Listing:  # noqa: ARG001 - one o
     classes = _class_names(location, meta)
     return Listing(
         units=[_Batch(os.path.join(location, name), classes) for name in batches],
-        contents=[
+        contents=lambda: [
             Content(json.dumps([name, "as BMP"]), os.path.join(location, name))
             for name in [*batches, *meta]
         ],
@@ -84,10 +84,6 @@ class _Batch(Unit):
 
     path: str
     classes: tuple[str, ...]
-
-    @property
-    def inputs(self) -> None:
-        return None
 
     def items(self) -> Iterator[Item]:
         name = Path(self.path).name

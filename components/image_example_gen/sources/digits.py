@@ -26,8 +26,11 @@ IMAGES = 1797
 
 def listing(location: str, options: Options) -> Listing:  # noqa: ARG001 - one of many
     """List the digits. Raises BadDataError where scikit-learn does not have them."""
+    path = str(_file())
     return Listing(
-        units=[_Digits(str(_file()))], contents=[Content(f"{location} as BMP", str(_file()))]
+        units=[_Digits(path)],
+        contents=lambda: [Content(f"{location} as BMP", path)],
+        inputs=IMAGES,
     )
 
 
@@ -74,10 +77,6 @@ def _read(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
 @dataclasses.dataclass(frozen=True)
 class _Digits(Unit):
     path: str
-
-    @property
-    def inputs(self) -> int:
-        return IMAGES
 
     def items(self) -> Iterator[Item]:
         for index, (pixels, label) in enumerate(zip(*_read(Path(self.path)), strict=True)):

@@ -12,21 +12,19 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import functools
-import json
-import math
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from components import progress, storage
 from components.errors import BadDataError
 from components.image_example_gen import files
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources import folder_names, layout
-from components.image_example_gen.sources.base import Content, Item, Listing, Unit, printable
+from components.image_example_gen.sources.base import Listing, printable
+from components.image_example_gen.sources.file_table import Files, FileTable, Names, SourceFile
 
 # Some of them only to be refused by name: nobody should miss their phone's photos without a word.
 EXTENSIONS = frozenset(
@@ -39,110 +37,42 @@ EXTENSIONS = frozenset(
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _HEAD_BYTES = 16
 
-# A unit becomes a TFRecord shard per split, and is what one of several workers has at a time. They
-# follow from the data alone: the cache is that of every runner, with however many workers.
-UNIT_BYTES = 64 * 2**20
-UNIT_FILES = 1_000
-MIN_UNITS = 2  # keeps a second worker busy on small sets
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class SourceFile:
-    """One labelled file. `name` is its path relative to the root, with forward slashes.
-
-    `is_folder` marks a folder that cannot be looked into, which has a problem.
-    """
-
-    name: str
-    label: str = ""
-    split: str = ""
-    problem: tuple[str, str] | None = None
-    is_folder: bool = False
-    size: int = dataclasses.field(default=0, compare=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class FileUnit(Unit):
-    """Some of the files below a root."""
-
-    root: str
-    files: tuple[SourceFile, ...]
-    max_bytes: int
-
-    @property
-    def inputs(self) -> int:
-        return len(self.files)
-
-    def items(self) -> Iterator[Item]:
-        for file in self.files:
-            yield Item(
-                name=printable(file.name),
-                label=file.label,
-                load=self._loader(file),
-                size=file.size,
-                split=file.split,
-                problem=file.problem,
-            )
-
-    def _loader(self, file: SourceFile) -> Callable[[], bytes]:
-        if file.problem and file.problem[0] in _NOT_READ:
-            return functools.partial(_refuse, *file.problem)
-        return functools.partial(files.read, files.join(self.root, file.name), self.max_bytes)
-
 
 def listing(location: str, options: Options) -> Listing:
     """List a folder. Raises BadDataError where it cannot be read, or be read in several ways."""
     ignored: Counter[str] = Counter()
     if storage.is_uri(location):
-        found = list(_remote_entries(location, ignored, options.ignore))
+        found = Files(_remote_entries(location, ignored, options.ignore))
     elif os.path.isdir(location):
         # Millions of files, or a slow disk, take minutes.
         with progress.Counter("list", None, "entries") as counter:
-            found = list(counter.each(_Walk(location, ignored, options.ignore)))
+            found = Files(counter.each(_Walk(location, ignored, options.ignore)))
     else:
         raise BadDataError(f"{location}: no such folder; --data takes a folder of class folders")
-    read = layout.read(location, (file.name for file in found if not file.problem), options)
-    sources, notes = _labelled(found, read)
+    read = layout.read(location, Names(found), options)
+    notes = list(read.notes)
+    labelled = _labelled(found, read, notes)
+    table = FileTable(location, labelled, options.max_bytes, by_name=True)
     return Listing(
-        units=units(location, sources, options),
-        contents=contents(location, sources),
+        units=table,
+        contents=lambda: table.contents,
+        inputs=table.files,
+        are_files=table.files > 0,
         ignored=ignored,
-        notes=[*notes, *read.notes],
+        notes=notes,
         hint=f"expected {'<folder>/' * (options.depth - 1)}<class name>/<image>, as in cat/1.jpg",
         reading=list(read.reading),
     )
 
 
-def units(root: str, sources: list[SourceFile], options: Options) -> list[Unit]:
-    """Deal the files to units of about UNIT_BYTES, at least MIN_UNITS of them."""
-    if not sources:
-        return []
-    wanted = max(
-        MIN_UNITS,
-        math.ceil(sum(file.size for file in sources) / UNIT_BYTES),
-        math.ceil(len(sources) / UNIT_FILES),
-    )
-    count = min(len(sources), wanted)
-    return [
-        FileUnit(root, tuple(sources[index::count]), options.max_bytes) for index in range(count)
-    ]
+def _labelled(found: Files, read: layout.Layout, notes: list[str]) -> Iterator[SourceFile]:
+    """Give each file the class and split of its folders, or the class of its name.
 
-
-def contents(root: str, sources: list[SourceFile]) -> list[Content]:
-    """One entry for each file; those with a problem may not even exist."""
-    return [
-        Content(
-            identity=json.dumps([file.name, file.label, file.split, file.problem]),
-            path="" if file.problem else files.join(root, file.name),
-        )
-        for file in sources
-    ]
-
-
-def _labelled(found: list[SourceFile], read: layout.Layout) -> tuple[list[SourceFile], list[str]]:
-    """Give each file the class and split of its folders, or the class of its name."""
+    When the last one was given, `notes` begins with the folders of classes that hold no image.
+    """
     level = read.level
-    sources, used, empty = [], set(), set()
+    used: set[str] = set()
+    empty: set[str] = set()
     names = _class_names(found, level)
     for file in found:
         parts = file.name.split("/")
@@ -160,17 +90,16 @@ def _labelled(found: list[SourceFile], read: layout.Layout) -> tuple[list[Source
             used.add(parts[min(level, len(parts)) - 1])
         if label.strip():
             label, split = printable(label), read.splits.get(parts[0], "")
-            sources.append(dataclasses.replace(file, label=label, split=split))
+            yield dataclasses.replace(file, label=label, split=split)
         elif file.problem:
-            sources.append(file)
+            yield file
         else:
-            sources.append(dataclasses.replace(file, problem=("no class", missing)))
+            yield dataclasses.replace(file, problem=("no class", missing))
     lost = sorted(empty - used) if read.pattern is None else []
-    notes = [f"class folder {printable(name)!r} holds no image" for name in lost]
-    return sorted(sources), notes
+    notes[:0] = [f"class folder {printable(name)!r} holds no image" for name in lost]
 
 
-def _class_names(found: list[SourceFile], level: int) -> dict[str, str]:
+def _class_names(found: Files, level: int) -> dict[str, str]:
     """The class by the name of its folder: without blanks around it, unless two differ in these."""
     parts = (file.name.split("/") for file in found)
     names = {each[level - 1] for each in parts if len(each) > level}
@@ -187,13 +116,6 @@ def is_left_out(name: str, ignore: Sequence[str]) -> str:
 
 # Marks a folder among the entries of a walk.
 _FOLDER = ("folder", "")
-# Problems with files that are not even hashed: a link may lead to what is none of our business, and
-# clients of a store that does not answer try for minutes.
-_NOT_READ = ("link", "manifest", "unreadable", "unreachable")
-
-
-def _refuse(kind: str, detail: str) -> bytes:
-    raise files.Unusable(kind, detail)
 
 
 def _remote_entries(
@@ -225,10 +147,21 @@ class _Walk:
         while waiting:
             name, above = waiting.pop()
             path = os.path.join(self._root, name)
+            within = (*above, path)
             try:
-                within = (*above, path)
                 with os.scandir(path) as entries:
-                    visible = [entry for entry in entries if self._is_visible(entry)]
+                    if name:
+                        yield SourceFile(name, problem=_FOLDER)
+                    for entry in filter(self._is_visible, entries):
+                        child = f"{name}/{entry.name}" if name else entry.name
+                        if problem := self._link_problem(entry, within):
+                            yield SourceFile(
+                                child, problem=("link", problem), is_folder=os.path.isdir(entry)
+                            )
+                        elif entry.is_dir():
+                            waiting.append((child, within))
+                        elif file := self._file(entry, child):
+                            yield file
             except OSError as error:
                 if not name:
                     raise BadDataError(
@@ -237,19 +170,6 @@ class _Walk:
                 yield SourceFile(
                     name, problem=("unreadable", f"folder: {error.strerror}"), is_folder=True
                 )
-                continue
-            if name:
-                yield SourceFile(name, problem=_FOLDER)
-            for entry in visible:
-                child = f"{name}/{entry.name}" if name else entry.name
-                if problem := self._link_problem(entry, within):
-                    yield SourceFile(
-                        child, problem=("link", problem), is_folder=os.path.isdir(entry.path)
-                    )
-                elif entry.is_dir():
-                    waiting.append((child, within))
-                elif file := self._file(entry, child):
-                    yield file
 
     def _is_visible(self, entry: os.DirEntry[str]) -> bool:
         reason = is_left_out(entry.name, self._ignore)

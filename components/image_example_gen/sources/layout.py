@@ -256,7 +256,7 @@ def _refuse_numbers(tree: Tree, suggest: Suggestions) -> None:
     tops = sorted(tree.tops)
     if any(top.direct for top in tree.tops.values()) or folder_names.are_words(tops):
         return
-    folders = [name.split("/")[:-1] for name in tree.names if "/" in name]
+    folders = [name.split("/") for name in tree.folders if name]
     for level in range(2, min(map(len, folders)) + 1):
         names = sorted({parts[level - 1] for parts in folders})
         if folder_names.are_words(names) and len(names) > 1:
@@ -290,7 +290,7 @@ def _refuse_wrapper(tree: Tree, suggest: Suggestions) -> None:
 
 def _way_down(tree: Tree) -> str:
     """The folder that holds all images, and several folders with them; "" for none."""
-    split = [name.split("/")[:-1] for name in tree.names if "/" in name]
+    split = [name.split("/") for name in tree.folders if name]
     common: list[str] = []
     for parts in zip(*split, strict=False):
         if len(set(parts)) > 1:

@@ -12,23 +12,26 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 from components import storage
 from components.errors import BadDataError
 from components.image_example_gen import files
 from components.image_example_gen.options import Options
-from components.image_example_gen.sources import folder
 from components.image_example_gen.sources.base import Content, Listing, label_of, split_name
+from components.image_example_gen.sources.file_table import FileTable, SourceFile
 from components.image_example_gen.sources.paths import Paths
+from components.wording import counted
 
 COLUMNS = ("path", "label")
 _DELIMITERS = ",;\t"
-_MAX_BYTES = 2**30
+_HEAD_BYTES = 2**16
+_BATCH = 10_000  # rows of a Parquet file
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 # A line's number and its values by column, or what is wrong with it.
@@ -37,95 +40,124 @@ Row = tuple[int, Mapping[Any, Any] | str]
 
 def listing(location: str, options: Options) -> Listing:
     """List a manifest. Raises BadDataError where it cannot be read as one."""
-    try:
-        data = files.read(location, _MAX_BYTES)
-    except files.Unusable as error:
-        raise BadDataError(f"{location}: not a readable manifest ({error})") from error
-    lowered = location.lower()
-    if lowered.endswith(".parquet"):
-        rows = _parquet_rows(data, location)
-    elif lowered.endswith((".csv", ".tsv")):
-        rows = _csv_rows(_decoded(data, location), location)
-    else:
-        rows = _json_rows(_decoded(data, location))
     root = os.path.dirname(location)
     paths = Paths(root)
     ignored: Counter[str] = Counter()
-    sources = []
-    for line, row in rows:
-        if isinstance(row, Mapping) and not any(map(_has_value, row.values())):
-            ignored["empty row"] += 1
-        else:
-            sources.append(_source_file(row, f"line {line}", paths))
-    sources = _reachable(sources, root)
-    labels = {file.label for file in sources if not file.problem}
-    splits = Counter(file.split for file in sources if not file.problem)
+    labels: set[str] = set()
+    splits: Counter[str] = Counter()
+
+    def found(rows: Iterable[Row]) -> Iterator[SourceFile]:
+        for line, row in rows:
+            if isinstance(row, Mapping) and not any(map(_has_value, row.values())):
+                ignored["empty row"] += 1
+            else:
+                yield _source_file(row, f"line {line}", paths)
+
+    def noted(sources: Iterable[SourceFile]) -> Iterator[SourceFile]:
+        for file in sources:
+            if not file.problem:
+                labels.add(file.label)
+                splits[file.split] += 1
+            yield file
+
+    try:
+        with files.stream(location) as file:
+            sources = noted(_reachable(found(_rows(file, location)), root))
+            table = FileTable(root, sources, options.max_bytes)
+    except files.Unusable as error:
+        raise BadDataError(f"{location}: not a readable manifest ({error})") from error
     told = ", ".join(f"{count:,} {split}" for split, count in sorted(splits.items()) if split)
     return Listing(
-        units=folder.units(root, sources, options),
-        contents=folder.contents(root, sources) or [Content("no rows")],
+        units=table,
+        contents=lambda: table.contents if table.files else [Content("no rows")],
+        inputs=table.files,
+        are_files=table.files > 0,
         ignored=ignored,
         hint="expected lines with a path and a label",
         reading=[
-            ("Classes", f"{len(labels):,} in the column label of {len(sources):,} rows"),
+            ("Classes", f"{len(labels):,} in the column label of {counted(table.files, 'row')}"),
             ("Splits", f"the column split: {told}" if told else "by the content of each image"),
         ],
     )
 
 
-def _decoded(data: bytes, location: str) -> str:
-    if data.startswith(_UTF_16):  # as Excel saves "Unicode text"
+def _rows(file: BinaryIO, location: str) -> Iterator[Row]:
+    """The rows of a manifest, which is in memory in parts only."""
+    lowered = location.lower()
+    if lowered.endswith(".parquet"):
+        return _parquet_rows(file, location)
+    if lowered.endswith((".csv", ".tsv")):
+        return _csv_rows(_decoded(file, location, newline=""), location)
+    return _json_rows(_decoded(file, location, newline="\n"))
+
+
+def _decoded(file: BinaryIO, location: str, newline: str) -> Iterator[str]:
+    """The lines with their ends, split as `open` does by `newline`."""
+    head = file.read(_HEAD_BYTES)
+    file.seek(0)
+    if head.startswith(_UTF_16):  # as Excel saves "Unicode text"
         encoding = "utf-16"
-    elif data.count(b"\0") > len(data) // 4:
+    elif head.count(b"\0") > len(head) // 4:
         raise BadDataError(f"{location}: not text, or UTF-16 without its mark; save it as UTF-8")
     else:
         encoding = "utf-8-sig"
+    text = io.TextIOWrapper(file, encoding, newline=newline)
     try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise BadDataError(
-            f"{location}: line {line}: byte {data[error.start]:#04x} is not UTF-8, and so this may "
-            "be Latin-1 or Windows-1252; save it as UTF-8 (in Excel: CSV UTF-8), or convert it "
-            "with iconv -f WINDOWS-1252 -t UTF-8"
-        ) from None
+        yield from text
+    except UnicodeDecodeError:
+        text.detach()  # else it closes the file
+        raise _not_utf_8(file, location) from None
+
+
+def _not_utf_8(file: BinaryIO, location: str) -> BadDataError:
+    file.seek(0)
+    where = ""
+    for number, line in enumerate(file, start=1):
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            where = f"line {number}: byte {line[error.start]:#04x} is not UTF-8, and so "
+            break
+    return BadDataError(
+        f"{location}: {where}this may be Latin-1 or Windows-1252; save it as UTF-8 (in Excel: CSV "
+        "UTF-8), or convert it with iconv -f WINDOWS-1252 -t UTF-8"
+    )
 
 
 def _has_value(value: object) -> bool:
     return value is not None and (not isinstance(value, str) or bool(value.strip()))
 
 
-def _source_file(row: Mapping[Any, Any] | str, line: str, paths: Paths) -> folder.SourceFile:
+def _source_file(row: Mapping[Any, Any] | str, line: str, paths: Paths) -> SourceFile:
     """A row as a file; `row` is a text where it says what is wrong."""
     if isinstance(row, str):
-        return folder.SourceFile(line, problem=("manifest", row))
+        return SourceFile(line, problem=("manifest", row))
     values = {str(key).strip().lower(): value for key, value in row.items()}
     path, split = values.get("path"), values.get("split")
     if not _has_value(path):
-        return folder.SourceFile(line, problem=("manifest", "no path"))
+        return SourceFile(line, problem=("manifest", "no path"))
     if not isinstance(path, str):
-        return folder.SourceFile(line, problem=("manifest", "the path is not a text"))
+        return SourceFile(line, problem=("manifest", "the path is not a text"))
     path = path.strip()
     try:
         label = label_of("" if values.get("label") is None else values["label"])
     except ValueError as error:
-        return folder.SourceFile(path, problem=("manifest", f"{line}: {error}"))
+        return SourceFile(path, problem=("manifest", f"{line}: {error}"))
     known = split_name("" if split is None else str(split))
     if known is None:
-        return folder.SourceFile(path, problem=("manifest", f"{line}: unknown split {split!r}"))
+        return SourceFile(path, problem=("manifest", f"{line}: unknown split {split!r}"))
     path, size, problem = paths.find(path)
     if problem:
-        return folder.SourceFile(path, problem=(problem[0], f"{line}: {problem[1]}"))
-    return folder.SourceFile(path, label=label, split=known, size=size)
+        return SourceFile(path, problem=(problem[0], f"{line}: {problem[1]}"))
+    return SourceFile(path, label=label, split=known, size=size)
 
 
-def _reachable(sources: list[folder.SourceFile], root: str) -> list[folder.SourceFile]:
+def _reachable(sources: Iterable[SourceFile], root: str) -> Iterator[SourceFile]:
     """Without asking again and again, give up the files of stores that do not answer.
 
     The manifest's own store has answered.
     """
     reasons: dict[str, str] = {_store(root): ""}
-    checked = []
     for file in sources:
         path = files.join(root, file.name)
         if not file.problem and storage.is_uri(path):
@@ -135,8 +167,7 @@ def _reachable(sources: list[folder.SourceFile], root: str) -> list[folder.Sourc
             if reasons[store]:
                 problem = ("unreachable", f"{store}: {reasons[store]}")
                 file = dataclasses.replace(file, label="", split="", problem=problem)
-        checked.append(file)
-    return checked
+        yield file
 
 
 def _store(uri: str) -> str:
@@ -145,9 +176,10 @@ def _store(uri: str) -> str:
     return f"{scheme}{mark}{rest.partition('/')[0]}"
 
 
-def _csv_rows(text: str, location: str) -> Iterator[Row]:
-    delimiter = _delimiter(text)
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+def _csv_rows(lines: Iterator[str], location: str) -> Iterator[Row]:
+    first = next(lines, "")
+    delimiter = _delimiter(first)
+    reader = csv.DictReader(itertools.chain([first], lines), strict=True, delimiter=delimiter)
     try:
         header = [str(name).strip().lower() for name in reader.fieldnames or ()]
         missing = [name for name in COLUMNS if name not in header]
@@ -167,9 +199,9 @@ def _csv_rows(text: str, location: str) -> Iterator[Row]:
         raise BadDataError(f"{location}: not CSV: line {reader.line_num}: {error}") from error
 
 
-def _delimiter(text: str) -> str:
+def _delimiter(line: str) -> str:
     """What is between the columns of the first line; a comma where nothing makes them right."""
-    first = text.partition("\n")[0].lower().strip()
+    first = line.lower().strip()
     for delimiter in _DELIMITERS:
         names = [name.strip(' "') for name in first.split(delimiter)]
         if all(column in names for column in COLUMNS):
@@ -177,28 +209,31 @@ def _delimiter(text: str) -> str:
     return ","
 
 
-def _parquet_rows(data: bytes, location: str) -> Iterator[Row]:
+def _parquet_rows(file: BinaryIO, location: str) -> Iterator[Row]:
     import pyarrow.lib
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(data))
+        table = pyarrow.parquet.ParquetFile(file)
+        names = table.schema_arrow.names
+        columns = {name.strip().lower(): name for name in names}
+        missing = [name for name in COLUMNS if name not in columns]
+        if missing:
+            raise BadDataError(
+                f"{location}: must have the columns path, label and perhaps split; "
+                f"{' and '.join(missing)} not found in {sorted(columns)}"
+            )
+        wanted = [columns[name] for name in (*COLUMNS, "split") if name in columns]
+        batches = table.iter_batches(batch_size=_BATCH, columns=wanted)
+        rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+        yield from enumerate(rows, start=1)
     except (pyarrow.lib.ArrowException, OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadDataError(f"{location}: not a readable Parquet file: {reason}") from error
-    columns = {name.strip().lower(): name for name in table.column_names}
-    missing = [name for name in COLUMNS if name not in columns]
-    if missing:
-        raise BadDataError(
-            f"{location}: must have the columns path, label and perhaps split; "
-            f"{' and '.join(missing)} not found in {sorted(columns)}"
-        )
-    wanted = [columns[name] for name in (*COLUMNS, "split") if name in columns]
-    yield from enumerate(table.select(wanted).to_pylist(), start=1)
 
 
-def _json_rows(text: str) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), start=1):
+def _json_rows(lines: Iterator[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:

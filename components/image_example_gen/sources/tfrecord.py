@@ -77,7 +77,7 @@ def listing(location: str, options: Options) -> Listing:
             _RecordUnit(root, name, image, label, tuple(sorted(classes.items())), options.max_bytes)
             for name in names
         ],
-        contents=[
+        contents=lambda: [
             Content(json.dumps([name, image, label]), files.join(root, name))
             for name in [*names, *texts]
         ],
@@ -202,10 +202,6 @@ class _RecordUnit(Unit):
     label: tuple[str, ...]
     classes: tuple[tuple[int, str], ...]
     max_bytes: int
-
-    @property
-    def inputs(self) -> None:
-        return None
 
     def items(self) -> Iterator[Item]:
         import tensorflow as tf

@@ -40,16 +40,18 @@ class Tree:
 
     Args:
       root: path or URI, for messages.
-      names: paths of the images, relative to it.
+      names: paths of the images, relative to it; can be gone through more than once.
     """
 
     def __init__(self, root: str, names: Iterable[str]) -> None:
         self.root = root
-        self.names = list(names)
+        self.names = names
         self.tops: dict[str, Top] = {}
+        self.folders: set[str] = set()  # that hold images
         self.images = 0
         for name in self.names:
             self.images += 1
+            self.folders.add(name.rpartition("/")[0])
             parts = name.split("/")
             if len(parts) == 1:
                 continue

@@ -1,0 +1,323 @@
+"""Every input of an ingest and its fate, on disk: memory does not follow their number."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from components import reuse
+from components.image_example_gen import scratch
+from components.image_example_gen.images import THUMB
+from components.image_example_gen.inputs import KEPT, PASSING, RELABELLED, USABLE, Input, Problem
+from components.image_example_gen.writing import Outcome
+
+_ORIGIN = "name, label, sha256, span, span_name"
+_FATE = "split, kind, detail, duplicate_of, same_as, is_given, is_known, is_outside, drawn"
+_COLUMNS = f"id, width IS NOT NULL, {_ORIGIN}, {_FATE}"
+_TABLES = """
+CREATE TABLE inputs (
+  id INTEGER PRIMARY KEY,
+  name BLOB, label BLOB, sha256 TEXT, span INTEGER, span_name TEXT,
+  split TEXT, kind TEXT, detail BLOB, duplicate_of BLOB, same_as INTEGER,
+  is_given INTEGER, is_known INTEGER, is_outside INTEGER, drawn TEXT,
+  width INTEGER, height INTEGER, normalized TEXT, written TEXT)
+"""
+_BATCH = 1000
+_THUMB_BYTES = THUMB * THUMB * 3
+
+
+class Ledger:
+    """The inputs, in the order in which they are added, unit by unit."""
+
+    def __init__(self) -> None:
+        self._base = scratch.database(_TABLES)
+        self._first: list[int] = []  # number of each unit's first input
+        self._added = 0
+        self._thumbs = tempfile.NamedTemporaryFile(prefix="perennial-")  # noqa: SIM115
+
+    def __len__(self) -> int:
+        return self._added
+
+    def add(self, entries: Iterable[Input]) -> None:
+        """Add the inputs of the next unit."""
+        self._first.append(self._added)
+        rows = []
+        for entry in entries:
+            entry.id = self._added
+            self._added += 1
+            rows.append((entry.id, *_origin(entry), *_fate(entry)))
+        self._base.executemany(
+            f"INSERT INTO inputs (id, {_ORIGIN}, {_FATE}) "
+            f"VALUES (?, {_marks(_ORIGIN)}, {_marks(_FATE)})",
+            rows,
+        )
+
+    def update(self, entries: Iterable[Input]) -> None:
+        """Write down what has become of inputs."""
+        self._base.executemany(
+            f"UPDATE inputs SET ({_FATE}) = ({_marks(_FATE)}) WHERE id = ?",
+            ((*_fate(entry), entry.id) for entry in entries),
+        )
+
+    def run(self, sql: str, *values: object) -> Any:
+        """Run a statement on the table `inputs`. Returns the rows."""
+        return self._base.execute(sql, values)
+
+    def one(self, sql: str, *values: object) -> Any:
+        """The first value of the first row, None where there is none."""
+        row = self.run(sql, *values).fetchone()
+        return None if row is None else row[0]
+
+    def count(self, condition: str = "TRUE") -> int:
+        """How many inputs meet an SQL condition."""
+        return int(self.one(f"SELECT COUNT(*) FROM inputs WHERE {condition}"))
+
+    def values(self, column: str, condition: str) -> list[str]:
+        """The different values of a column, sorted."""
+        found = self.run(f"SELECT DISTINCT {column} FROM inputs WHERE {condition} ORDER BY 1")
+        return [_text(value) for (value,) in found]
+
+    def counts(self, column: str, condition: str) -> dict[str, int]:
+        """How often each value of a column is there, the most frequent first."""
+        found = self.run(
+            f"SELECT {column}, COUNT(*) FROM inputs WHERE {condition} GROUP BY 1 "
+            "ORDER BY 2 DESC, MIN(id)"
+        )
+        return {_text(value): count for value, count in found}
+
+    def entries(
+        self, condition: str = "TRUE", order: str = "id", *values: object
+    ) -> Iterator[Input]:
+        """The inputs that meet an SQL condition.
+
+        None may be changed before the last one came, unless `order` is by something else than their
+        numbers.
+        """
+        for row in self.run(
+            f"SELECT {_COLUMNS} FROM inputs WHERE {condition} ORDER BY {order}", *values
+        ):
+            yield _input(row)
+
+    def batches(self, condition: str = "TRUE") -> Iterator[list[Input]]:
+        """The inputs that meet an SQL condition, some at a time, which may then be changed."""
+        last = -1
+        while batch := list(self.entries(f"id > {last} AND {condition}", f"id LIMIT {_BATCH}")):
+            last = batch[-1].id
+            yield batch
+
+    def unit(self, index: int) -> list[Input]:
+        """The inputs of a unit."""
+        first, *after = self._first[index : index + 2]
+        last = after[0] if after else self._added
+        return list(self.entries("id >= ? AND id < ?", "id", first, last))
+
+    def copies(self) -> Iterator[list[Input]]:
+        """Usable inputs of the same bytes, where there are several, which may then be changed."""
+        several = f"SELECT sha256 FROM inputs WHERE {USABLE} GROUP BY 1 HAVING COUNT(*) > 1"
+        found = self.entries(f"{USABLE} AND sha256 IN ({several})", "sha256, +id")
+        for _, copies in itertools.groupby(found, lambda entry: entry.sha256):
+            yield list(copies)
+
+    def leave_out(self, window: Collection[int]) -> None:
+        """Mark the usable inputs of classes that no span of the window teaches."""
+        spans = ", ".join(map(str, sorted(window)))
+        taught = f"SELECT label FROM inputs WHERE {KEPT} AND split = 'train'"
+        self.run(
+            f"UPDATE inputs SET is_outside = TRUE WHERE {USABLE} AND span NOT IN ({spans}) "
+            f"AND label NOT IN ({taught})"
+        )
+
+    def has_given(self, split: str) -> bool:
+        """Whether the source itself has put any of what is kept into a split."""
+        found = f"SELECT 1 FROM inputs WHERE {KEPT} AND is_given AND split = ? LIMIT 1"
+        return self.one(found, split) is not None
+
+    def by_class(self) -> Iterator[tuple[str, int, str, int, int]]:
+        """Label, span, split, and how many are kept of these, in all and drawn; sorted."""
+        for label, *rest in self.run(
+            "SELECT label, span, split, COUNT(*), SUM(NOT is_given) FROM inputs "
+            f"WHERE {KEPT} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+        ):
+            yield scratch.to_text(label), *rest
+
+    def of_class(self, label: str) -> Iterator[Input]:
+        """What is kept of a class."""
+        yield from self.entries(f"{KEPT} AND label = ?", "id", scratch.to_blob(label))
+
+    def redraw(self) -> None:
+        """Give what is kept the split that was drawn for it."""
+        self.run(f"UPDATE inputs SET split = drawn WHERE {KEPT} AND split != drawn")
+
+    def moves(self) -> dict[str, tuple[str, str]]:
+        """Examples that are not to stay where they were written: SHA-256 to old and new split.
+
+        The new one is "" for what is kept no more.
+        """
+        found = self.run(
+            f"SELECT sha256, written, CASE WHEN {KEPT} THEN split ELSE '' END AS now FROM inputs "
+            "WHERE written != now"
+        )
+        return {sha256: (before, now) for sha256, before, now in found}
+
+    def of(self, ids: Collection[int]) -> dict[int, Input]:
+        """Inputs by their number."""
+        found = {}
+        for each in ids:
+            for entry in self.entries("id = ?", "id", each):
+                found[each] = entry
+        return found
+
+    def settle(self, unit: int, outcomes: Iterable[Outcome]) -> None:
+        """Write down what became of inputs, by their position in a unit, when they were decoded."""
+        first = self._first[unit]
+        broken, written = [], []
+        for position, fate in outcomes:
+            number = first + position
+            if isinstance(fate, Problem):
+                broken.append((fate.kind, scratch.to_blob(fate.detail), number))
+            else:
+                written.append((fate.width, fate.height, fate.normalized, number))
+                self._thumbs.seek(number * _THUMB_BYTES)
+                self._thumbs.write(fate.thumb)
+        self._base.executemany("UPDATE inputs SET kind = ?, detail = ? WHERE id = ?", broken)
+        self._base.executemany(
+            "UPDATE inputs SET width = ?, height = ?, normalized = ?, written = split WHERE id = ?",
+            written,
+        )
+
+    def share_problems(self) -> None:
+        """Have the duplicates of inputs with a problem share it."""
+        self.run(
+            "UPDATE inputs SET (kind, detail) = (SELECT kind, detail FROM inputs AS kept "
+            "WHERE kept.id = inputs.same_as), same_as = NULL, duplicate_of = x'' "
+            f"WHERE same_as IN (SELECT id FROM inputs WHERE NOT ({USABLE}))"
+        )
+
+    def thumbs(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """uint8 [N, bytes] on disk, a row for each input; and the rows of those that are kept."""
+        kept = self.count(KEPT)
+        rows = np.fromiter(
+            (number for (number,) in self.run(f"SELECT id FROM inputs WHERE {KEPT} ORDER BY id")),
+            np.int64,
+            kept,
+        )
+        if not kept:
+            return np.empty((0, _THUMB_BYTES), np.uint8), rows
+        self._thumbs.truncate(self._added * _THUMB_BYTES)
+        self._thumbs.flush()
+        shape = (self._added, _THUMB_BYTES)
+        return np.memmap(self._thumbs.name, np.uint8, "r", shape=shape), rows
+
+    def classes(self, window: Collection[int]) -> list[str]:
+        """Names of the classes, also of those of which no image can be used.
+
+        A class of which everything is quarantined is not to go without a word.
+        """
+        spans = ", ".join(map(str, sorted(window)))
+        return self.values(
+            "label",
+            f"CASE WHEN {USABLE} THEN NOT is_outside "
+            f"ELSE label != x'' AND kind != '{RELABELLED}' AND span IN ({spans}) END",
+        )
+
+    def bad_of_class(self, label: str, limit: int) -> list[Input]:
+        """The first unusable inputs of a class, by name."""
+        condition = f"NOT ({USABLE}) AND label = ?"
+        return list(self.entries(condition, f"name, +id LIMIT {limit}", scratch.to_blob(label)))
+
+    def splits(self) -> Iterator[tuple[str, str]]:
+        """SHA-256 and split of each example."""
+        yield from self.run(f"SELECT sha256, split FROM inputs WHERE {KEPT}")
+
+    def hashes(self) -> Iterator[str]:
+        """SHA-256 of each input, "" where there is none, or may be another one by now."""
+        passing = ", ".join(f"'{kind}'" for kind in PASSING)
+        for (sha256,) in self.run(
+            f"SELECT CASE WHEN kind IN ({passing}) THEN '' ELSE sha256 END FROM inputs ORDER BY id"
+        ):
+            yield sha256
+
+    def digest(self, split: str) -> str:
+        """Equal for splits of the same images with the same labels."""
+        found = self.run(
+            f"SELECT sha256, label FROM inputs WHERE {KEPT} AND split = ? ORDER BY 1, 2", split
+        )
+        return reuse.key_of_all([sha256, scratch.to_text(label)] for sha256, label in found)
+
+    def median_side(self) -> float:
+        """The median of the shorter sides of examples, in pixels; 0 for none."""
+        count = self.count(KEPT)
+        sides = self.run(
+            f"SELECT MIN(width, height) FROM inputs WHERE {KEPT} ORDER BY 1 "
+            f"LIMIT {2 - count % 2} OFFSET {max(count - 1, 0) // 2}"
+        ).fetchall()
+        return sum(side for (side,) in sides) / len(sides) if sides else 0
+
+    def sizes(self, condition: str, limit: int) -> list[tuple[str, int, int]]:
+        """The first names, widths and heights of examples that meet an SQL condition."""
+        found = self.run(
+            f"SELECT name, width, height FROM inputs WHERE {KEPT} AND {condition} "
+            f"ORDER BY name LIMIT {limit}"
+        )
+        return [(scratch.to_text(name), width, height) for name, width, height in found]
+
+    def table(self) -> Counter[tuple[str, str]]:
+        """Number of examples by split and label."""
+        found = self.run(f"SELECT split, label, COUNT(*) FROM inputs WHERE {KEPT} GROUP BY 1, 2")
+        return Counter({(split, _text(label)): count for split, label, count in found})
+
+
+def _marks(columns: str) -> str:
+    return ", ".join("?" for _ in columns.split(","))
+
+
+def _origin(entry: Input) -> tuple[object, ...]:
+    name, label = scratch.to_blob(entry.name), scratch.to_blob(entry.label)
+    return name, label, entry.sha256, entry.span, entry.span_name
+
+
+def _fate(entry: Input) -> tuple[object, ...]:
+    kind, detail = entry.problem or (None, "")
+    return (
+        entry.split,
+        kind,
+        scratch.to_blob(detail),
+        scratch.to_blob(entry.duplicate_of),
+        entry.same_as,
+        entry.is_given,
+        entry.is_known,
+        entry.is_outside,
+        entry.drawn,
+    )
+
+
+def _input(row: tuple[Any, ...]) -> Input:
+    number, is_done, name, label, sha256, span, span_name, split, kind, detail, *rest = row
+    duplicate_of, same_as, is_given, is_known, is_outside, drawn = rest
+    return Input(
+        name=scratch.to_text(name),
+        label=scratch.to_text(label),
+        split=split,
+        sha256=sha256,
+        span=span,
+        problem=None if kind is None else Problem(kind, scratch.to_text(detail)),
+        duplicate_of=scratch.to_text(duplicate_of),
+        span_name=span_name,
+        is_given=bool(is_given),
+        is_known=bool(is_known),
+        is_outside=bool(is_outside),
+        drawn=drawn,
+        id=number,
+        same_as=same_as,
+        is_done=bool(is_done),
+    )
+
+
+def _text(value: Any) -> str:
+    return scratch.to_text(value) if isinstance(value, bytes) else str(value)

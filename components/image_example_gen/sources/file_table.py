@@ -1,0 +1,179 @@
+"""Labelled files of a source, on disk, and their units."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, overload
+
+from components.image_example_gen import files, scratch
+from components.image_example_gen.sources.base import Content, Item, Unit, printable
+
+# A unit becomes a TFRecord shard per split, and is what one of several workers has at a time. They
+# follow from the data alone: the cache is that of every runner, with however many workers.
+UNIT_BYTES = 64 * 2**20
+UNIT_FILES = 1_000
+MIN_UNITS = 2  # keeps a second worker busy on small sets
+
+# Problems with files that are not even hashed: a link may lead to what is none of our business, and
+# clients of a store that does not answer try for minutes.
+_NOT_READ = ("link", "manifest", "unreadable", "unreachable")
+
+_COLUMNS = "name, label, split, kind, detail, is_folder, size"
+_TABLES = """
+CREATE TABLE found (
+  rank INTEGER PRIMARY KEY,
+  name BLOB, label BLOB, split TEXT, kind TEXT, detail BLOB, is_folder INTEGER, size INTEGER);
+CREATE TABLE dealt (
+  unit INTEGER, rank INTEGER,
+  name BLOB, label BLOB, split TEXT, kind TEXT, detail BLOB, is_folder INTEGER, size INTEGER,
+  PRIMARY KEY (unit, rank)) WITHOUT ROWID
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFile:
+    """One labelled file. `name` is its path relative to the root, with forward slashes.
+
+    `is_folder` marks a folder that cannot be looked into, which has a problem.
+    """
+
+    name: str
+    label: str = ""
+    split: str = ""
+    problem: tuple[str, str] | None = None
+    is_folder: bool = False
+    size: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class FileUnit(Unit):
+    """Some of the files below a root."""
+
+    root: str
+    files: tuple[SourceFile, ...]
+    max_bytes: int
+
+    def items(self) -> Iterator[Item]:
+        for file in self.files:
+            yield Item(
+                name=printable(file.name),
+                label=file.label,
+                load=self._loader(file),
+                size=file.size,
+                split=file.split,
+                problem=file.problem,
+            )
+
+    def _loader(self, file: SourceFile) -> Callable[[], bytes]:
+        if file.problem and file.problem[0] in _NOT_READ:
+            return functools.partial(_refuse, *file.problem)
+        return functools.partial(files.read, files.join(self.root, file.name), self.max_bytes)
+
+
+def _refuse(kind: str, detail: str) -> bytes:
+    raise files.Unusable(kind, detail)
+
+
+class FileTable(Sequence[Unit]):
+    """Files below a root, and the units that they are dealt to.
+
+    Args:
+      root: path or URI.
+      found: the files.
+      max_bytes: of a file, from which on it is none that can be used.
+      by_name: whether they are sorted; else they stay in their order.
+    """
+
+    def __init__(
+        self, root: str, found: Iterable[SourceFile], max_bytes: int, *, by_name: bool = False
+    ) -> None:
+        self._root, self._max_bytes = root, max_bytes
+        self._found = Files(found)
+        self.files, size = self._found.totals
+        wanted = max(MIN_UNITS, math.ceil(size / UNIT_BYTES), math.ceil(self.files / UNIT_FILES))
+        self._units = min(self.files, wanted)
+        self._found.deal(self._units, "name" if by_name else "rank")
+
+    def __len__(self) -> int:
+        return self._units
+
+    @overload
+    def __getitem__(self, index: int) -> Unit: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Unit]: ...
+    def __getitem__(self, index: int | slice) -> Unit | Sequence[Unit]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(self._units))]
+        if not -self._units <= index < self._units:
+            raise IndexError(index)
+        return FileUnit(self._root, self._found.of_unit(index % self._units), self._max_bytes)
+
+    @property
+    def contents(self) -> Iterator[Content]:
+        """One entry for each file; those with a problem may not even exist."""
+        for index in range(self._units):
+            for file in self._found.of_unit(index):
+                yield Content(
+                    json.dumps([file.name, file.label, file.split, file.problem]),
+                    "" if file.problem else files.join(self._root, file.name),
+                )
+
+
+class Files:
+    """Files on disk, in the order in which they come."""
+
+    def __init__(self, found: Iterable[SourceFile]) -> None:
+        self._base = scratch.database(_TABLES)
+        self._base.executemany(
+            f"INSERT INTO found ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", map(_row, found)
+        )
+
+    def __iter__(self) -> Iterator[SourceFile]:
+        yield from map(_file, self._base.execute(f"SELECT {_COLUMNS} FROM found ORDER BY rank"))
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """How many there are, and how many bytes they have together."""
+        count, size = self._base.execute("SELECT COUNT(*), SUM(size) FROM found").fetchone()
+        return count, size or 0
+
+    def deal(self, units: int, order: str) -> None:
+        """Deal the files to so many units, in turns; they are no longer there otherwise."""
+        rows = self._base.execute(f"SELECT {_COLUMNS} FROM found ORDER BY {order}")
+        self._base.executemany(
+            "INSERT INTO dealt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            ((rank % units, rank, *row) for rank, row in enumerate(rows)),
+        )
+        self._base.execute("DROP TABLE found")
+
+    def of_unit(self, index: int) -> tuple[SourceFile, ...]:
+        """The files of a unit."""
+        rows = f"SELECT {_COLUMNS} FROM dealt WHERE unit = ? ORDER BY rank"
+        return tuple(map(_file, self._base.execute(rows, (index,))))
+
+
+class Names:
+    """The names of those files that have no problem, as often as they are asked for."""
+
+    def __init__(self, found: Iterable[SourceFile]) -> None:
+        self._found = found
+
+    def __iter__(self) -> Iterator[str]:
+        return (file.name for file in self._found if not file.problem)
+
+
+def _row(file: SourceFile) -> tuple[object, ...]:
+    kind, detail = file.problem or (None, "")
+    name, label = scratch.to_blob(file.name), scratch.to_blob(file.label)
+    return name, label, file.split, kind, scratch.to_blob(detail), file.is_folder, file.size
+
+
+def _file(row: tuple[Any, ...]) -> SourceFile:
+    name, label, split, kind, detail, is_folder, size = row
+    problem = None if kind is None else (kind, scratch.to_text(detail))
+    name, label = scratch.to_text(name), scratch.to_text(label)
+    return SourceFile(name, label, split, problem, bool(is_folder), size)

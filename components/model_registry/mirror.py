@@ -1,0 +1,96 @@
+"""Keeps a folder of a model server like a prefix of an object store that the server cannot read.
+
+`python3 -m components.model_registry.mirror s3://BUCKET/models/NAME /models/NAME`: beside a server,
+in its pod. A version is copied whole, is compared with its manifest, and appears in one rename;
+half a push has no manifest yet. One that is gone from the store is removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from components import progress, storage
+from components.errors import ConfigError
+from components.model_registry import versions
+
+_EVERY_S = 30.0
+
+
+def mirror(source: str, target: Path) -> list[str]:
+    """Copy the versions that are new in `source`, and remove those that are gone from it.
+
+    Returns a line for each change. Raises OSError and ConfigError; what is there then is whole.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    changes = []
+    with storage.locked(target):
+        for leftover in target.glob(".mirror-*"):  # of a mirror that was killed
+            shutil.rmtree(leftover)
+        there = set(versions.find(source))
+        for version in sorted(there):
+            manifest = versions.read_manifest(source, version)
+            if manifest is not None and manifest != versions.read_manifest(str(target), version):
+                _copy(source, version, manifest, target)
+                changes.append(f"version {version} is copied from {source}")
+        for version in sorted(set(versions.find(str(target))) - there):
+            _discard(target / str(version))
+            changes.append(f"version {version} is removed: it is gone from {source}")
+    return changes
+
+
+def _copy(source: str, version: int, manifest: versions.Manifest, target: Path) -> None:
+    whole = target / f".mirror-{uuid.uuid4().hex}"
+    try:
+        prefix = storage.join(source, str(version))
+        for name in storage.files(prefix):
+            storage.download(storage.join(prefix, name), whole / name)
+        for name, digest in manifest.files.items():
+            if versions.digest_of(str(whole / name)) != digest:
+                raise ConfigError(f"{storage.join(prefix, name)} is not what was pushed")
+        if (place := target / str(version)).exists():
+            _discard(place)
+        whole.rename(place)
+    finally:
+        shutil.rmtree(whole, ignore_errors=True)
+
+
+def _discard(version: Path) -> None:
+    """Remove a version, at once for a server that lists the folder."""
+    doomed = version.with_name(f".mirror-{uuid.uuid4().hex}")
+    version.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Mirror again and again; what goes wrong is told, and tried again."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", help="URI of the numbered versions")
+    parser.add_argument("target", type=Path, help="folder of the model server")
+    parser.add_argument("--every", type=float, default=_EVERY_S, help="seconds between two looks")
+    parser.add_argument("--once", action="store_true", help="look once; exit code 1 where it fails")
+    given = parser.parse_args(arguments)
+    while True:
+        try:
+            for line in mirror(given.source.rstrip("/"), given.target):
+                _tell("note", line)
+        except (OSError, ConfigError) as error:
+            _tell("error", str(error))
+            if given.once:
+                return 1
+        if given.once:
+            return 0
+        time.sleep(given.every)
+
+
+def _tell(event: str, text: str) -> None:
+    print(progress.as_line(event, {"text": text}), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

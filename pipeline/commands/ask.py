@@ -1,0 +1,85 @@
+"""`perennial ask` and `perennial label`: from recorded traffic to labelled images."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.monitor import (
+    DaysOption,
+    ExamplesOption,
+    ModelsOption,
+    UntilOption,
+    instant,
+)
+from pipeline.commands.options import ConfigOption, SettingsOption, WorkspaceOption, load
+from pipeline.commands.traffic import LogsArgument
+
+
+def ask(
+    logs: LogsArgument,
+    output: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")],
+    number: Annotated[int, typer.Option(min=1, metavar="N", help="Most images.")] = 50,
+    config: ConfigOption = None,
+    workspace: WorkspaceOption = None,
+    days: DaysOption = None,
+    until: UntilOption = None,
+    examples: ExamplesOption = None,
+    models: ModelsOption = None,
+    settings: SettingsOption = None,
+) -> None:
+    """Choose the recorded images that are most worth a label, and write them with a table.
+
+    Least sure, far from what was trained on, in dispute between versions; diverse, and no near
+    duplicates. Fill in the column label of FOLDER/labels.csv, by `perennial label FOLDER` or any
+    spreadsheet, and give it to `perennial feedback`, which leaves out lines without a label.
+    """
+    from pipeline.errors import DataError
+    from pipeline.noise import quiet
+
+    loaded = load(config, {"workspace": workspace}, settings).config
+    end = instant(until)
+    since = end - datetime.timedelta(days=days or loaded.monitor.window_days)
+    with quiet(Path(os.devnull)):
+        from pipeline.monitoring import ask as asking
+        from pipeline.monitoring import logs as recorded
+        from pipeline.monitoring import monitor as monitoring
+
+        place = monitoring.find_place(loaded, examples, models)
+        found = recorded.read(logs, since, end).rows
+        rows = [row for row in found if row.model == loaded.name]
+        version = asking.main_version([row for row in rows if row.image])
+        if not version:
+            raise DataError(
+                f"{logs}: no image was recorded and answered since {since:%Y-%m-%d %H:%M}"
+            )
+        looked = monitoring.Models(place)
+        answers = looked.answers(version)
+        if isinstance(answers, str):
+            raise DataError(f"{logs}: no image to choose from: {answers}")
+        known = monitoring.labelled(place)
+        asked = asking.select(rows, answers, looked.embed, known, number)
+        asking.write(asked, answers.classes, output)
+    reasons = [each.reason for each in asked]
+    counts = ", ".join(f"{reasons.count(each)} {each}" for each in dict.fromkeys(reasons))
+    print(f"{output / asking.TABLE}: {len(asked):,} images: {counts}")
+
+
+def label(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="As `perennial ask` made it.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On loopback.")] = 8701,
+) -> None:
+    """Serve a page on which images are labelled by the keys 1 to 9, until it is interrupted."""
+    from pipeline.errors import ConfigError
+    from pipeline.monitoring import label as labelling
+
+    labelling.application(folder)
+    print(f"http://127.0.0.1:{port}/ labels the images of {folder}", flush=True)
+    try:
+        labelling.serve(folder, port)
+    except OSError as error:
+        raise ConfigError(f"--port {port}: {error.strerror}") from error

@@ -1,0 +1,128 @@
+"""`perennial monitor`: what is served, compared with what the baseline was made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.commands.options import ConfigOption, SettingsOption, WorkspaceOption, load
+from pipeline.commands.traffic import LogsArgument
+
+if TYPE_CHECKING:
+    from pipeline.monitoring.monitor import Place
+    from pipeline.settings import Config
+
+ExamplesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI", help="Examples artifact to compare with (default: the baseline's)."
+    ),
+]
+ModelsOption = Annotated[
+    str | None,
+    typer.Option(metavar="URI", help="Folder of the versions (default: push.directory)."),
+]
+UntilOption = Annotated[
+    str | None, typer.Option(metavar="TIME", help="End of the window, ISO 8601 (default: now).")
+]
+DaysOption = Annotated[
+    float | None,
+    typer.Option(metavar="DAYS", help="Length of the window (default: monitor.window_days)."),
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="For monitor.html and monitor.json (default: WORKSPACE/monitoring)."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Write nothing, and tell nobody.")]
+
+
+def monitor(
+    logs: LogsArgument,
+    config: ConfigOption = None,
+    workspace: WorkspaceOption = None,
+    days: DaysOption = None,
+    until: UntilOption = None,
+    examples: ExamplesOption = None,
+    models: ModelsOption = None,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+    dry_run: DryRunOption = False,
+    settings: SettingsOption = None,
+) -> None:
+    """Compare a window of recorded traffic with the data of the baseline.
+
+    Statistics of the images, predicted classes, confidence, entropy and the distance of embeddings,
+    for each version and label. Exit code 9 where they have drifted, 12 where there is too little
+    traffic to tell. An undisturbed window has a finding with a chance of monitor.false_alarms. What
+    is found is told to the webhook, once in a cool-down, and to `perennial retrain`.
+    """
+    from pipeline.monitoring import monitor as monitoring
+
+    loaded = load(config, {"workspace": workspace}, settings).config
+    window = Window(logs, days, until, output, as_json, dry_run)
+    window.compare(loaded, lambda: monitoring.find_place(loaded, examples, models))
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """What is compared, and where the outcome goes: the options of the command."""
+
+    logs: Path
+    days: float | None
+    until: str | None
+    output: Path | None
+    as_json: bool
+    dry_run: bool
+
+    def compare(self, config: Config, find: Callable[[], Place]) -> None:
+        """Compare, print, keep and tell. Raises DriftFound, DataLost, ConfigError, DataError."""
+        from components import storage
+        from pipeline.errors import DataLost, DriftFound
+        from pipeline.noise import quiet
+
+        end = instant(self.until)
+        since = end - datetime.timedelta(days=self.days or config.monitor.window_days)
+        with quiet(Path(os.devnull)):
+            from pipeline.monitoring import figures, page, recorder
+            from pipeline.monitoring import monitor as monitoring
+
+            place = find()
+            report = monitoring.look(config, self.logs, place, since, end)
+        as_json = report.model_dump_json(indent=1)
+        print(as_json if self.as_json else "\n".join(monitoring.lines(report)))
+        if not self.dry_run:
+            folder = self.output or place.kept
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "monitor.html").write_text(page.render(config.name, report), "utf-8")
+            (folder / "monitor.json").write_text(f"{as_json}\n", "utf-8")
+            gauges = monitoring.gauges(config.name, report)
+            storage.write_text(str(self.logs / recorder.GAUGES), gauges)
+            now = datetime.datetime.now(datetime.UTC)
+            for line in monitoring.tell(config, place, report, now):
+                print(line)
+        if report.verdict == figures.DRIFTED:
+            raise DriftFound("; ".join(map(monitoring.str_of, report.findings)))
+        if report.verdict == figures.LITTLE:
+            raise DataLost(report.notes[0])
+
+
+def instant(text: str | None) -> datetime.datetime:
+    """A time in UTC; now for None. Raises ConfigError."""
+    from pipeline.errors import ConfigError
+
+    if text is None:
+        return datetime.datetime.now(datetime.UTC)
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"--until {text}: must be like 2026-05-01T12:00") from error
+    return found.replace(tzinfo=found.tzinfo or datetime.UTC).astimezone(datetime.UTC)

@@ -1,0 +1,140 @@
+"""`perennial traffic`: record what a model server is asked."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LogsArgument = Annotated[
+    Path, typer.Argument(metavar="LOGS", help="Folder of the recorded traffic.")
+]
+
+
+def record(
+    logs: LogsArgument,
+    server: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="gRPC address of the model server.")
+    ] = "127.0.0.1:8500",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="For the proxy.")] = 8700,
+    images: Annotated[
+        bool, typer.Option(help="Keep images; without, statistics and embeddings of them.")
+    ] = True,
+    embeddings: Annotated[
+        bool | None,
+        typer.Option(
+            help="Keep embeddings, for one more prediction each (default: where images are not)."
+        ),
+    ] = None,
+    shadow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL",
+            help="Also ask this label about each recorded image, such as canary; can be repeated.",
+        ),
+    ] = None,
+    max_mb: Annotated[
+        float, typer.Option(min=1, metavar="MB", help="Most that the folder takes; oldest go.")
+    ] = 1000.0,
+    file_mb: Annotated[
+        float, typer.Option(min=0.1, metavar="MB", help="Size after which a file is closed.")
+    ] = 32.0,
+    file_minutes: Annotated[
+        float, typer.Option(min=0.1, metavar="MIN", help="Age after which a file is closed.")
+    ] = 60.0,
+    days: Annotated[
+        float, typer.Option(min=0, metavar="DAYS", help="Age from which files go; 0: none.")
+    ] = 30.0,
+) -> None:
+    """Record the requests that the proxy mirrors, until it is stopped.
+
+    Writes TFRecords of tf.Example, one for each image, with the id in the answer's header, what the
+    server answers and its version. Records may hold what people have sent: only this user can read
+    them, they are gone after --days, and `perennial traffic forget` removes single requests.
+    """
+    from pipeline.errors import ConfigError
+    from pipeline.monitoring.logs import Limits
+    from pipeline.monitoring.recorder import Recorder, What, serve
+
+    if 2 * file_mb > max_mb:
+        raise ConfigError(f"--file-mb {file_mb:g} is more than half of --max-mb {max_mb:g}")
+    what = What(images, not images if embeddings is None else embeddings, tuple(shadow or ()))
+    limits = Limits(int(max_mb * 1e6), int(file_mb * 1e6), file_minutes * 60, days)
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{logs}: cannot be made: {error.strerror}") from error
+    print(f"Recording to {logs}, on {host}:{port}", flush=True)
+    try:
+        serve(Recorder(logs, server, what, limits), host, port)
+    except OSError as error:
+        raise ConfigError(f"--host {host} --port {port}: {error.strerror}") from error
+
+
+def proxy(
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the requests that is recorded.")
+    ] = 0.1,
+    rest_listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where callers ask over REST.")
+    ] = "127.0.0.1:8601",
+    grpc_listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where callers ask over gRPC.")
+    ] = "127.0.0.1:8600",
+    rest: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The model server's REST.")
+    ] = "127.0.0.1:8501",
+    grpc: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The model server's gRPC.")
+    ] = "127.0.0.1:8500",
+    recorder: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the recorder is.")
+    ] = "127.0.0.1:8700",
+    only_print: Annotated[
+        bool, typer.Option("--print", help="Print nginx.conf instead, for a container.")
+    ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="For nginx's files (default: /tmp, or one made for it)."),
+    ] = None,
+) -> None:
+    """Run nginx in front of a model server, which mirrors a share of the requests to the recorder.
+
+    Each answer gets a header X-Request-Id, the caller's own or a new one. No caller gets an error
+    where the recorder is slow, full or not there.
+    """
+    from pipeline.monitoring.proxy import Proxy
+
+    place = folder or Path("/tmp" if only_print else tempfile.mkdtemp(prefix="perennial-proxy-"))
+    made = Proxy(rest_listen, grpc_listen, rest, grpc, recorder, share, str(place.absolute()))
+    if only_print:
+        print(made.configuration(), end="")
+        return
+    place.mkdir(parents=True, exist_ok=True)
+    command = made.command()
+    print(f"REST on {rest_listen}, gRPC on {grpc_listen}; {share:.0%} is recorded", flush=True)
+    # nginx takes this process's place, and so its terminal and its signals.
+    os.execv(command[0], command)
+
+
+def forget(
+    logs: LogsArgument,
+    requests: Annotated[
+        list[str], typer.Argument(metavar="ID", help="As in the header X-Request-Id.")
+    ],
+) -> None:
+    """Remove all that was recorded of requests. Exit code 3 where nothing was found of one.
+
+    A recorder may go on meanwhile, and then may lose what it writes in this moment.
+    """
+    from pipeline.errors import DataError
+    from pipeline.monitoring import logs as recorded
+
+    found = recorded.forget(logs, requests)
+    print(f"{sum(found.values()):,} records removed")
+    if missing := [each for each, count in found.items() if not count]:
+        raise DataError(f"{logs}: holds nothing of {', '.join(missing)}")

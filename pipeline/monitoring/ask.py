@@ -1,0 +1,239 @@
+"""The images of the traffic that are most worth a person's label.
+
+Of the budget, at most a quarter each goes to images in which versions disagree and to images
+further from the training images than nearly all held-out ones. The rest goes to what the model is
+least sure of, spread over the penultimate layer: of three times as many, a greedy k-centre takes
+the one that is furthest from all that are chosen, again and again, so that no kind of image is
+asked for twice while another is not. Near duplicates are asked for once, and what was trained on
+not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from components.image_example_gen import near_duplicates
+from components.image_example_gen.files import Unusable
+from components.image_example_gen.images import THUMB, read_image
+from components.image_example_gen.options import Options
+from pipeline.errors import ConfigError, DataError
+from pipeline.monitoring.baseline import Answers
+from pipeline.monitoring.compare import EMBEDDED, Embed
+from pipeline.monitoring.rows import OK, Row
+
+TABLE, ITEMS, IMAGES = "labels.csv", "items.json", "images"
+COLUMNS = ("image", "label", "guess", "confidence", "reason", "request", "version")
+UNSURE, DISTANT, DISAGREE = "unsure", "distant", "versions disagree"
+_SHARE = 4  # of the budget, one in so many for each of the other reasons
+_POOL = 3  # times as many unsure images as are wanted, of which the diverse ones are taken
+_FAR = 0.99  # of the held-out images are nearer than a distant one
+CHOICES = 9  # of the likeliest classes, one for each key
+
+
+class Candidates(NamedTuple):
+    """Images to choose from.
+
+    probabilities: float [N, classes].
+    points: in the penultimate layer, float [N, D]; D is 0 where that is not known.
+    is_far: bool [N], further from the training images than held-out ones are.
+    is_disputed: bool [N], whether versions disagree.
+    """
+
+    probabilities: np.ndarray
+    points: np.ndarray
+    is_far: np.ndarray
+    is_disputed: np.ndarray
+
+
+def choose(candidates: Candidates, number: int) -> list[tuple[int, str]]:
+    """At most `number` of the candidates, each with the reason, in the order to ask in."""
+    best = np.sort(candidates.probabilities, axis=1)[:, ::-1]
+    second = best[:, 1] if best.shape[1] > 1 else np.zeros(len(best))
+    order = np.argsort(best[:, 0] - second, kind="stable")
+    chosen: dict[int, str] = {}
+    for flags, reason in (
+        (candidates.is_disputed, DISAGREE),
+        (candidates.is_far, DISTANT),
+    ):
+        found = [int(index) for index in order if flags[index] and index not in chosen]
+        few = min(-(-number // _SHARE), number - len(chosen))
+        chosen |= dict.fromkeys(_diverse(candidates.points, found[: _POOL * few], few), reason)
+    left = number - len(chosen)
+    pool = [int(index) for index in order if index not in chosen][: _POOL * left]
+    chosen |= dict.fromkeys(_diverse(candidates.points, pool, left, list(chosen)), UNSURE)
+    return list(chosen.items())
+
+
+def _diverse(
+    points: np.ndarray, pool: Sequence[int], number: int, given: Sequence[int] = ()
+) -> list[int]:
+    """At most `number` of the pool by greedy k-centre, from its first and those given on."""
+    if len(pool) <= number or not points.shape[1]:
+        return list(pool[:number])
+    chosen: list[int] = []
+    nearest = np.full(len(pool), np.inf)
+    inside = points[list(pool)]
+    for centre in given:
+        nearest = np.minimum(nearest, np.linalg.norm(inside - points[centre], axis=1))
+    place = 0 if not len(given) else int(nearest.argmax())
+    for _ in range(number):
+        chosen.append(pool[place])
+        nearest = np.minimum(nearest, np.linalg.norm(inside - inside[place], axis=1))
+        nearest[place] = -1.0  # what is chosen, also where others are equal to it
+        place = int(nearest.argmax())
+    return chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """An image to label. choices: the classes, the likeliest first."""
+
+    row: Row
+    reason: str
+    choices: list[str]
+
+    @property
+    def name(self) -> str:
+        return f"{IMAGES}/{self.row.sha256[:16]}.{'jpg' if self.row.format == 'jpeg' else 'png'}"
+
+
+def select(
+    rows: Sequence[Row], answers: Answers, embed: Embed, known: Collection[str], number: int
+) -> list[Asked]:
+    """Choose among the images of one version's rows, and of the rows of others beside them.
+
+    Args:
+      rows: of a window.
+      answers: of the version that is to learn, the one with the most rows.
+      embed: see `compare`.
+      known: SHA-256 of images that have a label.
+      number: most images.
+
+    Raises DataError where there is no image to choose from.
+    """
+    usable = [row for row in rows if row.status == OK and row.image and row.sha256 not in known]
+    version = main_version(usable)
+    votes: dict[str, set[str]] = {}
+    for row in usable:
+        votes.setdefault(row.sha256, set()).add(row.predicted)
+    mine = {row.sha256: row for row in reversed(usable) if row.version == version}
+    kept = _without_near_duplicates(
+        sorted(mine.values(), key=lambda row: float(max(row.probabilities)))
+    )
+    if not kept:
+        raise DataError(
+            "no recorded image can be asked for: images are left out, were trained on, or refused"
+        )
+    probabilities = np.array([row.probabilities for row in kept], np.float64)
+    points, far = _places(version, kept, answers, embed)
+    candidates = Candidates(
+        probabilities, points, far, np.array([len(votes[row.sha256]) > 1 for row in kept])
+    )
+    return [
+        Asked(
+            kept[index],
+            reason,
+            [answers.classes[each] for each in np.argsort(-probabilities[index], kind="stable")],
+        )
+        for index, reason in choose(candidates, number)
+    ]
+
+
+def main_version(rows: Sequence[Row]) -> int:
+    """The version that has answered the most callers; 0 for none."""
+    counts: dict[int, int] = {}
+    for row in rows:
+        if row.status == OK and not row.is_shadow:
+            counts[row.version] = counts.get(row.version, 0) + 1
+    return max(counts, key=lambda version: (counts[version], version), default=0)
+
+
+def _places(
+    version: int, rows: Sequence[Row], answers: Answers, embed: Embed
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points, and whether each is far; of no dimension where embeddings are not to be had."""
+    space = answers.space()
+    parts = [rows[start : start + EMBEDDED] for start in range(0, len(rows), EMBEDDED)]
+    found = [embed(version, part) for part in parts] if space else []
+    if space is None or any(each is None for each in found):
+        return np.zeros((len(rows), 0)), np.zeros(len(rows), bool)
+    embeddings = np.concatenate([each for each in found if each is not None])
+    limit = np.quantile(space.distances(answers.held_out), _FAR)
+    return space.project(embeddings), space.distances(embeddings) > limit
+
+
+def _without_near_duplicates(rows: Sequence[Row]) -> list[Row]:
+    """The first of each group of images that look the same."""
+    thumbs, found = [], []
+    for row in rows:
+        try:
+            thumbs.append(read_image(row.image, Options.max_pixels).thumb)
+        except Unusable:
+            continue
+        found.append(row)
+    pixels = np.frombuffer(b"".join(thumbs), np.uint8).reshape(len(thumbs), 3 * THUMB**2)
+    dropped = {
+        place
+        for group in near_duplicates.groups(near_duplicates.find(pixels))
+        for place in group[1:]
+    }
+    return [row for place, row in enumerate(found) if place not in dropped]
+
+
+def write(asked: Sequence[Asked], classes: Sequence[str], folder: Path) -> None:
+    """Write the images, TABLE with a column label to fill in, and ITEMS for the page.
+
+    Raises ConfigError where the folder holds something already.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder}: holds something already; name a new folder")
+    (folder / IMAGES).mkdir(parents=True)
+    for each in asked:
+        (folder / each.name).write_bytes(each.row.image)
+    items = [{"image": each.name, "choices": each.choices[:CHOICES]} for each in asked]
+    (folder / ITEMS).write_text(
+        json.dumps({"classes": sorted(classes), "images": items}, ensure_ascii=False), "utf-8"
+    )
+    write_table(folder / TABLE, _lines(asked))
+
+
+def _lines(asked: Sequence[Asked]) -> Iterator[dict[str, str]]:
+    for each in asked:
+        yield {
+            "image": each.name,
+            "label": "",  # a guess that nobody has looked at is no label
+            "guess": each.row.predicted,
+            "confidence": f"{float(max(each.row.probabilities)):.3f}",
+            "reason": each.reason,
+            "request": each.row.request,
+            "version": str(each.row.version),
+        }
+
+
+def write_table(path: Path, lines: Collection[dict[str, str]] | Iterator[dict[str, str]]) -> None:
+    """Replace a table as a whole."""
+    staging = path.with_name(f".{path.name}.new")
+    with staging.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(lines)
+    staging.replace(path)
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The lines of a table. Raises DataError."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.DictReader(file))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if any(line.keys() != set(COLUMNS) for line in lines):
+        raise DataError(f"{path}: is no table of `perennial ask`, which has {', '.join(COLUMNS)}")
+    return lines

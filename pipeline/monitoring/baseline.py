@@ -1,0 +1,238 @@
+"""What traffic is compared with: the images that the baseline was made of, and what models answer.
+
+Statistics of images are those of a sample of all of them. Answers are those about held-out images:
+a model is surer of what it was trained on than of anything that it is asked later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from components import features, reuse, servable, storage
+from components.storage import staging
+from pipeline.errors import DataError
+
+SAMPLE = 2000  # images of the training, and as many held-out ones
+NEIGHBOURS = 5
+COMPONENTS = 32
+BATCH = 32
+NUMBERS = (
+    features.HEIGHT,
+    features.WIDTH,
+    features.ASPECT,
+    features.MEAN,
+    features.CONTRAST,
+    features.BYTES,
+)
+TEXTS = (features.FORMAT, features.CHANNELS)
+
+Arrays = dict[str, np.ndarray]
+
+
+class Space:
+    """Distances in the penultimate layer: the mean one to the nearest training images.
+
+    Dimensions are scaled by their deviation and reduced to the principal components, in which
+    chance differences of many dimensions do not hide a large one.
+    """
+
+    def __init__(self, training: np.ndarray) -> None:
+        """Fit to embeddings, float [N, D]."""
+        from sklearn.decomposition import PCA
+        from sklearn.neighbors import NearestNeighbors
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        most = min(COMPONENTS, *training.shape)
+        self._project = make_pipeline(StandardScaler(), PCA(most, random_state=0))
+        points = self._project.fit_transform(training)
+        self._near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(points))).fit(points)
+
+    def project(self, embeddings: np.ndarray) -> np.ndarray:
+        """Points, float [N, components]."""
+        return self._project.transform(embeddings)
+
+    def distances(self, embeddings: np.ndarray) -> np.ndarray:
+        """Distance of each, float [N], of those that were not fitted to."""
+        found, _ = self._near.kneighbors(self.project(embeddings))
+        return found.mean(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Derived features of N images by name: float or str [N]."""
+
+    columns: Arrays
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a version answers about the held-out images.
+
+    classes: their names, in the order of the probabilities.
+    probabilities: float [E, classes].
+    right: bool [E].
+    training, held_out: embeddings, float [T, D] and [E, D]; D is 0 without such a signature.
+    """
+
+    classes: list[str]
+    probabilities: np.ndarray
+    right: np.ndarray
+    training: np.ndarray
+    held_out: np.ndarray
+
+    def space(self) -> Space | None:
+        """None where the model has no embeddings."""
+        return Space(self.training) if self.training.shape[1] else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sampled:
+    """An Examples artifact: serialized tf.Examples."""
+
+    training: list[bytes]
+    held_out: list[bytes]
+
+
+class Baseline:
+    """The data of the baseline. What takes long to compute is kept in a folder."""
+
+    def __init__(self, examples_uri: str, kept: Path) -> None:
+        """Say where the Examples artifact is, and where to keep what is computed of it."""
+        self._uri = examples_uri.rstrip("/")
+        self._kept = kept
+        self._sampled: _Sampled | None = None
+
+    def images(self) -> Images:
+        """Raises DataError where the examples cannot be read."""
+        return Images(self._kept_or(("images",), lambda: _columns(self._sample())))
+
+    def answers(self, location: str) -> Answers:
+        """Of the SavedModel at a path or URI.
+
+        Raises DataError where the examples cannot be read, OSError where the model cannot.
+        """
+        found = self._kept_or(("answers", location), lambda: _answers(self._sample(), location))
+        return Answers(**{**found, "classes": found["classes"].tolist()})
+
+    def _sample(self) -> _Sampled:
+        if self._sampled is None:
+            # Of a store there are copies meanwhile, of the files that are read.
+            is_copied = storage.is_uri(self._uri)
+            copies = staging.inputs([self._uri], [self._uri]) if is_copied else nullcontext()
+            try:
+                with copies:
+                    uri = staging.local(self._uri)
+                    training = list(_read(uri, ["train"]))
+                    held_out = list(_read(uri, ["eval", "test"]))
+            except (tf.errors.OpError, OSError) as error:
+                raise DataError(f"{self._uri}: the examples cannot be read: {error}") from error
+            if not training or not held_out:
+                raise DataError(f"{self._uri}: holds no examples to train and to evaluate on")
+            self._sampled = _Sampled(training, held_out)
+        return self._sampled
+
+    def _kept_or(self, what: Sequence[str], compute: Callable[[], Arrays]) -> Arrays:
+        # Neither an artifact nor a version changes once it is there.
+        digest = hashlib.sha256(repr((self._uri, *what)).encode()).hexdigest()
+        path = self._kept / f"{what[0]}-{digest[:24]}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                return {name: kept[name] for name in kept.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            found = compute()  # not there, or cut off
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{uuid.uuid4().hex}.npz")
+        np.savez(unfinished, allow_pickle=False, **found)
+        unfinished.replace(path)
+        return found
+
+
+def _read(uri: str, splits: Sequence[str]) -> Iterator[bytes]:
+    """At most SAMPLE of the examples, from all over them."""
+    files = [name for names in reuse.files_of(uri, splits).values() for name in names]
+    shards = reuse.read_shards(uri)
+    count = sum(shards.get(name, 0) for name in files)
+    if files:
+        records = tf.data.TFRecordDataset([staging.here(f"{uri}/{name}") for name in files])
+        yield from records.shard(max(1, -(-count // SAMPLE)), 0).as_numpy_iterator()
+
+
+def _columns(sampled: _Sampled) -> Arrays:
+    # The splits as they are in the data, so that the sample is one of all of it.
+    records = [tf.train.Example.FromString(each) for each in sampled.training + sampled.held_out]
+    columns: Arrays = {}
+    for name in (*NUMBERS, *TEXTS):
+        values = []
+        for record in records:
+            feature = record.features.feature[name]
+            value = getattr(feature, feature.WhichOneof("kind")).value[0]
+            values.append(value.decode() if isinstance(value, bytes) else value)
+        columns[name] = np.array(values, str if name in TEXTS else np.float64)
+    return columns
+
+
+def _answers(sampled: _Sampled, location: str) -> Arrays:
+    loaded = Model(location)
+    records = [tf.train.Example.FromString(each) for each in sampled.held_out]
+    images = [_text(record, features.IMAGE) for record in records]
+    labels = [_text(record, features.LABEL_TEXT).decode() for record in records]
+    probabilities = loaded.probabilities(images)
+    likeliest = [loaded.classes[index] for index in probabilities.argmax(axis=1)]
+    training = [
+        _text(tf.train.Example.FromString(each), features.IMAGE) for each in sampled.training
+    ]
+    return {
+        "classes": np.array(loaded.classes, str),
+        "probabilities": probabilities,
+        "right": np.array(likeliest) == np.array(labels),
+        "training": loaded.embeddings(training),
+        "held_out": loaded.embeddings(images),
+    }
+
+
+def _text(record: tf.train.Example, name: str) -> bytes:
+    return bytes(record.features.feature[name].bytes_list.value[0])
+
+
+class Model:
+    """A SavedModel that is asked in this process. classes: the names, in order."""
+
+    def __init__(self, location: str) -> None:
+        """Load it from a path or URI. Raises OSError."""
+        try:
+            with storage.local_copy(location) as folder:
+                self._loaded = tf.saved_model.load(str(folder))
+                names = (folder / servable.CLASSES_FILE).read_bytes()
+        except tf.errors.OpError as error:
+            raise OSError(f"{location}: {error.message}") from error
+        self.classes = servable.parse_classes(names, location)
+
+    def probabilities(self, images: Sequence[bytes]) -> np.ndarray:
+        """Float [N, classes]."""
+        return self._asked(servable.IMAGES, "probabilities", images)
+
+    def embeddings(self, images: Sequence[bytes]) -> np.ndarray:
+        """Float [N, D]; D is 0 where the model was exported before there were embeddings."""
+        if servable.EMBEDDINGS not in self._loaded.signatures:
+            return np.zeros((len(images), 0), np.float32)
+        return self._asked(servable.EMBEDDINGS, "embedding", images).reshape(len(images), -1)
+
+    def _asked(self, signature: str, output: str, images: Sequence[bytes]) -> np.ndarray:
+        ask = self._loaded.signatures[signature]
+        batches = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+        return np.concatenate(
+            [ask(image_bytes=tf.constant(list(batch)))[output].numpy() for batch in batches]
+        )

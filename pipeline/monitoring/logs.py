@@ -1,0 +1,192 @@
+"""The folder of recorded traffic: TFRecord files that are only added to, and removed as a whole.
+
+A file is called by the time of its first request and is closed when it is large or old enough. Many
+recorders may share a folder. What a kill has cut off is the end of one file, which is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import os
+import time
+import uuid
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from pipeline.errors import ConfigError
+from pipeline.monitoring import rows
+from pipeline.monitoring.retention import STAMP, SUFFIX, began, files, modified, prune
+from pipeline.monitoring.rows import Row
+
+
+class Limits(NamedTuple):
+    """What a folder may hold.
+
+    total: bytes of all files; the oldest are removed.
+    each: bytes after which a new file is begun.
+    seconds: after which a new file is begun.
+    days: age from which a file is removed; 0: never.
+    """
+
+    total: int = 1_000_000_000
+    each: int = 32_000_000
+    seconds: float = 3600.0
+    days: float = 30.0
+
+
+class Writer:
+    """Adds rows to a folder, within its limits. For one thread."""
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        """Nothing is written before the first row."""
+        self._folder = folder
+        self._limits = limits
+        self._file: tf.io.TFRecordWriter | None = None
+        self._path = folder
+        self._began = 0.0
+        self._size = 0
+
+    def write(self, row: Row) -> None:
+        """Add a row. Raises OSError; then the next one begins a new file."""
+        content = rows.to_example(row)
+        try:
+            if self._file is None or self._is_full():
+                self._begin(row.time)
+            assert self._file
+            self._file.write(content)
+            self._file.flush()
+        except tf.errors.OpError as error:
+            self.close()
+            raise OSError(f"{self._folder}: {error.message}") from error
+        self._size += len(content) + 16
+
+    def _is_full(self) -> bool:
+        is_old = time.monotonic() - self._began >= self._limits.seconds
+        # A file that `forget` has replaced, or a person removed, is not written to any more.
+        return is_old or self._size >= self._limits.each or not self._path.exists()
+
+    def _begin(self, at: int) -> None:
+        self.close()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # With room for the one that begins, so that the bound holds at any time.
+        prune(self._folder, max(0, self._limits.total - self._limits.each), self._limits.days)
+        stamp = datetime.datetime.fromtimestamp(at / 1000, datetime.UTC).strftime(STAMP)
+        self._path = self._folder / f"{stamp}-{uuid.uuid4().hex[:8]}{SUFFIX}"
+        self._file = _created(self._path)
+        self._began, self._size = time.monotonic(), 0
+
+    def close(self) -> None:
+        """Close the file that is written to."""
+        file, self._file = self._file, None
+        if file:
+            with contextlib.suppress(tf.errors.OpError):  # what failed was told before
+                file.close()
+
+
+def _created(path: Path) -> tf.io.TFRecordWriter:
+    # For its owner alone: it holds what people have sent.
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    return tf.io.TFRecordWriter(str(path))
+
+
+class Reading(NamedTuple):
+    """Rows, and a line for each file of which a part cannot be read."""
+
+    rows: list[Row]
+    damaged: list[str]
+
+
+def read(
+    folder: Path,
+    since: datetime.datetime | None = None,
+    until: datetime.datetime | None = None,
+    images: bool = True,
+) -> Reading:
+    """The rows of requests from `since` on and before `until`, by time.
+
+    Args:
+      folder: of the files.
+      since: UTC; None: from the first on.
+      until: UTC; None: to the last.
+      images: whether to keep the images, which take most of the memory.
+
+    Raises ConfigError where there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no such folder of recorded traffic")
+    first = since.timestamp() * 1000 if since else 0.0
+    last = until.timestamp() * 1000 if until else float("inf")
+    found = Reading([], [])
+    for path in files(folder):
+        start = began(path)
+        # Requests are written in about the order in which they came.
+        if modified(path) * 1000 < first or (start and start.timestamp() * 1000 - 60_000 > last):
+            continue
+        try:
+            for content in _records(path):
+                row = rows.from_example(content)
+                if first <= row.time < last:
+                    found.rows.append(row if images else dataclasses.replace(row, image=b""))
+        except FileNotFoundError:
+            continue  # removed meanwhile
+        except (ValueError, OSError) as error:
+            found.damaged.append(f"{path}: the rest is left out: {error}")
+    found.rows.sort(key=lambda row: (row.time, row.request, row.position, row.label))
+    return found
+
+
+def forget(folder: Path, requests: Collection[str]) -> dict[str, int]:
+    """Remove all records of these requests; returns how many there were of each.
+
+    What is recorded during the call may be lost.
+
+    Raises OSError, and ConfigError where there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no such folder of recorded traffic")
+    removed = dict.fromkeys(requests, 0)
+    for path in files(folder):
+        contents = _whole(path)
+        kept = []
+        for content, request in contents:
+            if request in removed:
+                removed[request] += 1
+            else:
+                kept.append(content)
+        if len(kept) == len(contents):
+            continue
+        status = path.stat()
+        staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        with _created(staging) as file:
+            for content in kept:
+                file.write(content)
+        os.utime(staging, (status.st_atime, status.st_mtime))  # its age is what retention goes by
+        # Under another name, by which a recorder that writes to it sees that it is gone.
+        staging.rename(
+            path.with_name(f"{path.name[: -len(SUFFIX) - 9]}-{uuid.uuid4().hex[:8]}{SUFFIX}")
+        )
+        path.unlink()
+    return removed
+
+
+def _whole(path: Path) -> list[tuple[bytes, str]]:
+    """The records before what is cut off or damaged, each with its request."""
+    found: list[tuple[bytes, str]] = []
+    with contextlib.suppress(ValueError, FileNotFoundError):
+        found.extend((each, rows.from_example(each).request) for each in _records(path))
+    return found
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    """The records of a file. Raises ValueError at what is cut off or damaged."""
+    try:
+        yield from tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    except tf.errors.NotFoundError as error:
+        raise FileNotFoundError(str(path)) from error
+    except tf.errors.OpError as error:
+        raise ValueError("it is cut off or damaged") from error

@@ -1,0 +1,302 @@
+"""One look at the traffic: read a window, compare it, and keep and tell what is found."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from components import lineage, storage
+from components.errors import DamagedFileError
+from components.lineage import Lineage
+from pipeline.errors import ConfigError
+from pipeline.monitoring import logs
+from pipeline.monitoring.baseline import Answers, Baseline, Model
+from pipeline.monitoring.compare import ACCURACY, compare
+from pipeline.monitoring.figures import DRIFTED, Report
+from pipeline.monitoring.rows import OK, Row
+from pipeline.retraining import journal, notify
+from pipeline.settings import Config
+from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ml_metadata.proto import metadata_store_pb2
+
+FOLDER = "monitoring"  # in a workspace: what is known of the baseline, and the last page
+_HELD = 2  # versions whose models are in memory at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a monitoring finds what it compares with.
+
+    Attributes:
+      examples: URI of the baseline's Examples artifact.
+      models: path or URI of the folder of the versions.
+      baseline: id of the model in ML Metadata; None where it is not known.
+      journal: path or URI of the journal of retrainings, which gets what is found.
+      kept: folder for what takes long to compute.
+    """
+
+    examples: str
+    models: str
+    baseline: int | None
+    journal: str
+    kept: Path
+
+
+def find_place(
+    config: Config,
+    examples: str | None = None,
+    models: str | None = None,
+    log: str | None = None,
+    connection: metadata_store_pb2.ConnectionConfig | None = None,
+) -> Place:
+    """What is not given is that of the workspace. Raises ConfigError where there is none."""
+    workspace = Workspace(config.workspace)
+    found = None
+    if connection is None and workspace.metadata.exists():
+        connection = workspace.connection()
+    if connection is not None:
+        found = Lineage.at(connection).history(config.name).baseline
+    if examples is None and (found is None or not found.examples):
+        raise ConfigError(
+            f"workspace {workspace.root}: there is no baseline called {config.name} to compare "
+            "with; name another --workspace, or the examples with --examples"
+        )
+    return Place(
+        examples=examples or (found.examples if found else ""),
+        models=models or config.push_directory,
+        baseline=found.model if found else None,
+        journal=log or str(workspace.root / journal.FILE),
+        kept=workspace.root / FOLDER,
+    )
+
+
+def labelled(place: Place) -> set[str]:
+    """SHA-256 of the images that the baseline was made of; none where the list is gone."""
+    try:
+        return lineage.contents(place.examples, "train", "eval", "test")
+    except OSError:
+        return set()
+
+
+class Models:
+    """The versions that have answered, as the baseline's images and the traffic's need them."""
+
+    def __init__(self, place: Place) -> None:
+        """Nothing is loaded before it is needed."""
+        self._place = place
+        self._baseline = Baseline(place.examples, place.kept)
+        self._loaded: dict[int, Model] = {}
+
+    def baseline(self) -> Baseline:
+        return self._baseline
+
+    def answers(self, version: int) -> Answers | str:
+        """What a version answers about the held-out images, or why that is not known."""
+        location = storage.join(self._place.models, str(version))
+        try:
+            return self._baseline.answers(location)
+        except (OSError, DamagedFileError, KeyError) as error:
+            return f"{location} cannot be asked: {error}"
+
+    def embed(self, version: int, rows: Sequence[Row]) -> np.ndarray | None:
+        """Float [N, D]: as recorded, or else computed; None where neither can be."""
+        if all(len(row.embedding) for row in rows):
+            return np.stack([np.asarray(row.embedding) for row in rows])
+        if not all(row.image for row in rows):
+            return None
+        if version not in self._loaded:
+            while len(self._loaded) >= _HELD:
+                self._loaded.pop(next(iter(self._loaded)))
+            self._loaded[version] = Model(storage.join(self._place.models, str(version)))
+        found = self._loaded[version].embeddings([row.image for row in rows])
+        return found if found.shape[1] else None
+
+
+def look(
+    config: Config, folder: Path, place: Place, since: datetime.datetime, until: datetime.datetime
+) -> Report:
+    """Compare the traffic of a window with the baseline's data.
+
+    Raises ConfigError where there are no logs, DataError where the examples cannot be read.
+    """
+    read = logs.read(folder, since, until)
+    rows = [row for row in read.rows if row.model == config.name]
+    models = Models(place)
+    known = {
+        version: models.answers(version)
+        for version in sorted({row.version for row in rows if row.status == OK})
+    }
+    report = compare(
+        rows, since, until, models.baseline().images(), known, models.embed, config.monitor
+    )
+    others = Counter(row.model for row in read.rows if row.model != config.name)
+    notes = [f"{count:,} records are of the model {name}" for name, count in others.items()]
+    return report.model_copy(update={"notes": [*report.notes, *notes, *read.damaged]})
+
+
+def tell(config: Config, place: Place, report: Report, now: datetime.datetime) -> list[str]:
+    """Add what was found to the journal, for `retrain`, and tell the webhook once in a cool-down.
+
+    Returns lines for people about what could not be done.
+    """
+    entries = journal.read(place.journal)
+    told = {kind: [str_of(check) for check in checks] for kind, checks in by_kind(report).items()}
+    fresh = [
+        kind
+        for kind, found in told.items()
+        if found and not is_quiet(entries, kind, now, getattr(config.retrain, kind).cooldown_days)
+    ]
+    lines = []
+    if fresh:
+        text = f"traffic since {report.since}: " + "; ".join(
+            each for kind in fresh for each in told[kind]
+        )
+        if failure := notify.send(config.notify, "drift", config.name, text):
+            lines.append(failure)
+    if not storage.is_uri(place.journal):
+        Path(place.journal).parent.mkdir(parents=True, exist_ok=True)
+    journal.append(
+        place.journal,
+        "traffic",
+        now,
+        verdict=report.verdict,
+        images=report.images,
+        since=report.since,
+        until=report.until,
+        baseline=place.baseline,
+        told=fresh,
+        **told,
+    )
+    return lines
+
+
+def by_kind(report: Report) -> dict[str, list[Any]]:
+    """The findings by the section of `retrain` that says what follows from them."""
+    return {
+        "traffic": [each for each in report.findings if each.name != ACCURACY],
+        "accuracy": [each for each in report.findings if each.name == ACCURACY],
+    }
+
+
+def is_quiet(
+    entries: Sequence[Mapping[str, Any]], kind: str, now: datetime.datetime, days: float
+) -> bool:
+    """Whether the webhook was told of this kind less than `days` ago."""
+    oldest = now - datetime.timedelta(days=days)
+    told = (entry for entry in entries if entry["event"] == "traffic" and kind in entry["told"])
+    return any(datetime.datetime.fromisoformat(entry["at"]) > oldest for entry in told)
+
+
+def str_of(check: Any) -> str:
+    """A finding as a line."""
+    return (
+        f"{check.name} of {check.about}: {check.text} (distance {check.effect:.2f} in "
+        f"{check.images:,} images, p = {check.p:.2g})"
+    )
+
+
+def lines(report: Report) -> list[str]:
+    """The report as text: a title and what it is, in two columns."""
+    window = f"{_moment(report.since)} to {_moment(report.until)}"
+    found = [
+        ("Traffic", f"{window}: {report.images:,} different images, {report.repeats:,} came again"),
+        ("Compared with", f"{report.reference:,} images of the baseline's data"),
+    ]
+    if report.detectable is not None:
+        found.append(
+            (
+                "Tests",
+                f"{len(report.checks)}; a finding in at most {report.false_alarms:.1%} of "
+                f"undisturbed windows; a distance of {report.detectable:.2f} is found as often as "
+                "not",
+            )
+        )
+    verdict = "Drifted" if report.verdict == DRIFTED else report.verdict.capitalize()
+    texts = [str_of(check) for check in report.findings] or report.notes[:1] or ["nothing found"]
+    found += [(verdict if not place else "", text) for place, text in enumerate(texts)]
+    for group in report.groups:
+        told = [f"{group.images:,} images, {group.refused:,} refused"]
+        if group.confidence:
+            told.append(f"confidence {_estimate(group.confidence)}")
+        if group.accuracy and group.expected:
+            told.append(
+                f"accuracy {_estimate(group.accuracy)} by confidence, {_estimate(group.expected)} "
+                "on held-out images"
+            )
+        told += [group.note] if group.note else []
+        found.append((f"Version {group.name}", "; ".join(told)))
+    for pair in report.pairs:
+        found.append(
+            (
+                "Disagreement",
+                f"{pair.first} and {pair.second}: {_estimate(pair.disagree)} of {pair.images:,} "
+                "images",
+            )
+        )
+    used = set(texts)
+    found += [("Note", note) for note in report.notes if note not in used]
+    return [f"{title:14} {text}" for title, text in found]
+
+
+def _estimate(value: Any) -> str:
+    if value.value is None:
+        return "unknown"
+    if value.low is None:
+        return f"{value.value:.1%}"
+    return f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})"
+
+
+def _moment(text: str) -> str:
+    return f"{text[:16].replace('T', ' ')} UTC"
+
+
+def gauges(name: str, report: Report) -> str:
+    """Prometheus' text about the last window."""
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+
+    def add(gauge: str, value: float | None, **labels: str) -> None:
+        if value is not None:
+            found.setdefault(f"perennial_monitor_{gauge}", []).append(
+                ({"model_name": name, **labels}, value)
+            )
+
+    add("until_seconds", datetime.datetime.fromisoformat(report.until).timestamp())
+    add("images", report.images)
+    for verdict in ("steady", "drifted", "little"):
+        add("verdict", report.verdict == verdict, verdict=verdict)
+    for check in report.checks:
+        labels = {"check": check.name, "about": check.about}
+        add("effect", check.effect, **labels)
+        add("limit", check.limit, **labels)
+        add("found", check.found, **labels)
+    for group in report.groups:
+        labels = {"version": str(group.version), "label": group.label}
+        add("group_images", group.images, **labels)
+        add("refused_images", group.refused, **labels)
+        for gauge in ("confidence", "entropy", "accuracy"):
+            estimate = getattr(group, gauge)
+            for end in ("value", "low", "high") if estimate else ():
+                add(gauge, getattr(estimate, end), end=end, **labels)
+        for class_name, (share, _) in group.shares.items():
+            add("class_share", share.value, class_name=class_name, **labels)
+    for pair in report.pairs:
+        add("disagreement", pair.disagree.value, first=pair.first, second=pair.second)
+    text = []
+    for gauge, samples in found.items():
+        text.append(f"# TYPE {gauge} gauge")
+        for labels, value in samples:
+            told = ",".join(f'{key}="{_escaped(each)}"' for key, each in labels.items())
+            text.append(f"{gauge}{{{told}}} {float(value):.9g}")
+    return "\n".join(text) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,0 +1,25 @@
+"""A report as a page, in the style of those of the runs; it needs no other file and no network."""
+
+from __future__ import annotations
+
+from pipeline.monitoring.figures import Report
+from pipeline.monitoring.monitor import str_of
+from pipeline.report.page import template
+
+
+def render(name: str, report: Report) -> str:
+    """The page of a window of traffic of the model called `name`."""
+    verdicts = {
+        "steady": ("pushed", "Steady", "no finding"),
+        "drifted": ("rejected", "Drifted", ""),
+        "little": ("interrupted", "Too little traffic to tell", ""),
+    }
+    style, headline, reason = verdicts[report.verdict]
+    return template("monitor.html").render(
+        name=name,
+        report=report,
+        style=style,
+        headline=headline,
+        reason=reason or "; ".join(map(str_of, report.findings)) or "; ".join(report.notes[:1]),
+        checks=sorted(report.checks, key=lambda check: (not check.found, check.p)),
+    )

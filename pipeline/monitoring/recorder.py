@@ -1,0 +1,389 @@
+"""The recorder: takes mirrored requests, has the model server answer them again, and keeps both.
+
+A mirror has the request only, and an answer over REST does not tell its version. So the recorder
+asks the same server once more, over gRPC, for the version or label that the caller named: answers
+of one version are the same to the bit, and the version is the one that the server reports. The
+price is one more prediction for each request that is recorded. Where a label moves between the two,
+the answer is that of the new version, under its number.
+
+It answers the proxy before it does anything. What it cannot keep up with, it drops and counts.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import queue
+import re
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from aiohttp import web
+from google.protobuf.message import DecodeError
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from components import features, servable
+from components.image_example_gen import formats
+from components.image_example_gen.files import Unusable
+from components.image_example_gen.images import read_image
+from components.image_example_gen.options import Options
+from pipeline.monitoring import proxy, rows
+from pipeline.monitoring.logs import Limits, Writer
+from pipeline.monitoring.rows import Row
+
+log = logging.getLogger("perennial.recorder")
+
+GAUGES = "monitor.prom"  # of `perennial monitor`, in the folder of the logs
+REQUEST_BYTES = 16 * 2**20
+WAITING_BYTES = 64 * 2**20
+IMAGES = 64  # of a request that are kept
+_ASK_SECONDS = 10.0
+_FORGET_SECONDS = 30.0  # after which a label that was not there is tried again
+_URI = re.compile(
+    r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d{1,18})|/labels/(?P<label>[^/:]+))?:predict",
+    re.IGNORECASE,
+)
+_MALFORMED = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    DecodeError,
+    zlib.error,
+    RecursionError,
+)
+_CHANNEL = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class What:
+    """What is kept of a request.
+
+    images: the images themselves.
+    embeddings: what the model's last layer is given, for one more prediction each.
+    shadows: labels that are asked about each image as well, such as canary.
+    """
+
+    images: bool = True
+    embeddings: bool = False
+    shadows: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Mirrored:
+    """A request as the proxy passes it on: a body, and the headers of interest."""
+
+    id: str
+    time: int
+    uri: str
+    body: bytes
+    encoding: str
+
+
+class NotKept(Exception):  # noqa: N818 - it is no fault
+    """A request of which nothing is kept; the message is a word that is counted."""
+
+
+class Recorder:
+    """Keeps mirrored requests, on a thread of its own, between `start` and `stop`."""
+
+    def __init__(self, folder: Path, server: str, what: What, limits: Limits) -> None:
+        """Say where to write, and which gRPC address, HOST:PORT, to ask."""
+        self._writer = Writer(folder, limits)
+        self._folder = folder
+        self._what = what
+        self._channel = grpc.insecure_channel(server, options=_CHANNEL)
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._waiting: queue.SimpleQueue[Mirrored | None] = queue.SimpleQueue()
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._absent: dict[tuple[str, str], float] = {}
+        self.counts: Counter[str] = Counter()
+        self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what waits, and end."""
+        self._waiting.put(None)
+        self._thread.join()
+        self._writer.close()
+        self._channel.close()
+
+    def take(self, request: Mirrored) -> bool:
+        """Put a request into the queue; whether there was room."""
+        with self._lock:
+            if self._bytes + len(request.body) > WAITING_BYTES:
+                self.counts["full"] += 1
+                return False
+            self._bytes += len(request.body)
+        self._waiting.put(request)
+        return True
+
+    def _work(self) -> None:
+        while request := self._waiting.get():
+            try:
+                for row in self._rows(request):
+                    self._writer.write(row)
+                    self.counts["images"] += 1
+                self.counts["recorded"] += 1
+            except NotKept as reason:
+                self.counts[str(reason)] += 1
+            except OSError as error:
+                self.counts["disk"] += 1
+                log.warning("a request is lost: %s", error)
+            except Exception:
+                self.counts["failed"] += 1
+                log.exception("a request is lost")
+            finally:
+                with self._lock:
+                    self._bytes -= len(request.body)
+
+    def _rows(self, request: Mirrored) -> Iterator[Row]:
+        asked, images = read_request(request)
+        protocol = "grpc" if request.uri == proxy.GRPC_PATH else "rest"
+        spec = asked.model_spec
+        kept = images[:IMAGES]
+        known = [self._image(image) for image in kept]
+        answered: set[int] = set()
+        # In this order, so that a label that the caller asked for is not asked again.
+        for label in dict.fromkeys([spec.version_label, *self._what.shadows]):
+            is_shadow = label != spec.version_label
+            if is_shadow and self._is_absent(spec.name, label):
+                continue
+            model = predict_pb2.PredictRequest(model_spec=spec).model_spec
+            if is_shadow:
+                model.Clear()
+                model.name, model.version_label = spec.name, label
+            answers = self._answers(model, kept)
+            if is_shadow and answers[0].get("status") in ("NOT_FOUND", "INVALID_ARGUMENT"):
+                self._absent[spec.name, label] = time.monotonic()
+                continue
+            versions = {answer["version"] for answer in answers}
+            if is_shadow and versions <= answered:
+                continue  # the caller's answer is that of this label
+            answered |= versions
+            for position, (fields, answer) in enumerate(zip(known, answers, strict=True)):
+                yield Row(
+                    request=request.id,
+                    position=position,
+                    time=request.time,
+                    protocol=protocol,
+                    model=spec.name,
+                    label=label,
+                    is_shadow=is_shadow,
+                    **fields,
+                    **answer,
+                )
+
+    def _is_absent(self, model: str, label: str) -> bool:
+        seen = self._absent.get((model, label))
+        return seen is not None and time.monotonic() - seen < _FORGET_SECONDS
+
+    def _image(self, image: bytes) -> dict[str, Any]:
+        fields: dict[str, Any] = {"size": len(image), "sha256": hashlib.sha256(image).hexdigest()}
+        if self._what.images:
+            fields["image"] = image
+        name = "jpeg" if image.startswith(formats.JPEG) else formats.known(image)
+        name = "png" if image.startswith(formats.PNG) else name
+        fields["format"] = name or "unknown"
+        if name in ("jpeg", "png"):  # what the model would not take has no statistics either
+            with contextlib.suppress(Unusable):
+                fields |= rows.pictured(read_image(image, Options.max_pixels))
+        return fields
+
+    def _answers(self, spec: Any, images: Sequence[bytes]) -> list[dict[str, Any]]:
+        try:
+            answer = self._ask(spec, servable.IMAGES, images)
+        except grpc.RpcError as error:
+            if len(images) > 1 and error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                # One image fails the whole request.
+                return [each for image in images for each in self._answers(spec, [image])]
+            status = {"status": error.code().name, "version": spec.version.value}
+            return [status for _ in images]
+        version = answer.model_spec.version.value
+        probabilities = tf.make_ndarray(answer.outputs["probabilities"])
+        labels = tf.make_ndarray(answer.outputs["label"])
+        found: list[dict[str, Any]] = [
+            {"version": version, "probabilities": row, "predicted": label.decode()}
+            for row, label in zip(probabilities, labels, strict=True)
+        ]
+        if self._what.embeddings:
+            exactly = predict_pb2.PredictRequest().model_spec
+            exactly.name, exactly.version.value = spec.name, version
+            try:
+                given = self._ask(exactly, servable.EMBEDDINGS, images).outputs["embedding"]
+            except grpc.RpcError:
+                self.counts["no-embedding"] += 1
+            else:
+                for fields, vector in zip(found, tf.make_ndarray(given), strict=True):
+                    fields["embedding"] = np.ravel(vector)
+        return found
+
+    def _ask(self, spec: Any, signature: str, images: Sequence[bytes]) -> Any:
+        request = predict_pb2.PredictRequest(model_spec=spec)
+        request.model_spec.signature_name = signature
+        request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(list(images), tf.string))
+        return self._stub.Predict(request, timeout=_ASK_SECONDS)
+
+    def metrics(self) -> str:
+        """Prometheus' text: what was recorded and what not, and the last monitoring's gauges."""
+        lines = ["# TYPE perennial_recorder_requests_total counter"]
+        lines += [
+            f'perennial_recorder_requests_total{{result="{name}"}} {count}'
+            for name, count in sorted(self.counts.items())
+        ]
+        lines += ["# TYPE perennial_recorder_waiting_bytes gauge"]
+        lines += [f"perennial_recorder_waiting_bytes {self._bytes}"]
+        try:
+            gauges = (self._folder / GAUGES).read_text("utf-8")
+        except OSError:
+            gauges = ""
+        return "\n".join(lines) + "\n" + gauges
+
+
+def read_request(request: Mirrored) -> tuple[predict_pb2.PredictRequest, list[bytes]]:
+    """The request without its inputs, and the images in it.
+
+    Raises NotKept where it holds none, or is of another signature, which takes something else.
+    """
+    try:
+        if request.uri == proxy.GRPC_PATH:
+            asked = predict_pb2.PredictRequest.FromString(_message(request))
+            values = [value for proto in asked.inputs.values() for value in proto.string_val]
+            asked.ClearField("inputs")
+        else:
+            asked, values = _read_rest(request)
+    except _MALFORMED as error:
+        raise NotKept("malformed") from error
+    signature = asked.model_spec.signature_name or servable.IMAGES
+    if signature == servable.EXAMPLES:
+        values = [_of_example(value) for value in values]
+    elif signature != servable.IMAGES:
+        raise NotKept("other-signature")
+    if not values:
+        raise NotKept("no-image")
+    return asked, values
+
+
+def _message(request: Mirrored) -> bytes:
+    """GRPC's frame: whether it is compressed, the length in four bytes, the message."""
+    is_compressed, length = request.body[0], int.from_bytes(request.body[1:5], "big")
+    message = request.body[5 : 5 + length]
+    if not is_compressed:
+        return message
+    return _inflated(message)
+
+
+def _inflated(content: bytes) -> bytes:
+    """What gzip or deflate have compressed. Raises ValueError beyond REQUEST_BYTES."""
+    inflater = zlib.decompressobj(wbits=47)
+    found = inflater.decompress(content, REQUEST_BYTES)
+    if inflater.unconsumed_tail:
+        raise ValueError("too large")
+    return found
+
+
+def _read_rest(request: Mirrored) -> tuple[predict_pb2.PredictRequest, list[bytes]]:
+    match = _URI.fullmatch(request.uri)
+    if not match:
+        raise ValueError("no predict")
+    body = _inflated(request.body) if request.encoding in ("gzip", "deflate") else request.body
+    document = json.loads(body)
+    asked = predict_pb2.PredictRequest()
+    spec = asked.model_spec
+    spec.name, spec.signature_name = match["model"], document.get("signature_name", "")
+    if match["version"]:
+        spec.version.value = int(match["version"])
+    elif match["label"]:
+        spec.version_label = match["label"]
+    content = document["instances"] if "instances" in document else document["inputs"]
+    return asked, list(_values(content))
+
+
+def _values(content: Any) -> Iterator[bytes]:
+    """Each {"b64": ...} in one of the forms that the REST API takes."""
+    if isinstance(content, dict) and content.keys() == {"b64"}:
+        yield base64.b64decode(content["b64"])
+    elif isinstance(content, dict | list):
+        for each in content.values() if isinstance(content, dict) else content:
+            yield from _values(each)
+
+
+def _of_example(value: bytes) -> bytes:
+    from tensorflow.core.example.example_pb2 import Example
+
+    try:
+        images = Example.FromString(value).features.feature[features.IMAGE].bytes_list.value
+    except DecodeError as error:
+        raise NotKept("malformed") from error
+    if not images:
+        raise NotKept("no-image")
+    return bytes(images[0])
+
+
+def application(recorder: Recorder) -> web.Application:
+    """The recorder over HTTP: POST / takes a request, GET /metrics tells of them."""
+
+    async def record(request: web.Request) -> web.Response:
+        # Read to the end in any case: a refusal would be a failure to the proxy, which then pauses.
+        body = bytearray()
+        size = 0
+        async for chunk in request.content.iter_chunked(1 << 16):
+            size += len(chunk)
+            if size <= REQUEST_BYTES:
+                body += chunk
+        headers = request.headers
+        try:
+            came = int(1000 * float(headers[proxy.TIME_HEADER]))
+            if size > REQUEST_BYTES:
+                recorder.counts["too-large"] += 1
+            else:
+                encoding = headers.get("Grpc-Encoding") or headers.get("Content-Encoding") or ""
+                uri = headers[proxy.URI_HEADER].partition("?")[0]
+                recorder.take(Mirrored(headers[proxy.ID_HEADER], came, uri, bytes(body), encoding))
+        except (KeyError, ValueError):
+            recorder.counts["malformed"] += 1
+        return web.Response(status=204)
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(text=recorder.metrics())
+
+    app = web.Application(client_max_size=REQUEST_BYTES)
+    app.router.add_post("/", record)
+    app.router.add_get("/metrics", metrics)
+    return app
+
+
+def serve(recorder: Recorder, host: str, port: int) -> None:
+    """Record until SIGTERM or SIGINT; then finish what waits."""
+    recorder.start()
+    try:
+        # aiohttp would decompress a body by its Content-Encoding and hide that it did.
+        web.run_app(
+            application(recorder),
+            host=host,
+            port=port,
+            access_log=None,
+            print=None,
+            auto_decompress=False,
+        )
+    finally:
+        recorder.stop()

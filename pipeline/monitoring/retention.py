@@ -1,0 +1,53 @@
+"""Which files of recorded traffic there are, and which have to go; without TensorFlow."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from pathlib import Path
+
+SUFFIX = ".tfrecord"
+STAMP, _STAMP_LENGTH = "%Y%m%dT%H%M%S.%f", 22
+_DAY = 86400.0  # s
+
+
+def files(folder: Path) -> list[Path]:
+    """The files of a folder, oldest first."""
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def began(path: Path) -> datetime.datetime | None:
+    """When the first request in a file came, UTC; None where its name does not tell."""
+    try:
+        stamp = datetime.datetime.strptime(path.name[:_STAMP_LENGTH], STAMP)
+    except ValueError:
+        return None
+    return stamp.replace(tzinfo=datetime.UTC)
+
+
+def expired(folder: Path, days: float) -> list[Path]:
+    """The files of which all records are older than `days`; none for 0."""
+    oldest = time.time() - days * _DAY
+    return [path for path in files(folder) if days and modified(path) < oldest]
+
+
+def prune(folder: Path, total: int, days: float) -> None:
+    """Remove the files that are too old, and of the others the oldest beyond `total` bytes."""
+    for path in expired(folder, days):
+        path.unlink(missing_ok=True)
+    size = 0
+    for path in reversed(files(folder)):
+        try:
+            size += path.stat().st_size
+        except FileNotFoundError:  # another recorder has removed it
+            continue
+        if size > total:
+            path.unlink(missing_ok=True)
+
+
+def modified(path: Path) -> float:
+    """When a file was last written to, in seconds since 1970."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
