@@ -598,7 +598,7 @@ class TestHistory:
         shown = [number for number in range(1, 5) if f"202611{number:02}-041040" in text]
         assert shown == [3, 4]
         assert "newest 2 runs" in text
-        assert "4 in " in text
+        assert "4 runs in " in text
         assert len(json.loads((workspace.runs / history.TABLE).read_text())) == 4
 
     def test_an_empty_workspace_says_so(self, tmp_path: Path) -> None:
