@@ -1,15 +1,16 @@
-"""Push, promote and roll back in processes that are killed, or whose writes fail, at every step.
+"""Push, promote, roll back and retrain, killed or with failing writes at every step.
 
-    python -m tests.registry_faults kill|EIO|ENOSPC|EROFS|short FOLDER [POINTS]
+    python -m tests.registry_faults kill|EIO|ENOSPC|EROFS|short|strace-EIO|... FOLDER [POINTS]
 
 Each point is a process of its own, forked, in a registry of its own that holds three versions, with
 version 1 stable. At its n-th look at or change of the disk it is killed; or its n-th write fails,
-once or, as on a disk that has become read-only, with all that follow. Afterwards everything is read
-as the commands read it, and the next command has to work. Prints a JSON object: `points`, how many
-were reached, and `problems`, a line each.
+once or, as on a disk that has become read-only, with all that follow. By strace it is the kernel
+that fails the n-th system call which changes a disk, whoever makes it. Afterwards everything is
+read as the commands read it, and the next command has to work. Prints a JSON object: `points`, how
+many were reached, and `problems`, a line each.
 
-Servers that follow are a stand-in that follows at once: what they do is tested with real ones in
-tests/test_promotion.py.
+In `retrain` the DAG is a stand-in that only pushes. Servers that follow are one that follows at
+once: what they do is tested with real ones in tests/test_promotion.py.
 """
 
 from __future__ import annotations
@@ -21,20 +22,32 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from PIL import Image
 
 from components import records, storage
 from components.model_registry import CANARY, STABLE, Registry, Serving, configuration, versions
 from components.model_registry.followers import Named
 from components.model_server import client  # noqa: F401 - once, and not in every child
+from pipeline import config, run
 from pipeline.errors import PromotionFailed, UserError
+from pipeline.retraining import journal, retrain
+from pipeline.settings import Config
+from pipeline.workspace import Workspace
 
 _KILL = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")
 _SEED = 18
+_CALLS = (
+    "write,pwrite64,sendfile,copy_file_range,fsync,ftruncate,"
+    "rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir"
+)
 
 _FIRED: list[int] = []  # in a child: the steps that failed
 
@@ -71,7 +84,41 @@ ACTIONS: dict[str, tuple[Callable[[Registry], object], Serving]] = {
         lambda target: target.push(_model(target, 4), {}, 2),
         Serving.of({STABLE: 1}),
     ),
+    "retrain": (lambda target: _retrain(target), Serving.of({STABLE: 1, CANARY: 4})),
 }
+
+
+def _retrain(target: Registry) -> None:
+    folder = Path(str(target.base)).parent.parent
+    settings = {
+        "name": target.name,
+        "workspace": str(folder),
+        "data.source": str(folder / "data"),
+        "retrain.promote": CANARY,
+    }
+    loaded = config.load(None, settings, scheduled=True)
+    with mock.patch.object(retrain, "run_locked", _run_locked), mock.patch("builtins.print"):
+        retrain.retrain(loaded.config, loaded.origins, "json", force=True)
+
+
+def _run_locked(
+    settings: Config,
+    origins: Mapping[str, str],
+    _log_format: str,
+    workspace: Workspace,
+    run_id: str,
+    command: str,
+) -> dict[str, Any]:
+    """Write what a run writes, and push."""
+    folder = workspace.run_dir(run_id)
+    folder.mkdir(parents=True)
+    record = run.beginning(settings, origins, run_id)
+    run._write(folder, record)
+    model = _model(settings.registry, 4)
+    version = settings.registry.push(model, {"run": run_id}, settings.push.keep)
+    pushed = f"{settings.push_directory}/{version}"
+    run._write(folder, record | {"state": "pushed", "pushed": pushed, "version": version})
+    return {"version": version, "pushed": pushed}
 
 
 def _model(target: Registry, number: int) -> Path:
@@ -88,17 +135,27 @@ def make_registry(folder: Path, action: str) -> Registry:
     shutil.rmtree(folder, ignore_errors=True)
     base = folder / "serving" / "m"
     target = Registry(str(base), str(base.parent / "models.config"), "m")
+    for number in (4, 5):
+        _model(target, number)
     for number in (1, 2, 3):
         target.push(_model(target, number), {}, 10)
     target.promote(1, STABLE)
+    image = folder / "data" / "cat" / "0.png"
+    image.parent.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(image)
     if action == "rollback":
         target.promote(2, CANARY)
         target.promote(2, STABLE)
     return target
 
 
-def child(target: Registry, action: str, prepare: Callable[[], None]) -> tuple[int, str, bool]:
-    """Do it in a process of its own.
+def child(
+    target: Registry,
+    action: str,
+    prepare: Callable[[], None],
+    traced: Sequence[str] = (),
+) -> tuple[int, str, bool]:
+    """Do it in a process of its own, `traced` by strace with these arguments.
 
     Returns its wait status, what it told of a failure, and whether the point was reached.
     """
@@ -118,10 +175,26 @@ def child(target: Registry, action: str, prepare: Callable[[], None]) -> tuple[i
             os.writev(write, [b"!" if _FIRED else b"-", text.encode()])
             os._exit(code)
     os.close(write)
+    strace = _attach(pid, traced) if traced else None
     with os.fdopen(read, "rb") as pipe:
         told = pipe.read().decode()
     status = os.waitpid(pid, 0)[1]
-    return status, told[1:], os.WIFSIGNALED(status) or told[:1] == "!"
+    is_injected = strace is not None and "(INJECTED)" in strace.communicate()[1]
+    return status, told[1:], os.WIFSIGNALED(status) or told[:1] == "!" or is_injected
+
+
+def _attach(pid: int, arguments: Sequence[str]) -> subprocess.Popen[str]:
+    """Let a process go on that has stopped itself, once it is traced."""
+    os.waitpid(pid, os.WUNTRACED)
+    command = ["strace", "-qq", "-p", str(pid), *arguments]
+    strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while "TracerPid:\t0" in Path(f"/proc/{pid}/status").read_text():
+        if strace.poll() is not None:
+            os.kill(pid, signal.SIGKILL)
+            raise RuntimeError(strace.communicate()[1])
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGCONT)
+    return strace
 
 
 def killing(folder: Path, last: int) -> Callable[[], None]:
@@ -194,8 +267,20 @@ def failing(folder: Path, last: int, number: int, onwards: bool) -> Callable[[],
     return prepare
 
 
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+# What a failure is: a push and the records of a retraining give the disk's own error.
+_FAILURES = (PromotionFailed.__name__, "ConfigError")
+_TOLD_OF = dict.fromkeys(ACTIONS, _FAILURES) | dict.fromkeys(
+    ("push", "retrain"), (*_FAILURES, "unexpected OSError: ")
+)
+
+
 def check(target: Registry, action: str, status: int, told: str, before: Serving) -> Iterator[str]:
     """What is not as it should be after a process that ended so, and told that."""
+    folder = Path(str(target.base)).parent.parent
     after = ACTIONS[action][1]
     ended = os.waitstatus_to_exitcode(status)
     found = target.serving()
@@ -203,7 +288,7 @@ def check(target: Registry, action: str, status: int, told: str, before: Serving
     if told.startswith(PromotionFailed.__name__) and "In force: " in told:
         if f"In force: {found}" not in told:
             yield f"told {told!r}, and it is {found}"
-    elif ended > 0 and action != "push" and not told.startswith((PromotionFailed.__name__, "Conf")):
+    elif ended > 0 and not told.startswith(_TOLD_OF[action]):
         yield f"ended with {ended}: {told}"
     elif ended >= 0 and action != "push" and found not in is_fine:
         yield f"ended with {ended}, told {told!r}, and it is {found}"
@@ -214,13 +299,20 @@ def check(target: Registry, action: str, status: int, told: str, before: Serving
     if Path(configuration.change_location(target.config)).exists():
         yield "a change is left unfinished"
     log = records.read(str(Path(target.config).with_name(configuration.AUDIT_FILE)))
-    if log.damaged:
-        yield f"damaged: {log.damaged}"
+    nights = records.read(str(folder / journal.FILE), journal._check)
+    if log.damaged or nights.damaged:
+        yield f"damaged: {log.damaged} {nights.damaged}"
+    for record in (folder / "runs").glob("*/run.json"):
+        json.loads(record.read_bytes())
     for number in versions.find(str(target.base)):
         manifest = versions.read_manifest(str(target.base), number)
         if manifest is None or versions.damaged_files(str(target.base), number, manifest):
             yield f"version {number} is not whole"
     try:
+        if action == "retrain":
+            _retrain(target)
+            if target.serving() != after:
+                yield f"after the next retraining it is {target.serving()}"
         target.push(_model(target, 5), {}, 10)
         newest = versions.find(str(target.base))[-1]
         if CANARY in target.serving().labels:
@@ -255,12 +347,17 @@ def main(kind: str, folder: Path, most: int = 0) -> None:
             break
         target = make_registry(folder, action)
         before = target.serving()
+        traced: list[str] = []
         if kind == "kill":
             prepare = killing(folder, number)
+        elif kind.startswith("strace-"):
+            error = kind.removeprefix("strace-")
+            fault = f"inject={_CALLS}:error={error}:when={number}{'+' * onwards}"
+            traced, prepare = ["-e", f"trace={_CALLS}", "-e", fault], _stop
         else:
             code = 0 if kind == "short" else getattr(errno, kind)
             prepare = failing(folder, number, code, onwards)
-        status, told, is_reached = child(target, action, prepare)
+        status, told, is_reached = child(target, action, prepare, traced)
         if not is_reached:  # and neither are later ones
             over[action, onwards] = min(number, over.get((action, onwards), number))
             continue

@@ -158,7 +158,7 @@ class TestHelp:
         assert 10 not in help_texts.CODES["run"]
 
     def test_lists_of_commands_are_whole(self) -> None:
-        lists = re.findall(r"^\* `[a-z]+`: (.*)$", reference.command_line(), re.MULTILINE)
+        lists = re.findall(r"^\* `[a-z-]+`: (.*)$", reference.command_line(), re.MULTILINE)
         assert len(lists) == len(COMMANDS) + len(ROOT.commands) - len(
             COMMANDS.keys() & ROOT.commands
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from components import storage
+from components import servable, storage
 from components.model_registry import (
     CANARY,
     STABLE,
@@ -157,6 +157,22 @@ class TestWithServer:
         assert storage.read_text(target.config) == before
         assert answering(client, STABLE) == 2
         assert str(audit(target)[-1]["result"]).startswith("failed: ")
+
+    def test_an_error_of_before_the_change_does_not_count(
+        self, target: Registry, server: ModelServer, client: Client
+    ) -> None:
+        at = (address(server),)
+        target.promote(1, STABLE, at, SECONDS)
+        # No part of what was pushed, so that only the server finds it.
+        warmup = Path(target.base or "") / "3" / servable.WARMUP_FILE
+        warmup.write_bytes(b"junk")
+        for _ in range(2):  # as it is broken still, the second error is a new one
+            with pytest.raises(PromotionFailed, match=r"version 3.* cannot be read"):
+                target.promote(3, CANARY, at, SECONDS)
+            assert client.failures(MODEL).keys() == {3}
+        warmup.unlink()
+        assert target.promote(3, CANARY, at, SECONDS) == Serving.of({STABLE: 1, CANARY: 3})
+        assert answering(client, CANARY) == 3
 
     def test_a_version_that_answers_nonsense_puts_the_old_configuration_back(
         self, target: Registry, server: ModelServer, client: Client, tmp_path: Path

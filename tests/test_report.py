@@ -545,6 +545,21 @@ class TestHistory:
         rows = json.loads((workspace.runs / "runs.json").read_text())
         assert [row["accuracy"] for row in rows] == [None, *map(pytest.approx, (0.83, 0.82, 0.81))]
 
+    def test_the_index_names_the_command_that_withdraws_a_canary(
+        self, workspace: Workspace
+    ) -> None:
+        report_kit.write_promotions(workspace)
+        assert "perennial rollback" not in write.write_index(workspace).read_text()
+        log = workspace.root / "serving" / "models.audit.jsonl"
+        done = {**json.loads(log.read_text()), "result": "done"}
+        log.write_text(json.dumps(done) + "\n")
+        text = write.write_index(workspace).read_text()
+        assert "Version 3 is the canary" in text
+        assert f"perennial rollback --workspace {workspace.root}" in text
+        with log.open("a") as file:
+            file.write(json.dumps({**done, "to": {"labels": {"stable": 3}}}) + "\n")
+        assert "perennial rollback" not in write.write_index(workspace).read_text()
+
     def test_the_record_of_an_ended_run_is_read_for_one_table_only(
         self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -46,13 +46,20 @@ OWN, REAL = "own", "real"
 Start = Callable[..., contextlib.AbstractContextManager[Running]]
 
 
-def running(kind: str, base: Path, config: Path | None = None) -> Any:
-    """Start a server that looks for new versions and a new configuration all the time."""
+def running(kind: str, base: Path, config: Path | None = None, follow: bool = True) -> Any:
+    """Start a server that looks for new versions all the time, and follows a configuration file."""
     if kind == OWN:
         served = {"config_file": config} if config else {"base_path": base, "model_name": MODEL}
-        return ModelServer(**served, poll_seconds=0.05, config_poll_seconds=0.05, retry_seconds=0.1)
+        seconds = 0.05 if follow else 0.0
+        return ModelServer(
+            **served, poll_seconds=0.05, config_poll_seconds=seconds, retry_seconds=0.1
+        )
     source = launch.Source.of_config(config) if config else launch.Source.of_model(base, MODEL)
-    return launch.ServerProcess(launch.find_backend(), source)
+    process = launch.ServerProcess(launch.find_backend(), source)
+    if not follow:
+        flag = "--model_config_file_poll_wait_seconds="
+        process.command = [each for each in process.command if not each.startswith(flag)]
+    return process
 
 
 @pytest.fixture(scope="module", params=[OWN, REAL])
@@ -485,7 +492,7 @@ class TestVersions:
         config, proposed = tmp_path / "models.config", tmp_path / "proposed.config"
         write_config(config, base, [1], stable=1)
 
-        with running(kind, base, config) as server, connected(server) as client:
+        with running(kind, base, config, follow=False) as server, connected(server) as client:
             server.wait_ready(SECONDS)
 
             def versions_by_label(*labels: str) -> list[int]:
@@ -523,3 +530,27 @@ class TestVersions:
             wait_until(lambda: client.rest_status(MODEL)[1] == "END")
             image = {"image_bytes": strings([picture()])}
             assert client.predict(MODEL, image, label="stable")[0] == 2
+
+    def test_of_a_reload_and_a_file_that_is_followed_the_file_wins(
+        self, kind: str, base: Path, colour_models: list[Path], tmp_path: Path
+    ) -> None:
+        push(colour_models[1], base, 2)
+        config, proposed = tmp_path / "models.config", tmp_path / "proposed.config"
+        write_config(config, base, [1], stable=1)
+        write_config(proposed, base, [1, 2], stable=1, canary=2)
+        with running(kind, base, config) as server, connected(server) as client:
+            server.wait_ready(SECONDS)
+
+            def canary() -> str:
+                try:
+                    return str(client.predict(MODEL, image, label="canary")[0])
+                except ServingError as error:
+                    return error.code
+
+            image = {"image_bytes": strings([picture()])}
+            for _ in range(3):
+                client.reload(config_file.read(proposed))
+                # It may have answered meanwhile, and is gone with the next look at the file.
+                wait_until(lambda: canary() == "INVALID_ARGUMENT")
+                wait_until(lambda: client.rest_status(MODEL).get(2, "END") == "END")
+                assert client.predict(MODEL, image, label="stable")[0] == 1

@@ -8,6 +8,7 @@ import importlib.metadata
 import logging
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -507,7 +508,7 @@ class TestStarting:
     ) -> None:
         path = tmp_path / "models.config"
         path.write_text(text)
-        with pytest.raises(ServingError, match=match):
+        with pytest.raises((ServingError, ConfigError), match=match):
             ModelServer(config_file=path)
 
     def test_a_configuration_file_that_breaks_stays_out_of_force(
@@ -637,6 +638,33 @@ class TestMemory:
 
 
 class TestProcess:
+    def test_1200_silent_connections_to_grpc_keep_nobody_from_an_answer(
+        self, tmp_path: Path, colour_models: list[Path]
+    ) -> None:
+        push(colour_models[0], tmp_path, 1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))  # which the server inherits
+        try:
+            with ServerProcess(own_backend(), Source.of_model(tmp_path, MODEL)) as server:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+                server.wait_ready(2 * SECONDS)
+                with contextlib.ExitStack() as stack:
+                    address = (server.host, server.grpc_port)
+                    silent = [
+                        stack.enter_context(socket.create_connection(address, SECONDS))
+                        for _ in range(1200)
+                    ]
+                    assert post(server, PREDICT, GOOD).status_code == 200
+                    with connected(server) as client:
+                        assert client.predict(MODEL, {"image_bytes": strings([picture()])})[0] == 1
+                    # They are hung up on, after what gRPC says first.
+                    for connection in silent:
+                        connection.settimeout(SECONDS)
+                        received_by(connection)
+                assert post(server, PREDICT, GOOD).status_code == 200
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
     def test_it_says_what_it_is_serves_and_ends_on_sigterm(
         self, tmp_path: Path, colour_models: list[Path]
     ) -> None:
@@ -818,7 +846,7 @@ class TestServeCommand:
         (serving / "flowers" / "1").mkdir(parents=True)
         result = self.invoke(tmp_path)
         assert result.exit_code == 2
-        assert "holds digits, flowers; say which" in result.output
+        assert "holds digits, flowers; name one of them" in result.output
         assert self.invoke(tmp_path, "flowers").exit_code == 0
         assert list(Source.of_config(serving / "models.config").models) == ["flowers"]
 

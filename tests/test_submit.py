@@ -107,8 +107,8 @@ class TestSubmit:
             "Run",
             "https://kubeflow.example/pipeline/#/runs/details/runs-1",
         ]
-        told = perennial("schedule", "create", package, *command, "--cron", "@daily").stdout
-        assert "https://kubeflow.example/pipeline/#/recurringrun/details/" in told
+        scheduled = perennial("schedule", "create", package, *command, "--cron", "@daily").stdout
+        assert "https://kubeflow.example/pipeline/#/recurringrun/details/" in scheduled
         assert "--ui-host 'kubeflow.example'" in refused(
             USAGE, "submit", package, *command, "--ui-host", "kubeflow.example"
         )

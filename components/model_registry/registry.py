@@ -1,21 +1,4 @@
-"""One model's versions, and which of them are served: all that is done with them begins here.
-
-The configuration is TensorFlow Serving's model_config_list, which servers follow. A model is in one
-of two states there:
-
-- newest: the policy `latest`. Every push is served as soon as it is loaded. `perennial serve`
-  writes this where a model has no entry yet.
-- promoted: the policy `specific`, with labels. A push changes nothing that is served. The labels
-  are `stable`, `canary`, and `previous` for the stable version before, which stays loaded so that a
-  rollback needs no loading.
-
-A request without a label or version goes to the highest version loaded, which with a canary is
-the canary: clients that must not see it ask for the label `stable`.
-
-A server refuses to move a label that is in use to a version that it has not loaded. So where that
-is needed the change is made in two steps, the first of which only loads, and a server has to be
-named that says when it is done.
-"""
+"""One model's versions, and which of them are served: all that is done with them begins here."""
 
 from __future__ import annotations
 
@@ -31,14 +14,14 @@ from typing import Any
 
 from components import progress, records, storage
 from components.errors import ConfigError, PromotionFailed, UserError
-from components.model_registry import config_map, configuration, versions
+from components.model_registry import config_map, configuration, rules, versions
 from components.model_registry.config_map import ConflictError
 from components.model_registry.configuration import Configuration
 from components.model_registry.followers import Followers, Named, Pods
+from components.model_registry.rules import CANARY, PREVIOUS, STABLE
 from components.model_registry.served import Labels, Served, Serving
 from components.model_registry.signing import Keys, verify_version
 
-STABLE, CANARY, PREVIOUS = "stable", "canary", "previous"
 PUT_BACK = "The old configuration is back in force"
 _TRIES = 5
 
@@ -216,21 +199,7 @@ class Registry:
 
         def labels_for(old: Serving) -> dict[str, int]:
             self.verify(version)
-            labels = self._implied_labels(old, version)
-            if to == CANARY:
-                labels[CANARY] = version
-                if labels.get(STABLE) == version:
-                    raise ConfigError(f"version {version} is {STABLE} already, so no {CANARY}")
-            elif labels.get(STABLE) != version:
-                before = labels.pop(STABLE, None)
-                labels.pop(PREVIOUS, None)
-                # Not above it: who asks for no label would be answered by the highest version.
-                if before is not None and before < version and self._exists(before):
-                    labels[PREVIOUS] = before
-                labels[STABLE] = version
-                if labels.get(CANARY) == version:
-                    del labels[CANARY]
-            return labels
+            return rules.promoted(self._implied_labels(old, version), version, to, self._exists)
 
         return self._change(labels_for, f"promote {version} to {to}", servers, timeout)
 
@@ -392,7 +361,7 @@ class Registry:
         timeout: float | None,
     ) -> None:
         old = served.serving
-        steps = self._steps(old, new, followers)
+        steps = rules.steps(old, new, bool(followers), self._exists)
         timeout = timeout or followers.timeout
         texts = [served.rewritten(self.base, step) for step in steps]
         followers.prepare(self.name)
@@ -414,29 +383,6 @@ class Registry:
             if isinstance(error, ConflictError) and not found.written:
                 raise
             raise self._failure(found, error) from error
-
-    def _steps(self, old: Serving, new: Serving, followers: Followers) -> list[Serving]:
-        loaded = old.loaded or frozenset()
-        # Labels that are not in use yet, or of no version, may be ahead of what is loaded.
-        ahead = [
-            (label, number)
-            for label, number in new.labels.items()
-            if number not in loaded
-            and old.labels.get(label, number) != number
-            and self._exists(old.labels[label])
-        ]
-        if not ahead:
-            return [new]
-        if not followers:
-            label, number = ahead[0]
-            first = "promote it to canary first"
-            if CANARY in old.labels:
-                first = f"withdraw version {old.labels[CANARY]} first (perennial rollback)"
-            raise ConfigError(
-                f"version {number} is not loaded, so {label!r}, which is in use, cannot move to "
-                f"it: {first}, or name a server (--server) that says when it is"
-            )
-        return [Serving(old.labels, frozenset({*loaded, *new.labels.values()})), new]
 
     def _failure(self, found: Configuration, error: BaseException) -> BaseException:
         """Put the old configuration back; returns what is to be raised, with what is in force."""

@@ -220,7 +220,7 @@ class ServerProcess:
         self.rest_port: int = portpicker.pick_unused_port()
         container = f"perennial-{uuid.uuid4().hex[:12]}"
         self._container = container if backend.kind is Kind.DOCKER else ""
-        self._command = command(
+        self.command = command(
             backend, source, self.grpc_port, self.rest_port, self.host, self._container
         )
         self._source = source
@@ -236,7 +236,7 @@ class ServerProcess:
         # -I, -S: nothing of a user's is imported for it.
         with_parent = [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid())]
         self._process = subprocess.Popen(
-            [*with_parent, *self._command],
+            [*with_parent, *self.command],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,

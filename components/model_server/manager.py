@@ -63,7 +63,7 @@ class _Model:
 class Manager:
     """Loads and frees models in one background thread, from `start` to `stop`.
 
-    Requests go through `acquire` and never wait for a load.
+    config: in force. Requests go through `acquire` and never wait for a load.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Manager:
             ServingError: INVALID_ARGUMENT; the configuration cannot be used.
         """
         check_config(config)
+        self.config = config
         self._poll_seconds = poll_seconds
         self._load_retries = load_retries
         self._retry_seconds = retry_seconds
@@ -175,6 +176,7 @@ class Manager:
             for name, model_config in wanted.items():
                 model = self._models.setdefault(name, _Model(model_config))
                 model.config, model.wanted, model.settled = model_config, True, False
+            self.config = config
             self._poll_now = True
             self._changed.notify_all()
         for name in sorted(wanted.keys() - known):

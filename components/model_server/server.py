@@ -83,7 +83,6 @@ class ModelServer:
         self.grpc_port = grpc_port
         self.rest_port = rest_port
         self.limits = limits or Limits()
-        self._config = config
         self._config_file = None if config_file is None else Path(config_file)
         self._config_poll_seconds = config_poll_seconds
         self.manager = Manager(config, poll_seconds, load_retries, retry_seconds, public_key)
@@ -141,16 +140,14 @@ class ModelServer:
         self.stop()
 
     def _watch(self) -> None:
-        """Take over what is new in the configuration file; until it is right, try again."""
+        """Apply the configuration file, over what else was applied, as TensorFlow Serving does."""
         assert self._config_file
-        applied = self._config
         complaint = ""
         while not self._stopping.wait(self._config_poll_seconds):
             try:
                 config = files.read(self._config_file)
-                if config != applied:
+                if config != self.manager.config:
                     self.manager.reload(config, self.limits.request_seconds)
-                    applied = config
                     log.info("%s is in force", self._config_file)
                 complaint = ""
             except (ServingError, ConfigError) as error:

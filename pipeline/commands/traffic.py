@@ -21,15 +21,12 @@ def record(
     ] = "127.0.0.1:8500",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="For the proxy.")] = 8700,
-    images: Annotated[
-        bool, typer.Option(help="Keep images; without, statistics and embeddings of them.")
-    ] = True,
+    no_images: Annotated[
+        bool, typer.Option("--no-images", help="Keep statistics and embeddings, and no images.")
+    ] = False,
     embeddings: Annotated[
-        bool | None,
-        typer.Option(
-            help="Keep embeddings, for one more prediction each (default: where images are not)."
-        ),
-    ] = None,
+        bool, typer.Option("--embeddings", help="Keep embeddings too, for one more prediction.")
+    ] = False,
     shadow: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,7 +59,7 @@ def record(
 
     if 2 * file_mb > max_mb:
         raise ConfigError(f"--file-mb {file_mb:g} is more than half of --max-mb {max_mb:g}")
-    what = What(images, not images if embeddings is None else embeddings, tuple(shadow or ()))
+    what = What(not no_images, embeddings or no_images, tuple(shadow or ()))
     limits = Limits(int(max_mb * 1e6), int(file_mb * 1e6), file_minutes * 60, days)
     try:
         logs.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,10 @@ class Models:
         if version not in self._loaded:
             while len(self._loaded) >= _HELD:
                 self._loaded.pop(next(iter(self._loaded)))
-            self._loaded[version] = Model(storage.join(self._place.models, str(version)))
+            try:
+                self._loaded[version] = Model(storage.join(self._place.models, str(version)))
+            except (OSError, DamagedFileError):
+                return None  # removed since its answers were computed
         found = self._loaded[version].embeddings([row.image for row in rows])
         return found if found.shape[1] else None
 
