@@ -127,7 +127,12 @@ def test_what_was_read_has_the_fingerprint_of_what_is_there(
         ledger.add(entries)
     digested: list[str] = []
     original = files.digest
-    monkeypatch.setattr(files, "digest", lambda path: digested.append(path) or original(path))
+
+    def digest(path: str) -> str:
+        digested.append(path)
+        return original(path)
+
+    monkeypatch.setattr(files, "digest", digest)
     assert dataset.fingerprint(data, ledger.hashes()) == expected
     assert digested == ["memory://b/x.png"]
     ledger.settle(0, [(0, Problem("changed", ""))])
