@@ -629,7 +629,7 @@ class TestCheckPaths:
     def test_a_workspace_that_beam_would_take_for_a_pattern(
         self, tmp_path: Path, name: str
     ) -> None:
-        with pytest.raises(ConfigError, match="workspace: .* takes for a pattern of names"):
+        with pytest.raises(ConfigError, match=r"workspace: .* takes for a pattern of names"):
             self.check(tmp_path, workspace=str(tmp_path / name))
 
     @pytest.mark.parametrize(
