@@ -14,7 +14,7 @@ import shlex
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from components import progress, storage
 from components.image_example_gen import source_name
@@ -84,14 +84,16 @@ def run_locked(
     workspace: Workspace,
     run_id: str,
     command: str = "run",
+    stream: TextIO | None = None,
 ) -> dict[str, Any]:
     """Run the DAG in a workspace that is locked already. Returns the outcome as in run.json.
 
-    command: the one of `perennial` that this is for.
+    command: the one of `perennial` that this is for. stream: for the progress; None: the standard
+    output of the process.
     """
     with (
         quiet(workspace.log_path(run_id)) as terminal,
-        Console.create(log_format, terminal.stdout) as console,
+        Console.create(log_format, stream or terminal.stdout) as console,
     ):
         # TensorFlow takes seconds to load.
         progress.report("note", text=f"run {run_id}: checking settings, data and machine")
