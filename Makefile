@@ -8,7 +8,7 @@ EXTRAS ?=
 JOBS ?= logical
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test coverage cluster-test browser services lint unit workflows format lock docs image sbom \
+.PHONY: help run check test coverage cluster-test browser services disks lint unit workflows format lock docs image sbom \
 	licenses audit doctor prism s3 venv tools clean
 
 help: ## Show these targets
@@ -43,6 +43,10 @@ services: ## Install databases and nginx, for the tests that are skipped without
 		apt-get install -qq -y postgresql; }
 	@PATH=$$PATH:/usr/sbin command -v nginx >/dev/null || { apt-get update -qq && \
 		apt-get install -qq -y --no-install-recommends nginx-light; }
+
+disks: ## Install what tests of disks need, which are skipped without; they need root too
+	@which strace mkfs.xfs mksquashfs bindfs >/dev/null || { apt-get update -qq && \
+		apt-get install -qq -y strace xfsprogs squashfs-tools bindfs; }
 
 # Needs Go, and some minutes: it is built of its Go module, for the version of Beam in the lock.
 PRISM_DIR ?= /usr/local/bin

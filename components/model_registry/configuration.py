@@ -25,8 +25,9 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from components import progress, records, storage
 from components.errors import ConfigError, UserError
+from components.kubernetes_api import ConflictError, Json, request
 from components.model_registry import config_map
-from components.model_registry.config_map import ConflictError, Json, Place
+from components.model_registry.config_map import Place
 from components.model_server.config_file import NAME
 
 AUDIT_FILE = "models.audit.jsonl"
@@ -297,7 +298,7 @@ class _ConfigMap(Configuration):
         }
         with contextlib.suppress(UserError):
             method = "create_namespaced_event"
-            config_map.request("create events", "CoreV1Api", method, place.namespace, event)
+            request("create events", "CoreV1Api", method, place.namespace, event)
 
 
 def default(base: str) -> str:
