@@ -63,6 +63,7 @@ def nginx(
             f"{HOST}:{recorder}",
             share,
             folder,
+            patience=patience,
         )
         process = subprocess.Popen(
             proxy.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
