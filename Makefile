@@ -8,7 +8,7 @@ EXTRAS ?=
 JOBS ?= logical
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test coverage cluster-test browser services lint unit workflows format lock docs image sbom \
+.PHONY: help run check test coverage cluster-test browser services disks lint unit workflows format lock docs image sbom \
 	licenses audit doctor prism s3 venv tools clean
 
 help: ## Show these targets
@@ -24,7 +24,7 @@ test: tools ## Run the tests; options for pytest in ARGS="-k name", files at onc
 check: lint unit ## Lint and unit tests, in under a minute: what to run before each commit
 
 unit: tools ## Run the tests that train nothing and start no server
-	.venv/bin/python -m pytest -m "unit and not slow" --numprocesses=$(JOBS) --maxprocesses=4 $(ARGS)
+	.venv/bin/python -m pytest -m unit --numprocesses=$(JOBS) --maxprocesses=4 $(ARGS)
 
 coverage: tools ## Run the tests, and show the lines that none of them reaches
 	$(MAKE) test ARGS="--cov --cov-report=term-missing:skip-covered $(ARGS)"
@@ -43,6 +43,10 @@ services: ## Install databases and nginx, for the tests that are skipped without
 		apt-get install -qq -y postgresql; }
 	@PATH=$$PATH:/usr/sbin command -v nginx >/dev/null || { apt-get update -qq && \
 		apt-get install -qq -y --no-install-recommends nginx-light; }
+
+disks: ## Install what tests of disks need, which are skipped without; they need root too
+	@which strace mkfs.xfs mksquashfs bindfs >/dev/null || { apt-get update -qq && \
+		apt-get install -qq -y strace xfsprogs squashfs-tools bindfs; }
 
 # Needs Go, and some minutes: it is built of its Go module, for the version of Beam in the lock.
 PRISM_DIR ?= /usr/local/bin
@@ -70,11 +74,11 @@ s3: ## Build Versity's S3 gateway for the tests of object stores, into S3_DIR
 	@command -v go >/dev/null || { echo "go is not installed" >&2; exit 2; }
 	GOBIN=$(S3_DIR) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
-doctor: venv ## Show what was found on this machine
+doctor: venv ## Check this machine
 	@.venv/bin/perennial doctor $(ARGS)
 
 # Needs uv but not an up-to-date .venv: it is run because the dependencies were changed.
-lock: | .venv/bin/uv ## Pin the dependencies of pyproject.toml anew; newest ones with ARGS=--upgrade
+lock: | .venv/bin/uv ## Pin the dependencies of pyproject.toml; the newest with ARGS=--upgrade
 	.venv/bin/uv pip compile pyproject.toml --quiet --all-extras --group dev --group setup \
 		--generate-hashes \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_39 \
@@ -86,7 +90,7 @@ lock: | .venv/bin/uv ## Pin the dependencies of pyproject.toml anew; newest ones
 			--custom-compile-command "make lock" --output-file kubeflow/image/$$device.lock; \
 	done
 
-docs: venv ## Write docs/reference anew, from the settings and the commands
+docs: venv ## Generate docs/reference from the settings and the commands
 	.venv/bin/python -m pipeline.reference
 
 # As CLUSTER_IMAGE of cluster-test; DEVICE is cpu or gpu.
@@ -102,20 +106,22 @@ sbom: tools ## Write sbom.cdx.json, a CycloneDX bill of all that is installed
 licenses: tools ## List the licences of all that is installed, and refuse unknown and other ones
 	.venv/bin/pip-licenses $(ARGS)
 
-# Not in the lock: its answer depends on the day and the network, so that no test may need it.
-audit: | .venv/bin/uv ## Ask the advisory databases about all that is locked; needs the network
+# Not in the lock: its result depends on the day and the network, so that no test may need it.
+audit: | .venv/bin/uv ## Check all that is locked against the advisory databases; needs the network
 	.venv/bin/uv tool run pip-audit@2.10.1 --strict --disable-pip \
 		--requirement requirements.lock $(ARGS)
 
 .venv/bin/uv:
 	@$(MAKE) --no-print-directory venv
 
-tools: EXTRAS = dev
-venv tools:
+venv: ## Build .venv for runs; further packages in EXTRAS=mlflow
 	@command -v $(PYTHON) >/dev/null || { \
 		echo "$(PYTHON) is not installed; name a Python 3.11: make PYTHON=/path/to/python3.11" >&2; \
 		exit 1; }
 	@$(PYTHON) pipeline/bootstrap.py $(EXTRAS)
+
+tools:
+	@$(MAKE) --no-print-directory venv EXTRAS=dev
 
 clean: ## Remove .venv and the caches; the workspace stays
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from components import storage
-from components.image_example_gen.inputs import INPUTS_FILE
 
 if TYPE_CHECKING:
     from ml_metadata import MetadataStore
@@ -268,6 +267,8 @@ def _text(artifact: metadata_store_pb2.Artifact, name: str) -> str:
 
 def contents(uri: str, *splits: str) -> set[str]:
     """SHA-256 of the images in these splits of ingested examples. Raises OSError without a list."""
+    from components.image_example_gen.inputs import INPUTS_FILE  # which loads NumPy
+
     with storage.opened(f"{uri}/{INPUTS_FILE}") as file:
         rows = map(json.loads, file)
         return {row["sha256"] for row in rows if row["fate"] in splits}

@@ -74,9 +74,9 @@ def _connect() -> CoreV1Api:
     """Raises ConfigError. Does not try again: whoever submits waits for it."""
     import kubernetes
 
-    from components.model_registry import config_map
+    from components import kubernetes_api
 
-    return kubernetes.client.CoreV1Api(config_map.connection(retries=0))
+    return kubernetes.client.CoreV1Api(kubernetes_api.connection(retries=0))
 
 
 class PodLogs:

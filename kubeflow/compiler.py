@@ -56,6 +56,7 @@ def compile_pipeline(loaded: Loaded, *, decides: bool = False) -> Compiled:
             "write to, such as s3://bucket/perennial"
         )
     beam_runner.check_pods(config.beam)
+    parameters.check_root(kubeflow.pipeline_root)
     beam_runner.check_root(config.beam, kubeflow.pipeline_root)
     given = parameters.compiled(loaded)
     nodes = _find_nodes(config, kubeflow.pipeline_root)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from components import storage
 from pipeline import config as configuration
+from pipeline.config.checks import patterned
 from pipeline.errors import ConfigError
 from pipeline.recipe_choice import AUTO
 from pipeline.settings import Config, absolute_location
@@ -113,6 +114,8 @@ def check_root(root: str) -> None:
         absolute_location(root)
         if not storage.is_uri(root) and not root.startswith("/"):
             raise ValueError("must be an absolute path or a URI: each pod starts in its own folder")
+        if found := patterned(root) or storage.unsupported(root):
+            raise ValueError(found)
     except ValueError as error:
         value = f"kubeflow.pipeline_root = {root!r}"
         raise ConfigError(f"parameter {PIPELINE_ROOT}: {value}: {error}") from None

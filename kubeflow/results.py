@@ -92,9 +92,9 @@ def _usage(result: NodeResult) -> dict[str, float]:
 def _figures(result: NodeResult) -> dict[str, float]:
     metrics = {"cached": float(result.state == "cached")}
     if _EVALUATION in result.outputs:
-        from pipeline.verdict import read_verdict
+        from components.image_evaluator.summary import summarize
 
-        verdict = read_verdict(result.outputs[_EVALUATION][0].uri, result.outputs[_BLESSING][0].uri)
+        verdict = summarize(result.outputs[_EVALUATION][0].uri, result.outputs[_BLESSING][0].uri)
         metrics |= {"accuracy": verdict.accuracy, "blessed": float(verdict.blessed)}
         if verdict.baseline_accuracy is not None:
             metrics["baseline_accuracy"] = verdict.baseline_accuracy

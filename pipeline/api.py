@@ -12,9 +12,11 @@ A failure is a `UserError` of pipeline.errors, with the message and exit code of
 from __future__ import annotations
 
 import dataclasses
+import io
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from components import environment
 from pipeline.config import Loaded, check_paths
@@ -95,14 +97,14 @@ def run(
     values: Mapping[str, object] | None = None,
     *,
     file: str | Path | None = None,
-    show: Literal["plain", "json"] = "plain",
+    show: Literal["plain", "json", "nothing"] = "plain",
 ) -> Run:
     """Train, evaluate and push a model, as `perennial run` does, and return the run.
 
     Args:
       values: settings by dotted key, such as {"train.epochs": 20}.
       file: TOML file of settings; `values` win.
-      show: form of the progress on standard output.
+      show: form of the progress on standard output, or nothing.
 
     Raises:
       NotBlessed: the model was not blessed; `find()` returns the run.
@@ -117,7 +119,11 @@ def run(
     place = Workspace(loaded.config.workspace)
     with place.lock():
         run_id = new_run_id(place)
-        run_locked(loaded.config, loaded.origins, show, place, run_id)
+        # A notebook's own is no file of the system's, and has to be written directly.
+        stream: TextIO | None = None if sys.stdout is sys.__stdout__ else sys.stdout
+        if show == "nothing":
+            show, stream = "plain", io.StringIO()
+        run_locked(loaded.config, loaded.origins, show, place, run_id, stream=stream)
     return Run(place.root, run_id)
 
 

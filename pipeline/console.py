@@ -14,6 +14,8 @@ import logging
 import math
 import numbers
 import os
+import re
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self, TextIO
@@ -36,6 +38,7 @@ _STEP_SOONEST_S = 2.0
 _STEP_LATEST_S = 30.0
 
 _WIDE = 64  # columns; below, CPU, memory and figures are left out
+_NARROW = 30  # columns; below, values of a summary are not wrapped
 _ICONS = {  # in Unicode, in ASCII, and the style
     "waiting": ("·", ".", "dim"),
     "complete": ("✔", "+", "green"),
@@ -301,8 +304,11 @@ class _RichConsole(Console):
         self._live.stop()
         self._terminal.print()
         for label, value in _aligned(rows):
-            # Left to the terminal to wrap, so that a long path is copied in one piece.
-            self._terminal.print(Text.assemble((label, "bold"), value), soft_wrap=True)
+            room = self._terminal.width - len(label)
+            for number, line in enumerate(_wrapped(value, room)):
+                start = label if number == 0 else " " * len(label)
+                # A path is left to the terminal to wrap, so that it is copied in one piece.
+                self._terminal.print(Text.assemble((start, "bold"), line), soft_wrap=True)
 
     def _table(self, wide: bool) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim", expand=wide)
@@ -362,6 +368,21 @@ class _Terminal(rich.console.Console):
 def _aligned(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     width = max(len(label) for label, _ in rows)
     return [(f"{label:<{width}}  ", value) for label, value in rows]
+
+
+def _wrapped(value: str, width: int) -> list[str]:
+    """The value in lines of its own column, at blanks only; lines after `ok  ` are indented."""
+    if width < _NARROW or len(value) <= width:
+        return [value]
+    mark = re.match(r"(ok|NO)  ", value)
+    return textwrap.wrap(
+        value,
+        width,
+        subsequent_indent=" " * len(mark[0]) if mark else "",
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    )
 
 
 def _state(node: _Node) -> str:

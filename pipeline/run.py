@@ -14,7 +14,7 @@ import shlex
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from components import progress, storage
 from components.image_example_gen import source_name
@@ -34,9 +34,9 @@ from pipeline.workspace import Workspace
 if TYPE_CHECKING:
     from tfx.orchestration.pipeline import Pipeline
 
+    from components.image_evaluator.summary import Summary
     from components.image_example_gen.accounting import Accounting
     from pipeline.local_runner import NodeResult, RunResult
-    from pipeline.verdict import Verdict
 
 
 _LOG = logging.getLogger("perennial.run")
@@ -55,7 +55,7 @@ class Outcome:
     run: RunResult
     accounting: Accounting
     warnings: list[str]
-    verdict: Verdict
+    verdict: Summary
     pushed: str | None
     version: int | None
     total_wall_s: float
@@ -84,14 +84,16 @@ def run_locked(
     workspace: Workspace,
     run_id: str,
     command: str = "run",
+    stream: TextIO | None = None,
 ) -> dict[str, Any]:
     """Run the DAG in a workspace that is locked already. Returns the outcome as in run.json.
 
-    command: the one of `perennial` that this is for.
+    command: the one of `perennial` that this is for. stream: for the progress; None: the standard
+    output of the process.
     """
     with (
         quiet(workspace.log_path(run_id)) as terminal,
-        Console.create(log_format, terminal.stdout) as console,
+        Console.create(log_format, stream or terminal.stdout) as console,
     ):
         # TensorFlow takes seconds to load.
         progress.report("note", text=f"run {run_id}: checking settings, data and machine")
@@ -205,11 +207,11 @@ def _report(workspace: Workspace, run_id: str) -> Path | None:
 
 def _execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
     # Only from here on is TensorFlow needed, and its import is worth a look at the terminal.
+    from components.image_evaluator.summary import summarize
     from components.image_example_gen.accounting import read_accounting
     from components.image_example_gen.sources import digits
     from components.image_example_validator.executor import read_warnings
     from pipeline import local_runner
-    from pipeline.verdict import read_verdict
 
     started = time.perf_counter()  # which a change of the clock leaves alone
     if config.data.source in BUILT_IN_SOURCES:
@@ -223,7 +225,7 @@ def _execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
         run=result,
         warnings=read_warnings(outputs["ExampleValidator"]["anomalies"][0].uri),
         accounting=read_accounting(outputs["ImageExampleGen"]["examples"][0].uri),
-        verdict=read_verdict(
+        verdict=summarize(
             outputs["Evaluator"]["evaluation"][0].uri, outputs["Evaluator"]["blessing"][0].uri
         ),
         pushed=pushed.get_string_custom_property("pushed_destination") or None,
@@ -258,7 +260,7 @@ def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
             "held_out": outcome.accounting.held_out,
         },
         "warnings": outcome.warnings,
-        "verdict": dataclasses.asdict(outcome.verdict),
+        "verdict": outcome.verdict.model_dump(mode="json"),
         "pushed": outcome.pushed,
         "version": outcome.version,
         "nodes": [
@@ -317,7 +319,7 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return [("" if index else "Checks", line) for index, line in enumerate(lines)]
 
 
-def _accuracy(verdict: Verdict) -> str:
+def _accuracy(verdict: Summary) -> str:
     low, high = verdict.interval
     text = f"{verdict.accuracy:.2%} ({low:.1%} to {high:.1%}) of {verdict.examples:,} eval images"
     if verdict.test_accuracy is not None:
@@ -325,7 +327,7 @@ def _accuracy(verdict: Verdict) -> str:
     return text
 
 
-def _baseline(verdict: Verdict) -> str:
+def _baseline(verdict: Summary) -> str:
     if verdict.baseline_accuracy is None:
         return verdict.note
     return f"{verdict.baseline_accuracy:.2%}; {verdict.note}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -32,8 +32,45 @@ _LONGEST = (
 )
 
 
+# By marker, the files whose tests have it; a test can have more of its own. Tests of `unit` import
+# no TensorFlow and train nothing: with `-m unit`, no other file is even imported.
+_UNIT = "unit"
+_MARKED: Mapping[str, Sequence[str]] = {
+    _UNIT: (
+        *("test_bootstrap", "test_cli", "test_cluster_check", "test_config", "test_console"),
+        *("test_docs", "test_doctor", "test_evaluation_figures", "test_fingerprint", "test_gate"),
+        *("test_learned", "test_noise", "test_probe", "test_recipe_choice", "test_redaction"),
+        *("test_similar", "test_usage", "test_workspace"),
+    ),
+    "slow": (
+        *(*_LONGEST, "test_attempts", "test_fixres", "test_kubeflow_entrypoint"),
+        *("test_mobilenet", "test_presets", "test_prism", "test_recipes", "test_tracking"),
+        *("test_train", "test_vision_transformer", "test_warm_start"),
+    ),
+    "browser": ("test_report_page", "test_serving_page"),
+    "services": ("test_metadata", "test_prism"),
+    "root": ("test_faults",),
+}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files without unit tests where only these are asked for: imports take minutes."""
+    is_test = collection_path.suffix == ".py" and collection_path.stem.startswith("test_")
+    if is_test and config.option.markexpr == _UNIT:
+        return collection_path.stem not in _MARKED[_UNIT] or None
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first."""
+    """Mark the tests by their files, and put the longest files first.
+
+    It comes before pytest's own, which selects by markers.
+    """
+    for item in items:
+        for marker, stems in _MARKED.items():
+            if item.path.stem in stems:
+                item.add_marker(marker)
     items.sort(key=lambda item: item.path.stem not in _LONGEST)
 
 

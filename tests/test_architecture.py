@@ -18,12 +18,15 @@ ARROWS: dict[str, set[str]] = {
     "pipeline": {"components", "trainer_module"},
     "kubeflow": {"components", "trainer_module", "pipeline"},
 }
+# No part of the program: `make` runs it to install all of this, and to write the image's locks.
+SCRIPTS = {"pipeline/bootstrap.py"}
 # By name, in text: `module.function` for TFX, and modules whose code a node's fingerprint covers.
 NAMED = re.compile(r"(components|trainer_module|pipeline|kubeflow)(\.[a-z_]\w*)+")
 
 
 def sources(package: str) -> list[Path]:
-    return sorted((REPO / package).rglob("*.py"))
+    found = sorted((REPO / package).rglob("*.py"))
+    return [path for path in found if str(path.relative_to(REPO)) not in SCRIPTS]
 
 
 def is_module(name: str) -> bool:

@@ -625,6 +625,13 @@ class TestCheckPaths:
         workspace = {"workspace": str(tmp_path / "workspace")}
         check_paths(load(None, workspace | keys).config)
 
+    @pytest.mark.parametrize("name", ["exp [1]", "what?", "a*"])
+    def test_a_workspace_that_beam_would_take_for_a_pattern(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=r"workspace: .* takes for a pattern of names"):
+            self.check(tmp_path, workspace=str(tmp_path / name))
+
     @pytest.mark.parametrize(
         ("recipe", "key", "source"),
         [

@@ -19,12 +19,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components import kubernetes_api
 from components.model_registry import (
     CANARY,
     STABLE,
     Registry,
     Serving,
-    config_map,
     followers,
     versions,
 )
@@ -70,7 +70,7 @@ def cluster(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         monkeypatch.setenv("KUBECONFIG", str(stub.kubeconfig(tmp_path)))
         monkeypatch.setattr(model_configuration, "_PUT_BACK_PAUSE_S", 0.01)
         monkeypatch.setattr(followers, "_LIST_SECONDS", 0.02)
-        monkeypatch.setattr(config_map, "TIMEOUT", (2, 2))
+        monkeypatch.setattr(kubernetes_api, "TIMEOUT", (2, 2))
         yield stub
 
 

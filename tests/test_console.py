@@ -283,6 +283,23 @@ def test_a_terminal_shows_a_stage_without_a_count(monkeypatch: pytest.MonkeyPatc
     assert "0 " not in last
 
 
+def test_a_long_value_is_wrapped_in_its_column_and_a_path_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    path = "/models/" + "long" * 30
+    stream = io.StringIO()
+    with Console.create("rich", stream) as console:
+        console.summary([("Checks", "ok  " + "word " * 30), ("Pushed", path)], {})
+    shown = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", stream.getvalue())
+    lines = [line for line in shown.splitlines() if "word" in line]
+    assert lines[0].startswith("Checks  ok  word")
+    assert len(lines) > 2
+    assert {line[:12] for line in lines[1:]} == {" " * 12}
+    assert max(map(len, lines)) <= 60
+    assert path in shown
+
+
 def test_nothing_is_shown_outside_of_the_context() -> None:
     stream = io.StringIO()
     level, handlers = progress.LOGGER.level, list(progress.LOGGER.handlers)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests import REPO
 from tests.cli import perennial, sets
 
 EVIL = "<script>alert(1)<"
@@ -63,3 +64,12 @@ def test_a_page_that_cannot_be_written_is_named(two_classes: Path, tmp_path: Pat
     result = perennial(*command, "--output", target, "--per-class", "1")
     assert result.exit_code == 2
     assert f"'{target}' cannot be written: File exists" in result.output
+
+
+def test_reports_samples_and_the_page_of_the_server_have_one_palette() -> None:
+    colour = re.compile(r"(--[a-z-]+): (#[0-9a-f]{6})")
+    reports = set(colour.findall((REPO / "pipeline/report/templates/style.css").read_text()))
+    served = set(colour.findall((REPO / "components/model_server/page.html").read_text()))
+    assert {name for name, _ in served} >= {"--ink", "--page", "--card", "--first", "--bad"}
+    assert served < reports
+    assert "base.html" in (REPO / "pipeline/report/templates/samples.html").read_text()

@@ -359,6 +359,23 @@ def test_a_run_has_a_deadline(compiled: Compiled) -> None:
         assert (env["PERENNIAL_START_TIMEOUT"], env["PERENNIAL_RETRIES"]) == ("3600", "2")
 
 
+def test_pods_reach_the_object_store_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL_S3", "PERENNIAL_STAGING_GB"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+    settings = {
+        **NEEDED,
+        "kubeflow.pipeline_root": "s3://bucket/runs",
+        "storage.endpoint_url": "http://minio:9000",
+        "storage.staging_gb": 20.5,
+    }
+    text = compile_pipeline(load(None, settings)).text
+    executors = yaml.safe_load(text.partition("\n---")[0])["deploymentSpec"]["executors"]
+    for executor in executors.values():
+        env = {each["name"]: each.get("value") for each in executor["container"]["env"]}
+        assert env["AWS_ENDPOINT_URL_S3"] == "http://minio:9000"
+        assert env["PERENNIAL_STAGING_GB"] == "20.5"
+
+
 def test_a_kubeflow_that_knows_no_deadline_is_told_none() -> None:
     settings = {**NEEDED, "kubeflow.run_timeout": 0}
     text = compile_pipeline(load(None, settings)).text
@@ -384,10 +401,15 @@ class TestRefused:
             ({"kubeflow.image": "perennial"}, ("kubeflow.image = 'perennial'", "tag or a digest")),
             ({"kubeflow.pipeline_root": None}, ("kubeflow.pipeline_root is not set",)),
             (
-                {"kubeflow.pipeline_root": "s3://bucket/x"},
-                ("kubeflow.pipeline_root = 's3://bucket/x'", "mounted volume", "gs://"),
+                {
+                    "kubeflow.pipeline_root": "s3://bucket/x",
+                    "beam.runner": "PortableRunner",
+                    "beam.args": '["--job_endpoint=beam:8099", "--environment_type=EXTERNAL", '
+                    '"--environment_config=worker:50000"]',
+                },
+                ("PortableRunner works on other machines", "cannot write to s3://"),
             ),
-            ({"push.directory": "s3://bucket/x"}, ("push.directory = 's3://bucket/x'", "gs://")),
+            ({"kubeflow.pipeline_root": "what://x/y"}, ("what:// is no storage",)),
             ({"kubeflow.nodes": '{Trainer = "gpu"}'}, ("no such pool", "there are cpu")),
             ({"kubeflow.nodes": '{Tuner = "cpu"}'}, ("no such node", "Trainer")),
             ({"kubeflow.parameters": '["train.epoch"]'}, ("'train.epoch'", "no such setting")),

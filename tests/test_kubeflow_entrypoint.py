@@ -247,7 +247,8 @@ def test_what_kubeflow_did_not_resolve_is_refused(
 @pytest.mark.parametrize(
     ("root", "words"),
     [
-        ("s3://bucket/perennial", "must be a folder, such as that of a mounted volume, or gs://"),
+        ("https://bucket/perennial", "https:// is no storage"),
+        ("s3://bucket/exp [1]", "holds [, which Beam takes for a pattern"),
         ("gs://", "must name a bucket after ://"),
         ("", "must not be empty"),
         ("perennial", "must be an absolute path or a URI"),

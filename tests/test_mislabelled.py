@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from pipeline.report.facts import Suspect
 from pipeline.report.labels import original, suspects
 from pipeline.retraining.feedback import add
 from tests import report_kit
-from trainer_module import out_of_fold
+from tests.test_transform import encode
+from tests.transformed import run_transform
+from trainer_module import out_of_fold, run_fn
 
 
 def table(images: int = 90) -> tuple[np.ndarray, np.ndarray]:
@@ -146,3 +149,23 @@ def test_mislabelled_training_images_are_named_in_the_report(tmp_path: Path) -> 
     assert "Probably mislabelled training images" in text
     assert "4.png" in text
     assert collect._training_suspects(facts.run, {}, evaluation) == []
+
+
+def test_a_training_on_frozen_features_leaves_its_confidence(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    pictures = [
+        encode(Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8))) for _ in range(12)
+    ]
+    images = [(picture, ["cat", "dog"][row % 2]) for row, picture in enumerate(pictures)]
+    splits = {"train": images, "eval": images[:4]}
+    made = run_transform(tmp_path, splits, ["cat", "dog"], image_size=32)
+    settings = {"alpha": 0.35, "weights": "none"}
+    run_fn.run_fn(
+        made.fn_args(tmp_path / "out", recipe="mobilenet", hyperparameters=settings, batch_size=6)
+    )
+    with np.load(tmp_path / "out" / "run" / out_of_fold.FILE, allow_pickle=False) as arrays:
+        labels = dict(zip(arrays["digests"].tolist(), arrays["labels"].tolist(), strict=True))
+        assert arrays["probabilities"].shape == (12, 2)
+    assert labels == {
+        hashlib.sha256(picture).hexdigest(): row % 2 for row, picture in enumerate(pictures)
+    }

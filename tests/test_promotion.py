@@ -165,7 +165,7 @@ class TestWithServer:
         target.promote(1, STABLE, at, SECONDS)
         # No part of what was pushed, so that only the server finds it.
         warmup = Path(target.base or "") / "3" / servable.WARMUP_FILE
-        warmup.write_bytes(b"junk")
+        warmup.write_bytes(b"junk" * 100)
         for _ in range(2):  # as it is broken still, the second error is a new one
             with pytest.raises(PromotionFailed, match=r"version 3.* cannot be read"):
                 target.promote(3, CANARY, at, SECONDS)

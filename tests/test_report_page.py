@@ -11,14 +11,19 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from pipeline.commands import data_show
+from pipeline.report import page as report_page
 from pipeline.report import write
-from pipeline.report.facts import Facts, State
+from pipeline.report.facts import Facts, RunData, State
 from pipeline.workspace import Workspace
 from tests import report_kit
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine"),
+]
 
 PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
 SEVERE = {"serious", "critical"}
@@ -26,7 +31,7 @@ SEVERE = {"serious", "critical"}
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """By name: reports of a pushed, a rejected and a failed run, one of 100 classes, the index."""
+    """By name: reports of a pushed, a rejected and a failed run, one of 100 classes, and others."""
     workspace = Workspace(tmp_path_factory.mktemp("work") / "<b>workspace")
     many = [f"species {index}" for index in range(100)]
     found = {
@@ -38,12 +43,30 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     paths = {}
     for number, (name, facts) in enumerate(found.items(), 1):
         record = report_kit.run(facts.run.state, number, 0.8 + number / 50)
+        if name == "failed":  # with a reason and a source that are long, without any blank
+            source = RunData(source=f"/{'photos' * 30}")
+            record = record.model_copy(update={"error": f"/{'path' * 200}", "data": source})
         facts = facts.model_copy(update={"run": record})
         folder = workspace.run_dir(record.run_id)
         paths[name] = write.write_report(facts, folder, "../index.html")
         write.write_file(folder / "run.json", record.model_dump_json())
     report_kit.write_promotions(workspace)
-    return {**paths, "index": write.write_index(workspace)}
+    samples = workspace.root / "samples.html"
+    pictures = [report_kit.picture(number) for number in range(3)]
+    shown = [
+        data_show.Sample(f"{report_kit.EVIL}/{'long' * 20}.png", pictures[0], pictures[1:])
+    ] * 9
+    classes = [
+        data_show.ClassSamples(report_kit.EVIL, 1, shown),
+        data_show.ClassSamples("dog", 9, shown),
+    ]
+    write.write_file(
+        samples,
+        report_page.template("samples.html").render(
+            source="/data/photos", facts=["2 classes"], classes=classes, side=96
+        ),
+    )
+    return {**paths, "samples": samples, "index": write.write_index(workspace)}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +101,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., tuple[Page, list[str]]]]:
         context.close()
 
 
-@pytest.mark.parametrize("name", ["pushed", "rejected", "failed", "many", "index"])
+@pytest.mark.parametrize("name", ["pushed", "rejected", "failed", "many", "samples", "index"])
 @pytest.mark.parametrize(
     ("viewport", "scheme"), [(PHONE, "light"), (DESKTOP, "light"), (DESKTOP, "dark")]
 )
@@ -101,6 +124,16 @@ def test_nothing_is_loaded_missing_or_hard_to_use(
     found = Axe().run(page).response["violations"]
     severe = [each for each in found if each["impact"] in SEVERE]
     assert [(each["id"], [n["html"] for n in each["nodes"]][:3]) for each in severe] == []
+
+
+def test_a_long_failure_does_not_widen_the_table_of_runs(
+    pages: dict[str, Path], visit: Any
+) -> None:
+    page, _ = visit(pages["index"], viewport=DESKTOP)
+    wide = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
+    assert page.evaluate(f"{wide}.length") == 0
+    assert page.locator("details.why").count() == 1
+    assert "pathpath" in page.locator("details.why small").inner_text()
 
 
 def test_names_are_text(pages: dict[str, Path], visit: Any) -> None:

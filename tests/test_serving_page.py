@@ -139,7 +139,7 @@ def test_a_chosen_or_dropped_image_shows_its_classes_and_the_served_version(
 
             await page.choose(chosen)
             await page.until("document.querySelectorAll('tr').length === 3")
-            assert await page.message() == f"red, says {MODEL} version 3"
+            assert await page.message() == f"red ({MODEL}, version 3)"
             classes = await page.classes()
             assert [name for name, _ in classes] == ["red", "green", "blue"]
             shares = [float(share.removesuffix(" %")) for _, share in classes]

@@ -306,7 +306,7 @@ class _Training:
                 loss=loss,
                 accuracy=accuracy,
                 images_per_s=self._speed,
-                **({progress.SECONDS_LEFT: round(left)} if done < total else {}),
+                **({progress.SECONDS_LEFT: round(left)} if round(left) else {}),
             )
         return loss
 

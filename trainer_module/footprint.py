@@ -15,7 +15,8 @@ from trainer_module.models.inference import batch_statistics
 Shape = tuple[int | None, ...]
 
 COMFORTABLE = 0.4  # of the memory: what by `measure` is to be filled at most, so that it fits
-_LEAST = 0.85  # of what the outputs of all layers add up to; see `measure`
+_LEAST = 0.8  # of what the outputs of all layers add up to; see `measure`
+_AT_ONCE = 3  # outputs about as large as the largest that a network without gradients holds
 _SLOTS = 3  # a weight, its gradient and what the optimizer keeps of it, in float32
 
 
@@ -39,9 +40,9 @@ def measure(model: keras.Model, bytes_each: int = 4, size: int | None = None) ->
     """Add up what a step has to keep of `model`, whose trainable weights are those of the step.
 
     That is the output of every layer from the first trainable one on, which the gradient needs, in
-    numbers of `bytes_each`, or where that is more the largest output of all. Some are written over,
-    and layers have intermediate results of their own: of what the outputs add up to,
-    tests/benchmarks/memory.py found on a CPU MEASURED.
+    numbers of `bytes_each`, or where that is more what runs before it. Some are written over, and
+    layers have intermediate results of their own: on a CPU, whole steps took 1.2 to 2.2 times what
+    is told here (docs/results.md, tests/benchmarks/memory.py).
 
     `size` is the side of the images that a model of any size is trained with, in pixels.
     """
@@ -52,7 +53,7 @@ def measure(model: keras.Model, bytes_each: int = 4, size: int | None = None) ->
         numbers = _numbers(layer, output)
         kept += numbers * trains
         largest = max(largest, numbers)
-    image = bytes_each * max(_LEAST * kept, largest)
+    image = bytes_each * max(_LEAST * kept, _AT_ONCE * largest)
     return Footprint(fixed=4 * _SLOTS * weights, image=int(image))
 
 
@@ -110,8 +111,12 @@ def _numbers(layer: keras.Layer, output: Any) -> int:
     count = sum(_size(each.shape) for each in keras.tree.flatten(output))
     if isinstance(layer, layers.MultiHeadAttention):
         tokens = _size(output.shape[:2])
-        # Scores and what softmax makes of them; queries, keys and values.
-        count += 2 * layer.num_heads * tokens**2 + 3 * layer.num_heads * layer.key_dim * tokens
+        # Scores and what softmax makes of them, then what dropout does, and with which of them.
+        tables = 4 if layer.dropout else 2
+        # Queries, keys and values.
+        count += layer.num_heads * tokens * (tables * tokens + 3 * layer.key_dim)
+    if isinstance(layer, layers.Dense) and layer.activation is not keras.activations.linear:
+        count *= 2
     return count
 
 

@@ -98,7 +98,9 @@ class DataSet:
                 known = itertools.islice(hashes, listing.inputs)
             for identity, path in listing.contents():
                 told = json.dumps([part.span, part.prefix, identity])
-                yield Hashed(told, path, "" if storage.is_uri(path) else next(known, ""))
+                sha256 = next(known, "")
+                # A store has digests of its own, which cost no reading.
+                yield Hashed(told, path, "" if storage.is_uri(path) else sha256)
 
 
 def list_data(

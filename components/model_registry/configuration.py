@@ -25,8 +25,9 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from components import progress, records, storage
 from components.errors import ConfigError, UserError
+from components.kubernetes_api import ConflictError, Json, request
 from components.model_registry import config_map
-from components.model_registry.config_map import ConflictError, Json, Place
+from components.model_registry.config_map import Place
 from components.model_server.config_file import NAME
 
 AUDIT_FILE = "models.audit.jsonl"
@@ -153,7 +154,7 @@ class _File(Configuration):
         text = storage.read_text(self._change_at, errors="replace")
         self.change = _parsed_change(text, self._change_at)
         if text is not None and self.change is None:
-            storage.remove(self._change_at)
+            _remove(self._change_at)
 
     def put_back(self, result: str) -> str:
         if self.change is None:
@@ -173,11 +174,11 @@ class _File(Configuration):
             storage.write_text(self._change_at, change.model_dump_json())
             records.append(self._log, entry)
         if text is None:
-            storage.remove(self._location)
+            _remove(self._location)
         elif text != storage.read_text(self._location, errors="replace"):
             storage.write_text(self._location, text)
         if change is None:
-            storage.remove(self._change_at)
+            _remove(self._change_at)
             if entry:
                 self._record(entry)
         return ""
@@ -297,7 +298,7 @@ class _ConfigMap(Configuration):
         }
         with contextlib.suppress(UserError):
             method = "create_namespaced_event"
-            config_map.request("create events", "CoreV1Api", method, place.namespace, event)
+            request("create events", "CoreV1Api", method, place.namespace, event)
 
 
 def default(base: str) -> str:
@@ -397,6 +398,13 @@ def reason(error: OSError) -> str:
     """What kept a file from being read or written, and which."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
+
+
+def _remove(location: str) -> None:
+    """Remove a file if it is there, so that it stays away after a power failure. Raises OSError."""
+    storage.remove(location)
+    if not storage.is_uri(location):
+        storage.sync(Path(location).parent)
 
 
 def _parsed_change(text: str | None, location: str) -> Change | None:

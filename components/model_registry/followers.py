@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from components import progress
 from components.errors import ConfigError, PromotionFailed, UserError
-from components.model_registry import config_map
+from components.kubernetes_api import request
 from components.model_registry.config_map import Place
 from components.model_server.errors import ServingError
 
@@ -186,10 +186,10 @@ class Pods(Followers):
         arguments = "patch pods", "CoreV1Api", "patch_namespaced_pod"
         with contextlib.suppress(UserError):
             for name in self.now():
-                config_map.request(*arguments, name, self._place.namespace, body)
+                request(*arguments, name, self._place.namespace, body)
 
     def _ready(self) -> Iterator[tuple[str, str]]:
-        slices = config_map.request(
+        slices = request(
             "list endpointslices",
             "DiscoveryV1Api",
             "list_namespaced_endpoint_slice",

@@ -14,8 +14,8 @@ from typing import Any
 
 from components import progress, records, storage
 from components.errors import ConfigError, PromotionFailed, UserError
+from components.kubernetes_api import ConflictError
 from components.model_registry import config_map, configuration, rules, versions
-from components.model_registry.config_map import ConflictError
 from components.model_registry.configuration import Configuration
 from components.model_registry.followers import Followers, Named, Pods
 from components.model_registry.rules import CANARY, PREVIOUS, STABLE

@@ -246,6 +246,8 @@ def _publish_in_folder(
     except (OSError, shutil.Error) as error:
         if "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
             raise ConfigError(f"the disk that holds {base} is full; free some") from error
+        if isinstance(error, shutil.Error):  # of all files that it could not copy
+            raise OSError(error.args[0][0][2]) from error
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)

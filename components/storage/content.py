@@ -295,6 +295,8 @@ def remove_tree(folder: str) -> None:
         found = [join(folder, each) for each in files(folder)]
         if found:
             store.rm(found)
+        with contextlib.suppress(FileNotFoundError):  # what only stands for a folder
+            store.rm(folder.rstrip("/"), recursive=True)
         _abort_uploads(store, folder)
 
 

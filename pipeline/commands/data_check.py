@@ -18,7 +18,6 @@ from pipeline.commands.options import DataOptions, SettingsOptions, with_options
 from pipeline.console import Console
 from pipeline.errors import data_error
 from pipeline.noise import quiet
-from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from components.image_example_gen.ingest import Ingest
@@ -67,6 +66,7 @@ def check(
             report("note", text="loading TensorFlow")
             from components.image_example_gen import assignments
             from components.image_example_gen.ingest import ingest, split_names, work_here
+            from pipeline.workspace import Workspace
 
             # Imported libraries never go: looking through them again and again costs CPU.
             gc.freeze()

@@ -22,6 +22,8 @@ def check_paths(config: Config) -> None:
     Raises DataError where data.source cannot be read, ConfigError for any other path.
     """
     check_data(config.data)
+    if found := patterned(str(config.workspace)):
+        raise ConfigError(f"workspace: {str(config.workspace)!r} {found}; choose another name")
     if config.data.folder is not None:
         _check_outside("workspace", config.workspace, config.data.folder)
         if not storage.is_uri(config.push_directory):
@@ -42,6 +44,12 @@ def check_paths(config: Config) -> None:
         )
     if config.push.directory is not None and not storage.is_uri(config.push.directory):
         _check_writable("push.directory", Path(config.push.directory))
+
+
+def patterned(location: str) -> str:
+    """Why Beam and TensorFlow would take a place for nodes' output for a pattern; "" if not."""
+    found = sorted({char for char in location if char in "*?["})
+    return f"holds {' and '.join(found)}, which Beam takes for a pattern of names" if found else ""
 
 
 def weights_of(config: Config) -> tuple[str, str]:

@@ -135,7 +135,7 @@ class _Parts:
         # A damaged file can stop its reading in many ways, which libraries have many kinds for.
         except Exception as error:
             reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
-            self.damaged.append(f"{what} cannot be read and is left out: {reason}")
+            self.damaged.append(f"left out of the report: {what}: {reason}")
             return None
 
 

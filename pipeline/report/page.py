@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.wording import counted
 from pipeline.console import duration
 from pipeline.report.facts import Facts, Promotion, Run, State
 from pipeline.report.plots import NOTHING, Plot, percent
@@ -232,6 +233,7 @@ def _environment() -> jinja2.Environment:
         "interval": interval,
         "duration": duration,
         "thousands": "{:,}".format,
+        "counted": counted,
         "picture": _picture,
         "moment": _moment,
         "svg": lambda plot: Markup(plot.inline),  # matplotlib has escaped what it drew

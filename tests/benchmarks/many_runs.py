@@ -47,7 +47,7 @@ def copy_last_run(workspace: Workspace, count: int, offset: int) -> None:
         run = f"SELECT execution_id FROM Association WHERE context_id = {last}"
         for number in range(offset, offset + count):
             new = _copy(database, "Context", f"id = {last}", {"name": _name(number)})[last]
-            executions = _copy(database, "Execution", f"id IN ({run})", {})
+            executions = _copy(database, "Execution", f"id IN ({run})", {"name": None})
             _copy(
                 database,
                 "ExecutionProperty",

@@ -1,17 +1,17 @@
-"""What the Evaluator found, as a run's summary tells it."""
+"""What the Evaluator found, in short: for a run's summary, and for who waits for it."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from components import storage
 from components.errors import read_back
 from components.image_evaluator import figures
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
+class Summary(BaseModel):
     """The gate's decision on a candidate.
 
     Accuracies are shares of the `examples` of the eval split, with a 95 % `interval`;
@@ -19,6 +19,8 @@ class Verdict:
     without images has no accuracy. `note` says what was compared with what; `checks` are those of
     the gate, and `reasons` the lines of those that failed.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     blessed: bool
     examples: int
@@ -32,15 +34,15 @@ class Verdict:
     reasons: list[str]
 
 
-def read_verdict(evaluation_uri: str, blessing_uri: str) -> Verdict:
+def summarize(evaluation_uri: str, blessing_uri: str) -> Summary:
     """Read the outputs of the Evaluator node."""
     found, verdict = figures.read_figures(evaluation_uri), figures.read_verdict(blessing_uri)
-    with read_back(os.path.join(evaluation_uri, figures.FIGURES)):
+    with read_back(storage.join(evaluation_uri, figures.FIGURES)):
         accuracy = found.candidate.metrics["accuracy"]
         if accuracy.value is None or accuracy.low is None or accuracy.high is None:
             raise ValueError("the candidate has no accuracy")
         others = _accuracy(found.test), _accuracy(found.baseline)
-    return Verdict(
+    return Summary(
         blessed=verdict.blessed,
         examples=found.examples,
         accuracy=accuracy.value,

@@ -1,0 +1,110 @@
+"""Requests to Kubernetes' API.
+
+Its client library is imported only where it is used. It comes with kfp, and knows what a person's
+kubeconfig and a pod's token can be: exec plugins, certificates, tokens that are renewed.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from typing import Any
+
+from components.errors import ConfigError, KubernetesUnreachable, UserError
+
+TIMEOUT = (5, 20)  # s to connect, and for an answer
+_RETRIES = 2
+_CONFLICT = 409
+_IN_POD = "KUBERNETES_SERVICE_HOST"
+
+Json = dict[str, Any]
+
+
+class ConflictError(ConfigError):
+    """Somebody else changed the object since it was read."""
+
+
+def request(what: str, api: str, method: str, *arguments: Any, **options: Any) -> Json:
+    """Call a method of an API; returns the answer's JSON as it is.
+
+    Args:
+        what: verb and object, such as "get configmaps", for the message.
+        api: class of `kubernetes.client`.
+        method: of it.
+        arguments: of it.
+        options: of it.
+
+    Raises:
+        ConfigError: no cluster is named, or it refused. ConflictError is a kind of it.
+        KubernetesUnreachable: it does not answer.
+    """
+    import kubernetes
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    client = connection()
+    call = getattr(getattr(kubernetes.client, api)(client), method)
+    try:
+        # Not as the library's models: they leave out what is newer than themselves.
+        answer = call(*arguments, _preload_content=False, _request_timeout=TIMEOUT, **options)
+        found: Json = json.loads(answer.data)
+    except ApiException as error:
+        raise _refusal(what, error) from error
+    except (HTTPError, OSError, ValueError) as error:
+        reason = " ".join(str(getattr(error, "reason", None) or error).split())
+        raise KubernetesUnreachable(
+            f"Kubernetes at {client.configuration.host} does not answer: {reason}"
+        ) from error
+    return found
+
+
+def connection(retries: int = _RETRIES) -> Any:
+    """A client of the cluster that KUBECONFIG names, else of the pod's own, else of ~/.kube/config.
+
+    Args:
+        retries: of requests that were not answered.
+
+    Raises:
+        ConfigError: none is named, or what is named cannot be used.
+    """
+    return _connection(os.environ.get("KUBECONFIG") or None, os.environ.get(_IN_POD), retries)
+
+
+@functools.cache
+def _connection(kubeconfig: str | None, host: str | None, retries: int) -> Any:
+    import kubernetes
+    import yaml
+    from kubernetes.config.config_exception import ConfigException
+
+    settings = kubernetes.client.Configuration()
+    try:
+        if host and not kubeconfig:
+            kubernetes.config.load_incluster_config(client_configuration=settings)
+        else:
+            kubernetes.config.load_kube_config(kubeconfig, client_configuration=settings)
+    except (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"no cluster is named: {reason}; set KUBECONFIG, or run it in a pod with a token"
+        ) from error
+    settings.retries = retries
+    return kubernetes.client.ApiClient(settings)
+
+
+def _refusal(what: str, error: Any) -> UserError:
+    try:
+        message = json.loads(error.body)["message"]
+    except (ValueError, TypeError, KeyError):
+        message = str(error.reason)
+    message = " ".join(str(message).split())
+    if error.status == _CONFLICT:
+        return ConflictError(message)
+    if error.status == 401:
+        return ConfigError(f"{what}: not logged in to Kubernetes ({message})")
+    if error.status == 403:
+        message = (
+            f"{message}; bind the account to the Role model-promoter, "
+            "kubeflow/serving/components/promotion"
+        )
+    return ConfigError(f"{what}: {message}")

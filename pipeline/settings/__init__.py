@@ -1,0 +1,162 @@
+"""The configuration's one typed tree: every setting with its type, range and default.
+
+`pipeline.config` fills it from presets, a TOML file and the command line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from components.model_registry import Registry
+from components.settings import Section
+from components.storage.options import Options as StorageOptions
+from pipeline.settings.beam import (
+    BEAM_NODES,
+    LOCAL_RUNNER,
+    RUNNERS,
+    BeamConfig,
+    BeamJob,
+    BeamNode,
+    BeamOption,
+    BeamRunner,
+)
+from pipeline.settings.cluster import (
+    DEFAULT_POOL,
+    ENVIRONMENTS,
+    Environment,
+    KubeflowConfig,
+    MetadataConfig,
+    Pool,
+    Secret,
+    Spot,
+    Surroundings,
+    Toleration,
+    Volume,
+)
+from pipeline.settings.data import DataConfig, TransformConfig, ValidationConfig
+from pipeline.settings.judging import (
+    EvaluateConfig,
+    InfraValidationConfig,
+    PushConfig,
+    SigningConfig,
+)
+from pipeline.settings.paths import (
+    BUILT_IN_SOURCES,
+    LOCATION,
+    PATH,
+    SOURCE,
+    absolute_location,
+    is_unicode,
+)
+from pipeline.settings.retraining import (
+    DriftConfig,
+    MonitorConfig,
+    NotifyConfig,
+    ReasonConfig,
+    RetrainConfig,
+)
+from trainer_module.settings import TrainConfig
+
+__all__ = [
+    "BEAM_NODES",
+    "BUILT_IN_SOURCES",
+    "DEFAULT_POOL",
+    "ENVIRONMENTS",
+    "LOCAL_RUNNER",
+    "LOCATION",
+    "PATH",
+    "RUNNERS",
+    "SOURCE",
+    "BeamConfig",
+    "BeamJob",
+    "BeamNode",
+    "BeamOption",
+    "BeamRunner",
+    "Config",
+    "DataConfig",
+    "DriftConfig",
+    "Environment",
+    "EvaluateConfig",
+    "InfraValidationConfig",
+    "KubeflowConfig",
+    "MetadataConfig",
+    "MonitorConfig",
+    "NotifyConfig",
+    "Pool",
+    "PushConfig",
+    "ReasonConfig",
+    "RetrainConfig",
+    "Secret",
+    "SigningConfig",
+    "Spot",
+    "StorageConfig",
+    "Surroundings",
+    "Toleration",
+    "TrainConfig",
+    "TransformConfig",
+    "ValidationConfig",
+    "Volume",
+    "absolute_location",
+    "is_unicode",
+]
+
+
+class StorageConfig(Section, StorageOptions):
+    """How object stores are reached, and where nodes have copies of what is in them."""
+
+
+class Config(Section):
+    """All settings of a run. The class of `train.hyperparameters` follows the recipe."""
+
+    name: str = Field(
+        default="perennial",
+        pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$",
+        max_length=63,
+        description="Name of pipeline and model: lower-case letters, digits and hyphens.",
+    )
+    workspace: Annotated[Path, PATH] = Field(
+        default=Path("workspace"),
+        description="Folder for metadata, artifacts, logs and pushed models.",
+    )
+    node_timeout: int | None = Field(
+        default=None,
+        ge=1,
+        description="Seconds after which a node is stopped; unset: never.",
+    )
+    data: DataConfig = Field(default=DataConfig(), description="Images and splits.")
+    validation: ValidationConfig = Field(
+        default=ValidationConfig(), description="The gate before training."
+    )
+    transform: TransformConfig = Field(description="Preprocessing.")
+    train: TrainConfig = Field(description="Training.")
+    evaluate: EvaluateConfig = Field(
+        default=EvaluateConfig(), description="The gate before a push."
+    )
+    infra_validation: InfraValidationConfig = Field(
+        default=InfraValidationConfig(), description="The trial in a model server."
+    )
+    push: PushConfig = Field(default=PushConfig(), description="Destination of blessed models.")
+    storage: StorageConfig = Field(
+        default=StorageConfig(), description="Object stores: s3:// and gs://."
+    )
+    retrain: RetrainConfig = Field(default=RetrainConfig(), description="Scheduled retraining.")
+    monitor: MonitorConfig = Field(default=MonitorConfig(), description="Recorded traffic.")
+    notify: NotifyConfig = Field(default=NotifyConfig(), description="Messages of retrainings.")
+    beam: BeamConfig = Field(default=BeamConfig(), description="Data processing.")
+    kubeflow: KubeflowConfig = Field(
+        default=KubeflowConfig(), description="The DAG on Kubeflow Pipelines."
+    )
+
+    @property
+    def push_directory(self) -> str:
+        """Path or URI of what holds the numbered versions of the pushed model."""
+        return self.push.directory or str(self.workspace / "serving" / self.name)
+
+    @property
+    def registry(self) -> Registry:
+        """The versions of the pushed model, and what is served of them."""
+        key = self.push.signing.public_key
+        return Registry(self.push_directory, self.push.served_config or "", self.name, key)

@@ -1,0 +1,129 @@
+"""Settings of Beam, and what its jobs are given."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    model_validator,
+)
+
+from components.settings import Listed, Section
+
+LOCAL_RUNNER = "FnApiRunner"
+# Of Beam's runners those that can do the work of the nodes. Beam also takes the path of a class.
+RUNNERS = (
+    *(LOCAL_RUNNER, "PortableRunner", "FlinkRunner", "SparkRunner", "DataflowRunner"),
+    *("PrismRunner", "DirectRunner"),
+)
+_INSTALLED = ("EXTERNAL", "LOOPBACK", "PROCESS")  # environments whose workers have the code
+BEAM_NODES = ("ImageExampleGen", "StatisticsGen", "Transform", "Evaluator")
+
+
+def _beam_option(value: str) -> str:
+    if not value.startswith("--"):
+        raise ValueError("must start with --")
+    if value.partition("=")[0] == "--runner":
+        raise ValueError("must not name the runner: set beam.runner")
+    return value
+
+
+def _beam_runner(value: str) -> str:
+    if value in RUNNERS or re.fullmatch(r"(\w+\.)+\w+", value):
+        return value
+    near = difflib.get_close_matches(value, RUNNERS, n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    raise ValueError(f"is no runner of Beam; there are {', '.join(RUNNERS)}{meant}")
+
+
+BeamOption = Annotated[str, AfterValidator(_beam_option)]
+BeamRunner = Annotated[str, AfterValidator(_beam_runner)]
+
+
+class BeamNode(Section):
+    """Beam's settings for one node, instead of those for all."""
+
+    runner: BeamRunner | None = Field(default=None, description="Unset: beam.runner.")
+    args: Listed[BeamOption] | None = Field(
+        default=None,
+        description="Beam options; unset: beam.args, or none where the runner is another.",
+    )
+
+
+class BeamConfig(Section):
+    """Beam's settings for ImageExampleGen, StatisticsGen, Transform and Evaluator.
+
+    To run their work elsewhere, name a job server; the DAG and the cache stay as they are. Data and
+    workspace must be on storage that the workers share, and workers must have this version of the
+    project: `perennial worker`, in its image. See the README.
+    """
+
+    # Named always: Beam's own choice of a runner may download a Go binary.
+    runner: BeamRunner = Field(
+        default=LOCAL_RUNNER,
+        description="Beam's runner: FnApiRunner here, PortableRunner for a job server of Flink, "
+        f"Spark or Prism, or one of {', '.join(RUNNERS[2:])}.",
+    )
+    args: Listed[BeamOption] = Field(
+        default=(), description="Further Beam options, each as `--option=value`."
+    )
+    nodes: Mapping[str, BeamNode] = Field(
+        default={}, description="Settings of single nodes, by their ids."
+    )
+
+    @model_validator(mode="after")
+    def _knows_its_nodes(self) -> Self:
+        if unknown := sorted(self.nodes.keys() - set(BEAM_NODES)):
+            raise ValueError(
+                f"nodes.{unknown[0]}: no such node uses Beam; there are {', '.join(BEAM_NODES)}"
+            )
+        return self
+
+    @property
+    def jobs(self) -> dict[str, BeamJob]:
+        """What each node with a Beam pipeline gives to Beam, by its id."""
+        return {node: self._job(self.nodes.get(node, BeamNode()), node) for node in BEAM_NODES}
+
+    def _job(self, own: BeamNode, node: str) -> BeamJob:
+        runner = own.runner or self.runner
+        inherited = self.args if runner == self.runner else ()
+        args = inherited if own.args is None else own.args
+        is_own = own.runner is not None or own.args is not None
+        return BeamJob(f"beam.nodes.{node}" if is_own else "beam", runner, args)
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamJob:
+    """What Beam is given. key: the table of settings that it comes from."""
+
+    key: str
+    runner: str
+    args: tuple[str, ...]
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The values of `args`, by name; "" for one without."""
+        pairs = (arg.partition("=") for arg in self.args)
+        return {name.removeprefix("--").replace("-", "_"): value for name, _, value in pairs}
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the work is done by other processes than those that Beam starts here."""
+        return self.runner not in (LOCAL_RUNNER, "DirectRunner")
+
+    @property
+    def pipeline_args(self) -> list[str]:
+        """The command-line arguments for Beam, runner included."""
+        args = [f"--runner={self.runner}", *self.args]
+        here = self.runner == LOCAL_RUNNER or self.options.get("environment_type") in _INSTALLED
+        if here and "sdk_container_image" not in self.options:
+            # Nothing reads it. Without it TFX packs itself up for remote workers in every Beam
+            # node, which takes seconds each time, and leaves the package in the temporary folder.
+            args.append("--sdk_container_image=none")
+        return args

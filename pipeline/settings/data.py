@@ -1,0 +1,216 @@
+"""Settings of the data: where it comes from, its gate and its preprocessing."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+)
+
+from components.image_example_gen import source_name
+from components.image_example_gen.options import Options
+from components.image_example_validator.findings import Policy
+from components.settings import Listed, Section
+from pipeline.settings.paths import PATH, SOURCE
+
+
+def _pattern(value: str) -> str:
+    try:
+        groups = re.compile(value).groups
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    if value and not groups:
+        raise ValueError("must have a group, in parentheses, that is the class")
+    return value
+
+
+class DataConfig(Section):
+    """Where the images come from and how they are split.
+
+    Splits are shares of content-hash buckets: with 80, 20 and 0, eight images in ten train. An
+    image stays in its split across runs and as data grows, until the shares change, and every class
+    of two images is in train and in eval: see docs/how-to/own-images.md.
+    """
+
+    source: Annotated[str, SOURCE] = Field(
+        default="digits",
+        description="`digits`, a folder of class folders, a manifest, TFRecords or `tfds:NAME`; "
+        "`env:NAME`: the value of an environment variable.",
+    )
+    train: int = Field(
+        default=80, ge=1, le=10_000, description="Share of images that train the model."
+    )
+    eval: int = Field(
+        default=20, ge=1, le=10_000, description="Share of images that judge the model."
+    )
+    test: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Share of images kept from both; 0 makes no such split.",
+    )
+    schema_file: Annotated[Path | None, PATH] = Field(
+        default=None,
+        description="A schema.pbtxt to validate against, instead of one inferred from train.",
+    )
+
+    depth: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="Depth of the folders that are classes, below data.source.",
+    )
+    layout: Literal["auto", "classes", "splits"] = Field(
+        default="auto",
+        description="Meaning of the folders in data.source: classes, splits with class folders in "
+        "them, or decided by their names (auto).",
+    )
+    train_folder: str = Field(
+        default="", description="Name pattern of the folders that are the train split."
+    )
+    eval_folder: str = Field(
+        default="", description="Name pattern of the folders that are the eval split."
+    )
+    test_folder: str = Field(
+        default="", description="Name pattern of the folders that are the test split."
+    )
+    name_pattern: Annotated[str, AfterValidator(_pattern)] = Field(
+        default="",
+        description="Regular expression for whole file names; its first group is the class.",
+    )
+    ignore: Listed[str] = Field(
+        default=(), description="Name patterns of files and folders to leave out."
+    )
+    similar_classes: Literal["stop", "keep"] = Field(
+        default="stop",
+        description="Stop at class names that look alike, such as Cat and cat, or keep them.",
+    )
+    image_feature: str = Field(
+        default="", description="Feature of the image in tf.Examples; empty: the usual names."
+    )
+    label_feature: str = Field(
+        default="", description="Feature of the class in tf.Examples; empty: the usual names."
+    )
+    spans: int = Field(
+        default=1, ge=1, le=10_000, description="Number of latest spans to train on."
+    )
+    first_span: int | None = Field(
+        default=None, ge=0, description="First span to train on, instead of the latest ones."
+    )
+    last_span: int | None = Field(
+        default=None, ge=0, description="Last span to train on, instead of the latest ones."
+    )
+    held_out: Literal["window", "all"] = Field(
+        default="window",
+        description="Spans whose eval and test images are used: those trained on, or all up to "
+        "the latest of them, so that models of different windows are judged alike.",
+    )
+    max_pixels: int = Field(
+        default=Options.max_pixels,
+        ge=1,
+        le=2**31 - 1,
+        description="Images of more pixels are quarantined.",
+    )
+    max_bad_fraction: float = Field(
+        default=Options.max_bad_fraction,
+        ge=0,
+        le=1,
+        description="Share of unusable files beyond which the run is stopped.",
+    )
+    # What the gate's test takes: of five images that are all right chance explains 1 / 2^5 = 3 %.
+    min_eval: int = Field(
+        default=5,
+        ge=0,
+        description="Images that the eval split must have outside its largest class; with fewer, "
+        "a model that is always right cannot be told from chance, and the run is stopped.",
+    )
+    group_near_duplicates: bool = Field(
+        default=Options.group_near_duplicates,
+        description="Put images that look the same into the same split.",
+    )
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Shares by split name, without a split that has none."""
+        shares = {"train": self.train, "eval": self.eval, "test": self.test}
+        return {name: share for name, share in shares.items() if share}
+
+    @property
+    def options(self) -> Options:
+        """What of this the ingest needs beside source and splits."""
+        names = [field.name for field in dataclasses.fields(Options)]
+        return Options(**{name: getattr(self, name) for name in names})
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder or file that is read, without spans; None for anything not local."""
+        name = source_name.parse(self.source)
+        return Path(source_name.fixed_part(name.location)) if name.is_local else None
+
+
+class ValidationConfig(Section, Policy):
+    """Which findings about the data stop a run before training.
+
+    A finding has a type, such as ENUM_TYPE_UNEXPECTED_STRING_VALUES (TFDV's names), CLASS_MISSING
+    or CLASS_IMBALANCE, and a feature, such as image/class/text. Distances between distributions lie
+    in 0..1; at 1 nothing is ever found.
+
+    The defaults are above what chance does to some hundred images. The largest of ten random
+    splits, of 500 flower photos, 1,500 of CIFAR-10 and the 1,797 digits: a fifth against the rest
+    is 0.20, 0.03 and 0.03 apart in numbers and 0.15, 0.05 and 0.05 in labels; halves are 0.17, 0.02
+    and 0.03 and 0.11, 0.04 and 0.04. Of 100 photos, a fifth is 0.38 and 0.22, and halves are 0.45
+    and 0.18, so that so few can be found to differ by chance. Photos of 0.7 times the brightness
+    are 0.33 from others, blurred ones (3 pixels) 0.41; a class cut to 30 % changes labels by 0.15
+    to 0.18.
+    """
+
+
+class TransformConfig(Section):
+    """Preprocessing of every image, the same in training, evaluation and serving.
+
+    Size and interpolation have no default: each recipe's preset sets them.
+    """
+
+    image_size: int = Field(
+        ge=1, le=4096, description="Height and width of the model's input in pixels."
+    )
+    train_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Height and width of the training images, for a recipe that crops them at "
+        "random to image_size; unset: image_size.",
+    )
+    resize: Literal[
+        "area",
+        "bicubic",
+        "bilinear",
+        "gaussian",
+        "lanczos3",
+        "lanczos5",
+        "mitchellcubic",
+        "nearest",
+    ] = Field(
+        description="Interpolation; `area` averages where it shrinks, cheaply, and is bilinear "
+        "where it enlarges."
+    )
+    antialias: bool = Field(
+        default=True,
+        description="Smooth before shrinking: all but `area` need it, and it doubles the cost.",
+    )
+    aspect: Literal["squeeze", "crop", "pad"] = Field(
+        default="squeeze",
+        description="How an image becomes square: by squeezing it, by cutting out the central "
+        "square, or by padding it with black.",
+    )
+    crop_fraction: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Central part of each side that is kept, such as 0.875 for 224 of 256 pixels.",
+    )
