@@ -23,7 +23,7 @@ from components.model_server.server import ModelServer
 from pipeline.errors import ConfigError
 from pipeline.monitoring import logs, recorder, retention, rows
 from pipeline.monitoring.logs import Limits, Writer
-from pipeline.monitoring.proxy import GRPC_PATH, ID_HEADER, Proxy
+from pipeline.monitoring.proxy import GRPC_PATH, ID_HEADER, PATIENCE, Proxy
 from pipeline.monitoring.recorder import Mirrored, NotKept, What, read_request
 from pipeline.monitoring.rows import Row
 from tests.cli import perennial
@@ -260,7 +260,7 @@ class TestNoCallerNotices:
             asked.append(None)
             fault(handler)
 
-        with stand_in(answer) as port, nginx(server, port) as front:
+        with stand_in(answer) as port, nginx(server, port, patience=PATIENCE) as front:
             self.ask(front)
         if fault is _hang:
             assert len(asked) < 10  # after the first, nothing is mirrored for a while
@@ -268,7 +268,7 @@ class TestNoCallerNotices:
     def test_a_recorder_that_is_not_there(self, server: ModelServer) -> None:
         with stand_in(_refuse) as port:
             pass
-        with nginx(server, port) as front:
+        with nginx(server, port, patience=PATIENCE) as front:
             self.ask(front)
 
     def test_the_command_keeps_what_it_took_when_it_is_stopped(

@@ -50,9 +50,12 @@ def _listens(port: int) -> bool:
 
 @contextlib.contextmanager
 def nginx(
-    server: Running, recorder: int, share: float = 1.0, workers: str = "1"
+    server: Running, recorder: int, share: float = 1.0, patience: str = "30s"
 ) -> Iterator[Front]:
-    """Nginx in front of `server`, with the product's configuration."""
+    """Nginx in front of `server`, with the product's configuration.
+
+    More patient than the product's, so that on a busy machine no mirrored request is given up.
+    """
     front = Front(HOST, portpicker.pick_unused_port(), portpicker.pick_unused_port())
     with tempfile.TemporaryDirectory() as folder:
         proxy = Proxy(
@@ -63,6 +66,7 @@ def nginx(
             f"{HOST}:{recorder}",
             share,
             folder,
+            patience=patience,
         )
         process = subprocess.Popen(
             proxy.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

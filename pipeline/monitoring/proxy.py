@@ -2,7 +2,7 @@
 
 One configuration, for this machine and for the manifests. The caller's answer never waits for the
 recorder: nginx sends it as soon as the model server does. What may wait is the next request on the
-same connection, for at most `_PATIENCE`, and after one failure nothing is mirrored for `_PAUSE`.
+same connection, for at most `patience`, and after one failure nothing is mirrored for `_PAUSE`.
 
 The directives are those of nginx 1.22, the Debian package nginx-light: mirror, split_clients, map.
 """
@@ -20,7 +20,7 @@ URI_HEADER = "X-Original-Uri"
 TIME_HEADER = "X-Received"  # seconds since 1970, with milliseconds
 GRPC_PATH = "/tensorflow.serving.PredictionService/Predict"
 
-_PATIENCE = "200ms"
+PATIENCE = "200ms"
 _PAUSE = "10s"
 _MIRROR = "/.record"
 
@@ -128,6 +128,7 @@ class Proxy:
     """Addresses, HOST:PORT, and the share of the requests that is recorded, 0 to 1.
 
     folder: for nginx's files; an absolute path that is there.
+    patience: how long nginx waits for the recorder, as nginx has times.
     """
 
     rest_listen: str
@@ -138,6 +139,7 @@ class Proxy:
     share: float
     folder: str
     workers: int = 2
+    patience: str = PATIENCE
 
     def configuration(self) -> str:
         """The text of nginx.conf. Raises ConfigError where the share is none."""
@@ -148,7 +150,7 @@ class Proxy:
             "uri_header": URI_HEADER,
             "time_header": TIME_HEADER,
             "mirror": _MIRROR,
-            "patience": _PATIENCE,
+            "patience": self.patience,
         }
         head = _HEAD.format(
             folder=self.folder,

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from components.model_server.client import Client, strings
 from components.model_server.launch import ServerProcess, Source, own_backend
+from pipeline.monitoring.proxy import PATIENCE
 from tests.benchmarks.serving import MODEL, Timing, export_mobilenet, measure, photo
 from tests.serving_kit import Running
 from tests.traffic_kit import nginx, recorder_process
@@ -44,8 +45,8 @@ def main() -> None:
         port = int(recorder.args[-1])
         ways: dict[str, Running] = {
             "direct": server,
-            "nginx": stack.enter_context(nginx(server, port, 0.0)),
-            "recording": stack.enter_context(nginx(server, port, options.share)),
+            "nginx": stack.enter_context(nginx(server, port, 0.0, PATIENCE)),
+            "recording": stack.enter_context(nginx(server, port, options.share, PATIENCE)),
         }
         print("clients  protocol  way         p50 ms   p99 ms   over nginx alone: p50, p99")
         for count in options.clients:
