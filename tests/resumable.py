@@ -24,7 +24,7 @@ from trainer_module import augmentation, devices, fit
 from trainer_module.checkpoint import Checkpoints
 from trainer_module.input_pipeline import Split
 from trainer_module.recipes import vit
-from trainer_module.recipes.base import Frozen, Phase, Row, TrainingData
+from trainer_module.recipes.base import Frozen, Module, Phase, Row, TrainingData
 
 SIZE = 8
 CLASSES = 3
@@ -78,7 +78,7 @@ def train(output: Path, kill_at: int = 0) -> fit.Trained:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     return fit.fit(
-        SimpleNamespace(build_model=build_model, phases=phases),
+        Module(SimpleNamespace(build_model=build_model, phases=phases)),
         vit.Config(),  # not looked at
         train=split(42, 0),
         evaluation=split(21, 1),

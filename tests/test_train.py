@@ -21,7 +21,7 @@ from components.errors import BadDataError
 from tests.transformed import Transformed, run_transform, serialized
 from trainer_module import export, fit, input_pipeline, recipes, reports, run_fn, transform
 from trainer_module.input_pipeline import Replicas, Split
-from trainer_module.recipes.base import Phase
+from trainer_module.recipes.base import Module, Phase
 
 SIZE = 8
 CLASSES = ["ring", "stripe"]
@@ -456,7 +456,7 @@ class TestFit:
 
         split = input_pipeline.read(transformed.files("train"), SIZE, CLASSES, "training")
         trained = fit.fit(
-            SimpleNamespace(build_model=build_model, phases=phases),
+            Module(SimpleNamespace(build_model=build_model, phases=phases)),
             recipes.get("vit").Config(),
             train=split,
             evaluation=split,
