@@ -79,7 +79,7 @@ def head_losses(how: How | None = None) -> list[float]:
 
     keras.utils.set_random_seed(0)
     trained = fit.fit(
-        Recipe(),  # type: ignore[arg-type]
+        Module(Recipe()),
         recipes.get("vit").Config(),  # not looked at
         train=split(17, 0),
         evaluation=split(5, 1),

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from trainer_module import fit, recipes
 from trainer_module.input_pipeline import Split
+from trainer_module.recipes.base import Module
 
 
 def split(images: np.ndarray, labels: np.ndarray) -> Split:
@@ -32,7 +33,7 @@ def fitted(
     """What a recipe, or that of a name, trains with the seed 0; `how` are fields of `fit.How`."""
     keras.utils.set_random_seed(0)
     return fit.fit(
-        recipes.get(recipe) if isinstance(recipe, str) else recipe,
+        recipes.get(recipe) if isinstance(recipe, str) else Module(recipe),
         config,
         train=train,
         evaluation=evaluation,
