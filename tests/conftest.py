@@ -29,6 +29,8 @@ _LONGEST = (
     "test_baseline",
     "test_secrets",
     "test_resume",
+    "test_loop",
+    "test_s3_run",
 )
 
 
