@@ -39,7 +39,7 @@ def test_from_data_to_a_committed_schema_and_on_to_a_new_class(
     assert code == 8
     assert shown.splitlines()[:2] == ["+ class cat", "+ class dog"]
     assert schema("accept")[0] == 0
-    assert schema("review") == (0, f"{schema.committed}: nothing would change\n")
+    assert schema("review") == (0, f"{schema.committed}: no changes\n")
 
     # The class ids of a curated schema stay, whatever is found later.
     text = schema.committed.read_text()

@@ -218,7 +218,7 @@ class TestSubmit:
             ("seed=-1", "parameter seed: train.seed = -1: must be greater than or equal to 0"),
             ("learning_rate=-1", "train.hyperparameters.learning_rate = -1.0"),
             ("recipe=vti", "no such recipe; did you mean"),
-            ("pipeline_root=s3://b/x", "kubeflow.pipeline_root = 's3://b/x': must be a folder"),
+            ("pipeline_root=ftp://b/x", "kubeflow.pipeline_root = 'ftp://b/x'"),
         ],
     )
     def test_values_that_a_run_would_refuse_are_told(
@@ -391,7 +391,7 @@ class TestSchedule:
         assert listed()[1] == "other    paused  by an interval"
         assert "paused  cron '0 3 * * *': has five fields" in listed()[2]
         paused = perennial("schedule", "pause", "digits", "--host", stub.url)
-        assert paused.stdout == "paused digits; a run that is under way goes on\n"
+        assert paused.stdout == "paused digits; a run under way goes on\n"
         assert listed()[0].startswith("digits   paused")
         resumed = perennial("schedule", "resume", "digits", "--host", stub.url)
         assert resumed.stdout == "digits runs again: at 03:00, every day (0 0 3 * * *)\n"

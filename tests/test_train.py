@@ -342,7 +342,8 @@ class TestRunFn:
             (epoch, 12) for epoch in range(1, 13)
         ]
         assert epochs[3]["val_loss"] == history["epochs"][3]["val_loss"]
-        steps = [event.fields for event in events if event.msg == "step"]
+        every = [event.fields for event in events if event.msg == "step"]
+        steps = [step for step in every if step["what"] == "train"]
         assert {(step["what"], step["unit"], step["total"]) for step in steps} == {
             ("train", "steps", 12 * 5)
         }
