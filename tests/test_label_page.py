@@ -95,7 +95,7 @@ class TestPage:
             page.goto(address)
             status = page.get_by_role("status")
             status.get_by_text("0 of 3").wait_for()
-            assert page.evaluate("document.getElementById('image').naturalWidth") > 0
+            page.wait_for_function("document.getElementById('image').naturalWidth > 0")
             choices = page.locator("#choices button")
             assert choices.count() == 9
             page.keyboard.press("1")

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,9 @@ from pipeline.errors import ConfigError, PromotionFailed
 from tests import REPO
 from tests.cli import perennial
 from tests.serving_kit import MODEL, SECONDS, connected, picture
+
+POLL_SECONDS = 0.05  # of the configuration file
+POLLS = 20
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def server(workspace: Path, target: Registry) -> Iterator[ModelServer]:
     server = ModelServer(
         config_file=source.config_file,
         poll_seconds=0.05,
-        config_poll_seconds=0.05,
+        config_poll_seconds=POLL_SECONDS,
         load_retries=0,
         retry_seconds=0.05,
     )
@@ -170,6 +174,8 @@ class TestWithServer:
             with pytest.raises(PromotionFailed, match=r"version 3.* cannot be read"):
                 target.promote(3, CANARY, at, SECONDS)
             assert client.failures(MODEL).keys() == {3}
+            # Without a poll in between, the server finds no change, and tries nothing again.
+            time.sleep(POLLS * POLL_SECONDS)
         warmup.unlink()
         assert target.promote(3, CANARY, at, SECONDS) == Serving.of({STABLE: 1, CANARY: 3})
         assert answering(client, CANARY) == 3

@@ -47,7 +47,10 @@ def main() -> None:
 
 def installed() -> dict[str, str]:
     """The version of each package, but for this project itself, by its name as the lock has it."""
-    found = {requirements.canonical(each.name): each.version for each in metadata.distributions()}
+    found: dict[str, str] = {}
+    for each in metadata.distributions():
+        # The first on the path is imported: setuptools adds copies of others at its end.
+        found.setdefault(requirements.canonical(each.name), each.version)
     found.pop("perennial", None)
     return found
 
