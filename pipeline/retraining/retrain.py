@@ -143,9 +143,17 @@ class _Night:
                 self.record("ended", run=run_id, result=result, detail=detail_of(error))
             self.notify(_event(error), f"run {run_id}: {detail_of(error)}")
             raise
-        self.record("ended", run=run_id, result="blessed", pushed=found["pushed"], detail=labelled)
-        self.say("note", labelled)
-        self.notify("blessed", f"run {run_id}: {labelled}")
+        ended = [labelled]
+        try:
+            self.record(
+                "ended", run=run_id, result="blessed", pushed=found["pushed"], detail=labelled
+            )
+        except OSError as error:  # the model is in force all the same
+            reason = error.strerror or error
+            ended.append(f"{self.place.log} has no end of it, as it cannot be written: {reason}")
+        for text in ended:
+            self.say("note", text)
+        self.notify("blessed", f"run {run_id}: {'; '.join(ended)}")
 
     def record(self, event: str, **fields: Any) -> None:
         """Add to the journal."""
