@@ -79,6 +79,7 @@ def supported(location: str) -> bool:
 def _missing(kind: str) -> str:
     import fsspec
 
+    _options(kind)  # gcsfs looks at the environment when it is imported
     try:
         fsspec.get_filesystem_class(kind)
     except ImportError:
