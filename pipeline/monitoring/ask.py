@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from components import storage
 from components.image_example_gen import near_duplicates
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.images import THUMB, read_image
@@ -219,12 +220,13 @@ def _lines(asked: Sequence[Asked]) -> Iterator[dict[str, str]]:
 
 def write_table(path: Path, lines: Collection[dict[str, str]] | Iterator[dict[str, str]]) -> None:
     """Replace a table as a whole."""
-    staging = path.with_name(f".{path.name}.new")
-    with staging.open("w", encoding="utf-8", newline="") as file:
+    with (
+        storage.writing(str(path)) as staging,
+        staging.open("w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(lines)
-    staging.replace(path)
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -153,10 +152,9 @@ class Baseline:
                 return {name: kept[name] for name in kept.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             found = compute()  # not there, or cut off
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{uuid.uuid4().hex}.npz")
-        np.savez(unfinished, allow_pickle=False, **found)
-        unfinished.replace(path)
+        # Through an open file: of a name without .npz, NumPy would make another one.
+        with storage.writing(str(path), durable=False) as unfinished, unfinished.open("wb") as file:
+            np.savez(file, allow_pickle=False, **found)
         return found
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components import storage
 from pipeline.report import history, page, plots
 from pipeline.report.collect import artifacts_of, collect
 from pipeline.report.facts import Facts, Run
@@ -76,10 +77,8 @@ def write_index(workspace: Workspace) -> Path:
 
 def write_file(path: Path, content: str | bytes) -> None:
     """Write a file that is either absent, as it was before, or whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content if isinstance(content, bytes) else content.encode())
-    partial.replace(path)
+    encoded = content if isinstance(content, bytes) else content.encode()
+    storage.write_bytes(str(path), encoded, durable=False)
 
 
 _Row = Mapping[str, Any]
