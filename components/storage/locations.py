@@ -79,7 +79,7 @@ def supported(location: str) -> bool:
 def _missing(kind: str) -> str:
     import fsspec
 
-    _options(kind)  # gcsfs looks at the environment when it is imported
+    _before_import(kind)
     try:
         fsspec.get_filesystem_class(kind)
     except ImportError:
@@ -98,8 +98,16 @@ def unsupported(location: str) -> str:
     return _missing(kind) if kind else ""
 
 
+def _before_import(kind: str) -> None:
+    """Set what a client reads from the environment only when it is imported."""
+    if kind in ("gs", "gcs"):
+        # Else gcsfs looks up the kind of each bucket by gRPC first, which emulators do not speak.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+
 def _options(kind: str) -> dict[str, Any]:
-    """How a client is made: no listing may be an old one, and nothing is waited for for ever."""
+    """How a client is made: no listing may be an old one, and no wait is without an end."""
+    _before_import(kind)
     if kind in ("s3", "s3a"):
         retries = {} if "AWS_MAX_ATTEMPTS" in os.environ else {"total_max_attempts": 8}
         mode = {} if "AWS_RETRY_MODE" in os.environ else {"mode": "standard"}
@@ -108,8 +116,6 @@ def _options(kind: str) -> dict[str, Any]:
             config["retries"] = retries | mode
         return {"use_listings_cache": False, "config_kwargs": config}
     if kind in ("gs", "gcs"):
-        # Else gcsfs asks for the kind of each bucket by gRPC first, which emulators do not speak.
-        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         is_emulated = "STORAGE_EMULATOR_HOST" in os.environ
         return {"use_listings_cache": False, **({"token": "anon"} if is_emulated else {})}
     return {}
