@@ -24,7 +24,7 @@ test: tools ## Run the tests; options for pytest in ARGS="-k name", files at onc
 check: lint unit ## Lint and unit tests, in under a minute: what to run before each commit
 
 unit: tools ## Run the tests that train nothing and start no server
-	.venv/bin/python -m pytest -m unit --numprocesses=$(JOBS) --maxprocesses=4 $(ARGS)
+	.venv/bin/python -m pytest tests/unit --numprocesses=$(JOBS) --maxprocesses=4 $(ARGS)
 
 coverage: tools ## Run the tests, and show the lines that none of them reaches
 	$(MAKE) test ARGS="--cov --cov-report=term-missing:skip-covered $(ARGS)"

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from components import environment
-from tests import image_corpus
-from tests.recorder import Recorder, recording
+from tests.kit import image_corpus
+from tests.kit.recorder import Recorder, recording
 
 # Files of minutes begin first, so that the processes that share the files end about together.
 _LONGEST = (
@@ -34,16 +34,8 @@ _LONGEST = (
 )
 
 
-# By marker, the files whose tests have it; a test can have more of its own. Tests of `unit` import
-# no TensorFlow and train nothing: with `-m unit`, no other file is even imported.
-_UNIT = "unit"
+# By marker, the files whose tests have it; a test can have more of its own.
 _MARKED: Mapping[str, Sequence[str]] = {
-    _UNIT: (
-        *("test_bootstrap", "test_cli", "test_cluster_check", "test_config", "test_console"),
-        *("test_docs", "test_doctor", "test_evaluation_figures", "test_fingerprint", "test_gate"),
-        *("test_learned", "test_noise", "test_probe", "test_recipe_choice", "test_redaction"),
-        *("test_similar", "test_usage", "test_workspace"),
-    ),
     "slow": (
         *(*_LONGEST, "test_attempts", "test_fixres", "test_kubeflow_entrypoint"),
         *("test_mobilenet", "test_presets", "test_prism", "test_recipes", "test_tracking"),
@@ -53,14 +45,8 @@ _MARKED: Mapping[str, Sequence[str]] = {
     "services": ("test_metadata", "test_prism"),
     "root": ("test_faults",),
 }
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out files without unit tests where only these are asked for: imports take minutes."""
-    is_test = collection_path.suffix == ".py" and collection_path.stem.startswith("test_")
-    if is_test and config.option.markexpr == _UNIT:
-        return collection_path.stem not in _MARKED[_UNIT] or None
-    return None
+# Tests of the folder `unit` import no TensorFlow and train nothing.
+_UNIT = "unit"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -70,6 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     It comes before pytest's own, which selects by markers.
     """
     for item in items:
+        if item.path.parent.name == _UNIT:
+            item.add_marker(_UNIT)
         for marker, stems in _MARKED.items():
             if item.path.stem in stems:
                 item.add_marker(marker)
@@ -153,8 +141,8 @@ def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def colour_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three exports of tests.tiny_export that differ in how sure they are; copy, do not change."""
-    from tests.tiny_export import export_colour_model
+    """Three exports of kit.tiny_export that differ in confidence; copy, do not change."""
+    from tests.kit.tiny_export import export_colour_model
 
     root = tmp_path_factory.mktemp("colour-models")
     for number in (1, 2, 3):

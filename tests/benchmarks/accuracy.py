@@ -32,7 +32,7 @@ import numpy as np
 import tensorflow as tf
 
 from components import features
-from tests.cli import ungated
+from tests.kit.cli import ungated
 from trainer_module.export import EXAMPLES
 
 EXTENSIONS = {".jpg", ".jpeg", ".png"}

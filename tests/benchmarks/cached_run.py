@@ -1,8 +1,8 @@
 """What a run costs that has nothing new to do, in few pods and in one a node.
 
 `python -m tests.benchmarks.cached_run`: the compiled pipeline in the stand-in for a cluster
-(tests/kubeflow_cluster.py), twice to fill the cache, then in both groupings. Processes only: on a
-cluster each pod also costs a driver's pod and Argo's pauses.
+(tests/kit/kubeflow_cluster.py), twice to fill the cache, then in both groupings. Processes only:
+on a cluster each pod also costs a driver's pod and Argo's pauses.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 from components.image_example_gen.sources import digits
-from tests.cli import UNGATED, process, sets
-from tests.kubeflow_cluster import Cluster
-from tests.test_e2e import TINY
+from tests.e2e.test_e2e import TINY
+from tests.kit.cli import UNGATED, process, sets
+from tests.kit.kubeflow_cluster import Cluster
 
 SETTINGS = {
     "data.source": "digits",

@@ -27,8 +27,8 @@ from pipeline.report import history, write
 from pipeline.report.facts import RECORD
 from pipeline.retraining import hygiene
 from pipeline.workspace import Workspace
-from tests.cli import sets
-from tests.test_e2e import SMALL, TINY, run_command
+from tests.e2e.test_e2e import SMALL, TINY, run_command
+from tests.kit.cli import sets
 
 RUNS = (0, 200, 2000)
 REPEATS = 3

@@ -41,7 +41,7 @@ def _pod(folder: Path) -> list[str]:
 
     from kubeflow import plan
     from pipeline.workspace import Workspace
-    from tests import toy_pipeline
+    from tests.kit import toy_pipeline
 
     metrics = "first_metrics"
     dag = toy_pipeline.create(Workspace(folder / "workspace"), folder)

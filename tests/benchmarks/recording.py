@@ -22,8 +22,8 @@ from components.model_server.client import Client, strings
 from components.model_server.launch import ServerProcess, Source, own_backend
 from pipeline.monitoring.proxy import PATIENCE
 from tests.benchmarks.serving import MODEL, Timing, export_mobilenet, measure, photo
-from tests.serving_kit import Running
-from tests.traffic_kit import nginx, recorder_process
+from tests.kit.serving import Running
+from tests.kit.traffic import nginx, recorder_process
 
 
 def main() -> None:

@@ -40,8 +40,8 @@ from PIL import Image
 from components.model_server.client import Client, strings
 from components.model_server.launch import ServerProcess, Source, own_backend
 from components.model_server.session import Session
-from tests.serving_kit import picture, push
-from tests.tiny_export import export_colour_model
+from tests.kit.serving import picture, push
+from tests.kit.tiny_export import export_colour_model
 
 MODEL = "model"
 SIZE = 224

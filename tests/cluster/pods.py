@@ -1,8 +1,8 @@
 """Runs compiled pipelines with real pods and without Kubeflow's backend.
 
-kfp's own orchestrator decides what comes next and tests/kubeflow_backend.py resolves, as strictly
-as the backend. Each task is a pod of the product's image, by the restricted standard, with the
-compiled command, variables, claims, tolerations and node selectors.
+kfp's own orchestrator decides what comes next and tests/kit/kubeflow_backend.py resolves, as
+strictly as the backend. Each task is a pod of the product's image, by the restricted standard, with
+the compiled command, variables, claims, tolerations and node selectors.
 
 More generous than Kubeflow: no driver and no launcher runs; a pod that was deleted is tried again
 at once; outputs come back through the log; ML Metadata is a file on the shared volume.
@@ -21,7 +21,7 @@ from typing import Any
 from kubeflow import package
 from tests import REPO
 from tests.cluster import kit
-from tests.kubeflow_cluster import TRAINER, Cluster, Pod, Watcher, _key
+from tests.kit.kubeflow_cluster import TRAINER, Cluster, Pod, Watcher, _key
 
 # Runs the rest of its arguments, and then prints what they wrote below the first one. Folders of
 # outputs are there, as the launcher makes them.
@@ -149,4 +149,4 @@ def _outputs(executor_input: Mapping[str, Any]) -> list[str]:
     return [*artifacts, *parameters, outputs["outputFile"]] if outputs else []
 
 
-EAGER = REPO / "tests" / "eager_pod.py"
+EAGER = REPO / "tests" / "kit" / "eager_pod.py"

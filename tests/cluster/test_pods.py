@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster import kit
 from tests.cluster.pods import EAGER, PodCluster
-from tests.kubeflow_cluster import Pod
+from tests.kit.kubeflow_cluster import Pod
 
 pytestmark = pytest.mark.cluster
 

@@ -47,7 +47,7 @@ def serving(namespace: str) -> str:
     claims = [each for each in found if each["kind"] == "PersistentVolumeClaim"]
     here = REPO / "tests"
     files = kit.files_of(
-        "files", namespace, here / "cluster" / "push_colours.py", here / "tiny_export.py",
+        "files", namespace, here / "cluster" / "push_colours.py", here / "kit" / "tiny_export.py",
         here / "cluster" / "ask.py",
     )  # fmt: skip
     push = ["python3", "/files/push_colours.py"]

@@ -1,0 +1,536 @@
+"""Promotion by a ConfigMap, of a stand-in for Kubernetes and with the project's own servers.
+
+tests/cluster does the same with a real Kubernetes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components import kubernetes_api
+from components.model_registry import (
+    CANARY,
+    STABLE,
+    Registry,
+    Serving,
+    followers,
+    versions,
+)
+from components.model_registry import configuration as model_configuration
+from components.model_registry.config_map import Place
+from components.model_registry.configuration import AUDIT_FILE
+from components.model_server.server import ModelServer
+from pipeline import config as configuration
+from pipeline.errors import ConfigError, KubernetesUnreachable, PromotionFailed
+from tests import REPO
+from tests.kit import kubernetes_stub
+from tests.kit.cli import command, perennial, process
+from tests.kit.kubernetes_stub import NAME, NAMESPACE, Stub
+from tests.kit.serving import MODEL, SECONDS, wait_until
+
+LOCATION = f"configmap://{NAMESPACE}/{NAME}"
+
+
+def config_text(base: Path, stable: int) -> str:
+    return f"""# by a person
+    model_config_list {{
+      config {{ name: "other" base_path: "/models/other" }}
+      config {{
+        name: "{MODEL}" base_path: "{base}" model_platform: "tensorflow"
+        model_version_policy {{ specific {{ versions: {stable} }} }}
+        version_labels {{ key: "stable" value: {stable} }}
+      }}
+    }}"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, colour_models: list[Path]) -> Path:
+    """Three versions."""
+    base = tmp_path_factory.mktemp("cluster") / MODEL
+    for model in colour_models:
+        versions.push(model, base, {}, 10, lambda: ())
+    return base
+
+
+@pytest.fixture
+def cluster(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+    text = config_text(base, 1).replace('config { name: "other" base_path: "/models/other" }', "")
+    with kubernetes_stub.running(text) as stub:
+        monkeypatch.setenv("KUBECONFIG", str(stub.kubeconfig(tmp_path)))
+        monkeypatch.setattr(model_configuration, "_PUT_BACK_PAUSE_S", 0.01)
+        monkeypatch.setattr(followers, "_LIST_SECONDS", 0.02)
+        monkeypatch.setattr(kubernetes_api, "TIMEOUT", (2, 2))
+        yield stub
+
+
+@pytest.fixture
+def target(base: Path, cluster: Stub) -> Registry:
+    return Registry(str(base), LOCATION, MODEL)
+
+
+@contextlib.contextmanager
+def pod(folder: Path, text: str) -> Iterator[tuple[ModelServer, Callable[[str], None]]]:
+    """A server, and what brings it another configuration."""
+    path = folder / "models.config"
+
+    def bring(new: str) -> None:
+        path.with_suffix(".new").write_text(new)
+        path.with_suffix(".new").replace(path)
+
+    folder.mkdir()
+    bring(text)
+    server = ModelServer(
+        config_file=str(path),
+        poll_seconds=0.05,
+        config_poll_seconds=0.05,
+        load_retries=0,
+        retry_seconds=0.05,
+    )
+    with server:
+        server.wait_ready(SECONDS)
+        yield server, bring
+
+
+@pytest.fixture
+def pods(cluster: Stub, tmp_path: Path) -> Iterator[list[ModelServer]]:
+    """Two ready pods that follow the ConfigMap."""
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(pod(tmp_path / n, cluster.text)) for n in ("pod-a", "pod-b")]
+        for name, (server, _) in zip(("pod-a", "pod-b"), found, strict=True):
+            cluster.serve(name, server.grpc_port)
+
+        def kubelet(text: str) -> None:
+            for _, bring in found:
+                bring(text)
+
+        cluster.on_change = kubelet
+        yield [server for server, _ in found]
+
+
+class TestWithPods:
+    def test_a_version_becomes_canary_then_stable_and_is_rolled_back(
+        self, target: Registry, cluster: Stub, pods: list[ModelServer], base: Path
+    ) -> None:
+        before = cluster.map
+        target.promote(2, CANARY, timeout=SECONDS)
+        assert target.serving() == Serving.of({STABLE: 1, CANARY: 2})
+        target.promote(2, STABLE, timeout=SECONDS)
+        # A label in use moves to what is not loaded yet, which takes two writes.
+        target.promote(3, STABLE, timeout=SECONDS)
+        assert target.rollback(timeout=SECONDS) == Serving.of({STABLE: 2})
+
+        done = ["promote 2 to canary", "promote 2 to stable", "promote 3 to stable", "rollback"]
+        assert [(entry["action"], entry["result"]) for entry in cluster.audit] == [
+            (action, result) for action in done for result in ("started", "done")
+        ]
+        first = cluster.audit[1]
+        assert first["from"] == {"labels": {"stable": 1}, "loaded": [1]}
+        assert first["to"] == {"labels": {"stable": 1, "canary": 2}, "loaded": [1, 2]}
+        assert first["config"] == LOCATION
+        assert "@" in first["who"]
+        beside = (base.parent / AUDIT_FILE).read_text().splitlines()
+        assert [json.loads(line) for line in beside[-8:]] == cluster.audit
+        # What it does not know of, it leaves alone.
+        assert cluster.map["futureField"] == before["futureField"]
+        assert cluster.map["metadata"]["labels"] == before["metadata"]["labels"]
+        assert cluster.map["data"]["other"] == "kept"
+        assert {name for name, _ in cluster.touched} == {"pod-a", "pod-b"}
+        assert [event["reason"] for event in cluster.events] == ["Promoted"] * 4
+        assert cluster.events[0]["involvedObject"]["uid"] == "1-2-3"
+        assert cluster.events[0]["type"] == "Normal"
+
+    def test_one_pod_that_never_loads_it_puts_the_old_one_back(
+        self, target: Registry, cluster: Stub, pods: list[ModelServer], tmp_path: Path
+    ) -> None:
+        before = cluster.text
+        with pod(tmp_path / "pod-c", before) as (stuck, _):
+            cluster.serve("pod-c", stuck.grpc_port)
+            with pytest.raises(PromotionFailed, match="pod-c does not serve"):
+                target.promote(2, CANARY, timeout=2.0)
+        assert cluster.text == before
+        assert cluster.audit[-1]["result"].startswith("failed: pod-c")
+        assert (cluster.events[-1]["reason"], cluster.events[-1]["type"]) == (
+            "PromotionFailed",
+            "Warning",
+        )
+
+    def test_a_pod_that_becomes_ready_meanwhile_counts(
+        self, target: Registry, cluster: Stub, pods: list[ModelServer], tmp_path: Path
+    ) -> None:
+        before = cluster.text
+        with pod(tmp_path / "pod-c", before) as (late, _):
+
+            def comes(verb: str) -> None:
+                names = [each["endpoints"][0]["targetRef"]["name"] for each in cluster.slices]
+                if verb == "patch pods" and "pod-c" not in names:
+                    cluster.serve("pod-c", late.grpc_port)
+
+            cluster.before = comes
+            with pytest.raises(PromotionFailed, match="pod-c"):
+                target.promote(2, CANARY, timeout=2.0)
+        assert cluster.text == before
+
+    def test_a_pod_that_goes_away_meanwhile_does_not(
+        self,
+        target: Registry,
+        cluster: Stub,
+        pods: list[ModelServer],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(followers, "_TURN_SECONDS", 0.5)
+
+        def goes(verb: str) -> None:
+            if verb == "list endpointslices" and cluster.audit:
+                looks.append(verb)
+                if len(looks) == 3:  # it was waited for in between
+                    del cluster.slices[2:]
+
+        looks: list[str] = []
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            cluster.serve("pod-c", mute.getsockname()[1])
+            cluster.before = goes
+            target.promote(2, CANARY, timeout=SECONDS)
+        assert target.serving().labels == {STABLE: 1, CANARY: 2}
+
+    def test_pods_that_are_not_ready_do_not(
+        self, target: Registry, cluster: Stub, pods: list[ModelServer]
+    ) -> None:
+        cluster.serve("starting", 1, ready=False)
+        cluster.serve("pod-a", 1, host="fd00::1")  # its other address
+        target.promote(2, CANARY, timeout=SECONDS)
+
+    def test_named_servers_are_waited_for_instead(
+        self, target: Registry, cluster: Stub, pods: list[ModelServer]
+    ) -> None:
+        cluster.serve("out-of-reach", 1)
+        at = [f"127.0.0.1:{server.grpc_port}" for server in pods]
+        target.promote(2, CANARY, at, SECONDS)
+        assert "list endpointslices" not in cluster.asked
+
+    def test_optional_rights_may_be_missing(
+        self, target: Registry, cluster: Stub, pods: list[ModelServer]
+    ) -> None:
+        cluster.denied = {"patch pods", "create events"}
+        target.promote(2, CANARY, timeout=SECONDS)
+        assert cluster.audit[-1]["result"] == "done"
+
+    def test_an_answer_that_gets_lost_is_no_conflict(
+        self, target: Registry, cluster: Stub, pods: list[ModelServer]
+    ) -> None:
+        cluster.lost = 1
+        target.promote(2, CANARY, timeout=SECONDS)
+        assert [entry["result"] for entry in cluster.audit] == ["started", "done"]
+
+    def test_policies_label_what_was_pushed(
+        self, cluster: Stub, pods: list[ModelServer], base: Path, target: Registry
+    ) -> None:
+        target.label(2, CANARY)
+        assert target.serving().labels == {STABLE: 1, CANARY: 2}
+        given = {
+            "name": MODEL,
+            "push.directory": str(base),
+            "push.served_config": LOCATION,
+            "retrain.promote": "stable",
+        }
+        config = configuration.load_given({"test": given}).config
+        told = config.registry.label(3, config.retrain.promote)
+        assert told.startswith("version 3 is stable, instead of version 1")
+        assert target.serving().labels == {STABLE: 3, "previous": 1}
+        assert config.registry.label(2, config.retrain.promote).startswith("version 2 is no newer")
+
+    def test_the_command_tells_who_serves_what(
+        self, cluster: Stub, pods: list[ModelServer]
+    ) -> None:
+        result = perennial("promote", 2, "--to", "canary", "--configmap", f"{NAMESPACE}/{NAME}")
+        assert result.exit_code == 0, result.output
+        assert "canary is version 2" in result.stdout
+        rows = perennial("models", "--configmap", f"{NAMESPACE}/{NAME}", "--json").stdout
+        found = {row["version"]: row["labels"] for row in map(json.loads, rows.splitlines())}
+        assert found == {1: ["stable"], 2: ["canary"], 3: []}
+        assert perennial("rollback", "--configmap", f"{NAMESPACE}/{NAME}").exit_code == 0
+        assert [entry["action"] for entry in cluster.audit[1::2]] == [
+            "promote 2 to canary",
+            "rollback",
+        ]
+
+
+class TestNothingIsLost:
+    """What needs no server: pods that are waited for in vain, or nobody gets that far."""
+
+    def test_a_change_in_between_is_taken_into_account(
+        self, target: Registry, cluster: Stub
+    ) -> None:
+        base = Path(target.base or "")
+
+        def once(verb: str) -> None:
+            if verb == "update configmaps":
+                cluster.before = lambda _: None
+                cluster.change(config_text(base, 3))
+
+        cluster.before = once
+        with pytest.raises(PromotionFailed, match="no ready pod"):
+            target.promote(2, CANARY, timeout=0.1)
+        assert cluster.audit[-1]["from"]["labels"] == {STABLE: 3}
+        assert cluster.text == config_text(base, 3)
+
+    def test_changes_all_the_time_end_in_a_refusal(self, target: Registry, cluster: Stub) -> None:
+        def always(verb: str) -> None:
+            if verb == "update configmaps":
+                cluster.store({**cluster.map, "metadata": dict(cluster.map["metadata"])})
+
+        cluster.before = always
+        before = cluster.text
+        with pytest.raises(ConfigError, match="changed by somebody else"):
+            target.promote(2, CANARY, timeout=0.1)
+        assert (cluster.text, cluster.audit) == (before, [])
+
+    def test_what_somebody_else_wrote_meanwhile_stays(
+        self, target: Registry, cluster: Stub
+    ) -> None:
+        theirs = config_text(Path(target.base or ""), 3)
+
+        def after_the_write(verb: str) -> None:
+            if verb == "patch pods" or (verb.startswith("list") and cluster.audit):
+                cluster.before = lambda _: None
+                cluster.change(theirs)
+
+        cluster.before = after_the_write
+        with pytest.raises(PromotionFailed, match="changed by somebody else meanwhile"):
+            target.promote(2, CANARY, timeout=0.1)
+        assert cluster.text == theirs
+
+    def test_that_it_cannot_be_put_back_is_told(self, target: Registry, cluster: Stub) -> None:
+        def after_the_write(verb: str) -> None:
+            if verb.startswith("list") and cluster.audit:
+                cluster.denied = {"update configmaps"}
+
+        cluster.before = after_the_write
+        with pytest.raises(PromotionFailed, match="could NOT be put back, run perennial rollback"):
+            target.promote(2, CANARY, timeout=0.1)
+
+    def test_one_at_a_time(self, target: Registry, cluster: Stub) -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        entry = {"at": "?", "who": "ann@host", "action": "promote 3 to canary"}
+
+        def busy(minutes: int) -> None:
+            theirs = model_configuration.Change(
+                entry=entry,
+                before=cluster.text,
+                steps=["theirs"],
+                followed=True,
+                until=now + datetime.timedelta(minutes=minutes),
+            )
+            annotation = {model_configuration.CHANGE_ANNOTATION: theirs.model_dump_json()}
+            cluster.map["metadata"]["annotations"] = annotation
+
+        busy(5)
+        with pytest.raises(ConfigError, match="is being changed by ann@host"):
+            target.promote(2, CANARY, timeout=0.1)
+        busy(-1)  # killed, long ago
+        with pytest.raises(PromotionFailed, match="no ready pod"):
+            target.promote(2, CANARY, timeout=0.1)
+        assert len(cluster.audit) == 3
+
+    def test_what_was_cut_off_is_undone_by_the_next_change(
+        self, target: Registry, cluster: Stub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = cluster.text
+        with monkeypatch.context() as killed:
+            killed.setattr(model_configuration._ConfigMap, "put_back", lambda *_: "")
+            killed.setattr(model_configuration, "_PUT_BACK_TRIES", 0)
+            with pytest.raises(PromotionFailed):
+                target.promote(2, CANARY, timeout=0.1)
+        assert cluster.text != before
+        assert cluster.audit[-1]["result"] == "started"
+        with pytest.raises(PromotionFailed, match="no ready pod"):
+            target.promote(3, CANARY, timeout=0.1)
+        assert cluster.text == before
+        results = [entry["result"] for entry in cluster.audit]
+        assert results[:3] == ["started", "failed: cut off, and undone", "started"]
+        assert model_configuration.CHANGE_ANNOTATION not in cluster.map["metadata"]["annotations"]
+
+    def test_the_annotation_stays_small(self, target: Registry, cluster: Stub) -> None:
+        for _ in range(12):
+            with pytest.raises(PromotionFailed):
+                target.promote(2, CANARY, timeout=0.01)
+        assert len(cluster.audit) == 20
+        cluster.map["metadata"]["annotations"]["perennial/audit"] = "somebody's note"
+        with pytest.raises(PromotionFailed):
+            target.promote(2, CANARY, timeout=0.01)
+
+    def test_terminated_it_puts_the_old_one_back(
+        self, target: Registry, cluster: Stub, tmp_path: Path
+    ) -> None:
+        before = cluster.text
+        arguments = command("promote", 2, "--to", "canary", "--configmap", f"{NAMESPACE}/{NAME}")
+        with subprocess.Popen(arguments, cwd=REPO, env=dict(os.environ)) as process:
+            wait_until(lambda: cluster.text != before)
+            process.send_signal(signal.SIGTERM)
+        assert process.returncode == 130
+        assert cluster.text == before
+        assert cluster.audit[-1]["result"] == "failed: KeyboardInterrupt"
+
+    def test_a_file_that_is_applied_again_is_warned_of(self, cluster: Stub) -> None:
+        applied = json.dumps({"data": {"models.config": cluster.text}})
+        key = "kubectl.kubernetes.io/last-applied-configuration"
+        cluster.map["metadata"]["annotations"] = {key: applied}
+        arguments = ("--configmap", f"{NAMESPACE}/{NAME}", "--timeout", "1")
+        result = process("promote", 2, "--to", "canary", *arguments)
+        assert result.returncode == 7
+        assert "the next apply brings that file's versions back" in result.stderr
+        assert cluster.map["metadata"]["annotations"][key] == applied
+
+
+class TestRefusals:
+    """Nothing was changed: exit code 2, or 13 where nobody answers."""
+
+    def refused(self, cluster: Stub, *arguments: object) -> str:
+        before = cluster.map
+        result = perennial("promote", 2, "--to", "canary", *arguments)
+        assert result.exit_code == 2, result.output
+        assert cluster.map is before
+        return " ".join(result.stderr.split())
+
+    @pytest.mark.parametrize(
+        "right", ["get configmaps", "update configmaps", "list endpointslices"]
+    )
+    def test_without_a_right(self, cluster: Stub, right: str) -> None:
+        cluster.denied = {right}
+        message = self.refused(cluster, "--configmap", f"{NAMESPACE}/{NAME}")
+        assert right in message
+        assert "model-promoter" in message
+
+    @pytest.mark.parametrize(
+        ("where", "message"),
+        [
+            (f"{NAMESPACE}/absent", "absent"),
+            ("elsewhere/model-versions", "not found"),
+            (f"{NAMESPACE}/{NAME}/absent.config", "has no key absent.config; there are: models"),
+            (f"{NAMESPACE}/{NAME}/other", "is not a ModelServerConfig"),
+            (NAME, "must be configmap://NAMESPACE/NAME"),
+            (f"{NAMESPACE}/Name_", "must be configmap://NAMESPACE/NAME"),
+            (f"{NAMESPACE}/{NAME}?services=x", "must be configmap://NAMESPACE/NAME"),
+            (f"{NAMESPACE}/../{NAME}", "must be configmap://NAMESPACE/NAME"),
+        ],
+    )
+    def test_what_is_not_there(self, cluster: Stub, where: str, message: str) -> None:
+        assert message in self.refused(cluster, "--configmap", where)
+
+    def test_a_pod_out_of_reach(self, cluster: Stub) -> None:
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            cluster.serve("pod-a", nobody.getsockname()[1])
+            message = self.refused(cluster, "--configmap", f"{NAMESPACE}/{NAME}")
+        assert "pod-a" in message
+        assert "promote-job.yaml" in message
+
+    def test_one_that_is_immutable(self, cluster: Stub) -> None:
+        cluster.map["immutable"] = True
+        assert "immutable" in self.refused(cluster, "--configmap", f"{NAMESPACE}/{NAME}")
+
+    def test_not_logged_in(self, cluster: Stub, tmp_path: Path) -> None:
+        path = Path(os.environ["KUBECONFIG"])
+        content = yaml.safe_load(path.read_text())
+        content["users"][0]["user"]["token"] = "of-somebody"
+        path = path.with_name("other")
+        path.write_text(yaml.safe_dump(content))
+        os.environ["KUBECONFIG"] = str(path)  # the fixture puts it back
+        assert "not logged in" in self.refused(cluster, "--configmap", f"{NAMESPACE}/{NAME}")
+
+    @pytest.mark.parametrize("content", [None, "", "[", "{}", "apiVersion: v1"])
+    def test_no_usable_kubeconfig(
+        self, cluster: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+    ) -> None:
+        path = tmp_path / f"kubeconfig-{content}"
+        if content is not None:
+            path.write_text(content)
+        monkeypatch.setenv("KUBECONFIG", str(path))
+        message = self.refused(cluster, "--configmap", f"{NAMESPACE}/{NAME}")
+        assert "no cluster is named" in message
+
+    def test_two_places(self, cluster: Stub) -> None:
+        given = ("--configmap", f"{NAMESPACE}/{NAME}", "--config-file", "x")
+        assert "give one of them" in self.refused(cluster, *given)
+
+    def test_nobody_answers(self, cluster: Stub, target: Registry, tmp_path: Path) -> None:
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            cluster.url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+            os.environ["KUBECONFIG"] = str(cluster.kubeconfig(tmp_path))
+            with pytest.raises(KubernetesUnreachable, match="does not answer"):
+                target.promote(2, CANARY)
+            result = perennial("rollback", "--configmap", f"{NAMESPACE}/{NAME}")
+        assert result.exit_code == 13
+
+    def test_in_a_pod_its_own_account_is_used(
+        self, cluster: Stub, target: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("KUBECONFIG")
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+        with pytest.raises(ConfigError, match="no cluster is named: Service token file"):
+            target.promote(2, CANARY)
+
+
+class TestPlace:
+    def test_all_of_it_can_be_named(self) -> None:
+        assert Place.parse("configmap://a/b") == Place("a", "b", "models.config", "model-server")
+        assert Place.parse("configmap://a/b/k.c?service=s") == Place("a", "b", "k.c", "s")
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"push.served_config": "configmap://alone"},
+            {"push.promote": "canary"},
+            {"push.promote": "canary", "push.served_config": "/models/models.config"},
+            {"push.directory": "configmap://a/b"},
+        ],
+    )
+    def test_settings_that_cannot_be_are_refused(self, settings: dict[str, str]) -> None:
+        with pytest.raises(ConfigError):
+            configuration.load_given({"test": settings})
+
+    def test_a_push_removes_nothing_that_the_config_map_names(
+        self, cluster: Stub, base: Path
+    ) -> None:
+        assert Registry(str(base), LOCATION).pinned() == {1}
+        cluster.denied = {"get configmaps"}
+        with pytest.raises(ConfigError, match="which versions are served is not known"):
+            Registry(str(base), LOCATION).pinned()
+
+
+def test_two_promoters_at_once_do_not_mix(
+    target: Registry, cluster: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sees the other's change, or is told to wait."""
+    monkeypatch.setattr(model_configuration, "_PUT_BACK_PAUSE_S", 5.0)
+    ended: list[str] = []
+    # Without the folder's lock, as on two machines.
+    blind = Registry(None, LOCATION, MODEL)
+
+    def promote(version: int) -> None:
+        try:
+            blind.promote(version, CANARY, timeout=0.3)
+        except (ConfigError, PromotionFailed) as error:
+            ended.append(type(error).__name__)
+
+    before = cluster.text
+    threads = [threading.Thread(target=promote, args=(version,)) for version in (2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ended) in (["ConfigError", "PromotionFailed"], ["PromotionFailed"] * 2)
+    assert cluster.text == before
