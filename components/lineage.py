@@ -44,7 +44,7 @@ class Output:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A model that was judged.
 
     Attributes:
@@ -68,8 +68,8 @@ class Trained:
 class History:
     """The last model that was judged, and the last one that was blessed: the baseline."""
 
-    last: Trained | None = None
-    baseline: Trained | None = None
+    last: TrainedModel | None = None
+    baseline: TrainedModel | None = None
 
 
 class Lineage:
@@ -235,10 +235,10 @@ class Lineage:
         events = self.store.get_events_by_artifact_ids(list(found))
         return max((each.execution_id, _is_blessed(found[each.artifact_id])) for each in events)
 
-    def _trained(self, model: metadata_store_pb2.Artifact, blessed: bool) -> Trained:
+    def _trained(self, model: metadata_store_pb2.Artifact, blessed: bool) -> TrainedModel:
         run = self.run_of(model.id)
         made = model.create_time_since_epoch / 1000
-        return Trained(
+        return TrainedModel(
             model=model.id,
             uri=model.uri,
             blessed=blessed,

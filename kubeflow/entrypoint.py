@@ -154,7 +154,7 @@ def _decide(loaded: Loaded, options: argparse.Namespace) -> dict[str, str]:
 
     connection = metadata.connection_config(os.environ)
     if options.decision:
-        from pipeline.retraining.look import decide_in_cluster
+        from pipeline.retraining.observe import decide_in_cluster
 
         if not storage.is_uri(options.pipeline_root):  # the first run on a new volume
             Path(options.pipeline_root).mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,9 @@ def _decide(loaded: Loaded, options: argparse.Namespace) -> dict[str, str]:
             "compiled; compile the pipeline again, with the image's version of the code"
         )
     record = beginning(loaded.config, loaded.origins, options.run_id)
-    place = preflight.Place(*loaded, connection, pod=True, scheduled=bool(options.decision))
+    place = preflight.PreflightContext(
+        *loaded, connection, pod=True, scheduled=bool(options.decision)
+    )
     preflight.check(place, record["preflight"])
     return {_PLAN: plan.encode(ir), _RECORD: json.dumps(record), _DECISION: results.RETRAIN}
 

@@ -28,7 +28,7 @@ from components import environment
 from pipeline import bootstrap
 from pipeline.errors import ConfigError
 from pipeline.installed import version_of
-from pipeline.noise import quiet
+from pipeline.noise import redirect_output
 from pipeline.settings import BeamConfig
 
 PACKAGES = (
@@ -257,7 +257,7 @@ def beam_facts(beam: BeamConfig, workspace: Path) -> Iterator[Fact]:
         try:
             note = beam_runner.reach(job)
             if job.is_elsewhere:
-                with tempfile.TemporaryDirectory() as folder, quiet(Path(folder, "log")):
+                with tempfile.TemporaryDirectory() as folder, redirect_output(Path(folder, "log")):
                     trial = beam_runner.try_out(job, workspace)
                 note = "; ".join(filter(None, (note, trial)))
         except ConfigError as error:

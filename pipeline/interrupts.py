@@ -20,7 +20,7 @@ from components import progress
 from pipeline.errors import INTERRUPTED, NodeFailed
 
 _GRACE_S = 60.0  # for a node that takes too long to end when it is told to
-_LOG_DESCRIPTOR = 2  # where `noise.quiet` sends it
+_LOG_DESCRIPTOR = 2  # where `noise.redirect_output` sends it
 
 
 class Interrupts:

@@ -25,7 +25,7 @@ class Terminal(NamedTuple):
 
 
 @contextlib.contextmanager
-def quiet(log_path: Path) -> Iterator[Terminal]:
+def redirect_output(log_path: Path) -> Iterator[Terminal]:
     """Send descriptors 1 and 2, Python's warnings and its log records to `log_path`.
 
     Records are those of INFO and up, Beam's those of WARNING and up.

@@ -10,8 +10,8 @@ from components.lineage import Lineage
 from pipeline import preflight
 from pipeline.config import check_paths
 from pipeline.console import Console
-from pipeline.noise import quiet
-from pipeline.preflight import Place
+from pipeline.noise import redirect_output
+from pipeline.preflight import PreflightContext
 from pipeline.run import build_pipeline, new_run_id
 from pipeline.settings import Config
 from pipeline.workspace import Workspace
@@ -39,12 +39,12 @@ def run_nodes(
     run_id = new_run_id(workspace)
     with (
         workspace.lock(),
-        quiet(workspace.log_path(run_id)) as terminal,
+        redirect_output(workspace.log_path(run_id)) as terminal,
         Console.create(log_format, terminal.stdout),
     ):
         if whole:
             connection = workspace.connection() if workspace.metadata.exists() else None
-            preflight.check(Place(config, connection=connection), [])
+            preflight.check(PreflightContext(config, connection=connection), [])
         from pipeline import local_runner
 
         result = local_runner.run(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.noise import quiet
+from pipeline.noise import redirect_output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,7 @@ def predict(
       DataError: a folder without images.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with quiet(Path(os.devnull)):  # for what libraries print while they are loaded
+    with redirect_output(Path(os.devnull)):  # for what libraries print while they are loaded
         files = list(_files(images))
         ask = _model(model, workspace, name, list(labels))
     for batch in _batches(files):

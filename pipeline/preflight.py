@@ -49,7 +49,7 @@ _TRY_XLA = "import tensorflow as tf; tf.function(lambda: tf.constant(1) + 1, jit
 
 
 @dataclasses.dataclass
-class Place:
+class PreflightContext:
     """Where a run is about to begin.
 
     Attributes:
@@ -124,7 +124,7 @@ def _without_values(recipe: Recipe, config: Config) -> keras.Model:
         keras.utils.clear_session()  # the names that layers are given count on from here otherwise
 
 
-def check(place: Place, checked: list[dict[str, str]]) -> None:
+def check(place: PreflightContext, checked: list[dict[str, str]]) -> None:
     """Check everything, and add what was found to `checked`: for each its name and the finding.
 
     Enter it where libraries are quiet: TensorFlow is imported. What is quick comes first.
@@ -140,7 +140,7 @@ def check(place: Place, checked: list[dict[str, str]]) -> None:
                 progress.report("note", text=f"{name}: {found}")
 
 
-def _paths(place: Place) -> str:
+def _paths(place: PreflightContext) -> str:
     if place.pod:
         folder = place.config.data.folder
         if folder is not None and _is_elsewhere(str(folder)):
@@ -151,7 +151,7 @@ def _paths(place: Place) -> str:
     return "all that the settings name are there"
 
 
-def _push(place: Place) -> str:
+def _push(place: PreflightContext) -> str:
     base = place.config.push_directory
     if place.pod and (not place.config.push.directory or _is_elsewhere(base)):
         return NOT_HERE if place.config.push.directory else ""
@@ -164,7 +164,7 @@ def _push(place: Place) -> str:
     return f"{base} holds {len(found)} versions and nothing else"
 
 
-def _keys(place: Place) -> str:
+def _keys(place: PreflightContext) -> str:
     files = place.config.push.signing
     if files.private_key is None or files.public_key is None:
         return ""
@@ -182,7 +182,7 @@ def _keys(place: Place) -> str:
     return "the keys are a pair"
 
 
-def _schema(place: Place) -> str:
+def _schema(place: PreflightContext) -> str:
     file = place.config.data.schema_file
     if file is None or (place.pod and not file.exists()):
         return NOT_HERE if file else ""
@@ -201,7 +201,7 @@ def _schema(place: Place) -> str:
     return f"{len(classes)} classes"
 
 
-def _server(place: Place) -> str:
+def _server(place: PreflightContext) -> str:
     if not place.config.infra_validation.enabled or place.pod:
         return ""
     from components.model_server import launch
@@ -224,13 +224,13 @@ def _server(place: Place) -> str:
     return f"candidates are tried in {backend.kind}"
 
 
-def _beam(place: Place) -> str:
+def _beam(place: PreflightContext) -> str:
     if place.pod:
         beam_runner.check_pods(place.config.beam)
     return "; ".join(filter(None, beam_runner.check(place.config.beam)))
 
 
-def _people(place: Place) -> str:
+def _people(place: PreflightContext) -> str:
     if not place.scheduled:
         return ""
     config = place.config
@@ -247,7 +247,7 @@ def _people(place: Place) -> str:
     return f"{len(config.retrain.servers)} servers; {'a' if url else 'no'} webhook"
 
 
-def _xla(place: Place) -> str:
+def _xla(place: PreflightContext) -> str:
     """Try the flags in a process of its own: TensorFlow ends the one that has unknown ones."""
     given = [f"{name}={os.environ[name]}" for name in _XLA_FLAGS if os.environ.get(name)]
     if not given or place.pod:
@@ -265,7 +265,7 @@ def _xla(place: Place) -> str:
     return " ".join(given)
 
 
-def _workers(place: Place) -> str:
+def _workers(place: PreflightContext) -> str:
     if not os.environ.get("TF_CONFIG") or place.pod:
         return ""
     from trainer_module import devices
@@ -287,7 +287,7 @@ def _workers(place: Place) -> str:
     )
 
 
-def _keras(_: Place) -> str:
+def _keras(_: PreflightContext) -> str:
     try:
         overruled = environment.overruled()
     except ValueError as error:
@@ -296,7 +296,7 @@ def _keras(_: Place) -> str:
     return f"overruled: {values}" if values else ""
 
 
-def _gpus(place: Place) -> str:
+def _gpus(place: PreflightContext) -> str:
     """Tell of GPUs that TensorFlow does not see: a wrong CUDA_VISIBLE_DEVICES is no error to it."""
     if place.pod or not (there := count_gpus()):
         return ""
@@ -308,7 +308,7 @@ def _gpus(place: Place) -> str:
     return f"{used} of the {there} GPUs here are used{why}" if used < there else ""
 
 
-def _disk(place: Place) -> str:
+def _disk(place: PreflightContext) -> str:
     if place.pod:
         return ""
     folder = next(
@@ -330,7 +330,7 @@ def _disk_needed(config: Config, found: probe.Survey | None) -> int:
     return LEAST_DISK + images * sum(3 * size * size for size in sizes)
 
 
-def _recipe(place: Place) -> str:
+def _recipe(place: PreflightContext) -> str:
     if place.model is None:
         return NOT_HERE if place.pod else "left to the Trainer"
     config = place.config
@@ -338,7 +338,7 @@ def _recipe(place: Place) -> str:
     return f"{config.train.recipe} at {config.transform.image_size} px, {count} weights"
 
 
-def _alternative(place: Place) -> str:
+def _alternative(place: PreflightContext) -> str:
     """What more can be done where the recipe was not chosen by a person."""
     origin = place.origins.get("train.recipe", "")
     if not origin.startswith(AUTO):
@@ -349,7 +349,7 @@ def _alternative(place: Place) -> str:
     )
 
 
-def _memory(place: Place) -> str:
+def _memory(place: PreflightContext) -> str:
     """Compare what one training step takes with what there is."""
     if place.pod:
         return ""
@@ -410,14 +410,14 @@ def _room() -> tuple[float, str, int]:
     return doctor.memory_bytes() or float("inf"), "this machine", 1
 
 
-def _step_images(place: Place) -> int:
+def _step_images(place: PreflightContext) -> int:
     """Images of a step: no more than there are, as far as that is known."""
     size = place.config.train.batch_size
     # Not their share in train: the splits need not be those of the configuration.
     return min(size, place.survey.images or size) if place.survey else size
 
 
-def _warm_start(place: Place) -> str:
+def _warm_start(place: PreflightContext) -> str:
     if not place.config.train.warm_start or place.connection is None:
         return ""
     from components.lineage import Lineage
@@ -448,7 +448,7 @@ def _size(count: float) -> str:
 
 
 # What imports TensorFlow comes after its flags were tried.
-_CHECKS: Mapping[str, Callable[[Place], str]] = {
+_CHECKS: Mapping[str, Callable[[PreflightContext], str]] = {
     "paths": _paths,
     "push.signing": _keys,
     "data.schema_file": _schema,

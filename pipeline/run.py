@@ -24,8 +24,8 @@ from pipeline import preflight, tracking
 from pipeline.config import check_paths, dump_toml, items
 from pipeline.console import Console
 from pipeline.errors import DataError, NotBlessed
-from pipeline.noise import quiet
-from pipeline.preflight import Place
+from pipeline.noise import redirect_output
+from pipeline.preflight import PreflightContext
 from pipeline.recipe_choice import AUTO
 from pipeline.report.facts import RECORD, State
 from pipeline.settings import BUILT_IN_SOURCES, Config
@@ -92,7 +92,7 @@ def run_locked(
     output of the process.
     """
     with (
-        quiet(workspace.log_path(run_id)) as terminal,
+        redirect_output(workspace.log_path(run_id)) as terminal,
         Console.create(log_format, stream or terminal.stdout) as console,
     ):
         # TensorFlow takes seconds to load.
@@ -108,7 +108,7 @@ def run_locked(
         started = time.monotonic()
         try:
             connection = workspace.connection() if workspace.metadata.exists() else None
-            place = Place(config, origins, connection, scheduled=command == "retrain")
+            place = PreflightContext(config, origins, connection, scheduled=command == "retrain")
             preflight.check(place, record["preflight"])
             outcome = _execute(config, workspace, run_id)
         except BaseException as error:

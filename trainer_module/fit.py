@@ -21,7 +21,7 @@ from trainer_module.checkpoint import Checkpoints, Saved
 from trainer_module.feed import Feed
 from trainer_module.input_pipeline import Split
 from trainer_module.models import inference
-from trainer_module.recipes.base import Phase, Recipe, Row, TrainingData, quality
+from trainer_module.recipes.base import EpochMetrics, Phase, Recipe, TrainingData, epoch_rank
 from trainer_module.steps import Steps
 
 REPORT_SECONDS = 0.5  # reading the loss waits for the device, so not after every step
@@ -44,7 +44,7 @@ class BatchNormError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class How:
+class FitOptions:
     """How a training is carried out; only `balance` and `keep` change what is learned.
 
     Attributes:
@@ -68,11 +68,11 @@ class How:
     checkpoints: Checkpoints | None = None
     prepare: Callable[[keras.Model], None] = lambda _: None
     on_phase: Callable[[int, Phase], None] = lambda *_: None
-    on_epoch: Callable[[Row], None] = lambda _: None
+    on_epoch: Callable[[EpochMetrics], None] = lambda _: None
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class FitResult:
     """A model with the weights of its best epoch, or of the last where that is to be kept.
 
     Attributes:
@@ -90,7 +90,7 @@ class Trained:
     model: keras.Model
     rebuild: Callable[[], keras.Model]
     epochs: list[dict[str, float]]
-    best: Row
+    best: EpochMetrics
     phase_starts: list[int]
     steps: int
     features: tf.Tensor | None = None
@@ -107,8 +107,8 @@ def fit(
     batch_size: int,
     epochs: int | None,
     seed: int,
-    how: How | None = None,
-) -> Trained:
+    how: FitOptions | None = None,
+) -> FitResult:
     """Train; the best epoch is that of the highest accuracy on `evaluation`.
 
     Each phase begins with the best weights of the one before, and where none of its own epochs is
@@ -120,7 +120,7 @@ def fit(
         DivergedError: the loss became NaN or infinite.
         OutOfMemoryError: a batch does not fit.
     """
-    how = how or How()
+    how = how or FitOptions()
     strategy = how.strategy or tf.distribute.get_strategy()
     rebuild: Callable[[], keras.Model] = functools.partial(
         recipe.build_model, config, image_size, num_classes
@@ -133,7 +133,7 @@ def fit(
     pixels = train.images.map(lambda image, _: input_pipeline.pixels_of(image))
     data = TrainingData(pixels, training.epoch_size, batch_size, epochs, how.keep, image_size)
     phases = recipe.phases(config, model, data)
-    best: Row | None = None
+    best: EpochMetrics | None = None
     with training.explained():
         for number in itertools.count():
             try:
@@ -152,7 +152,7 @@ class _Training:
 
     def __init__(
         self,
-        how: How,
+        how: FitOptions,
         strategy: tf.distribute.Strategy,
         train: Split,
         evaluation: Split,
@@ -192,12 +192,12 @@ class _Training:
         if self._saved:
             self._restore(self._saved)
 
-    def trained(self) -> Trained:
+    def trained(self) -> FitResult:
         """The outcome."""
         model = self._models[self._kept]
         model.set_weights(self._kept_weights)
         starts = [start + 1 for start in self._starts]
-        return Trained(
+        return FitResult(
             model,
             self._rebuilds[self._kept],
             self._rows,
@@ -209,7 +209,7 @@ class _Training:
 
     def fit_phase(
         self, number: int, phase: Phase, model: keras.Model, rebuild: Callable[[], keras.Model]
-    ) -> Row:
+    ) -> EpochMetrics:
         """Do what is left of the phase, the `number`th one from 0. Returns its best epoch."""
         self._models.append(model)
         self._rebuilds.append(rebuild)
@@ -233,7 +233,7 @@ class _Training:
         model.set_weights(self._best_weights)
         best = self._result(number)
         last = self._how.keep == "last"
-        if number == 0 or last or quality(best) > quality(self._result(self._kept)):
+        if number == 0 or last or epoch_rank(best) > epoch_rank(self._result(self._kept)):
             self._kept, self._kept_weights = number, self._best_weights
         return best
 
@@ -352,15 +352,15 @@ class _Training:
         since = max(best * self._steps_per_epoch, phase.warmup)
         return done * self._steps_per_epoch - since >= phase.patience
 
-    def _best(self, phase: int) -> Row:
+    def _best(self, phase: int) -> EpochMetrics:
         """The best epoch of a phase that has had one; of equal ones the first."""
-        return max(self._epochs_of(phase), key=quality)
+        return max(self._epochs_of(phase), key=epoch_rank)
 
-    def _result(self, phase: int) -> Row:
+    def _result(self, phase: int) -> EpochMetrics:
         """The epoch whose weights are the phase's."""
         return self._epochs_of(phase)[-1] if self._how.keep == "last" else self._best(phase)
 
-    def _epochs_of(self, phase: int) -> Sequence[Row]:
+    def _epochs_of(self, phase: int) -> Sequence[EpochMetrics]:
         end = self._starts[phase + 1] if phase + 1 < len(self._starts) else None
         return self._rows[self._starts[phase] : end]
 

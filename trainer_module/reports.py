@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer_module.input_pipeline import Augment, Split, pixels_of
-from trainer_module.recipes.base import Row
+from trainer_module.recipes.base import EpochMetrics
 
 LOGS = "logs"  # `tensorboard --logdir` shows it, after `pip install tensorboard`
 SAMPLES_FILE = "samples.npz"
@@ -32,7 +32,7 @@ class EventFiles:
             for prefix, name in (("", "train"), ("val_", "eval"))
         }
 
-    def write(self, row: Row) -> None:
+    def write(self, row: EpochMetrics) -> None:
         """Write one epoch's values, visible at once."""
         for prefix, writer in self._writers.items():
             with writer.as_default(step=int(row["epoch"])):

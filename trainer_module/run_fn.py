@@ -49,7 +49,7 @@ def run_fn(fn_args: FnArgs) -> None:
 
     In `fn_args.model_run_dir`: history.json, which tells the images of each split, the model that
     was begun with, the steps and seconds of training, every epoch and which one was best (the
-    mappings of `fit.Trained`); samples.npz, see `reports.samples`; attention.npz, see
+    mappings of `fit.FitResult`); samples.npz, see `reports.samples`; attention.npz, see
     `attention.of_mistakes`; out_of_fold.npz, see `out_of_fold.of_training`; and TensorBoard's event
     files in logs.
 
@@ -112,7 +112,7 @@ def _run(
             batch_size=settings.batch_size,
             epochs=settings.epochs,
             seed=settings.seed,
-            how=fit.How(
+            how=fit.FitOptions(
                 balance=settings.balance,
                 keep=settings.keep,
                 gradient_accumulation=settings.gradient_accumulation,

@@ -16,7 +16,7 @@ _KEY = re.compile(r"[-._a-zA-Z0-9]+")
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ConfigMapKey:
     """Where a configuration is, and who follows it.
 
     key: of the ConfigMap's data. service: of the same namespace, whose pods follow it.
@@ -28,7 +28,7 @@ class Place:
     service: str = "model-server"
 
     @classmethod
-    def parse(cls, location: str) -> Place:
+    def parse(cls, location: str) -> ConfigMapKey:
         """Read configmap://NAMESPACE/NAME[/KEY][?service=NAME]. Raises ValueError."""
         parts = urlsplit(location)
         names = [parts.netloc, *parts.path.strip("/").split("/")]
@@ -58,13 +58,13 @@ def is_config_map(location: str) -> bool:
     return location.startswith(SCHEME)
 
 
-def read(place: Place) -> Json:
+def read(place: ConfigMapKey) -> Json:
     """The whole object, with the resourceVersion that `replace` needs. Raises UserError."""
     method = "read_namespaced_config_map"
     return request("get configmaps", "CoreV1Api", method, place.name, place.namespace)
 
 
-def replace(place: Place, content: Json) -> Json:
+def replace(place: ConfigMapKey, content: Json) -> Json:
     """Replace the object where it is still the one that was read; returns the new one.
 
     Raises:

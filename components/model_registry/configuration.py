@@ -27,7 +27,7 @@ from components import progress, records, storage
 from components.errors import ConfigError, UserError
 from components.kubernetes_api import ConflictError, Json, request
 from components.model_registry import config_map
-from components.model_registry.config_map import Place
+from components.model_registry.config_map import ConfigMapKey
 from components.model_server.config_file import NAME
 
 AUDIT_FILE = "models.audit.jsonl"
@@ -311,10 +311,10 @@ def change_location(location: str) -> str:
     return storage.join(storage.parent(location), f".{storage.name(location)}.pending")
 
 
-def place_of(location: str) -> Place:
+def place_of(location: str) -> ConfigMapKey:
     """Where a ConfigMap is. Raises ConfigError."""
     try:
-        return Place.parse(location)
+        return ConfigMapKey.parse(location)
     except ValueError as error:
         raise ConfigError(f"{location}: {error}") from error
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from components import progress
 from components.errors import ConfigError, PromotionFailed, UserError
 from components.kubernetes_api import request
-from components.model_registry.config_map import Place
+from components.model_registry.config_map import ConfigMapKey
 from components.model_server.errors import ServingError
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Pods(Followers):
     # kubelet brings a ConfigMap after up to 90 s, and servers look every 30 s.
     timeout = 300.0
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: ConfigMapKey) -> None:
         super().__init__()
         self._place = place
         self._nobody = f"the Service {place.namespace}/{place.service} has no ready pod"

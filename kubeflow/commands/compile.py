@@ -14,7 +14,7 @@ from components.wording import counted
 from pipeline.commands.files import write
 from pipeline.commands.options import ConfigOption, SettingsOption, load
 from pipeline.errors import ConfigError
-from pipeline.noise import quiet
+from pipeline.noise import redirect_output
 
 if TYPE_CHECKING:
     from kubeflow.groups import Group
@@ -51,7 +51,10 @@ def compile_dag(
             "data.source is not set, so pods would train on the bundled digits; set it in [data], "
             "or to digits to train on those"
         )
-    with tempfile.TemporaryDirectory(prefix="perennial-") as folder, quiet(Path(folder) / "log"):
+    with (
+        tempfile.TemporaryDirectory(prefix="perennial-") as folder,
+        redirect_output(Path(folder) / "log"),
+    ):
         from kubeflow import compiler
 
         compiled = compiler.compile_pipeline(loaded, decides=retrain)

@@ -39,12 +39,12 @@ def ask(
     spreadsheet, and give it to `perennial feedback`, which leaves out lines without a label.
     """
     from pipeline.errors import DataError
-    from pipeline.noise import quiet
+    from pipeline.noise import redirect_output
 
     loaded = load(config, {"workspace": workspace}, settings).config
     end = instant(until)
     since = end - datetime.timedelta(days=days or loaded.monitor.window_days)
-    with quiet(Path(os.devnull)):
+    with redirect_output(Path(os.devnull)):
         from pipeline.monitoring import ask as asking
         from pipeline.monitoring import logs as recorded
         from pipeline.monitoring import monitor as monitoring

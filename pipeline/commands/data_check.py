@@ -17,7 +17,7 @@ from pipeline.commands.files import write
 from pipeline.commands.options import DataOptions, SettingsOptions, with_options
 from pipeline.console import Console
 from pipeline.errors import data_error
-from pipeline.noise import quiet
+from pipeline.noise import redirect_output
 
 if TYPE_CHECKING:
     from components.image_example_gen.ingest import Ingest
@@ -51,7 +51,7 @@ def check(
     check_data(data)
     with (
         tempfile.TemporaryDirectory(prefix="perennial-") as folder,
-        quiet(Path(folder, "log")) as terminal,
+        redirect_output(Path(folder, "log")) as terminal,
         Console.create(common.log_format.resolved, terminal.stdout) as console,
     ):
         report("note", text=f"reading {data.source}")

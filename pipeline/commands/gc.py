@@ -31,7 +31,7 @@ def collect(
     when it is older than monitor.retention_days.
     """
     from pipeline.errors import ConfigError
-    from pipeline.retraining import hygiene
+    from pipeline.retraining import garbage
     from pipeline.workspace import Workspace
 
     settings = load(config, {"workspace": workspace}, None).config
@@ -42,14 +42,14 @@ def collect(
             f"workspace {place.root}: there is no such folder; name another with --workspace"
         )
     with place.lock():
-        doomed = hygiene.find(settings, place, keep, older_than, now)
-        for each in doomed:
+        removable = garbage.find(settings, place, keep, older_than, now)
+        for each in removable:
             print(each.folder)
         if apply:
-            hygiene.remove(place, doomed)
+            garbage.remove(place, removable)
     if settings.monitor.logs:
         _expire(settings.monitor.logs, settings.monitor.retention_days, apply)
-    if not doomed:
+    if not removable:
         kept = counted(keep, "run")
         days = counted(older_than, "day")
         print(
@@ -57,9 +57,9 @@ def collect(
             f"{days}, to a baseline or to a pushed version"
         )
         return
-    freed = sum(each.size for each in doomed) / 1e6
+    freed = sum(each.size for each in removable) / 1e6
     done = "removed" if apply else "not removed; add --apply to remove them"
-    print(f"{counted(len(doomed), 'artifact')}, {freed:,.1f} MB: {done}")
+    print(f"{counted(len(removable), 'artifact')}, {freed:,.1f} MB: {done}")
 
 
 def _expire(logs: Path, days: float, apply: bool) -> None:

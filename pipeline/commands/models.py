@@ -20,7 +20,7 @@ from components.model_registry import CANARY, CONFIG_MAP, STABLE, Registry, Vers
 from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption, with_options
 from pipeline.commands.tables import percent, table
 from pipeline.errors import ConfigError
-from pipeline.noise import quiet
+from pipeline.noise import redirect_output
 
 _UNHEARD = Path(os.devnull)  # for what TensorFlow prints while it is loaded
 
@@ -205,7 +205,7 @@ def _changing() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with quiet(_UNHEARD) as terminal:
+    with redirect_output(_UNHEARD) as terminal:
         handler = _Notes(terminal.stderr)
         progress.LOGGER.addHandler(handler)
         before = signal.signal(signal.SIGTERM, interrupt)

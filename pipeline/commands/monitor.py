@@ -15,7 +15,7 @@ from pipeline.commands.options import ConfigOption, SettingsOption, WorkspaceOpt
 from pipeline.commands.traffic import LogsArgument
 
 if TYPE_CHECKING:
-    from pipeline.monitoring.monitor import Place
+    from pipeline.monitoring.monitor import MonitorInputs
     from pipeline.settings import Config
 
 ExamplesOption = Annotated[
@@ -83,15 +83,15 @@ class Window:
     as_json: bool
     dry_run: bool
 
-    def compare(self, config: Config, find: Callable[[], Place]) -> None:
+    def compare(self, config: Config, find: Callable[[], MonitorInputs]) -> None:
         """Compare, print, keep and tell. Raises DriftFound, DataLost, ConfigError, DataError."""
         from components import storage
         from pipeline.errors import DataLost, DriftFound
-        from pipeline.noise import quiet
+        from pipeline.noise import redirect_output
 
         end = instant(self.until)
         since = end - datetime.timedelta(days=self.days or config.monitor.window_days)
-        with quiet(Path(os.devnull)):
+        with redirect_output(Path(os.devnull)):
             from pipeline.monitoring import figures, page, recorder
             from pipeline.monitoring import monitor as monitoring
 

@@ -34,7 +34,7 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run again: page, figures, JSON and CSV, and the index of all runs."""
-    from pipeline.noise import quiet
+    from pipeline.noise import redirect_output
     from pipeline.report import history, write
     from pipeline.report.collect import artifacts_of, collect
     from pipeline.workspace import Workspace
@@ -42,7 +42,7 @@ def report(
     place = Workspace(workspace)
     found = history.find(place, run)
     try:
-        with quiet(place.log_path(found.run_id)):
+        with redirect_output(place.log_path(found.run_id)):
             if output is None:
                 page = write.report(place, found)
             else:

@@ -25,7 +25,7 @@ from pipeline.commands.options import (
     load,
 )
 from pipeline.errors import ConfigError, DataError, SchemaDiffers
-from pipeline.noise import quiet
+from pipeline.noise import redirect_output
 
 if TYPE_CHECKING:
     from tensorflow_metadata.proto.v0 import schema_pb2
@@ -66,7 +66,7 @@ def infer(
         with run_nodes(loaded, STATISTICS_NODES, log_format.resolved) as outputs:
             found = _infer(loaded, outputs["StatisticsGen"]["statistics"][0], fresh)
     else:
-        with quiet(Path(os.devnull)):  # a log would make a workspace that is not there
+        with redirect_output(Path(os.devnull)):  # a log would make a workspace that is not there
             statistics = latest_artifact(loaded, "ExampleStatistics")
             if statistics is None:
                 raise ConfigError(

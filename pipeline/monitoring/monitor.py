@@ -32,7 +32,7 @@ _HELD = 2  # versions whose models are in memory at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class MonitorInputs:
     """Where a monitoring finds what it compares with.
 
     Attributes:
@@ -56,7 +56,7 @@ def find_place(
     models: str | None = None,
     log: str | None = None,
     connection: metadata_store_pb2.ConnectionConfig | None = None,
-) -> Place:
+) -> MonitorInputs:
     """What is not given is that of the workspace. Raises ConfigError where there is none."""
     workspace = Workspace(config.workspace)
     found = None
@@ -69,7 +69,7 @@ def find_place(
             f"workspace {workspace.root}: there is no baseline called {config.name} to compare "
             "with; name another --workspace, or the examples with --examples"
         )
-    return Place(
+    return MonitorInputs(
         examples=examples or (found.examples if found else ""),
         models=models or config.push_directory,
         baseline=found.model if found else None,
@@ -78,7 +78,7 @@ def find_place(
     )
 
 
-def labelled(place: Place) -> set[str]:
+def labelled(place: MonitorInputs) -> set[str]:
     """SHA-256 of the images that the baseline was made of; none where the list is gone."""
     try:
         return lineage.contents(place.examples, "train", "eval", "test")
@@ -89,7 +89,7 @@ def labelled(place: Place) -> set[str]:
 class Models:
     """The versions that have answered, as the baseline's images and the traffic's need them."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: MonitorInputs) -> None:
         """Nothing is loaded before it is needed."""
         self._place = place
         self._baseline = Baseline(place.examples, place.kept)
@@ -124,7 +124,11 @@ class Models:
 
 
 def look(
-    config: Config, folder: Path, place: Place, since: datetime.datetime, until: datetime.datetime
+    config: Config,
+    folder: Path,
+    place: MonitorInputs,
+    since: datetime.datetime,
+    until: datetime.datetime,
 ) -> Report:
     """Compare the traffic of a window with the baseline's data.
 
@@ -145,7 +149,7 @@ def look(
     return report.model_copy(update={"notes": [*report.notes, *notes, *read.damaged]})
 
 
-def tell(config: Config, place: Place, report: Report, now: datetime.datetime) -> list[str]:
+def tell(config: Config, place: MonitorInputs, report: Report, now: datetime.datetime) -> list[str]:
     """Add what was found to the journal, for `retrain`, and tell the webhook once in a cool-down.
 
     Returns lines for people about what could not be done.

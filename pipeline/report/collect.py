@@ -20,9 +20,9 @@ from pipeline.report.facts import (
     Artifact,
     Data,
     Distance,
-    Duel,
     Facts,
     Finding,
+    PairedOutcomes,
     Prediction,
     Predictions,
     Run,
@@ -306,7 +306,7 @@ def _predictions(
             for row in mislabelled.suspects(labels, probabilities)
             if chosen[row] != labels[row]
         ],
-        duel=None
+        paired=None
         if baseline is None
         else _duel(named, chosen == labels, baseline, verdict.compared_classes if verdict else ()),
     )
@@ -381,10 +381,10 @@ def _matrix(column: Any, classes: int) -> np.ndarray:
 
 def _duel(
     labels: np.ndarray, right: np.ndarray, baseline: np.ndarray, classes: Sequence[str]
-) -> Duel:
+) -> PairedOutcomes:
     compared = np.isin(labels, classes) if classes else np.ones(len(labels), bool)
     other, right = (baseline == labels)[compared], right[compared]
-    return Duel(
+    return PairedOutcomes(
         both=int((right & other).sum()),
         only_candidate=int((right & ~other).sum()),
         only_baseline=int((~right & other).sum()),

@@ -254,7 +254,7 @@ class Prediction(_Fact):
         return self.top[0][0] == self.label
 
 
-class Duel(_Fact):
+class PairedOutcomes(_Fact):
     """Candidate and baseline on the same images: number of images by who was right."""
 
     both: int
@@ -280,14 +280,14 @@ class Predictions(_Fact):
     """Predictions on a split.
 
     grid: a draw from all of them. mistakes: the wrong ones, the most confident first; wrong: how
-    many of those there are in all. duel: where a baseline was asked about the same images.
+    many of those there are in all. paired: where a baseline was asked about the same images.
     suspects: what is probably mislabelled, the clearest first.
     """
 
     grid: list[Prediction]
     mistakes: list[Prediction]
     wrong: int
-    duel: Duel | None = None
+    paired: PairedOutcomes | None = None
     suspects: list[Suspect] = Field(default_factory=list)
 
 

@@ -7,10 +7,10 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.lineage import Trained
+from components.lineage import TrainedModel
 from components.wording import quoted
 from pipeline.retraining.drift_report import Drift
-from pipeline.retraining.inventory import News
+from pipeline.retraining.inventory import DataChanges
 from pipeline.retraining.losses import Losses
 from pipeline.settings import RetrainConfig
 
@@ -18,12 +18,12 @@ _TRAFFIC = {"traffic": "the traffic has drifted", "accuracy": "the accuracy has 
 
 
 @dataclasses.dataclass(frozen=True)
-class Situation:
+class RetrainContext:
     """All that a decision depends on beside the policy.
 
     Attributes:
       now: UTC.
-      news: how the data differs from that of the last judged training.
+      changes: how the data differs from that of the last judged training.
       last: the last training that was judged, whatever the verdict.
       baseline: the latest blessed model.
       unfinished: what became of a retraining that was started and has no verdict; "" if there is
@@ -38,9 +38,9 @@ class Situation:
     """
 
     now: datetime.datetime
-    news: News
-    last: Trained | None = None
-    baseline: Trained | None = None
+    changes: DataChanges
+    last: TrainedModel | None = None
+    baseline: TrainedModel | None = None
     unfinished: str = ""
     drift: Drift | None = None
     last_alarm: datetime.datetime | None = None
@@ -70,14 +70,14 @@ class Decision:
         return dataclasses.asdict(self)
 
 
-def decide(situation: Situation, policy: RetrainConfig) -> Decision:
+def decide(context: RetrainContext, policy: RetrainConfig) -> Decision:
     """Apply the policy. Any one of the reasons for it is enough."""
-    found, against = _reasons(situation, policy)
+    found, against = _reasons(context, policy)
     alarm = False
-    if situation.drift and situation.drift.findings:
-        told = f"drift: {'; '.join(situation.drift.findings)}"
-        quiet_until = _cool_down_end(situation, policy)
-        if quiet_until and situation.now < quiet_until:
+    if context.drift and context.drift.findings:
+        told = f"drift: {'; '.join(context.drift.findings)}"
+        quiet_until = _cool_down_end(context, policy)
+        if quiet_until and context.now < quiet_until:
             against.append(
                 f"{told}; no alarm before {_day(quiet_until)}, because the last one is less than "
                 f"retrain.drift.cooldown_days = {policy.drift.cooldown_days:g} old"
@@ -88,30 +88,30 @@ def decide(situation: Situation, policy: RetrainConfig) -> Decision:
                 found.append(told)
             else:
                 against.append(f"{told}; an alarm only, as retrain.drift.retrains is false")
-    kinds = _of_traffic(situation, policy, found, against)
+    kinds = _of_traffic(context, policy, found, against)
     return Decision(bool(found), alarm, tuple([*found, *against] if found else against), kinds)
 
 
 def _of_traffic(
-    situation: Situation, policy: RetrainConfig, found: list[str], against: list[str]
+    context: RetrainContext, policy: RetrainConfig, found: list[str], against: list[str]
 ) -> tuple[str, ...]:
     """Add what the traffic tells to what is for and against a retraining; which kinds are for."""
     kinds = []
-    for kind, lines in situation.traffic.items():
+    for kind, lines in context.traffic.items():
         if not lines:
             continue
         reason = policy.accuracy if kind == "accuracy" else policy.traffic
         told = f"{_TRAFFIC[kind]}: {'; '.join(lines)}"
-        last = situation.last_reasons.get(kind)
+        last = context.last_reasons.get(kind)
         quiet_until = last + datetime.timedelta(days=reason.cooldown_days) if last else None
         if not reason.retrains:
             against.append(f"{told}; no reason, as retrain.{kind}.retrains is false")
-        elif quiet_until and situation.now < quiet_until:
+        elif quiet_until and context.now < quiet_until:
             against.append(
                 f"{told}; no reason before {_day(quiet_until)}, because it was one less than "
                 f"retrain.{kind}.cooldown_days = {reason.cooldown_days:g} ago"
             )
-        elif not situation.news.count:
+        elif not context.changes.count:
             against.append(
                 f"{told}; but without new labelled images a training would make the same model: "
                 "label some of the traffic, see `perennial ask`"
@@ -122,34 +122,34 @@ def _of_traffic(
     return tuple(kinds)
 
 
-def _reasons(situation: Situation, policy: RetrainConfig) -> tuple[list[str], list[str]]:
+def _reasons(context: RetrainContext, policy: RetrainConfig) -> tuple[list[str], list[str]]:
     """Reasons for a retraining, and what speaks against it."""
-    news, last = situation.news, situation.last
+    changes, last = context.changes, context.last
     found: list[str] = []
     against: list[str] = []
-    if situation.forced:
+    if context.forced:
         found.append("it is forced")
-    if situation.unfinished:
-        found.append(situation.unfinished)
-    if situation.accepted:
-        found.append(f"{situation.losses}, which is accepted")
-    elif not situation.losses.is_known:
-        found.append(str(situation.losses))
-    against += [f"span {name} holds nothing" for name in news.empty_spans]
-    if renamed := situation.losses.renamed:
+    if context.unfinished:
+        found.append(context.unfinished)
+    if context.accepted:
+        found.append(f"{context.losses}, which is accepted")
+    elif not context.losses.is_known:
+        found.append(str(context.losses))
+    against += [f"span {name} holds nothing" for name in changes.empty_spans]
+    if renamed := context.losses.renamed:
         against.append(f"of {quoted(renamed)} there is no image, as they are labelled otherwise")
     if last is None:
-        if situation.losses.is_known:
+        if context.losses.is_known:
             found.append("no model has been judged yet")
         return found, against
-    if not news.count:
+    if not changes.count:
         against.append(f"the data is as it was at the training of {_day(last.made)}")
         return found, against
-    told = f"{news} since the training of {_day(last.made)}"
+    told = f"{changes} since the training of {_day(last.made)}"
     minimum = policy.min_new_examples
-    if news.count >= minimum:
+    if changes.count >= minimum:
         found.append(f"{told}, and {minimum:,} {'is' if minimum == 1 else 'are'} enough")
-    elif (age := _age(situation)) is not None and age >= (policy.max_age_days or age + 1):
+    elif (age := _age(context)) is not None and age >= (policy.max_age_days or age + 1):
         found.append(
             f"{told}, and the baseline is {age:.1f} days old, of retrain.max_age_days = "
             f"{policy.max_age_days:g}"
@@ -164,18 +164,18 @@ def _reasons(situation: Situation, policy: RetrainConfig) -> tuple[list[str], li
     return found, against
 
 
-def _age(situation: Situation) -> float | None:
+def _age(context: RetrainContext) -> float | None:
     """Days since the baseline was trained or since it last held its place against another."""
-    if situation.baseline is None or situation.last is None:
+    if context.baseline is None or context.last is None:
         return None
-    since = max(situation.baseline.made, situation.last.made)
-    return (situation.now - since).total_seconds() / 86400
+    since = max(context.baseline.made, context.last.made)
+    return (context.now - since).total_seconds() / 86400
 
 
-def _cool_down_end(situation: Situation, policy: RetrainConfig) -> datetime.datetime | None:
-    if situation.last_alarm is None:
+def _cool_down_end(context: RetrainContext, policy: RetrainConfig) -> datetime.datetime | None:
+    if context.last_alarm is None:
         return None
-    return situation.last_alarm + datetime.timedelta(days=policy.drift.cooldown_days)
+    return context.last_alarm + datetime.timedelta(days=policy.drift.cooldown_days)
 
 
 def _day(time: datetime.datetime) -> str:

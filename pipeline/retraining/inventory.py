@@ -38,7 +38,7 @@ Inventory = Mapping[str, Entry]
 
 
 @dataclasses.dataclass(frozen=True)
-class News:
+class DataChanges:
     """How one inventory differs from the one before; each input counts once.
 
     Attributes:
@@ -68,7 +68,7 @@ class News:
         return f"{' and '.join(found)} {'image' if self.count == 1 else 'images'}"
 
 
-def compare(before: Inventory, now: Inventory) -> News:
+def compare(before: Inventory, now: Inventory) -> DataChanges:
     """What is news in `now`. A file that only got another name is none."""
     known = {(entry.sha256, entry.label) for entry in before.values()}
     there = {(entry.sha256, entry.label) for entry in now.values()}
@@ -76,7 +76,7 @@ def compare(before: Inventory, now: Inventory) -> News:
     def differs(name: str) -> bool:
         return before[name][:2] != now[name][:2]
 
-    return News(
+    return DataChanges(
         new=tuple(
             sorted(name for name in now.keys() - before.keys() if now[name][:2] not in known)
         ),

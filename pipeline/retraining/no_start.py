@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pipeline import config
 from pipeline.errors import ConfigError
 from pipeline.retraining import journal, notify
-from pipeline.retraining.look import Place, stopped
+from pipeline.retraining.observe import DecisionInputs, stopped
 from pipeline.settings import Config, NotifyConfig
 from pipeline.workspace import Workspace
 
@@ -63,7 +63,7 @@ def _not_journalled(error: Exception, file: Path | None, given: Mapping[str, Any
         if not workspace.root.is_dir():
             return f"there is no workspace {workspace.root} yet"
         stopped(
-            Place(None, str(workspace.root / journal.FILE)),
+            DecisionInputs(None, str(workspace.root / journal.FILE)),
             datetime.datetime.now(datetime.UTC),
             error,
         )

@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 
 from pipeline.config import check_paths
 from pipeline.errors import ConfigError, DriftFound
-from pipeline.noise import quiet
+from pipeline.noise import redirect_output
 from pipeline.retraining import journal, notify
-from pipeline.retraining.decision import Situation, decide
+from pipeline.retraining.decision import RetrainContext, decide
 from pipeline.retraining.journal import detail_of
-from pipeline.retraining.look import Place, check_losses, look, record, stopped
+from pipeline.retraining.observe import DecisionInputs, check_losses, observe, record, stopped
 from pipeline.run import new_run_id, run_locked
 from pipeline.settings import Config
 from pipeline.workspace import Workspace
@@ -61,15 +61,15 @@ def retrain(
     with _interruptible(), contextlib.nullcontext() if dry_run else night.told():
         check_paths(config)
         with workspace.lock():
-            situation = night.look(force, accept_loss)
-            decision = decide(situation, config.retrain)
+            context = night.observe(force, accept_loss)
+            decision = decide(context, config.retrain)
             night.say("decision", str(decision), **decision.as_json())
             if dry_run or decision.retrain:
                 for note in notes:
                     night.say("note", note)
             if dry_run:
                 return
-            record(night.place, decision, situation)
+            record(night.place, decision, context)
             if decision.alarm:
                 night.notify("drift", str(decision))
             if decision.retrain:
@@ -88,11 +88,11 @@ class _Night:
         self._now = now
         self._started = time.monotonic()
         self._is_told = False
-        self.place = Place(
+        self.place = DecisionInputs(
             workspace.connection() if workspace.metadata.exists() else None,
             str(workspace.root / journal.FILE),
             workspace.root / MEMO,
-            quiet(workspace.log_path("drift")),
+            redirect_output(workspace.log_path("drift")),
         )
 
     @contextlib.contextmanager
@@ -113,16 +113,16 @@ class _Night:
             stopped(self.place, self._time(), error)
         self.notify(_event(error), detail_of(error))
 
-    def look(self, force: bool, accept_loss: bool) -> Situation:
+    def observe(self, force: bool, accept_loss: bool) -> RetrainContext:
         """What there is to decide on. Raises DataLost where too much is gone and not accepted."""
-        situation = look(self._config, self.place, self._now, force)
-        losses, policy = situation.losses, self._config.retrain
+        context = observe(self._config, self.place, self._now, force)
+        losses, policy = context.losses, self._config.retrain
         if accept_loss and (
             losses.exceed(policy.max_removed) or losses.contradict(policy.max_relabelled)
         ):
-            return dataclasses.replace(situation, accepted=True)
-        check_losses(situation, self._config)
-        return situation
+            return dataclasses.replace(context, accepted=True)
+        check_losses(context, self._config)
+        return context
 
     def run(self, origins: Mapping[str, str]) -> None:
         """Run the DAG, label what it pushes, and tell what came of it."""

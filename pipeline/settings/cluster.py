@@ -82,7 +82,7 @@ class Spot(Section):
     tolerations: Listed[Toleration] = Field(default=(), description="Their taints.")
 
 
-class Surroundings(Section):
+class PodSettings(Section):
     """Environment, secrets and volumes of pods: of all, or of those of one pool."""
 
     env: Mapping[_EnvName, str] = Field(default={}, description="Environment variables.")
@@ -93,7 +93,7 @@ class Surroundings(Section):
     )
 
 
-class Pool(Surroundings):
+class Pool(PodSettings):
     """Machines and resources of pods.
 
     Quantities are Kubernetes' own, such as 500m or 8Gi.
@@ -189,7 +189,7 @@ def _with_default_pool(pools: object) -> object:
     return {DEFAULT_POOL: {}, **pools} if isinstance(pools, Mapping) else pools
 
 
-class KubeflowConfig(Surroundings):
+class KubeflowConfig(PodSettings):
     """How `perennial compile` turns the DAG into a pipeline of Kubeflow.
 
     A node runs in a pod of the pool that `nodes` names, or of the pool `cpu`. A pool's settings add

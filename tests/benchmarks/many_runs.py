@@ -25,7 +25,7 @@ from components.image_example_gen.sources import digits
 from pipeline.config import load
 from pipeline.report import history, write
 from pipeline.report.facts import RECORD
-from pipeline.retraining import hygiene
+from pipeline.retraining import garbage
 from pipeline.workspace import Workspace
 from tests.e2e.test_e2e import SMALL, TINY, run_command
 from tests.kit.cli import sets
@@ -146,7 +146,7 @@ def main() -> None:
 
 def _look_for_garbage(workspace: Workspace) -> None:
     config = load(None, {"workspace": str(workspace.root)}).config
-    hygiene.find(config, workspace, 10, 0.0, datetime.datetime.now(datetime.UTC))
+    garbage.find(config, workspace, 10, 0.0, datetime.datetime.now(datetime.UTC))
 
 
 def _cpu_seconds(command: list[str]) -> float:

@@ -203,7 +203,7 @@ def trained(task: Task, settings: Values, seed: int) -> np.ndarray:
         batch_size=train.batch_size,
         epochs=train.epochs,
         seed=seed,
-        how=fit.How(keep=train.keep),
+        how=fit.FitOptions(keep=train.keep),
     )
     return source_loops.answers(
         result.model, split(task.test, how.image_size).images.batch(train.batch_size)

@@ -65,11 +65,11 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recorded]:
         stage = Stage(root)
         write_span(stage.data, 1, IMAGES)
         stage.run()
-    quiet = {}
+    redirect_output = {}
     for name, (worker, tasks) in found.items():
         run(worker, tasks, root / name)
-        quiet[name] = Recorded(worker, tasks, files(root / name))
-    return quiet
+        redirect_output[name] = Recorded(worker, tasks, files(root / name))
+    return redirect_output
 
 
 @pytest.mark.parametrize("node", NODES)

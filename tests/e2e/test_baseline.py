@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from components.lineage import History, Lineage, Trained
+from components.lineage import History, Lineage, TrainedModel
 from pipeline import cli
 from pipeline.config import Loaded, items, load
 from pipeline.report.facts import RECORD
@@ -45,7 +45,7 @@ def baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Baseline:
         (workspace.run_dir(run) / RECORD).write_text(
             json.dumps({"settings": {**record, **changed}})
         )
-        model = Trained(1, "model", True, MADE, "examples", run)
+        model = TrainedModel(1, "model", True, MADE, "examples", run)
         monkeypatch.setattr(Lineage, "history", lambda *_: History(model, model))
         monkeypatch.setattr(Lineage, "at", lambda _: Lineage(None))
 

@@ -16,7 +16,7 @@ from components.model_registry.signing import Keys
 from components.model_server import launch
 from pipeline import config, doctor, preflight
 from pipeline.errors import ConfigError
-from pipeline.preflight import Place
+from pipeline.preflight import PreflightContext
 from tests.serving.test_signing import make_keys  # noqa: F401 - a fixture
 from tests.tensorflow.test_weights import official_arrays, save, saved_model
 from trainer_module import footprint, recipes, warm_start
@@ -33,12 +33,14 @@ TINY_BIT = {
 
 
 @pytest.fixture
-def place(two_classes: Path, tmp_path: Path) -> Callable[..., Place]:
+def place(two_classes: Path, tmp_path: Path) -> Callable[..., PreflightContext]:
     """Makes a place with the settings given by their keys."""
 
-    def make(settings: dict[str, object], *, pod: bool = False, scheduled: bool = False) -> Place:
+    def make(
+        settings: dict[str, object], *, pod: bool = False, scheduled: bool = False
+    ) -> PreflightContext:
         given = {"data.source": str(two_classes), "workspace": str(tmp_path / "w"), **settings}
-        return Place(*config.load(None, given), pod=pod, scheduled=scheduled)
+        return PreflightContext(*config.load(None, given), pod=pod, scheduled=scheduled)
 
     return make
 
@@ -92,7 +94,10 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_refused_with_the_name_of_the_setting(
-    name: str, place: Callable[..., Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    place: Callable[..., PreflightContext],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mixed").mkdir()
@@ -109,13 +114,13 @@ def test_it_is_refused_with_the_name_of_the_setting(
     assert refused.value.exit_code == 2
 
 
-def test_resnet_takes_no_smaller_images(place: Callable[..., Place]) -> None:
+def test_resnet_takes_no_smaller_images(place: Callable[..., PreflightContext]) -> None:
     with pytest.raises(ConfigError, match="low 16 is too small"):
         place({"train.recipe": "fixres", f"{HYPER}low": 16, f"{HYPER}high": 24})
 
 
 def test_what_can_end_well_is_checked_and_recorded(
-    place: Callable[..., Place], tmp_path: Path
+    place: Callable[..., PreflightContext], tmp_path: Path
 ) -> None:
     spec = save(tmp_path / "bit.npz", official_arrays())
     settings = {**TINY_BIT, f"{HYPER}weights.source": spec.source}
@@ -130,7 +135,7 @@ def test_what_can_end_well_is_checked_and_recorded(
 
 
 def test_a_recipe_that_was_chosen_says_what_else_there_is(
-    place: Callable[..., Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Callable[..., PreflightContext], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError("Network is unreachable")
@@ -144,7 +149,7 @@ def test_a_recipe_that_was_chosen_says_what_else_there_is(
 
 @pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
 def test_weights_in_files_of_keras_are_read(
-    place: Callable[..., Place], tmp_path: Path, suffix: str
+    place: Callable[..., PreflightContext], tmp_path: Path, suffix: str
 ) -> None:
     file = tmp_path / f"own{suffix}"
     network = keras.applications.MobileNetV2((32, 32, 3), 0.35, include_top=False, weights=None)
@@ -159,7 +164,9 @@ def test_weights_in_files_of_keras_are_read(
     assert place({**settings, f"{HYPER}alpha": 0.35}).model is not None
 
 
-def test_a_saved_model_brings_its_values(place: Callable[..., Place], tmp_path: Path) -> None:
+def test_a_saved_model_brings_its_values(
+    place: Callable[..., PreflightContext], tmp_path: Path
+) -> None:
     spec = saved_model(tmp_path / "module")
     settings = {**TINY_BIT, f"{HYPER}weights.source": spec.source}
     assert place({**settings, f"{HYPER}weights.sha256": spec.sha256}).model is not None
@@ -171,7 +178,7 @@ class TestKeys:
 
     def test_a_pair_is_one(
         self,
-        place: Callable[..., Place],
+        place: Callable[..., PreflightContext],
         make_keys: Callable[[str], Keys],  # noqa: F811
     ) -> None:
         one, other = make_keys("one"), make_keys("other")
@@ -181,7 +188,9 @@ class TestKeys:
         with pytest.raises(ConfigError, match=r"push\.signing\.private_key"):
             preflight._keys(place(self.settings(one.public, one.public)))
 
-    def test_only_the_pod_that_pushes_has_them(self, place: Callable[..., Place]) -> None:
+    def test_only_the_pod_that_pushes_has_them(
+        self, place: Callable[..., PreflightContext]
+    ) -> None:
         nowhere = self.settings(Path("/not/here/a"), Path("/not/here/b"))
         assert preflight._keys(place(nowhere, pod=True)) == preflight.NOT_HERE
 
@@ -189,7 +198,7 @@ class TestKeys:
 class TestMemory:
     @pytest.mark.parametrize("room", [2e9, 4e9])
     def test_what_is_advised_fits(
-        self, place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, room: float
+        self, place: Callable[..., PreflightContext], monkeypatch: pytest.MonkeyPatch, room: float
     ) -> None:
         sizes = {"transform.image_size": 480, "transform.train_size": 512}
         settings = {**TINY_BIT, **sizes, "train.batch_size": 80, PARTS: 1}
@@ -206,7 +215,7 @@ class TestMemory:
 
     def test_a_step_that_may_not_fit_is_told(
         self,
-        place: Callable[..., Place],
+        place: Callable[..., PreflightContext],
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
@@ -222,7 +231,7 @@ class TestMemory:
             assert len([each for each in caplog.records if each.msg == "note"]) == told
 
     def test_batch_normalization_in_parts_of_one_image_is_refused(
-        self, place: Callable[..., Place]
+        self, place: Callable[..., PreflightContext]
     ) -> None:
         settings = {
             "train.recipe": "fixres",
@@ -249,7 +258,9 @@ class TestMemory:
             assert footprint.parts(model, 64, room) == parts
         assert footprint.parts(model, 64, float("inf")) == 1
 
-    def test_no_more_images_count_than_there_are(self, place: Callable[..., Place]) -> None:
+    def test_no_more_images_count_than_there_are(
+        self, place: Callable[..., PreflightContext]
+    ) -> None:
         assert preflight._step_images(place({"train.batch_size": 100_000})) == 80
 
     def test_it_grows_with_the_size_of_images_and_shrinks_with_what_is_frozen(self) -> None:
@@ -314,7 +325,7 @@ class TestMemory:
 
 class TestMachine:
     def test_a_disk_that_is_too_small(
-        self, place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+        self, place: Callable[..., PreflightContext], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         usage = shutil.disk_usage("/")
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**6))
@@ -322,7 +333,7 @@ class TestMachine:
             preflight._disk(place({}))
 
     def test_an_image_of_a_server_without_docker(
-        self, place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+        self, place: Callable[..., PreflightContext], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(launch, "find_backend", launch.own_backend)
         monkeypatch.delenv(launch.IMAGE_VARIABLE, raising=False)
@@ -344,7 +355,7 @@ class TestMachine:
     )
     def test_a_cluster_that_this_is_not_the_first_of(
         self,
-        place: Callable[..., Place],
+        place: Callable[..., PreflightContext],
         monkeypatch: pytest.MonkeyPatch,
         value: Any,
         named: str,
@@ -354,14 +365,14 @@ class TestMachine:
             preflight._workers(place({}))
 
     def test_a_cluster_is_told(
-        self, place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+        self, place: Callable[..., PreflightContext], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         cluster = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 0}}
         monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
         assert "a:1, b:2" in preflight._workers(place({}))
 
     def test_gpus_that_are_not_used_are_told(
-        self, place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+        self, place: Callable[..., PreflightContext], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert not preflight._gpus(place({}))
         monkeypatch.setattr(preflight, "count_gpus", lambda: 2)
@@ -370,7 +381,7 @@ class TestMachine:
         assert "GPU-gone" in preflight._gpus(place({}))
 
     def test_flags_that_tensorflow_does_not_know(
-        self, place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+        self, place: Callable[..., PreflightContext], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("XLA_FLAGS", "--xla_no_such_flag=1")
         with pytest.raises(ConfigError, match=r"^XLA_FLAGS=--xla_no_such_flag=1: .*xla_no_such"):
@@ -380,7 +391,7 @@ class TestMachine:
 class TestScheduled:
     @pytest.mark.parametrize("url", ["hooks.example.org/x", "https://", "ftp://example.org"])
     def test_a_webhook_that_is_none_is_refused_and_not_told(
-        self, place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, url: str
+        self, place: Callable[..., PreflightContext], monkeypatch: pytest.MonkeyPatch, url: str
     ) -> None:
         monkeypatch.setenv("PERENNIAL_WEBHOOK", url)
         with pytest.raises(ConfigError, match=r"^notify\.webhook_env") as refused:
@@ -388,7 +399,7 @@ class TestScheduled:
         assert "example.org" not in str(refused.value)
         assert not preflight._people(place({}))
 
-    def test_a_server_without_a_port(self, place: Callable[..., Place]) -> None:
+    def test_a_server_without_a_port(self, place: Callable[..., PreflightContext]) -> None:
         with pytest.raises(ConfigError, match=r"^retrain\.servers: 'somewhere'"):
             preflight._people(place({"retrain.servers": ["somewhere"]}, scheduled=True))
 
@@ -407,7 +418,7 @@ def test_a_warm_start_from_another_network(tmp_path: Path) -> None:
         warm_start.check(same, str(tmp_path / "nowhere" / "Format-Serving"))
 
 
-def test_pods_leave_what_is_not_mounted_to_others(place: Callable[..., Place]) -> None:
+def test_pods_leave_what_is_not_mounted_to_others(place: Callable[..., PreflightContext]) -> None:
     settings: dict[str, object] = {
         **TINY_BIT,
         f"{HYPER}weights.source": "/not/here/bit.npz",

@@ -126,15 +126,15 @@ class TestCollect:
         assert facts.test_predictions.grid == [only]
         assert (only.filename, only.label, only.top[0][0]) == ("of the test.png", "cat", EVIL)
         assert only.image == pictures.thumbnail(report_kit.picture(5))
-        assert (only.baseline, facts.test_predictions.duel) == (None, None)
+        assert (only.baseline, facts.test_predictions.paired) == (None, None)
         assert "of the test.png" in page.render(facts, [])
 
     def test_candidate_against_baseline_over_the_classes_that_both_know(self, facts: Facts) -> None:
         assert facts.predictions
-        assert facts.predictions.duel
+        assert facts.predictions.paired
         # The baseline says "cat" of everything; compared are the three images of "cat".
-        duel = facts.predictions.duel.model_dump()
-        assert duel == {"both": 1, "only_candidate": 0, "only_baseline": 2, "neither": 0}
+        paired = facts.predictions.paired.model_dump()
+        assert paired == {"both": 1, "only_candidate": 0, "only_baseline": 2, "neither": 0}
         assert {each.baseline for each in facts.predictions.grid} == {"cat"}
 
     def test_what_is_gone_is_left_out(self, artifacts: list[Artifact]) -> None:

@@ -21,41 +21,41 @@ from components.image_example_gen import inputs
 from components.image_example_gen.dataset import DataSet
 from components.image_example_gen.inputs import Input
 from components.image_example_gen.options import Options
-from components.lineage import Trained
+from components.lineage import TrainedModel
 from components.model_registry import versions
 from pipeline.config import load
 from pipeline.errors import ConfigError, DataError
 from pipeline.retraining import feedback, inventory, journal, notify
-from pipeline.retraining.decision import Situation, decide
+from pipeline.retraining.decision import RetrainContext, decide
 from pipeline.retraining.drift_report import Distance, Drift
-from pipeline.retraining.inventory import Entry, News
-from pipeline.retraining.look import decide_in_cluster
+from pipeline.retraining.inventory import DataChanges, Entry
+from pipeline.retraining.observe import decide_in_cluster
 from pipeline.settings import DriftConfig, NotifyConfig, RetrainConfig
 
 NOW = datetime.datetime(2026, 5, 1, 3, tzinfo=datetime.UTC)
 DRIFTED = Drift(120, 500, (Distance("image/mean", "Jensen-Shannon divergence", 0.4, 0.15),))
 
 
-def trained(days: float) -> Trained:
+def trained(days: float) -> TrainedModel:
     made = NOW - datetime.timedelta(days=days)
-    return Trained(1, "model", blessed=True, made=made, examples="examples")
+    return TrainedModel(1, "model", blessed=True, made=made, examples="examples")
 
 
-def situation(**changes: Any) -> Situation:
+def context(**changes: Any) -> RetrainContext:
     return dataclasses.replace(
-        Situation(NOW, News(), last=trained(3), baseline=trained(3)), **changes
+        RetrainContext(NOW, DataChanges(), last=trained(3), baseline=trained(3)), **changes
     )
 
 
 class TestDecision:
     def test_the_first_model_needs_no_reason(self) -> None:
-        decision = decide(Situation(NOW, News()), RetrainConfig())
+        decision = decide(RetrainContext(NOW, DataChanges()), RetrainConfig())
         assert decision.retrain
         assert decision.reasons == ("no model has been judged yet",)
 
     def test_without_news_there_is_nothing_to_do_however_old_the_baseline(self) -> None:
         decision = decide(
-            situation(last=trained(99), baseline=trained(99)), RetrainConfig(max_age_days=1.0)
+            context(last=trained(99), baseline=trained(99)), RetrainConfig(max_age_days=1.0)
         )
         assert not decision.retrain
         assert decision.reasons == (
@@ -64,43 +64,43 @@ class TestDecision:
 
     @pytest.mark.parametrize(("images", "expected"), [(9, False), (10, True), (11, True)])
     def test_enough_news_is_a_reason(self, images: int, expected: bool) -> None:
-        news = News(new=tuple(map(str, range(images))))
-        decision = decide(situation(news=news), RetrainConfig(min_new_examples=10))
+        changes = DataChanges(new=tuple(map(str, range(images))))
+        decision = decide(context(changes=changes), RetrainConfig(min_new_examples=10))
         assert decision.retrain is expected
         assert f"{images} new images" in decision.reasons[0]
 
     def test_changed_and_removed_images_are_news_too(self) -> None:
-        news = News(new=("a",), changed=("b",), removed=("c",))
-        decision = decide(situation(news=news), RetrainConfig(min_new_examples=3))
+        changes = DataChanges(new=("a",), changed=("b",), removed=("c",))
+        decision = decide(context(changes=changes), RetrainConfig(min_new_examples=3))
         assert decision.retrain
         assert "1 new and 1 changed and 1 removed images" in decision.reasons[0]
 
     @pytest.mark.parametrize(("days", "expected"), [(6.9, False), (7.0, True)])
     def test_an_old_baseline_makes_do_with_less(self, days: float, expected: bool) -> None:
         policy = RetrainConfig(min_new_examples=100, max_age_days=7.0)
-        found = situation(news=News(new=("a",)), last=trained(days), baseline=trained(days))
+        found = context(changes=DataChanges(new=("a",)), last=trained(days), baseline=trained(days))
         assert decide(found, policy).retrain is expected
 
     def test_a_baseline_that_held_its_place_is_as_young_as_its_rival(self) -> None:
         policy = RetrainConfig(min_new_examples=100, max_age_days=7.0)
-        found = situation(news=News(new=("a",)), last=trained(1), baseline=trained(30))
+        found = context(changes=DataChanges(new=("a",)), last=trained(1), baseline=trained(30))
         assert not decide(found, policy).retrain
 
     @pytest.mark.parametrize(
         "reason", [{"forced": True}, {"unfinished": "run 7 was cut off, and is continued"}]
     )
     def test_force_and_what_was_cut_off_need_no_news(self, reason: dict[str, Any]) -> None:
-        assert decide(situation(**reason), RetrainConfig()).retrain
+        assert decide(context(**reason), RetrainConfig()).retrain
 
     def test_drift_is_an_alarm_and_no_retraining(self) -> None:
-        decision = decide(situation(drift=DRIFTED), RetrainConfig())
+        decision = decide(context(drift=DRIFTED), RetrainConfig())
         assert decision.alarm
         assert not decision.retrain
         assert "image/mean: Jensen-Shannon divergence 0.40, above 0.15" in str(decision)
 
     def test_drift_is_a_retraining_where_the_policy_says_so(self) -> None:
         policy = RetrainConfig(drift=DriftConfig(retrains=True))
-        decision = decide(situation(drift=DRIFTED), policy)
+        decision = decide(context(drift=DRIFTED), policy)
         assert decision.alarm
         assert decision.retrain
 
@@ -108,16 +108,16 @@ class TestDecision:
     def test_an_alarm_cools_down(self, days: float, expected: bool) -> None:
         policy = RetrainConfig(drift=DriftConfig(cooldown_days=2.0, retrains=True))
         last = NOW - datetime.timedelta(days=days)
-        decision = decide(situation(drift=DRIFTED, last_alarm=last), policy)
+        decision = decide(context(drift=DRIFTED, last_alarm=last), policy)
         assert (decision.alarm, decision.retrain) == (expected, expected)
         assert "drift" in str(decision)
 
     def test_distances_at_their_limit_are_no_drift(self) -> None:
         within = Drift(100, 100, (Distance("image/mean", "distance", 0.15, 0.15),))
-        assert not decide(situation(drift=within), RetrainConfig()).alarm
+        assert not decide(context(drift=within), RetrainConfig()).alarm
 
     def test_an_empty_span_is_said(self) -> None:
-        decision = decide(situation(news=News(empty_spans=("7",))), RetrainConfig())
+        decision = decide(context(changes=DataChanges(empty_spans=("7",))), RetrainConfig())
         assert "span 7 holds nothing" in decision.reasons
 
 
@@ -127,27 +127,33 @@ class TestNews:
     @pytest.mark.parametrize(
         ("now", "expected"),
         [
-            pytest.param(BEFORE, News(), id="nothing"),
+            pytest.param(BEFORE, DataChanges(), id="nothing"),
             pytest.param(
-                {**BEFORE, "2/c": Entry("cc", "cat", 2)}, News(new=("2/c",)), id="new image"
+                {**BEFORE, "2/c": Entry("cc", "cat", 2)}, DataChanges(new=("2/c",)), id="new image"
             ),
             pytest.param(
-                {**BEFORE, "1/b": Entry("xx", "dog", 1)}, News(changed=("1/b",)), id="new content"
+                {**BEFORE, "1/b": Entry("xx", "dog", 1)},
+                DataChanges(changed=("1/b",)),
+                id="new content",
             ),
             pytest.param(
-                {**BEFORE, "1/b": Entry("bb", "cat", 1)}, News(changed=("1/b",)), id="new label"
+                {**BEFORE, "1/b": Entry("bb", "cat", 1)},
+                DataChanges(changed=("1/b",)),
+                id="new label",
             ),
-            pytest.param({"1/a": BEFORE["1/a"]}, News(removed=("1/b",)), id="removed"),
+            pytest.param({"1/a": BEFORE["1/a"]}, DataChanges(removed=("1/b",)), id="removed"),
             pytest.param(
-                {"1/a": BEFORE["1/a"], "1/z": BEFORE["1/b"]}, News(), id="another name only"
+                {"1/a": BEFORE["1/a"], "1/z": BEFORE["1/b"]}, DataChanges(), id="another name only"
             ),
-            pytest.param({**BEFORE, "2/a": Entry("aa", "cat", 2)}, News(), id="a copy"),
+            pytest.param({**BEFORE, "2/a": Entry("aa", "cat", 2)}, DataChanges(), id="a copy"),
             pytest.param(
-                {**BEFORE, "2/a": Entry("aa", "dog", 2)}, News(new=("2/a",)), id="a correction"
+                {**BEFORE, "2/a": Entry("aa", "dog", 2)},
+                DataChanges(new=("2/a",)),
+                id="a correction",
             ),
         ],
     )
-    def test_is_told_by_content(self, now: dict[str, Entry], expected: News) -> None:
+    def test_is_told_by_content(self, now: dict[str, Entry], expected: DataChanges) -> None:
         assert inventory.compare(self.BEFORE, now) == expected
 
 
@@ -185,7 +191,7 @@ class TestInventory:
         self.write(tmp_path / "data", 2, 2)
         second, _ = inventory.take(source, Options(spans=9), memo)
         assert read == [1, 2]
-        assert inventory.compare(first, second) == News(new=("2/cat/x.png",))
+        assert inventory.compare(first, second) == DataChanges(new=("2/cat/x.png",))
 
     def test_a_change_of_the_same_size_in_the_same_second_is_seen(self, tmp_path: Path) -> None:
         source, memo = f"{tmp_path}/data/{{SPAN}}", tmp_path / "memo.json"
@@ -194,7 +200,7 @@ class TestInventory:
         self.write(tmp_path / "data", 1, 2)
         self.age(path)
         second, _ = inventory.take(source, Options(spans=9), memo)
-        assert inventory.compare(first, second) == News(changed=("1/cat/x.png",))
+        assert inventory.compare(first, second) == DataChanges(changed=("1/cat/x.png",))
 
     def test_a_damaged_memory_is_forgotten(self, tmp_path: Path) -> None:
         source, memo = f"{tmp_path}/data/{{SPAN}}", tmp_path / "memo.json"

@@ -22,7 +22,7 @@ from components.storage.content import MANIFEST
 from kubeflow import plan
 from pipeline.config import load
 from pipeline.local_runner import NodeResult, NodeRunner
-from pipeline.retraining.look import decide_in_cluster
+from pipeline.retraining.observe import decide_in_cluster
 from pipeline.settings import Config
 from tests.e2e.test_e2e import TINY
 from tests.kit import s3 as s3_kit

@@ -26,10 +26,10 @@ from pipeline.report.facts import (
     Code,
     Data,
     Distance,
-    Duel,
     Facts,
     Finding,
     Node,
+    PairedOutcomes,
     Prediction,
     Predictions,
     Run,
@@ -258,7 +258,7 @@ def facts(
             grid=shown,
             mistakes=wrong,
             wrong=40,
-            duel=Duel(both=90, only_candidate=14, only_baseline=5, neither=11)
+            paired=PairedOutcomes(both=90, only_candidate=14, only_baseline=5, neither=11)
             if baseline
             else None,
         ),

@@ -24,7 +24,7 @@ from trainer_module import augmentation, devices, fit
 from trainer_module.checkpoint import Checkpoints
 from trainer_module.input_pipeline import Split
 from trainer_module.recipes import vit
-from trainer_module.recipes.base import Frozen, Module, Phase, Row, TrainingData
+from trainer_module.recipes.base import EpochMetrics, Frozen, Module, Phase, TrainingData
 
 SIZE = 8
 CLASSES = 3
@@ -40,7 +40,9 @@ def build_model(config: Any, image_size: int, num_classes: int) -> keras.Model:
     return keras.Model(images, keras.layers.Dense(num_classes, name="logits")(x))
 
 
-def phases(config: Any, model: keras.Model, data: TrainingData) -> Generator[Phase, Row, None]:
+def phases(
+    config: Any, model: keras.Model, data: TrainingData
+) -> Generator[Phase, EpochMetrics, None]:
     def augment(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return augmentation.random_flip(x, seed), y
 
@@ -64,7 +66,7 @@ def split(count: int, seed: int) -> Split:
     return Split(tf.data.Dataset.from_tensor_slices((images, labels)).cache(), labels, CLASSES)
 
 
-def train(output: Path, kill_at: int = 0) -> fit.Trained:
+def train(output: Path, kill_at: int = 0) -> fit.FitResult:
     strategy = devices.strategy()
     keras.utils.set_random_seed(1)
     tf.config.experimental.enable_op_determinism()
@@ -87,7 +89,7 @@ def train(output: Path, kill_at: int = 0) -> fit.Trained:
         batch_size=8,
         epochs=6,
         seed=1,
-        how=fit.How(strategy=strategy, checkpoints=Killed(str(output / "checkpoints"))),
+        how=fit.FitOptions(strategy=strategy, checkpoints=Killed(str(output / "checkpoints"))),
     )
 
 

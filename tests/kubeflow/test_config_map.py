@@ -29,7 +29,7 @@ from components.model_registry import (
     versions,
 )
 from components.model_registry import configuration as model_configuration
-from components.model_registry.config_map import Place
+from components.model_registry.config_map import ConfigMapKey
 from components.model_registry.configuration import AUDIT_FILE
 from components.model_server.server import ModelServer
 from pipeline import config as configuration
@@ -486,8 +486,12 @@ class TestRefusals:
 
 class TestPlace:
     def test_all_of_it_can_be_named(self) -> None:
-        assert Place.parse("configmap://a/b") == Place("a", "b", "models.config", "model-server")
-        assert Place.parse("configmap://a/b/k.c?service=s") == Place("a", "b", "k.c", "s")
+        assert ConfigMapKey.parse("configmap://a/b") == ConfigMapKey(
+            "a", "b", "models.config", "model-server"
+        )
+        assert ConfigMapKey.parse("configmap://a/b/k.c?service=s") == ConfigMapKey(
+            "a", "b", "k.c", "s"
+        )
 
     @pytest.mark.parametrize(
         "settings",

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from components.model_registry import mirror
-from components.model_registry.config_map import Place
+from components.model_registry.config_map import ConfigMapKey
 from components.model_server.metrics import REQUEST_COUNT, REQUEST_LATENCY
 from tests import REPO
 from tests.kit.kustomize import Resource, render
@@ -483,7 +483,7 @@ class TestPromotion:
         command, version, *arguments = container["args"]
         assert (command, version) == ("promote", "$(VERSION)")
         (where,) = (a for a in arguments if "/" in a)
-        place = Place.parse(f"configmap://{where}")
+        place = ConfigMapKey.parse(f"configmap://{where}")
         assert place.name == "model-versions"
         assert place.namespace == job["metadata"]["namespace"] == NAMESPACE
         assert ("Service", place.service) in rendered

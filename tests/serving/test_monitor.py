@@ -19,8 +19,8 @@ from pipeline.monitoring.compare import ACCURACY, compare
 from pipeline.monitoring.figures import DRIFTED, LITTLE, STEADY, Report
 from pipeline.monitoring.rows import Row
 from pipeline.retraining import journal
-from pipeline.retraining.decision import Situation, decide
-from pipeline.retraining.inventory import News
+from pipeline.retraining.decision import RetrainContext, decide
+from pipeline.retraining.inventory import DataChanges
 from pipeline.settings import MonitorConfig, ReasonConfig, RetrainConfig
 
 CLASSES = ["cat", "dog", "owl"]
@@ -297,38 +297,38 @@ class TestTold:
 
 
 class TestDecides:
-    def situation(self, news: int = 3, **fields: Any) -> Situation:
-        from components.lineage import Trained
+    def context(self, changes: int = 3, **fields: Any) -> RetrainContext:
+        from components.lineage import TrainedModel
 
-        trained = Trained(1, "", True, NOW - datetime.timedelta(days=3), "")
-        new = News(new=tuple(f"{n}.png" for n in range(news)), changed=(), removed=())
-        return Situation(NOW, new, trained, trained, **fields)
+        trained = TrainedModel(1, "", True, NOW - datetime.timedelta(days=3), "")
+        new = DataChanges(new=tuple(f"{n}.png" for n in range(changes)), changed=(), removed=())
+        return RetrainContext(NOW, new, trained, trained, **fields)
 
     def policy(self, **kinds: Any) -> RetrainConfig:
         return RetrainConfig(min_new_examples=100, **kinds)
 
     @pytest.mark.parametrize("kind", ["traffic", "accuracy"])
     def test_each_kind_is_a_reason_of_its_own(self, kind: str) -> None:
-        situation = self.situation(traffic={kind: ["brightness of images: darker"]})
-        assert not decide(situation, self.policy()).retrain
-        decision = decide(situation, self.policy(**{kind: ReasonConfig(retrains=True)}))
+        context = self.context(traffic={kind: ["brightness of images: darker"]})
+        assert not decide(context, self.policy()).retrain
+        decision = decide(context, self.policy(**{kind: ReasonConfig(retrains=True)}))
         assert (decision.retrain, decision.kinds) == (True, (kind,))
         assert "brightness of images: darker" in decision.reasons[0]
         other = "accuracy" if kind == "traffic" else "traffic"
-        assert not decide(situation, self.policy(**{other: ReasonConfig(retrains=True)})).retrain
+        assert not decide(context, self.policy(**{other: ReasonConfig(retrains=True)})).retrain
 
     @pytest.mark.parametrize(("days", "retrains"), [(6.9, False), (7.1, True)])
     def test_each_cools_down(self, days: float, retrains: bool) -> None:
         last = NOW - datetime.timedelta(days=days)
-        situation = self.situation(
+        context = self.context(
             traffic={"traffic": ["x"]}, last_reasons={"traffic": last, "accuracy": NOW}
         )
         policy = self.policy(traffic=ReasonConfig(retrains=True, cooldown_days=7))
-        assert decide(situation, policy).retrain is retrains
+        assert decide(context, policy).retrain is retrains
 
     def test_the_same_images_make_the_same_model(self) -> None:
-        situation = self.situation(0, traffic={"traffic": ["x"]})
-        decision = decide(situation, self.policy(traffic=ReasonConfig(retrains=True)))
+        context = self.context(0, traffic={"traffic": ["x"]})
+        decision = decide(context, self.policy(traffic=ReasonConfig(retrains=True)))
         assert not decision.retrain
         assert any("perennial ask" in reason for reason in decision.reasons)
 

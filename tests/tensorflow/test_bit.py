@@ -16,7 +16,7 @@ from tests.kit.training import fitted, split
 from trainer_module import augmentation, input_pipeline
 from trainer_module.input_pipeline import Split
 from trainer_module.recipes import bit
-from trainer_module.recipes.base import Phase, Row, TrainingData
+from trainer_module.recipes.base import EpochMetrics, Phase, TrainingData
 from trainer_module.recipes.bit import Config, hyper_rule
 from trainer_module.schedules import WarmupStaircase
 
@@ -228,7 +228,7 @@ class Worsening(Linear):
 
     def phases(
         self, config: Any, model: keras.Model, data: TrainingData
-    ) -> Generator[Phase, Row, None]:
+    ) -> Generator[Phase, EpochMetrics, None]:
         for _ in range(2):
             # Uphill.
             yield Phase(
@@ -256,7 +256,7 @@ class Hopeless(Linear):
 
     def phases(
         self, config: Any, model: keras.Model, data: TrainingData
-    ) -> Generator[Phase, Row, None]:
+    ) -> Generator[Phase, EpochMetrics, None]:
         assert data.epochs
         sgd = keras.optimizers.SGD(0.0)
         yield Phase(data.epochs, sgd, None, patience=self.patience, warmup=self.warmup)

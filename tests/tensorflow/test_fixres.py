@@ -17,7 +17,7 @@ from trainer_module import fit, recipes
 from trainer_module.input_pipeline import Framed, Split
 from trainer_module.models.views import SquareView, seen_through
 from trainer_module.recipes import fixres
-from trainer_module.recipes.base import Module, Phase, Recipe, Row, TrainingData
+from trainer_module.recipes.base import EpochMetrics, Module, Phase, Recipe, TrainingData
 from trainer_module.recipes.fixres import Config
 
 SEED = tf.constant([1, 2], tf.int64)
@@ -51,7 +51,7 @@ class Tiny:
 
     def phases(
         self, config: Any, model: keras.Model, data: TrainingData
-    ) -> Generator[Phase, Row, None]:
+    ) -> Generator[Phase, EpochMetrics, None]:
         self.seen = next(iter(data.images)).shape
         yield Phase(data.epochs or 2, keras.optimizers.Adam(config.rate), None)
 
@@ -88,7 +88,7 @@ def data(split: Split, epochs: int | None = 4) -> TrainingData:
     return TrainingData(split.images.map(lambda image, _: image), split.size, 8, epochs)
 
 
-def train(settings: Config, epochs: int | None = 5, frame: bool = False) -> fit.Trained:
+def train(settings: Config, epochs: int | None = 5, frame: bool = False) -> fit.FitResult:
     keras.utils.set_random_seed(0)
     return fit.fit(
         recipes.get("fixres"),
@@ -253,7 +253,9 @@ class TestTraining:
         after: list[dict[str, np.ndarray]] = []
         fit_phase = fit._Training.fit_phase
 
-        def remembered(self: Any, number: int, phase: Phase, model: keras.Model, *rest: Any) -> Row:
+        def remembered(
+            self: Any, number: int, phase: Phase, model: keras.Model, *rest: Any
+        ) -> EpochMetrics:
             if not after:
                 after.append(weights(model))
             best = fit_phase(self, number, phase, model, *rest)

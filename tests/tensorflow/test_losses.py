@@ -20,10 +20,10 @@ from PIL import Image
 
 from components.image_example_gen.inputs import INPUTS_FILE
 from components.image_example_gen.options import Options
-from components.lineage import History, Lineage, Trained
+from components.lineage import History, Lineage, TrainedModel
 from pipeline.config import Loaded, load
 from pipeline.errors import EXIT_CODES, DataError, DataLost, WorkspaceBusy
-from pipeline.retraining import inventory, journal, look, losses
+from pipeline.retraining import inventory, journal, losses, observe
 from pipeline.retraining import retrain as nights
 from pipeline.retraining.inventory import Entry, Inventory
 from pipeline.retraining.losses import Losses
@@ -258,7 +258,7 @@ def night(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded
         for name, e in entries.items()
     ]
     (examples / INPUTS_FILE).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    last = Trained(1, "model", True, NOW - datetime.timedelta(days=3), str(examples))
+    last = TrainedModel(1, "model", True, NOW - datetime.timedelta(days=3), str(examples))
     workspace = Workspace(loaded.config.workspace)
     with workspace.lock():
         workspace.metadata.touch()
@@ -369,7 +369,7 @@ class TestANightWithDataGone:
         shutil.rmtree(data / "dog")
         root = str(night.config.workspace)
         with pytest.raises(DataLost):
-            look.decide_in_cluster(night.config, metadata_store_pb2.ConnectionConfig(), root)
+            observe.decide_in_cluster(night.config, metadata_store_pb2.ConnectionConfig(), root)
         [entry] = entries(night)
         assert entry["exit_code"] == 12
 
@@ -412,7 +412,7 @@ class TestWhateverEndsOneIsTold:
         def fail(*_: object) -> None:
             raise error
 
-        monkeypatch.setattr(nights, "look", fail)
+        monkeypatch.setattr(nights, "observe", fail)
         with pytest.raises(type(error)):
             retrain(night)
         [entry] = entries(night)
@@ -430,7 +430,7 @@ class TestWhateverEndsOneIsTold:
             os.kill(os.getpid(), number)
             time.sleep(60)
 
-        monkeypatch.setattr(nights, "look", slow)
+        monkeypatch.setattr(nights, "observe", slow)
         with pytest.raises(KeyboardInterrupt):
             retrain(night)
         assert [entry["result"] for entry in entries(night)] == ["interrupted"]

@@ -18,8 +18,8 @@ from components.image_example_gen.ingest import ingest, work_here
 from components.image_example_gen.options import Options
 from pipeline.config import load
 from pipeline.errors import ConfigError
-from pipeline.retraining import feedback, look
-from pipeline.retraining.look import Place
+from pipeline.retraining import feedback, observe
+from pipeline.retraining.observe import DecisionInputs
 from tests.kit.ledgers import judge
 
 DAYS = ("2026-11-27", "2026-11-28", "2026-11-29")
@@ -78,9 +78,11 @@ def test_a_decision_tells_dates(dated: str, tmp_path: Path) -> None:
     (tmp_path / "data" / "2026-11-30").mkdir()
     config = load(None, {"data.source": dated}, scheduled=True).config
     now = datetime.datetime(2026, 12, 1, tzinfo=datetime.UTC)
-    situation = look.look(config, Place(None, str(tmp_path / "journal")), now, forced=False)
-    assert situation.news.empty_spans == ("2026-11-30",)
-    assert json.dumps(situation.news.empty_spans) == '["2026-11-30"]'
+    situation = observe.observe(
+        config, DecisionInputs(None, str(tmp_path / "journal")), now, forced=False
+    )
+    assert situation.changes.empty_spans == ("2026-11-30",)
+    assert json.dumps(situation.changes.empty_spans) == '["2026-11-30"]'
 
 
 class TestCorrections:

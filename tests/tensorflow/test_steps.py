@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from tests.kit.resumable import split
 from trainer_module import devices, fit, input_pipeline, recipes
-from trainer_module.fit import How
+from trainer_module.fit import FitOptions
 from trainer_module.input_pipeline import Split
-from trainer_module.recipes.base import Frozen, Module, Phase, Row, TrainingData
+from trainer_module.recipes.base import EpochMetrics, Frozen, Module, Phase, TrainingData
 from trainer_module.steps import Steps
 
 # Prints the losses of a training on the devices that the environment asks for.
@@ -34,7 +34,7 @@ print(*head_losses(), *head_losses(How(strategy=two)))
 """
 
 
-def losses(how: How | None = None, **settings: Any) -> list[float]:
+def losses(how: FitOptions | None = None, **settings: Any) -> list[float]:
     """Losses of two epochs of 42 images, the last batch of which holds two."""
     keras.utils.set_random_seed(0)
     recipe = recipes.get("vit")
@@ -57,7 +57,7 @@ def losses(how: How | None = None, **settings: Any) -> list[float]:
     return [row[key] for row in trained.epochs for key in ("loss", "val_loss")]
 
 
-def head_losses(how: How | None = None) -> list[float]:
+def head_losses(how: FitOptions | None = None) -> list[float]:
     """Losses of three epochs of a head on features of 17 images, the last batch of which is one."""
 
     class Recipe:
@@ -70,7 +70,7 @@ def head_losses(how: How | None = None) -> list[float]:
         @staticmethod
         def phases(
             config: object, model: keras.Model, data: TrainingData
-        ) -> Generator[Phase, Row, None]:
+        ) -> Generator[Phase, EpochMetrics, None]:
             features = model.get_layer("flat").output
             start = keras.Input(features.shape[1:])
             head = keras.Model(start, model.get_layer("logits")(start))
@@ -99,9 +99,16 @@ def plain() -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "how", [How(gradient_accumulation=3), How(gradient_accumulation=8), How(jit_compile=True)]
+    "how",
+    [
+        FitOptions(gradient_accumulation=3),
+        FitOptions(gradient_accumulation=8),
+        FitOptions(jit_compile=True),
+    ],
 )
-def test_parts_of_a_batch_and_xla_give_the_same_training(plain: list[float], how: How) -> None:
+def test_parts_of_a_batch_and_xla_give_the_same_training(
+    plain: list[float], how: FitOptions
+) -> None:
     np.testing.assert_allclose(losses(how), plain, rtol=1e-4)
 
 
@@ -232,5 +239,5 @@ def test_a_step_that_does_not_fit_into_memory_says_what_to_change() -> None:
             batch_size=8,
             epochs=1,
             seed=0,
-            how=How(gradient_accumulation=2),
+            how=FitOptions(gradient_accumulation=2),
         )

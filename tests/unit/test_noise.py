@@ -20,7 +20,7 @@ def test_what_anything_else_writes_goes_to_the_log(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     log = tmp_path / "logs" / "run.log"
-    with noise.quiet(log) as terminal, warnings.catch_warnings():
+    with noise.redirect_output(log) as terminal, warnings.catch_warnings():
         warnings.simplefilter("always")
         os.write(1, b"native stdout\n")
         os.write(2, b"native stderr\n")
@@ -59,7 +59,7 @@ def test_everything_is_put_back(tmp_path: Path, capfd: pytest.CaptureFixture[str
     root = logging.getLogger()
     before = sys.stdout, sys.stderr, list(root.handlers), root.level, warnings.showwarning
     descriptors = _open_descriptors()
-    with pytest.raises(ZeroDivisionError), noise.quiet(tmp_path / "log"):
+    with pytest.raises(ZeroDivisionError), noise.redirect_output(tmp_path / "log"):
         _ = 1 / 0
     assert before == (
         sys.stdout,
@@ -122,7 +122,7 @@ def test_an_unwritable_log_changes_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "log").mkdir()
-    with pytest.raises(IsADirectoryError), noise.quiet(tmp_path / "log"):
+    with pytest.raises(IsADirectoryError), noise.redirect_output(tmp_path / "log"):
         pass
     os.write(2, b"err")
     assert capfd.readouterr().err == "err"

@@ -86,11 +86,11 @@ class Phase:
     rebuild: Callable[[], keras.Model] | None = None
 
 
-# What fit tells of a phase's best epoch: the mapping described at `fit.Trained.epochs`.
-Row = Mapping[str, float]
+# What fit tells of a phase's best epoch: the mapping described at `fit.FitResult.epochs`.
+EpochMetrics = Mapping[str, float]
 
 
-def quality(row: Row) -> tuple[float, float]:
+def epoch_rank(row: EpochMetrics) -> tuple[float, float]:
     """Orders epochs: by accuracy on the evaluation split, and where equal by loss."""
     return row["val_accuracy"], -row["val_loss"]
 
@@ -118,7 +118,7 @@ class Recipe(Protocol):
 
     def phases(
         self, config: Any, model: keras.Model, data: TrainingData
-    ) -> Generator[Phase, Row, None]:
+    ) -> Generator[Phase, EpochMetrics, None]:
         """Yield the phases of training one after the other, `data.epochs` in all where it is given.
 
         Each yield returns the phase's best epoch once the phase is over. Between two phases the

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from components import progress
-from trainer_module.recipes.base import Phase, Row, TrainingData
+from trainer_module.recipes.base import EpochMetrics, Phase, TrainingData
 from trainer_module.weights import WeightSpec
 
 if TYPE_CHECKING:
@@ -177,7 +177,9 @@ def build_model(config: Config, image_size: int, num_classes: int) -> keras.Mode
     return pretrained_bit(config.variant, config.weights, image_size=size, num_classes=num_classes)
 
 
-def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[Phase, Row, None]:
+def phases(
+    config: Config, model: keras.Model, data: TrainingData
+) -> Generator[Phase, EpochMetrics, None]:
     """Train once, as long as the rule says; with `data.epochs`, the rule is stretched to them."""
     total = data.epochs and data.epochs * data.steps_per_epoch
     rule = hyper_rule(config, data.size, data.batch_size, total)

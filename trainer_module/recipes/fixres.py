@@ -34,7 +34,14 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from components import progress
 from trainer_module import recipes
-from trainer_module.recipes.base import Frozen, Phase, Recipe, Row, TrainingData, quality
+from trainer_module.recipes.base import (
+    EpochMetrics,
+    Frozen,
+    Phase,
+    Recipe,
+    TrainingData,
+    epoch_rank,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -153,7 +160,9 @@ def check_model(config: Config, model: keras.Model, epochs: int | None) -> None:
     _freeze(high, config.batch_norm)
 
 
-def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[Phase, Row, None]:
+def phases(
+    config: Config, model: keras.Model, data: TrainingData
+) -> Generator[Phase, EpochMetrics, None]:
     """The phases of the base at the low resolution, then one at the higher; tell the gain.
 
     Raises:
@@ -193,7 +202,7 @@ def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[
     flip = augmentation.flip_turn_scale(flip=config.flip)
     augment = augmentation.resized(flip, size, antialias=config.antialias)
     second = yield Phase(epochs[1], optimizer, augment, model=second_model, rebuild=rebuild)
-    gained = data.keep == "last" or quality(second) > quality(first)
+    gained = data.keep == "last" or epoch_rank(second) > epoch_rank(first)
     kept = config.high if gained else config.low
     gain = 100 * (second["val_accuracy"] - first["val_accuracy"])
     progress.report(
@@ -247,17 +256,17 @@ def _resnet50v2(size: int, num_classes: int) -> keras.Model:
 
 def _first_stage(
     config: Config, model: keras.Model, data: TrainingData
-) -> Generator[Phase, Row, Row]:
+) -> Generator[Phase, EpochMetrics, EpochMetrics]:
     """The base's own phases on random crops. Returns the best epoch of them all."""
     size = _first_size(config)
-    best: Row = {}
+    best: EpochMetrics = {}
     stage = _base_phases(config, model, data)
     phase = next(stage, None)
     while phase:
         augment = _random_crops(config, size, phase.augment)
         frozen = phase.frozen and _frozen(config, phase.frozen, size)
         row = yield dataclasses.replace(phase, augment=augment, frozen=frozen, model=model)
-        if not best or quality(row) > quality(best):
+        if not best or epoch_rank(row) > epoch_rank(best):
             best = row
         try:
             phase = stage.send(row)
@@ -276,7 +285,7 @@ def _frozen(config: Config, frozen: Frozen, size: int) -> Frozen:
 
 def _base_phases(
     config: Config, model: keras.Model, data: TrainingData
-) -> Generator[Phase, Row, None]:
+) -> Generator[Phase, EpochMetrics, None]:
     if base := _base(config):
         from trainer_module.models.views import SquareView
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from trainer_module.recipes.base import Frozen, Phase, Row, TrainingData
+from trainer_module.recipes.base import EpochMetrics, Frozen, Phase, TrainingData
 
 if TYPE_CHECKING:
     import keras
@@ -181,7 +181,9 @@ def build_model(config: Config, image_size: int, num_classes: int) -> keras.Mode
     return keras.Model(images, logits, name="transfer")
 
 
-def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[Phase, Row, None]:
+def phases(
+    config: Config, model: keras.Model, data: TrainingData
+) -> Generator[Phase, EpochMetrics, None]:
     """Train the head on features computed once, then the upper layers along with it."""
     import keras
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from trainer_module.recipes.base import Phase, Row, TrainingData
+from trainer_module.recipes.base import EpochMetrics, Phase, TrainingData
 
 if TYPE_CHECKING:
     import keras
@@ -107,7 +107,9 @@ def build_model(config: Config, image_size: int, num_classes: int) -> keras.Mode
     )
 
 
-def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[Phase, Row, None]:
+def phases(
+    config: Config, model: keras.Model, data: TrainingData
+) -> Generator[Phase, EpochMetrics, None]:
     """Adapt the normalization to the training images, then fit once; 10 epochs unless told."""
     from trainer_module import augmentation
 

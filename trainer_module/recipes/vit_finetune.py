@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 
-from trainer_module.recipes.base import Phase, Row, TrainingData
+from trainer_module.recipes.base import EpochMetrics, Phase, TrainingData
 from trainer_module.weights import WeightSpec
 
 if TYPE_CHECKING:
@@ -129,7 +129,9 @@ def build_model(config: Config, image_size: int, num_classes: int) -> keras.Mode
     return model
 
 
-def phases(config: Config, model: keras.Model, data: TrainingData) -> Generator[Phase, Row, None]:
+def phases(
+    config: Config, model: keras.Model, data: TrainingData
+) -> Generator[Phase, EpochMetrics, None]:
     """Train the whole network once."""
     import keras
 

@@ -17,9 +17,9 @@ from components.image_example_gen.inputs import INPUTS_FILE
 from components.lineage import History, Lineage
 from pipeline.errors import DataLost, data_error
 from pipeline.retraining import drift_report, inventory, journal, losses, notify
-from pipeline.retraining.decision import Decision, Situation, decide
+from pipeline.retraining.decision import Decision, RetrainContext, decide
 from pipeline.retraining.drift_report import Drift
-from pipeline.retraining.inventory import Inventory, News
+from pipeline.retraining.inventory import DataChanges, Inventory
 from pipeline.settings import Config
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _TRAFFIC_COUNTS = datetime.timedelta(days=7)  # after which nobody knows whether
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class DecisionInputs:
     """Where a decision is made.
 
     Attributes:
@@ -60,22 +60,22 @@ def decide_in_cluster(
     Raises DataError where the data cannot be listed, DataLost where too much of it is gone.
     """
     now = datetime.datetime.now(datetime.UTC)
-    place = Place(connection, storage.join(pipeline_root, journal.FILE))
+    place = DecisionInputs(connection, storage.join(pipeline_root, journal.FILE))
     try:
-        situation = look(config, place, now, force)
-        check_losses(situation, config)
+        context = observe(config, place, now, force)
+        check_losses(context, config)
     except Exception as error:
         stopped(place, now, error)
         notify.send(config.notify, "failed", config.name, str(error))
         raise
-    decision = decide(situation, config.retrain)
-    record(place, decision, situation)
+    decision = decide(context, config.retrain)
+    record(place, decision, context)
     return decision
 
 
-def check_losses(situation: Situation, config: Config) -> None:
+def check_losses(context: RetrainContext, config: Config) -> None:
     """Raise DataLost where more of the data is gone, or labelled otherwise, than may be."""
-    losses, policy = situation.losses, config.retrain
+    losses, policy = context.losses, config.retrain
     if not losses.is_known and losses.exceed(policy.max_removed):
         raise DataLost(
             f"{config.data.source}: {losses}: {INPUTS_FILE} of its examples is not there; nothing "
@@ -97,7 +97,7 @@ def check_losses(situation: Situation, config: Config) -> None:
         )
 
 
-def stopped(place: Place, at: datetime.datetime, error: BaseException) -> None:
+def stopped(place: DecisionInputs, at: datetime.datetime, error: BaseException) -> None:
     """Add what ended a retraining before it began to the journal."""
     journal.append(
         place.log,
@@ -109,19 +109,25 @@ def stopped(place: Place, at: datetime.datetime, error: BaseException) -> None:
     )
 
 
-def record(place: Place, decision: Decision, situation: Situation) -> None:
+def record(place: DecisionInputs, decision: Decision, context: RetrainContext) -> None:
     """Add a decision to the journal, and the alarm that it raises."""
-    news = situation.news
-    counts = {"new": len(news.new), "changed": len(news.changed), "removed": len(news.removed)}
-    counts |= {"gone": situation.losses.images, "relabelled": situation.losses.relabelled}
-    journal.append(place.log, "decision", situation.now, **decision.as_json(), **counts)
+    changes = context.changes
+    counts = {
+        "new": len(changes.new),
+        "changed": len(changes.changed),
+        "removed": len(changes.removed),
+    }
+    counts |= {"gone": context.losses.images, "relabelled": context.losses.relabelled}
+    journal.append(place.log, "decision", context.now, **decision.as_json(), **counts)
     if decision.alarm:
-        journal.append(place.log, "alarm", situation.now)
+        journal.append(place.log, "alarm", context.now)
     for kind in decision.kinds:
-        journal.append(place.log, "alarm", situation.now, kind=kind)
+        journal.append(place.log, "alarm", context.now, kind=kind)
 
 
-def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> Situation:
+def observe(
+    config: Config, place: DecisionInputs, now: datetime.datetime, forced: bool
+) -> RetrainContext:
     """What there is to decide on. Raises DataError where the data cannot be listed."""
     entries = journal.read(place.log)
     past = Lineage.at(place.connection).history(config.name) if place.connection else History()
@@ -129,17 +135,19 @@ def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> 
     is_forgotten = known is None and past.last is not None
     if known is None:
         past = dataclasses.replace(past, last=None)
-    current, spans, news = _news(config, place, known or {})
+    current, spans, changes = _changes(config, place, known or {})
     baseline = past.baseline.model if past.baseline else None
     traffic = journal.last_traffic(entries, baseline, now - _TRAFFIC_COUNTS)
     last_reasons = {kind: journal.last_alarm(entries, kind) for kind in _TRAFFIC_KINDS}
-    return Situation(
+    return RetrainContext(
         now=now,
-        news=news,
+        changes=changes,
         last=past.last,
         baseline=past.baseline,
         unfinished=_cut_off(entries),
-        drift=_drift(config, place, past, {name: current[name] for name in news.images}, entries),
+        drift=_drift(
+            config, place, past, {name: current[name] for name in changes.images}, entries
+        ),
         last_alarm=journal.last_alarm(entries),
         traffic={kind: traffic.get(kind, ()) for kind in _TRAFFIC_KINDS},
         last_reasons={kind: at for kind, at in last_reasons.items() if at},
@@ -150,7 +158,9 @@ def look(config: Config, place: Place, now: datetime.datetime, forced: bool) -> 
     )
 
 
-def _news(config: Config, place: Place, known: Inventory) -> tuple[Inventory, list[int], News]:
+def _changes(
+    config: Config, place: DecisionInputs, known: Inventory
+) -> tuple[Inventory, list[int], DataChanges]:
     data = config.data
     try:
         current, spans = inventory.take(data.source, data.options, place.memo)
@@ -160,13 +170,13 @@ def _news(config: Config, place: Place, known: Inventory) -> tuple[Inventory, li
     latest = max((entry.span for entry in known.values()), default=-1)
     empty = tuple(number for number in spans if number > latest and number not in filled)
     names = tuple(source_spans.name(number, data.source) for number in empty)
-    news = dataclasses.replace(inventory.compare(known, current), empty_spans=names)
-    return current, spans, news
+    changes = dataclasses.replace(inventory.compare(known, current), empty_spans=names)
+    return current, spans, changes
 
 
 def _drift(
     config: Config,
-    place: Place,
+    place: DecisionInputs,
     past: History,
     images: Inventory,
     entries: Sequence[Mapping[str, Any]],

@@ -25,7 +25,7 @@ _BASELINES = 2  # a rerun of the last one is measured against the one before
 
 
 @dataclasses.dataclass(frozen=True)
-class Doomed:
+class Removable:
     """An artifact that can go: its id in ML Metadata, folder, and bytes that only it takes."""
 
     artifact: int
@@ -35,7 +35,7 @@ class Doomed:
 
 def find(
     config: Config, workspace: Workspace, keep: int, days: float, now: datetime.datetime
-) -> list[Doomed]:
+) -> list[Removable]:
     """The artifacts of runs that are neither among the `keep` latest, nor younger than `days`.
 
     Raises ConfigError where it cannot be told which versions are served.
@@ -50,23 +50,23 @@ def find(
     needed |= _of_served(config, runs)
     artifacts = known.artifacts()
     in_use = known.touched(needed) | _of_baselines(known)
-    doomed = []
+    removable = []
     for each in artifacts:
         folder = Path(each.uri)
         is_ours = folder.is_relative_to(workspace.artifacts) and folder != workspace.artifacts
         if each.id not in in_use and is_ours and each.state == each.LIVE:
-            doomed.append(Doomed(each.id, folder, _size(folder)))
-    return doomed
+            removable.append(Removable(each.id, folder, _size(folder)))
+    return removable
 
 
-def remove(workspace: Workspace, doomed: Iterable[Doomed]) -> None:
+def remove(workspace: Workspace, removable: Iterable[Removable]) -> None:
     """Remove artifacts, and mark them as deleted. The caller holds the workspace's lock.
 
     First in ML Metadata: what is marked and still there is removed by the next call, whereas the
     reverse would leave nodes to read what is gone.
     """
     known = Lineage.at(workspace.connection())
-    known.delete([each.artifact for each in doomed])
+    known.delete([each.artifact for each in removable])
     deleted = [each for each in known.artifacts() if each.state == each.DELETED]
     for artifact in deleted:
         folder = Path(artifact.uri)
