@@ -90,7 +90,7 @@ lock: | .venv/bin/uv ## Pin the dependencies of pyproject.toml; the newest with 
 			--custom-compile-command "make lock" --output-file kubeflow/image/$$device.lock; \
 	done
 
-docs: venv ## Generate docs/reference from the settings and the commands
+docs: tools ## Generate docs/reference from the settings and the commands
 	.venv/bin/python -m pipeline.reference
 
 # As CLUSTER_IMAGE of cluster-test; DEVICE is cpu or gpu.
