@@ -368,7 +368,7 @@ def _heated(run: Run, image: bytes | None, looked: np.ndarray | None) -> bytes:
     return pictures.heated(
         image,
         looked,
-        aspect=run.value("transform.aspect", "squeeze"),
+        resize_mode=run.value("transform.resize_mode", "stretch"),
         crop_fraction=run.value("transform.crop_fraction", 1.0),
     )
 

@@ -42,7 +42,7 @@ def nodes(root: Path, folder: Path) -> Measured:
         "data.source": str(root),
         "workspace": str(folder),
         "transform.image_size": SIZE,
-        "transform.resize": "area",
+        "transform.interpolation": "area",
         "train.hyperparameters.patch_size": 16,
     }
     config = load(None, overrides).config

@@ -27,9 +27,9 @@ from tests.tensorflow.test_ingest import BEAM_ARGS, by_split, execute, lines, va
 TRANSFORM = {
     "image_size": 8,
     "train_size": None,
-    "resize": "bilinear",
+    "interpolation": "bilinear",
     "antialias": True,
-    "aspect": "squeeze",
+    "resize_mode": "stretch",
     "crop_fraction": 1.0,
 }
 
