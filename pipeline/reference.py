@@ -56,7 +56,9 @@ def command_line() -> str:
 
     from pipeline.cli import app
 
-    command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
+    for name in [name for name, each in command.commands.items() if each.hidden]:
+        del command.commands[name]
     context = typer.Context(command, info_name="perennial")
     text = get_docs_for_click(obj=command, ctx=context, name="perennial", title="Commands")
     text = re.sub(r"^Example: (.*)$", r"Example: `\1`", text, flags=re.MULTILINE)
