@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from pipeline.commands.options import RUNS, SettingsOptions, with_options
+from pipeline.installed import PACKAGES, version_of
 
 
 @with_options(common=SettingsOptions)
@@ -27,7 +28,5 @@ def doctor(*, common: SettingsOptions) -> None:
 
 def version() -> None:
     """Print the versions of perennial, TFX, TensorFlow and Keras."""
-    from pipeline.installed import PACKAGES, version_of
-
     for package in PACKAGES:
         print(package, version_of(package) or "not installed")

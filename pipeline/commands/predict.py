@@ -13,8 +13,8 @@ from components import progress
 from components.wording import counted
 from pipeline.commands.files import read_labels
 from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption
-from pipeline.console import printable
 from pipeline.errors import ConfigError, DataError
+from pipeline.formatting import printable
 
 _WEIGHTS = "Options of --weights"
 WeightsOption = Annotated[

@@ -12,8 +12,8 @@ from components.wording import counted
 from pipeline.commands import tables
 from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption
 from pipeline.commands.tables import table
-from pipeline.console import printable
 from pipeline.errors import ConfigError
+from pipeline.formatting import percent, printable
 
 if TYPE_CHECKING:
     from components.image_evaluator.figures import Estimate, Verdict
@@ -188,7 +188,6 @@ def _facts(workspace: Path, name: str) -> Facts:
 
 def _show(facts: Facts) -> None:
     from pipeline.report import page
-    from pipeline.report.plots import percent
 
     run = facts.run
     what, why = page.headline(facts)
@@ -243,7 +242,6 @@ def _show_checks(verdict: Verdict) -> None:
 
 def _show_evaluation(facts: Facts) -> None:
     from pipeline.report import page
-    from pipeline.report.plots import percent
 
     evaluation = facts.evaluation
     assert evaluation

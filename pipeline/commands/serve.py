@@ -7,18 +7,17 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from components import progress
 from components.model_registry import Registry
+from components.model_server import launch
+from components.model_server.config_file import NAME
 from pipeline.commands.options import RUNS, RunsOption
 from pipeline.errors import ConfigError
 from pipeline.workspace import Workspace
-
-if TYPE_CHECKING:
-    from components.model_server import launch
 
 LOOPBACK = "127.0.0.1"
 
@@ -68,8 +67,6 @@ def serve(
     Serving checks no signatures: with it, only promoted versions are served, which are checked
     before it starts and by `perennial promote`.
     """
-    from components.model_server import launch
-
     if own:
         progress.report("note", text="--own is called --dev-server now")
     Workspace(workspace).settle()
@@ -92,9 +89,6 @@ def serve(
 
 
 def _source(serving: Path, model: str | None) -> launch.Source:
-    from components.model_server import launch
-    from components.model_server.config_file import NAME
-
     config = serving / NAME
     Registry(None, str(config)).recover()
     if config.exists():
@@ -111,8 +105,6 @@ def _source(serving: Path, model: str | None) -> launch.Source:
 
 def _check_signed(source: launch.Source, public_key: Path, kind: launch.Kind) -> None:
     """Refuse to begin with a version that would not be served, or must not be."""
-    from components.model_server import launch
-
     for name, base in source.models.items():
         registry = Registry(str(base), str(source.config_file), name, public_key)
         loaded = registry.serving().loaded

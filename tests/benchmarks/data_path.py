@@ -35,7 +35,7 @@ def nodes(root: Path, folder: Path) -> Measured:
     """Run the data nodes of the DAG, as a run would."""
     from pipeline import dag, local_runner  # noqa: F401 - imported before the clock starts
     from pipeline.config import load
-    from pipeline.run import build_pipeline
+    from pipeline.execution import build_pipeline
     from pipeline.workspace import Workspace
 
     overrides = {

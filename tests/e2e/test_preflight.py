@@ -14,7 +14,7 @@ import pytest
 
 from components.model_registry.signing import Keys
 from components.model_server import launch
-from pipeline import config, doctor, preflight
+from pipeline import config, doctor, model_checks, preflight
 from pipeline.errors import ConfigError
 from pipeline.preflight import PreflightContext
 from tests.serving.test_signing import make_keys  # noqa: F401 - a fixture
@@ -204,14 +204,14 @@ class TestMemory:
         settings = {**TINY_BIT, **sizes, "train.batch_size": 80, PARTS: 1}
         monkeypatch.setattr(doctor, "memory_bytes", lambda: room)
         with pytest.raises(ConfigError, match=r"gradient_accumulation to (\d+)") as refused:
-            preflight._memory(place(settings))
+            model_checks._memory(place(settings))
         number = int(str(refused.value).partition("gradient_accumulation to ")[2].split()[0])
-        assert preflight._memory(place({**settings, PARTS: number}))
+        assert model_checks._memory(place({**settings, PARTS: number}))
         settings.pop(PARTS)
-        assert f"a batch in {number} parts" in preflight._memory(place(settings))
+        assert f"a batch in {number} parts" in model_checks._memory(place(settings))
         monkeypatch.setattr(doctor, "memory_bytes", lambda: 3e7)
         with pytest.raises(ConfigError, match="with 1 images of 480 px"):
-            preflight._memory(place(settings))
+            model_checks._memory(place(settings))
 
     def test_a_step_that_may_not_fit_is_told(
         self,
@@ -227,7 +227,7 @@ class TestMemory:
             monkeypatch.setattr(doctor, "memory_bytes", lambda room=room: room)
             caplog.clear()
             with caplog.at_level(logging.INFO, "perennial.progress"):
-                assert preflight._memory(place(settings))
+                assert model_checks._memory(place(settings))
             assert len([each for each in caplog.records if each.msg == "note"]) == told
 
     def test_batch_normalization_in_parts_of_one_image_is_refused(
@@ -241,8 +241,8 @@ class TestMemory:
             "train.batch_size": 8,
         }
         with pytest.raises(ConfigError, match=r"^train\.gradient_accumulation: .*now 8"):
-            preflight._memory(place({**settings, PARTS: 8}))
-        assert preflight._memory(place({**settings, PARTS: 4}))
+            model_checks._memory(place({**settings, PARTS: 8}))
+        assert model_checks._memory(place({**settings, PARTS: 4}))
         # Parts are another training, so that they are not chosen.
         model = place(settings).model
         assert model
@@ -261,7 +261,7 @@ class TestMemory:
     def test_no_more_images_count_than_there_are(
         self, place: Callable[..., PreflightContext]
     ) -> None:
-        assert preflight._step_images(place({"train.batch_size": 100_000})) == 80
+        assert model_checks._step_images(place({"train.batch_size": 100_000})) == 80
 
     def test_it_grows_with_the_size_of_images_and_shrinks_with_what_is_frozen(self) -> None:
         recipe = recipes.get("mobilenet")
@@ -362,23 +362,23 @@ class TestMachine:
     ) -> None:
         monkeypatch.setenv("TF_CONFIG", value if isinstance(value, str) else json.dumps(value))
         with pytest.raises(ConfigError, match=named):
-            preflight._workers(place({}))
+            model_checks._workers(place({}))
 
     def test_a_cluster_is_told(
         self, place: Callable[..., PreflightContext], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         cluster = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 0}}
         monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
-        assert "a:1, b:2" in preflight._workers(place({}))
+        assert "a:1, b:2" in model_checks._workers(place({}))
 
     def test_gpus_that_are_not_used_are_told(
         self, place: Callable[..., PreflightContext], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert not preflight._gpus(place({}))
-        monkeypatch.setattr(preflight, "count_gpus", lambda: 2)
+        assert not model_checks._gpus(place({}))
+        monkeypatch.setattr(model_checks, "count_gpus", lambda: 2)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-gone")
-        assert "0 of the 2 GPUs" in preflight._gpus(place({}))
-        assert "GPU-gone" in preflight._gpus(place({}))
+        assert "0 of the 2 GPUs" in model_checks._gpus(place({}))
+        assert "GPU-gone" in model_checks._gpus(place({}))
 
     def test_flags_that_tensorflow_does_not_know(
         self, place: Callable[..., PreflightContext], monkeypatch: pytest.MonkeyPatch
@@ -400,7 +400,7 @@ class TestScheduled:
         assert not preflight._people(place({}))
 
     def test_a_server_without_a_port(self, place: Callable[..., PreflightContext]) -> None:
-        with pytest.raises(ConfigError, match=r"^retrain\.servers: 'somewhere'"):
+        with pytest.raises(ConfigError, match=r"^retrain\.servers: somewhere: must be HOST:PORT"):
             preflight._people(place({"retrain.servers": ["somewhere"]}, scheduled=True))
 
 
