@@ -12,8 +12,6 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
-
 from components import storage
 from pipeline import addresses
 from pipeline.errors import ConfigError
@@ -144,6 +142,8 @@ def reach(job: BeamJob) -> str:
 
 
 def _reach_job_server(job: BeamJob, endpoint: str) -> None:
+    import grpc  # every command imports this module
+
     host, port = addresses.split(endpoint)
     assert port is not None
     option = f"--job_endpoint={endpoint}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import keras
 import tensorflow as tf
@@ -35,6 +36,19 @@ from trainer_module.weights import WeightsError
 _LOG = logging.getLogger("perennial.preflight")
 _FULL = 0.98  # of the memory: what the least that a step takes must not exceed
 _TIGHT = 0.5  # of it: some networks take twice the estimate; see trainer_module/footprint.py
+
+
+def checks(place: PreflightContext) -> Mapping[str, Check]:
+    """Return the checks by name, in their order. Those of the model share one."""
+    model = functools.cache(lambda: build(place))
+    return {
+        "GPU": _gpus,
+        "push.directory": _push,
+        "TF_CONFIG": _workers,
+        "train.recipe": lambda place: _recipe(place, model()),
+        "memory": lambda place: "" if place.pod else memory(place, model()),
+        "train.warm_start": lambda place: _warm_start(place, model),
+    }
 
 
 def build(place: PreflightContext) -> keras.Model | None:
@@ -127,11 +141,11 @@ def _workers(place: PreflightContext) -> str:
     )
 
 
-def _recipe(place: PreflightContext) -> str:
-    if place.model is None:
+def _recipe(place: PreflightContext, model: keras.Model | None) -> str:
+    if model is None:
         return NOT_HERE if place.pod else "left to the Trainer"
     config = place.config
-    count = len(place.model.weights)
+    count = len(model.weights)
     return f"{config.train.recipe} at {config.transform.image_size} px, {count} weights"
 
 
@@ -146,12 +160,9 @@ def _alternative(place: PreflightContext) -> str:
     )
 
 
-def _memory(place: PreflightContext) -> str:
-    """Compare what one training step takes with what there is."""
-    if place.pod:
-        return ""
+def memory(place: PreflightContext, model: keras.Model | None) -> str:
+    """Compare the memory that one training step takes with that of the machine."""
     config = place.config
-    model = place.model
     if model is None:
         return ""
     recipe, settings = recipes.get(config.train.recipe), config.train.hyperparameters
@@ -205,11 +216,11 @@ def _step_images(place: PreflightContext) -> int:
     return min(size, place.survey.images or size) if place.survey else size
 
 
-def _warm_start(place: PreflightContext) -> str:
+def _warm_start(place: PreflightContext, build_model: Callable[[], keras.Model | None]) -> str:
     if not place.config.train.warm_start or place.connection is None:
         return ""
     baseline = Lineage.at(place.connection).history(place.config.name).baseline
-    model = place.model
+    model = build_model() if baseline else None
     if baseline is None or model is None:
         return "no blessed model to start from" if baseline is None else ""
     try:
@@ -217,13 +228,3 @@ def _warm_start(place: PreflightContext) -> str:
     except warm_start.WarmStartError as error:
         raise ConfigError(f"train.warm_start: {error}") from error
     return f"from {baseline.uri}"
-
-
-CHECKS: Mapping[str, Check] = {
-    "GPU": _gpus,
-    "push.directory": _push,
-    "TF_CONFIG": _workers,
-    "train.recipe": _recipe,
-    "memory": _memory,
-    "train.warm_start": _warm_start,
-}

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from components.lineage import Lineage
 from pipeline import preflight
 from pipeline.config import check_paths
 from pipeline.console import Console
@@ -50,17 +49,3 @@ def run_nodes(
 
         result = execution.run_nodes(config, workspace, run_id, nodes)
         yield {node.node: node.outputs for node in result.nodes}
-
-
-def latest_artifact(config: Config, type_name: str) -> Artifact | None:
-    """Return the newest artifact of a type that is still in the workspace, or None."""
-    workspace = Workspace(config.workspace)
-    if not workspace.metadata.exists():
-        return None
-    from tfx.types import artifact_utils, standard_artifacts  # noqa: F401 - registers the types
-
-    known = Lineage.at(workspace.connection())
-    for artifact in known.of_type(type_name):
-        (kind,) = known.store.get_artifact_types_by_id([artifact.type_id])
-        return artifact_utils.deserialize_artifact(kind, artifact)
-    return None

@@ -31,7 +31,6 @@ from pipeline.errors import ConfigError
 from pipeline.settings import Config
 
 if TYPE_CHECKING:
-    import keras
     from ml_metadata.proto import metadata_store_pb2
 
 NOT_HERE = "not mounted here, so left to the pod that has it"
@@ -60,13 +59,6 @@ class PreflightContext:
     scheduled: bool = False
 
     @functools.cached_property
-    def model(self) -> keras.Model | None:
-        """The model, as `model_checks.build` returns it."""
-        from pipeline import model_checks
-
-        return model_checks.build(self)
-
-    @functools.cached_property
     def survey(self) -> probe.Survey | None:
         """Number and size of the images, where they are on this machine."""
         return probe.survey(self.config.data.source)
@@ -88,7 +80,7 @@ def check(place: PreflightContext, checked: list[dict[str, str]]) -> None:
     # It imports TensorFlow, whose flags have been tried now.
     from pipeline import model_checks
 
-    _run(model_checks.CHECKS, place, checked)
+    _run(model_checks.checks(place), place, checked)
 
 
 def _run(

@@ -6,11 +6,29 @@ from pathlib import Path
 
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.components.statistics_gen import stats_artifact_utils
-from tfx.types import Artifact, artifact_utils
+from tfx.types import Artifact, artifact_utils, standard_artifacts  # noqa: F401 - registers them
 
 from components.image_schema_gen import inference
 from components.image_schema_gen.schema import class_counts
+from components.lineage import Lineage
 from pipeline import schemas
+from pipeline.errors import ConfigError
+from pipeline.settings import Config
+from pipeline.workspace import Workspace
+
+
+def latest(config: Config) -> Artifact:
+    """Return the newest statistics in the workspace. Raises ConfigError where there are none."""
+    workspace = Workspace(config.workspace)
+    if workspace.metadata.exists():
+        known = Lineage.at(workspace.connection())
+        for artifact in known.of_type("ExampleStatistics"):
+            (kind,) = known.store.get_artifact_types_by_id([artifact.type_id])
+            return artifact_utils.deserialize_artifact(kind, artifact)
+    raise ConfigError(
+        f"workspace {config.workspace} has no statistics yet: give --data, or run `perennial run` "
+        "first"
+    )
 
 
 def infer(statistics: Artifact, committed: Path | None) -> schema_pb2.Schema:

@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from pipeline.commands.options import RUNS, SettingsOptions, with_options
+from pipeline.doctor import main_doctor
 from pipeline.installed import PACKAGES, version_of
 
 
@@ -17,8 +18,6 @@ def doctor(*, common: SettingsOptions) -> None:
     With --config or --set, Beam's runner is checked too: that it answers, and that its workers have
     this version and reach the workspace.
     """
-    from pipeline.doctor import main_doctor
-
     shown_as = common.log_format.resolved
     if common.config is None and not common.settings:
         raise typer.Exit(main_doctor(Path(common.workspace or RUNS), shown_as))

@@ -12,6 +12,7 @@ from components.wording import counted
 from pipeline.commands.options import ConfigOption, WorkspaceOption, load
 from pipeline.errors import ConfigError
 from pipeline.monitoring.retention import expired
+from pipeline.retraining import garbage
 from pipeline.workspace import Workspace
 
 
@@ -33,8 +34,6 @@ def collect(
     Without --apply the command lists what it would remove. Recorded traffic in monitor.logs goes
     when it is older than monitor.retention_days.
     """
-    from pipeline.retraining import garbage
-
     settings = load(config, {"workspace": workspace}, None).config
     place = Workspace(settings.workspace)
     now = datetime.datetime.now(datetime.UTC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -69,13 +70,14 @@ def monitor(
     is found is told to the webhook, once in a cool-down, and to `perennial retrain`.
     """
     loaded = load(config, {"workspace": workspace}, settings).config
-
-    def find() -> MonitorInputs:
-        from pipeline.monitoring import monitor as monitoring
-
-        return monitoring.find_place(loaded, examples, models)
-
+    find = functools.partial(_find, loaded, examples, models)
     Window(logs, days, until, output, as_json, dry_run).compare(loaded, find)
+
+
+def _find(config: Config, examples: str | None, models: str | None) -> MonitorInputs:
+    from pipeline.monitoring import monitor as monitoring
+
+    return monitoring.find_place(config, examples, models)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption
+from pipeline.report import text
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _RUN = "Run: its id, the beginning or end of it, or latest."
@@ -33,8 +34,6 @@ def runs(
     as_json: JsonLinesOption = False,
 ) -> None:
     """List the runs, newest first."""
-    from pipeline.report import text
-
     text.print_runs(workspace, as_json)
 
 
@@ -44,8 +43,6 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Print the report of a run."""
-    from pipeline.report import text
-
     facts = text.read(workspace, run)
     if as_json:
         print(facts.model_dump_json(indent=2))
@@ -60,6 +57,4 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two runs: their metrics, classes, data and settings."""
-    from pipeline.report import text
-
     text.print_differences(text.read(workspace, a), text.read(workspace, b), as_json)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline import schemas
 from pipeline.commands.files import write
 from pipeline.commands.options import (
     ConfigOption,
@@ -59,39 +60,33 @@ def infer(
     loaded = load(config, flags, settings).config
     committed = None if fresh else loaded.data.schema_file
 
-    from pipeline import partial, schemas
-
     if data is not None:
-        with partial.run_nodes(loaded, STATISTICS_NODES, log_format.resolved) as outputs:
+        from pipeline.partial import run_nodes
+
+        with run_nodes(loaded, STATISTICS_NODES, log_format.resolved) as outputs:
             (statistics,) = outputs["StatisticsGen"]["statistics"]
-            found = _infer(statistics, committed)
+            found = _infer(loaded, committed, statistics)
     else:
         with redirect_output(Path(os.devnull)):  # a log would make a workspace that is not there
-            latest = partial.latest_artifact(loaded, "ExampleStatistics")
-            if latest is None:
-                raise ConfigError(
-                    f"workspace {loaded.workspace} has no statistics yet: give --data, or run "
-                    "`perennial run` first"
-                )
-            found = _infer(latest, committed)
+            found = _infer(loaded, committed)
     candidate = _candidate(loaded)
     write(candidate, schemas.text(found))
     print(f"wrote {candidate}; next: {_command('review', loaded)}")
 
 
-def _infer(statistics: Artifact, committed: Path | None) -> schema_pb2.Schema:
-    # TFDV, which prints while it is imported.
+def _infer(
+    config: Config, committed: Path | None, statistics: Artifact | None = None
+) -> schema_pb2.Schema:
+    # It imports TFDV, which prints meanwhile.
     from pipeline import schema_inference
 
-    return schema_inference.infer(statistics, committed)
+    return schema_inference.infer(statistics or schema_inference.latest(config), committed)
 
 
 def review(
     config: ConfigOption = None, schema: SchemaOption = None, workspace: WorkspaceOption = None
 ) -> None:
     """Print the changes that the candidate would make, with exit code 8 if there are any."""
-    from pipeline import schemas
-
     loaded, candidate, committed = _files(config, schema, workspace)
     old = schemas.read(committed) if committed.exists() else None
     changes = list(schemas.changes(old, schemas.read(_existing(candidate))))
@@ -106,8 +101,6 @@ def accept(
     config: ConfigOption = None, schema: SchemaOption = None, workspace: WorkspaceOption = None
 ) -> None:
     """Replace the committed schema with the candidate."""
-    from pipeline import schemas
-
     _, candidate, committed = _files(config, schema, workspace)
     write(committed, schemas.text(schemas.read(_existing(candidate))))
     print(f"wrote {committed}; runs with data.schema_file = {str(committed)!r} use it")

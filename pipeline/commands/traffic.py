@@ -12,6 +12,7 @@ import typer
 from components.wording import counted
 from pipeline import addresses
 from pipeline.errors import ConfigError, DataError
+from pipeline.monitoring.proxy import Proxy
 
 LogsArgument = Annotated[
     Path, typer.Argument(metavar="LOGS", help="Folder of the recorded traffic.")
@@ -108,8 +109,6 @@ def proxy(
     Each answer gets a header X-Request-Id, the caller's own or a new one. No caller gets an error
     where the recorder is slow, full or not there.
     """
-    from pipeline.monitoring.proxy import Proxy
-
     for option, address in {
         "--rest-listen": rest_listen,
         "--grpc-listen": grpc_listen,

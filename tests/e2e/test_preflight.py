@@ -45,6 +45,11 @@ def place(two_classes: Path, tmp_path: Path) -> Callable[..., PreflightContext]:
     return make
 
 
+def memory_of(place: PreflightContext) -> str:
+    """The check of the memory, with the model of the place."""
+    return model_checks.memory(place, model_checks.build(place))
+
+
 class Case(NamedTuple):
     settings: dict[str, object]
     named: str  # in the message
@@ -204,14 +209,14 @@ class TestMemory:
         settings = {**TINY_BIT, **sizes, "train.batch_size": 80, PARTS: 1}
         monkeypatch.setattr(doctor, "memory_bytes", lambda: room)
         with pytest.raises(ConfigError, match=r"gradient_accumulation to (\d+)") as refused:
-            model_checks._memory(place(settings))
+            memory_of(place(settings))
         number = int(str(refused.value).partition("gradient_accumulation to ")[2].split()[0])
-        assert model_checks._memory(place({**settings, PARTS: number}))
+        assert memory_of(place({**settings, PARTS: number}))
         settings.pop(PARTS)
-        assert f"a batch in {number} parts" in model_checks._memory(place(settings))
+        assert f"a batch in {number} parts" in memory_of(place(settings))
         monkeypatch.setattr(doctor, "memory_bytes", lambda: 3e7)
         with pytest.raises(ConfigError, match="with 1 images of 480 px"):
-            model_checks._memory(place(settings))
+            memory_of(place(settings))
 
     def test_a_step_that_may_not_fit_is_told(
         self,
@@ -220,14 +225,14 @@ class TestMemory:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         settings = {**TINY_BIT, "train.batch_size": 80, PARTS: 1}
-        model = place(settings).model
+        model = model_checks.build(place(settings))
         assert model
         least = footprint.measure(model).of(80)
         for room, told in ((3 * least, 0), (1.5 * least, 1)):
             monkeypatch.setattr(doctor, "memory_bytes", lambda room=room: room)
             caplog.clear()
             with caplog.at_level(logging.INFO, "perennial.progress"):
-                assert model_checks._memory(place(settings))
+                assert memory_of(place(settings))
             assert len([each for each in caplog.records if each.msg == "note"]) == told
 
     def test_batch_normalization_in_parts_of_one_image_is_refused(
@@ -241,10 +246,10 @@ class TestMemory:
             "train.batch_size": 8,
         }
         with pytest.raises(ConfigError, match=r"^train\.gradient_accumulation: .*now 8"):
-            model_checks._memory(place({**settings, PARTS: 8}))
-        assert model_checks._memory(place({**settings, PARTS: 4}))
+            memory_of(place({**settings, PARTS: 8}))
+        assert memory_of(place({**settings, PARTS: 4}))
         # Parts are another training, so that they are not chosen.
-        model = place(settings).model
+        model = model_checks.build(place(settings))
         assert model
         assert footprint.parts(model, 8, 1e6) == 1
 
