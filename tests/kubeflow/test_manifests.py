@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError, DataError, NotBlessed
 from pipeline.settings import BeamConfig, KubeflowConfig
 from tests import REPO
 from tests.kit.kustomize import Resource, render
-from tests.kubeflow.test_kubernetes_serving import KUBERNETES
+from tests.kit.manifests import KUBERNETES
 
 MANIFESTS = REPO / "kubeflow" / "manifests"
 KUSTOMIZATIONS = {
