@@ -146,9 +146,8 @@ class Workspace:
         if not self._locked:
             raise RuntimeError(f"{self.root} must be locked while it is recovered")
         import ml_metadata
-        from ml_metadata.proto import metadata_store_pb2
 
-        states = metadata_store_pb2.Execution
+        states = ml_metadata.proto.metadata_store_pb2.Execution
         try:
             if not self.metadata.exists() and not any(self.artifacts.iterdir()):
                 self.metadata.touch()

@@ -17,8 +17,7 @@ from components.model_server import launch
 from pipeline import config, doctor, model_checks, preflight
 from pipeline.errors import ConfigError
 from pipeline.preflight import PreflightContext
-from tests.serving.test_signing import make_keys  # noqa: F401 - a fixture
-from tests.tensorflow.test_weights import official_arrays, save, saved_model
+from tests.kit.weights import bit_arrays, save_arrays, saved_model
 from trainer_module import footprint, recipes, warm_start
 
 HYPER = "train.hyperparameters."
@@ -107,9 +106,9 @@ def test_it_is_refused_with_the_name_of_the_setting(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mixed").mkdir()
     (tmp_path / "mixed" / "holiday.jpg").touch()
-    arrays = official_arrays()
-    save(tmp_path / "bit.npz", arrays)
-    other = save(tmp_path / "other.npz", dict(list(arrays.items())[:5]))
+    arrays = bit_arrays()
+    save_arrays(tmp_path / "bit.npz", arrays)
+    other = save_arrays(tmp_path / "other.npz", dict(list(arrays.items())[:5]))
     settings, named = CASES[name]
     if settings.get(f"{HYPER}weights.source") == "other.npz":
         settings = {**settings, f"{HYPER}weights.sha256": other.sha256}
@@ -127,7 +126,7 @@ def test_resnet_takes_no_smaller_images(place: Callable[..., PreflightContext]) 
 def test_what_can_end_well_is_checked_and_recorded(
     place: Callable[..., PreflightContext], tmp_path: Path
 ) -> None:
-    spec = save(tmp_path / "bit.npz", official_arrays())
+    spec = save_arrays(tmp_path / "bit.npz", bit_arrays())
     settings = {**TINY_BIT, f"{HYPER}weights.source": spec.source}
     settings[f"{HYPER}weights.sha256"] = spec.sha256
     checked: list[dict[str, str]] = []
@@ -165,8 +164,8 @@ def test_weights_in_files_of_keras_are_read(
         f"{HYPER}weights": str(file),
     }
     with pytest.raises(ConfigError, match=r"^train\.hyperparameters\.weights: .*alpha"):
-        _ = place({**settings, f"{HYPER}alpha": 0.5}).model
-    assert place({**settings, f"{HYPER}alpha": 0.35}).model is not None
+        model_checks.build(place({**settings, f"{HYPER}alpha": 0.5}))
+    assert model_checks.build(place({**settings, f"{HYPER}alpha": 0.35})) is not None
 
 
 def test_a_saved_model_brings_its_values(
@@ -174,7 +173,8 @@ def test_a_saved_model_brings_its_values(
 ) -> None:
     spec = saved_model(tmp_path / "module")
     settings = {**TINY_BIT, f"{HYPER}weights.source": spec.source}
-    assert place({**settings, f"{HYPER}weights.sha256": spec.sha256}).model is not None
+    settings[f"{HYPER}weights.sha256"] = spec.sha256
+    assert model_checks.build(place(settings)) is not None
 
 
 class TestKeys:
@@ -184,7 +184,7 @@ class TestKeys:
     def test_a_pair_is_one(
         self,
         place: Callable[..., PreflightContext],
-        make_keys: Callable[[str], Keys],  # noqa: F811
+        make_keys: Callable[[str], Keys],
     ) -> None:
         one, other = make_keys("one"), make_keys("other")
         assert preflight._keys(place(self.settings(one.private, one.public)))

@@ -13,8 +13,8 @@ from keras import layers
 from PIL import Image
 
 from pipeline.report import pictures
+from tests.kit.pictures import encode
 from tests.kit.transformed import content_hash, run_transform
-from tests.tensorflow.test_transform import encode
 from trainer_module import attention, recipes
 from trainer_module.models.views import seen_through
 from trainer_module.models.vision_transformer import VARIANTS, vision_transformer

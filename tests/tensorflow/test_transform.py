@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -11,34 +10,12 @@ import tensorflow as tf
 from PIL import Image
 
 from components import features
+from tests.kit.pictures import ENCODINGS, IDS, encode, picture
 from tests.kit.transformed import Transformed, content_hash, run_transform
 from trainer_module import transform
 
 SIZE = 12
 CLASSES = ["zebra", "ant", "ibex"]  # neither sorted nor by frequency
-# Format, PIL mode.
-ENCODINGS = [
-    ("PNG", "L"),
-    ("PNG", "LA"),
-    ("PNG", "P"),
-    ("PNG", "RGB"),
-    ("PNG", "RGBA"),
-    ("JPEG", "L"),
-    ("JPEG", "RGB"),
-    ("JPEG", "CMYK"),
-]
-IDS = ["-".join(encoding) for encoding in ENCODINGS]
-
-
-def picture(width: int = 31, height: int = 23) -> Image.Image:
-    noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encode(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
 
 
 def load(

@@ -25,8 +25,8 @@ from components.image_schema_gen.inference import infer
 from components.resolvers.previous_statistics import STATISTICS_ID
 from pipeline.config import load
 from pipeline.errors import ConfigError
+from tests.kit.data_statistics import statistics
 from tests.kit.recorder import Recorder
-from tests.tensorflow.test_schema import statistics
 
 EVEN = ["a", "b"] * 50
 SKEWED = ["a", "a", "a", "b"] * 25
