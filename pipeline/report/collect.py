@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
+from pydantic import TypeAdapter
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
 from components import features, storage
 from components.image_evaluator import figures
 from components.image_evaluator.figures import EVAL, TEST, Figures, Verdict
 from components.image_example_gen.accounting import FILE_NAME, QUARANTINE, varied
-from components.image_example_validator.findings import FINDINGS_FILE
+from components.image_example_validator.findings import FINDINGS_FILE, read_findings
 from components.lineage import Lineage
 from components.progress import report
 from pipeline.report import labels as mislabelled
@@ -25,7 +26,6 @@ from pipeline.report.facts import (
     Data,
     Distance,
     Facts,
-    Finding,
     PairedOutcomes,
     Prediction,
     Predictions,
@@ -33,10 +33,10 @@ from pipeline.report.facts import (
     Sample,
     Spread,
     Suspect,
-    Training,
     Unusable,
 )
 from trainer_module import recipes
+from trainer_module.history import HISTORY_FILE, History
 
 if TYPE_CHECKING:
     from ml_metadata.proto import metadata_store_pb2
@@ -160,15 +160,16 @@ def _data(where: Mapping[str, str]) -> Data | None:
     record = json.loads(accounting)
     lines = (_content(where.get("examples"), QUARANTINE) or b"").splitlines()
     rows = varied(map(json.loads, lines), MAX_UNUSABLE)
-    anomalies = _content(where.get("anomalies"), FINDINGS_FILE)
-    return Data(
-        **record,
-        unusable=[Unusable(input=row["path"], reason=row["reason"]) for row in rows],
-        anomalies=None
-        if anomalies is None
-        else [Finding(**finding) for finding in json.loads(anomalies)],
-        distances=list(_distances(where.get("anomalies"), record["splits"])),
-        spreads=list(_spreads(where.get("statistics"))),
+    anomalies = where.get("anomalies")
+    validated = _content(anomalies, FINDINGS_FILE) is not None
+    return TypeAdapter(Data).validate_python(
+        {
+            **record,
+            "unusable": [Unusable(input=row["path"], reason=row["reason"]) for row in rows],
+            "anomalies": read_findings(anomalies) if anomalies and validated else None,
+            "distances": list(_distances(anomalies, record["splits"])),
+            "spreads": list(_spreads(where.get("statistics"))),
+        }
     )
 
 
@@ -202,9 +203,9 @@ def _spreads(uri: str | None) -> Iterator[Spread]:
                 yield Spread(feature=name, low=stats.min, median=stats.median, high=stats.max)
 
 
-def _training(where: Mapping[str, str]) -> Training | None:
-    history = _content(where.get("model_run"), "history.json")
-    return Training.model_validate_json(history) if history else None
+def _training(where: Mapping[str, str]) -> History | None:
+    history = _content(where.get("model_run"), HISTORY_FILE)
+    return History.model_validate_json(history) if history else None
 
 
 def _samples(where: Mapping[str, str], run: Run, classes: Sequence[str]) -> list[Sample]:

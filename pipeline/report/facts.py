@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import enum
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import pydantic.dataclasses
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from components.image_evaluator.figures import Estimate, Figures, Verdict
+from components.image_example_gen.accounting import Accounting
+from components.image_example_validator.findings import JudgedFinding
 from pipeline.config import renamed
+from trainer_module.history import History
 
 RECORD = "run.json"
 
@@ -141,16 +146,6 @@ class Promotion(_Fact):
     result: str
 
 
-class Finding(_Fact):
-    """An anomaly, as in components/image_example_validator/findings.py."""
-
-    split: str
-    feature: str
-    type: str
-    text: str
-    level: str
-
-
 class Distance(_Fact):
     """How far a feature's distribution is from the training split's, or from that of data before.
 
@@ -185,36 +180,18 @@ class Unusable(_Fact):
     reason: str
 
 
-class Data(_Fact):
-    """What became of the images; counts as in components/image_example_gen/accounting.py.
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
+class Data(Accounting):
+    """What became of the images.
 
-    unusable: the first of the quarantined inputs.
+    unusable: the first of the quarantined inputs. anomalies: None where nothing was validated.
+    distances, spreads: of the features that TFDV measured.
     """
 
-    classes: list[str]
-    splits: dict[str, dict[str, int]]
-    inputs: int
-    duplicates: int
-    quarantined: dict[str, int]
-    ignored: dict[str, int]
-    normalized: dict[str, int]
-    spans: list[int]
-    span_names: list[str] = Field(default_factory=list)
-    near_duplicates: dict[str, int]
-    findings: list[str]
-    unusable: list[Unusable] = Field(default_factory=list)
-    anomalies: list[Finding] | None = None
-    distances: list[Distance] = Field(default_factory=list)
-    spreads: list[Spread] = Field(default_factory=list)
-
-    def images(self, split: str) -> int:
-        """Number of images of a split."""
-        return sum(self.splits[split].values())
-
-    @property
-    def all_images(self) -> int:
-        """Number of images of all splits."""
-        return sum(map(self.images, self.splits))
+    unusable: list[Unusable] = dataclasses.field(default_factory=list)
+    anomalies: list[JudgedFinding] | None = None
+    distances: list[Distance] = dataclasses.field(default_factory=list)
+    spreads: list[Spread] = dataclasses.field(default_factory=list)
 
 
 class Sample(_Fact):
@@ -224,21 +201,6 @@ class Sample(_Fact):
     before: bytes
     patches: bytes | None
     after: list[bytes]
-
-
-class Training(_Fact):
-    """history.json of the Trainer's model_run; epochs and phase_starts count from 1.
-
-    base_model: what was begun with, the serving path of an earlier model; "" for none.
-    """
-
-    images: dict[str, int]
-    base_model: str = ""
-    seconds: float
-    steps: int
-    best_epoch: int
-    phase_starts: list[int]
-    epochs: list[dict[str, float]]
 
 
 class Prediction(_Fact):
@@ -321,7 +283,7 @@ class Facts(_Fact):
     run: Run
     data: Data | None = None
     samples: list[Sample] = Field(default_factory=list, exclude=True, repr=False)
-    training: Training | None = None
+    training: History | None = None
     suspects: list[Suspect] = Field(default_factory=list)
     evaluation: Figures | None = None
     verdict: Verdict | None = None

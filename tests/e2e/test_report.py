@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import html.parser
 import io
@@ -61,7 +62,7 @@ class TestCollect:
 
     def test_data(self, facts: Facts) -> None:
         assert facts.data
-        assert facts.data.images("train") == 5
+        assert facts.data.examples("train") == 5
         assert facts.data.duplicates == 1
         assert [each.reason for each in facts.data.unusable] == ["not an image"]
         assert [each.text for each in facts.data.anomalies or []] == ["few"]
@@ -449,7 +450,7 @@ class TestPage:
     def test_what_blocked_a_run_is_listed_first(self) -> None:
         facts = report_kit.facts(State.FAILED)
         assert facts.data
-        data = facts.data.model_copy(update={"anomalies": None, "findings": []})
+        data = dataclasses.replace(facts.data, anomalies=None, findings=[])
         text = page.render(facts.model_copy(update={"data": data}), [])
         assert text.index("no image</li>") < text.index("<main")
         assert "was not validated" not in text
