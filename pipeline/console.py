@@ -95,7 +95,7 @@ class Console(logging.Handler, abc.ABC):
 
     @staticmethod
     def create(log_format: str, stream: TextIO) -> Console:
-        """A console for "rich", "plain" or "json" that writes to `stream`."""
+        """Make a console for "rich", "plain" or "json" that writes to `stream`."""
         kinds: dict[str, type[Console]]
         kinds = {"rich": _RichConsole, "plain": _PlainConsole, "json": _JsonConsole}
         return kinds[log_format](stream)
@@ -120,7 +120,7 @@ class Console(logging.Handler, abc.ABC):
         progress.LOGGER.setLevel(self._previous_level)
 
     def nodes(self) -> list[dict[str, Any]]:
-        """What became of each node so far: node, state, wall_s, cpu_s and peak_mb."""
+        """List the nodes so far, each with node, state, wall_s, cpu_s and peak_mb."""
         return [
             {
                 "node": node.name,
@@ -356,7 +356,7 @@ class _Terminal(rich.console.Console):
         return rich.console.ConsoleDimensions(columns or 80, lines or 25)
 
     def on_broken_pipe(self) -> None:
-        """Fall silent, where Rich would end the process."""
+        """Write nothing more, where Rich would end the process."""
         self.quiet = True
 
 

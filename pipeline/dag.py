@@ -185,7 +185,7 @@ def create_pipeline(
 
 
 def _recipes(config: Config) -> set[str]:
-    """The recipe, and the one that it builds upon, if any."""
+    """Return the recipe, and the one that it builds upon, if any."""
     base = recipes.get(config.train.recipe).built_on(config.train.hyperparameters)
     return {config.train.recipe, base or config.train.recipe} & set(recipes.names())
 

@@ -1,4 +1,4 @@
-"""What `perennial doctor` shows: what this machine has, what it lacks and what to do about it.
+"""Checks of this machine for `perennial doctor`, each problem with its remedy.
 
 TensorFlow is never imported, so that it also answers where TensorFlow cannot start.
 """
@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """One thing found. `problem` is empty if it is as it should be, else `remedy` says what to do.
+    """One finding. `problem` is empty if all is well; otherwise `remedy` tells what to do.
 
     `unit` is that of `value`; `note` is for people.
     """
@@ -107,7 +107,7 @@ def render(facts: list[Fact], console: Console, as_table: bool) -> None:
 
 
 def collect(workspace: Path) -> list[Fact]:
-    """Everything that decides whether, and how fast, a run works here."""
+    """Collect everything that decides whether, and how fast, a run works here."""
     return [
         *runtime_facts(bootstrap.inspect_host()),
         *_machine_facts(),
@@ -119,7 +119,7 @@ def collect(workspace: Path) -> list[Fact]:
 
 
 def runtime_facts(host: bootstrap.Host) -> Iterator[Fact]:
-    """Operating system, interpreter and the libraries that the native wheels are bound to."""
+    """Describe operating system, interpreter and the libraries that native wheels are bound to."""
     problem, remedy = _failure(bootstrap.check_host, host)
     yield Fact("system", f"{_release()}, {host.machine}", problem=problem, remedy=remedy)
     # Where the check of the host passes, a new environment gets what this one lacks.
@@ -162,7 +162,7 @@ def _read(path: str | Path) -> str:
 
 
 def cpu_fact(cpuinfo: str, cores: int) -> Fact:
-    """Cores that this process may use, from `cpuinfo` in the format of /proc/cpuinfo."""
+    """Count the cores that this process may use, from `cpuinfo` in the format of /proc/cpuinfo."""
     model = re.search(r"^model name\s*: (.*)$", cpuinfo, re.MULTILINE)
     flags = re.search(r"^flags\s*: (.*)$", cpuinfo, re.MULTILINE)
     no_avx = flags is not None and "avx" not in flags[1].split()
@@ -177,13 +177,13 @@ def cpu_fact(cpuinfo: str, cores: int) -> Fact:
 
 
 def memory_bytes() -> float | None:
-    """Memory that a run can use, in bytes; None where that cannot be told."""
+    """Return the memory that a run can use, in bytes; None where it is not known."""
     found = memory_fact(_read("/proc/meminfo"), [_read(path) for path in MEMORY_LIMITS]).value
     return None if found is None else float(found) * 1e9
 
 
 def memory_fact(meminfo: str, limits: list[str]) -> Fact:
-    """Memory that a run can use, in GB.
+    """Describe the memory that a run can use, in GB.
 
     Args:
         meminfo: text in the format of /proc/meminfo.
@@ -222,7 +222,7 @@ def _gpu_fact() -> Fact:
 
 
 def disk_fact(workspace: Path) -> Fact:
-    """Space for `workspace` in GB, and whether this user may write there."""
+    """Describe the space for `workspace` in GB, and whether this user may write there."""
     folder = bootstrap.existing_parent(workspace)
     free = round(shutil.disk_usage(folder).free / 1e9, 1)
     problem = ""
@@ -235,7 +235,7 @@ def disk_fact(workspace: Path) -> Fact:
 
 
 def environment_facts() -> Iterator[Fact]:
-    """What is set for Keras and TensorFlow by files and variables of this user."""
+    """Describe the settings of Keras and TensorFlow in files and variables of this user."""
     try:
         overruled = environment.overruled()
         note = ", ".join(f"{name} = {value} is overruled" for name, value in overruled.items())
@@ -249,7 +249,7 @@ def environment_facts() -> Iterator[Fact]:
 
 
 def beam_facts(beam: BeamConfig, workspace: Path) -> Iterator[Fact]:
-    """Whether Beam's runners answer, and their workers can do the work of the nodes."""
+    """Check that Beam's runners answer and that their workers can do the work of the nodes."""
     for job in beam_runner.jobs(beam):
         problem = remedy = note = ""
         try:
@@ -264,7 +264,7 @@ def beam_facts(beam: BeamConfig, workspace: Path) -> Iterator[Fact]:
 
 
 def package_facts(lock_file: Path) -> Iterator[Fact]:
-    """Versions of what a run stands on, compared with `lock_file` if there is one."""
+    """Compare the versions of the packages that a run needs with `lock_file`, if there is one."""
     pinned = dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", _read(lock_file), re.MULTILINE))
     for package in PACKAGES:
         version = version_of(package)
@@ -278,7 +278,7 @@ def package_facts(lock_file: Path) -> Iterator[Fact]:
 
 
 def bytecode_fact() -> Fact:
-    """Whether imports find compiled bytecode: without it each start costs 20 s of CPU more."""
+    """Check that imports find compiled bytecode: without it each start takes 20 s of CPU more."""
     origins = [spec.origin for name in SLOW_IMPORTS if (spec := importlib.util.find_spec(name))]
     compiled = all(
         Path(importlib.util.cache_from_source(origin)).is_file() for origin in origins if origin

@@ -1,4 +1,4 @@
-"""Run a TFX pipeline in this process, node by node, saying what happens to each.
+"""Run a TFX pipeline in this process, node by node, and report progress.
 
 TFX's own LocalDagRunner does the same work silently, takes a node whose inputs cannot be resolved
 for a success, and leaves the node that Ctrl-C hit running forever in the metadata.
@@ -72,7 +72,7 @@ State = Literal["complete", "cached", "resolved", "skipped"]
 
 @dataclasses.dataclass(frozen=True)
 class NodeResult:
-    """What became of one node.
+    """Outcome of one node.
 
     state: complete (it ran), cached (its outputs are those of an earlier execution), resolved (it
     only looks artifacts up, which it does every time) or skipped (a condition in the pipeline left
@@ -205,7 +205,7 @@ class NodeRunner:
         return (info.execution_id if info else None) or None
 
     def _operators(self, spec: Message | None) -> dict[Any, Callable[..., Any]]:
-        """What runs executors, by the kind of their specification."""
+        """Return the operators that run executors, by the kind of their specification."""
         beam = _operator(spec)
         root = self._ir.runtime_spec.pipeline_root.field_value.string_value
         if not storage.is_uri(root) or not staged.is_staged(spec):
@@ -336,7 +336,7 @@ class _Run:
 
 
 def _without_beam_args(spec: Message | None) -> Message | None:
-    """What an executor is, without how it is run: TFX makes a node's cache key of all of it."""
+    """Return a specification without arguments of Beam, which would be part of cache keys."""
     if not isinstance(spec, BeamExecutableSpec):
         return spec
     rest = copy.deepcopy(spec)
@@ -346,7 +346,7 @@ def _without_beam_args(spec: Message | None) -> Message | None:
 
 
 def _operator(spec: Message | None) -> Callable[..., BeamExecutorOperator]:
-    """Makes what runs an executor, with the arguments for Beam that the launcher is not shown."""
+    """Make the operator of an executor, with the arguments of Beam."""
 
     def make(executor_spec: Message, platform_config: Message | None) -> BeamExecutorOperator:
         del executor_spec

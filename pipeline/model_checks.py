@@ -150,7 +150,7 @@ def _recipe(place: PreflightContext, model: keras.Model | None) -> str:
 
 
 def _alternative(place: PreflightContext) -> str:
-    """What more can be done where the recipe was not chosen by a person."""
+    """Name another recipe, where this one was not chosen by a person."""
     origin = place.origins.get("train.recipe", "")
     if not origin.startswith(AUTO):
         return ""

@@ -97,7 +97,7 @@ def _staged(info: data_types.ExecutionInfo) -> Iterator[data_types.ExecutionInfo
 
 
 def _uris(artifacts: _Artifacts, kind: type[Artifact] = Artifact) -> Iterator[str]:
-    """The URIs in a store."""
+    """Return the URIs in a store."""
     for each in artifacts.values():
         for artifact in each:
             if storage.is_uri(artifact.uri) and isinstance(artifact, kind):

@@ -34,8 +34,8 @@ FORMAT = 1
 class Workspace:
     """Paths below one root, the lock that makes a run its only user, and recovery after a crash.
 
-    metadata: SQLite file of ML Metadata. artifacts: the pipeline root of TFX. runs, logs: what each
-    run reported, and what libraries said meanwhile. stamp: says which format the folder has.
+    metadata: SQLite file of ML Metadata. artifacts: the pipeline root of TFX. runs: reports. logs:
+    output of libraries. stamp: file with the format of the folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -57,7 +57,7 @@ class Workspace:
         return self.logs / f"{run_id}.log"
 
     def connection(self) -> metadata_store_pb2.ConnectionConfig:
-        """How TFX connects to `metadata`, which `recover` makes and nothing else may.
+        """Return the connection to `metadata`, which only `recover` creates.
 
         Raises what `settle` raises.
         """
@@ -75,7 +75,7 @@ class Workspace:
         )
 
     def settle(self) -> None:
-        """Put paths right where the folder was moved or copied since it was used last.
+        """Correct paths where the folder was moved or copied since it was used last.
 
         Raises what `lock` raises.
         """
@@ -193,7 +193,7 @@ class Workspace:
             )
 
     def _read_stamp(self) -> _Stamp:
-        """What the stamp tells; workspaces without one are from before there was one."""
+        """Read the stamp; a workspace without one is of format 0."""
         text = storage.read_text(str(self.stamp))
         try:
             return _Stamp.model_validate_json(text) if text else _Stamp(format=0)
@@ -255,7 +255,7 @@ class Workspace:
 
 
 class _Stamp(BaseModel):
-    """What a workspace tells of itself: its format, and the folder that it was used at last."""
+    """The format of a workspace, and the folder in which it was used last."""
 
     format: int
     root: str = ""

@@ -119,7 +119,7 @@ class Window:
 
 
 def instant(text: str | None) -> datetime.datetime:
-    """A time in UTC; now for None. Raises ConfigError."""
+    """Parse a time, as UTC; None is now. Raises ConfigError."""
     if text is None:
         return datetime.datetime.now(datetime.UTC)
     try:

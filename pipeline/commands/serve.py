@@ -141,7 +141,7 @@ def _check_ports(host: str, ports: Mapping[str, int]) -> None:
 
 
 def pushed_model(serving: Path, model: str | None) -> str:
-    """The name of the pushed model that is meant.
+    """Return the name of the pushed model: `model`, or the only one.
 
     Raises:
         ConfigError: there is none of that name or, without a name, not exactly one.

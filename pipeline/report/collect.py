@@ -1,4 +1,4 @@
-"""Facts about a run, gathered from its artifacts; ML Metadata tells where those of a run are."""
+"""Facts about a run, from its artifacts."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ _SPREADS = (
 
 
 def artifacts_of(workspace: Workspace, run_id: str) -> list[Artifact]:
-    """As `artifacts_in`, of the workspace's metadata, if there is any."""
+    """List the outputs of a run in a workspace; none where it has no metadata."""
     if not workspace.metadata.exists():
         return []
     return artifacts_in(workspace.connection(), run_id)
 
 
 def artifacts_in(connection: metadata_store_pb2.ConnectionConfig, run_id: str) -> list[Artifact]:
-    """What the run's nodes put out or took from the cache, as ML Metadata has it.
+    """List the outputs of a run's nodes, cached or not, by ML Metadata.
 
     An infrastructure blessing is named "infra_blessing" and not, as its node does, "blessing".
     """
@@ -86,9 +86,9 @@ def artifacts_in(connection: metadata_store_pb2.ConnectionConfig, run_id: str) -
 
 
 def collect(run: Run, artifacts: Sequence[Artifact]) -> Facts:
-    """Read what there is of `artifacts`, by paths or URIs; what is no longer there is left out.
+    """Read `artifacts`, given by paths or URIs. Those that are no longer there are left out.
 
-    What is damaged is left out too, and named by a finding of the run and a note.
+    Damaged ones are left out too, and each is named by a finding of the run and a note.
     """
     where = {artifact.name: artifact.uri for artifact in artifacts}
     parts = _Parts()
@@ -127,13 +127,13 @@ def collect(run: Run, artifacts: Sequence[Artifact]) -> Facts:
 
 
 class _Parts:
-    """Reads parts of what is known; `damaged` has a line for each that cannot be read."""
+    """Reader of parts; `damaged` has a line for each that cannot be read."""
 
     def __init__(self) -> None:
         self.damaged: list[str] = []
 
     def read(self, what: str, part: Callable[[], _Part]) -> _Part | None:
-        """What `part` returns, None where it raises."""
+        """Return what `part` returns, None where it raises."""
         try:
             return part()
         # A damaged file can stop its reading in many ways, which libraries have many kinds for.
@@ -144,7 +144,7 @@ class _Parts:
 
 
 def _content(uri: str | None, *names: str) -> bytes | None:
-    """A file below `uri`; None where there is none."""
+    """Read a file below `uri`; None where there is none."""
     if not uri:
         return None
     try:
@@ -229,7 +229,7 @@ def _samples(where: Mapping[str, str], run: Run, classes: Sequence[str]) -> list
 
 
 def _patch_size(run: Run) -> int | None:
-    """Side of a vision transformer's patches in pixels; None for another network."""
+    """Return the side of a vision transformer's patches in pixels; None for another network."""
     begin = "train.hyperparameters."
     values = {
         key.removeprefix(begin): run.value(key)
@@ -350,7 +350,7 @@ def _training_suspects(
 
 
 def _maps(where: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Where the network looked, uint8 [h, w] by SHA-256 of the original image."""
+    """Read the attention maps, uint8 [h, w] by SHA-256 of the original image."""
     content = _content(where.get("model_run"), "attention.npz")
     if content is None:
         return {}
@@ -370,7 +370,7 @@ def _heated(run: Run, image: bytes | None, looked: np.ndarray | None) -> bytes:
 
 
 def _matrix(column: Any, classes: int) -> np.ndarray:
-    """A column of lists as float32 [N, classes]."""
+    """Convert a column of lists to float32 [N, classes]."""
     values: np.ndarray = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return values.reshape(-1, classes)
 
@@ -389,7 +389,7 @@ def _duel(
 
 
 def _images(uri: str | None, split: str, wanted: set[str]) -> dict[str, bytes]:
-    """Pictures of a split's images by SHA-256 of the original."""
+    """Make thumbnails of a split's images, by SHA-256 of the original."""
     found = _of_examples(uri, split, features.IMAGE, wanted)
     return {name: pictures.thumbnail(encoded) for name, encoded in found}
 
@@ -397,7 +397,7 @@ def _images(uri: str | None, split: str, wanted: set[str]) -> dict[str, bytes]:
 def _of_examples(
     uri: str | None, split: str, feature: str, wanted: set[str]
 ) -> Iterator[tuple[str, bytes]]:
-    """A feature of the wanted images, after their SHA-256; reads no further than it must."""
+    """Yield SHA-256 and a feature of the wanted images; read no further than needed."""
     if uri is None or not wanted:
         return
     import tensorflow as tf

@@ -1,4 +1,4 @@
-"""Settings of scheduled retraining: when, and who is told."""
+"""Settings of scheduled retraining, monitoring and notifications."""
 
 from __future__ import annotations
 
