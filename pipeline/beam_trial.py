@@ -1,4 +1,4 @@
-"""A small job that tells whether Beam's workers have this version and reach the same files."""
+"""A small job that checks that Beam's workers have this version and reach the same files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from components.errors import JobError
 from components.jobs import Job, Worker
 from pipeline import fingerprint
 
-# What nodes run on workers, with all that it imports.
+# The code of nodes on workers, with all that it imports.
 _MODULES = (
     *("components.image_example_gen.component", "components.image_statistics_gen.component"),
     *("components.image_transform.component", "components.image_evaluator.component"),
@@ -32,7 +32,7 @@ class TrialError(Exception):
 
 
 class _Look(Worker[str]):
-    """Reads a file, writes one, and tells the version of the code."""
+    """A job that reads a file, writes one, and reports the version of the code."""
 
     def work(self, task: str, attempt: Attempt) -> dict[str, Any]:
         storage.write_bytes(attempt.path(_FILE), storage.read_bytes(task))

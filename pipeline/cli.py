@@ -51,7 +51,7 @@ def main() -> None:
     try:
         app()
     finally:
-        # What TFX and TensorFlow made would take seconds to collect, and goes with the process.
+        # The objects of TFX and TensorFlow would take seconds to collect, and the process ends.
         gc.freeze()
 
 

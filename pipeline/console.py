@@ -47,7 +47,7 @@ _ICONS = {  # in Unicode, in ASCII, and the style
 
 @dataclasses.dataclass
 class _Node:
-    """What is known of a node. started: epoch seconds."""
+    """State of a node. started: epoch seconds."""
 
     name: str
     state: str = "waiting"

@@ -19,7 +19,7 @@ import psutil
 from components import progress
 from pipeline.errors import INTERRUPTED, NodeFailed
 
-_GRACE_S = 60.0  # for a node that takes too long to end when it is told to
+_GRACE_S = 60.0  # for a node that takes too long to end after a signal
 _LOG_DESCRIPTOR = 2  # where `noise.redirect_output` sends it
 
 

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("perennial.runner")
 _LONGEST_MESSAGE = 300
 _OWN = ("components.", "trainer_module.")
-# What TensorFlow says of a graph before it says what is wrong.
+# Beginnings of TensorFlow's messages, before the reason.
 _GRAPH_PREAMBLE = ("Graph execution error", "Detected at node", "<stack traces unavailable>")
 _FULL_BYTES = 64 * 1024  # a disk that has no more left is taken for full
 
@@ -75,7 +75,7 @@ class NodeResult:
     """Outcome of one node.
 
     state: complete (it ran), cached (its outputs are those of an earlier execution), resolved (it
-    only looks artifacts up, which it does every time) or skipped (a condition in the pipeline left
+    only looks artifacts up, in every run) or skipped (a condition in the pipeline left
     it out). execution_id: its execution in ML Metadata, None when skipped. outputs: the artifacts
     by output name, cached or not. Usage as in `usage.Usage`.
     """
@@ -109,7 +109,7 @@ def run(
     Raises:
         DataError: a node blamed its data (BadDataError); the message is the node's own.
         NotBlessed: no model server serves the candidate as it should (NotServableError).
-        PromotionFailed: what was pushed is not served as push.promote wants it.
+        PromotionFailed: the pushed version is not served as push.promote demands.
         NodeFailed: a node failed otherwise, or took too long.
         KeyboardInterrupt: SIGINT or SIGTERM came. The interrupted node's execution is FAILED and
             its partial outputs are gone.
@@ -130,7 +130,7 @@ class NodeRunner:
         ir: the whole DAG, with the run's id in it.
         handle: of ML Metadata; it is entered anew for each part of the work.
         undo: called after a failure, to mark what was cut off and to remove its partial output.
-        log: where to find what libraries said, for messages.
+        log: file with the output of libraries, for messages.
         node_timeout: seconds after which a node is stopped.
         metadata_file: what ML Metadata is in, where it is a file.
     """

@@ -85,7 +85,7 @@ def _without_values(recipe: Recipe, config: Config) -> keras.Model:
 
     settings = config.train.hyperparameters
     try:
-        # What is assigned to a weight stays in the scope, after a look at its shape.
+        # Values of weights stay in the scope; only their shapes are checked.
         with keras.StatelessScope(initialize_variables=False):
             return build()
     except (ValueError, WeightsError) as error:

@@ -109,7 +109,7 @@ class _Formatter(logging.Formatter):
 def _logging_to(log: TextIO) -> Iterator[None]:
     handler = logging.StreamHandler(log)
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    # Beam says hundreds of times at INFO which type hints it cannot use.
+    # Beam logs hundreds of lines at INFO about type hints.
     with records_to(handler, ("apache_beam",)):
         yield
 

@@ -1,7 +1,7 @@
 """Losses of standard output.
 
-A reader that is gone is no failure, as in `perennial runs | head`. A full disk is one: whoever
-reads the file later would take what is missing for nothing.
+A reader that is gone is no failure, as in `perennial runs | head`. A full disk is one: the file
+would be incomplete without a sign of it.
 """
 
 from __future__ import annotations

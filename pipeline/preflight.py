@@ -49,7 +49,7 @@ class PreflightContext:
       origins: the layer that set each of them.
       connection: to ML Metadata, None where there is none yet.
       pod: whether nodes run in pods of their own, which need not find what this process does.
-      scheduled: whether it is a retraining, which labels versions and tells people.
+      scheduled: whether it is a retraining, which labels versions and sends notifications.
     """
 
     config: Config
@@ -188,7 +188,7 @@ def _xla(place: PreflightContext) -> str:
     command = [sys.executable, "-P", "-c", _TRY_XLA]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
-        # What ends a process is a line of its log of the level F.
+        # The reason is a line of its log of the level F.
         fatal = re.findall(r"^F\d{4} .*?\] (.+)$", done.stderr, re.MULTILINE)
         raise ConfigError(
             f"{' '.join(given)}: TensorFlow cannot start with this: "

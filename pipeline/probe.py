@@ -42,7 +42,7 @@ def survey(source: str) -> Survey | None:
     from components.image_example_gen.sources import list_source
 
     try:
-        # What the folders mean is for the run to find out.
+        # The run finds out whether folders are splits.
         listing = list_source(name, Options(layout="classes"))
     except BadDataError:
         return None

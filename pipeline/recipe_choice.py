@@ -45,7 +45,7 @@ def choose(
         side: their usual shorter side in pixels; None as for `images`.
         gpus: of this machine.
         weights: whether those of ImageNet can be had.
-        memory: bytes of this machine, None where that cannot be told.
+        memory: bytes of this machine, None where it is not known.
     """
     if side is not None and side < SMALL:
         return Choice(
@@ -80,7 +80,7 @@ def count_gpus(listing: Path = NVIDIA_GPUS) -> int:
 
 
 def weights_at_hand(publisher: tuple[str, int] = PUBLISHER) -> bool:
-    """Whether mobilenet's weights were fetched before, or can be now, as far as a look tells."""
+    """Tell whether mobilenet's weights are in the cache, or their server can be reached."""
     if (environment.keras_home() / "models" / WEIGHTS).is_file():
         return True
     # Who has a proxy has it for this.

@@ -37,7 +37,7 @@ class StagedOperator(base_executor_operator.BaseExecutorOperator):
     """Runs an executor by another operator, on copies, and uploads what it has put out.
 
     Temporary files are on this machine too. The folder that attempts at a node share stays where it
-    is: whoever writes there writes to the store.
+    is: writers use the store.
     """
 
     SUPPORTED_EXECUTOR_SPEC_TYPE = [

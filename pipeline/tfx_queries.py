@@ -1,4 +1,4 @@
-"""Questions that TFX asks ML Metadata in a way that costs more with every run behind.
+"""Queries of TFX to ML Metadata whose cost grows with every run, replaced by others.
 
 For each input of a node, and to register an execution, TFX 1.21 reads all executions of the
 pipeline (channel_resolver.py:31, mlmd/execution_lib.py:629, whose query ML Metadata 1.21 does not

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # A run that dies leaves one execution behind and the next start recovers it, so what was abandoned
 # is always among the newest; reading all of them would slow down every start as history grows.
 _RECENT_EXECUTIONS = 100
-# Of the folder. Where it changes, `_check_format` brings older ones to it or says what to do.
+# Of the folder. After a change, `_check_format` converts older ones or refuses them.
 FORMAT = 1
 
 
@@ -208,7 +208,7 @@ class Workspace:
         if found.format > FORMAT:
             raise ConfigError(
                 f"workspace {self.root} was made by a newer version of perennial: its format is "
-                f"{found.format}, and this version knows {FORMAT} and older ones; use that "
+                f"{found.format}, and this version reads {FORMAT} and older ones; use that "
                 "version, or choose another workspace with --workspace"
             )
         if relocation.has_moved(found.root, self.root):

@@ -1,4 +1,4 @@
-"""`perennial monitor`: what is served, compared with what the baseline was made of."""
+"""`perennial monitor`: recorded traffic, compared with the data of the baseline."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OutputOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Write nothing, and tell nobody.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Write nothing, and notify nobody.")]
 
 
 def monitor(
@@ -66,8 +66,9 @@ def monitor(
 
     Statistics of the images, predicted classes, confidence, entropy and the distance of embeddings,
     for each version and label. Exit code 9 where they have drifted, 12 where there is too little
-    traffic to tell. An undisturbed window has a finding with a chance of monitor.false_alarms. What
-    is found is told to the webhook, once in a cool-down, and to `perennial retrain`.
+    traffic to compare. An undisturbed window has a finding with a probability of
+    monitor.false_alarms. Findings are sent to the webhook, once in a cool-down, and recorded for
+    `perennial retrain`.
     """
     loaded = load(config, {"workspace": workspace}, settings).config
     find = functools.partial(_find, loaded, examples, models)
@@ -82,7 +83,7 @@ def _find(config: Config, examples: str | None, models: str | None) -> MonitorIn
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """What is compared, and where the outcome goes: the options of the command."""
+    """The window to compare, and the outputs: the options of the command."""
 
     logs: Path
     days: float | None
@@ -92,7 +93,7 @@ class Window:
     dry_run: bool
 
     def compare(self, config: Config, find: Callable[[], MonitorInputs]) -> None:
-        """Compare, print, keep and tell. Raises DriftFound, DataLost, ConfigError, DataError."""
+        """Compare, print, write and notify. Raises DriftFound, DataLost, ConfigError, DataError."""
         end = instant(self.until)
         since = end - datetime.timedelta(days=self.days or config.monitor.window_days)
         with redirect_output(Path(os.devnull)):

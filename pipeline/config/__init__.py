@@ -72,7 +72,7 @@ __all__ = [
 ]
 
 PHOTOGRAPHS = Survey(None, height=480.0, width=640.0)
-# Whoever gives one node a pool does not mean to take another off its GPU.
+# A pool for one node must not move another one off its GPU.
 _NODES = "kubeflow.nodes"
 
 
@@ -220,7 +220,7 @@ def _reach_storage(given: list[Layer]) -> None:
     """Apply the settings of object stores, because choosing a recipe reads images."""
     fields = StorageConfig.model_fields
     values = {name: layers.last(given, f"storage.{name}", None)[0] for name in fields}
-    with contextlib.suppress(ValidationError):  # which the whole configuration is told of, below
+    with contextlib.suppress(ValidationError):  # reported with all settings, below
         found = StorageConfig.model_validate({k: v for k, v in values.items() if v is not None})
         os.environ.update(found.environment())
 

@@ -41,7 +41,7 @@ def describe(
     """Write all of pydantic's findings as one line: origin, key, value and what is allowed."""
     items = error.errors(include_url=False)
     wrong = [item for item in items if item["type"] != "missing"]
-    # What is derived from other settings is missing where those are wrong.
+    # Settings that are derived from others are missing where those are wrong.
     if unset and not wrong:
         return (
             f"train.recipe = {recipe!r}: {', '.join(unset)} not set; put what goes with the recipe "

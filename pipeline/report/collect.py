@@ -122,8 +122,8 @@ def collect(run: Run, artifacts: Sequence[Artifact]) -> Facts:
     )
     for text in parts.damaged:
         report("note", text=text)
-    told = run.model_copy(update={"findings": [*run.findings, *parts.damaged]})
-    return facts.model_copy(update={"run": told})
+    complete = run.model_copy(update={"findings": [*run.findings, *parts.damaged]})
+    return facts.model_copy(update={"run": complete})
 
 
 class _Parts:
@@ -215,7 +215,7 @@ def _samples(where: Mapping[str, str], run: Run, classes: Sequence[str]) -> list
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         images, labels = arrays["images"], arrays["labels"]
     patch = _patch_size(run)
-    # What is cut up may have another size than the model's input.
+    # The network may resize its input before it cuts patches.
     size = run.value("train.hyperparameters.resize") or run.value("transform.image_size", 0)
     return [
         Sample(

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from pipeline.formatting import printable
 
-# Colours by the CSS property that stands in for them on a page. Blue and orange are told apart
-# by every kind of eye, and each comes with a line or a marker of its own.
+# Colours by the CSS property that stands in for them on a page. Blue and orange differ
+# with any colour vision, and each has a line or a marker of its own.
 INK, MUTED, LINE, PAPER = "#1b1f25", "#5b6472", "#d5dae1", "#fefefe"
 FIRST, SECOND = "#1f63b4", "#b8500a"
 _PROPERTIES = {

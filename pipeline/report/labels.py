@@ -9,7 +9,7 @@ import numpy as np
 
 from components.image_example_gen import source_name
 
-LEAST = 5  # images of a class: with fewer, no label of it can be told to be wrong
+LEAST = 5  # images of a class: with fewer, no label of it is judged
 
 
 def suspects(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:

@@ -112,7 +112,7 @@ def headline(facts: Facts) -> tuple[str, str]:
 def metric_rows(evaluation: Figures) -> list[dict[str, Any]]:
     """List the metrics, each with key, title, share, candidate, baseline, test and better.
 
-    better: whether the candidate is better than the baseline, None where that cannot be said.
+    better: whether the candidate is better than the baseline, None where they cannot be compared.
     """
     found = evaluation.candidate.metrics
     rows = []

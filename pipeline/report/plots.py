@@ -36,7 +36,7 @@ from trainer_module.history import History
 _LABELLED = 40  # classes: of more no name would be readable
 _COUNTED = 16  # classes: of more no number would be
 _DRAWN = 640  # classes: of more a cell or a bar would be less than a pixel
-_FLAT = 20  # times the least value: on a linear axis that could not be told from none
+_FLAT = 20  # times the least value: on a linear axis it would look like zero
 
 
 def draw(facts: Facts) -> list[Plot]:
