@@ -15,7 +15,7 @@ from components import storage
 from components.attempts import Attempt
 from components.errors import JobError
 from components.jobs import Job, Worker
-from pipeline import fingerprint
+from pipeline.fingerprint import fingerprint
 
 # The code of nodes on workers, with all that it imports.
 _MODULES = (
@@ -41,7 +41,7 @@ class _Look(Worker[str]):
 
 def code() -> str:
     """Digest of what a worker runs, as this process has it."""
-    return fingerprint.of(*_MODULES)
+    return fingerprint(*_MODULES)
 
 
 def run(pipeline_args: Sequence[str], workspace: Path) -> str:

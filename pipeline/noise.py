@@ -18,7 +18,7 @@ from components.redaction import redact
 
 
 class Terminal(NamedTuple):
-    """The process's own stdout and stderr, out of the reach of any library."""
+    """The process's own stdout and stderr, which no library can write to."""
 
     stdout: TextIO
     stderr: TextIO

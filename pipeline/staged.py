@@ -1,4 +1,4 @@
-"""Runs a node's executor on copies of its artifacts, where they are in an object store."""
+"""Execution of a node on local copies of artifacts that are in an object store."""
 
 from __future__ import annotations
 

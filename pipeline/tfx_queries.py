@@ -1,9 +1,9 @@
 """Queries of TFX to ML Metadata whose cost grows with every run, replaced by others.
 
 For each input of a node, and to register an execution, TFX 1.21 reads all executions of the
-pipeline (channel_resolver.py:31, mlmd/execution_lib.py:629, whose query ML Metadata 1.21 does not
-know any more), and all that ever had a node's cache key (cache_utils.py:147). These read what is
-wanted only, with the same answers.
+pipeline (channel_resolver.py:31, mlmd/execution_lib.py:629, whose query ML Metadata 1.21 no
+longer has), and all that ever had a node's cache key (cache_utils.py:147). These read only
+what is needed, with the same results.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _get_cache_context = cache_utils.get_cache_context
 
 
 def install() -> None:
-    """Have TFX ask so, from now on in this process."""
+    """Replace the queries of TFX in this process."""
     channel_resolver._get_executions_by_all_contexts = executions_in
     channel_resolver.resolve_single_channel = _resolve
     execution_lib.get_executions_associated_with_all_contexts = _executions_of_handle
