@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from components import progress, storage
 from components.lineage import Lineage
+from components.wording import counted
 from pipeline import relocation
 from pipeline.errors import ConfigError, WorkspaceBusy
 
@@ -214,10 +215,9 @@ class Workspace:
         if relocation.has_moved(found.root, self.root):
             known = Lineage.at(self._connection()) if self.metadata.exists() else None
             moved = relocation.relocate(known, self.root / "serving", found.root, str(self.root))
-            progress.report(
-                "note",
-                text=f"workspace {self.root} was at {found.root}: {moved} artifacts are found here",
-            )
+            artifacts = counted(moved, "artifact")
+            text = f"workspace {self.root} was at {found.root}: {artifacts} moved with it"
+            progress.report("note", text=text)
         wanted = _Stamp(format=FORMAT, root=str(self.root))
         if found != wanted:
             storage.write_text(str(self.stamp), wanted.model_dump_json() + "\n")

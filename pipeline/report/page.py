@@ -98,7 +98,7 @@ def headline(facts: Facts) -> tuple[str, str]:
     failed = [check.reason for check in verdict.checks if not check.passed] if verdict else []
     match run.state:
         case State.PUSHED:
-            passed = f"all {len(verdict.checks)} checks passed" if verdict else ""
+            passed = f"{counted(len(verdict.checks), 'check')} passed" if verdict else ""
             return f"Blessed and pushed as version {run.version}", passed
         case State.REJECTED:
             return "Not blessed, so not pushed", "; ".join(failed) or run.error or ""

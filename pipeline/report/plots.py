@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from components.image_evaluator.figures import Figures, ModelFigures
+from components.wording import counted
 from pipeline.formatting import percent
 from pipeline.report import figure as styled
 from pipeline.report.facts import Data, Facts, Promotion, Run
@@ -369,7 +370,7 @@ def _history(runs: Sequence[Run], promotions: Sequence[Promotion]) -> Drawn:
     axes.set_ylabel("accuracy")
     legend(axes)
     last = f"; the latest is {percent(known[-1][1].value, 2)}" if known else ""
-    text = f"Accuracy of {len(known)} candidates in the order of their runs{last}."
+    text = f"Accuracy of {counted(len(known), 'candidate')} in the order of their runs{last}."
     return "Accuracy by run", text, figure
 
 

@@ -206,7 +206,7 @@ def _show_evaluation(facts: Facts) -> None:
             )
             for each in weakest[:MAX_ROWS]
         ],
-        f"weakest {min(len(weakest), MAX_ROWS)} of {len(weakest)} classes",
+        f"weakest {min(len(weakest), MAX_ROWS)} of {counted(len(weakest), 'class')}",
     )
     table(
         ("true", "taken for", "images", "of the class"),

@@ -215,7 +215,7 @@ class TestMemory:
         settings.pop(PARTS)
         assert f"a batch in {number} parts" in memory_of(place(settings))
         monkeypatch.setattr(doctor, "memory_bytes", lambda: 3e7)
-        with pytest.raises(ConfigError, match="with 1 images of 480 px"):
+        with pytest.raises(ConfigError, match="with 1 image of 480 px"):
             memory_of(place(settings))
 
     def test_a_step_that_may_not_fit_is_told(
@@ -382,7 +382,7 @@ class TestMachine:
         assert not model_checks._gpus(place({}))
         monkeypatch.setattr(model_checks, "count_gpus", lambda: 2)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-gone")
-        assert "0 of the 2 GPUs" in model_checks._gpus(place({}))
+        assert "0 of 2 GPUs" in model_checks._gpus(place({}))
         assert "GPU-gone" in model_checks._gpus(place({}))
 
     def test_flags_that_tensorflow_does_not_know(
