@@ -27,6 +27,15 @@ from rich.text import Text
 from components import environment
 from pipeline import beam_runner, bootstrap
 from pipeline.errors import ConfigError
+from pipeline.host import (
+    BootstrapError,
+    Host,
+    check_host,
+    check_python,
+    dotted,
+    existing_parent,
+    inspect_host,
+)
 from pipeline.installed import version_of
 from pipeline.noise import redirect_output
 from pipeline.settings import BeamConfig
@@ -109,7 +118,7 @@ def render(facts: list[Fact], console: Console, as_table: bool) -> None:
 def collect(workspace: Path) -> list[Fact]:
     """Collect everything that decides whether, and how fast, a run works here."""
     return [
-        *runtime_facts(bootstrap.inspect_host()),
+        *runtime_facts(inspect_host()),
         *_machine_facts(),
         disk_fact(workspace),
         *environment_facts(),
@@ -118,16 +127,16 @@ def collect(workspace: Path) -> list[Fact]:
     ]
 
 
-def runtime_facts(host: bootstrap.Host) -> Iterator[Fact]:
+def runtime_facts(host: Host) -> Iterator[Fact]:
     """Describe operating system, interpreter and the libraries that native wheels are bound to."""
-    problem, remedy = _failure(bootstrap.check_host, host)
+    problem, remedy = _failure(check_host, host)
     yield Fact("system", f"{_release()}, {host.machine}", problem=problem, remedy=remedy)
     # Where the check of the host passes, a new environment gets what this one lacks.
     lacking = f"the native wheels need {host.lacking}" if host.lacking and not problem else ""
-    problem, remedy = _failure(bootstrap.check_python, host.python)
+    problem, remedy = _failure(check_python, host.python)
     version = platform.python_version()
     yield Fact("python", version, note=sys.executable, problem=problem, remedy=remedy)
-    glibc = bootstrap.dotted(host.glibc) if host.glibc else None
+    glibc = dotted(host.glibc) if host.glibc else None
     yield Fact("glibc", glibc, problem=lacking, remedy=REBUILD if lacking else "")
     private = host.libstdcxx is not None and Path(host.libstdcxx).is_relative_to(sys.prefix)
     yield Fact("libstdc++", host.libstdcxx, note="private copy of this environment" * private)
@@ -136,7 +145,7 @@ def runtime_facts(host: bootstrap.Host) -> Iterator[Fact]:
 def _failure(check: Callable[[T], None], subject: T) -> tuple[str, str]:
     try:
         check(subject)
-    except bootstrap.BootstrapError as error:
+    except BootstrapError as error:
         return error.problem, error.remedy
     return "", ""
 
@@ -223,7 +232,7 @@ def _gpu_fact() -> Fact:
 
 def disk_fact(workspace: Path) -> Fact:
     """Describe the space for `workspace` in GB, and whether this user may write there."""
-    folder = bootstrap.existing_parent(workspace)
+    folder = existing_parent(workspace)
     free = round(shutil.disk_usage(folder).free / 1e9, 1)
     problem = ""
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):

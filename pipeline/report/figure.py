@@ -85,6 +85,8 @@ class Plot(NamedTuple):
         svg = re.sub(r'<g id="[^"]*"', "<g", svg)
         svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{self.name}-", svg)
         svg = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+        # The first is the paper, which the page has: its own shadows are seen through the figure.
+        svg = svg.replace(f"fill: {PAPER}", "fill: none", 1)
         for color, name in _PROPERTIES.items():
             svg = svg.replace(color, f"var({name})")
         return svg
