@@ -74,7 +74,7 @@ class _Step:
     extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def is_due(self, now: float) -> bool:
-        """Whether it is time for another line; if so, the next one counts from here."""
+        """Tell whether it is time for another line; if so, the next one counts from here."""
         waited = now - self.shown_at
         moved = self.total is not None and (
             self.done - self.shown_done >= _STEP_FRACTION * self.total

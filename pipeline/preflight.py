@@ -42,7 +42,7 @@ _TRY_XLA = "import tensorflow as tf; tf.function(lambda: tf.constant(1) + 1, jit
 
 @dataclasses.dataclass
 class PreflightContext:
-    """Where a run is about to begin.
+    """The settings and surroundings of a run that is about to begin.
 
     Attributes:
       config: all settings.
@@ -230,7 +230,7 @@ def _disk_needed(config: Config, found: probe.Survey | None) -> int:
 
 
 def is_elsewhere(path: str) -> bool:
-    """Whether even the folder of a path is missing: in a pod, a volume that others have."""
+    """Tell whether even the folder of a path is missing: in a pod, a volume of other pods."""
     return not storage.is_uri(path) and not Path(path).parent.is_dir()
 
 

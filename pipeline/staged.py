@@ -25,7 +25,7 @@ _LOCAL = ("--runner=FnApiRunner", "--runner=DirectRunner")
 
 
 def is_staged(spec: object) -> bool:
-    """Whether an executor can run on copies that are on this machine."""
+    """Tell whether an executor can run on copies that are on this machine."""
     if not isinstance(spec, executable_spec_pb2.BeamExecutableSpec):
         return True
     placed = [each.value.string_value for each in spec.beam_pipeline_args_placeholders]
@@ -59,7 +59,7 @@ class StagedOperator(base_executor_operator.BaseExecutorOperator):
     def run_executor(
         self, execution_info: data_types.ExecutionInfo
     ) -> execution_result_pb2.ExecutorOutput | None:
-        """As the other operator. What is returned names the artifacts in the store.
+        """Run the other operator on copies, and return its output with the URIs of the store.
 
         Raises OSError where artifacts cannot be copied; then none is in the store.
         """

@@ -121,7 +121,7 @@ class Workspace:
                 file.truncate(0)
 
     def is_busy(self) -> bool:
-        """Whether another run holds the workspace."""
+        """Tell whether another run holds the workspace."""
         try:
             with open(self.root / "run.lock", "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -147,7 +147,7 @@ class Promotion(_Fact):
 
 
 class Distance(_Fact):
-    """How far a feature's distribution is from the training split's, or from that of data before.
+    """Distance of a feature's distribution from the training split's, or from that of earlier data.
 
     compared: "skew" or "drift"; measure: L-infinity distance or Jensen-Shannon divergence, 0 to 1.
     """

@@ -114,7 +114,7 @@ class BeamJob:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether the work is done by other processes than those that Beam starts here."""
+        """Whether other processes than those that Beam starts here do the work."""
         return self.runner not in (LOCAL_RUNNER, "DirectRunner")
 
     @property

@@ -190,7 +190,7 @@ def _with_default_pool(pools: object) -> object:
 
 
 class KubeflowConfig(PodSettings):
-    """How `perennial compile` turns the DAG into a pipeline of Kubeflow.
+    """Settings of the compiled pipeline and its pods on Kubeflow.
 
     A node runs in a pod of the pool that `nodes` names, or of the pool `cpu`. A pool's settings add
     to those for all pods.

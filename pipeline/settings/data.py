@@ -30,7 +30,7 @@ def _pattern(value: str) -> str:
 
 
 class DataConfig(Section):
-    """Where the images come from and how they are split.
+    """Source and splits of the images.
 
     Splits are shares of content-hash buckets: with 80, 20 and 0, eight images in ten train. An
     image stays in its split across runs and as data grows, until the shares change, and every class

@@ -14,7 +14,7 @@ from pipeline.settings.paths import PATH
 
 
 class DriftConfig(Section):
-    """When new images count as drifted from those that the baseline was trained on.
+    """Limits beyond which new images have drifted from the baseline's training images.
 
     Distances of labels and statistics lie in 0..1; with a limit of 1 nothing is ever found.
     """
@@ -91,7 +91,7 @@ class MonitorConfig(Section):
 
 
 class ReasonConfig(Section):
-    """Whether a finding of `perennial monitor` is a reason to retrain on new images."""
+    """A finding of `perennial monitor` as a reason to retrain on new images."""
 
     retrains: bool = Field(
         default=False, description="Retrain on it, instead of reporting it only."
@@ -104,7 +104,7 @@ class ReasonConfig(Section):
 
 
 class RetrainConfig(Section):
-    """When `perennial retrain` retrains, and what follows."""
+    """Reasons for `perennial retrain` to retrain, and the promotion afterwards."""
 
     min_new_examples: int = Field(
         default=1,

@@ -92,7 +92,7 @@ def test_loading_replaces_auto_and_keeps_the_reason(
     monkeypatch.setattr(config_module, "weights_at_hand", lambda: False)
     without = load(overrides={"train.recipe": "auto", "data.source": source})
     assert without.config.train.recipe == "vit"
-    assert "weights of ImageNet are neither" in without.origins["train.recipe"]
+    assert "weights of ImageNet are not in" in without.origins["train.recipe"]
     own = {f"{HYPER}weights": "/own.h5"}
     given = load(overrides={"train.recipe": "auto", "data.source": source, **own})
     assert given.config.train.recipe == "mobilenet"
