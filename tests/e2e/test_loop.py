@@ -21,7 +21,7 @@ from components.model_server.server import ModelServer
 from pipeline.monitoring import logs as recorded
 from pipeline.monitoring import retention
 from pipeline.monitoring.figures import Report
-from pipeline.monitoring.recorder import What
+from pipeline.monitoring.recorder import RecordOptions
 from tests.kit import image_corpus
 from tests.kit.cli import perennial
 from tests.kit.serving import b64, wait_until
@@ -117,7 +117,10 @@ def _all_of_it(root: Path) -> Loop:
     odd = [(130, 130, 60), (60, 130, 130), (130, 60, 130)]
     with ModelServer(config_file=models / "models.config") as server:
         server.wait_ready()
-        with recording(root / "logs", server, What()) as port, nginx(server, port) as front:
+        with (
+            recording(root / "logs", server, RecordOptions()) as port,
+            nginx(server, port) as front,
+        ):
             address = f"http://{front.host}:{front.rest_port}{PREDICT}"
             sent = 0
             for offset, light, colors in (
