@@ -6,7 +6,6 @@ It needs Pillow and no TensorFlow, so that a client of a model server can do wha
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -103,7 +102,7 @@ def summary(data: bytes, max_pixels: int) -> Summary | None:
     return Summary(found.format, width, height, found.channels, *shown)
 
 
-def _open(data: bytes, kinds: Sequence[str] = _FORMATS) -> Image.Image:
+def _open(data: bytes, kinds: tuple[str, ...] = _FORMATS) -> Image.Image:
     """The image, its header read and its pixels not. Raises Unusable."""
     assert _ON_DEMAND
     # Our own limit is checked before any pixel is read; Pillow's is another.

@@ -23,7 +23,7 @@ from pipeline.monitoring.rows import Row
 
 
 class Limits(NamedTuple):
-    """What a folder may hold.
+    """The limits of a folder.
 
     total: bytes of all files; the oldest are removed.
     each: bytes after which a new file is begun.
@@ -38,10 +38,10 @@ class Limits(NamedTuple):
 
 
 class Writer:
-    """Adds rows to a folder, within its limits. For one thread."""
+    """A writer of rows to a folder, within its limits. For one thread."""
 
     def __init__(self, folder: Path, limits: Limits) -> None:
-        """Nothing is written before the first row."""
+        """Prepare to write; no file is made before the first row."""
         self._folder = folder
         self._limits = limits
         self._file: BinaryIO | None = None
@@ -104,7 +104,7 @@ def read(
     until: datetime.datetime | None = None,
     images: bool = True,
 ) -> Reading:
-    """The rows of requests from `since` on and before `until`, by time.
+    """Read the rows of requests from `since` on and before `until`, by time.
 
     Args:
       folder: of the files.
@@ -138,7 +138,7 @@ def read(
 
 
 def forget(folder: Path, requests: Collection[str]) -> dict[str, int]:
-    """Remove all records of these requests; returns how many there were of each.
+    """Remove all records of these requests; return how many there were of each.
 
     What is recorded during the call may be lost.
 
@@ -172,7 +172,7 @@ def forget(folder: Path, requests: Collection[str]) -> dict[str, int]:
 
 
 def _whole(path: Path) -> list[tuple[bytes, str]]:
-    """The records before what is cut off or damaged, each with its request."""
+    """Read the records before the first damaged one, each with its request."""
     found: list[tuple[bytes, str]] = []
     with contextlib.suppress(ValueError, FileNotFoundError):
         found.extend((each, rows.from_example(each).request) for each in _records(path))
@@ -180,6 +180,6 @@ def _whole(path: Path) -> list[tuple[bytes, str]]:
 
 
 def _records(path: Path) -> Iterator[bytes]:
-    """The records of a file. Raises ValueError at what is cut off or damaged."""
+    """Yield the records of a file. Raises ValueError at one that is cut off or damaged."""
     with path.open("rb") as file:
         yield from tfrecord.records(file)

@@ -1,4 +1,4 @@
-"""The recorder: takes mirrored requests, has the model server answer them again, and keeps both.
+"""The recorder: takes mirrored requests, sends them to the model server again, and keeps both.
 
 A mirror has the request only, and an answer over REST does not tell its version. So the recorder
 asks the same server once more, over gRPC, for the version or label that the caller named: answers
@@ -72,7 +72,7 @@ _CHANNEL = [
 
 @dataclasses.dataclass(frozen=True)
 class RecordOptions:
-    """What is kept of a request.
+    """The parts of a request that are kept.
 
     images: the images themselves.
     embeddings: what the model's last layer is given, for one more prediction each.
@@ -103,7 +103,7 @@ class Recorder:
     """A thread that keeps mirrored requests, between `start` and `stop`."""
 
     def __init__(self, folder: Path, server: str, options: RecordOptions, limits: Limits) -> None:
-        """Say where to write, and which gRPC address, HOST:PORT, to ask."""
+        """Write to `folder`; `server` is the gRPC address HOST:PORT of the model server."""
         self._writer = Writer(folder, limits)
         self._folder = folder
         self._options = options
@@ -144,7 +144,7 @@ class Recorder:
         self._channel.close()
 
     def take(self, request: Mirrored) -> bool:
-        """Put a request into the queue; whether there was room."""
+        """Put a request into the queue; return whether there was room."""
         with self._lock:
             if self._bytes + len(request.body) > WAITING_BYTES:
                 self.count("full")
@@ -274,7 +274,7 @@ class Recorder:
 
 
 def read_request(request: Mirrored) -> tuple[PredictRequest, list[bytes]]:
-    """The request without its inputs, and the images in it.
+    """Parse a request; return it without its inputs, and its images.
 
     Raises SkippedRequest where it holds none, or is of a signature that takes something else.
     """
@@ -298,7 +298,7 @@ def read_request(request: Mirrored) -> tuple[PredictRequest, list[bytes]]:
 
 
 def _message(request: Mirrored) -> bytes:
-    """GRPC's frame: whether it is compressed, the length in four bytes, the message."""
+    """Unpack gRPC's frame: whether it is compressed, the length in four bytes, the message."""
     is_compressed, length = request.body[0], int.from_bytes(request.body[1:5], "big")
     message = request.body[5 : 5 + length]
     if not is_compressed:
@@ -307,7 +307,7 @@ def _message(request: Mirrored) -> bytes:
 
 
 def _inflated(content: bytes) -> bytes:
-    """What gzip or deflate have compressed. Raises ValueError beyond REQUEST_BYTES."""
+    """Decompress gzip or deflate. Raises ValueError beyond REQUEST_BYTES."""
     inflater = zlib.decompressobj(wbits=47)
     found = inflater.decompress(content, REQUEST_BYTES)
     if inflater.unconsumed_tail:
@@ -333,7 +333,7 @@ def _read_rest(request: Mirrored) -> tuple[PredictRequest, list[bytes]]:
 
 
 def _values(content: Any) -> Iterator[bytes]:
-    """Each {"b64": ...} in one of the forms that the REST API takes."""
+    """Yield each {"b64": ...} of a request, in any form that the REST API takes."""
     if isinstance(content, dict) and content.keys() == {"b64"}:
         yield base64.b64decode(content["b64"])
     elif isinstance(content, dict | list):
@@ -352,7 +352,7 @@ def _of_example(value: bytes) -> bytes:
 
 
 def application(recorder: Recorder) -> web.Application:
-    """The recorder over HTTP: POST / takes a request, GET /metrics tells of them."""
+    """Make the HTTP application: POST / takes a request, GET /metrics returns the metrics."""
 
     async def record(request: web.Request) -> web.Response:
         # Read to the end in any case: a refusal would be a failure to the proxy, which then pauses.

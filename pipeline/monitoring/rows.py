@@ -1,4 +1,4 @@
-"""What is kept of an image that a model server was asked about: one tf.Example, TFDV's own format.
+"""The record of one image of a request, a tf.Example, which TFDV and Beam read.
 
 Derived features have the names of the training examples (`components.features`), so that the same
 statistics are made of both. PredictionLog, TensorFlow Serving's own format, has no place for a
@@ -114,7 +114,7 @@ class Row:
 
 
 def pictured(picture: Summary | Picture) -> dict[str, Any]:
-    """The fields of a Row that an image has by itself."""
+    """Return the fields of a Row that describe the image itself."""
     return {
         "format": picture.format,
         "height": picture.height,
@@ -127,7 +127,7 @@ def pictured(picture: Summary | Picture) -> dict[str, Any]:
 
 
 def to_example(row: Row) -> bytes:
-    """A serialized tf.Example."""
+    """Serialize a row as a tf.Example."""
     example = Example()
     values = example.features.feature
     for name, key in _TEXTS.items():

@@ -34,7 +34,7 @@ print(*head_losses(), *head_losses(How(strategy=two)))
 """
 
 
-def losses(how: FitOptions | None = None, **settings: Any) -> list[float]:
+def losses(options: FitOptions | None = None, **settings: Any) -> list[float]:
     """Losses of two epochs of 42 images, the last batch of which holds two."""
     keras.utils.set_random_seed(0)
     recipe = recipes.get("vit")
@@ -52,12 +52,12 @@ def losses(how: FitOptions | None = None, **settings: Any) -> list[float]:
         batch_size=8,
         epochs=2,
         seed=0,
-        how=how,
+        options=options,
     )
     return [row[key] for row in trained.epochs for key in ("loss", "val_loss")]
 
 
-def head_losses(how: FitOptions | None = None) -> list[float]:
+def head_losses(options: FitOptions | None = None) -> list[float]:
     """Losses of three epochs of a head on features of 17 images, the last batch of which is one."""
 
     class Recipe:
@@ -88,7 +88,7 @@ def head_losses(how: FitOptions | None = None) -> list[float]:
         batch_size=8,
         epochs=3,
         seed=0,
-        how=how,
+        options=options,
     )
     return [row[key] for row in trained.epochs for key in ("loss", "val_loss")]
 
@@ -99,7 +99,7 @@ def plain() -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [
         FitOptions(gradient_accumulation=3),
         FitOptions(gradient_accumulation=8),
@@ -107,9 +107,9 @@ def plain() -> list[float]:
     ],
 )
 def test_parts_of_a_batch_and_xla_give_the_same_training(
-    plain: list[float], how: FitOptions
+    plain: list[float], options: FitOptions
 ) -> None:
-    np.testing.assert_allclose(losses(how), plain, rtol=1e-4)
+    np.testing.assert_allclose(losses(options), plain, rtol=1e-4)
 
 
 def test_two_devices_give_the_same_training_with_and_without_parts() -> None:
@@ -239,5 +239,5 @@ def test_a_step_that_does_not_fit_into_memory_says_what_to_change() -> None:
             batch_size=8,
             epochs=1,
             seed=0,
-            how=FitOptions(gradient_accumulation=2),
+            options=FitOptions(gradient_accumulation=2),
         )
