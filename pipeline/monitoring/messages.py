@@ -2,7 +2,8 @@
 
 The generated modules need protobuf only, but they are inside the package `tensorflow`, whose own
 initialization takes some seconds and half a gigabyte. While they are imported, an empty module with
-the same search path stands in its place. TensorFlow can be imported afterwards as usual.
+the same search path stands in its place. Afterwards Python forgets it with all that is in it, so
+that TensorFlow can be imported as usual; protobuf then gives the same classes again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def _without_initialization() -> Iterator[None]:
     try:
         yield
     finally:
-        del sys.modules[spec.name]
+        for name in [name for name in sys.modules if f"{name}.".startswith(f"{spec.name}.")]:
+            del sys.modules[name]
 
 
 with _without_initialization():
