@@ -24,7 +24,7 @@ def classify(
     image_size: int = 480,
     top: int = 5,
 ) -> Predictions:
-    """The most probable classes of encoded images by a BiT with the head it was published with.
+    """Predict the most probable classes of encoded images by a BiT with its published head.
 
     Args:
         images: JPEG or PNG files. They are resized to squares.

@@ -92,7 +92,7 @@ class Window:
         end = instant(self.until)
         since = end - datetime.timedelta(days=self.days or config.monitor.window_days)
         with redirect_output(Path(os.devnull)):
-            from pipeline.monitoring import figures, page, recorder
+            from pipeline.monitoring import figures, gauges, page
             from pipeline.monitoring import monitor as monitoring
 
             place = find()
@@ -104,8 +104,8 @@ class Window:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "monitor.html").write_text(page.render(config.name, report), "utf-8")
             (folder / "monitor.json").write_text(f"{as_json}\n", "utf-8")
-            gauges = monitoring.gauges(config.name, report)
-            storage.write_text(str(self.logs / recorder.GAUGES), gauges)
+            values = gauges.render(config.name, report)
+            storage.write_text(str(self.logs / gauges.FILE), values)
             now = datetime.datetime.now(datetime.UTC)
             for line in monitoring.tell(config, place, report, now):
                 print(line)

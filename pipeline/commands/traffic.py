@@ -55,11 +55,11 @@ def record(
     """
     from pipeline.errors import ConfigError
     from pipeline.monitoring.logs import Limits
-    from pipeline.monitoring.recorder import Recorder, What, serve
+    from pipeline.monitoring.recorder import Recorder, RecordOptions, serve
 
     if 2 * file_mb > max_mb:
         raise ConfigError(f"--file-mb {file_mb:g} is more than half of --max-mb {max_mb:g}")
-    what = What(not no_images, embeddings or no_images, tuple(shadow or ()))
+    kept = RecordOptions(not no_images, embeddings or no_images, tuple(shadow or ()))
     limits = Limits(int(max_mb * 1e6), int(file_mb * 1e6), file_minutes * 60, days)
     try:
         logs.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def record(
         raise ConfigError(f"{logs}: cannot be made: {error.strerror}") from error
     print(f"Recording to {logs}, on {host}:{port}", flush=True)
     try:
-        serve(Recorder(logs, server, what, limits), host, port)
+        serve(Recorder(logs, server, kept, limits), host, port)
     except OSError as error:
         raise ConfigError(f"--host {host} --port {port}: {error.strerror}") from error
 
