@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+from components import servable
 from pipeline.errors import ConfigError, DataError
 from pipeline.noise import redirect_output
 
@@ -214,10 +216,9 @@ def _newest(base: Path) -> Path | None:
 
 def _classes(folder: Path) -> list[str]:
     """The class names of a SavedModel, empty where it is not there or does not tell."""
-    from components.model_server.model import read_classes
-    from components.servable import CLASSES_FILE
-
-    return read_classes(folder / CLASSES_FILE)
+    with contextlib.suppress(FileNotFoundError):
+        return servable.read_classes(str(folder))
+    return []
 
 
 def _saved_model(folder: Path, given: list[str]) -> Predict:
