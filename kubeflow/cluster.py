@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kubernetes.client import ApiException, CoreV1Api, V1Node
+from kubernetes.utils.quantity import parse_quantity
+
+from components import kubernetes_api
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kubernetes.client import CoreV1Api, V1Node
-
     from kubeflow.package import Package
 
 AUTOSCALED = "PERENNIAL_AUTOSCALED"
@@ -72,11 +74,7 @@ def _is_named() -> bool:
 
 def _connect() -> CoreV1Api:
     """Raises ConfigError. Does not try again: whoever submits waits for it."""
-    import kubernetes
-
-    from components import kubernetes_api
-
-    return kubernetes.client.CoreV1Api(kubernetes_api.connection(retries=0))
+    return CoreV1Api(kubernetes_api.connection(retries=0))
 
 
 class PodLogs:
@@ -161,8 +159,6 @@ class _Look:
 
     def _read(self, read: Callable[..., Any], *names: str) -> Any:
         """A thing; None where there is none, and `_UNREADABLE` where it may not be read."""
-        from kubernetes.client import ApiException
-
         if len(names) == 1:
             names = (*names, self.namespace)
         try:
@@ -192,8 +188,6 @@ class _Wish:
 
     def problem(self, node: V1Node) -> str | None:
         """Why a machine cannot take it: a verb and its object; None where it can."""
-        from kubernetes.utils.quantity import parse_quantity
-
         labels = node.metadata.labels or {}
         for name, value in self.labels:
             if labels.get(name) != value:

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 
 from kfp import compiler, dsl
 
-from kubeflow import entrypoint, node_pools, parameters
+from kubeflow import dag, entrypoint, node_pools, parameters
 from kubeflow import groups as grouping
-from kubeflow import plan as planning
 from kubeflow.groups import PLAN, Group, Node
 from kubeflow.parameters import PIPELINE_ROOT, Parameter
 from kubeflow.results import REPORT, RETRAIN, metrics_of
@@ -37,10 +36,11 @@ _REPORTED = {"ModelEvaluation", "PushedModel"}
 
 
 class Compiled(NamedTuple):
-    """A pipeline as YAML of two documents: the pipeline itself, and what it wants of Kubernetes."""
+    """A pipeline as YAML with two documents: its specification, and settings of its pods."""
 
     text: str
     pods: list[Group]
+    parameters: list[Parameter]
 
 
 def compile_pipeline(loaded: Loaded, *, decides: bool = False) -> Compiled:
@@ -64,11 +64,12 @@ def compile_pipeline(loaded: Loaded, *, decides: bool = False) -> Compiled:
     pods = grouping.group(nodes, kubeflow)
     env = {**config.storage.environment(), **kubeflow.env}
     kubeflow = kubeflow.model_copy(update={"env": env})
-    made = _Pipeline(config.name, kubeflow, given, parameters.of(config), nodes, pods, decides)
+    own = parameters.of(config)
+    made = _Pipeline(config.name, kubeflow, given, own, nodes, pods, decides)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(made.function(), str(path))
-        return Compiled(path.read_text(encoding="utf-8"), pods)
+        return Compiled(path.read_text(encoding="utf-8"), pods, own)
 
 
 def _find_nodes(config: Config, pipeline_root: str) -> list[Node]:
@@ -82,7 +83,7 @@ def _find_nodes(config: Config, pipeline_root: str) -> list[Node]:
                 for output in node.pipeline_node.outputs.outputs.values()
             ),
         )
-        for node in planning.make(config, pipeline_root).nodes
+        for node in dag.make(config, pipeline_root).nodes
     ]
 
 

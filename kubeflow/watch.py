@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from kubeflow.client import Kubeflow, Run
+from kubeflow.commands.connection import Connection
 from kubeflow.follow import explain
 from kubeflow.workflow import Workflow
 from pipeline.errors import KubeflowRefused, KubeflowUnreachable
@@ -81,6 +82,15 @@ class Watch:
         self._say(text)
         if failure := notify.send(NotifyConfig(), "failed", "kubeflow", text):
             self._say(failure)
+
+
+def run(connection: Connection, every_s: float | None) -> None:
+    """Watch the runs, and print reports; None for `every_s` checks once."""
+    watch = Watch(Kubeflow(connection), lambda text: print(text, flush=True))
+    if every_s is None:
+        watch.look()
+    else:
+        watch.forever(every_s)
 
 
 def _now() -> datetime.datetime:

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import json
-import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from components import progress
 from kubeflow.commands.connection import Connection, connected
 from pipeline.commands.options import LogFormat, LogFormatOption
-
-if TYPE_CHECKING:
-    from kubeflow.client import Kubeflow, Version
-    from kubeflow.package import Package
 
 PackageArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="Pipeline, as written by `perennial compile`.")
@@ -81,86 +71,17 @@ def submit(
 
     The file is uploaded as a version of the pipeline, unless Kubeflow has the same content already.
     """
-    from kubeflow.client import Kubeflow
-    from kubeflow.package import arguments, read
+    from kubeflow import submission
 
-    found = read(package)
-    values = arguments(found, param or [])
-    if check and not dry_run:
-        check_cluster(found, connection, service_account)
-    now = datetime.datetime.now(datetime.UTC)
-    kubeflow = Kubeflow(connection, dry_run=dry_run)
-    version = kubeflow.upload(found)
-    run_id, page = kubeflow.run(
-        version,
-        experiment=experiment or found.name,
-        name=name or f"{found.name} {now:%Y-%m-%d %H:%M:%S}",
-        arguments=values,
+    submission.submit(
+        package,
+        param or [],
+        connection,
+        experiment=experiment,
+        name=name,
         service_account=service_account,
+        wait=wait,
+        check=check,
+        dry_run=dry_run,
+        log_format=log_format,
     )
-    if dry_run:
-        print_requests(kubeflow)
-        return
-    if log_format is not LogFormat.JSON:
-        print_version(found, version)
-        print(f"Run       {page}", flush=True)
-    elif not wait:
-        print(json.dumps({"run_id": run_id, "page": page, "version": found.version}))
-    if wait:
-        _wait(kubeflow, run_id, page, found.nodes, log_format)
-
-
-def _wait(
-    kubeflow: Kubeflow, run_id: str, page: str, nodes: Sequence[str], log_format: LogFormat
-) -> None:
-    from kubeflow.follow import follow
-    from pipeline.console import Console, duration
-
-    with _not_repeated(), Console.create(log_format.resolved, sys.stdout) as console:
-        try:
-            ending = follow(kubeflow, run_id, nodes)
-        except KeyboardInterrupt:
-            progress.report("note", text=f"the run goes on without being watched: {page}")
-            raise
-        outcome = dict(ending.outcome)
-        rows = [("Run", f"succeeded after {duration(ending.wall_s)}")]
-        if "accuracy" in outcome:
-            verdict = "blessed" if outcome["blessed"] else "not blessed"
-            rows.append(("Accuracy", f"{outcome['accuracy']:.4f}, {verdict}"))
-        if "pushed" in outcome:
-            rows.append(("Pushed", outcome["pushed"] or "nothing"))
-        if "report" in outcome:
-            outcome["report"] = kubeflow.artifact(outcome["report"])
-            rows.append(("Report", outcome["report"]))
-        rows.append(("Page", page))
-        console.summary(rows, {"run_id": run_id, "state": "complete", **outcome, "page": page})
-
-
-@contextlib.contextmanager
-def _not_repeated() -> Iterator[None]:
-    """Keep events from the root logger: kfp's libraries have it print whatever reaches it."""
-    before = progress.LOGGER.propagate
-    progress.LOGGER.propagate = False
-    try:
-        yield
-    finally:
-        progress.LOGGER.propagate = before
-
-
-def check_cluster(package: Package, connection: Connection, service_account: str) -> None:
-    """Refuse what could never start, where Kubernetes can be looked at. Raises ConfigError."""
-    from kubeflow.cluster import check
-
-    for remark in check(package, connection.namespace, service_account):
-        print(f"perennial: note: {remark}", file=sys.stderr)
-
-
-def print_requests(kubeflow: Kubeflow) -> None:
-    """What a dry run would have sent."""
-    print(json.dumps(kubeflow.requests, indent=2, ensure_ascii=False))
-
-
-def print_version(package: Package, version: Version) -> None:
-    """Which version of which pipeline runs."""
-    state = "uploaded" if version.uploaded else "uploaded before"
-    print(f"Pipeline  {package.name}, version {package.version} ({state})")

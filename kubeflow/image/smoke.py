@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-import tempfile
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 
 from kubeflow.image import requirements
 
@@ -23,23 +21,9 @@ def main() -> None:
         locked = requirements.of_layer("base") | requirements.of_layer(layer)
         if found := differences(requirements.versions(locked), installed()):
             raise SystemExit("the packages are not those of the lock: " + "; ".join(found))
-    from tfx.dsl.compiler.compiler import Compiler
-    from tfx.orchestration.local import runner_utils
+    from kubeflow.image import nodes  # after the check, which names what is missing
 
-    from pipeline.config import load
-    from pipeline.dag import Locations, create_pipeline
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = load(None, {"workspace": folder}).config
-        places = Locations(pipeline_root=folder, push_directory=str(Path(folder) / "serving"))
-        compiled = Compiler().compile(create_pipeline(config, places))
-    deployment = runner_utils.extract_local_deployment_config(compiled)
-    modules = {"trainer_module.run_fn", "kubeflow.patient_metadata", "kfp.client"}
-    for node in compiled.nodes:
-        spec = runner_utils.extract_executor_spec(deployment, node.pipeline_node.node_info.id)
-        if spec is not None:  # a resolver has none
-            spec = getattr(spec, "python_executor_spec", spec)
-            modules.add(spec.class_path.rpartition(".")[0])
+    modules = {"trainer_module.run_fn", "kubeflow.patient_metadata", "kfp.client", *nodes.modules()}
     for module in sorted(modules):
         importlib.import_module(module)
         print(module)
