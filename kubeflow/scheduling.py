@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from kubeflow import submission
 from kubeflow.client import Kubeflow
 from kubeflow.commands.connection import Connection
+from kubeflow.commands.submit import Request
 from kubeflow.cron import in_words
-from kubeflow.package import arguments, read
 from pipeline.errors import ConfigError
 
 
 def create(
-    path: Path,
-    cron: str,
-    param: Sequence[str],
-    connection: Connection,
-    *,
-    experiment: str | None,
-    name: str | None,
-    service_account: str,
-    check: bool,
-    dry_run: bool,
+    path: Path, cron: str, name: str | None, request: Request, connection: Connection
 ) -> None:
-    """Upload a compiled pipeline unless Kubeflow has it, and schedule its runs."""
+    """Schedule runs of a compiled pipeline, and print the page of the schedule."""
     words = in_words(cron)
-    package = read(path)
-    values = arguments(package, param)
-    if check and not dry_run:
-        submission.check_cluster(package, connection, service_account)
-    kubeflow = Kubeflow(connection, dry_run=dry_run)
+    package, values = submission.prepare(path, request, connection)
+    kubeflow = Kubeflow(connection, dry_run=request.dry_run)
     version = kubeflow.upload(package)
     page = kubeflow.schedule(
         version,
         cron=cron,
-        experiment=experiment or package.name,
+        experiment=request.experiment or package.name,
         name=name or package.name,
         arguments=values,
-        service_account=service_account,
+        service_account=request.service_account,
     )
-    if dry_run:
+    if request.dry_run:
         submission.print_requests(kubeflow)
         return
     submission.print_version(package, version)

@@ -8,11 +8,13 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from components import progress
 from kubeflow import cluster
 from kubeflow.client import Kubeflow, Version
 from kubeflow.commands.connection import Connection
+from kubeflow.commands.submit import Request
 from kubeflow.follow import follow
 from kubeflow.package import Package, arguments, read
 from pipeline.commands.options import LogFormat
@@ -21,33 +23,26 @@ from pipeline.console import Console, duration
 
 def submit(
     path: Path,
-    param: Sequence[str],
-    connection: Connection,
-    *,
-    experiment: str | None,
     name: str | None,
-    service_account: str,
-    wait: bool,
-    check: bool,
-    dry_run: bool,
+    request: Request,
+    connection: Connection,
     log_format: LogFormat,
+    *,
+    wait: bool,
 ) -> None:
-    """Upload a compiled pipeline unless Kubeflow has it, start a run, and print its page."""
-    package = read(path)
-    values = arguments(package, param)
-    if check and not dry_run:
-        check_cluster(package, connection, service_account)
+    """Start a run of a compiled pipeline, and print its page."""
     now = datetime.datetime.now(datetime.UTC)
-    kubeflow = Kubeflow(connection, dry_run=dry_run)
+    package, values = prepare(path, request, connection)
+    kubeflow = Kubeflow(connection, dry_run=request.dry_run)
     version = kubeflow.upload(package)
     run_id, page = kubeflow.run(
         version,
-        experiment=experiment or package.name,
+        experiment=request.experiment or package.name,
         name=name or f"{package.name} {now:%Y-%m-%d %H:%M:%S}",
         arguments=values,
-        service_account=service_account,
+        service_account=request.service_account,
     )
-    if dry_run:
+    if request.dry_run:
         print_requests(kubeflow)
         return
     if log_format is not LogFormat.JSON:
@@ -59,10 +54,17 @@ def submit(
         _wait(kubeflow, run_id, page, package.nodes, log_format)
 
 
-def check_cluster(package: Package, connection: Connection, service_account: str) -> None:
-    """Check that pods can start, if Kubernetes can be read. Raises ConfigError."""
-    for remark in cluster.check(package, connection.namespace, service_account):
-        print(f"perennial: note: {remark}", file=sys.stderr)
+def prepare(path: Path, request: Request, connection: Connection) -> tuple[Package, dict[str, Any]]:
+    """Read a compiled pipeline and its arguments, and check that its pods can start.
+
+    Raises ConfigError.
+    """
+    package = read(path)
+    values = arguments(package, request.param or [])
+    if request.check and not request.dry_run:
+        for note in cluster.check(package, connection.namespace, request.service_account):
+            print(f"perennial: note: {note}", file=sys.stderr)
+    return package, values
 
 
 def print_requests(kubeflow: Kubeflow) -> None:

@@ -32,7 +32,7 @@ def compile_dag(
         bool,
         typer.Option(
             "--retrain",
-            help="Decide in the first pod, as `perennial retrain` does, whether to retrain at all.",
+            help="Decide in the first pod whether to retrain, as `perennial retrain` does.",
         ),
     ] = False,
     settings: SettingsOption = None,

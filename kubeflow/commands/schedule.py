@@ -7,20 +7,13 @@ from typing import Annotated
 import typer
 
 from kubeflow.commands.connection import Connection, connected
-from kubeflow.commands.submit import (
-    SERVICE_ACCOUNT,
-    CheckOption,
-    DryRunOption,
-    ExperimentOption,
-    PackageArgument,
-    ParamOption,
-    ServiceAccountOption,
-)
+from kubeflow.commands.submit import PackageArgument, Request
+from pipeline.commands.options import with_options
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.")]
 
 
-@connected
+@with_options(request=Request, connection=Connection)
 def create(
     package: PackageArgument,
     cron: Annotated[
@@ -31,16 +24,12 @@ def create(
             "@daily.",
         ),
     ],
-    param: ParamOption = None,
-    experiment: ExperimentOption = None,
     name: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Name of the schedule. Default: name of the pipeline."),
     ] = None,
-    service_account: ServiceAccountOption = SERVICE_ACCOUNT,
-    check: CheckOption = True,
-    dry_run: DryRunOption = False,
     *,
+    request: Request,
     connection: Connection,
 ) -> None:
     """Schedule recurring runs of a compiled pipeline.
@@ -50,17 +39,7 @@ def create(
     """
     from kubeflow import scheduling
 
-    scheduling.create(
-        package,
-        cron,
-        param or [],
-        connection,
-        experiment=experiment,
-        name=name,
-        service_account=service_account,
-        check=check,
-        dry_run=dry_run,
-    )
+    scheduling.create(package, cron, name, request, connection)
 
 
 @connected
