@@ -18,7 +18,8 @@ from kubeflow.commands.submit import Request
 from kubeflow.follow import follow
 from kubeflow.package import Package, arguments, read
 from pipeline.commands.options import LogFormat
-from pipeline.console import Console, duration
+from pipeline.console import Console
+from pipeline.formatting import duration
 
 
 def submit(

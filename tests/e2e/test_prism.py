@@ -31,7 +31,7 @@ from pipeline import beam_runner, local_runner
 from pipeline.beam_trial import TrialError
 from pipeline.config import load
 from pipeline.errors import INTERRUPTED, ConfigError, NodeFailed
-from pipeline.run import build_pipeline
+from pipeline.execution import build_pipeline
 from pipeline.settings import BEAM_NODES, BeamJob
 from pipeline.workspace import Workspace
 from tests import REPO

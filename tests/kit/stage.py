@@ -20,7 +20,7 @@ TRANSFORM = {
     "train_size": None,
     "resize": "bilinear",
     "antialias": True,
-    "aspect": "squeeze",
+    "resize_mode": "stretch",
     "crop_fraction": 1.0,
 }
 

@@ -15,7 +15,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from components.model_registry import mirror
 from components.model_registry.config_map import ConfigMapKey
-from components.model_server.metrics import REQUEST_COUNT, REQUEST_LATENCY
+from components.model_server.service import REQUEST_COUNT, REQUEST_LATENCY
 from tests import REPO
 from tests.kit.kustomize import Resource, render
 from tests.kit.manifests import CUSTOM, SERVING, validate

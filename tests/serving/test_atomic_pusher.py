@@ -85,7 +85,7 @@ class TestFileSystem:
 
         def nearly_full(path: Path) -> os.statvfs_result:
             values = list(statvfs(path))
-            values[4] = 3  # blocks available
+            values[4] = 0  # blocks available
             return os.statvfs_result(values)
 
         monkeypatch.setattr(os, "statvfs", nearly_full)

@@ -20,7 +20,7 @@ import pytest
 from components.model_server import config_file
 from components.model_server.client import Client, strings
 from components.model_server.errors import ServingError
-from components.model_server.session import Session
+from components.model_server.model import Session
 from components.model_server.tensors import Arrays
 from tests.kit.servers import running
 from tests.kit.serving import (
@@ -238,8 +238,18 @@ class TestStatusAndMetadata:
         assert signatures["serving_examples"]["inputs"].keys() == {"examples"}
         assert signatures["serving_default"]["outputs"].keys() == {"label", "probabilities"}
 
-    def test_grpc_metadata_describes_the_signatures(self, client: Client) -> None:
-        signatures = client.metadata(MODEL, label="canary").signature_def
+    def test_grpc_metadata_describes_the_signatures(self, server: Running) -> None:
+        from tensorflow_serving.apis import get_model_metadata_pb2, prediction_service_pb2_grpc
+
+        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        request.model_spec.name, request.model_spec.version_label = MODEL, "canary"
+        with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            answer = stub.GetModelMetadata(request, timeout=SECONDS)
+        assert answer.model_spec.version.value == 2
+        found = get_model_metadata_pb2.SignatureDefMap()
+        answer.metadata["signature_def"].Unpack(found)
+        signatures = found.signature_def
         assert set(signatures["serving_default"].inputs) == {"image_bytes"}
         assert set(signatures["serving_examples"].inputs) == {"examples"}
 

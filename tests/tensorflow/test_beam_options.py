@@ -14,7 +14,7 @@ from tfx.proto.orchestration import executable_spec_pb2
 
 from pipeline import dag, local_runner
 from pipeline.config import load
-from pipeline.run import build_pipeline
+from pipeline.execution import build_pipeline
 from pipeline.workspace import Workspace
 from tests.kit.runs import DATA_NODES
 

@@ -20,7 +20,7 @@ from components.image_schema_gen.schema import class_names, read_schema
 from components.image_transform import executor
 from pipeline import local_runner
 from pipeline.config import load
-from pipeline.run import build_pipeline
+from pipeline.execution import build_pipeline
 from pipeline.workspace import Workspace
 from tests.kit import image_corpus
 from tests.kit.runs import DATA_NODES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from trainer_module.models.bit_weights import (
     pretrained_bit,
     pretrained_classifier,
 )
-from trainer_module.pretrained import classify
+from trainer_module.pretrained import classifier
 from trainer_module.weights import WeightsError, WeightSpec
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (2, 32, 32, 3), np.uint8)
@@ -286,31 +287,46 @@ def test_pretrained_head_is_kept_for_use_as_it_is(tmp_path: Path) -> None:
 class TestClassify:
     names = ("a", "b", "c", "d", "e", "f", "g")
 
-    def test_names_the_most_probable_classes(self, tmp_path: Path) -> None:
+    def test_gives_the_probabilities_of_the_published_head(self, tmp_path: Path) -> None:
         spec = save_arrays(tmp_path / "bit.npz", bit_arrays())
         encoded = [bytes(tf.io.encode_png(image).numpy()) for image in IMAGES]
-        found = classify(encoded, self.names, spec, variant="tiny", image_size=32, top=3)
+        found = classifier(spec, 7, "tiny", 32)(encoded)
         model = pretrained_classifier("tiny", spec, image_size=32)
         probabilities = np.asarray(keras.ops.softmax(model(IMAGES)))
-        for row, classes in zip(probabilities, found, strict=True):
-            assert [name for name, _ in classes] == [self.names[i] for i in np.argsort(-row)[:3]]
-            assert [share for _, share in classes] == pytest.approx(sorted(row)[::-1][:3], rel=1e-4)
+        np.testing.assert_allclose(found, probabilities, rtol=1e-4)
 
     def test_labels_of_other_weights_are_refused(self, tmp_path: Path) -> None:
         spec = save_arrays(tmp_path / "bit.npz", bit_arrays())
         with pytest.raises(WeightsError, match="7 classes apart, but there are 6 labels"):
-            classify([], self.names[:6], spec, variant="tiny", image_size=32)
+            classifier(spec, 6, "tiny", 32)
 
-    def test_command_prints_them(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("name", ["predict", "classify"])
+    def test_command_prints_them(self, tmp_path: Path, name: str) -> None:
         spec = save_arrays(tmp_path / "bit.npz", bit_arrays())
         image, labels = tmp_path / "image.png", tmp_path / "names.txt"
         image.write_bytes(tf.io.encode_png(IMAGES[0]).numpy())
         labels.write_text("\n".join(self.names), encoding="utf-8")
-        command = ["classify", str(image), "--weights", spec.source, "--labels", str(labels)]
+        command = [name, str(image), "--weights", spec.source, "--labels", str(labels)]
         command += ["--variant", "tiny", "--image-size", "32", "--top", "2"]
         result = perennial(*command, "--sha256", spec.sha256)
         assert result.exit_code == 0, result.output
         assert re.fullmatch(rf"{image}: [a-g] [\d.]+%, [a-g] [\d.]+%\n", result.stdout)
+        assert ("perennial predict" in result.stderr) is (name == "classify")
         unconfirmed = perennial(*command)
         assert unconfirmed.exit_code == 2
         assert spec.sha256 in unconfirmed.stderr
+
+    def test_a_file_that_is_no_image_is_named_and_the_others_are_classified(
+        self, tmp_path: Path
+    ) -> None:
+        spec = save_arrays(tmp_path / "bit.npz", bit_arrays())
+        labels = tmp_path / "names.txt"
+        labels.write_text("\n".join(self.names), encoding="utf-8")
+        for file, content in (("a.png", tf.io.encode_png(IMAGES[0]).numpy()), ("b.png", b"no")):
+            (tmp_path / file).write_bytes(content)
+        options = ["--weights", spec.source, "--sha256", spec.sha256, "--variant", "tiny", "--json"]
+        done = perennial("predict", tmp_path, *options, "--image-size", 32, "--labels", labels)
+        assert done.exit_code == 3
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [len(row.get("classes", ())) for row in rows] == [3, 0]
+        assert "error" in rows[1]
