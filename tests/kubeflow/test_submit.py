@@ -39,7 +39,7 @@ def stub() -> Iterator[Stub]:
 
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compiled pipeline."""
+    """Compile a pipeline."""
     from tests.kit import sample_package
 
     path = tmp_path_factory.mktemp("package") / "digits.yaml"
@@ -48,7 +48,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(code: int, *arguments: str | Path) -> str:
-    """The one line of a command that fails with `code`."""
+    """Return the one line of a command that fails with `code`."""
     result = perennial(*arguments)
     assert result.exit_code == code, result.output
     assert result.stdout == ""
