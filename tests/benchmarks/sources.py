@@ -176,7 +176,7 @@ SOURCES = {
 
 
 def trained(task: Task, settings: Values, seed: int) -> np.ndarray:
-    """The answers of what the settings train for the test images, int64 [N]."""
+    """Train with the settings, and return the predictions for the test images, int64 [N]."""
     config = configuration.load(overrides={"data.source": "/photos", **settings}).config
     train, shape = config.train, config.transform
     recipe = recipes.get(train.recipe)
@@ -211,7 +211,7 @@ def trained(task: Task, settings: Values, seed: int) -> np.ndarray:
 
 
 def divided(root: Path, seed: int, limit: int | None) -> Task:
-    """The task of a seed; `limit` is how many images of each class train and evaluate at most."""
+    """Return the task of a seed, with at most `limit` images per class to train and evaluate."""
     sorts: dict[str, list[tuple[str, int]]] = {"train": [], "evaluation": [], "test": []}
     found = by_class(root)
     for label, paths in enumerate(found[name] for name in sorted(found)):
@@ -280,7 +280,7 @@ def measured(work: Callable[[], np.ndarray], truth: np.ndarray, seed: int) -> di
 def compared(
     name: str, folder: Path, values: Values, seed: int, limit: int | None, sides: Sequence[str]
 ) -> dict[str, Any]:
-    """The answers of the sides with one seed; prints them."""
+    """Return and print the predictions of the sides with one seed."""
     source = SOURCES[name]
     task = divided(folder, seed, limit)
     row: dict[str, Any] = {"preset": name, "seed": seed, "files": task.test.files}

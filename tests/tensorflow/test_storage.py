@@ -26,7 +26,7 @@ LARGE = 120 * 2**20  # bytes, of which s3fs makes several parts
 
 @pytest.fixture
 def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of copies."""
+    """Return the folder of copies."""
     monkeypatch.setenv(staging.FOLDER, str(tmp_path / "copies"))
     monkeypatch.delenv(staging.LIMIT_GB, raising=False)
     monkeypatch.setattr(staging, "_LATE_S", 3.0)
@@ -55,7 +55,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
 def place(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
-    """A location that nothing is below."""
+    """Return a location without content."""
     with contextlib.ExitStack() as stack:
         if request.param == "disk":
             yield str(tmp_path / "place")
