@@ -9,7 +9,7 @@ JOBS ?= logical
 
 .DEFAULT_GOAL := help
 .PHONY: help run check test coverage cluster-test browser services disks lint unit workflows format lock docs image sbom \
-	licenses audit doctor prism s3 venv tools clean
+	licenses audit doctor prism s3 azurite venv tools clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -36,13 +36,15 @@ cluster-test: tools ## Run the tests on the cluster that KUBECONFIG names; image
 browser: ## Install the browser of the page tests, which are skipped without (Debian and Ubuntu)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium; }
 
-services: ## Install databases and nginx, for the tests that are skipped without
+services: ## Install databases, nginx and promtool, for the tests that are skipped without
 	@PATH=$$PATH:/usr/sbin command -v mariadbd >/dev/null || { apt-get update -qq && \
 		apt-get install -qq -y mariadb-server-core mariadb-client-core; }
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { apt-get update -qq && \
 		apt-get install -qq -y postgresql; }
 	@PATH=$$PATH:/usr/sbin command -v nginx >/dev/null || { apt-get update -qq && \
 		apt-get install -qq -y --no-install-recommends nginx-light; }
+	@command -v promtool >/dev/null || { apt-get update -qq && \
+		apt-get install -qq -y --no-install-recommends prometheus; }
 
 disks: ## Install what tests of disks need, which are skipped without; they need root too
 	@which strace mkfs.xfs mksquashfs bindfs >/dev/null || { apt-get update -qq && \
@@ -73,6 +75,11 @@ S3_DIR ?= /usr/local/bin
 s3: ## Build Versity's S3 gateway for the tests of object stores, into S3_DIR
 	@command -v go >/dev/null || { echo "go is not installed" >&2; exit 2; }
 	GOBIN=$(S3_DIR) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+# Needs npm. Microsoft's emulator of Azure's blob storage, for tests that are skipped without.
+azurite: ## Install Azurite for the tests of az://
+	@command -v npm >/dev/null || { echo "npm is not installed" >&2; exit 2; }
+	npm install --global --no-fund --no-audit azurite@3
 
 doctor: venv ## Check this machine
 	@.venv/bin/perennial doctor $(ARGS)

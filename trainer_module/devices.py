@@ -61,7 +61,7 @@ def is_chief(used: tf.distribute.Strategy) -> bool:
 
 
 def replicas(used: tf.distribute.Strategy) -> Replicas:
-    """The share of each batch that this process feeds."""
+    """Return the share of each batch that this process feeds."""
     position, addresses = cluster()
     total = used.num_replicas_in_sync
     local = total // max(1, len(addresses))
@@ -69,7 +69,7 @@ def replicas(used: tf.distribute.Strategy) -> Replicas:
 
 
 def cluster() -> tuple[int, list[str]]:
-    """This process's position among the training processes of TF_CONFIG, and their addresses.
+    """Read TF_CONFIG: this process's position among the training processes, and their addresses.
 
     Raises DeviceError where it cannot be read.
     """

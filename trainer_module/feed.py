@@ -48,7 +48,7 @@ class Feed:
     def batches(
         self, phase: Phase, epochs: range, first_step: int
     ) -> tuple[Iterator[Iterator], Iterable]:
-        """An iterator for the batches of each of `epochs`, and the batches of an evaluation.
+        """Return an iterator for the batches of each of `epochs`, and the batches of an evaluation.
 
         The first of the epochs begins with the batch `first_step`.
         """

@@ -28,11 +28,11 @@ class Footprint:
     image: int
 
     def of(self, images: int) -> int:
-        """Bytes of a training step that holds so many images at once."""
+        """Estimate the bytes of a training step that holds so many images at once."""
         return self.fixed + images * self.image
 
     def images(self, room: float) -> int:
-        """How many images a step can hold in so many bytes."""
+        """Return how many images a step can hold in so many bytes."""
         return max(0, int((room - self.fixed) // max(1, self.image)))
 
 
@@ -64,7 +64,7 @@ def parts(
     bytes_each: int = 4,
     size: int | None = None,
 ) -> int:
-    """In how few parts a step's `images` fit into `room` bytes, as far as can be told.
+    """Return the fewest parts in which a step's `images` fit into `room` bytes, by the estimate.
 
     One where `model` trains batch normalization, for which parts are not the same as the whole.
     `room` may be infinite.
@@ -76,7 +76,7 @@ def parts(
 
 
 def _outputs(model: keras.Model, size: int | None) -> Iterator[tuple[keras.Layer, Any]]:
-    """Every layer, those of models in it too, with its symbolic output of images of `size`."""
+    """Yield every layer, those of inner models too, and its symbolic output for `size`."""
     (images,) = model.inputs
     if size and None in images.shape[1:3]:
         yield from _resized(model, (None, size, size, images.shape[3]))
@@ -107,7 +107,7 @@ def _resized(model: keras.Model, shape: Shape) -> Iterator[tuple[keras.Layer, An
 
 
 def _numbers(layer: keras.Layer, output: Any) -> int:
-    """How many numbers a layer gives for one image, with an attention's table of scores."""
+    """Count the numbers of a layer's output for one image, with an attention's table of scores."""
     count = sum(_size(each.shape) for each in keras.tree.flatten(output))
     if isinstance(layer, layers.MultiHeadAttention):
         tokens = _size(output.shape[:2])

@@ -112,7 +112,7 @@ def _run(
             batch_size=settings.batch_size,
             epochs=settings.epochs,
             seed=settings.seed,
-            how=fit.FitOptions(
+            options=fit.FitOptions(
                 balance=settings.balance,
                 keep=settings.keep,
                 gradient_accumulation=settings.gradient_accumulation,
@@ -199,7 +199,7 @@ def _export(
 
 
 def _identity(fn_args: FnArgs) -> Mapping[str, Any]:
-    """What two calls have in common of which one may continue the other."""
+    """Return what two calls must have in common for one to continue the other's training."""
     return {
         "custom_config": fn_args.custom_config,
         "train": [staging.origin(each) for each in fn_args.train_files],

@@ -78,7 +78,7 @@ def check(model: keras.Model, base_model: str) -> None:
 
 
 def _earlier(path: str) -> tuple[list[np.ndarray], list[str], list[str]]:
-    """The weights of an earlier model, its classes and the names of the weights."""
+    """Read the weights of an earlier model, its classes and the names of the weights."""
     try:
         earlier = checkpoint.read(path)
         return earlier.arrays["weights"], earlier.meta["classes"], earlier.meta["names"]
@@ -87,7 +87,7 @@ def _earlier(path: str) -> tuple[list[np.ndarray], list[str], list[str]]:
 
 
 def _head(model: keras.Model) -> set[int]:
-    """The ids of the variables of the last layer."""
+    """Collect the ids of the variables of the last layer."""
     last = model.layers[-1]
     while isinstance(last, keras.Model):
         last = last.layers[-1]

@@ -21,7 +21,7 @@ _HEADERS = {
 
 
 def application(folder: Path) -> web.Application:
-    """The page over a folder that `ask.write` made. Raises DataError where it is none."""
+    """Make the page for a folder written by `ask.write`. Raises DataError for another folder."""
     read_table(folder / TABLE)
     try:
         items = json.loads((folder / ITEMS).read_bytes())

@@ -125,7 +125,7 @@ _REST_OWN = """\
 
 @dataclasses.dataclass(frozen=True)
 class Proxy:
-    """Addresses, HOST:PORT, and the share of the requests that is recorded, 0 to 1.
+    """The addresses, HOST:PORT, and the share of the requests that is recorded, 0 to 1.
 
     folder: for nginx's files; an absolute path that is there.
     patience: how long nginx waits for the recorder, as nginx has times.
@@ -142,7 +142,7 @@ class Proxy:
     patience: str = PATIENCE
 
     def configuration(self) -> str:
-        """The text of nginx.conf. Raises ConfigError where the share is none."""
+        """Write the text of nginx.conf. Raises ConfigError for a share outside 0 to 1."""
         if not 0 <= self.share <= 1:
             raise ConfigError(f"a share of {self.share:g} of the requests: it must be in 0..1")
         common = {
@@ -186,7 +186,7 @@ class Proxy:
         return f"{head}{rest}{grpc}}}\n"
 
     def command(self) -> list[str]:
-        """Write the configuration into the folder, and say how nginx is started with it.
+        """Write the configuration into the folder; return the command that starts nginx with it.
 
         Raises ConfigError where nginx is not installed.
         """
@@ -202,6 +202,6 @@ class Proxy:
 
 
 def _reached(listen: str) -> str:
-    """Where this machine reaches what listens on HOST:PORT or PORT."""
+    """Return an address of this machine for a server that listens on HOST:PORT or PORT."""
     host, _, port = listen.rpartition(":")
     return f"{'127.0.0.1' if host in ('', '0.0.0.0', '*') else host}:{port}"

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from components.lineage import Lineage
-from pipeline.config import COMMAND_LINE, Loaded, items, keys
+from pipeline.config import COMMAND_LINE, Loaded, items, keys, renamed
 from pipeline.recipe_choice import AUTO
 from pipeline.report.facts import RECORD
 from pipeline.workspace import Workspace
 from trainer_module import recipes
 
 ORIGIN = "baseline"
-# What makes the model, whatever set it: defaults and presets may have changed since.
+# Settings that make the model, wherever set: defaults and presets may have changed since.
 _MODEL = ("train.", "transform.")
 # What is the schedule's own, the place's, or would keep new images out.
 _NOT_TAKEN = (
@@ -48,7 +48,7 @@ class Baseline:
         return str(self.values["train.recipe"])
 
     def layer(self, given: Loaded) -> dict[str, Any]:
-        """What a retraining takes from it beside what is `given`.
+        """Return the settings that a retraining takes over, below those `given`.
 
         Where another recipe is given, neither its settings nor its weights fit. A bound of the gate
         is taken where it is tighter: one that was loosened was loosened for that run.
@@ -72,7 +72,7 @@ class Baseline:
 
 
 def find(workspace: Workspace, name: str) -> Baseline | None:
-    """The baseline of the model called `name`; None where there is none, or its run is gone."""
+    """Find the baseline of the model called `name`; None without one, or where its run is gone."""
     if not workspace.metadata.exists():
         return None
     baseline = Lineage.at(workspace.connection()).history(name).baseline
@@ -80,7 +80,7 @@ def find(workspace: Workspace, name: str) -> Baseline | None:
         return None
     try:
         record = json.loads((workspace.run_dir(baseline.run) / RECORD).read_bytes())
-        settings: dict[str, dict[str, Any]] = record["settings"]
+        settings = renamed.recorded(record["settings"])
         values = {key: settings[key]["value"] for key in _taken(settings)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
@@ -113,7 +113,7 @@ def _is_tighter(key: str, value: object, given: object) -> bool:
 
 
 def differences(baseline: Baseline, given: Loaded, used: Loaded) -> list[str]:
-    """A line for each setting in which what is used is not what the baseline had, or was given."""
+    """Describe each setting whose value is neither the baseline's nor the given one, in a line."""
     before = dict(items(given.config, given.origins))
     lines = []
     if not baseline.shares_recipe(given):

@@ -1,7 +1,7 @@
-"""How far new images are from those that the baseline was made of.
+"""The distance of new images from those that the baseline was trained on.
 
-Three looks: the shares of the classes and the derived statistics, both with TFDV's comparators, and
-what the baseline itself makes of the images, its mean embedding.
+Three measures: the shares of the classes and the derived statistics, both with TFDV's comparators,
+and the mean embedding by the baseline itself.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def measured(
     texts: Sequence[str] = TEXTS,
     numbers: Sequence[str] = NUMBERS,
 ) -> Iterator[tuple[str, float]]:
-    """TFDV's distance of each feature: L-infinity of texts, Jensen-Shannon of numbers."""
+    """Measure TFDV's distance of each feature: L-infinity of texts, Jensen-Shannon of numbers."""
     schema = schema_pb2.Schema()
     kinds = {".".join(each.path.step): each.type for each in now.datasets[0].features}
     for name in texts:
@@ -122,7 +122,7 @@ def measured(
 
 
 def embedding_shift(new: np.ndarray, reference: np.ndarray) -> float:
-    """Distance between mean embeddings [N, D] and [M, D], in standard deviations.
+    """Measure the distance between mean embeddings [N, D] and [M, D], in standard deviations.
 
     The root of the mean, over the dimensions, of the squared difference of the means divided by the
     reference's variance. What chance alone gives, 1/N + 1/M, is taken off: two samples of the same
@@ -135,7 +135,7 @@ def embedding_shift(new: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _new(data: DataConfig, names: Collection[str]) -> Iterator[bytes]:
-    """Serialized tf.Examples of the inputs that can be read."""
+    """Yield serialized tf.Examples of the inputs that can be read."""
     for unit in list_data(data.source, data.options).units:
         for item in unit.items():
             if item.name not in names or item.problem:
@@ -148,7 +148,7 @@ def _new(data: DataConfig, names: Collection[str]) -> Iterator[bytes]:
 
 
 def _sample(examples_uri: str) -> Iterator[bytes]:
-    """At most MAX_REFERENCE of the training examples, from all over them."""
+    """Yield at most MAX_REFERENCE training examples, evenly spread over all of them."""
     files = reuse.files_of(examples_uri, ["train"])["train"]
     shards = reuse.read_shards(examples_uri)
     images = sum(shards.get(name, 0) for name in files)
@@ -171,7 +171,7 @@ def _columns(records: Sequence[bytes]) -> pa.RecordBatch:
 
 
 def statistics(columns: pa.RecordBatch) -> statistics_pb2.DatasetFeatureStatisticsList:
-    """TFDV's statistics of list columns."""
+    """Compute TFDV's statistics of list columns."""
     return stats_impl.generate_statistics_in_memory(columns, statistics_options())
 
 

@@ -1,4 +1,4 @@
-"""Messages to a webhook, in the JSON that Slack, Mattermost and others take, and to who watches.
+"""Messages to a webhook, in the JSON that Slack and Mattermost take, and to the terminal.
 
 The URL is a secret: it comes from the environment, and no message of ours holds it.
 """
@@ -21,7 +21,7 @@ LONGEST = 2000  # characters of a message; the shortest limit of the chats above
 
 
 def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
-    """Tell that `event` befell the model called `name`.
+    """Send a message about `event` of the model called `name` to the webhook.
 
     Returns why that failed, None where it did not or nobody is to be told. Raises nothing: a
     night's work is not lost because a chat is down.
@@ -48,7 +48,7 @@ def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
 
 
 def _post(url: str, body: bytes) -> str:
-    """Why it was not taken; "" if it was."""
+    """Post; return the reason of a failure, "" without one."""
     try:
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         # Not the module's opener, which keeps the proxies of its first call.
@@ -62,7 +62,7 @@ def _post(url: str, body: bytes) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text in which a class called <!channel> calls nobody, as Slack and Mattermost have it."""
+    """Escape text, so that a class called <!channel> notifies nobody in Slack or Mattermost."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

@@ -23,7 +23,7 @@ import tensorflow as tf
 from trainer_module import fit, recipes
 from trainer_module.input_pipeline import Split
 from trainer_module.recipes.mobilenet import Config
-from trainer_module.recipes.transfer import BASE
+from trainer_module.training.transfer import BASE
 from trainer_module.transform import load_image
 
 SIZE = 160

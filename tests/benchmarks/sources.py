@@ -178,15 +178,15 @@ SOURCES = {
 def trained(task: Task, settings: Values, seed: int) -> np.ndarray:
     """The answers of what the settings train for the test images, int64 [N]."""
     config = configuration.load(overrides={"data.source": "/photos", **settings}).config
-    train, how = config.train, config.transform
+    train, shape = config.train, config.transform
     recipe = recipes.get(train.recipe)
     framed = recipe.is_framed(train.hyperparameters)
-    policy = {each: getattr(how, each) for each in transform.RESIZE_POLICY}
+    policy = {each: getattr(shape, each) for each in transform.RESIZE_POLICY}
 
     def split(images: Images, size: int, *, framed: bool = False) -> Split:
         def prepared(image: tf.Tensor) -> Any:
             pixels = transform.resize_image(image, size, **policy)
-            shown = transform.shown(image, policy["aspect"], policy["crop_fraction"])
+            shown = transform.shown(image, policy["resize_mode"], policy["crop_fraction"])
             return Framed(pixels, shown) if framed else pixels
 
         ready = images.decoded().map(lambda image, label: (prepared(image), label), AUTO).cache()
@@ -196,17 +196,17 @@ def trained(task: Task, settings: Values, seed: int) -> np.ndarray:
     result = fit.fit(
         recipe,
         train.hyperparameters,
-        train=split(task.train, how.train_size or how.image_size, framed=framed),
-        evaluation=split(task.evaluation, how.image_size),
-        image_size=how.image_size,
+        train=split(task.train, shape.train_size or shape.image_size, framed=framed),
+        evaluation=split(task.evaluation, shape.image_size),
+        image_size=shape.image_size,
         num_classes=task.classes,
         batch_size=train.batch_size,
         epochs=train.epochs,
         seed=seed,
-        how=fit.FitOptions(keep=train.keep),
+        options=fit.FitOptions(keep=train.keep),
     )
     return source_loops.answers(
-        result.model, split(task.test, how.image_size).images.batch(train.batch_size)
+        result.model, split(task.test, shape.image_size).images.batch(train.batch_size)
     )
 
 

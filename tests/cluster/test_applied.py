@@ -33,7 +33,7 @@ def test_the_api_server_takes_all_of_it(folder: str, namespace: str) -> None:
     assert "PodSecurity" not in warnings
 
 
-@pytest.mark.parametrize("overlay", ["cpu", "nfs", "object-store", "one-namespace"])
+@pytest.mark.parametrize("overlay", ["cpu", "nfs", "object-store", "one-namespace", "s3"])
 def test_with_the_components_for_promotion_too(overlay: str, namespace: str) -> None:
     resources = kit.kustomized(kit.SERVING / "overlays" / overlay, "promotion", "quick-promotion")
     assert "PodSecurity" not in kit.apply(kit.moved(resources, namespace), "--dry-run=server")

@@ -1,90 +1,35 @@
 """Promotion in the cluster: the Job, its rights, the pods, and clients that ask all the time.
 
-The servers are the development server with the flags of the manifest, for no image of TensorFlow
-Serving is at hand everywhere. It is more generous in this: it finishes running requests at SIGTERM,
-it loads in milliseconds, and a version that cannot be loaded is given up at once.
+tests/cluster/servers.py names where its servers are more generous than TensorFlow Serving.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 
 import pytest
 import yaml
 
-from tests import REPO
-from tests.cluster import kit
+from tests.cluster import kit, servers
 from tests.cluster.kit import Resource
 
 pytestmark = pytest.mark.cluster
 
-# Of TensorFlow Serving only; the development server has none of what they are for.
-UNKNOWN = (
-    "--allow_version_labels_for_unavailable_models",
-    "--monitoring_config_file",
-    "--enable_profiler",
-)
 ACCOUNT = "model-promoter"
 
 
 @pytest.fixture(scope="module")
 def serving(namespace: str) -> str:
-    """The overlay cpu with the component for promotion, two ready pods, and somebody who asks."""
-    found = kit.moved(kit.kustomized(kit.SERVING / "overlays" / "cpu", "promotion"), namespace)
-    by_name = {(each["kind"], each["metadata"]["name"]): each for each in found}
-    pod = by_name["Deployment", "model-server"]["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert container["command"] == ["tensorflow_model_server"]
-    container["image"] = kit.IMAGE
-    container["command"] = ["python3", "-m", "components.model_server", "--host=0.0.0.0"]
-    container["args"] = [a for a in container["args"] if not a.startswith(UNKNOWN)]
-    kit.small(pod, "2Gi")
+    """The overlay cpu with the component for promotion, two ready pods, and a client."""
+    found = servers.resources(namespace, "cpu", "promotion")
     versions = (kit.SERVING / "base" / "models.config").read_text()
     data = {"models.config": versions}
     kit.apply([kit.resource("v1", "ConfigMap", "model-versions", namespace, data=data)])
-    claims = [each for each in found if each["kind"] == "PersistentVolumeClaim"]
-    here = REPO / "tests"
-    files = kit.files_of(
-        "files", namespace, here / "cluster" / "push_colours.py", here / "kit" / "tiny_export.py",
-        here / "cluster" / "ask.py",
-    )  # fmt: skip
-    push = ["python3", "/files/push_colours.py"]
-    kit.apply([*claims, files, kit.job("push", namespace, push, {"/models": "models"}, "files")])
-    code, log = kit.ended("push", namespace)
-    assert code == 0, log
-    kit.apply(found)
-    kit.kubectl("rollout", "status", "deployment/model-server", "-n", namespace, "--timeout=500s")
-    kit.wait_until(lambda: len(ready(namespace)) == 2, "the autoscaler's two pods")
-    address = kit.get("service", "model-server", namespace)["spec"]["clusterIP"]
-    url = f"http://{address}:8501/v1/models/perennial/labels/stable:predict"
-    label = {"perennial/model-client": "true"}
-    ask = ["python3", "/files/ask.py", url]
-    kit.apply([kit.job("asker", namespace, ask, files="files", labels=label)])
-    kit.wait_until(lambda: bool(asked(namespace)), "somebody who asks")
+    servers.push_colours(namespace, found)
+    servers.start(namespace, found)
+    servers.start_client(namespace)
     return namespace
-
-
-def ready(namespace: str) -> list[str]:
-    """Addresses of the Service's ready pods."""
-    selector = "kubernetes.io/service-name=model-server"
-    text = kit.kubectl("get", "endpointslices", "-n", namespace, "-l", selector, "-o", "json")
-    return [
-        endpoint["addresses"][0]
-        for each in json.loads(text)["items"]
-        for endpoint in each.get("endpoints") or ()
-        if endpoint["conditions"].get("ready")
-    ]
-
-
-def asked(namespace: str) -> dict[str, int]:
-    """How often the client got which answer so far."""
-    log = kit.kubectl("logs", "job/asker", "-n", namespace, "--tail=1", check=False)
-    found: dict[str, int] = {}
-    with contextlib.suppress(ValueError):
-        found = json.loads(log)
-    return found
 
 
 def promote(namespace: str, *arguments: str, account: str = ACCOUNT) -> tuple[int, str]:
@@ -153,14 +98,14 @@ def test_promoted_rolled_back_and_refused_while_clients_ask(serving: str) -> Non
 
     code, log = promote(serving, "promote", "2", "--to", "stable")
     assert code == 0, log
-    before = asked(serving)
-    kit.wait_until(lambda: asked(serving) != before, "more answers")
-    after = asked(serving)
+    before = servers.answers(serving)
+    kit.wait_until(lambda: servers.answers(serving) != before, "more answers")
+    after = servers.answers(serving)
     code, log = promote(serving, "rollback")
     assert code == 0, log
     assert audit(serving)[-1]["to"]["labels"] == {"stable": 1}
 
-    answers = asked(serving)
+    answers = servers.answers(serving)
     print(answers)
     assert not [answer for answer in answers if answer.startswith("failed")]
     assert len(after) == 2  # of both versions, which differ by how sure they are

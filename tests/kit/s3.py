@@ -108,14 +108,14 @@ def _env(url: str) -> dict[str, str]:
 
 
 @contextmanager
-def moto() -> Iterator[S3]:
-    """Moto's server, with faults."""
+def moto(host: str = "127.0.0.1") -> Iterator[S3]:
+    """Moto's server at an address of this machine, with faults."""
     faults = Faults()
     app = DomainDispatcherApplication(create_backend_app)
-    server = make_server("127.0.0.1", 0, faults.wrap(app), threaded=True)
+    server = make_server(host, 0, faults.wrap(app), threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    url = f"http://127.0.0.1:{server.server_port}"
+    url = f"http://{host}:{server.server_port}"
     requests.post(f"{url}/moto-api/reset", timeout=60)  # its objects are those of the process
     try:
         yield S3(url, _env(url), faults)

@@ -22,7 +22,7 @@ from aiohttp import web
 
 from pipeline.monitoring.logs import Limits
 from pipeline.monitoring.proxy import Proxy
-from pipeline.monitoring.recorder import Recorder, What, application
+from pipeline.monitoring.recorder import Recorder, RecordOptions, application
 from tests import REPO
 from tests.kit.cli import command
 from tests.kit.serving import SECONDS, Running, wait_until
@@ -80,9 +80,9 @@ def nginx(
 
 
 @contextlib.contextmanager
-def recording(logs: Path, server: Running, what: What | None = None) -> Iterator[int]:
+def recording(logs: Path, server: Running, options: RecordOptions | None = None) -> Iterator[int]:
     """The recorder of `perennial traffic record`, in this process; yields its port."""
-    made = Recorder(logs, f"{server.host}:{server.grpc_port}", what or What(), Limits())
+    made = Recorder(logs, f"{server.host}:{server.grpc_port}", options or RecordOptions(), Limits())
     port = portpicker.pick_unused_port()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -114,7 +114,7 @@ def recorder_process(logs: Path, server: Running, *options: str) -> Iterator[sub
         command("traffic", "record", logs, *asked), cwd=REPO, stdout=subprocess.DEVNULL
     )
     try:
-        while not _listens(port):  # which takes a while: it imports TensorFlow
+        while not _listens(port):
             assert process.poll() is None
             time.sleep(0.1)
         yield process

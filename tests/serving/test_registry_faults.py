@@ -186,7 +186,11 @@ class TestEdited:
     ) -> None:
         moved = tmp_path / "moved"
         (tmp_path / "w").rename(moved)
-        for command in (["promote", "2", "--to", "canary"], ["rollback"], ["serve", "--own"]):
+        for command in (
+            ["promote", "2", "--to", "canary"],
+            ["rollback"],
+            ["serve", "--dev-server"],
+        ):
             result = perennial(*command, "--workspace", moved)
             assert result.exit_code == 2
             assert "was the folder moved or copied" in result.stderr
@@ -388,7 +392,7 @@ class TestAround:
             other.bind(("127.0.0.1", 0))
             other.listen()
             port = other.getsockname()[1]
-            result = perennial("serve", "--own", "--port", port, "--workspace", workspace)
+            result = perennial("serve", "--dev-server", "--port", port, "--workspace", workspace)
         assert result.exit_code == 2
         assert f"port {port} is in use" in result.stderr
         assert result.stdout == ""
@@ -397,7 +401,7 @@ class TestAround:
         workspace = Path(target.config).parent.parent
         wrong = workspace / "wrong.pem"
         wrong.write_text("no key")
-        result = perennial("serve", "--own", "--public-key", wrong, "--workspace", workspace)
+        result = perennial("serve", "--dev-server", "--public-key", wrong, "--workspace", workspace)
         assert result.exit_code == 2
         assert "wrong.pem is no elliptic public key" in result.stderr
 

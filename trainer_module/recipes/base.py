@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -96,9 +97,10 @@ def epoch_rank(row: EpochMetrics) -> tuple[float, float]:
 
 
 class Recipe(Protocol):
-    """The functions of a recipe module.
+    """The functions of a recipe.
 
-    A module may leave out those after `phases`; what holds then is in `DEFAULTS`.
+    Those in `TRAINED` need Keras, and are in the module that the recipe's own one names as
+    TRAINING. A recipe may leave out those after `phases`; what holds then is in `DEFAULTS`.
     """
 
     Config: type[BaseModel]  # frozen, unknown fields refused; the hyperparameters, with defaults
@@ -147,13 +149,13 @@ class Recipe(Protocol):
         """Make trainable what the phase that takes most memory trains."""
 
     def weights(self, config: Any) -> tuple[str, str]:
-        """The field that says where pretrained weights come from, and its value; "" without."""
+        """Return the field with the source of pretrained weights, and its value; "" without."""
 
     def built_on(self, config: Any) -> str:
-        """The other recipe that it trains with, whose code is part of what is done."""
+        """Return the name of the recipe that it builds on, whose code takes part; "" without."""
 
     def patch_size(self, config: Any) -> int | None:
-        """Side of a vision transformer's patches in pixels; None of another network."""
+        """Return the side of a vision transformer's patches in pixels; None for another network."""
 
 
 DEFAULTS: Mapping[str, Any] = {
@@ -168,12 +170,17 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 
+TRAINED = frozenset({"build_model", "phases", "check_model", "most_trained"})
+
+
 class Module:
-    """A recipe module with every member of `Recipe`."""
+    """A recipe with every member of `Recipe`; Keras is imported with the first of `TRAINED`."""
 
     def __init__(self, module: object) -> None:
         self._module = module
 
     def __getattr__(self, name: str) -> Any:
         default = (DEFAULTS[name],) if name in DEFAULTS else ()
-        return getattr(self._module, name, *default)
+        named = getattr(self._module, "TRAINING", None) if name in TRAINED else None
+        module = importlib.import_module(named) if named else self._module
+        return getattr(module, name, *default)

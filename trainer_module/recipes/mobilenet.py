@@ -20,9 +20,9 @@ from typing import Literal
 from pydantic import Field
 
 from trainer_module.recipes import transfer
-from trainer_module.recipes.transfer import build_model, check, most_trained, phases, weights
+from trainer_module.recipes.transfer import TRAINING, check, weights
 
-__all__ = ["Config", "build_model", "check", "most_trained", "phases", "weights"]
+__all__ = ["TRAINING", "Config", "check", "weights"]
 
 
 class Config(transfer.Config):

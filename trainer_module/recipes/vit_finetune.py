@@ -17,20 +17,15 @@ with random ones.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 
-from trainer_module.recipes.base import EpochMetrics, Phase, TrainingData
 from trainer_module.weights import WeightSpec
 
-if TYPE_CHECKING:
-    import keras
-
-    from trainer_module.input_pipeline import Augment
-
 STEPS = 500  # where no epochs are given
+
+TRAINING = "trainer_module.training.vit_finetune"
 
 
 class Config(BaseModel):
@@ -73,22 +68,22 @@ class Config(BaseModel):
 
 
 def image_sizes(config: Config, height: float, width: float) -> dict[str, int]:  # noqa: ARG001
-    """The transform settings: the papers' 384 px, and more where crops are enlarged to that."""
+    """Return the transform settings: the papers' 384 px, and more to cut random crops from."""
     return {"image_size": 384} | ({"train_size": 512} if config.crop else {})
 
 
 def is_framed(config: Config) -> bool:
-    """Random crops have the proportions that they would have in the original."""
+    """Return whether random crops have the proportions of crops of the original."""
     return config.crop
 
 
 def weights(config: Config) -> tuple[str, str]:
-    """The field with the pretrained weights, and its value."""
+    """Return the field with the pretrained weights, and its value."""
     return "weights.source", config.weights.source
 
 
 def patch_size(config: Config) -> int:
-    """Side of a patch in pixels."""
+    """Return the side of a patch in pixels."""
     return int(config.variant.rpartition("/")[2])
 
 
@@ -111,56 +106,3 @@ def check(config: Config, image_size: int, train_size: int) -> None:
         )
     if not config.weights.trainable or config.weights.input_range not in (None, (-1.0, 1.0)):
         raise ValueError("weights.trainable must be true, and weights.input_range unset")
-
-
-def build_model(config: Config, image_size: int, num_classes: int) -> keras.Model:
-    """Make the model, with pretrained weights where they are configured, and a head of zeros."""
-    from trainer_module.models.vision_transformer import VARIANTS, load_npz, vision_transformer
-
-    model = vision_transformer(
-        VARIANTS[config.variant],
-        image_size=image_size,
-        num_classes=num_classes,
-        dropout=config.dropout,
-        stochastic_depth=config.stochastic_depth,
-    )
-    if config.weights.source:
-        load_npz(model, config.weights.fetch())
-    return model
-
-
-def phases(
-    config: Config, model: keras.Model, data: TrainingData
-) -> Generator[Phase, EpochMetrics, None]:
-    """Train the whole network once."""
-    import keras
-
-    from trainer_module.schedules import warmup_cosine
-
-    epochs = data.epochs or -(-STEPS // data.steps_per_epoch)
-    steps = epochs * data.steps_per_epoch
-    rate = warmup_cosine(config.learning_rate, steps, min(config.warmup_steps, steps // 5))
-    optimizer = keras.optimizers.SGD(rate, momentum=config.momentum)
-    augment = _augment(config, model.input_shape[1], model.output_shape[-1])
-    yield Phase(epochs, optimizer, augment, clip=config.clip)
-
-
-def _augment(config: Config, size: int, num_classes: int) -> Augment | None:
-    from trainer_module import augmentation, rand_augment
-
-    changes: list[augmentation.Change] = []
-    if config.crop:
-        changes.append(
-            lambda images, seed: augmentation.random_resized_crop(
-                images, seed, size, min_area=config.min_area, antialias=False
-            )
-        )
-    if config.flip:
-        changes.append(augmentation.random_flip)
-    if config.rand_operations:
-        changes.append(
-            lambda images, seed: rand_augment.rand_augment(
-                images, seed, operations=config.rand_operations, magnitude=config.rand_magnitude
-            )
-        )
-    return augmentation.in_turn(changes, alpha=config.mixup, num_classes=num_classes)
