@@ -351,8 +351,8 @@ class TestSlowClients:
     def test_who_does_not_take_the_answer_is_hung_up_on(self, serve: Serve, tmp_path: Path) -> None:
         base = tmp_path / "wide"
         export_wide_model(base / "1")
-        server = serve(base, receive_seconds=5, connections=2)
-        body = b'{"instances": ["x"]}'
+        server = serve(base, receive_seconds=4, connections=2)
+        body = b'{"instances": ["%s"]}' % (b"x" * 1000)
         with contextlib.ExitStack() as stack:
             for _ in range(2):
                 connection = stack.enter_context(socket.socket())
