@@ -308,9 +308,7 @@ class TestDoctor:
             seen.append(args)
             return 1
 
-        module = types.ModuleType("pipeline.doctor")
-        module.main_doctor = main_doctor  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "pipeline.doctor", module)
+        monkeypatch.setattr("pipeline.commands.doctor.main_doctor", main_doctor)
         assert perennial("doctor").exit_code == 1
         assert perennial("doctor", "--workspace", "w", "--log-format", "json").exit_code == 1
         assert seen == [(Path("workspace"), "plain"), (Path("w"), "json")]
