@@ -53,8 +53,7 @@ http {{
     }}
     # By nginx's own number, so that no caller chooses what is recorded.
     split_clients $request_id $is_recorded {{
-        {percent}% 1;
-        * "";
+        {recorded}* "";
     }}
     upstream rest {{
         server {rest};
@@ -152,10 +151,12 @@ class Proxy:
             "mirror": _MIRROR,
             "patience": self.patience,
         }
+        percent = f"{100 * self.share:.2f}"
         head = _HEAD.format(
             folder=self.folder,
             workers=self.workers,
-            percent=f"{100 * self.share:.2f}",
+            # Of 0 % nginx says that it is no share.
+            recorded=f"{percent}% 1;\n        " if float(percent) else "",
             rest=self.rest,
             grpc=self.grpc,
             recorder=self.recorder,
