@@ -242,6 +242,29 @@ class TestVit:
         np.testing.assert_array_equal(patches[:, 1], images[:, :4, 4:].reshape(6, -1))
         np.testing.assert_array_equal(patches[:, 2], images[:, 4:, :4].reshape(6, -1))
 
+    @pytest.mark.parametrize(
+        ("resize", "size", "count"), [(None, 24, 4), (72, 32, 12), (12, 32, 2)]
+    )
+    def test_patches_are_those_of_the_resized_image(
+        self, resize: int | None, size: int, count: int
+    ) -> None:
+        config = vit.Config(resize=resize, depth=1, head_dims=(4,))
+        model = training.build_model(config, size, 2)
+        images = np.zeros((1, size, size, 3), np.uint8)
+        tokens = keras.Model(model.input, model.get_layer("patches").output)(images)
+        assert tokens.shape == (1, count**2, 6 * 6 * 3)
+        assert recipes.get("vit").patches(config, size) == count
+
+    @pytest.mark.parametrize(
+        ("variant", "size", "count"), [("tiny/4", 12, 3), ("B/16", 384, 24), ("B/32", 384, 12)]
+    )
+    def test_patches_of_a_pretrained_one_follow_its_variant(
+        self, variant: str, size: int, count: int
+    ) -> None:
+        recipe = recipes.get("vit_finetune")
+        assert recipe.patches(recipe.Config(variant=variant), size) == count
+        assert recipes.get("bit").patches(recipes.get("bit").Config(), size) is None
+
     def test_patches_that_do_not_tile_the_image_are_refused(self) -> None:
         with pytest.raises(ValueError, match="image_size 70"):
             training.build_model(vit.Config(), 70, 2)

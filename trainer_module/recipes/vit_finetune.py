@@ -82,14 +82,18 @@ def weights(config: Config) -> tuple[str, str]:
     return "weights.source", config.weights.source
 
 
-def patch_size(config: Config) -> int:
-    """Return the side of a patch in pixels."""
+def patches(config: Config, image_size: int) -> int:
+    """Return the number of patches along a side of an image."""
+    return image_size // _patch_size(config)
+
+
+def _patch_size(config: Config) -> int:
     return int(config.variant.rpartition("/")[2])
 
 
 def check(config: Config, image_size: int, train_size: int) -> None:
     """Raise ValueError where patches do not tile the image, or the weights are no .npz file."""
-    patch = patch_size(config)
+    patch = _patch_size(config)
     if image_size % patch:
         raise ValueError(
             f"image_size {image_size} is not a multiple of the patches' {patch}; set "
