@@ -9,7 +9,7 @@ JOBS ?= logical
 
 .DEFAULT_GOAL := help
 .PHONY: help run check test coverage cluster-test browser services disks lint unit workflows format lock docs image sbom \
-	licenses audit doctor prism s3 venv tools clean
+	licenses audit doctor prism s3 azurite venv tools clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,11 @@ S3_DIR ?= /usr/local/bin
 s3: ## Build Versity's S3 gateway for the tests of object stores, into S3_DIR
 	@command -v go >/dev/null || { echo "go is not installed" >&2; exit 2; }
 	GOBIN=$(S3_DIR) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+# Needs npm. Microsoft's emulator of Azure's blob storage, for tests that are skipped without.
+azurite: ## Install Azurite for the tests of az://
+	@command -v npm >/dev/null || { echo "npm is not installed" >&2; exit 2; }
+	npm install --global --no-fund --no-audit azurite@3
 
 doctor: venv ## Check this machine
 	@.venv/bin/perennial doctor $(ARGS)

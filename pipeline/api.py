@@ -16,15 +16,16 @@ import io
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import Literal, TextIO
 
 from components import environment
+from pipeline import prediction
 from pipeline.config import Loaded, check_paths
 from pipeline.config import load as _load
+from pipeline.report import history
+from pipeline.report.facts import Facts
+from pipeline.run import new_run_id, run_locked
 from pipeline.workspace import Workspace
-
-if TYPE_CHECKING:
-    from pipeline.report.facts import Facts
 
 WORKSPACE = Path("workspace")
 
@@ -69,8 +70,6 @@ class Run:
 
         Raises ConfigError where it cannot be read.
         """
-        from pipeline.report import history
-
         place = Workspace(self.workspace)
         return history.read_facts(place, history.find(place, self.id))
 
@@ -113,8 +112,6 @@ def run(
     environment.prepare()
     loaded = settings(values, file=file)
 
-    from pipeline.run import new_run_id, run_locked
-
     check_paths(loaded.config)
     place = Workspace(loaded.config.workspace)
     with place.lock():
@@ -129,16 +126,12 @@ def run(
 
 def find(name: str = "latest", workspace: str | Path = WORKSPACE) -> Run:
     """Find a run by its id, the beginning or the end of it, or the latest. Raises ConfigError."""
-    from pipeline.report import history
-
     place = Workspace(Path(workspace))
     return Run(place.root, history.find(place, name).run_id)
 
 
 def runs(workspace: str | Path = WORKSPACE) -> list[Run]:
     """List the runs, newest first."""
-    from pipeline.report import history
-
     place = Workspace(Path(workspace))
     return [Run(place.root, each.run_id) for each in history.runs(place)]
 
@@ -162,8 +155,6 @@ def predict(
 
     Raises ConfigError for a model that cannot be asked, DataError for a folder without images.
     """
-    from pipeline import prediction
-
     environment.prepare()
     found = prediction.predict(
         model, list(map(Path, images)), top=top, workspace=Path(workspace), name=name

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components import storage
+from pipeline import addresses
 from pipeline.errors import ConfigError
 from pipeline.settings import BeamConfig, BeamJob
 
@@ -75,7 +76,7 @@ def _check_job_server(job: BeamJob, pod: bool) -> None:
         return
     if endpoint == EMBEDDED and not pod:
         return
-    host, port = split(endpoint)
+    host, port = addresses.split(endpoint)
     if not host or port is None:
         raise _error(
             job, f"--job_endpoint={endpoint} is no address; give HOST:PORT, as in beam:8099"
@@ -105,7 +106,7 @@ def _check_environment(job: BeamJob, pod: bool) -> None:
         )
     value = job.options.get("environment_config", "")
     if kind == "EXTERNAL":
-        host, port = split(value.removeprefix("http://"))
+        host, port = addresses.split(value.removeprefix("http://"))
         if not value.startswith("{") and (not host or port is None):
             raise _error(
                 job,
@@ -131,7 +132,7 @@ def reach(job: BeamJob) -> str:
         _reach_job_server(job, endpoint)
         return f"a job server answers at {endpoint}"
     master = job.options.get(_MASTERS.get(job.runner, ""), "")
-    host, port = split(master.rpartition("://")[2])
+    host, port = addresses.split(master.rpartition("://")[2])
     if host and port is not None:
         _connect(job, f"--{_MASTERS[job.runner]}={master}", host, port)
         return f"{master} answers"
@@ -141,9 +142,9 @@ def reach(job: BeamJob) -> str:
 
 
 def _reach_job_server(job: BeamJob, endpoint: str) -> None:
-    import grpc
+    import grpc  # every command imports this module
 
-    host, port = split(endpoint)
+    host, port = addresses.split(endpoint)
     assert port is not None
     option = f"--job_endpoint={endpoint}"
     _connect(job, option, host, port)
@@ -169,7 +170,6 @@ def _connect(job: BeamJob, option: str, host: str, port: int) -> None:
 def _reach_google(job: BeamJob) -> str:
     if not _has("google.cloud.dataflow"):
         raise _error(job, "DataflowRunner is not installed; run: pip install 'apache-beam[gcp]'")
-    import google.auth
     import google.auth.exceptions
 
     # Else the metadata server of a machine that is none of Google's is waited for.
@@ -194,13 +194,6 @@ def _has(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ImportError:
         return False
-
-
-def split(address: str) -> tuple[str, int | None]:
-    """Host and port of an address; no port where it has none that could be one."""
-    host, _, port = address.rpartition(":")
-    number = int(port) if port.isascii() and port.isdecimal() else 0
-    return host, number if 0 < number < 2**16 else None
 
 
 def check_root(beam: BeamConfig, root: str) -> None:

@@ -25,7 +25,6 @@ from components.redaction import redact
 from pipeline import notes, output
 from pipeline.commands import help_texts, schema, traffic
 from pipeline.commands.ask import ask, label
-from pipeline.commands.classify import classify
 from pipeline.commands.data_check import check
 from pipeline.commands.data_show import show as show_data
 from pipeline.commands.doctor import doctor, version
@@ -34,7 +33,7 @@ from pipeline.commands.gc import collect
 from pipeline.commands.models import models, promote, rollback
 from pipeline.commands.monitor import monitor
 from pipeline.commands.options import LogFormat
-from pipeline.commands.predict import predict
+from pipeline.commands.predict import classify, predict
 from pipeline.commands.report import compare, report, runs
 from pipeline.commands.report import show as show_run
 from pipeline.commands.run import retrain, run
@@ -150,7 +149,6 @@ app = _group(
         "models": models,
         "promote": promote,
         "rollback": rollback,
-        "classify": classify,
         "monitor": monitor,
         "ask": ask,
         "label": label,
@@ -185,6 +183,7 @@ for _found in importlib.metadata.distribution("perennial").entry_points.select(g
         app.command(_name)(_reported(_command))
     for _name, (_help, _commands) in _plugin.GROUPS.items():
         app.add_typer(_group(_help, _commands), name=_name)
+app.command("classify", hidden=True)(_reported(classify))  # its earlier name
 help_texts.attach(app)
 
 

@@ -11,11 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import math
-import numbers
 import os
-import re
-import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self, TextIO
@@ -29,7 +25,7 @@ from rich.text import Text
 
 from components import progress
 from components.wording import counted
-from pipeline import output
+from pipeline import formatting, output
 
 # Lines about a step that is under way: one for each tenth, but not several within a moment, and
 # always one after a while.
@@ -38,7 +34,6 @@ _STEP_SOONEST_S = 2.0
 _STEP_LATEST_S = 30.0
 
 _WIDE = 64  # columns; below, CPU, memory and figures are left out
-_NARROW = 30  # columns; below, values of a summary are not wrapped
 _ICONS = {  # in Unicode, in ASCII, and the style
     "waiting": ("·", ".", "dim"),
     "complete": ("✔", "+", "green"),
@@ -208,7 +203,7 @@ class _JsonConsole(Console):
         if event == "step" and not (self._step and self._step.is_due(self._now)):
             return
         values = fields["data"] if event == "summary" else fields
-        self._write(progress.as_line(event, _jsonable(values), self._now))
+        self._write(progress.as_line(event, formatting.jsonable(values), self._now))
 
 
 class _PlainConsole(Console):
@@ -217,11 +212,11 @@ class _PlainConsole(Console):
             self._show_summary(fields["rows"])
         elif text := self._text(event, fields):
             now = time.strftime("%H:%M:%S", time.localtime(self._now))
-            self._write(f"{now} {printable(text)}")
+            self._write(f"{now} {formatting.printable(text)}")
 
     def _show_summary(self, rows: Sequence[tuple[str, str]]) -> None:
         self._write("")
-        for label, value in _aligned(rows):
+        for label, value in formatting.aligned(rows):
             self._write(label + value)
 
     def _text(self, event: str, fields: Mapping[str, Any]) -> str | None:
@@ -231,7 +226,7 @@ class _PlainConsole(Console):
             case "run_end":
                 left = sum(node.state == "skipped" for node in self._nodes.values())
                 rest = f"; nodes that did not run: {left}" if left else ""
-                return f"run {fields['state']} after {duration(fields['wall_s'])}{rest}"
+                return f"run {fields['state']} after {formatting.duration(fields['wall_s'])}{rest}"
             case "node_start":
                 return f"{self._numbered(fields['node'])} started"
             case "node_end" if fields["state"] == "skipped":
@@ -296,16 +291,16 @@ class _RichConsole(Console):
 
     def _show(self, event: str, fields: Mapping[str, Any]) -> None:
         if event == "note":
-            self._terminal.print(Text(printable(str(fields["text"]))))
+            self._terminal.print(Text(formatting.printable(str(fields["text"]))))
         elif event == "summary":
             self._show_summary(fields["rows"])
 
     def _show_summary(self, rows: Sequence[tuple[str, str]]) -> None:
         self._live.stop()
         self._terminal.print()
-        for label, value in _aligned(rows):
+        for label, value in formatting.aligned(rows):
             room = self._terminal.width - len(label)
-            for number, line in enumerate(_wrapped(value, room)):
+            for number, line in enumerate(formatting.wrapped(value, room)):
                 start = label if number == 0 else " " * len(label)
                 # A path is left to the terminal to wrap, so that it is copied in one piece.
                 self._terminal.print(Text.assemble((start, "bold"), line), soft_wrap=True)
@@ -324,8 +319,8 @@ class _RichConsole(Console):
             ran = node.state in ("complete", "failed", "interrupted")
             cells = [self._icon(node), Text(node.name), Text(_state(node))]
             if wide:
-                cells.append(Text(duration(node.cpu_s) if ran else ""))
-                cells.append(Text(_memory(node.peak_mb) if ran else ""))
+                cells.append(Text(formatting.duration(node.cpu_s) if ran else ""))
+                cells.append(Text(formatting.memory(node.peak_mb) if ran else ""))
                 cells.append(Text(node.epoch, style="dim"))
             table.add_row(*cells)
         return table
@@ -342,7 +337,7 @@ class _RichConsole(Console):
         table.add_column()
         table.add_column(no_wrap=True, overflow=self._overflow)
         table.add_row(
-            Text(printable(step.what)),
+            Text(formatting.printable(step.what)),
             ProgressBar(step.total, step.done, width=24 if wide else 10),
             Text(_count(step) + (_figures(step.extras) if wide else "")),
         )
@@ -365,44 +360,25 @@ class _Terminal(rich.console.Console):
         self.quiet = True
 
 
-def _aligned(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    width = max(len(label) for label, _ in rows)
-    return [(f"{label:<{width}}  ", value) for label, value in rows]
-
-
-def _wrapped(value: str, width: int) -> list[str]:
-    """The value in lines of its own column, at blanks only; lines after `ok  ` are indented."""
-    if width < _NARROW or len(value) <= width:
-        return [value]
-    mark = re.match(r"(ok|NO)  ", value)
-    return textwrap.wrap(
-        value,
-        width,
-        subsequent_indent=" " * len(mark[0]) if mark else "",
-        break_long_words=False,
-        break_on_hyphens=False,
-        drop_whitespace=True,
-    )
-
-
 def _state(node: _Node) -> str:
     match node.state:
         case "waiting":
             return ""
         case "running":
-            return duration(time.time() - node.started)
+            return formatting.duration(time.time() - node.started)
         case "cached" | "resolved" | "skipped":
             return node.state
-    return duration(node.wall_s)
+    return formatting.duration(node.wall_s)
 
 
 def _ending(node: _Node) -> str:
     match node.state:
         case "complete":
-            costs = f"CPU {duration(node.cpu_s)}, peak memory {_memory(node.peak_mb)}"
-            return f"complete in {duration(node.wall_s)} ({costs})"
+            cpu, memory = formatting.duration(node.cpu_s), formatting.memory(node.peak_mb)
+            wall = formatting.duration(node.wall_s)
+            return f"complete in {wall} (CPU {cpu}, peak memory {memory})"
         case "failed" | "interrupted":
-            return f"{node.state} after {duration(node.wall_s)}"
+            return f"{node.state} after {formatting.duration(node.wall_s)}"
     return node.state
 
 
@@ -425,7 +401,7 @@ def _count(step: _Step) -> str:
     number = step.total or step.done
     unit = step.unit.removesuffix("s") if number == 1 else step.unit
     of_total = f"/{step.total:,}" if step.total else ""
-    return f"{step.done:,}{of_total} {printable(unit)}"
+    return f"{step.done:,}{of_total} {formatting.printable(unit)}"
 
 
 def _figures(metrics: Mapping[str, Any]) -> str:
@@ -435,52 +411,5 @@ def _figures(metrics: Mapping[str, Any]) -> str:
 
 def _labelled(key: str, value: Any) -> str:
     if key == progress.SECONDS_LEFT:
-        return f"ETA {_eta(value)}"
-    return f"{key.replace('_per_', '/').replace('_', ' ')} {_figure(value)}"
-
-
-def _eta(seconds: float) -> str:
-    """`45s`, `31m` or `2h05m`."""
-    if seconds < 60:
-        return f"{seconds:.0f}s"
-    minutes = round(seconds / 60)
-    return f"{minutes}m" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}m"
-
-
-def _figure(value: Any) -> str:
-    if not isinstance(value, numbers.Real):
-        return printable(str(value))
-    number = float(value)
-    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
-
-
-def duration(seconds: float) -> str:
-    """`12.3 s`, `4 min 05 s` or `2 h 10 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def _memory(megabytes: float) -> str:
-    return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
-
-
-def printable(text: str) -> str:
-    """`text` on one line, and without what would steer a terminal: file names may hold anything."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def _jsonable(value: Any) -> Any:
-    """Plain values of JSON, which has no NaN and no infinity: those become null."""
-    match value:
-        case None | bool() | str() | int():
-            return value
-        case Mapping():
-            return {str(key): _jsonable(each) for key, each in value.items()}
-        case list() | tuple():
-            return [_jsonable(each) for each in value]
-        case numbers.Real():
-            return float(value) if math.isfinite(value) else None
-    return str(value)
+        return f"ETA {formatting.eta(value)}"
+    return f"{key.replace('_per_', '/').replace('_', ' ')} {formatting.figure(value)}"

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components import environment
-from pipeline import bootstrap
+from pipeline import beam_runner, bootstrap
 from pipeline.errors import ConfigError
 from pipeline.installed import version_of
 from pipeline.noise import redirect_output
@@ -250,8 +250,6 @@ def environment_facts() -> Iterator[Fact]:
 
 def beam_facts(beam: BeamConfig, workspace: Path) -> Iterator[Fact]:
     """Whether Beam's runners answer, and their workers can do the work of the nodes."""
-    from pipeline import beam_runner
-
     for job in beam_runner.jobs(beam):
         problem = remedy = note = ""
         try:

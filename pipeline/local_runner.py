@@ -39,7 +39,7 @@ from tfx.proto.orchestration.executable_spec_pb2 import (
 )
 from tfx.types import Artifact
 
-from components import progress, storage
+from components import progress, reuse, storage
 from components.errors import BadDataError, NotServableError
 from components.storage import tfx_files
 from pipeline import staged, tfx_queries, usage
@@ -361,8 +361,6 @@ class _NotExecutedError(Exception):
 
 def _elsewhere_s(outputs: Mapping[str, Sequence[Artifact]]) -> float:
     """Seconds of CPU that Beam's workers have spent on these in other processes."""
-    from components import reuse
-
     return sum(
         artifact.get_float_custom_property(reuse.CPU)
         for artifact in itertools.chain(*outputs.values())

@@ -6,13 +6,12 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from components.lineage import Lineage
 from pipeline import preflight
 from pipeline.config import check_paths
 from pipeline.console import Console
 from pipeline.noise import redirect_output
 from pipeline.preflight import PreflightContext
-from pipeline.run import build_pipeline, new_run_id
+from pipeline.run import new_run_id
 from pipeline.settings import Config
 from pipeline.workspace import Workspace
 
@@ -22,13 +21,13 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def run_nodes(
-    config: Config, nodes: Collection[str], log_format: str, *, whole: bool = False
+    config: Config, nodes: Collection[str], log_format: str, *, check_all: bool = False
 ) -> Iterator[Mapping[str, Mapping[str, Sequence[Artifact]]]]:
     """Run the nodes with the given ids, whose inputs all come from each other, in the workspace.
 
     Yields the artifacts by node and output name, with the workspace still locked and libraries
     still quiet. What the nodes did is in the cache for the next run. Raises UserError, as a run.
-    With `whole`, everything that the whole DAG needs is checked first.
+    With `check_all`, everything that a run of the whole DAG needs is checked first.
     """
     # Not needed here, and not necessarily there yet.
     config = config.model_copy(
@@ -42,26 +41,11 @@ def run_nodes(
         redirect_output(workspace.log_path(run_id)) as terminal,
         Console.create(log_format, terminal.stdout),
     ):
-        if whole:
+        if check_all:
             connection = workspace.connection() if workspace.metadata.exists() else None
             preflight.check(PreflightContext(config, connection=connection), [])
-        from pipeline import local_runner
+        # TFX, which prints while it is imported.
+        from pipeline import execution
 
-        result = local_runner.run(
-            build_pipeline(config, workspace, nodes), workspace, run_id, config.node_timeout
-        )
+        result = execution.run_nodes(config, workspace, run_id, nodes)
         yield {node.node: node.outputs for node in result.nodes}
-
-
-def latest_artifact(config: Config, type_name: str) -> Artifact | None:
-    """The newest artifact of a type in the workspace that is still there, or None."""
-    workspace = Workspace(config.workspace)
-    if not workspace.metadata.exists():
-        return None
-    from tfx.types import artifact_utils, standard_artifacts  # noqa: F401 - registers the types
-
-    known = Lineage.at(workspace.connection())
-    for artifact in known.of_type(type_name):
-        (kind,) = known.store.get_artifact_types_by_id([artifact.type_id])
-        return artifact_utils.deserialize_artifact(kind, artifact)
-    return None

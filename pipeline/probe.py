@@ -7,6 +7,8 @@ import itertools
 import statistics
 from typing import NamedTuple
 
+from PIL import Image
+
 from components.errors import BadDataError
 from components.image_example_gen import source_name
 from components.image_example_gen.options import Options
@@ -36,9 +38,7 @@ def survey(source: str) -> Survey | None:
         return DIGITS
     if not name.is_local or name.has_spans:
         return None
-    # Not needed by the commands that must answer at once.
-    from PIL import Image
-
+    # It imports NumPy, and most commands read no images.
     from components.image_example_gen.sources import list_source
 
     try:

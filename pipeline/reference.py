@@ -11,6 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import typer
+from typer.cli import get_docs_for_click
+
+from pipeline.cli import app
+from pipeline.config import config_class
+from pipeline.settings import Config
+from trainer_module import recipes
+
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _MAKE = "`make docs` writes this page."
@@ -27,10 +35,6 @@ def main() -> None:
 
 def configuration() -> str:
     """All settings with their types, ranges and defaults, as Markdown."""
-    from pipeline.config import config_class
-    from pipeline.settings import Config
-    from trainer_module import recipes
-
     page = [
         "# Settings",
         f"{_MAKE} Each setting can be given in a TOML file (`--config`) or as `--set KEY=VALUE`; "
@@ -51,12 +55,9 @@ def configuration() -> str:
 
 def command_line() -> str:
     """All commands with their arguments, options, examples and exit codes, as Markdown."""
-    import typer
-    from typer.cli import get_docs_for_click
-
-    from pipeline.cli import app
-
-    command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
+    for name in [name for name, each in command.commands.items() if each.hidden]:
+        del command.commands[name]
     context = typer.Context(command, info_name="perennial")
     text = get_docs_for_click(obj=command, ctx=context, name="perennial", title="Commands")
     text = re.sub(r"^Example: (.*)$", r"Example: `\1`", text, flags=re.MULTILINE)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
-import itertools
 import json
 import logging
 import os
 import secrets
 import shlex
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -27,38 +25,20 @@ from pipeline.errors import DataError, NotBlessed
 from pipeline.noise import redirect_output
 from pipeline.preflight import PreflightContext
 from pipeline.recipe_choice import AUTO
+from pipeline.report import code_version, history
 from pipeline.report.facts import RECORD, State
-from pipeline.settings import BUILT_IN_SOURCES, Config
+from pipeline.settings import Config
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from tfx.orchestration.pipeline import Pipeline
-
     from components.image_evaluator.summary import Summary
-    from components.image_example_gen.accounting import Accounting
-    from pipeline.local_runner import NodeResult, RunResult
+    from pipeline.execution import Outcome
 
 
 _LOG = logging.getLogger("perennial.run")
 
 _RUN_ID = "%Y%m%d-%H%M%S"  # how the name of a run begins: UTC
 _PASSED_CHECKS = 12  # lines of a summary
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """The outcome of a run.
-
-    pushed: the version's directory, None where nothing was pushed; version: its number.
-    """
-
-    run: RunResult
-    accounting: Accounting
-    warnings: list[str]
-    verdict: Summary
-    pushed: str | None
-    version: int | None
-    total_wall_s: float
 
 
 def run(config: Config, origins: Mapping[str, str], log_format: str) -> None:
@@ -110,11 +90,14 @@ def run_locked(
             connection = workspace.connection() if workspace.metadata.exists() else None
             place = PreflightContext(config, origins, connection, scheduled=command == "retrain")
             preflight.check(place, record["preflight"])
-            outcome = _execute(config, workspace, run_id)
+            # It imports TFX, which takes seconds.
+            from pipeline import execution
+
+            outcome = execution.execute(config, workspace, run_id)
         except BaseException as error:
             record |= {"nodes": console.nodes(), "wall_s": round(time.monotonic() - started, 3)}
             try:
-                _write(folder, record | _end(error))
+                _write(folder, record | _failure(error))
             except OSError as lost:  # on a full disk, whose being full is what the run failed of
                 progress.report("note", text=f"{folder / RECORD} could not be written: {lost}")
             # Whoever interrupts a run wants to be gone.
@@ -123,8 +106,8 @@ def run_locked(
                     progress.report("note", text=f"report: {page}")
                 tracking.log(workspace, run_id)
             raise
-        summary = describe(outcome, config)
-        _write(folder, record | summary | _end(outcome))
+        summary = execution.describe(outcome, config)
+        _write(folder, record | summary | _outcome(outcome))
         page = _report(workspace, run_id)
         tracking.log(workspace, run_id)
         rows = _rows(outcome, workspace, page)
@@ -155,8 +138,6 @@ def beginning(config: Config, origins: Mapping[str, str], run_id: str) -> dict[s
 
     preflight: what `preflight.check` has found, which is not yet done.
     """
-    from pipeline.report import code_version
-
     return {
         "run_id": run_id,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -176,118 +157,37 @@ def _write(folder: Path, record: Mapping[str, Any]) -> None:
     storage.write_text(str(folder / RECORD), json.dumps(redact_all(record), indent=2) + "\n")
 
 
-def _end(how: Outcome | BaseException) -> dict[str, Any]:
-    """How the run ended, and why not well."""
-    match how:
-        case Outcome(pushed=None):
-            return {"state": State.REJECTED, "error": "; ".join(how.verdict.reasons)}
-        case Outcome():
-            return {"state": State.PUSHED}
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    """Tell by the record's fields how a run ended in which no node failed."""
+    if outcome.pushed is None:
+        return {"state": State.REJECTED, "error": "; ".join(outcome.verdict.reasons)}
+    return {"state": State.PUSHED}
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    """Tell by the record's fields why a run ended before its last node."""
+    match error:
         case NotBlessed():
-            return {"state": State.REJECTED, "error": str(how)}
+            return {"state": State.REJECTED, "error": str(error)}
         case KeyboardInterrupt():
             return {"state": State.INTERRUPTED}
         case DataError():
-            found = list(how.findings)
-            return {"state": State.FAILED, "error": str(how), "findings": found}
-    return {"state": State.FAILED, "error": str(how) or type(how).__name__}
+            found = list(error.findings)
+            return {"state": State.FAILED, "error": str(error), "findings": found}
+    return {"state": State.FAILED, "error": str(error) or type(error).__name__}
 
 
 def _report(workspace: Workspace, run_id: str) -> Path | None:
     """Write the pages. Never raises: a page must not decide how a run ends."""
     try:
-        from pipeline.report import history, write
+        # Within: it imports matplotlib, which a broken installation may fail to do.
+        from pipeline.report import write
 
         return write.report(workspace, history.find(workspace, run_id))
     except Exception as error:
         _LOG.exception("the report could not be written")
         progress.report("note", text=f"the report could not be written: {error}")
         return None
-
-
-def _execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
-    # Only from here on is TensorFlow needed, and its import is worth a look at the terminal.
-    from components.image_evaluator.summary import summarize
-    from components.image_example_gen.accounting import read_accounting
-    from components.image_example_gen.sources import digits
-    from components.image_example_validator.executor import read_warnings
-    from pipeline import local_runner
-
-    started = time.perf_counter()  # which a change of the clock leaves alone
-    if config.data.source in BUILT_IN_SOURCES:
-        digits.write_folder(workspace.root / "data" / config.data.source)
-    result = local_runner.run(
-        build_pipeline(config, workspace), workspace, run_id, config.node_timeout
-    )
-    outputs = {node.node: node.outputs for node in result.nodes}
-    (pushed,) = outputs["Pusher"]["pushed_model"]
-    return Outcome(
-        run=result,
-        warnings=read_warnings(outputs["ExampleValidator"]["anomalies"][0].uri),
-        accounting=read_accounting(outputs["ImageExampleGen"]["examples"][0].uri),
-        verdict=summarize(
-            outputs["Evaluator"]["evaluation"][0].uri, outputs["Evaluator"]["blessing"][0].uri
-        ),
-        pushed=pushed.get_string_custom_property("pushed_destination") or None,
-        version=int(pushed.get_string_custom_property("pushed_version") or 0) or None,
-        total_wall_s=time.perf_counter() - started,
-    )
-
-
-def build_pipeline(
-    config: Config, workspace: Workspace, only: Collection[str] | None = None
-) -> Pipeline:
-    """The DAG of a run in `workspace`, or `only` its nodes with the given ids."""
-    from pipeline.dag import Locations, create_pipeline
-
-    locations = Locations(
-        pipeline_root=str(workspace.artifacts),
-        push_directory=str(config.push_directory),
-    )
-    return create_pipeline(config, locations, only)
-
-
-def describe(outcome: Outcome, config: Config) -> dict[str, Any]:
-    """The outcome as JSON-able values: the summary event, and most of run.json."""
-    return {
-        "run_id": outcome.run.run_id,
-        "recipe": config.train.recipe,
-        "data": {
-            "source": config.data.source,
-            "read_as": outcome.accounting.reading,
-            "classes": outcome.accounting.classes,
-            "splits": outcome.accounting.splits,
-            "held_out": outcome.accounting.held_out,
-        },
-        "warnings": outcome.warnings,
-        "verdict": outcome.verdict.model_dump(mode="json"),
-        "pushed": outcome.pushed,
-        "version": outcome.version,
-        "nodes": [
-            {
-                "node": node.node,
-                "state": node.state,
-                "wall_s": round(node.wall_s, 3),
-                "cpu_s": round(node.cpu_s, 3),
-                "peak_mb": round(node.peak_mb, 1),
-                **_images(node),
-            }
-            for node in outcome.run.nodes
-        ],
-        "wall_s": round(outcome.total_wall_s, 3),
-    }
-
-
-def _images(node: NodeResult) -> dict[str, int]:
-    """How many images a node worked on, and how many it took over from earlier runs."""
-    from components import reuse
-
-    for artifact in itertools.chain(*node.outputs.values()):
-        if node.state == "complete" and artifact.has_custom_property(reuse.DONE):
-            return {
-                name: artifact.get_int_custom_property(name) for name in (reuse.DONE, reuse.REUSED)
-            }
-    return {}
 
 
 def _rows(outcome: Outcome, workspace: Workspace, page: Path | None) -> list[tuple[str, str]]:

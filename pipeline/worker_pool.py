@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
@@ -52,8 +53,6 @@ def serve(port: int) -> None:
 
     Raises OSError where the port cannot be listened on.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

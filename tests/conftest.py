@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import hypothesis
@@ -16,6 +18,9 @@ from PIL import Image
 from components import environment
 from tests.kit import image_corpus
 from tests.kit.recorder import Recorder, recording
+
+if TYPE_CHECKING:
+    from components.model_registry.signing import Keys
 
 # Files of minutes begin first, so that the processes that share the files end about together.
 _LONGEST = (
@@ -105,6 +110,14 @@ def image_bytes() -> Callable[..., bytes]:
         return image_corpus.encoded(Image.new(mode, size, color), image_format)
 
     return make
+
+
+@pytest.fixture
+def make_keys(tmp_path: Path) -> Callable[[str], Keys]:
+    """Return a function that writes a key pair of a name for signed manifests."""
+    from tests.kit.keys import write_keys
+
+    return functools.partial(write_keys, tmp_path)
 
 
 @pytest.fixture

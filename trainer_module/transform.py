@@ -17,11 +17,16 @@ from components.decoding import decode
 
 IMAGE_KEY = "image"  # bytes: size * size * 3 pixel values, row by row, RGB
 TRAIN_IMAGE_KEY = "train_image"  # the same at another size, to be cropped at random in training
-# Int64, pixels of the original that the squares show: they are squeezed from that.
+# Int64, pixels of the original that the squares show: they are stretched from that.
 HEIGHT_KEY, WIDTH_KEY = "height", "width"
 LABEL_KEY = "label"  # int64, position in the class list; -1 for a class that is not in it
 
-RESIZE_POLICY = ("resize", "antialias", "aspect", "crop_fraction")  # of the configuration
+RESIZE_POLICY = (
+    "interpolation",
+    "antialias",
+    "resize_mode",
+    "crop_fraction",
+)  # of the configuration
 
 
 def preprocessing_fn(
@@ -32,7 +37,7 @@ def preprocessing_fn(
     Args:
         inputs: the features of `components.features`, dense, shape [N] or [N, 1].
         custom_config: `image_size` (pixels, both sides), `train_size` (the same for training, or
-            None for equal), `resize`, `antialias`, `aspect` and `crop_fraction` (see
+            None for equal), `interpolation`, `antialias`, `resize_mode` and `crop_fraction` (see
             `resize_image`), `classes` (class names; a label is the position in this list).
 
     Returns:
@@ -49,7 +54,7 @@ def preprocessing_fn(
 
     def pixels(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
         image = decode(encoded).pixels
-        height, width = tf.unstack(shown(image, policy["aspect"], policy["crop_fraction"]))
+        height, width = tf.unstack(shown(image, policy["resize_mode"], policy["crop_fraction"]))
         squares = {
             key: encode_pixels(resize_image(image, size, **policy)) for key, size in sizes.items()
         }
@@ -70,18 +75,18 @@ def preprocessing_fn(
     }
 
 
-def load_image(encoded: tf.Tensor, size: int, resize: str, **policy: Any) -> tf.Tensor:
+def load_image(encoded: tf.Tensor, size: int, interpolation: str, **policy: Any) -> tf.Tensor:
     """Decode, then resize: see `components.decoding` and `resize_image`."""
-    return resize_image(decode(encoded).pixels, size, resize, **policy)
+    return resize_image(decode(encoded).pixels, size, interpolation, **policy)
 
 
 def resize_image(
     image: tf.Tensor,
     size: int,
-    resize: str,
+    interpolation: str,
     *,
     antialias: bool = True,
-    aspect: str = "squeeze",
+    resize_mode: str = "stretch",
     crop_fraction: float = 1.0,
 ) -> tf.Tensor:
     """Bring uint8 [H, W, 3] to uint8 [size, size, 3].
@@ -89,38 +94,38 @@ def resize_image(
     Args:
         image: pixels.
         size: pixels, both sides.
-        resize: a method of `tf.image.resize`. "area" averages what it shrinks, at hardly any cost,
-            and is bilinear where it enlarges, for which TensorFlow's own repeats pixels.
+        interpolation: a method of `tf.image.resize`. "area" averages what it shrinks, at hardly
+            any cost, and is bilinear where it enlarges, for which TensorFlow's own repeats pixels.
         antialias: widen the method's kernel where it shrinks; "area" needs none.
-        aspect: "squeeze" changes the aspect ratio, "crop" keeps the central square only, "pad"
+        resize_mode: "stretch" changes the aspect ratio, "crop" keeps the central square only, "pad"
             keeps all and adds black on two sides.
         crop_fraction: keep the central part of each side after that, in (0, 1].
     """
-    if aspect == "crop":
+    if resize_mode == "crop":
         side = tf.reduce_min(tf.shape(image)[:2])
         image = _central(image, tf.stack([side, side]))
     if crop_fraction < 1:
         image = _central(image, _scaled(tf.shape(image)[:2], crop_fraction))
     target = tf.constant([size, size])
-    if aspect == "pad":
+    if resize_mode == "pad":
         shape = tf.shape(image)[:2]
         target = _scaled(shape, size / tf.reduce_max(shape))
-    if resize == "area":
+    if interpolation == "area":
         image = tf.image.resize(image, tf.minimum(target, tf.shape(image)[:2]), method="area")
         image = tf.image.resize(image, target, method="bilinear")
     else:
-        image = tf.image.resize(image, target, method=resize, antialias=antialias)
+        image = tf.image.resize(image, target, method=interpolation, antialias=antialias)
     # The cast saturates because bicubic and Lanczos overshoot at edges.
     image = tf.saturate_cast(tf.round(image), tf.uint8)
     return tf.ensure_shape(tf.image.resize_with_crop_or_pad(image, size, size), [size, size, 3])
 
 
-def shown(image: tf.Tensor, aspect: str, crop_fraction: float) -> tf.Tensor:
+def shown(image: tf.Tensor, resize_mode: str, crop_fraction: float) -> tf.Tensor:
     """Height and width, int64 [2], of the part of an image that `resize_image` makes a square."""
     shape = tf.shape(image)[:2]
-    if aspect == "crop":
+    if resize_mode == "crop":
         shape = tf.fill([2], tf.reduce_min(shape))
-    if aspect == "pad":
+    if resize_mode == "pad":
         shape = tf.fill([2], tf.reduce_max(shape))
     return tf.cast(_scaled(shape, crop_fraction), tf.int64)
 

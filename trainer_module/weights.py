@@ -94,7 +94,8 @@ class WeightSpec(BaseModel):
             warning = f"; {PROGRAM}" if self.is_saved_model else ""
             raise WeightsError(
                 f"the weights {self.source} {problem}: their sha256 is {found}; if you trust them, "
-                f"set train.hyperparameters.weights.sha256 (classify: --sha256) to it{warning}"
+                "set train.hyperparameters.weights.sha256 (perennial predict: --sha256) to it"
+                f"{warning}"
             )
         if self.is_saved_model:
             progress.report("note", text=f"{self.source}: {PROGRAM}")

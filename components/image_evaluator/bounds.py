@@ -115,7 +115,7 @@ class Bounds(BaseModel):
         default=0.0,
         ge=0,
         le=1,
-        description="How far accuracy may fall below the latest blessed model's.",
+        description="How far accuracy may drop below the baseline's.",
     )
     max_drop: Annotated[dict[str, _Share], AfterValidator(_known_slices)] = Field(
         default={},
@@ -126,13 +126,14 @@ class Bounds(BaseModel):
         default=0.05,
         gt=0,
         lt=1,
-        description="A fall, or a calibration error, counts where chance alone is less likely than "
-        "this to explain it.",
+        description="Level of the statistical tests: a drop or a calibration error beyond its "
+        "limit fails a check only with a p-value below this.",
     )
     min_examples: int = Field(
         default=100,
         ge=0,
-        description="With fewer images chance explains too much: there, any fall counts.",
+        description="Fewest images for a statistical test. With fewer, any drop beyond the "
+        "limit fails.",
     )
 
     @model_validator(mode="after")

@@ -80,24 +80,23 @@ def decide(evidence: Evidence, baseline: Baseline | None) -> Verdict:
 
 def _note(pairs: Pairs | None) -> str:
     if pairs is None:
-        return "no baseline, as this is the first model: held to the absolute bounds only"
+        return "no baseline, as this is the first model: only the absolute bounds count"
     images = len(pairs.candidate)
     if not images:
         return (
-            "the latest blessed model knows no class of these images: held to the absolute bounds "
-            "only, like a first model"
+            "the baseline has no class of these images: only the absolute bounds count, as for a "
+            "first model"
         )
     if not (pairs.added or pairs.removed):
-        return f"compared with the latest blessed model on the same {images:,} images"
+        return f"compared with the baseline on the same {images:,} images"
     changes = [
         f"{len(names)} {what} ({quoted(names)})"
         for what, names in (("added", pairs.added), ("removed", pairs.removed))
         if names
     ]
     return (
-        f"the classes changed, {' and '.join(changes)}: compared with the latest blessed model "
-        f"over the {len(pairs.classes)} that both know ({quoted(pairs.classes)}), on their "
-        f"{images:,} images"
+        f"the classes changed, {' and '.join(changes)}: compared with the baseline on the "
+        f"{images:,} images of the {len(pairs.classes)} common classes ({quoted(pairs.classes)})"
     )
 
 
@@ -164,7 +163,7 @@ def latency(evidence: Evidence) -> Iterator[Check]:
 
 
 def no_worse(evidence: Evidence) -> Iterator[Check]:
-    """Accuracy against the latest blessed model."""
+    """Check the accuracy over all images against the baseline's."""
     pairs, bounds = evidence.pairs, evidence.bounds
     if pairs and len(pairs.candidate):
         everything = np.ones(len(pairs.candidate), bool)
@@ -176,7 +175,7 @@ def no_worse(evidence: Evidence) -> Iterator[Check]:
 
 
 def no_slice_worse(evidence: Evidence) -> Iterator[Check]:
-    """Accuracy on each class or slice that a bound is about, against the latest blessed model.
+    """Check the accuracy on each class or slice with a bound against the baseline's.
 
     A line for each that fails, of many the worst and their number, and where none does one for all
     that the bound is about.
@@ -216,7 +215,7 @@ def _more_fail(
 ) -> Check:
     reason = (
         f"accuracy on {len(failed):,} of {len(found):,} slices by {name} breaks {key}; below are "
-        f"the {_TOLD} largest falls"
+        f"the {_TOLD} largest drops"
     )
     return Check(name=name, passed=False, value=None, bound=found[failed[0]].bound, reason=reason)
 
@@ -224,13 +223,13 @@ def _more_fail(
 def _all_hold(name: str, found: Mapping[str, Comparison], key: str) -> Check:
     worst = max(found, key=lambda label: found[label].fall)
     reason = (
-        f"accuracy on each of {len(found)} slices by {name} keeps {key}; the largest fall is "
+        f"accuracy on each of {len(found)} slices by {name} keeps {key}; the largest drop is "
         f"{max(found[worst].fall, 0):.4f}, on {worst}"
     )
     if by_chance := sum(each.p is not None for each in found.values()):
-        reason += f"; {by_chance} beyond it, which chance explains"
+        reason += f"; {by_chance} beyond it, not statistically significant"
     if few := sum(each.too_few for each in found.values()):
-        reason += f"; on {few}, with too few images for a test, the plain difference decides"
+        reason += f"; {few} with too few images for a test, where any drop beyond the limit fails"
     return Check(
         name=name, passed=True, value=found[worst].fall, bound=found[worst].bound, reason=reason
     )
@@ -303,18 +302,18 @@ class Comparison:
     def check(self, name: str, what: str, key: str) -> Check:
         """As a line of the gate."""
         if self.fall <= 0:
-            found = "no fall"
+            found = "no drop"
         elif self.passed and self.p is None:
-            found = f"falls by {self.fall:.4f}, within {key}"
+            found = f"drops by {self.fall:.4f}, within {key}"
         else:
-            found = f"falls by {self.fall:.4f}, more than {key}"
+            found = f"drops by {self.fall:.4f}, more than {key}"
         if self.p is not None:
-            found += ", but no more than chance explains" if self.passed else ", not by chance"
+            found += f", which is {'not ' if self.passed else ''}statistically significant"
             found += f" (McNemar's test, p = {self.p:.2g})"
         if self.too_few:
-            found += f"; {self.images:,} are too few for a test, so the plain difference decides"
+            found += f"; with only {self.images:,} images, any drop beyond the limit fails"
         reason = (
-            f"{what} {self.candidate:.4f} against the latest blessed model's {self.baseline:.4f} "
+            f"{what} {self.candidate:.4f} against the baseline's {self.baseline:.4f} "
             f"({self.images:,} images, {self.lost:,} lost, {self.gained:,} gained): {found}"
         )
         return Check(

@@ -47,7 +47,7 @@ def beats_largest_class(
     reason = (
         f"right on {right:,} of {model.examples:,} images, always answering {name!r} on "
         f"{support.get(name, 0):,} ({gained:,} gained, {lost:,} lost): "
-        f"{'more' if passed else 'no more'} than chance explains (McNemar's test, p = {p:.2g}), "
+        f"{'' if passed else 'not '}significantly more (McNemar's test, p = {p:.2g}), "
         f"evaluate.majority_significance = {level:g}"
     )
     if not passed and model.examples - support.get(name, 0) < (needed := chance.fewest(level)):
@@ -129,8 +129,8 @@ def is_calibrated(model: ModelFigures, _: Mapping[str, int], bounds: Bounds) -> 
         )
         passed = p >= bounds.significance
         reason += (
-            f", {'but no' if passed else 'and'} more than chance explains for a calibrated model "
-            f"on {model.examples:,} images (p = {p:.2g})"
+            f", which {'can' if passed else 'cannot'} be chance for a calibrated model on "
+            f"{model.examples:,} images (p = {p:.2g})"
         )
     yield Check(name="max_ece", passed=passed, value=error, bound=bound, reason=reason)
 

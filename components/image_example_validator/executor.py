@@ -175,8 +175,8 @@ def _with_comparators(
 ) -> schema_pb2.Schema:
     """Add TFDV's comparators to the features of `schema` that can be compared and have none yet."""
     comparisons = (
-        ("skew_comparator", reference, policy.max_text_skew, policy.max_number_skew),
-        ("drift_comparator", before, policy.max_text_drift, policy.max_number_drift),
+        ("skew_comparator", reference, policy.max_categorical_skew, policy.max_numeric_skew),
+        ("drift_comparator", before, policy.max_categorical_drift, policy.max_numeric_drift),
     )
     for feature in schema.feature:
         if feature.name in NOT_COMPARED:

@@ -84,23 +84,23 @@ class Policy(BaseModel):
         ),
         description="Findings that are reported only; all others block.",
     )
-    max_text_skew: float = Field(
+    max_categorical_skew: float = Field(
         default=0.2,
         ge=0,
         le=1,
         description="L-infinity distance of labels and formats between train and another split.",
     )
-    max_number_skew: float = Field(
+    max_numeric_skew: float = Field(
         default=0.4,
         ge=0,
         le=1,
         description="Jensen-Shannon divergence of aspect, bytes and brightness between the same.",
     )
-    max_text_drift: float = Field(
-        default=0.15, ge=0, le=1, description="As max_text_skew, against the data before."
+    max_categorical_drift: float = Field(
+        default=0.15, ge=0, le=1, description="As max_categorical_skew, against the data before."
     )
-    max_number_drift: float = Field(
-        default=0.25, ge=0, le=1, description="As max_number_skew, against the data before."
+    max_numeric_drift: float = Field(
+        default=0.25, ge=0, le=1, description="As max_numeric_skew, against the data before."
     )
     max_imbalance: float = Field(
         default=10.0, ge=1, description="Images of the largest class for one of the smallest."

@@ -114,7 +114,8 @@ def _wait(
     kubeflow: Kubeflow, run_id: str, page: str, nodes: Sequence[str], log_format: LogFormat
 ) -> None:
     from kubeflow.follow import follow
-    from pipeline.console import Console, duration
+    from pipeline.console import Console
+    from pipeline.formatting import duration
 
     with _not_repeated(), Console.create(log_format.resolved, sys.stdout) as console:
         try:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from components.wording import counted
 from pipeline.commands.monitor import (
     DaysOption,
     ExamplesOption,
@@ -18,6 +19,8 @@ from pipeline.commands.monitor import (
 )
 from pipeline.commands.options import ConfigOption, SettingsOption, WorkspaceOption, load
 from pipeline.commands.traffic import LogsArgument
+from pipeline.errors import ConfigError
+from pipeline.noise import redirect_output
 
 
 def ask(
@@ -38,35 +41,17 @@ def ask(
     duplicates. Fill in the column label of FOLDER/labels.csv, by `perennial label FOLDER` or any
     spreadsheet, and give it to `perennial feedback`, which leaves out lines without a label.
     """
-    from pipeline.errors import DataError
-    from pipeline.noise import redirect_output
-
     loaded = load(config, {"workspace": workspace}, settings).config
     end = instant(until)
     since = end - datetime.timedelta(days=days or loaded.monitor.window_days)
     with redirect_output(Path(os.devnull)):
-        from pipeline.monitoring import ask as asking
-        from pipeline.monitoring import logs as recorded
-        from pipeline.monitoring import monitor as monitoring
+        from pipeline import label_requests
 
-        place = monitoring.find_place(loaded, examples, models)
-        found = recorded.read(logs, since, end).rows
-        rows = [row for row in found if row.model == loaded.name]
-        version = asking.main_version([row for row in rows if row.image])
-        if not version:
-            raise DataError(
-                f"{logs}: no image was recorded and answered since {since:%Y-%m-%d %H:%M}"
-            )
-        looked = monitoring.Models(place)
-        answers = looked.answers(version)
-        if isinstance(answers, str):
-            raise DataError(f"{logs}: no image to choose from: {answers}")
-        known = monitoring.labelled(place)
-        asked = asking.select(rows, answers, looked.embed, known, number)
-        asking.write(asked, answers.classes, output)
-    reasons = [each.reason for each in asked]
+        table, reasons = label_requests.write(
+            loaded, logs, output, number, since, end, examples=examples, models=models
+        )
     counts = ", ".join(f"{reasons.count(each)} {each}" for each in dict.fromkeys(reasons))
-    print(f"{output / asking.TABLE}: {len(asked):,} images: {counts}")
+    print(f"{table}: {counted(len(reasons), 'image')}: {counts}")
 
 
 def label(
@@ -74,7 +59,6 @@ def label(
     port: Annotated[int, typer.Option(min=1, max=65535, help="On loopback.")] = 8701,
 ) -> None:
     """Serve a page on which images are labelled by the keys 1 to 9, until it is interrupted."""
-    from pipeline.errors import ConfigError
     from pipeline.monitoring import label as labelling
 
     labelling.application(folder)

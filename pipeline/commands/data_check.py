@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import gc
-import json
-import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from components.progress import report
-from pipeline.commands.files import write
 from pipeline.commands.options import DataOptions, SettingsOptions, with_options
-from pipeline.console import Console
-from pipeline.errors import data_error
-from pipeline.noise import redirect_output
-
-if TYPE_CHECKING:
-    from components.image_example_gen.ingest import Ingest
-
-MAX_SHOWN = 20
 
 
 @with_options(images=DataOptions, common=SettingsOptions)
@@ -43,77 +28,6 @@ def check(
     The first lines are the classes, splits and spans that were found. With the workspace of earlier
     runs, images keep the splits that they have there.
     """
-    loaded = common.load(images).config
-    data = loaded.data
+    from pipeline import data_check
 
-    from pipeline.config import check_data
-
-    check_data(data)
-    with (
-        tempfile.TemporaryDirectory(prefix="perennial-") as folder,
-        redirect_output(Path(folder, "log")) as terminal,
-        Console.create(common.log_format.resolved, terminal.stdout) as console,
-    ):
-        report("note", text=f"reading {data.source}")
-        from components.errors import BadDataError
-        from components.image_example_gen.dataset import list_data
-
-        try:
-            listed = list_data(data.source, data.options)
-            for line in listed.read_as:
-                report("note", text=line)
-            # Only from here on is it needed; its import takes seconds.
-            report("note", text="loading TensorFlow")
-            from components.image_example_gen import assignments
-            from components.image_example_gen.ingest import ingest, split_names, work_here
-            from pipeline.workspace import Workspace
-
-            # Imported libraries never go: looking through them again and again costs CPU.
-            gc.freeze()
-            # Where a run's would be, which has the splits that earlier ones decided on.
-            examples = Workspace(loaded.workspace).artifacts / "ImageExampleGen" / "examples" / "-"
-            known = assignments.read(str(examples), data.splits, data.options.group_near_duplicates)
-            result = ingest(
-                listed,
-                data.splits,
-                data.options,
-                work_here(data.options),
-                earlier=known,
-            )
-            bad = list(result.quarantine)
-            if quarantine is not None:
-                write(quarantine, "".join(f"{json.dumps(row)}\n" for row in bad))
-            record = dataclasses.asdict(result.accounting)
-            console.summary(_rows(result, bad), {**record, "quarantine": bad})
-            result.check(split_names(data.splits, result.accounting), data.source, data.options)
-        except BadDataError as error:
-            raise data_error(error) from error
-
-
-def _rows(result: Ingest, bad: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    from components.image_example_gen.accounting import varied
-
-    record = result.accounting
-    rows = [("Accounting", record.balance)]
-    for split, counts in record.splits.items():
-        shown = ", ".join(f"{count:,} {label}" for label, count in _most(counts))
-        if (more := len(counts) - MAX_SHOWN) > 0:
-            shown += f" and {more:,} more classes"
-        rows.append((f"In {split}", f"{record.examples(split):,}: {shown}"))
-    for name, counts in (
-        ("Normalised", record.normalized),
-        ("Ignored", record.ignored),
-        ("Quarantined", record.quarantined),
-    ):
-        if counts:
-            rows.append((name, ", ".join(f"{count:,} {kind}" for kind, count in counts.items())))
-    rows += [("", f"{line['path']}: {line['reason']}") for line in varied(bad, MAX_SHOWN)]
-    if (more := len(bad) - MAX_SHOWN) > 0:
-        rows.append(("", f"... and {more:,} more; --quarantine FILE writes them all"))
-    rows += [("Look at", finding) for finding in record.findings]
-    return rows
-
-
-def _most(counts: dict[str, int]) -> list[tuple[str, int]]:
-    """The largest counts, no more than fit a few lines."""
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_SHOWN]
+    data_check.check(common.load(images).config, common.log_format.resolved, quarantine)

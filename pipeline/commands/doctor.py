@@ -7,6 +7,8 @@ from pathlib import Path
 import typer
 
 from pipeline.commands.options import RUNS, SettingsOptions, with_options
+from pipeline.doctor import main_doctor
+from pipeline.installed import PACKAGES, version_of
 
 
 @with_options(common=SettingsOptions)
@@ -16,8 +18,6 @@ def doctor(*, common: SettingsOptions) -> None:
     With --config or --set, Beam's runner is checked too: that it answers, and that its workers have
     this version and reach the workspace.
     """
-    from pipeline.doctor import main_doctor
-
     shown_as = common.log_format.resolved
     if common.config is None and not common.settings:
         raise typer.Exit(main_doctor(Path(common.workspace or RUNS), shown_as))
@@ -27,7 +27,5 @@ def doctor(*, common: SettingsOptions) -> None:
 
 def version() -> None:
     """Print the versions of perennial, TFX, TensorFlow and Keras."""
-    from pipeline.installed import PACKAGES, version_of
-
     for package in PACKAGES:
         print(package, version_of(package) or "not installed")

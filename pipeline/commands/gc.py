@@ -10,6 +10,10 @@ import typer
 
 from components.wording import counted
 from pipeline.commands.options import ConfigOption, WorkspaceOption, load
+from pipeline.errors import ConfigError
+from pipeline.monitoring.retention import expired
+from pipeline.retraining import garbage
+from pipeline.workspace import Workspace
 
 
 def collect(
@@ -30,10 +34,6 @@ def collect(
     Without --apply the command lists what it would remove. Recorded traffic in monitor.logs goes
     when it is older than monitor.retention_days.
     """
-    from pipeline.errors import ConfigError
-    from pipeline.retraining import garbage
-    from pipeline.workspace import Workspace
-
     settings = load(config, {"workspace": workspace}, None).config
     place = Workspace(settings.workspace)
     now = datetime.datetime.now(datetime.UTC)
@@ -63,11 +63,10 @@ def collect(
 
 
 def _expire(logs: Path, days: float, apply: bool) -> None:
-    from pipeline.monitoring.retention import expired
-
     old = expired(logs, days)
     for path in old if apply else ():
         path.unlink(missing_ok=True)
     done = "removed" if apply else "could be removed; --apply does it"
     if old:
-        print(f"{len(old):,} files of traffic older than {days:g} days: {done}")
+        files, age = counted(len(old), "file"), counted(days, "day")
+        print(f"{files} of traffic older than {age}: {done}")

@@ -42,7 +42,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "schema accept": ("perennial schema accept --schema schema.pbtxt",),
     "serve": (
         "perennial serve",
-        "perennial serve perennial --workspace work --own --public-key signing.pub",
+        "perennial serve perennial --workspace work --dev-server --public-key signing.pub",
     ),
     "models": ("perennial models --workspace work --json",),
     "promote": (
@@ -58,6 +58,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "predict": (
         "perennial predict latest cat.jpg --top 5",
         "perennial predict localhost:8500 photos --json",
+        "perennial predict cat.jpg --weights BiT-M-R50x1-ILSVRC2012.npz --labels names.txt",
     ),
     "traffic record": (
         "perennial traffic record logs --shadow canary",
@@ -81,9 +82,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "schedule pause": ("perennial schedule pause nightly",),
     "schedule resume": ("perennial schedule resume nightly",),
     "schedule delete": ("perennial schedule delete nightly",),
-    "classify": (
-        "perennial classify cat.jpg --weights BiT-M-R50x1-ILSVRC2012.npz --labels names.txt",
-    ),
 }
 
 
@@ -129,7 +127,6 @@ CODES: dict[str, tuple[int, ...]] = {
     "schedule pause": _KUBEFLOW,
     "schedule resume": _KUBEFLOW,
     "schedule delete": _KUBEFLOW,
-    "classify": (0, 1, 2, 3, 130),
     "worker": (0, 1, 2, 130),
 }
 # By command and code, where the general meaning is not the one that counts.
@@ -139,7 +136,6 @@ MEANINGS: dict[tuple[str, int], str] = {
     ("doctor", 0): "a run should work here",
     ("doctor", 1): "at least one problem",
     ("predict", 3): "a file is no usable image",
-    ("classify", 3): "a file is no usable image",
     ("feedback", 3): "no row can be used",
     ("monitor", 0): "nothing found",
     ("monitor", 9): "the traffic has drifted",
@@ -168,6 +164,8 @@ def attach(group: typer.Typer, parents: tuple[str, ...] = ()) -> None:
     """Let every command's --help end with its examples and exit codes."""
     for command in group.registered_commands:
         assert command.callback is not None
+        if command.hidden:
+            continue  # the earlier name of another
         name = " ".join((*parents, command.name or command.callback.__name__.replace("_", "-")))
         # Each paragraph as one line, which is then broken where the terminal is.
         paragraphs = inspect.cleandoc(command.callback.__doc__ or "").split("\n\n")

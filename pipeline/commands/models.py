@@ -17,7 +17,9 @@ import typer
 
 from components import progress, storage
 from components.model_registry import CANARY, CONFIG_MAP, STABLE, Registry, Version, place_of
+from pipeline import addresses
 from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption, with_options
+from pipeline.commands.serve import pushed_model
 from pipeline.commands.tables import percent, table
 from pipeline.errors import ConfigError
 from pipeline.noise import redirect_output
@@ -80,8 +82,6 @@ class TargetOptions:
             return Registry(_absolute(self.directory), config, self.model or "", public_key)
         if config:
             return Registry.of_config(config, self.model, public_key)
-        from pipeline.commands.serve import pushed_model
-
         serving = self.workspace.absolute() / "serving"
         return Registry(str(serving / pushed_model(serving, self.model)), public_key=public_key)
 
@@ -117,10 +117,7 @@ class ChangeOptions:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for an address without a port."""
-        for server in self.server or ():
-            host, _, port = server.rpartition(":")
-            if not (host and port.isdecimal()):
-                raise ConfigError(f"--server {server}: must be HOST:PORT, such as localhost:8500")
+        addresses.check("--server", *(self.server or ()))
 
 
 @with_options(place=TargetOptions)

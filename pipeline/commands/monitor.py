@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components import storage
 from pipeline.commands.options import ConfigOption, SettingsOption, WorkspaceOption, load
 from pipeline.commands.traffic import LogsArgument
+from pipeline.errors import ConfigError, DataLost, DriftFound
+from pipeline.noise import redirect_output
 
 if TYPE_CHECKING:
     from pipeline.monitoring.monitor import MonitorInputs
@@ -65,11 +69,15 @@ def monitor(
     traffic to tell. An undisturbed window has a finding with a chance of monitor.false_alarms. What
     is found is told to the webhook, once in a cool-down, and to `perennial retrain`.
     """
+    loaded = load(config, {"workspace": workspace}, settings).config
+    find = functools.partial(_find, loaded, examples, models)
+    Window(logs, days, until, output, as_json, dry_run).compare(loaded, find)
+
+
+def _find(config: Config, examples: str | None, models: str | None) -> MonitorInputs:
     from pipeline.monitoring import monitor as monitoring
 
-    loaded = load(config, {"workspace": workspace}, settings).config
-    window = Window(logs, days, until, output, as_json, dry_run)
-    window.compare(loaded, lambda: monitoring.find_place(loaded, examples, models))
+    return monitoring.find_place(config, examples, models)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,20 +93,15 @@ class Window:
 
     def compare(self, config: Config, find: Callable[[], MonitorInputs]) -> None:
         """Compare, print, keep and tell. Raises DriftFound, DataLost, ConfigError, DataError."""
-        from components import storage
-        from pipeline.errors import DataLost, DriftFound
-        from pipeline.noise import redirect_output
-
         end = instant(self.until)
         since = end - datetime.timedelta(days=self.days or config.monitor.window_days)
         with redirect_output(Path(os.devnull)):
-            from pipeline.monitoring import figures, gauges, page
-            from pipeline.monitoring import monitor as monitoring
+            from pipeline.monitoring import figures, gauges, monitor, page
 
             place = find()
-            report = monitoring.look(config, self.logs, place, since, end)
+            report = monitor.look(config, self.logs, place, since, end)
         as_json = report.model_dump_json(indent=1)
-        print(as_json if self.as_json else "\n".join(monitoring.lines(report)))
+        print(as_json if self.as_json else "\n".join(monitor.lines(report)))
         if not self.dry_run:
             folder = self.output or place.kept
             folder.mkdir(parents=True, exist_ok=True)
@@ -107,18 +110,16 @@ class Window:
             values = gauges.render(config.name, report)
             storage.write_text(str(self.logs / gauges.FILE), values)
             now = datetime.datetime.now(datetime.UTC)
-            for line in monitoring.tell(config, place, report, now):
+            for line in monitor.tell(config, place, report, now):
                 print(line)
         if report.verdict == figures.DRIFTED:
-            raise DriftFound("; ".join(map(monitoring.str_of, report.findings)))
+            raise DriftFound("; ".join(map(monitor.str_of, report.findings)))
         if report.verdict == figures.LITTLE:
             raise DataLost(report.notes[0])
 
 
 def instant(text: str | None) -> datetime.datetime:
     """A time in UTC; now for None. Raises ConfigError."""
-    from pipeline.errors import ConfigError
-
     if text is None:
         return datetime.datetime.now(datetime.UTC)
     try:

@@ -10,14 +10,13 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import typer
 
+from pipeline import config
+from pipeline.config import Loaded
 from pipeline.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pipeline.config import Loaded
 
 
 class LogFormat(enum.StrEnum):
@@ -227,8 +226,6 @@ def load(
 
     `scheduled` and `below` as for `config.load`. Raises ConfigError.
     """
-    from pipeline import config
-
     overrides = given(flags) | dict(map(config.parse_set, settings or []))
     return config.load(file, overrides, scheduled=scheduled, below=below)
 

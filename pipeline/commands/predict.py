@@ -1,22 +1,46 @@
-"""`perennial predict`: classify images with a model of a run, a folder or a server."""
+"""`perennial predict`: classify images with a model of a run, a folder, a server or weights."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
+from components import progress
 from components.wording import counted
 from pipeline.commands.files import read_labels
 from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption
-from pipeline.console import printable
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
+from pipeline.formatting import printable
 
-if TYPE_CHECKING:
-    from pipeline.prediction import Classes
+_WEIGHTS = "Options of --weights"
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="Published BiT with its own head, in place of MODEL: .npz file or URL, folder of a "
+        "SavedModel, TF-Hub or Kaggle handle.",
+    ),
+]
+Sha256Option = Annotated[
+    str,
+    typer.Option(
+        metavar="DIGEST",
+        help="SHA-256 of the weights. Without it, the command prints it and stops.",
+    ),
+]
+VariantOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Architecture of the weights in an .npz file.")
+]
+ImageSizeOption = Annotated[
+    int, typer.Option(min=1, max=4096, help="Height and width of the weights' input in pixels.")
+]
+TopOption = Annotated[
+    int, typer.Option(min=1, metavar="K", help="Classes to print for each image.")
+]
 
 
 def predict(
@@ -25,15 +49,13 @@ def predict(
         typer.Argument(
             metavar="MODEL",
             help="Run (latest: the last that finished), number or folder of a pushed version, or "
-            "server: HOST:PORT for gRPC, http://HOST:PORT for REST.",
+            "server: HOST:PORT for gRPC, http://HOST:PORT for REST. None with --weights.",
         ),
     ],
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of them.")
-    ],
-    top: Annotated[
-        int, typer.Option(min=1, metavar="K", help="Classes to print for each image.")
-    ] = 3,
+        list[Path] | None, typer.Argument(metavar="IMAGE", help="Image files, or folders of them.")
+    ] = None,
+    top: TopOption = 3,
     as_json: JsonLinesOption = False,
     workspace: RunsOption = RUNS,
     name: Annotated[
@@ -43,24 +65,37 @@ def predict(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Class names of a server's model, one per line. Default: those of the version in "
-            "the workspace that has the same number.",
+            help="Class names of a server's model or of weights, one per line. Default: those of "
+            "the version in the workspace that has the server's number.",
         ),
     ] = None,
+    weights: WeightsOption = None,
+    sha256: Sha256Option = "",
+    variant: VariantOption = "R50x1",
+    image_size: ImageSizeOption = 480,
 ) -> None:
-    """Classify images with a trained model.
+    """Classify images with a trained model, or with published weights.
 
     Formats other than JPEG and PNG, such as TIFF or WebP, are converted first, as for training.
     Files that are no usable image are named on standard error, with exit code 3.
     """
+    if weights is not None:
+        images = [Path(model), *(images or ())]
+        if labels is None:
+            raise ConfigError("--weights needs --labels: a file with the names of their classes")
+    elif not images:
+        raise typer.BadParameter("name at least one image after the model", param_hint="IMAGE")
+    names = read_labels(labels) if labels else []
+
     from pipeline import prediction
 
-    names = read_labels(labels) if labels else []
-    results = prediction.predict(
-        model, images, top=top, workspace=workspace, name=name, labels=names
-    )
+    used: Any = model
+    if weights is not None:
+        used = prediction.PublishedWeights(weights, sha256, variant, image_size)
     files = unusable = 0
-    for file, result in results:
+    for file, result in prediction.predict(
+        used, images, top=top, workspace=workspace, name=name, labels=names
+    ):
         files += 1
         unusable += isinstance(result, str)
         _print(file, result, as_json)
@@ -68,7 +103,32 @@ def predict(
         raise DataError(f"{unusable:,} of {counted(files, 'file')} cannot be used")
 
 
-def _print(file: Path, result: Classes | str, as_json: bool) -> None:
+def classify(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE")],
+    weights: WeightsOption,
+    sha256: Sha256Option = "",
+    labels: Annotated[Path, typer.Option(metavar="FILE")] = Path("labels.txt"),
+    variant: VariantOption = "R50x1",
+    image_size: ImageSizeOption = 480,
+    top: TopOption = 5,
+) -> None:
+    """Classify images with published weights: the earlier name of `perennial predict --weights`."""
+    text = "perennial classify is called perennial predict now; all its options are the same"
+    progress.report("note", text=text)
+    first, *others = images
+    predict(
+        str(first),
+        others,
+        top,
+        labels=labels,
+        weights=weights,
+        sha256=sha256,
+        variant=variant,
+        image_size=image_size,
+    )
+
+
+def _print(file: Path, result: list[tuple[str, float]] | str, as_json: bool) -> None:
     if as_json:
         rows = (
             {"error": result}

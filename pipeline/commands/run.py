@@ -63,9 +63,7 @@ def retrain(
     model that passes the gate is pushed and labelled canary. All spans of the data are read unless
     data.spans is set. Decisions and outcomes are appended to WORKSPACE/retraining.jsonl.
     """
-    from pipeline.retraining.no_start import tell
-    from pipeline.retraining.prepare import prepare
-    from pipeline.retraining.retrain import retrain as run_retraining
+    from pipeline.retraining import no_start, prepare, retrain
 
     def load_with(
         above: Sequence[str] = (), below: Mapping[str, Mapping[str, object]] | None = None
@@ -74,13 +72,13 @@ def retrain(
 
     shown_as = common.log_format.resolved
     try:
-        loaded, notes = prepare(load_with)
+        loaded, notes = prepare.prepare(load_with)
     except Exception as error:
         if not dry_run:
             flags = given(flags_of(data, training, common))
-            tell(error, common.config, flags, common.settings or [], shown_as)
+            no_start.tell(error, common.config, flags, common.settings or [], shown_as)
         raise
-    run_retraining(
+    retrain.retrain(
         loaded.config,
         loaded.origins,
         shown_as,

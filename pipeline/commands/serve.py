@@ -7,17 +7,17 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from components import progress
 from components.model_registry import Registry
+from components.model_server import launch
+from components.model_server.config_file import NAME
 from pipeline.commands.options import RUNS, RunsOption
 from pipeline.errors import ConfigError
 from pipeline.workspace import Workspace
-
-if TYPE_CHECKING:
-    from components.model_server import launch
 
 LOOPBACK = "127.0.0.1"
 
@@ -36,9 +36,14 @@ def serve(
         str,
         typer.Option(help="Address to listen on. Other machines reach every address but loopback."),
     ] = LOOPBACK,
-    own: Annotated[
+    dev_server: Annotated[
         bool,
-        typer.Option("--own", help="Use the development server even if another one is installed."),
+        typer.Option(
+            "--dev-server", help="Use the development server even if another one is installed."
+        ),
+    ] = False,
+    own: Annotated[
+        bool, typer.Option("--own", hidden=True, help="Earlier name of --dev-server.")
     ] = False,
     public_key: Annotated[
         Path | None,
@@ -55,23 +60,23 @@ def serve(
     ones. The server follows models.config beside the models, so that a change needs no restart.
 
     TensorFlow Serving is used if it is installed (on PATH, or named in TENSORFLOW_MODEL_SERVER) or
-    if a Docker engine is running. Otherwise, or with --own, a development server runs, with a page
-    at / to try images on.
+    if a Docker engine is running. Otherwise, or with --dev-server, a development server runs, with
+    a page at / to try images on.
 
     With --public-key the development server checks each version before it loads it. TensorFlow
     Serving checks no signatures: with it, only promoted versions are served, which are checked
     before it starts and by `perennial promote`.
     """
-    from components.model_server import launch
-
+    if own:
+        progress.report("note", text="--own is called --dev-server now")
     Workspace(workspace).settle()
     source = _source(workspace.absolute() / "serving", model)
-    backend = launch.own_backend() if own else launch.find_backend()
+    backend = launch.own_backend() if dev_server or own else launch.find_backend()
     everywhere = backend.kind is launch.Kind.TENSORFLOW_SERVING
     if everywhere and host != LOOPBACK:
         raise ConfigError(
             f"--host {host}: tensorflow_model_server always listens on every address; leave --host "
-            "out, or use --own"
+            "out, or use --dev-server"
         )
     if public_key:
         _check_signed(source, public_key, backend.kind)
@@ -84,9 +89,6 @@ def serve(
 
 
 def _source(serving: Path, model: str | None) -> launch.Source:
-    from components.model_server import launch
-    from components.model_server.config_file import NAME
-
     config = serving / NAME
     Registry(None, str(config)).recover()
     if config.exists():
@@ -103,15 +105,13 @@ def _source(serving: Path, model: str | None) -> launch.Source:
 
 def _check_signed(source: launch.Source, public_key: Path, kind: launch.Kind) -> None:
     """Refuse to begin with a version that would not be served, or must not be."""
-    from components.model_server import launch
-
     for name, base in source.models.items():
         registry = Registry(str(base), str(source.config_file), name, public_key)
         loaded = registry.serving().loaded
         if loaded is None and kind is not launch.Kind.OWN:
             raise ConfigError(
                 f"--public-key: {name} follows the newest version, which TensorFlow Serving loads "
-                "unchecked; promote a version first, or use --own"
+                "unchecked; promote a version first, or use --dev-server"
             )
         newest = registry.numbers()[-1:] if loaded is None else []
         for version in sorted(loaded or newest):

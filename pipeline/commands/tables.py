@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
-from pipeline.console import printable
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.formatting import printable
 
 _UNBOUNDED = 1_000_000  # columns of a pipe
 _WIDE = 80  # columns from which on short cells stay whole
@@ -23,10 +27,6 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
     On a terminal long cells wrap within their column; elsewhere each row is one whole line, for
     grep and cut.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     rows = [[printable(cell) for cell in row] for row in rows]
     if not rows:
         return

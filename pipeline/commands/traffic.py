@@ -9,13 +9,18 @@ from typing import Annotated
 
 import typer
 
+from components.wording import counted
+from pipeline import addresses
+from pipeline.errors import ConfigError, DataError
+from pipeline.monitoring.proxy import Proxy
+
 LogsArgument = Annotated[
     Path, typer.Argument(metavar="LOGS", help="Folder of the recorded traffic.")
 ]
 
 
 def record(
-    logs: LogsArgument,
+    folder: LogsArgument,
     server: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="gRPC address of the model server.")
     ] = "127.0.0.1:8500",
@@ -53,21 +58,21 @@ def record(
     server answers and its version. Records may hold what people have sent: only this user can read
     them, they are gone after --days, and `perennial traffic forget` removes single requests.
     """
-    from pipeline.errors import ConfigError
-    from pipeline.monitoring.logs import Limits
-    from pipeline.monitoring.recorder import Recorder, RecordOptions, serve
-
+    addresses.check("--server", server)
     if 2 * file_mb > max_mb:
         raise ConfigError(f"--file-mb {file_mb:g} is more than half of --max-mb {max_mb:g}")
-    kept = RecordOptions(not no_images, embeddings or no_images, tuple(shadow or ()))
-    limits = Limits(int(max_mb * 1e6), int(file_mb * 1e6), file_minutes * 60, days)
     try:
-        logs.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{logs}: cannot be made: {error.strerror}") from error
-    print(f"Recording to {logs}, on {host}:{port}", flush=True)
+        raise ConfigError(f"{folder}: cannot be made: {error.strerror}") from error
+
+    from pipeline.monitoring import logs, recorder
+
+    what = recorder.RecordOptions(not no_images, embeddings or no_images, tuple(shadow or ()))
+    limits = logs.Limits(int(max_mb * 1e6), int(file_mb * 1e6), file_minutes * 60, days)
+    print(f"Recording to {folder}, on {host}:{port}", flush=True)
     try:
-        serve(Recorder(logs, server, kept, limits), host, port)
+        recorder.serve(recorder.Recorder(folder, server, what, limits), host, port)
     except OSError as error:
         raise ConfigError(f"--host {host} --port {port}: {error.strerror}") from error
 
@@ -104,8 +109,14 @@ def proxy(
     Each answer gets a header X-Request-Id, the caller's own or a new one. No caller gets an error
     where the recorder is slow, full or not there.
     """
-    from pipeline.monitoring.proxy import Proxy
-
+    for option, address in {
+        "--rest-listen": rest_listen,
+        "--grpc-listen": grpc_listen,
+        "--rest": rest,
+        "--grpc": grpc,
+        "--recorder": recorder,
+    }.items():
+        addresses.check(option, address)
     place = folder or Path("/tmp" if only_print else tempfile.mkdtemp(prefix="perennial-proxy-"))
     made = Proxy(rest_listen, grpc_listen, rest, grpc, recorder, share, str(place.absolute()))
     if only_print:
@@ -119,7 +130,7 @@ def proxy(
 
 
 def forget(
-    logs: LogsArgument,
+    folder: LogsArgument,
     requests: Annotated[
         list[str], typer.Argument(metavar="ID", help="As in the header X-Request-Id.")
     ],
@@ -128,10 +139,9 @@ def forget(
 
     A recorder may go on meanwhile, and then may lose what it writes in this moment.
     """
-    from pipeline.errors import DataError
-    from pipeline.monitoring import logs as recorded
+    from pipeline.monitoring import logs
 
-    found = recorded.forget(logs, requests)
-    print(f"{sum(found.values()):,} records removed")
+    found = logs.forget(folder, requests)
+    print(f"{counted(sum(found.values()), 'record')} removed")
     if missing := [each for each, count in found.items() if not count]:
-        raise DataError(f"{logs}: holds nothing of {', '.join(missing)}")
+        raise DataError(f"{folder}: holds nothing of {', '.join(missing)}")

@@ -33,6 +33,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from components import redaction
+from pipeline import doctor
 from pipeline.config import layers, messages, toml, tree
 from pipeline.config.checks import check_data, check_paths, weights_of
 from pipeline.config.layers import COMMAND_LINE, published
@@ -285,9 +286,6 @@ def _chosen(given: Iterable[Layer], source: object) -> Iterator[Layer]:
     except ValidationError:
         found = None  # reported with everything else
     images, side = (found.images, min(found.height, found.width)) if found else (None, None)
-    # The commands that must answer at once need no list of machine parts.
-    from pipeline import doctor
-
     named, _ = layers.last(given, f"{HYPERPARAMETERS}weights", None)
     recipe, reason = choose(
         images,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.image_example_gen import source_name
-from pipeline.config import messages, toml, tree
+from pipeline.config import messages, renamed, toml, tree
 from pipeline.config.tree import Layer
 from pipeline.errors import ConfigError
 from pipeline.settings import BUILT_IN_SOURCES
@@ -17,15 +17,20 @@ _SOURCE = "source-"
 
 
 def of_file(path: Path) -> Layer:
-    return Layer(f"file:{path}", toml.read(path), path.absolute().parent)
+    return _layer(f"file:{path}", toml.read(path), path.absolute().parent)
 
 
 def of_values(values: Mapping[str, Mapping[str, Any]]) -> list[Layer]:
     return [
-        Layer(origin, tree.nested(key, value))
+        _layer(origin, tree.nested(key, value))
         for origin, settings in values.items()
         for key, value in settings.items()
     ]
+
+
+def _layer(origin: str, given: toml.Tree, folder: Path | None = None) -> Layer:
+    by_a_person = origin.startswith(("file:", COMMAND_LINE))
+    return Layer(origin, renamed.current(given, origin, note=by_a_person), folder)
 
 
 def presets(recipe: str, source: object, environment: object) -> Iterator[Layer]:
@@ -37,7 +42,8 @@ def presets(recipe: str, source: object, environment: object) -> Iterator[Layer]
         if path.exists():
             table = toml.read(path)
             with_recipe = table.pop("recipe", {}).get(recipe, {})
-            yield Layer(f"preset:{name}", table)
+            # A recipe of your own may have one from an earlier version.
+            yield _layer(f"preset:{name}", table)
             yield Layer(f"preset:{name}", with_recipe)
 
 

@@ -18,9 +18,6 @@ from pipeline.errors import ConfigError
 from pipeline.settings import LOCATION, PATH, SOURCE, Config
 
 HYPERPARAMETERS = "train.hyperparameters."
-# What settings of earlier versions are called now, by their dotted keys. An entry stays for as long
-# as files with the old name may be around: for good, it costs nothing.
-RENAMED: Mapping[str, str] = {}
 
 
 class Layer(NamedTuple):
@@ -135,8 +132,6 @@ def _below(folder: Path, path: str) -> str:
 
 
 def _unknown(key: str, value: object, section: type[BaseModel], root: type[Config]) -> str:
-    if key in RENAMED:
-        return f"{key!r} is called {RENAMED[key]!r} now; change the name"
     table = key.rpartition(".")[0]
     settings = [*settings_of(root), *(f"{table}.{name}" for name in section.model_fields if table)]
     tables = {key.rpartition(".")[0] for key in settings} - {""}

@@ -217,8 +217,8 @@ class Recorder:
         fields: dict[str, Any] = {"size": len(image), "sha256": hashlib.sha256(image).hexdigest()}
         if self._options.images:
             fields["image"] = image
-        name = "jpeg" if image.startswith(formats.JPEG) else formats.known(image)
-        name = "png" if image.startswith(formats.PNG) else name
+        name = "jpeg" if image.startswith(servable.JPEG) else formats.known(image)
+        name = "png" if image.startswith(servable.PNG) else name
         fields["format"] = name or "unknown"
         with contextlib.suppress(Unusable):
             # What the model does not take has no statistics either.

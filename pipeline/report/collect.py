@@ -8,10 +8,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import pyarrow.compute as pc
+from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
 from components import features, storage
 from components.image_evaluator import figures
 from components.image_evaluator.figures import EVAL, TEST, Figures, Verdict
+from components.image_example_gen.accounting import FILE_NAME, QUARANTINE, varied
+from components.image_example_validator.findings import FINDINGS_FILE
 from components.lineage import Lineage
 from components.progress import report
 from pipeline.report import labels as mislabelled
@@ -150,9 +154,6 @@ def _content(uri: str | None, *names: str) -> bytes | None:
 
 
 def _data(where: Mapping[str, str]) -> Data | None:
-    from components.image_example_gen.accounting import FILE_NAME, QUARANTINE, varied
-    from components.image_example_validator.findings import FINDINGS_FILE
-
     accounting = _content(where.get("examples"), FILE_NAME)
     if accounting is None:
         return None
@@ -172,8 +173,6 @@ def _data(where: Mapping[str, str]) -> Data | None:
 
 
 def _distances(uri: str | None, splits: Collection[str]) -> Iterator[Distance]:
-    from tensorflow_metadata.proto.v0 import anomalies_pb2
-
     for split in splits:
         content = _content(uri, f"Split-{split}", "SchemaDiff.pb")
         for info in anomalies_pb2.Anomalies.FromString(content or b"").drift_skew_info:
@@ -193,8 +192,6 @@ def _distances(uri: str | None, splits: Collection[str]) -> Iterator[Distance]:
 
 
 def _spreads(uri: str | None) -> Iterator[Spread]:
-    from tensorflow_metadata.proto.v0 import statistics_pb2
-
     content = _content(uri, f"Split-{_TRAIN}", "FeatureStats.pb")
     statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString(content or b"")
     for dataset in statistics.datasets:
@@ -258,8 +255,6 @@ def _predictions(
 ) -> Predictions | None:
     if _content(where["evaluation"], figures.PREDICTIONS) is None:
         return None
-    import pyarrow.compute as pc
-
     table = figures.read_predictions(where["evaluation"])
     table = table.filter(pc.equal(table["split"], split)).sort_by("sha256")
     classes = evaluation.candidate.classes
@@ -366,7 +361,7 @@ def _heated(run: Run, image: bytes | None, looked: np.ndarray | None) -> bytes:
     return pictures.heated(
         image,
         looked,
-        aspect=run.value("transform.aspect", "squeeze"),
+        resize_mode=run.value("transform.resize_mode", "stretch"),
         crop_fraction=run.value("transform.crop_fraction", 1.0),
     )
 

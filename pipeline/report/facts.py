@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import enum
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from components.image_evaluator.figures import Estimate, Figures, Verdict
+from pipeline.config import renamed
 
 RECORD = "run.json"
 
@@ -98,6 +100,11 @@ class Run(_Fact):
     nodes: list[Node] = Field(default_factory=list)
     pushed: str | None = None
     verdict: Accuracies | None = None
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _by_present_names(cls, settings: Any) -> Any:
+        return renamed.recorded(settings) if isinstance(settings, Mapping) else settings
 
     @property
     def accuracy(self) -> Estimate | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from pydantic import ValidationError
 
+from components.model_registry import Registry
 from pipeline.errors import ConfigError
 from pipeline.report.facts import RECORD, Facts, Promotion, Run, State
 
@@ -162,7 +163,6 @@ def promotions(workspace: Workspace) -> list[Promotion]:
 
     One that was cut off is undone or finished before.
     """
-    from components.model_registry import Registry
 
     def promotion(entry: dict[str, Any]) -> Promotion:
         return Promotion(

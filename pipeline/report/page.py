@@ -5,19 +5,21 @@ from __future__ import annotations
 import base64
 import functools
 import math
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jinja2
+from markupsafe import Markup
+
 from components.wording import counted
-from pipeline.console import duration
+from pipeline.formatting import NOTHING, duration, percent
 from pipeline.report.facts import Facts, Promotion, Run, State
-from pipeline.report.plots import NOTHING, Plot, percent
 
 if TYPE_CHECKING:
-    import jinja2
-
     from components.image_evaluator.figures import ClassFigures, Estimate, Figures
+    from pipeline.report.figure import Plot
     from pipeline.report.history import Row
 
 MAX_CLASSES = 200
@@ -187,8 +189,6 @@ def _slices(evaluation: Figures) -> list[dict[str, Any]]:
 
 def rerun(facts: Facts) -> list[str]:
     """The commands that do the same run again, from the root of the checkout."""
-    import shlex
-
     run = facts.run
     folder = Path(str(run.value("workspace", "workspace"))) / "runs" / run.run_id
     command = f".venv/bin/perennial run --config {shlex.quote(str(folder / 'config.toml'))}"
@@ -217,9 +217,6 @@ def template(name: str) -> jinja2.Template:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    import jinja2
-    from markupsafe import Markup
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

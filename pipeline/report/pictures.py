@@ -35,17 +35,17 @@ def encode(pixels: Pixels) -> bytes:
 
 
 def heated(
-    encoded: bytes, looked: npt.NDArray[np.uint8], *, aspect: str, crop_fraction: float
+    encoded: bytes, looked: npt.NDArray[np.uint8], *, resize_mode: str, crop_fraction: float
 ) -> bytes:
     """An encoded picture that is bright where `looked`, uint8 [h, w], is, and dark elsewhere.
 
-    `aspect` and `crop_fraction` are the settings by which the picture became the square that
+    `resize_mode` and `crop_fraction` are the settings by which the picture became the square that
     `looked` covers.
     """
     picture = Image.open(io.BytesIO(encoded)).convert("RGB")
     width, height = picture.size
-    if aspect != "squeeze":
-        side = (min if aspect == "crop" else max)(width, height)
+    if resize_mode != "stretch":
+        side = (min if resize_mode == "crop" else max)(width, height)
         width = height = side
     covered = (max(1, round(width * crop_fraction)), max(1, round(height * crop_fraction)))
     light = Image.fromarray(looked).resize(covered, Image.Resampling.BICUBIC)

@@ -15,18 +15,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import storage
+from pipeline.errors import ConfigError
+from pipeline.noise import redirect_output
 from pipeline.report import history, page, plots
 from pipeline.report.collect import artifacts_of, collect
 from pipeline.report.facts import Facts, Run
+from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from components.image_evaluator.figures import Estimate, Figures
-    from pipeline.workspace import Workspace
 
 PAGE = "report.html"
 INDEX = "index.html"
 INDEXED = 200  # runs and promotions on the page
 LABELS = "labels"  # table of images that are probably mislabelled
+
+
+def rewrite(workspace: Path, name: str, output: Path | None = None) -> list[Path]:
+    """Write the report of a run again, into `output` or its own folder, and return the pages.
+
+    name: as for `history.find`. Raises ConfigError.
+    """
+    place = Workspace(workspace)
+    run = history.find(place, name)
+    try:
+        with redirect_output(place.log_path(run.run_id)):
+            if output is None:
+                return [report(place, run), place.runs / INDEX]
+            return [write_report(collect(run, artifacts_of(place, run.run_id)), output)]
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be written: {error.strerror}") from None
 
 
 def report(workspace: Workspace, run: Run) -> Path:

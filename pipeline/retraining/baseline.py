@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from components.lineage import Lineage
-from pipeline.config import COMMAND_LINE, Loaded, items, keys
+from pipeline.config import COMMAND_LINE, Loaded, items, keys, renamed
 from pipeline.recipe_choice import AUTO
 from pipeline.report.facts import RECORD
 from pipeline.workspace import Workspace
@@ -80,7 +80,7 @@ def find(workspace: Workspace, name: str) -> Baseline | None:
         return None
     try:
         record = json.loads((workspace.run_dir(baseline.run) / RECORD).read_bytes())
-        settings: dict[str, dict[str, Any]] = record["settings"]
+        settings = renamed.recorded(record["settings"])
         values = {key: settings[key]["value"] for key in _taken(settings)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -186,7 +186,7 @@ class TransformConfig(Section):
         description="Height and width of the training images, for a recipe that crops them at "
         "random to image_size; unset: image_size.",
     )
-    resize: Literal[
+    interpolation: Literal[
         "area",
         "bicubic",
         "bilinear",
@@ -203,10 +203,10 @@ class TransformConfig(Section):
         default=True,
         description="Smooth before shrinking: all but `area` need it, and it doubles the cost.",
     )
-    aspect: Literal["squeeze", "crop", "pad"] = Field(
-        default="squeeze",
-        description="How an image becomes square: by squeezing it, by cutting out the central "
-        "square, or by padding it with black.",
+    resize_mode: Literal["stretch", "crop", "pad"] = Field(
+        default="stretch",
+        description="How an image becomes square: stretched to it, cropped to its central square, "
+        "or padded with black. Keras' Resizing has crop_to_aspect_ratio and pad_to_aspect_ratio.",
     )
     crop_fraction: float = Field(
         default=1.0,

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 from components.image_example_gen.sources import digits
-from tests.e2e.test_e2e import TINY
 from tests.kit.cli import UNGATED, process, sets
 from tests.kit.kubeflow_cluster import Cluster
+from tests.kit.runs import TINY
 
 SETTINGS = {
     "data.source": "digits",

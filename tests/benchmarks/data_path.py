@@ -35,14 +35,14 @@ def nodes(root: Path, folder: Path) -> Measured:
     """Run the data nodes of the DAG, as a run would."""
     from pipeline import dag, local_runner  # noqa: F401 - imported before the clock starts
     from pipeline.config import load
-    from pipeline.run import build_pipeline
+    from pipeline.execution import build_pipeline
     from pipeline.workspace import Workspace
 
     overrides = {
         "data.source": str(root),
         "workspace": str(folder),
         "transform.image_size": SIZE,
-        "transform.resize": "area",
+        "transform.interpolation": "area",
         "train.hyperparameters.patch_size": 16,
     }
     config = load(None, overrides).config

@@ -27,8 +27,8 @@ from pipeline.report import history, write
 from pipeline.report.facts import RECORD
 from pipeline.retraining import garbage
 from pipeline.workspace import Workspace
-from tests.e2e.test_e2e import SMALL, TINY, run_command
 from tests.kit.cli import sets
+from tests.kit.runs import SMALL, TINY, run_command
 
 RUNS = (0, 200, 2000)
 REPEATS = 3

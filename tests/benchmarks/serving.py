@@ -39,7 +39,7 @@ from PIL import Image
 
 from components.model_server.client import Client, strings
 from components.model_server.launch import ServerProcess, Source, own_backend
-from components.model_server.session import Session
+from components.model_server.model import Session
 from tests.kit.serving import picture, push
 from tests.kit.tiny_export import export_colour_model
 

@@ -188,7 +188,7 @@ def trained(task: Task, settings: Values, seed: int) -> np.ndarray:
     def split(images: Images, size: int, *, framed: bool = False) -> Split:
         def prepared(image: tf.Tensor) -> Any:
             pixels = transform.resize_image(image, size, **policy)
-            shown = transform.shown(image, policy["aspect"], policy["crop_fraction"])
+            shown = transform.shown(image, policy["resize_mode"], policy["crop_fraction"])
             return Framed(pixels, shown) if framed else pixels
 
         ready = images.decoded().map(lambda image, label: (prepared(image), label), AUTO).cache()

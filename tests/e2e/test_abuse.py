@@ -31,9 +31,10 @@ from pipeline.config import load
 from pipeline.errors import ConfigError
 from tests import REPO
 from tests.kit import image_corpus as corpus
-from tests.tensorflow.test_schema import statistics
-from tests.tensorflow.test_sources import example, items, labels, problems, put, write_records
-from tests.tensorflow.test_weights import saved_model
+from tests.kit.data_sources import example, items, labels, problems, write_records
+from tests.kit.data_statistics import statistics
+from tests.kit.image_folders import put
+from tests.kit.weights import saved_model
 from trainer_module.weights import WeightsError, load_npz
 
 HOSTILE = {

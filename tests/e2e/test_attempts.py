@@ -19,7 +19,8 @@ from components import attempts
 from components.attempts import Attempt
 from components.errors import JobError
 from components.jobs import Job, Worker
-from tests.e2e.test_incremental import Stage, write_span
+from tests.kit.image_folders import write_span
+from tests.kit.stage import Stage
 
 BEAM = ["--runner=FnApiRunner", "--sdk_container_image=none"]
 NODES = ("_Write", "_Columns", "_TransformShard")  # of ImageExampleGen, StatisticsGen, Transform

@@ -19,8 +19,8 @@ from pipeline.report.facts import RECORD
 from pipeline.retraining.prepare import Prepared, prepare
 from pipeline.workspace import Workspace
 from tests import REPO
-from tests.e2e.test_e2e import TINY
 from tests.kit.cli import command, sets, ungated
+from tests.kit.runs import TINY
 
 MADE = datetime.datetime(2026, 5, 1, 3, tzinfo=datetime.UTC)
 PHOTOS = {"data.source": "gs://bucket/photos"}  # no preset, and nothing to look at

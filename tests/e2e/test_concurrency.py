@@ -18,8 +18,8 @@ from components.model_registry.configuration import AUDIT_FILE
 from components.model_server.server import ModelServer
 from pipeline.errors import ConfigError
 from tests import REPO
+from tests.kit.registry_models import assert_whole, write_model
 from tests.kit.serving import MODEL, SECONDS, b64, picture, post
-from tests.serving.test_atomic_pusher import assert_whole, write_model
 
 PUSH = """
 import sys

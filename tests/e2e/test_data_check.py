@@ -215,7 +215,7 @@ def test_a_row_that_cannot_be_reached_is_one_row(run: Callable[..., Done], tmp_p
 
 
 def test_numbers_that_are_off_by_one_are_told(run: Callable[..., Done], tmp_path: Path) -> None:
-    from tests.tensorflow.test_sources import example, write_records
+    from tests.kit.data_sources import example, write_records
 
     (tmp_path / "labels.txt").write_text("none\ncat\ndog\n")
     records = [example(image=corpus.make("PNG", n), label=1 + n % 2) for n in range(8)]

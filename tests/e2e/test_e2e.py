@@ -9,7 +9,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from PIL import Image
@@ -19,49 +19,11 @@ from pipeline.config import items, load
 from pipeline.report import page
 from pipeline.report.facts import Facts, State
 from tests import REPO
-from tests.kit.cli import command, process, sets, ungated
+from tests.kit.cli import process, sets
+from tests.kit.runs import SMALL, TINY, Run, perennial_run, run_command
 
 PACKAGES = ("pipeline", "components", "trainer_module", "kubeflow")
-# Enough to go through every node, not enough to learn much.
-SMALL = (
-    *("--epochs", "1", "--set", "evaluate.min_accuracy=0.01", "--set", "train.batch_size=16"),
-    *("--set", "data.min_eval=0"),
-    *ungated(),
-)
-TINY = {
-    "transform.image_size": 16,
-    "train.hyperparameters.patch_size": 4,
-    "train.hyperparameters.depth": 1,
-    "train.hyperparameters.head_dims": [32],
-}
 DOWNSTREAM = {"Trainer", "Evaluator", "InfraValidator", "Pusher"}
-
-
-class Run(NamedTuple):
-    """A finished `perennial run --log-format json`."""
-
-    code: int
-    events: list[dict[str, Any]]
-    stderr: str
-
-    def states(self, state: str) -> set[str]:
-        """Nodes that ended in `state`."""
-        ended = [event for event in self.events if event["event"] == "node_end"]
-        return {e["node"] for e in ended if e["state"] == state}
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return next(event for event in self.events if event["event"] == "summary")
-
-
-def run_command(*arguments: str) -> list[str]:
-    return command("run", "--log-format", "json", *arguments)
-
-
-def perennial_run(*arguments: str, tree: Path = REPO) -> Run:
-    done = subprocess.run(run_command(*arguments), cwd=tree, capture_output=True, text=True)
-    events = [json.loads(line) for line in done.stdout.splitlines()]
-    return Run(done.returncode, events, done.stderr)
 
 
 class TestDigits:
@@ -228,16 +190,16 @@ class TestRecipes:
 
     def weights(self, recipe: str, folder: Path) -> dict[str, str]:
         """Random ones: those of vit_finetune are for 8 px, so that positions are resized."""
-        from tests.tensorflow import test_vision_transformer, test_weights
+        from tests.kit import weights
         from trainer_module.models.vision_transformer import VARIANTS
 
         if recipe == "bit":
-            arrays = test_weights.official_arrays()
+            arrays = weights.bit_arrays()
         elif recipe == "vit_finetune":
-            arrays = test_vision_transformer.official_arrays(VARIANTS["tiny/4"], 2)
+            arrays = weights.vit_arrays(VARIANTS["tiny/4"], 2)
         else:
             return {}
-        spec = test_weights.save(folder / f"{recipe}.npz", arrays)
+        spec = weights.save_arrays(folder / f"{recipe}.npz", arrays)
         prefix = "train.hyperparameters.weights"
         return {f"{prefix}.source": spec.source, f"{prefix}.sha256": spec.sha256}
 

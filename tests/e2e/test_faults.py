@@ -17,9 +17,8 @@ import pytest
 from components.model_registry import versions
 from components.model_registry.signing import Keys, verify_version
 from tests import REPO
-from tests.e2e.test_e2e import SMALL, TINY, Run, perennial_run, run_command
 from tests.kit.cli import sets
-from tests.serving.test_signing import make_keys  # noqa: F401 - a fixture
+from tests.kit.runs import SMALL, TINY, Run, perennial_run, run_command
 
 
 def _mounted(folder: Path, size: str) -> Path:
@@ -133,7 +132,7 @@ class TestOneRunAfterTheOther:
         self,
         arguments: list[str],
         disks: tuple[Path, Path],
-        make_keys: Callable[[str], Keys],  # noqa: F811
+        make_keys: Callable[[str], Keys],
     ) -> None:
         keys = make_keys("mine")
         base = str(disks[1] / "digits")

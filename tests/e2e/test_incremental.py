@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -11,86 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from google.protobuf import text_format
 from PIL import Image
 from tfx.types import standard_artifacts
 
 from components import features, reuse
 from components.image_example_gen.accounting import read_accounting
 from components.image_example_gen.inputs import INPUTS_FILE, OUTSIDE, Input
-from components.image_statistics_gen import executor as statistics_gen
-from components.image_transform import executor as image_transform
+from tests.kit.image_folders import write_span
+from tests.kit.ingested import by_split, lines, value
 from tests.kit.ledgers import judge
-from tests.kit.transformed import schema_of
-from tests.tensorflow.test_ingest import BEAM_ARGS, by_split, execute, lines, value
-
-TRANSFORM = {
-    "image_size": 8,
-    "train_size": None,
-    "resize": "bilinear",
-    "antialias": True,
-    "aspect": "squeeze",
-    "crop_fraction": 1.0,
-}
-
-
-def write_span(root: Path, number: int, images: int = 30, labels: str = "ab") -> None:
-    """Distinct images of noise."""
-    for label in labels:
-        folder = root / str(number) / label
-        folder.mkdir(parents=True)
-        for index in range(images):
-            random = np.random.default_rng([number, ord(label), index])
-            pixels = random.integers(0, 256, (9, 9, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"{index}.png")
-
-
-class Stage:
-    """Ingest, statistics and Transform, as executions of one workspace."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.data = root / "data"
-        self._executions = 0
-
-    def ingest(self, **options: Any) -> standard_artifacts.Examples:
-        self._executions += 1
-        return execute(
-            f"{self.data}/{{SPAN}}",
-            self.root / "examples" / str(self._executions),
-            **{"spans": 99, **options},
-        )
-
-    def run(self, **options: Any) -> dict[str, Any]:
-        examples = self.ingest(**options)
-        number = str(self._executions)
-        statistics = standard_artifacts.ExampleStatistics()
-        statistics.uri = str(self.root / "statistics" / number)
-        statistics_gen.Executor(self._context(statistics_gen.Executor)).Do(
-            {"examples": [examples]}, {"statistics": [statistics]}, {}
-        )
-        schema = standard_artifacts.Schema()
-        schema.uri = str(self.root / "schema" / number)
-        Path(schema.uri).mkdir(parents=True)
-        classes = read_accounting(examples.uri).classes
-        text = text_format.MessageToString(schema_of(classes))
-        Path(schema.uri, "schema.pbtxt").write_text(text)
-        graph = standard_artifacts.TransformGraph()
-        graph.uri = str(self.root / "graph" / number)
-        transformed = standard_artifacts.Examples()
-        transformed.uri = str(self.root / "transformed" / number)
-        image_transform.Executor(self._context(image_transform.Executor)).Do(
-            {"examples": [examples], "schema": [schema]},
-            {"transform_graph": [graph], "transformed_examples": [transformed]},
-            {
-                "preprocessing_fn": "trainer_module.transform.preprocessing_fn",
-                "custom_config": json.dumps(TRANSFORM),
-            },
-        )
-        return {"examples": examples, "statistics": statistics, "transformed": transformed}
-
-    def _context(self, executor: Any) -> Any:
-        return executor.Context(beam_pipeline_args=BEAM_ARGS, tmp_dir=str(self.root / "tmp"))
+from tests.kit.stage import Stage
 
 
 def work(outputs: dict[str, Any]) -> dict[str, tuple[int, int]]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import datetime
 import hashlib
 import json
-import logging
-import os
 import random
 import signal
 import subprocess
@@ -22,8 +19,8 @@ from tests import REPO
 from tests.kit import colours
 from tests.kit.cli import perennial
 from tests.kit.colours import COLORS, picture
+from tests.kit.month import night
 
-FIRST = datetime.datetime(2026, 5, 1, 3, tzinfo=datetime.UTC)
 YELLOW = {"yellow": (200, 200, 60)}
 EMPTY, CORRUPT, DRIFTED, NEW_CLASS, WORSE, REMOVED, FEEDBACK = 4, 5, 12, 14, 19, 20, 30
 # Images of each class; all other days have USUAL.
@@ -86,40 +83,10 @@ def arrive(root: Path, day: int) -> None:
     span.rename(root / "data" / str(day))
 
 
-def night(root: Path, day: int, accept_loss: bool = False) -> int:
-    """What the schedule calls. Returns the exit code of `perennial retrain`."""
-    from pipeline.config import load
-    from pipeline.errors import UserError
-    from pipeline.retraining.retrain import retrain
-
-    overrides = {"workspace": str(root / "workspace")}
-    loaded = load(root / "perennial.toml", overrides, scheduled=True)
-    now = FIRST + datetime.timedelta(days=day - 1)
-    try:
-        retrain(loaded.config, loaded.origins, "json", now=now, accept_loss=accept_loss)
-    except UserError as error:
-        print(type(error).__name__, error)
-        return error.exit_code
-    return 0
-
-
-class Killer(logging.Handler):
-    """Kills this process, as a power failure would, at the n-th event of a run."""
-
-    def __init__(self, events: int) -> None:
-        super().__init__()
-        self._left = events
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._left -= record.msg in ("node_start", "node_end")
-        if self._left <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 def killed_night(root: Path, day: int, events: int, accept_loss: bool) -> None:
     """A night in a process of its own, which is killed."""
     code = (
-        "import logging, sys; from pathlib import Path; from tests.e2e.test_month import *\n"
+        "import logging, sys; from pathlib import Path; from tests.kit.month import Killer, night\n"
         "logging.getLogger('perennial.progress').addHandler(Killer(int(sys.argv[3])))\n"
         f"night(Path(sys.argv[1]), int(sys.argv[2]), {accept_loss})"
     )

@@ -14,11 +14,10 @@ import pytest
 
 from components.model_registry.signing import Keys
 from components.model_server import launch
-from pipeline import config, doctor, preflight
+from pipeline import config, doctor, model_checks, preflight
 from pipeline.errors import ConfigError
 from pipeline.preflight import PreflightContext
-from tests.serving.test_signing import make_keys  # noqa: F401 - a fixture
-from tests.tensorflow.test_weights import official_arrays, save, saved_model
+from tests.kit.weights import bit_arrays, save_arrays, saved_model
 from trainer_module import footprint, recipes, warm_start
 
 HYPER = "train.hyperparameters."
@@ -43,6 +42,11 @@ def place(two_classes: Path, tmp_path: Path) -> Callable[..., PreflightContext]:
         return PreflightContext(*config.load(None, given), pod=pod, scheduled=scheduled)
 
     return make
+
+
+def memory_of(place: PreflightContext) -> str:
+    """The check of the memory, with the model of the place."""
+    return model_checks.memory(place, model_checks.build(place))
 
 
 class Case(NamedTuple):
@@ -102,9 +106,9 @@ def test_it_is_refused_with_the_name_of_the_setting(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mixed").mkdir()
     (tmp_path / "mixed" / "holiday.jpg").touch()
-    arrays = official_arrays()
-    save(tmp_path / "bit.npz", arrays)
-    other = save(tmp_path / "other.npz", dict(list(arrays.items())[:5]))
+    arrays = bit_arrays()
+    save_arrays(tmp_path / "bit.npz", arrays)
+    other = save_arrays(tmp_path / "other.npz", dict(list(arrays.items())[:5]))
     settings, named = CASES[name]
     if settings.get(f"{HYPER}weights.source") == "other.npz":
         settings = {**settings, f"{HYPER}weights.sha256": other.sha256}
@@ -122,7 +126,7 @@ def test_resnet_takes_no_smaller_images(place: Callable[..., PreflightContext]) 
 def test_what_can_end_well_is_checked_and_recorded(
     place: Callable[..., PreflightContext], tmp_path: Path
 ) -> None:
-    spec = save(tmp_path / "bit.npz", official_arrays())
+    spec = save_arrays(tmp_path / "bit.npz", bit_arrays())
     settings = {**TINY_BIT, f"{HYPER}weights.source": spec.source}
     settings[f"{HYPER}weights.sha256"] = spec.sha256
     checked: list[dict[str, str]] = []
@@ -144,7 +148,7 @@ def test_a_recipe_that_was_chosen_says_what_else_there_is(
     there = place({"train.recipe": "mobilenet"})
     there.origins = {"train.recipe": "auto: 80 images are too few"}
     with pytest.raises(ConfigError, match=r"weights.*Network is unreachable.*--recipe vit"):
-        _ = there.model
+        model_checks.build(there)
 
 
 @pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
@@ -160,8 +164,8 @@ def test_weights_in_files_of_keras_are_read(
         f"{HYPER}weights": str(file),
     }
     with pytest.raises(ConfigError, match=r"^train\.hyperparameters\.weights: .*alpha"):
-        _ = place({**settings, f"{HYPER}alpha": 0.5}).model
-    assert place({**settings, f"{HYPER}alpha": 0.35}).model is not None
+        model_checks.build(place({**settings, f"{HYPER}alpha": 0.5}))
+    assert model_checks.build(place({**settings, f"{HYPER}alpha": 0.35})) is not None
 
 
 def test_a_saved_model_brings_its_values(
@@ -169,7 +173,9 @@ def test_a_saved_model_brings_its_values(
 ) -> None:
     spec = saved_model(tmp_path / "module")
     settings = {**TINY_BIT, f"{HYPER}weights.source": spec.source}
-    assert place({**settings, f"{HYPER}weights.sha256": spec.sha256}).model is not None
+    assert (
+        model_checks.build(place({**settings, f"{HYPER}weights.sha256": spec.sha256})) is not None
+    )
 
 
 class TestKeys:
@@ -179,7 +185,7 @@ class TestKeys:
     def test_a_pair_is_one(
         self,
         place: Callable[..., PreflightContext],
-        make_keys: Callable[[str], Keys],  # noqa: F811
+        make_keys: Callable[[str], Keys],
     ) -> None:
         one, other = make_keys("one"), make_keys("other")
         assert preflight._keys(place(self.settings(one.private, one.public)))
@@ -204,14 +210,14 @@ class TestMemory:
         settings = {**TINY_BIT, **sizes, "train.batch_size": 80, PARTS: 1}
         monkeypatch.setattr(doctor, "memory_bytes", lambda: room)
         with pytest.raises(ConfigError, match=r"gradient_accumulation to (\d+)") as refused:
-            preflight._memory(place(settings))
+            memory_of(place(settings))
         number = int(str(refused.value).partition("gradient_accumulation to ")[2].split()[0])
-        assert preflight._memory(place({**settings, PARTS: number}))
+        assert memory_of(place({**settings, PARTS: number}))
         settings.pop(PARTS)
-        assert f"a batch in {number} parts" in preflight._memory(place(settings))
+        assert f"a batch in {number} parts" in memory_of(place(settings))
         monkeypatch.setattr(doctor, "memory_bytes", lambda: 3e7)
         with pytest.raises(ConfigError, match="with 1 images of 480 px"):
-            preflight._memory(place(settings))
+            memory_of(place(settings))
 
     def test_a_step_that_may_not_fit_is_told(
         self,
@@ -220,14 +226,14 @@ class TestMemory:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         settings = {**TINY_BIT, "train.batch_size": 80, PARTS: 1}
-        model = place(settings).model
+        model = model_checks.build(place(settings))
         assert model
         least = footprint.measure(model).of(80)
         for room, told in ((3 * least, 0), (1.5 * least, 1)):
             monkeypatch.setattr(doctor, "memory_bytes", lambda room=room: room)
             caplog.clear()
             with caplog.at_level(logging.INFO, "perennial.progress"):
-                assert preflight._memory(place(settings))
+                assert memory_of(place(settings))
             assert len([each for each in caplog.records if each.msg == "note"]) == told
 
     def test_batch_normalization_in_parts_of_one_image_is_refused(
@@ -241,10 +247,10 @@ class TestMemory:
             "train.batch_size": 8,
         }
         with pytest.raises(ConfigError, match=r"^train\.gradient_accumulation: .*now 8"):
-            preflight._memory(place({**settings, PARTS: 8}))
-        assert preflight._memory(place({**settings, PARTS: 4}))
+            memory_of(place({**settings, PARTS: 8}))
+        assert memory_of(place({**settings, PARTS: 4}))
         # Parts are another training, so that they are not chosen.
-        model = place(settings).model
+        model = model_checks.build(place(settings))
         assert model
         assert footprint.parts(model, 8, 1e6) == 1
 
@@ -261,7 +267,7 @@ class TestMemory:
     def test_no_more_images_count_than_there_are(
         self, place: Callable[..., PreflightContext]
     ) -> None:
-        assert preflight._step_images(place({"train.batch_size": 100_000})) == 80
+        assert model_checks._step_images(place({"train.batch_size": 100_000})) == 80
 
     def test_it_grows_with_the_size_of_images_and_shrinks_with_what_is_frozen(self) -> None:
         recipe = recipes.get("mobilenet")
@@ -362,23 +368,23 @@ class TestMachine:
     ) -> None:
         monkeypatch.setenv("TF_CONFIG", value if isinstance(value, str) else json.dumps(value))
         with pytest.raises(ConfigError, match=named):
-            preflight._workers(place({}))
+            model_checks._workers(place({}))
 
     def test_a_cluster_is_told(
         self, place: Callable[..., PreflightContext], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         cluster = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 0}}
         monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
-        assert "a:1, b:2" in preflight._workers(place({}))
+        assert "a:1, b:2" in model_checks._workers(place({}))
 
     def test_gpus_that_are_not_used_are_told(
         self, place: Callable[..., PreflightContext], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert not preflight._gpus(place({}))
-        monkeypatch.setattr(preflight, "count_gpus", lambda: 2)
+        assert not model_checks._gpus(place({}))
+        monkeypatch.setattr(model_checks, "count_gpus", lambda: 2)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-gone")
-        assert "0 of the 2 GPUs" in preflight._gpus(place({}))
-        assert "GPU-gone" in preflight._gpus(place({}))
+        assert "0 of the 2 GPUs" in model_checks._gpus(place({}))
+        assert "GPU-gone" in model_checks._gpus(place({}))
 
     def test_flags_that_tensorflow_does_not_know(
         self, place: Callable[..., PreflightContext], monkeypatch: pytest.MonkeyPatch
@@ -400,7 +406,7 @@ class TestScheduled:
         assert not preflight._people(place({}))
 
     def test_a_server_without_a_port(self, place: Callable[..., PreflightContext]) -> None:
-        with pytest.raises(ConfigError, match=r"^retrain\.servers: 'somewhere'"):
+        with pytest.raises(ConfigError, match=r"^retrain\.servers: somewhere: must be HOST:PORT"):
             preflight._people(place({"retrain.servers": ["somewhere"]}, scheduled=True))
 
 

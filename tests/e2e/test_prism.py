@@ -31,20 +31,19 @@ from pipeline import beam_runner, local_runner
 from pipeline.beam_trial import TrialError
 from pipeline.config import load
 from pipeline.errors import INTERRUPTED, ConfigError, NodeFailed
-from pipeline.run import build_pipeline
+from pipeline.execution import build_pipeline
 from pipeline.settings import BEAM_NODES, BeamJob
 from pipeline.workspace import Workspace
 from tests import REPO
-from tests.e2e.test_e2e import SMALL, TINY, Run, run_command
 from tests.kit.cli import command, sets
-from tests.tensorflow.test_image_transform import NODES
+from tests.kit.runs import DATA_NODES, SMALL, TINY, Run, run_command
 
 PRISM = shutil.which("prism")
 pytestmark = [
     pytest.mark.skipif(PRISM is None, reason="prism is not in PATH: make prism"),
     pytest.mark.timeout(1800),  # a pipeline runs twice, and every job imports TensorFlow
 ]
-DATA_NODES = {"ImageExampleGen", "StatisticsGen", "Transform"}
+ON_BEAM = {"ImageExampleGen", "StatisticsGen", "Transform"}
 _START_S = 240.0  # for a machine that much else is done on; imports alone are seconds of CPU
 # A worker whose runner is killed while it starts tries for a minute to reach it (SdkHarness).
 _END_S = 240.0
@@ -146,7 +145,7 @@ def run(arguments: list[str]) -> Run:
 def written(workspace: Path) -> dict[str, bytes]:
     """What the data nodes have written, by node, output and path in it."""
     found = {}
-    for node in DATA_NODES:
+    for node in ON_BEAM:
         for path in (workspace / "artifacts").glob(f"{node}/*/*/**/*"):
             parts = path.relative_to(workspace / "artifacts").parts
             # A graph's functions are numbered in the order in which a process has made them.
@@ -188,7 +187,7 @@ class TestTheWholePipeline:
         root, arguments = places
         done = run(["--workspace", str(root / "a"), *arguments])
         assert done.code == 0, done.stderr
-        assert done.states("cached") >= {*DATA_NODES, "Trainer"}
+        assert done.states("cached") >= {*ON_BEAM, "Trainer"}
 
     def test_has_written_the_same_as_in_one_process(self, places: tuple[Path, list[str]]) -> None:
         root, arguments = places
@@ -206,7 +205,7 @@ class _Started(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.nodes: dict[str, threading.Event] = {node: threading.Event() for node in NODES}
+        self.nodes: dict[str, threading.Event] = {node: threading.Event() for node in DATA_NODES}
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.getMessage() == "node_start":
@@ -256,7 +255,7 @@ def test_a_kill_ends_well_or_in_one_line_and_leaves_nothing(
     failure = None
     try:
         with workspace.lock():
-            local_runner.run(build_pipeline(config, workspace, NODES), workspace, "killed")
+            local_runner.run(build_pipeline(config, workspace, DATA_NODES), workspace, "killed")
     except NodeFailed as error:
         failure = str(error)
     finally:
@@ -268,7 +267,7 @@ def test_a_kill_ends_well_or_in_one_line_and_leaves_nothing(
     # What has failed is made anew, and all of it.
     beam.start()
     with workspace.lock():
-        result = local_runner.run(build_pipeline(config, workspace, NODES), workspace, "again")
+        result = local_runner.run(build_pipeline(config, workspace, DATA_NODES), workspace, "again")
     assert {each.state for each in result.nodes} <= {"complete", "cached", "resolved"}
     (examples,) = result.nodes[0].outputs["examples"]
     shards = json.loads(Path(examples.uri, "shards.json").read_text())

@@ -100,7 +100,7 @@ class Load:
 def served(workspace: Path, grpc_port: int, rest_port: int) -> Iterator[None]:
     ports = ("--port", str(grpc_port), "--rest-port", str(rest_port))
     process = subprocess.Popen(
-        command("serve", "--own", "--workspace", str(workspace), *ports), cwd=REPO
+        command("serve", "--dev-server", "--workspace", str(workspace), *ports), cwd=REPO
     )
     try:
         with Client("127.0.0.1", grpc_port, rest_port) as client:

@@ -22,11 +22,12 @@ from typer.testing import Result
 
 from components.image_evaluator import figures
 from components.image_evaluator.figures import Figures
-from pipeline.commands.report import differences
 from pipeline.errors import ConfigError
+from pipeline.report import figure as figure_style
 from pipeline.report import history, page, pictures, plots, write
 from pipeline.report.collect import UNKNOWN, collect
 from pipeline.report.facts import Artifact, Facts, Run, Setting, State
+from pipeline.report.text import differences
 from pipeline.workspace import Workspace
 from tests.kit import report as report_kit
 from tests.kit.cli import perennial
@@ -346,7 +347,7 @@ class TestPage:
             {**row, "accuracy": 0.99, "val_accuracy": 0.99 + 0.0005 * (place % 20)}
             for place, row in enumerate(training.epochs)
         ]
-        with mpl.rc_context(plots._STYLE):
+        with mpl.rc_context(figure_style.STYLE):
             _, _, figure = plots._accuracy(training.model_copy(update={"epochs": fine}))
             figure.canvas.draw()
         (axes,) = figure.axes

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from pipeline.commands import data_show
 from pipeline.report import page as report_page
+from pipeline.report import samples as sample_page
 from pipeline.report import write
 from pipeline.report.facts import Facts, RunData, State
 from pipeline.workspace import Workspace
@@ -54,11 +54,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     samples = workspace.root / "samples.html"
     pictures = [report_kit.picture(number) for number in range(3)]
     shown = [
-        data_show.Sample(f"{report_kit.EVIL}/{'long' * 20}.png", pictures[0], pictures[1:])
+        sample_page.Sample(f"{report_kit.EVIL}/{'long' * 20}.png", pictures[0], pictures[1:])
     ] * 9
     classes = [
-        data_show.ClassSamples(report_kit.EVIL, 1, shown),
-        data_show.ClassSamples("dog", 9, shown),
+        sample_page.ClassSamples(report_kit.EVIL, 1, shown),
+        sample_page.ClassSamples("dog", 9, shown),
     ]
     write.write_file(
         samples,

@@ -24,9 +24,9 @@ from pipeline.config import load
 from pipeline.local_runner import NodeResult, NodeRunner
 from pipeline.retraining.observe import decide_in_cluster
 from pipeline.settings import Config
-from tests.e2e.test_e2e import TINY
 from tests.kit import s3 as s3_kit
 from tests.kit.cli import UNGATED
+from tests.kit.runs import TINY
 
 pytestmark = [
     pytest.mark.timeout(1800),

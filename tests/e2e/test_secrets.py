@@ -14,9 +14,9 @@ from unittest import mock
 import pytest
 
 from pipeline.retraining import journal
-from tests.e2e.test_e2e import Run, perennial_run
 from tests.kit.cli import perennial, process, sets, ungated
-from tests.tensorflow.test_weights import official_arrays, save
+from tests.kit.runs import Run, perennial_run
+from tests.kit.weights import bit_arrays, save_arrays
 
 PASSWORD, SIGNATURE, DATA_TOKEN = "open-sesame-1", "f00dfacecafe0123456789", "t0ken-of-the-data-42"
 HOOK, PROXY = "T0B0xoxbhook0123456789", "pr0xy-passw0rd-77"
@@ -41,7 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def weights(place: Path) -> Iterator[tuple[str, str]]:
     """The URL of weights that are served here, with secrets in it, and their digest."""
     (place / "served").mkdir()
-    digest = save(place / "served" / "bit.npz", official_arrays()).sha256
+    digest = save_arrays(place / "served" / "bit.npz", bit_arrays()).sha256
     handler = functools.partial(_Quiet, directory=str(place / "served"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,10 +1,12 @@
-"""Compiled pipelines of each environment, as they should be.
+"""Compiled pipelines as committed: one in full, and the differences of the other environments.
 
-`python -m tests.golden` writes them anew; look at what changed before you commit it.
+`python -m tests.golden` writes them again; look at what changed before you commit it.
 """
 
 from __future__ import annotations
 
+import difflib
+import functools
 from pathlib import Path
 
 from pipeline.config import load
@@ -35,21 +37,35 @@ SETTINGS = {
 SPOT = {"kubeflow.pools.gpu-a100.spot": True}
 
 
+# The environment whose pipeline is committed in full.
+FULL = "bare"
+
+
+@functools.cache
 def compiled(environment: str) -> str:
-    """What `perennial compile` writes for an environment today."""
+    """Compile the example pipeline for an environment."""
     from kubeflow.compiler import compile_pipeline
 
-    spot = SPOT if environment != "bare" else {}
+    spot = SPOT if environment != FULL else {}
     settings = {**SETTINGS, **spot, "kubeflow.environment": environment}
     return compile_pipeline(load(None, settings)).text
 
 
 def path(environment: str) -> Path:
-    """The file of an environment."""
-    return FOLDER / f"{environment}.yaml"
+    """Return the committed file of an environment."""
+    return FOLDER / (f"{FULL}.yaml" if environment == FULL else f"{environment}.diff")
+
+
+def content(environment: str) -> str:
+    """Return what belongs in the file of an environment: YAML, or a unified diff to `FULL`."""
+    text = compiled(environment)
+    if environment == FULL:
+        return text
+    before, after = (each.splitlines(keepends=True) for each in (compiled(FULL), text))
+    return "".join(difflib.unified_diff(before, after, f"{FULL}.yaml", f"{environment}.yaml", n=2))
 
 
 def write() -> None:
-    """Write every file anew."""
+    """Write the files of all environments."""
     for environment in ENVIRONMENTS:
-        path(environment).write_text(compiled(environment), encoding="utf-8")
+        path(environment).write_text(content(environment), encoding="utf-8")

@@ -79,7 +79,7 @@ def run_transform(
     *,
     image_size: int = 8,
     train_size: int | None = None,
-    resize: str = "bilinear",
+    interpolation: str = "bilinear",
 ) -> Transformed:
     """Do what ImageTransform does for `splits`, with its code, but without TFX and Beam."""
     graph = root / "graph"
@@ -88,9 +88,9 @@ def run_transform(
         custom_config={
             "image_size": image_size,
             "train_size": train_size,
-            "resize": resize,
+            "interpolation": interpolation,
             "antialias": True,
-            "aspect": "squeeze",
+            "resize_mode": "stretch",
             "crop_fraction": 1.0,
             "classes": list(classes),
         },

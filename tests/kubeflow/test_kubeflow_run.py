@@ -20,9 +20,9 @@ from ml_metadata.proto import metadata_store_pb2
 
 from kubeflow.metadata import connection_config
 from kubeflow.results import metrics_of
-from tests.e2e.test_e2e import TINY
 from tests.kit.cli import UNGATED, process, sets
 from tests.kit.kubeflow_cluster import Cluster, Pod, kill_pod, kill_program
+from tests.kit.runs import TINY
 
 # Twenty processes that import TensorFlow: minutes on a machine that does something else as well.
 pytestmark = pytest.mark.timeout(1800)

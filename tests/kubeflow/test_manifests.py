@@ -12,12 +12,12 @@ import yaml
 from typer.testing import CliRunner
 
 from kubeflow.commands.submit import SERVICE_ACCOUNT
-from pipeline import beam_runner, cli
+from pipeline import addresses, beam_runner, cli
 from pipeline.errors import ConfigError, DataError, NotBlessed
 from pipeline.settings import BeamConfig, KubeflowConfig
 from tests import REPO
 from tests.kit.kustomize import Resource, render
-from tests.kubeflow.test_kubernetes_serving import KUBERNETES
+from tests.kit.manifests import KUBERNETES
 
 MANIFESTS = REPO / "kubeflow" / "manifests"
 KUSTOMIZATIONS = {
@@ -266,7 +266,7 @@ class TestBeam:
         beam, rendered = self.settings(folder), render(MANIFESTS / folder)
         beam_runner.check_pods(beam)
         options = beam.jobs["Transform"].options
-        name, port = beam_runner.split(options["job_endpoint"])
+        name, port = addresses.split(options["job_endpoint"])
         service = of(rendered, "Service", name)
         assert port in [each["port"] for each in service["spec"]["ports"]]
         policy = of(rendered, "NetworkPolicy", "perennial-run-to-beam")["spec"]
@@ -275,7 +275,7 @@ class TestBeam:
         workers = [each for each in containers(rendered) if each["name"] == "worker"]
         assert workers
         for worker in workers:
-            (_, worker_port) = beam_runner.split(options["environment_config"])
+            (_, worker_port) = addresses.split(options["environment_config"])
             assert worker["args"] == ["worker", f"--port={worker_port}"]
 
     def test_workers_are_started_by_a_command_that_there_is(self, rendered: list[Resource]) -> None:

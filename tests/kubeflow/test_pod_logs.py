@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kubeflow import logs
-from tests.kubeflow.test_kubeflow_entrypoint import Toy
+from tests.kit.toy_pods import Toy
 
 KNOWN = (
     "metadata_connection_config is not provided by IR.",

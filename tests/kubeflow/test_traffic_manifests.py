@@ -20,9 +20,9 @@ from pipeline.monitoring.recorder import Recorder, RecordOptions
 from tests import REPO
 from tests.kit.cli import perennial
 from tests.kit.kustomize import Resource, render
+from tests.kit.manifests import SERVING, validate
 from tests.kit.serving import wait_until
 from tests.kit.traffic import NGINX
-from tests.kubeflow.test_kubernetes_serving import SERVING, validate
 
 
 @pytest.fixture

@@ -18,15 +18,7 @@ import pytest
 from components import storage
 from components.errors import ConfigError
 from components.model_registry import Registry, versions
-
-FILES = ("saved_model.pb", "variables/variables.index", "assets.extra/classes.json")
-
-
-def write_model(folder: Path, content: str = "model") -> Path:
-    for name in FILES:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(f"{content} {name}")
-    return folder
+from tests.kit.registry_models import FILES, assert_whole, write_model
 
 
 @pytest.fixture
@@ -41,15 +33,6 @@ def base(tmp_path: Path) -> Path:
 
 def push(model: Path, base: Path, keep: int = 10, served: Collection[int] = ()) -> int:
     return versions.push(model, base, {"run": "r"}, keep, lambda: served)
-
-
-def assert_whole(base: str, version: int, content: str) -> None:
-    manifest = versions.read_manifest(base, version)
-    assert manifest is not None
-    assert set(manifest.files) == set(FILES)
-    assert versions.damaged_files(base, version, manifest) == []
-    for name in FILES:
-        assert storage.read_text(storage.join(base, str(version), name)) == f"{content} {name}"
 
 
 class TestFileSystem:
@@ -102,7 +85,7 @@ class TestFileSystem:
 
         def nearly_full(path: Path) -> os.statvfs_result:
             values = list(statvfs(path))
-            values[4] = 3  # blocks available
+            values[4] = 0  # blocks available
             return os.statvfs_result(values)
 
         monkeypatch.setattr(os, "statvfs", nearly_full)

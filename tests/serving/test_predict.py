@@ -15,7 +15,7 @@ from typer.testing import Result
 
 from components.model_server.server import ModelServer
 from components.servable import CLASSES_FILE
-from pipeline.prediction import _batches
+from pipeline.predictors import _batches
 from tests.kit.cli import perennial
 from tests.kit.serving import MODEL, PURE, push
 
@@ -197,7 +197,7 @@ def test_labels_that_cannot_be_read_are_named(
         ("http://127.0.0.1:1", 2, "UNAVAILABLE: HTTPConnection(host='127.0.0.1', port=1): Failed"),
         ("https://127.0.0.1:1", 2, "must be HOST:PORT or http://HOST:PORT"),
         ("{tmp}", 2, "holds neither saved_model.pb nor numbered versions"),
-        ("{broken}", 2, "is no model that can be asked"),
+        ("{broken}", 2, "cannot be loaded as a classifier"),
     ],
 )
 def test_a_model_that_cannot_be_asked_is_named(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -185,7 +186,11 @@ class TestEdited:
     ) -> None:
         moved = tmp_path / "moved"
         (tmp_path / "w").rename(moved)
-        for command in (["promote", "2", "--to", "canary"], ["rollback"], ["serve", "--own"]):
+        for command in (
+            ["promote", "2", "--to", "canary"],
+            ["rollback"],
+            ["serve", "--dev-server"],
+        ):
             result = perennial(*command, "--workspace", moved)
             assert result.exit_code == 2
             assert "was the folder moved or copied" in result.stderr
@@ -219,9 +224,15 @@ class TestReading:
 
     @given(st.binary(max_size=60) | ANY_JSON.map(lambda value: json.dumps(value).encode()))
     def test_a_damaged_file_is_one_line(self, content: bytes) -> None:
-        for read in (servable.parse_classes, servable.parse_image_size):
-            failed = _failure_of(functools.partial(read, content, "x"))
-            assert failed == "" or (failed.startswith("x is damaged: ") and "\n" not in failed)
+        files = {
+            servable.CLASSES_FILE: servable.read_classes,
+            servable.INPUT_FILE: servable.read_image_size,
+        }
+        for name, read in files.items():
+            with mock.patch.object(storage, "read_bytes", return_value=content):
+                failed = _failure_of(functools.partial(read, "x"))
+            assert failed == "" or failed.startswith(f"x/{name} is damaged: ")
+            assert "\n" not in failed
 
     @given(content=st.binary(max_size=60) | ANY_JSON.map(lambda value: json.dumps(value).encode()))
     def test_so_are_figures_verdicts_accountings_findings_and_inventories(
@@ -381,7 +392,7 @@ class TestAround:
             other.bind(("127.0.0.1", 0))
             other.listen()
             port = other.getsockname()[1]
-            result = perennial("serve", "--own", "--port", port, "--workspace", workspace)
+            result = perennial("serve", "--dev-server", "--port", port, "--workspace", workspace)
         assert result.exit_code == 2
         assert f"port {port} is in use" in result.stderr
         assert result.stdout == ""
@@ -390,7 +401,7 @@ class TestAround:
         workspace = Path(target.config).parent.parent
         wrong = workspace / "wrong.pem"
         wrong.write_text("no key")
-        result = perennial("serve", "--own", "--public-key", wrong, "--workspace", workspace)
+        result = perennial("serve", "--dev-server", "--public-key", wrong, "--workspace", workspace)
         assert result.exit_code == 2
         assert "wrong.pem is no elliptic public key" in result.stderr
 

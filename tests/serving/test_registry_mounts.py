@@ -20,7 +20,7 @@ from components.model_registry import CANARY, STABLE, Registry, Serving, version
 from components.model_registry.configuration import AUDIT_FILE
 from pipeline.workspace import Workspace
 from tests.kit.cli import perennial
-from tests.serving.test_atomic_pusher import assert_whole, write_model
+from tests.kit.registry_models import assert_whole, write_model
 
 DISKS = {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q"]}
 DISK_BYTES = 320 << 20  # the least that mkfs.xfs takes is 300 MB

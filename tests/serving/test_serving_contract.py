@@ -6,7 +6,6 @@ Name a tensorflow_model_server in TENSORFLOW_MODEL_SERVER to run these against i
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -18,12 +17,12 @@ import grpc
 import numpy as np
 import pytest
 
-from components.model_server import config_file, launch
+from components.model_server import config_file
 from components.model_server.client import Client, strings
 from components.model_server.errors import ServingError
-from components.model_server.server import ModelServer
-from components.model_server.session import Session
+from components.model_server.model import Session
 from components.model_server.tensors import Arrays
+from tests.kit.servers import running
 from tests.kit.serving import (
     MODEL,
     PREDICT,
@@ -42,31 +41,7 @@ from tests.kit.serving import (
 )
 from tests.kit.tiny_export import CLASSES, write_warmup
 
-OWN, REAL = "own", "real"
 Start = Callable[..., contextlib.AbstractContextManager[Running]]
-
-
-def running(kind: str, base: Path, config: Path | None = None, follow: bool = True) -> Any:
-    """Start a server that looks for new versions all the time, and follows a configuration file."""
-    if kind == OWN:
-        served = {"config_file": config} if config else {"base_path": base, "model_name": MODEL}
-        seconds = 0.05 if follow else 0.0
-        return ModelServer(
-            **served, poll_seconds=0.05, config_poll_seconds=seconds, retry_seconds=0.1
-        )
-    source = launch.Source.of_config(config) if config else launch.Source.of_model(base, MODEL)
-    process = launch.ServerProcess(launch.find_backend(), source)
-    if not follow:
-        flag = "--model_config_file_poll_wait_seconds="
-        process.command = [each for each in process.command if not each.startswith(flag)]
-    return process
-
-
-@pytest.fixture(scope="module", params=[OWN, REAL])
-def kind(request: pytest.FixtureRequest) -> str:
-    if request.param == REAL and not os.environ.get(launch.BINARY_VARIABLE):
-        pytest.skip(f"no real server: {launch.BINARY_VARIABLE} is not set")
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -263,8 +238,18 @@ class TestStatusAndMetadata:
         assert signatures["serving_examples"]["inputs"].keys() == {"examples"}
         assert signatures["serving_default"]["outputs"].keys() == {"label", "probabilities"}
 
-    def test_grpc_metadata_describes_the_signatures(self, client: Client) -> None:
-        signatures = client.metadata(MODEL, label="canary").signature_def
+    def test_grpc_metadata_describes_the_signatures(self, server: Running) -> None:
+        from tensorflow_serving.apis import get_model_metadata_pb2, prediction_service_pb2_grpc
+
+        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        request.model_spec.name, request.model_spec.version_label = MODEL, "canary"
+        with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            answer = stub.GetModelMetadata(request, timeout=SECONDS)
+        assert answer.model_spec.version.value == 2
+        found = get_model_metadata_pb2.SignatureDefMap()
+        answer.metadata["signature_def"].Unpack(found)
+        signatures = found.signature_def
         assert set(signatures["serving_default"].inputs) == {"image_bytes"}
         assert set(signatures["serving_examples"].inputs) == {"examples"}
 

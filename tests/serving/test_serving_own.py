@@ -351,7 +351,7 @@ class TestSlowClients:
     def test_who_does_not_take_the_answer_is_hung_up_on(self, serve: Serve, tmp_path: Path) -> None:
         base = tmp_path / "wide"
         export_wide_model(base / "1")
-        server = serve(base, receive_seconds=0.5, connections=2)
+        server = serve(base, receive_seconds=5, connections=2)
         body = b'{"instances": ["x"]}'
         with contextlib.ExitStack() as stack:
             for _ in range(2):
@@ -878,5 +878,7 @@ class TestServeCommand:
         assert self.invoke(tmp_path, "--host", "10.0.0.1").exit_code == 2
         assert not started
         assert self.invoke(tmp_path).exit_code == 0
-        assert self.invoke(tmp_path, "--own").exit_code == 0
-        assert [arguments[0] for arguments in started] == ["program", sys.executable]
+        assert self.invoke(tmp_path, "--dev-server").exit_code == 0
+        renamed = self.invoke(tmp_path, "--own")
+        assert "--dev-server" in renamed.stderr
+        assert [a[0] for a in started] == ["program", sys.executable, sys.executable]

@@ -27,9 +27,9 @@ from tensorflow_serving.apis import (
 )
 
 from components.model_server.client import Client, strings
+from tests.kit.servers import running
 from tests.kit.serving import MODEL, PREDICT, SECONDS, Running, connected, get, post, url
 from tests.kit.tiny_export import export_echo_model
-from tests.serving.test_serving_contract import kind, running  # noqa: F401 - a fixture
 
 STATUS = f"/v1/models/{MODEL}"
 VERSION = 5

@@ -21,9 +21,8 @@ from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
 from components.model_server.client import strings
 from components.model_server.errors import ServingError
-from components.model_server.metrics import Metrics
-from components.model_server.model import LoadedModel
-from components.model_server.session import Session
+from components.model_server.model import LoadedModel, Session
+from components.model_server.service import Metrics
 from components.model_server.tensors import (
     Arrays,
     from_json,

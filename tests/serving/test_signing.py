@@ -26,32 +26,9 @@ from components.model_server.server import ModelServer
 from pipeline.config import load
 from pipeline.errors import ConfigError
 from tests.kit.cli import perennial
+from tests.kit.keys import write_private
+from tests.kit.registry_models import FILES, write_model
 from tests.kit.serving import MODEL, SECONDS, b64, get, picture, post, wait_until
-from tests.serving.test_atomic_pusher import FILES, write_model
-
-_PEM = serialization.Encoding.PEM
-_PKCS8 = serialization.PrivateFormat.PKCS8
-
-
-def write_private(
-    file: Path,
-    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey,
-    encryption: serialization.KeySerializationEncryption | None = None,
-) -> Path:
-    file.write_bytes(key.private_bytes(_PEM, _PKCS8, encryption or serialization.NoEncryption()))
-    return file
-
-
-@pytest.fixture
-def make_keys(tmp_path: Path) -> Callable[[str], Keys]:
-    def make(name: str) -> Keys:
-        key = ec.generate_private_key(ec.SECP256R1())
-        public = tmp_path / f"{name}.pub"
-        subject = serialization.PublicFormat.SubjectPublicKeyInfo
-        public.write_bytes(key.public_key().public_bytes(_PEM, subject))
-        return Keys(write_private(tmp_path / f"{name}.pem", key), public)
-
-    return make
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from keras import layers
 from PIL import Image
 
 from pipeline.report import pictures
+from tests.kit.pictures import encode
 from tests.kit.transformed import content_hash, run_transform
-from tests.tensorflow.test_transform import encode
 from trainer_module import attention, recipes
 from trainer_module.models.views import seen_through
 from trainer_module.models.vision_transformer import VARIANTS, vision_transformer
@@ -177,20 +177,20 @@ class TestMistakes:
 
 class TestPicture:
     @pytest.mark.parametrize(
-        ("aspect", "crop_fraction", "bright"),
+        ("resize_mode", "crop_fraction", "bright"),
         [
-            ("squeeze", 1.0, (0, 40, 0, 60)),
+            ("stretch", 1.0, (0, 40, 0, 60)),
             ("crop", 1.0, (0, 40, 10, 50)),
-            ("squeeze", 0.5, (10, 30, 15, 45)),
+            ("stretch", 0.5, (10, 30, 15, 45)),
             ("pad", 1.0, (0, 40, 0, 60)),
         ],
     )
     def test_the_light_falls_on_what_the_network_was_given(
-        self, aspect: str, crop_fraction: float, bright: tuple[int, ...]
+        self, resize_mode: str, crop_fraction: float, bright: tuple[int, ...]
     ) -> None:
         white = pictures.encode(np.full((40, 60, 3), 200, np.uint8))
         looked = np.full((4, 4), 255, np.uint8)
-        lit = pictures.heated(white, looked, aspect=aspect, crop_fraction=crop_fraction)
+        lit = pictures.heated(white, looked, resize_mode=resize_mode, crop_fraction=crop_fraction)
         pixels = np.asarray(Image.open(io.BytesIO(lit)))[..., 0]
         top, bottom, left, right = bright
         expected = np.full((40, 60), 50)
@@ -201,7 +201,7 @@ class TestPicture:
         white = pictures.encode(np.full((40, 40, 3), 200, np.uint8))
         looked = np.zeros((2, 2), np.uint8)
         looked[:, 1] = 255
-        lit = pictures.heated(white, looked, aspect="squeeze", crop_fraction=1.0)
+        lit = pictures.heated(white, looked, resize_mode="stretch", crop_fraction=1.0)
         pixels = np.asarray(Image.open(io.BytesIO(lit)))[..., 0]
         assert pixels[:, :5].max() < 60
         assert pixels[:, -5:].min() > 190

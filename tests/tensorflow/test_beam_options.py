@@ -14,9 +14,9 @@ from tfx.proto.orchestration import executable_spec_pb2
 
 from pipeline import dag, local_runner
 from pipeline.config import load
-from pipeline.run import build_pipeline
+from pipeline.execution import build_pipeline
 from pipeline.workspace import Workspace
-from tests.tensorflow.test_image_transform import NODES
+from tests.kit.runs import DATA_NODES
 
 BEAM_NODES = {"ImageExampleGen", "StatisticsGen", "Transform", "Evaluator"}
 IMAGE = "--sdk_container_image=registry/perennial:1"
@@ -86,7 +86,9 @@ def test_the_data_nodes_run_on_a_job_service(two_classes: Path, tmp_path: Path) 
     ).config
     workspace = Workspace(config.workspace)
     with workspace.lock():
-        result = local_runner.run(build_pipeline(config, workspace, NODES), workspace, "portable")
+        result = local_runner.run(
+            build_pipeline(config, workspace, DATA_NODES), workspace, "portable"
+        )
     assert {node.state for node in result.nodes} == {"complete", "resolved"}
     (examples,) = result.nodes[-1].outputs["transformed_examples"]
     for split in ("train", "eval"):

@@ -13,7 +13,7 @@ from components import reuse
 from pipeline import beam_runner, doctor, local_runner
 from pipeline.config import load
 from pipeline.errors import ConfigError
-from pipeline.run import build_pipeline
+from pipeline.execution import build_pipeline
 from pipeline.settings import BeamConfig, BeamJob, BeamNode
 from pipeline.workspace import Workspace
 

@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 
 from components import features
+from tests.kit.pictures import ENCODINGS, IDS, encode, picture
 from tests.kit.transformed import Transformed, raw, run_transform, serialized
-from tests.tensorflow.test_transform import ENCODINGS, IDS, encode, picture
 from trainer_module import export, transform
 
 SIZE = 4

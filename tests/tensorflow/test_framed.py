@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tests.kit.pictures import encode
 from tests.kit.transformed import Transformed, run_transform
-from tests.tensorflow.test_transform import encode
 from trainer_module import input_pipeline, run_fn, transform
 from trainer_module.input_pipeline import Framed
 

@@ -21,7 +21,7 @@ from components.image_example_gen.images import read_image
 from tests import REPO
 from tests.kit import image_corpus as corpus
 from tests.kit.bombs import BOMBS
-from tests.tensorflow.test_pixels import IN_JPEG
+from tests.kit.orientations import IN_JPEG
 
 MAX_PIXELS = 100_000_000
 

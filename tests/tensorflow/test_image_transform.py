@@ -20,20 +20,13 @@ from components.image_schema_gen.schema import class_names, read_schema
 from components.image_transform import executor
 from pipeline import local_runner
 from pipeline.config import load
-from pipeline.run import build_pipeline
+from pipeline.execution import build_pipeline
 from pipeline.workspace import Workspace
 from tests.kit import image_corpus
+from tests.kit.runs import DATA_NODES
 from tests.kit.transformed import run_transform, serialized, write_records
 from trainer_module import export, input_pipeline, recipes, transform
 
-NODES = (
-    "ImageExampleGen",
-    "StatisticsGen",
-    "PreviousStatistics",
-    "SchemaGen",
-    "ExampleValidator",
-    "Transform",
-)
 # Kinds of which a server is sent what `readable` makes of them, because no graph decodes them.
 CONVERTED = re.compile(r"\.(tiff?|gif|bmp|webp)$", re.IGNORECASE)
 KINDS = [
@@ -90,7 +83,7 @@ def test_training_evaluation_and_serving_see_bit_equal_pixels_of_every_kind_of_f
     config = load(None, overrides).config
     space = Workspace(config.workspace)
     with space.lock():
-        result = local_runner.run(build_pipeline(config, space, NODES), space, recipe)
+        result = local_runner.run(build_pipeline(config, space, DATA_NODES), space, recipe)
     outputs = {node.node: node.outputs for node in result.nodes}
     (graph,) = outputs["Transform"]["transform_graph"]
     (transformed,) = outputs["Transform"]["transformed_examples"]

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from tfx.orchestration.portable import data_types
-from tfx.types import artifact_utils, standard_artifacts
+from tfx.types import standard_artifacts
 
 from components import features, parallel
 from components.decoding import decode_now
@@ -45,11 +45,10 @@ from components.image_example_gen.pieces import Pieces
 from components.image_example_gen.writing import Outcome, Work
 from components.wording import shortened
 from tests.kit import image_corpus as corpus
+from tests.kit.ingested import BEAM_ARGS, SHARES, by_split, execute, lines, records, value
 from tests.kit.ledgers import judge
 from tests.kit.recorder import Recorder
 
-BEAM_ARGS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory"]
-SHARES = {"train": 4, "eval": 1}
 CONVERTED = ("bmp", "gif", "tiff", "webp")  # changes that the stored bytes have seen
 hex_digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 
@@ -58,43 +57,6 @@ def check(source: Path | str, shares: Mapping[str, int] = SHARES, **options: Any
     """Ingest without Beam and without writing."""
     chosen = Options(**options)
     return ingest(list_data(str(source), chosen), shares, chosen, work_here(chosen))
-
-
-def execute(source: Path | str, output: Path, **options: Any) -> standard_artifacts.Examples:
-    examples = standard_artifacts.Examples()
-    examples.uri = str(output)
-    context = Executor.Context(beam_pipeline_args=BEAM_ARGS, tmp_dir=str(output / ".tmp"))
-    properties = {
-        "input_base": str(source),
-        "splits": json.dumps(SHARES),
-        "options": Options(**options).to_json(),
-    }
-    Executor(context).Do({}, {"examples": [examples]}, properties)
-    return examples
-
-
-def records(examples: standard_artifacts.Examples, split: str) -> list[tf.train.Example]:
-    files = sorted(Path(examples.uri, f"Split-{split}").iterdir())
-    return [
-        tf.train.Example.FromString(record.numpy())
-        for record in tf.data.TFRecordDataset([str(file) for file in files])
-    ]
-
-
-def by_split(examples: standard_artifacts.Examples) -> dict[str, list[tf.train.Example]]:
-    names = artifact_utils.decode_split_names(examples.split_names)
-    return {split: records(examples, split) for split in names}
-
-
-def value(example: tf.train.Example, name: str) -> Any:
-    feature = example.features.feature[name]
-    (found,) = getattr(feature, feature.WhichOneof("kind")).value
-    return found.decode() if isinstance(found, bytes) and name != features.IMAGE else found
-
-
-def lines(examples: standard_artifacts.Examples, name: str) -> list[dict[str, Any]]:
-    text = Path(examples.uri, name).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
 
 
 class TestCorpus:
@@ -637,7 +599,7 @@ class TestChange:
         assert (line["path"], line["kind"]) == ("cat/00.png", kind)
 
     def test_records_that_are_gone_are_quarantined(self, tmp_path: Path) -> None:
-        from tests.tensorflow.test_sources import example, write_records
+        from tests.kit.data_sources import example, write_records
 
         path = tmp_path / "x.tfrecord"
         pets = [example(image=corpus.make("PNG", seed), label=seed % 2) for seed in range(6)]

@@ -18,8 +18,8 @@ from pipeline.report.facts import Suspect
 from pipeline.report.labels import original, suspects
 from pipeline.retraining.feedback import add
 from tests.kit import report as report_kit
+from tests.kit.pictures import encode
 from tests.kit.transformed import run_transform
-from tests.tensorflow.test_transform import encode
 from trainer_module import out_of_fold, run_fn
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.kit.training import fitted, split
+from tests.kit.mobilenet import SIZE, awaken, noise
+from tests.kit.training import fitted
 from trainer_module import fit, frozen_features
-from trainer_module.input_pipeline import Split
 from trainer_module.models import backbones
 from trainer_module.recipes import transfer
 from trainer_module.recipes.base import Phase, TrainingData
@@ -21,31 +21,7 @@ from trainer_module.training import transfer as training
 from trainer_module.training.transfer import BASE
 from trainer_module.weights import WeightsError
 
-SIZE = 32
 RANDOM: dict[str, Any] = {"alpha": 0.35, "weights": "none"}
-
-
-def noise(count: int, seed: int) -> Split:
-    """Noise that is brighter in class 1."""
-    random = np.random.default_rng(seed)
-    labels = np.arange(count) % 2
-    images = random.integers(0, 120, (count, SIZE, SIZE, 3), np.uint8)
-    images[labels == 1] += 100
-    return split(images, labels)
-
-
-def awaken(model: keras.Model) -> None:
-    """Give batch normalization the statistics of some images: random features are all 0 else."""
-    base = model.get_layer(BASE)
-    norms = [layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    before = [(norm.momentum, norm.trainable) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.trainable = 0.0, True
-    images = next(iter(noise(16, 3).images.batch(16)))[0]
-    # Not `base(..., training=True)`, which keeps the statistics.
-    keras.Model(base.inputs, base.outputs)(tf.cast(images, tf.float32) / 127.5 - 1, training=True)
-    for norm, settings in zip(norms, before, strict=True):
-        norm.momentum, norm.trainable = settings
 
 
 def by_layer(model: keras.Model) -> dict[str, list[np.ndarray]]:

@@ -83,9 +83,9 @@ class Made:
         return (
             transform.image_size,
             transform.train_size,
-            transform.resize,
+            transform.interpolation,
             transform.antialias,
-            transform.aspect,
+            transform.resize_mode,
         )
 
 
@@ -105,7 +105,7 @@ class TestKerasBit:
 
     def test_data_and_transforms(self, made: Made) -> None:
         assert made.config.data.splits == {"train": 85, "eval": 15}
-        assert made.resize() == (384, None, "bilinear", False, "squeeze")
+        assert made.resize() == (384, None, "bilinear", False, "stretch")
         assert made.config.train.batch_size == 64
         assert made.augmented(0).shape == (4, 224, 224, 3)
 
@@ -135,7 +135,7 @@ class TestTensorflowBit:
     made = pytest.fixture(scope="class")(lambda self: Made("tensorflow-bit", 2_936))
 
     def test_transforms(self, made: Made) -> None:
-        assert made.resize() == (384, 448, "bilinear", False, "squeeze")
+        assert made.resize() == (384, 448, "bilinear", False, "stretch")
         assert made.config.train.batch_size == 512
         assert made.augmented(0).shape == (4, 384, 384, 3)
 
@@ -155,7 +155,7 @@ class TestKerasFixres:
 
     def test_data_and_transforms(self, made: Made) -> None:
         assert made.config.data.splits == {"train": 90, "eval": 10}
-        assert made.resize() == (int(224 / 128 * 224), 500, "bilinear", False, "squeeze")
+        assert made.resize() == (int(224 / 128 * 224), 500, "bilinear", False, "stretch")
         assert made.config.train.batch_size == 32
         assert made.augmented(0, framed=True).shape == (4, 128, 128, 3)
         assert made.augmented(1, framed=True).shape == (4, 392, 392, 3)
@@ -190,7 +190,7 @@ class TestArticleVit:
 
     def test_data_and_transforms(self, made: Made) -> None:
         assert made.config.data.splits == {"train": 90, "eval": 10}
-        assert made.resize() == (32, None, "bilinear", False, "squeeze")
+        assert made.resize() == (32, None, "bilinear", False, "stretch")
         assert made.augmented(0).shape == (4, 72, 72, 3)
         assert made.model(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 5)
 
@@ -224,7 +224,7 @@ class TestTensorflowTransfer:
     made = pytest.fixture(scope="class")(lambda self: Made("tensorflow-transfer", 2_000))
 
     def test_transforms(self, made: Made) -> None:
-        assert made.resize() == (160, None, "bilinear", False, "squeeze")
+        assert made.resize() == (160, None, "bilinear", False, "stretch")
         assert made.config.train.batch_size == 32
         for number in (0, 1):
             assert made.augmented(number).shape == (4, 160, 160, 3)

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests.kit.transformed import Transformed, run_transform
-from tests.tensorflow.test_weights import Backbone
+from tests.kit.weights import Backbone
 from trainer_module import devices, export, input_pipeline, run_fn, transform, weights
 
 CLASSES = ["left", "right"]

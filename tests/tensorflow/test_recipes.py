@@ -15,7 +15,7 @@ import pydantic
 import pytest
 import tensorflow as tf
 
-from tests.tensorflow.test_mobilenet import awaken
+from tests.kit.mobilenet import awaken
 from trainer_module import augmentation, recipes, warm_start
 from trainer_module.models.vit import Patches, small_vit
 from trainer_module.recipes import vit

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tensorflow_data_validation as tfdv
 from google.protobuf import text_format
-from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
+from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.types import standard_artifacts
 
 from components import features
@@ -15,35 +15,7 @@ from components.errors import BadDataError
 from components.image_schema_gen.executor import ImportExecutor
 from components.image_schema_gen.inference import infer
 from components.image_schema_gen.schema import class_names, counted, read_schema
-
-
-def statistics(
-    labels: list[str],
-    width: int = 8,
-    image_format: str = "png",
-    normalized: str = "none",
-    span: int = 0,
-) -> statistics_pb2.DatasetFeatureStatisticsList:
-    """Statistics of one image for each of `labels`."""
-    import pandas as pd
-
-    frame = pd.DataFrame(
-        {
-            features.LABEL_TEXT: labels,
-            features.LABEL: range(len(labels)),
-            features.HEIGHT: 8,
-            features.WIDTH: width,
-            features.ASPECT: width / 8,
-            features.CHANNELS: 1,
-            features.MEAN: 100.5,
-            features.CONTRAST: 20.5,
-            features.FORMAT: image_format,
-            features.BYTES: 100,
-            features.NORMALIZED: normalized,
-            features.SPAN: span,
-        }
-    )
-    return tfdv.generate_statistics_from_dataframe(frame)
+from tests.kit.data_statistics import statistics
 
 
 @pytest.fixture(scope="module")

@@ -30,34 +30,10 @@ from components.image_example_gen.inputs import scan
 from components.image_example_gen.options import Options
 from components.image_example_gen.source_name import parse
 from components.image_example_gen.sources import cifar10
-from components.image_example_gen.sources.base import Item
 from components.image_example_gen.sources.digits import IMAGES
 from tests.kit import image_corpus as corpus
-
-
-def items(source: str | Path, **options: Any) -> dict[str, Item]:
-    data = list_data(str(source), Options(**options))
-    return {item.name: item for unit in data.units for item in unit.items()}
-
-
-def labels(source: str | Path, **options: Any) -> dict[str, str]:
-    return {name: item.label for name, item in items(source, **options).items()}
-
-
-def problems(source: str | Path, **options: Any) -> dict[str, str]:
-    return {
-        name: ": ".join(item.problem)
-        for name, item in items(source, **options).items()
-        if item.problem
-    }
-
-
-def put(root: Path, *names: str) -> Path:
-    """Distinct images at `names` below `root`."""
-    for seed, name in enumerate(names):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(corpus.make("PNG", seed))
-    return root
+from tests.kit.data_sources import example, items, labels, problems, write_records
+from tests.kit.image_folders import put
 
 
 class TestNames:
@@ -399,28 +375,6 @@ class TestManifest:
         (tmp_path / "list.csv").write_bytes(content)
         with pytest.raises(BadDataError, match=r"list\.csv"):
             list_data(str(tmp_path / "list.csv"), Options())
-
-
-def example(**values: bytes | int | list[bytes]) -> bytes:
-    """A serialized tf.Example; `__` in a name stands for a slash."""
-    features = {}
-    for name, value in values.items():
-        if isinstance(value, int):
-            feature = tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-        else:
-            many = value if isinstance(value, list) else [value]
-            feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=many))
-        features[name.replace("__", "/")] = feature
-    message = tf.train.Example(features=tf.train.Features(feature=features))
-    return bytes(message.SerializeToString())
-
-
-def write_records(path: Path, *records: bytes, compression: str = "") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tf.io.TFRecordWriter(str(path), compression) as writer:
-        for record in records:
-            writer.write(record)
-    return path
 
 
 IMAGE = corpus.make("JPEG", 1)

@@ -16,6 +16,7 @@ from components import storage
 from components.errors import DamagedFileError
 from components.storage import staging
 from components.storage.content import MANIFEST
+from tests.kit import azure
 from tests.kit import s3 as s3_kit
 from tests.kit.s3 import S3
 
@@ -49,7 +50,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     fsspec.filesystem("s3").clear_instance_cache()
 
 
-@pytest.fixture(params=["disk", "memory", "moto", "versity"])
+@pytest.fixture(params=["disk", "memory", "moto", "versity", "azurite"])
 def place(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
@@ -59,6 +60,11 @@ def place(
             yield str(tmp_path / "place")
         elif request.param == "memory":
             yield f"memory://{uuid.uuid4().hex}/place"
+        elif request.param == "azurite":
+            if not azure.has_azurite():
+                pytest.skip("azurite-blob is not in PATH; make azurite")
+            stack.enter_context(azure.azurite(tmp_path / "azure", monkeypatch))
+            yield azure.uri("place")
         else:
             if request.param == "versity" and not s3_kit.has_versity():
                 pytest.skip("versitygw is not in PATH; make s3")

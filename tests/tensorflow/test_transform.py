@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -11,38 +10,18 @@ import tensorflow as tf
 from PIL import Image
 
 from components import features
+from tests.kit.pictures import ENCODINGS, IDS, encode, picture
 from tests.kit.transformed import Transformed, content_hash, run_transform
 from trainer_module import transform
 
 SIZE = 12
 CLASSES = ["zebra", "ant", "ibex"]  # neither sorted nor by frequency
-# Format, PIL mode.
-ENCODINGS = [
-    ("PNG", "L"),
-    ("PNG", "LA"),
-    ("PNG", "P"),
-    ("PNG", "RGB"),
-    ("PNG", "RGBA"),
-    ("JPEG", "L"),
-    ("JPEG", "RGB"),
-    ("JPEG", "CMYK"),
-]
-IDS = ["-".join(encoding) for encoding in ENCODINGS]
 
 
-def picture(width: int = 31, height: int = 23) -> Image.Image:
-    noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encode(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
-
-
-def load(encoded: bytes, size: int = SIZE, resize: str = "bilinear", **options: Any) -> np.ndarray:
-    return transform.load_image(tf.constant(encoded), size, resize, **options).numpy()
+def load(
+    encoded: bytes, size: int = SIZE, interpolation: str = "bilinear", **options: Any
+) -> np.ndarray:
+    return transform.load_image(tf.constant(encoded), size, interpolation, **options).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +96,10 @@ class TestPixels:
 
     def test_of_the_wanted_size_are_left_alone(self) -> None:
         image = picture(SIZE, SIZE)
-        for resize in ("area", "bicubic", "bilinear", "lanczos3", "lanczos5", "nearest"):
-            np.testing.assert_array_equal(load(encode(image), resize=resize), np.asarray(image))
+        for interpolation in ("area", "bicubic", "bilinear", "lanczos3", "lanczos5", "nearest"):
+            np.testing.assert_array_equal(
+                load(encode(image), interpolation=interpolation), np.asarray(image)
+            )
 
     def test_gray_is_repeated_over_the_channels(self) -> None:
         image = picture(SIZE, SIZE).convert("L")
@@ -134,18 +115,18 @@ class TestPixels:
     def test_are_averaged_where_an_image_shrinks(self) -> None:
         lines = np.zeros((96, 96), np.uint8)
         lines[:, ::8] = 255
-        for resize in ("area", "bicubic", "bilinear"):
-            shrunk = load(encode(Image.fromarray(lines)), size=12, resize=resize)
+        for interpolation in ("area", "bicubic", "bilinear"):
+            shrunk = load(encode(Image.fromarray(lines)), size=12, interpolation=interpolation)
             assert np.abs(shrunk[:, 1:-1].astype(int) - 32).max() <= 16
 
     def test_saturate_where_interpolation_overshoots(self) -> None:
         step = Image.fromarray(np.repeat([[0] * 4 + [255] * 4], 8, axis=0).astype(np.uint8))
-        row = load(encode(step), size=24, resize="bicubic")[0, :, 0].astype(int)
+        row = load(encode(step), size=24, interpolation="bicubic")[0, :, 0].astype(int)
         assert (np.diff(row) >= 0).all()
 
     def test_unknown_resize_is_refused(self) -> None:
         with pytest.raises(ValueError, match="method"):
-            load(encode(picture()), resize="cubic-ish")
+            load(encode(picture()), interpolation="cubic-ish")
 
 
 class TestAspect:
@@ -156,25 +137,25 @@ class TestAspect:
         left, top = (width - side) // 2, (height - side) // 2
         square = image.crop((left, top, left + side, top + side))
         np.testing.assert_array_equal(
-            load(encode(image), size=side, aspect="crop"), np.asarray(square)
+            load(encode(image), size=side, resize_mode="crop"), np.asarray(square)
         )
 
-    def test_squeeze_keeps_the_whole_image(self) -> None:
+    def test_stretch_keeps_the_whole_image(self) -> None:
         image = np.zeros((8, 32), np.uint8)
         image[:, :8] = 255
         squeezed = load(encode(Image.fromarray(image)), size=8)
         assert squeezed[:, :2].min() > 128
         assert squeezed[:, 3:].max() < 128
 
-    @pytest.mark.parametrize("resize", ["area", "bilinear"])
-    def test_pad_keeps_the_ratio_and_adds_black(self, resize: str) -> None:
-        padded = load(encode(Image.new("L", (32, 16), 255)), 8, resize, aspect="pad")
+    @pytest.mark.parametrize("interpolation", ["area", "bilinear"])
+    def test_pad_keeps_the_ratio_and_adds_black(self, interpolation: str) -> None:
+        padded = load(encode(Image.new("L", (32, 16), 255)), 8, interpolation, resize_mode="pad")
         np.testing.assert_array_equal(padded[2:6], np.full((4, 8, 3), 255))
         assert not padded[:2].any()
         assert not padded[6:].any()
 
     def test_pad_leaves_something_of_a_panorama(self) -> None:
-        assert load(encode(Image.new("L", (400, 1), 255)), 8, aspect="pad").any()
+        assert load(encode(Image.new("L", (400, 1), 255)), 8, resize_mode="pad").any()
 
     def test_crop_fraction_cuts_the_same_off_every_side(self) -> None:
         image = np.zeros((16, 16), np.uint8)
@@ -186,7 +167,7 @@ class TestAspect:
 class TestResize:
     def test_area_does_not_repeat_pixels_where_it_enlarges(self) -> None:
         ramp = np.repeat([[0, 80, 160, 240]], 4, axis=0).astype(np.uint8)
-        row = load(encode(Image.fromarray(ramp)), size=16, resize="area")[0, :, 0]
+        row = load(encode(Image.fromarray(ramp)), size=16, interpolation="area")[0, :, 0]
         assert len(set(row.tolist())) > 8
 
     def test_without_antialias_pixels_are_skipped(self) -> None:
@@ -199,18 +180,18 @@ class TestResize:
 
 
 @pytest.mark.parametrize(
-    ("aspect", "crop_fraction", "expected"),
+    ("resize_mode", "crop_fraction", "expected"),
     [
-        ("squeeze", 1.0, [30, 40]),
+        ("stretch", 1.0, [30, 40]),
         ("crop", 1.0, [30, 30]),
         ("pad", 1.0, [40, 40]),
-        ("squeeze", 0.5, [15, 20]),
+        ("stretch", 0.5, [15, 20]),
         ("crop", 0.5, [15, 15]),
     ],
 )
 def test_the_frame_is_what_of_an_image_becomes_a_square(
-    aspect: str, crop_fraction: float, expected: list[int]
+    resize_mode: str, crop_fraction: float, expected: list[int]
 ) -> None:
-    found = transform.shown(tf.zeros([30, 40, 3], tf.uint8), aspect, crop_fraction)
+    found = transform.shown(tf.zeros([30, 40, 3], tf.uint8), resize_mode, crop_fraction)
     assert found.dtype == tf.int64
     assert found.numpy().tolist() == expected

@@ -25,8 +25,8 @@ from components.image_schema_gen.inference import infer
 from components.resolvers.previous_statistics import STATISTICS_ID
 from pipeline.config import load
 from pipeline.errors import ConfigError
+from tests.kit.data_statistics import statistics
 from tests.kit.recorder import Recorder
-from tests.tensorflow.test_schema import statistics
 
 EVEN = ["a", "b"] * 50
 SKEWED = ["a", "a", "a", "b"] * 25
@@ -92,12 +92,12 @@ class TestFindings:
     def test_labels_distributed_otherwise_than_in_train_are_skew(self) -> None:
         skew = [("eval", features.LABEL_TEXT, "COMPARATOR_L_INFTY_HIGH")]
         assert found({"train": EVEN, "eval": SKEWED}) == skew
-        assert found({"train": EVEN, "eval": SKEWED}, max_text_skew=0.26) == []
+        assert found({"train": EVEN, "eval": SKEWED}, max_categorical_skew=0.26) == []
 
     def test_labels_distributed_otherwise_than_before_are_drift(self) -> None:
         drift = [("train", features.LABEL_TEXT, "COMPARATOR_L_INFTY_HIGH")]
         assert found({"train": SKEWED}, {"train": EVEN}) == drift
-        assert found({"train": SKEWED}, {"train": EVEN}, max_text_drift=0.26) == []
+        assert found({"train": SKEWED}, {"train": EVEN}, max_categorical_drift=0.26) == []
 
     def test_numbers_are_compared_by_jensen_shannon_divergence(self) -> None:
         results = validate(

@@ -11,6 +11,7 @@ import pytest
 import scipy.ndimage
 import tensorflow as tf
 
+from tests.kit.weights import vit_arrays
 from trainer_module.models import vision_transformer as vit
 from trainer_module.models.vision_transformer import VARIANTS, gelu_tanh
 from trainer_module.recipes import vit_finetune
@@ -36,52 +37,11 @@ def test_parameters_are_as_published(name: str) -> None:
     variant, classes = VARIANTS[name], 1000
     # Counted from the official shapes, which TestWeights shows to be the model's: the large models
     # take gigabytes. The smallest one is built.
-    arrays = official_arrays(variant, 224 // variant.patch_size, classes, shapes_only=True)
+    arrays = vit_arrays(variant, 224 // variant.patch_size, classes, shapes_only=True)
     assert sum(int(np.prod(shape.shape)) for shape in arrays.values()) == PARAMETERS[name]
     if name == "Ti/16":
         model = vit.vision_transformer(variant, image_size=224, num_classes=classes)
         assert model.count_params() == PARAMETERS[name]
-
-
-class Shaped:
-    """An array of which only the shape is needed."""
-
-    def __init__(self, *shape: int) -> None:
-        self.shape = shape
-
-
-def official_arrays(
-    variant: vit.Variant, side: int, classes: int = 5, *, shapes_only: bool = False
-) -> Arrays:
-    """Arrays named and shaped as in the official files, for `side` patches a side."""
-    random = np.random.default_rng(0)
-    dim, heads, mlp = variant.dim, variant.heads, variant.mlp_dim
-    each = dim // heads
-    shapes: dict[str, tuple[int, ...]] = {
-        "cls": (1, 1, dim),
-        "embedding/kernel": (variant.patch_size, variant.patch_size, 3, dim),
-        "embedding/bias": (dim,),
-        "Transformer/posembed_input/pos_embedding": (1, side**2 + 1, dim),
-        "Transformer/encoder_norm/scale": (dim,),
-        "Transformer/encoder_norm/bias": (dim,),
-        "head/kernel": (dim, classes),
-        "head/bias": (classes,),
-    }
-    for index in range(variant.depth):
-        block = f"Transformer/encoderblock_{index}"
-        attention = f"{block}/MultiHeadDotProductAttention_1"
-        for norm in ("LayerNorm_0", "LayerNorm_2"):
-            shapes |= {f"{block}/{norm}/scale": (dim,), f"{block}/{norm}/bias": (dim,)}
-        for part in ("query", "key", "value"):
-            shapes[f"{attention}/{part}/kernel"] = (dim, heads, each)
-            shapes[f"{attention}/{part}/bias"] = (heads, each)
-        shapes |= {f"{attention}/out/kernel": (heads, each, dim), f"{attention}/out/bias": (dim,)}
-        mlp_block = f"{block}/MlpBlock_3"
-        shapes |= {f"{mlp_block}/Dense_0/kernel": (dim, mlp), f"{mlp_block}/Dense_0/bias": (mlp,)}
-        shapes |= {f"{mlp_block}/Dense_1/kernel": (mlp, dim), f"{mlp_block}/Dense_1/bias": (dim,)}
-    if shapes_only:
-        return {name: Shaped(*shape) for name, shape in shapes.items()}  # type: ignore[misc]
-    return {name: random.normal(0, 0.1, shape).astype("float32") for name, shape in shapes.items()}
 
 
 def save(path: Path, arrays: Arrays) -> Path:
@@ -95,7 +55,7 @@ def tiny(side: int = 2) -> keras.Model:
 
 class TestWeights:
     def test_every_array_ends_in_the_weight_of_its_name(self, tmp_path: Path) -> None:
-        arrays = official_arrays(VARIANTS["tiny/4"], 2)
+        arrays = vit_arrays(VARIANTS["tiny/4"], 2)
         model = tiny()
         vit.load_npz(model, save(tmp_path / "vit.npz", arrays))
         assert {vit.npz_name(weight.path) for weight in model.weights} == set(arrays)
@@ -105,7 +65,7 @@ class TestWeights:
             np.testing.assert_array_equal(weight.numpy(), expected, err_msg=weight.path)
 
     def test_the_forward_pass_is_that_of_an_independent_one(self, tmp_path: Path) -> None:
-        arrays = official_arrays(VARIANTS["tiny/4"], 2)
+        arrays = vit_arrays(VARIANTS["tiny/4"], 2)
         model = tiny()
         vit.load_npz(model, save(tmp_path / "vit.npz", arrays))
         head = model.get_layer("head")
@@ -115,7 +75,7 @@ class TestWeights:
         np.testing.assert_allclose(model(images), expected, atol=2e-5)
 
     def test_an_extra_and_a_missing_array_are_both_told(self, tmp_path: Path) -> None:
-        arrays = official_arrays(VARIANTS["tiny/4"], 2)
+        arrays = vit_arrays(VARIANTS["tiny/4"], 2)
         del arrays["cls"]
         arrays["other"] = np.zeros(1)
         model = tiny()
@@ -126,12 +86,12 @@ class TestWeights:
             np.testing.assert_array_equal(old, new)
 
     def test_files_with_a_layer_before_the_head_load_too(self, tmp_path: Path) -> None:
-        arrays = official_arrays(VARIANTS["tiny/4"], 2)
+        arrays = vit_arrays(VARIANTS["tiny/4"], 2)
         arrays |= {"pre_logits/kernel": np.zeros((24, 24)), "pre_logits/bias": np.zeros(24)}
         vit.load_npz(tiny(), save(tmp_path / "vit.npz", arrays))
 
     def test_another_image_size_resizes_the_positions(self, tmp_path: Path) -> None:
-        arrays = official_arrays(VARIANTS["tiny/4"], 2)
+        arrays = vit_arrays(VARIANTS["tiny/4"], 2)
         path = save(tmp_path / "vit.npz", arrays)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         config = vit_finetune.Config(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -17,6 +18,7 @@ import tensorflow as tf
 
 from tests.kit.cli import perennial
 from tests.kit.recorder import Recorder
+from tests.kit.weights import Backbone, bit_arrays, save_arrays, saved_model
 from trainer_module import warm_start, weights
 from trainer_module.models.bit_resnet import VARIANTS, bit_resnet
 from trainer_module.models.bit_weights import (
@@ -25,48 +27,10 @@ from trainer_module.models.bit_weights import (
     pretrained_bit,
     pretrained_classifier,
 )
-from trainer_module.pretrained import classify
+from trainer_module.pretrained import classifier
 from trainer_module.weights import WeightsError, WeightSpec
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (2, 32, 32, 3), np.uint8)
-Arrays = dict[str, np.ndarray]
-
-
-def official_arrays(classes: int = 7, number: Callable[[int], str] = lambda _: "") -> Arrays:
-    """Random arrays for the tiny variant, named as the official files name those of larger ones."""
-    random = np.random.default_rng(0)
-    arrays: Arrays = {}
-    convolutions = iter(range(100))
-
-    def conv(place: str, *shape: int) -> None:
-        name = f"resnet/{place}/standardized_conv2d{number(next(convolutions))}/kernel"
-        arrays[name] = random.normal(0, 1, shape).astype(np.float32)
-
-    def norm(place: str, channels: int) -> None:
-        for part in ("gamma", "beta"):
-            arrays[f"resnet/{place}group_norm/{part}"] = random.normal(0.5, 1, channels)
-
-    channels, middle = 16, 16
-    conv("root_block", 7, 7, 3, channels)
-    for block in range(1, 5):
-        unit = f"block{block}/unit01"
-        norm(f"{unit}/a/", channels)
-        conv(f"{unit}/a", 1, 1, channels, middle)
-        conv(f"{unit}/a/proj", 1, 1, channels, 4 * middle)
-        norm(f"{unit}/b/", middle)
-        conv(f"{unit}/b", 3, 3, middle, middle)
-        norm(f"{unit}/c/", middle)
-        conv(f"{unit}/c", 1, 1, middle, 4 * middle)
-        channels, middle = 4 * middle, 2 * middle
-    norm("", channels)
-    arrays["resnet/head/conv2d/kernel"] = random.normal(0, 1, (1, 1, channels, classes))
-    arrays["resnet/head/conv2d/bias"] = random.normal(0, 1, classes)
-    return arrays
-
-
-def save(path: Path, arrays: Arrays) -> WeightSpec:
-    np.savez(path, allow_pickle=False, **arrays)
-    return WeightSpec(source=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def tiny() -> keras.Model:
@@ -74,8 +38,8 @@ def tiny() -> keras.Model:
 
 
 def test_every_array_of_an_official_file_ends_in_the_weight_of_its_name(tmp_path: Path) -> None:
-    arrays = official_arrays()
-    spec = save(tmp_path / "bit.npz", arrays)
+    arrays = bit_arrays()
+    spec = save_arrays(tmp_path / "bit.npz", arrays)
     model = tiny()
     load_bit_npz(model, spec.fetch(), head=True)
     assert len(arrays) == len(model.variables)
@@ -102,16 +66,16 @@ def test_names_of_the_published_variant_are_those_of_its_file() -> None:
 
 def test_numbered_convolutions_are_read_as_the_plain_ones(tmp_path: Path) -> None:
     plain, numbered = tiny(), tiny()
-    load_bit_npz(plain, save(tmp_path / "plain.npz", official_arrays()).fetch(), head=True)
-    arrays = official_arrays(number=lambda index: f"_{index}" if index else "")
-    load_bit_npz(numbered, save(tmp_path / "numbered.npz", arrays).fetch(), head=True)
+    load_bit_npz(plain, save_arrays(tmp_path / "plain.npz", bit_arrays()).fetch(), head=True)
+    arrays = bit_arrays(number=lambda index: f"_{index}" if index else "")
+    load_bit_npz(numbered, save_arrays(tmp_path / "numbered.npz", arrays).fetch(), head=True)
     np.testing.assert_array_equal(plain(IMAGES), numbered(IMAGES))
 
 
 def test_new_head_stays_zero_and_the_file_may_have_another_or_none(tmp_path: Path) -> None:
-    arrays = official_arrays(classes=21)
+    arrays = bit_arrays(classes=21)
     for name in ("with", "without"):
-        spec = save(tmp_path / f"{name}.npz", arrays)
+        spec = save_arrays(tmp_path / f"{name}.npz", arrays)
         model = pretrained_bit("tiny", spec, image_size=32, num_classes=3)
         np.testing.assert_array_equal(model(IMAGES), np.zeros((2, 3)))
         root = model.get_layer("root_conv").kernel
@@ -122,11 +86,11 @@ def test_new_head_stays_zero_and_the_file_may_have_another_or_none(tmp_path: Pat
 
 
 def test_a_file_of_another_variant_is_refused_with_both_remainders(tmp_path: Path) -> None:
-    arrays = official_arrays()
+    arrays = bit_arrays()
     del arrays["resnet/block2/unit01/b/group_norm/beta"]
     arrays["resnet/block2/unit02/b/group_norm/beta"] = np.zeros(3)
     arrays["resnet/block3/unit01/b/group_norm/beta"] = np.zeros(3)
-    spec = save(tmp_path / "bit.npz", arrays)
+    spec = save_arrays(tmp_path / "bit.npz", arrays)
     model = tiny()
     before = model.get_weights()
     with pytest.raises(WeightsError, match=r"train\.hyperparameters\.variant") as caught:
@@ -154,7 +118,7 @@ def test_what_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_weights_are_used_only_with_their_digest(tmp_path: Path) -> None:
-    spec = save(tmp_path / "bit.npz", official_arrays())
+    spec = save_arrays(tmp_path / "bit.npz", bit_arrays())
     for wrong, message in (("", "are not confirmed"), ("0" * 64, "are not the ones configured")):
         with pytest.raises(WeightsError, match=f"{message}: their sha256 is {spec.sha256}"):
             WeightSpec(source=spec.source, sha256=wrong).fetch()
@@ -188,7 +152,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_url_is_fetched_once_and_checked(tmp_path: Path, server: str, cache: Path) -> None:
-    local = save(tmp_path / "served" / "bit.npz", official_arrays())
+    local = save_arrays(tmp_path / "served" / "bit.npz", bit_arrays())
     spec = WeightSpec(source=f"{server}/bit.npz", sha256=local.sha256)
     first = spec.fetch()
     assert first.parent == cache
@@ -210,7 +174,7 @@ class TestSignedUrl:
     def test_is_fetched_and_kept_under_a_name_without_its_signature(
         self, tmp_path: Path, server: str, cache: Path, recorder: Recorder
     ) -> None:
-        local = save(tmp_path / "served" / "bit.npz", official_arrays())
+        local = save_arrays(tmp_path / "served" / "bit.npz", bit_arrays())
         url = f"{server.replace('//', '//user:pass-word@')}/bit.npz?sig={self.SIGNATURE}&x=1"
         spec = WeightSpec(source=url, sha256=local.sha256)
         assert not spec.is_saved_model
@@ -234,7 +198,7 @@ class TestSignedUrl:
     def test_is_found_in_the_environment(
         self, tmp_path: Path, server: str, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        local = save(tmp_path / "served" / "bit.npz", official_arrays())
+        local = save_arrays(tmp_path / "served" / "bit.npz", bit_arrays())
         spec = WeightSpec(source="env:MY_WEIGHTS", sha256=local.sha256)
         with pytest.raises(WeightsError, match="MY_WEIGHTS is not set"):
             spec.fetch()
@@ -247,26 +211,6 @@ class TestSignedUrl:
     def test_what_a_run_has_kept_of_it_is_not_enough_to_fetch(self, cache: Path) -> None:
         with pytest.raises(WeightsError, match="give the whole URL again, or env:NAME"):
             WeightSpec(source="https://h.org/other.npz?sig=***", sha256="0" * 64).fetch()
-
-
-class Backbone(tf.Module):
-    """Like a TF-Hub image module: pixels from 0 to 1, to 8 features."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        kernel = np.random.default_rng(0).normal(0, 1, (3, 3, 3, 8))
-        self.kernel = tf.Variable(kernel.astype(np.float32), name="kernel")
-        self.scale = tf.Variable(2.0, trainable=False, name="scale")
-
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)])
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        features = tf.nn.conv2d(x, self.kernel, 2, "SAME")
-        return tf.reduce_mean(tf.nn.relu(features), [1, 2]) * self.scale
-
-
-def saved_model(path: Path, **changes: object) -> WeightSpec:
-    tf.saved_model.save(Backbone(), str(path))
-    return WeightSpec(source=str(path), sha256=weights.digest(path)).model_copy(update=changes)
 
 
 def expected_features(images: np.ndarray) -> np.ndarray:
@@ -327,8 +271,8 @@ def test_handle_is_resolved_by_tensorflow_hub(
 
 
 def test_pretrained_head_is_kept_for_use_as_it_is(tmp_path: Path) -> None:
-    arrays = official_arrays(classes=7)
-    spec = save(tmp_path / "bit.npz", arrays)
+    arrays = bit_arrays(classes=7)
+    spec = save_arrays(tmp_path / "bit.npz", arrays)
     whole = tiny()
     load_bit_npz(whole, spec.fetch(), head=True)
     model = pretrained_classifier("tiny", spec, image_size=32)
@@ -337,37 +281,52 @@ def test_pretrained_head_is_kept_for_use_as_it_is(tmp_path: Path) -> None:
     np.testing.assert_allclose(module(IMAGES), expected_features(IMAGES), rtol=1e-5)
     headless = {key: value for key, value in arrays.items() if "/head/" not in key}
     with pytest.raises(WeightsError, match="no head"):
-        pretrained_classifier("tiny", save(tmp_path / "none.npz", headless), image_size=32)
+        pretrained_classifier("tiny", save_arrays(tmp_path / "none.npz", headless), image_size=32)
 
 
 class TestClassify:
     names = ("a", "b", "c", "d", "e", "f", "g")
 
-    def test_names_the_most_probable_classes(self, tmp_path: Path) -> None:
-        spec = save(tmp_path / "bit.npz", official_arrays())
+    def test_gives_the_probabilities_of_the_published_head(self, tmp_path: Path) -> None:
+        spec = save_arrays(tmp_path / "bit.npz", bit_arrays())
         encoded = [bytes(tf.io.encode_png(image).numpy()) for image in IMAGES]
-        found = classify(encoded, self.names, spec, variant="tiny", image_size=32, top=3)
+        found = classifier(spec, 7, "tiny", 32)(encoded)
         model = pretrained_classifier("tiny", spec, image_size=32)
         probabilities = np.asarray(keras.ops.softmax(model(IMAGES)))
-        for row, classes in zip(probabilities, found, strict=True):
-            assert [name for name, _ in classes] == [self.names[i] for i in np.argsort(-row)[:3]]
-            assert [share for _, share in classes] == pytest.approx(sorted(row)[::-1][:3], rel=1e-4)
+        np.testing.assert_allclose(found, probabilities, rtol=1e-4)
 
     def test_labels_of_other_weights_are_refused(self, tmp_path: Path) -> None:
-        spec = save(tmp_path / "bit.npz", official_arrays())
+        spec = save_arrays(tmp_path / "bit.npz", bit_arrays())
         with pytest.raises(WeightsError, match="7 classes apart, but there are 6 labels"):
-            classify([], self.names[:6], spec, variant="tiny", image_size=32)
+            classifier(spec, 6, "tiny", 32)
 
-    def test_command_prints_them(self, tmp_path: Path) -> None:
-        spec = save(tmp_path / "bit.npz", official_arrays())
+    @pytest.mark.parametrize("name", ["predict", "classify"])
+    def test_command_prints_them(self, tmp_path: Path, name: str) -> None:
+        spec = save_arrays(tmp_path / "bit.npz", bit_arrays())
         image, labels = tmp_path / "image.png", tmp_path / "names.txt"
         image.write_bytes(tf.io.encode_png(IMAGES[0]).numpy())
         labels.write_text("\n".join(self.names), encoding="utf-8")
-        command = ["classify", str(image), "--weights", spec.source, "--labels", str(labels)]
+        command = [name, str(image), "--weights", spec.source, "--labels", str(labels)]
         command += ["--variant", "tiny", "--image-size", "32", "--top", "2"]
         result = perennial(*command, "--sha256", spec.sha256)
         assert result.exit_code == 0, result.output
         assert re.fullmatch(rf"{image}: [a-g] [\d.]+%, [a-g] [\d.]+%\n", result.stdout)
+        assert ("perennial predict" in result.stderr) is (name == "classify")
         unconfirmed = perennial(*command)
         assert unconfirmed.exit_code == 2
         assert spec.sha256 in unconfirmed.stderr
+
+    def test_a_file_that_is_no_image_is_named_and_the_others_are_classified(
+        self, tmp_path: Path
+    ) -> None:
+        spec = save_arrays(tmp_path / "bit.npz", bit_arrays())
+        labels = tmp_path / "names.txt"
+        labels.write_text("\n".join(self.names), encoding="utf-8")
+        for file, content in (("a.png", tf.io.encode_png(IMAGES[0]).numpy()), ("b.png", b"no")):
+            (tmp_path / file).write_bytes(content)
+        options = ["--weights", spec.source, "--sha256", spec.sha256, "--variant", "tiny", "--json"]
+        done = perennial("predict", tmp_path, *options, "--image-size", 32, "--labels", labels)
+        assert done.exit_code == 3
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [len(row.get("classes", ())) for row in rows] == [3, 0]
+        assert "error" in rows[1]

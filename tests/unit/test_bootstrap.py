@@ -20,18 +20,7 @@ from packaging.requirements import Requirement
 
 from pipeline import bootstrap
 from pipeline.bootstrap import BootstrapError, Host
-
-BOOKWORM = Host(
-    system="Linux",
-    machine="x86_64",
-    python=(3, 11),
-    glibc=(2, 36),
-    libstdcxx="/usr/lib/x86_64-linux-gnu/libstdc++.so.6",
-    missing=("GLIBCXX_3.4.32", "CXXABI_1.3.15"),
-    distribution="debian",
-    codename="bookworm",
-)
-TRIXIE = dataclasses.replace(BOOKWORM, glibc=(2, 41), missing=(), codename="trixie")
+from tests.kit.hosts import BOOKWORM, TRIXIE
 
 needs_apt = pytest.mark.skipif(not shutil.which("apt-get"), reason="needs apt")
 needs_gpg = pytest.mark.skipif(not shutil.which("gpg"), reason="needs gpg to sign an archive")

@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from components import progress
 from components.image_example_gen.options import Options
 from pipeline import config as config_module
 from pipeline.config import (
@@ -22,14 +23,24 @@ from pipeline.config import (
     dump_toml,
     items,
     load,
+    load_given,
     parse_set,
+    renamed,
     toml,
-    tree,
 )
 from pipeline.errors import ConfigError, DataError
+from pipeline.report import facts
 from pipeline.settings import BUILT_IN_SOURCES, ENVIRONMENTS, Config
 from tests.kit.cli import UNGATED
 from trainer_module import recipes
+
+
+def history_run(**fields: Any) -> facts.Run:
+    """Make the record of a run."""
+    known = {"run_id": "1", "started": "2026-01-01T00:00:00+00:00", "state": "pushed"}
+    known |= {"name": "perennial", "recipe": "vit"}
+    more = {"data": {"source": "digits"}, "code": {"versions": {}}}
+    return facts.Run.model_validate({**known, **more, **fields})
 
 
 def write(path: Path, text: str) -> Path:
@@ -44,7 +55,8 @@ def presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     write(
         folder / "recipe-vit.toml",
-        "[transform]\nimage_size = 72\nresize = 'area'\n[train]\nepochs = 11\nbatch_size = 12\n",
+        "[transform]\nimage_size = 72\ninterpolation = 'area'\n"
+        "[train]\nepochs = 11\nbatch_size = 12\n",
     )
     write(
         folder / "data-digits.toml",
@@ -122,7 +134,7 @@ class TestLayers:
         preset = presets / "recipe-vit.toml"
         preset.unlink()
         with pytest.raises(ConfigError) as caught:
-            load(None, {"data.source": "photos", "transform.resize": "area"})
+            load(None, {"data.source": "photos", "transform.interpolation": "area"})
         message = str(caught.value)
         assert message.startswith(
             "train.recipe = 'vit': transform.image_size, train.batch_size not set; "
@@ -328,20 +340,6 @@ class TestUnknownKeys:
             load(file)
         assert str(caught.value) == f"{file}: unknown key {key!r}; did you mean {suggestion!r}?"
 
-    def test_a_renamed_setting_is_answered_with_its_new_name(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(tree, "RENAMED", {"train.passes": "train.epochs"})
-        file = write(tmp_path / "run.toml", "train.passes = 3")
-        expected = f"{file}: 'train.passes' is called 'train.epochs' now; change the name"
-        with pytest.raises(ConfigError, match=re.escape(expected)):
-            load(file)
-
-    def test_what_a_setting_was_renamed_to_is_a_setting(self) -> None:
-        known = load().origins
-        assert not tree.RENAMED.keys() & known
-        assert set(tree.RENAMED.values()) <= known.keys()
-
     def test_without_a_near_key_those_of_the_table_are_listed(self) -> None:
         with pytest.raises(
             ConfigError,
@@ -361,6 +359,85 @@ class TestUnknownKeys:
     def test_the_nearest_recipe_is_suggested(self) -> None:
         with pytest.raises(ConfigError, match=r"'vti': no such recipe; did you mean 'vit'\?$"):
             load(None, {"train.recipe": "vti"})
+
+
+@pytest.fixture
+def noted() -> Iterator[list[str]]:
+    """What is noted meanwhile, line by line."""
+    with mock.patch.object(progress, "report") as reported:
+        lines: list[str] = []
+        reported.side_effect = lambda _, text: lines.append(text)
+        yield lines
+
+
+class TestRenamed:
+    @pytest.mark.parametrize("old", renamed.KEYS)
+    def test_an_earlier_name_sets_the_present_setting(self, noted: list[str], old: str) -> None:
+        value = "crop" if old == "transform.aspect" else "area" if "resize" in old else 0.7
+        loaded = load(None, {old: value})
+        new = renamed.KEYS[old]
+        assert dict(items(*loaded))[new] == value
+        assert loaded.origins[new] == "command line"
+        assert old not in loaded.origins
+        assert noted == [f"command line: {old} is called {new} now; change the name"]
+
+    def test_in_a_file_with_its_table(self, tmp_path: Path, noted: list[str]) -> None:
+        text = "[transform]\naspect = 'squeeze'\nantialias = false\n"
+        file = write(tmp_path / "run.toml", text)
+        config, origins = load(file)
+        assert (config.transform.resize_mode, config.transform.antialias) == ("stretch", False)
+        assert origins["transform.resize_mode"] == f"file:{file}"
+        assert [line.partition(": ")[2] for line in noted] == [
+            "transform.aspect is called transform.resize_mode now; change the name",
+            "transform.resize_mode = 'squeeze' is called 'stretch' now",
+        ]
+
+    def test_in_a_preset_and_in_what_an_earlier_version_compiled_without_a_note(
+        self, presets: Path, noted: list[str]
+    ) -> None:
+        write(presets / "kubeflow-gke.toml", "transform.aspect = 'pad'\n")
+        given = {"kubeflow.environment": "gke", "validation.max_text_skew": 0.7}
+        config, origins = load_given({"as compiled": given})
+        assert config.transform.resize_mode == "pad"
+        assert origins["transform.resize_mode"] == "preset:kubeflow-gke"
+        assert config.validation.max_categorical_skew == 0.7
+        assert noted == []
+
+    def test_a_later_layer_wins_whichever_name_it_has(self, tmp_path: Path) -> None:
+        file = write(tmp_path / "run.toml", "transform.aspect = 'crop'")
+        assert load(file, {"transform.resize_mode": "pad"}).config.transform.resize_mode == "pad"
+        file = write(tmp_path / "run.toml", "transform.resize_mode = 'crop'")
+        assert load(file, {"transform.aspect": "pad"}).config.transform.resize_mode == "pad"
+
+    def test_both_names_in_a_file_are_refused(self, tmp_path: Path) -> None:
+        file = write(tmp_path / "run.toml", "[transform]\naspect = 'crop'\nresize_mode = 'pad'")
+        with pytest.raises(ConfigError, match=r"transform\.aspect .* transform\.resize_mode"):
+            load(file)
+
+    def test_where_a_setting_is_a_name_it_is_the_present_one(self) -> None:
+        config = load(None, {"kubeflow.parameters": ["transform.aspect", "train.epochs"]}).config
+        assert config.kubeflow.parameters == ("transform.resize_mode", "train.epochs")
+
+    def test_a_wrong_value_is_named_with_the_present_name(self) -> None:
+        with pytest.raises(ConfigError, match=r"transform\.resize_mode = 'squash': must be"):
+            load(None, {"transform.aspect": "squash"})
+
+    def test_the_record_of_an_earlier_run_is_read(self) -> None:
+        record: Any = {
+            "transform.aspect": {"value": "squeeze", "origin": "default"},
+            "train.epochs": {"value": 3, "origin": "command line"},
+        }
+        assert renamed.recorded(record) == {
+            "transform.resize_mode": {"value": "stretch", "origin": "default"},
+            "train.epochs": {"value": 3, "origin": "command line"},
+        }
+        run = history_run(settings=record)
+        assert run.value("transform.resize_mode") == "stretch"
+
+    def test_what_a_setting_is_called_now_is_a_setting(self) -> None:
+        known = load().origins
+        assert not renamed.KEYS.keys() & known
+        assert {*renamed.KEYS.values(), *renamed.VALUES} <= known.keys()
 
 
 class TestValues:
@@ -383,7 +460,10 @@ class TestValues:
             ({"data.eval": 0}, "data.eval = 0: must be greater than or equal to 1"),
             ({"data.test": -1}, "data.test = -1: must be greater than or equal to 0"),
             ({"transform.image_size": 5000}, "must be less than or equal to 4096"),
-            ({"transform.resize": "linear"}, "transform.resize = 'linear': must be 'area', "),
+            (
+                {"transform.interpolation": "linear"},
+                "transform.interpolation = 'linear': must be 'area', ",
+            ),
             ({"evaluate.min_accuracy": 95}, "evaluate.min_accuracy = 95: must be less than"),
             ({"evaluate.min_accuracy": float("nan")}, "= nan: must be a finite number"),
             ({"evaluate.max_accuracy_drop": -0.1}, "= -0.1: must be greater than or equal to 0"),

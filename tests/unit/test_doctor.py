@@ -15,7 +15,7 @@ from rich.console import Console
 
 from pipeline import bootstrap, doctor
 from pipeline.doctor import Fact
-from tests.unit.test_bootstrap import BOOKWORM, TRIXIE
+from tests.kit.hosts import BOOKWORM, TRIXIE
 
 FINE = Fact("cpu", 2, "cores", note="EPYC [2]")
 BROKEN = Fact("tfx", "1.0", problem="requirements.lock has 1.21.0", remedy="run: make clean doctor")

@@ -77,45 +77,45 @@ def check_of(verdict: Verdict, name: str) -> Check:
     return found
 
 
-class TestAgainstTheLatestBlessedModel:
+class TestAgainstTheBaseline:
     @pytest.mark.parametrize(
-        ("counts", "bounds", "passed", "says"),
+        ("counts", "bounds", "passed", "tested"),
         [
-            pytest.param((900, 5, 30, 65), {}, True, "no fall", id="better"),
-            pytest.param((900, 0, 0, 100), {}, True, "no fall", id="equal answers"),
-            pytest.param((900, 20, 20, 60), {}, True, "no fall", id="equal by exchange"),
-            pytest.param((900, 22, 18, 60), {}, True, "no more than chance", id="worse by chance"),
-            pytest.param((900, 40, 15, 45), {}, False, "not by chance", id="worse"),
+            pytest.param((900, 5, 30, 65), {}, True, False, id="better"),
+            pytest.param((900, 0, 0, 100), {}, True, False, id="equal answers"),
+            pytest.param((900, 20, 20, 60), {}, True, False, id="equal by exchange"),
+            pytest.param((900, 22, 18, 60), {}, True, True, id="worse by chance"),
+            pytest.param((900, 40, 15, 45), {}, False, True, id="worse"),
             pytest.param(
-                *((900, 40, 15, 45), {"max_accuracy_drop": 0.03}, True, "within"), id="tolerated"
+                *((900, 40, 15, 45), {"max_accuracy_drop": 0.03}, True, False), id="tolerated"
             ),
             pytest.param(
-                *((800, 90, 10, 100), {"max_accuracy_drop": 0.03}, False, "more than"),
+                *((800, 90, 10, 100), {"max_accuracy_drop": 0.03}, False, True),
                 id="beyond the tolerance",
             ),
             pytest.param(
-                *((900, 40, 15, 45), {"significance": 1e-9}, True, "no more than chance"),
+                *((900, 40, 15, 45), {"significance": 1e-9}, True, True),
                 id="no chance is small enough",
             ),
-            pytest.param((40, 1, 0, 9), {}, False, "too few", id="too few, and one lost"),
-            pytest.param((40, 3, 3, 4), {}, True, "too few", id="too few, and none lost"),
+            pytest.param((40, 1, 0, 9), {}, False, False, id="too few, and one lost"),
+            pytest.param((40, 3, 3, 4), {}, True, False, id="too few, and none lost"),
             pytest.param(
-                *((40, 1, 0, 9), {"max_accuracy_drop": 0.02}, True, "too few"),
+                *((40, 1, 0, 9), {"max_accuracy_drop": 0.02}, True, False),
                 id="too few, and one tolerated",
             ),
             pytest.param(
-                *((40, 1, 0, 9), {"min_examples": 50}, True, "no more than chance"),
+                *((40, 1, 0, 9), {"min_examples": 50}, True, True),
                 id="declared enough",
             ),
         ],
     )
     def test_accuracy(
-        self, counts: Counts, bounds: dict[str, Any], passed: bool, says: str
+        self, counts: Counts, bounds: dict[str, Any], passed: bool, tested: bool
     ) -> None:
         verdict = decide(pairs({"cat": counts}), **bounds)
         check = check_of(verdict, "max_accuracy_drop")
         assert check.passed == passed == verdict.blessed
-        assert says in check.reason
+        assert ("McNemar's test" in check.reason) == tested
         _, lost, gained, _ = counts
         assert check.value == pytest.approx((lost - gained) / sum(counts))
         assert f"({sum(counts):,} images, {lost} lost, {gained} gained)" in check.reason
@@ -151,7 +151,8 @@ class TestAgainstTheLatestBlessedModel:
         verdict = decide(pairs({"cat": (90, 0, 0, 10), "dog": (90, 0, 0, 10)}))
         assert verdict.baseline == BASELINE
         assert verdict.compared_classes == ["cat", "dog"]
-        assert verdict.note == "compared with the latest blessed model on the same 200 images"
+        assert "baseline" in verdict.note
+        assert "200 images" in verdict.note
 
 
 class TestChangedClasses:
@@ -161,7 +162,7 @@ class TestChangedClasses:
         assert verdict.compared_classes == ["cat", "dog"]
         assert "1 added ('owl')" in verdict.note
         assert "2 removed ('emu', 'fox')" in verdict.note
-        assert "over the 2 that both know ('cat', 'dog'), on their 200 images" in verdict.note
+        assert "200 images of the 2 common classes ('cat', 'dog')" in verdict.note
 
     def test_many_are_not_all_listed(self) -> None:
         many = {f"class {index}": (10, 0, 0, 0) for index in range(30)}
@@ -170,7 +171,7 @@ class TestChangedClasses:
     def test_with_none_in_common_it_is_like_a_first_model(self) -> None:
         verdict = decide(pairs({}, added=("cat", "dog"), removed=("owl",)), min_accuracy=0.5)
         assert verdict.blessed
-        assert "knows no class of these images" in verdict.note
+        assert "no class of these images" in verdict.note
         assert [check.name for check in verdict.checks] == ["min_accuracy", "coverage"]
 
 
@@ -183,7 +184,7 @@ class TestClassesAndSlices:
         assert check_of(verdict, "max_accuracy_drop").passed
         assert failed(verdict) == ["class=dog"]
         assert "accuracy on class=dog 0.6250 against" in verdict.reasons[0]
-        assert "evaluate.max_drop 'class' = 0.05, not by chance" in verdict.reasons[0]
+        assert "evaluate.max_drop 'class' = 0.05" in verdict.reasons[0]
 
     def test_without_a_bound_for_classes_it_is_not_judged(self) -> None:
         assert decide(pairs(self.SHIFTED)).blessed
@@ -219,9 +220,9 @@ class TestClassesAndSlices:
         (line,) = (check for check in verdict.checks if check.name == "class")
         assert line.passed
         assert "each of 3 slices by class" in line.reason
-        assert "the largest fall is 0.1000, on class=owl" in line.reason
-        assert "1 beyond it, which chance explains" in line.reason
-        assert "on 1, with too few images for a test, the plain difference decides" in line.reason
+        assert "0.1000, on class=owl" in line.reason
+        assert "; 1 beyond it" in line.reason
+        assert "; 1 with too few images" in line.reason
 
     def test_of_many_that_fall_the_worst_have_a_line_and_the_others_are_counted(self) -> None:
         counts: dict[str, Counts] = {f"{lost:02}": (60 - lost, lost, 0, 0) for lost in range(50)}
@@ -233,7 +234,7 @@ class TestClassesAndSlices:
         counts = {"cat": (900, 0, 5, 95), "owl": (1, 2, 0, 0)}
         verdict = decide(pairs(counts), max_drop={"class": 0.3})
         assert failed(verdict) == ["class=owl"]
-        assert "3 are too few for a test" in verdict.reasons[0]
+        assert "with only 3 images" in verdict.reasons[0]
 
 
 class TestAbsoluteBounds:

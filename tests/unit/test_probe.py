@@ -5,19 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from pipeline.config import load
 from pipeline.probe import Survey, survey
-
-
-def photos(root: Path, *sizes: tuple[int, int]) -> str:
-    """Images of (width, height), in two classes."""
-    for index, size in enumerate(sizes):
-        folder = root / f"class{index % 2}"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size).save(folder / f"{index}.png")
-    return str(root)
+from tests.kit.image_folders import photos
 
 
 def test_usual_is_the_median_height_and_width(tmp_path: Path) -> None:

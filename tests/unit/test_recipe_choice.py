@@ -11,7 +11,7 @@ from pipeline import config as config_module
 from pipeline import doctor, recipe_choice
 from pipeline.config import load
 from pipeline.recipe_choice import choose, count_gpus, weights_at_hand
-from tests.unit.test_probe import photos
+from tests.kit.image_folders import photos
 from trainer_module import recipes
 
 HYPER = "train.hyperparameters."
