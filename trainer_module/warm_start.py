@@ -107,6 +107,6 @@ def _path(serving_path: str) -> str:
 
 def _refused(path: str, why: str) -> WarmStartError:
     return WarmStartError(
-        f"the latest blessed model {path} cannot be trained further: {why}; set train.warm_start "
+        f"the baseline {path} cannot be trained further: {why}; set train.warm_start "
         "to false, or the recipe and its hyperparameters back to those of that model"
     )

@@ -30,7 +30,7 @@ _GIVEN = (COMMAND_LINE, "file:", f"{ORIGIN} ", "champion ")
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """The run that made the latest blessed model, and those of its settings that are its own.
+    """The run that made the baseline, and those of its settings that are its own.
 
     values: by dotted key, as JSON has them.
     """

@@ -178,7 +178,7 @@ SOURCES = {
 
 
 def trained(task: Task, settings: Values, seed: int) -> np.ndarray:
-    """The answers of what the settings train for the test images, int64 [N]."""
+    """Train by the settings and classify the test images, int64 [N]."""
     config = configuration.load(overrides={"data.source": "/photos", **settings}).config
     train, shape = config.train, config.transform
     recipe = recipes.get(train.recipe)
@@ -213,7 +213,7 @@ def trained(task: Task, settings: Values, seed: int) -> np.ndarray:
 
 
 def divided(root: Path, seed: int, limit: int | None) -> Task:
-    """The task of a seed; `limit` is how many images of each class train and evaluate at most."""
+    """Make the task of a seed; `limit`: images of a class that train and evaluate at most."""
     sorts: dict[str, list[tuple[str, int]]] = {"train": [], "evaluation": [], "test": []}
     found = by_class(root)
     for label, paths in enumerate(found[name] for name in sorted(found)):
@@ -287,7 +287,7 @@ def measured(work: Callable[[], np.ndarray], truth: np.ndarray, seed: int) -> di
 def compared(
     name: str, folder: Path, values: Values, seed: int, limit: int | None, sides: Sequence[str]
 ) -> dict[str, Any]:
-    """The answers of the sides with one seed; prints them."""
+    """Train the sides with one seed, print and return their answers."""
     source = SOURCES[name]
     task = divided(folder, seed, limit)
     row: dict[str, Any] = {"preset": name, "seed": seed, "files": task.test.files}

@@ -67,7 +67,7 @@ def seed(*values: int) -> tf.Tensor:
 
 
 def training_data(images: np.ndarray) -> TrainingData:
-    """`STEPS` batches an epoch of the images over and over, for 5 epochs."""
+    """Give `STEPS` batches an epoch of the images over and over, for 5 epochs."""
     repeated = tf.data.Dataset.from_tensor_slices(images)
     return TrainingData(repeated, STEPS * len(images), len(images), 5)
 
@@ -104,7 +104,7 @@ class TestEveryRecipe:
         return recipes.get(name).Config(**TINY[name])
 
     def model(self, name: str, images: np.ndarray) -> tuple[keras.Model, list[Phase]]:
-        """A model made ready by its first phase, and all phases."""
+        """Make a model, ready by its first phase, and all phases."""
         keras.utils.set_random_seed(0)
         recipe, config = recipes.get(name), self.config(name)
         model = recipe.build_model(config, size_of(name), CLASSES)
