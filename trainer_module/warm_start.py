@@ -33,7 +33,7 @@ def load(model: keras.Model, classes: Sequence[str], base_model: str) -> str:
     taken over, those of new ones stay as they are.
 
     Returns:
-        What was taken over, in words.
+        A description of what was taken over.
 
     Raises:
         WarmStartError: the two are of different architectures, or there is no earlier one.

@@ -155,7 +155,7 @@ class Proxy:
         head = _HEAD.format(
             folder=self.folder,
             workers=self.workers,
-            # Of 0 % nginx says that it is no share.
+            # nginx refuses a share of 0 %.
             recorded=f"{percent}% 1;\n        " if float(percent) else "",
             rest=self.rest,
             grpc=self.grpc,
@@ -196,7 +196,7 @@ class Proxy:
             raise ConfigError("nginx is not installed; on Debian: apt-get install nginx-light")
         file = Path(self.folder, "nginx.conf")
         file.write_text(self.configuration(), "utf-8")
-        # Started as root, its workers are nobody, and keep large requests in it.
+        # Started as root, its workers run as user nobody, and keep large requests in it.
         Path(self.folder).chmod(0o711)
         # -p: nothing of the machine's own nginx; -e: before the file is read it would log there.
         return [program, "-p", self.folder, "-c", str(file), "-e", "stderr"]

@@ -17,7 +17,7 @@ from trainer_module import recipes
 ORIGIN = "baseline"
 # Settings that make the model, wherever set: defaults and presets may have changed since.
 _MODEL = ("train.", "transform.")
-# What is the schedule's own, the place's, or would keep new images out.
+# Settings of the schedule or the place, or that would keep new images out.
 _NOT_TAKEN = (
     *("name", "workspace", "data.first_span", "data.last_span", "retrain.", "notify."),
     *("monitor.", "kubeflow."),

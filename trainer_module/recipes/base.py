@@ -1,4 +1,4 @@
-"""What every recipe module provides."""
+"""The interface of a recipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """What a recipe's schedule may depend on.
+    """The inputs of a recipe's schedule.
 
     Attributes:
         images: the training split's pixels, uint8 [size, size, 3], unbatched and not augmented.
@@ -87,7 +87,7 @@ class Phase:
     rebuild: Callable[[], keras.Model] | None = None
 
 
-# What fit tells of a phase's best epoch: the mapping described at `fit.FitResult.epochs`.
+# The metrics of a phase's best epoch: the mapping described at `fit.FitResult.epochs`.
 EpochMetrics = Mapping[str, float]
 
 
