@@ -36,13 +36,15 @@ cluster-test: tools ## Run the tests on the cluster that KUBECONFIG names; image
 browser: ## Install the browser of the page tests, which are skipped without (Debian and Ubuntu)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium; }
 
-services: ## Install databases and nginx, for the tests that are skipped without
+services: ## Install databases, nginx and promtool, for the tests that are skipped without
 	@PATH=$$PATH:/usr/sbin command -v mariadbd >/dev/null || { apt-get update -qq && \
 		apt-get install -qq -y mariadb-server-core mariadb-client-core; }
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { apt-get update -qq && \
 		apt-get install -qq -y postgresql; }
 	@PATH=$$PATH:/usr/sbin command -v nginx >/dev/null || { apt-get update -qq && \
 		apt-get install -qq -y --no-install-recommends nginx-light; }
+	@command -v promtool >/dev/null || { apt-get update -qq && \
+		apt-get install -qq -y --no-install-recommends prometheus; }
 
 disks: ## Install what tests of disks need, which are skipped without; they need root too
 	@which strace mkfs.xfs mksquashfs bindfs >/dev/null || { apt-get update -qq && \

@@ -21,10 +21,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from components.servable import JPEG, PNG
+
 REFUSAL = "unreadable image: only JPEG and PNG can be decoded here; convert it to PNG"
 REFUSAL_LONG = "unreadable image: too many segments or chunks around its EXIF data"
 
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 # Segments or chunks that are walked through; each takes some 30 microseconds.
 MAX_SEGMENTS = 1024
 _EXIF, _PNG_EXIF = b"Exif\0\0", b"eXIf"
@@ -46,9 +47,9 @@ def _template(expected: Mapping[int, bytes]) -> list[list[int]]:
 # Nearly all are of these kinds, and are spared a walk through their segments.
 _ORDINARY = np.array(
     [
-        _template({0: _JPEG}),
-        _template({0: _PNG, 24: b"\x08\0", 37: b"IDAT"}),
-        _template({0: _PNG, 24: b"\x08\x02", 37: b"IDAT"}),
+        _template({0: JPEG}),
+        _template({0: PNG, 24: b"\x08\0", 37: b"IDAT"}),
+        _template({0: PNG, 24: b"\x08\x02", 37: b"IDAT"}),
     ],
     np.uint8,
 )
@@ -90,7 +91,7 @@ def decode_now(encoded: bytes, ratio: int = 1) -> Decoded:
     `ratio`, for JPEGs only, is 1, 2, 4 or 8: one pixel is made for so many in each direction.
     The file is read and checked to its end all the same; what libjpeg spares is the transforms.
     """
-    if encoded.startswith(_JPEG):
+    if encoded.startswith(JPEG):
         pixels = _image(tf.constant(encoded), 3, ratio)
         if _EXIF not in encoded:
             return Decoded(pixels, _ONE, _FALSE)
@@ -112,7 +113,7 @@ _Parts = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 @tf.function(autograph=False, experimental_attributes={"_noinline": True})
 def _examined(encoded: tf.Tensor) -> _Parts:
     # `_image` reads other formats too, and each by its first bytes.
-    kinds = [tf.equal(_text(encoded, 0, len(magic)), magic) for magic in (_JPEG, _PNG)]
+    kinds = [tf.equal(_text(encoded, 0, len(magic)), magic) for magic in (JPEG, PNG)]
     kind = tf.where(kinds[0], 0, tf.where(kinds[1], 1, 2))
     readers = (_jpeg, _png, _refused)
     pixels, exif, is_clear = tf.switch_case(

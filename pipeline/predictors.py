@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,14 +12,13 @@ import numpy as np
 import tensorflow as tf
 from pydantic import ValidationError
 
+from components import servable
 from components.image_example_gen import formats
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.images import read_image
 from components.image_example_gen.options import Options
 from components.model_server.client import Client, strings
 from components.model_server.errors import ServingError
-from components.model_server.model import read_classes
-from components.servable import CLASSES_FILE
 from pipeline.errors import ConfigError
 from trainer_module import pretrained
 from trainer_module.models.bit_resnet import VARIANTS
@@ -142,7 +142,7 @@ def of_saved_model(folder: Path, names: Sequence[str]) -> Predictor:
         signature = loaded.signatures["serving_default"]
     except (OSError, KeyError, tf.errors.OpError) as error:
         raise ConfigError(f"{folder}: cannot be loaded as a classifier: {error}") from None
-    classes = names or read_classes(folder / CLASSES_FILE)
+    classes = names or _classes(folder)
 
     def predict(encoded: Sequence[bytes]) -> Answers:
         assert loaded  # or its variables would be gone
@@ -216,7 +216,14 @@ def of_server(address: str, name: str, given: Sequence[str], versions: Path) -> 
                 "UNAVAILABLE": "; is a server running there?",
             }.get(error.code, "")
             raise ConfigError(f"{address}, model {name}: {error.code}: {error}{hint}") from None
-        names = given or read_classes(versions / str(version) / CLASSES_FILE)
+        names = given or _classes(versions / str(version))
         return Answers(probabilities, labels, names)
 
     return predict
+
+
+def _classes(folder: Path) -> list[str]:
+    """Return the class names of a SavedModel, none where it has no file of them."""
+    with contextlib.suppress(FileNotFoundError):
+        return servable.read_classes(str(folder))
+    return []

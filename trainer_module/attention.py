@@ -36,7 +36,7 @@ def of_mistakes(
 
     Returns:
         An .npz file: digests [N], the SHA-256 of the original images, and maps, uint8 [N, h, w],
-        255 where the network looked most. None for a network that this cannot be told of, or one
+        255 where the network looked most. None for a network without such a map, or one
         without a mistake.
     """
     maps = looked(model)
@@ -66,7 +66,7 @@ def of_mistakes(
 
 
 def looked(model: keras.Model) -> Maps | None:
-    """A function of images, uint8 [N, H, W, 3], to maps float32 [N, h, w] at least 0, and logits.
+    """Make a function of images, uint8 [N, H, W, 3], to maps float32 [N, h, w] >= 0, and logits.
 
     The maps cover the image that `model` is given, and are those of the class that it chooses.
     None for a network without attention, and without an average of all places before its head.
@@ -84,7 +84,7 @@ def looked(model: keras.Model) -> Maps | None:
 
 
 def _inside(model: keras.Model) -> tuple[keras.Model, SquareView | None]:
-    """The network behind a view, and the view."""
+    """Return the network behind a view, and the view."""
     if isinstance(model.layers[-1], keras.Model):
         view = next((each for each in model.layers if isinstance(each, SquareView)), None)
         return model.layers[-1], view
@@ -92,7 +92,7 @@ def _inside(model: keras.Model) -> tuple[keras.Model, SquareView | None]:
 
 
 def _activation(net: keras.Model) -> Maps | None:
-    """The class activation map (arXiv 1512.04150).
+    """Compute the class activation map (arXiv 1512.04150).
 
     It is what Grad-CAM (arXiv 1610.02391) comes to where a linear head follows the average of the
     last feature map, as in all convolutional networks here.
@@ -116,7 +116,7 @@ def _activation(net: keras.Model) -> Maps | None:
 def _rollout(net: keras.Model) -> Maps | None:
     """Attention rollout (arXiv 2005.00928): the mean over heads, and half of each token kept.
 
-    What the head sees is the class token, or all tokens alike where there is none.
+    The head takes the class token, or all tokens alike where there is none.
     """
     attentions = [each for each in net.layers if isinstance(each, layers.MultiHeadAttention)]
     if not attentions:
@@ -141,7 +141,7 @@ def _rollout(net: keras.Model) -> Maps | None:
 
 
 def _in_the_centre(maps: np.ndarray, share: float) -> np.ndarray:
-    """Maps of the central `share` of each side as maps of the whole."""
+    """Pad maps of the central `share` of each side to maps of the whole."""
     side = max(1, round(_GRID * share))
     start = (_GRID - side) // 2
     whole = np.zeros((len(maps), _GRID, _GRID), np.float32)

@@ -17,7 +17,7 @@ Change = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 def flip_turn_scale(
     *, flip: bool, rotation: float = 0.0, zoom: float = 0.0
 ) -> input_pipeline.Augment | None:
-    """What mirrors, turns and scales images as `random_flip` and `random_move` do, if at all."""
+    """Make an augmentation of `random_flip` and `random_move`; None where nothing is to change."""
     if rotation or zoom:
 
         def change(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -52,7 +52,7 @@ def in_turn(
 def resized(
     augment: input_pipeline.Augment | None, size: int, *, antialias: bool = False
 ) -> input_pipeline.Augment:
-    """The same of images that are brought to `size` before, bilinearly and without their frames."""
+    """Resize images to `size` bilinearly, without their frames, before `augment`."""
 
     def change(
         images: tf.Tensor | Framed, labels: tf.Tensor, seed: tf.Tensor
@@ -129,7 +129,7 @@ def _sampled(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
     columns = tf.range(width, dtype=tf.float32)
 
     def place(position: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The two pixels on either side of it, and the share of the second one."""
+        """Return the two pixels on either side of it, and the share of the second one."""
         beyond = tf.math.floormod(position + 0.5, 2.0 * size)
         reflected = tf.minimum(beyond, 2.0 * size - beyond) - 0.5
         inside = tf.clip_by_value(reflected, 0.0, size - 1.0)

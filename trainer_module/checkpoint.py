@@ -1,4 +1,4 @@
-"""What a trainer that was killed continues from."""
+"""Checkpoints, from which a killed training continues."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Saved:
 
 
 def directory(model_run_dir: str, identity: Mapping[str, Any]) -> str:
-    """The folder for trainings with the same `identity`, JSON-able: another attempt finds it.
+    """Return the folder for trainings with the same `identity`, JSON-able, in any attempt.
 
     It is beside the outputs of the node's executions and not in them, because what a failed
     execution has put out is removed.
@@ -53,7 +53,7 @@ class Checkpoints:
             storage.remove(old)
 
     def latest(self) -> Saved | None:
-        """The newest checkpoint that is whole, or None."""
+        """Read the newest checkpoint that is whole, or None."""
         for path in reversed(self._files()):
             try:
                 return read(path)
@@ -64,7 +64,7 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Remove all, and those of other trainings that nobody came back to."""
+        """Remove all, and those of other trainings that were never continued."""
         parent = posixpath.dirname(self._folder)
         for name in storage.names(parent):
             folder = posixpath.join(parent, name)
@@ -90,7 +90,7 @@ def write(path: str, meta: Mapping[str, Any], arrays: Mapping[str, Sequence]) ->
 
 
 def read(path: str) -> Saved:
-    """What `write` wrote. Raises one of `UNREADABLE`."""
+    """Read a file of `write`. Raises one of `UNREADABLE`."""
     lists: dict[str, list[np.ndarray]] = {}
     with storage.opened(path) as file, np.load(file, allow_pickle=False) as arrays:
         meta = json.loads(str(arrays[_META]))

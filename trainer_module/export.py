@@ -99,7 +99,7 @@ def export(
 
 
 def penultimate(model: keras.Model) -> keras.Model:
-    """The part of `model`, or of the model that it ends in, before the last layer."""
+    """Cut off the last layer of `model`, or of the model that it ends in."""
     last = model.layers[-1]
     if isinstance(last, keras.Model):
         return keras.Model(model.inputs, penultimate(last)(model.layers[-2].output))

@@ -1,4 +1,4 @@
-"""What the steps of a phase are fed with: images, or features that are computed once."""
+"""The batches of a phase: of images, or of features that are computed once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Feed:
     def batches(
         self, phase: Phase, epochs: range, first_step: int
     ) -> tuple[Iterator[Iterator], Iterable]:
-        """An iterator for the batches of each of `epochs`, and the batches of an evaluation.
+        """Return an iterator for the batches of each of `epochs`, and the batches of an evaluation.
 
         The first of the epochs begins with the batch `first_step`.
         """

@@ -26,7 +26,7 @@ from trainer_module.steps import Steps
 
 REPORT_SECONDS = 0.5  # reading the loss waits for the device, so not after every step
 CALL_SECONDS = 0.1  # about how much is computed without a look at the clock
-# What a kill costs at most; large models are saved less often, for 5 % of the time in all.
+# Time that a kill costs at most; large models are saved less often, for 5 % of the time in all.
 CHECKPOINT_SECONDS = 30.0
 CHECKPOINT_SHARE = 0.05
 
@@ -107,31 +107,31 @@ def fit(
     batch_size: int,
     epochs: int | None,
     seed: int,
-    how: FitOptions | None = None,
+    options: FitOptions | None = None,
 ) -> FitResult:
     """Train; the best epoch is that of the highest accuracy on `evaluation`.
 
     Each phase begins with the best weights of the one before, and where none of its own epochs is
-    better than the best of an earlier phase, that phase's model is the result. With `how.keep` of
-    "last" it is the last weights, and the last phase's model.
+    better than the best of an earlier phase, that phase's model is the result. Where `options.keep`
+    is "last", it is the last weights, and the last phase's model.
 
     Raises:
         BatchNormError: a step would show batch normalization one image only.
         DivergedError: the loss became NaN or infinite.
         OutOfMemoryError: a batch does not fit.
     """
-    how = how or FitOptions()
-    strategy = how.strategy or tf.distribute.get_strategy()
+    options = options or FitOptions()
+    strategy = options.strategy or tf.distribute.get_strategy()
     rebuild: Callable[[], keras.Model] = functools.partial(
         recipe.build_model, config, image_size, num_classes
     )
     with strategy.scope():
         model = rebuild()
-    how.prepare(model)
+    options.prepare(model)
     size = recipe.training_size(config, image_size)
-    training = _Training(how, strategy, train, evaluation, batch_size, seed, size)
+    training = _Training(options, strategy, train, evaluation, batch_size, seed, size)
     pixels = train.images.map(lambda image, _: input_pipeline.pixels_of(image))
-    data = TrainingData(pixels, training.epoch_size, batch_size, epochs, how.keep, image_size)
+    data = TrainingData(pixels, training.epoch_size, batch_size, epochs, options.keep, image_size)
     phases = recipe.phases(config, model, data)
     best: EpochMetrics | None = None
     with training.explained():
@@ -141,7 +141,7 @@ def fit(
                     phase = phases.send(best)  # type: ignore[arg-type]  # None starts it
             except StopIteration:
                 break
-            how.on_phase(number, phase)
+            options.on_phase(number, phase)
             model, rebuild = phase.model or model, phase.rebuild or rebuild
             best = training.fit_phase(number, phase, model, rebuild)
     return training.trained()
@@ -152,7 +152,7 @@ class _Training:
 
     def __init__(
         self,
-        how: FitOptions,
+        options: FitOptions,
         strategy: tf.distribute.Strategy,
         train: Split,
         evaluation: Split,
@@ -160,15 +160,15 @@ class _Training:
         seed: int,
         size: int,
     ) -> None:
-        self._how = how
+        self._options = options
         self._size = size  # of the images of a step, where a model takes any
         self._strategy = strategy
         self._evaluation = evaluation
         self._batch_size = batch_size
         self._replicas = devices.replicas(strategy)
         self._writes = devices.is_chief(strategy)
-        self._feed = Feed(train, evaluation, batch_size, seed, how.balance, strategy)
-        self.epoch_size = input_pipeline.epoch_size(train, how.balance)
+        self._feed = Feed(train, evaluation, batch_size, seed, options.balance, strategy)
+        self.epoch_size = input_pipeline.epoch_size(train, options.balance)
         self._steps_per_epoch = math.ceil(self.epoch_size / batch_size)
 
         self._rows: list[dict[str, float]] = []
@@ -176,7 +176,7 @@ class _Training:
         self._step = 0  # within the epoch
         self._steps = 0  # in all
         self._steps_per_call = 1
-        self._parts = how.gradient_accumulation or 1  # of a replica's share of a batch
+        self._parts = options.gradient_accumulation or 1  # of a replica's share of a batch
         self._sums = tf.zeros([3], tf.float64)  # of the epoch so far
         self._models: list[keras.Model] = []  # of each phase
         self._rebuilds: list[Callable[[], keras.Model]] = []
@@ -188,12 +188,12 @@ class _Training:
         self._speed = 0.0
         self._saved_at = time.monotonic()
         self._save_cost = 0.0
-        self._saved = how.checkpoints.latest() if how.checkpoints else None
+        self._saved = options.checkpoints.latest() if options.checkpoints else None
         if self._saved:
             self._restore(self._saved)
 
     def trained(self) -> FitResult:
-        """The outcome."""
+        """Return the result, with the weights of the kept phase."""
         model = self._models[self._kept]
         model.set_weights(self._kept_weights)
         starts = [start + 1 for start in self._starts]
@@ -232,7 +232,7 @@ class _Training:
             self._fit(phase, net, optimizer)
         model.set_weights(self._best_weights)
         best = self._result(number)
-        last = self._how.keep == "last"
+        last = self._options.keep == "last"
         if number == 0 or last or epoch_rank(best) > epoch_rank(self._result(self._kept)):
             self._kept, self._kept_weights = number, self._best_weights
         return best
@@ -244,7 +244,7 @@ class _Training:
             self._strategy,
             accumulation=self._parts,
             clip=phase.clip,
-            jit_compile=self._how.jit_compile,
+            jit_compile=self._options.jit_compile,
         )
         self._steps_per_call = 1
         epochs = range(len(self._rows), self._starts[-1] + phase.epochs)
@@ -328,7 +328,7 @@ class _Training:
         self._rows.append(row)
         if self._writes:
             progress.report("epoch", **{**row, "epochs": self._starts[-1] + self._epochs})
-        self._how.on_epoch(row)
+        self._options.on_epoch(row)
         if self._result(len(self._starts) - 1) is row:
             self._best_weights = self._models[-1].get_weights()
         self._step, self._sums = 0, tf.zeros([3], tf.float64)
@@ -353,19 +353,19 @@ class _Training:
         return done * self._steps_per_epoch - since >= phase.patience
 
     def _best(self, phase: int) -> EpochMetrics:
-        """The best epoch of a phase that has had one; of equal ones the first."""
+        """Find the best epoch of a phase; of equal ones the first."""
         return max(self._epochs_of(phase), key=epoch_rank)
 
     def _result(self, phase: int) -> EpochMetrics:
-        """The epoch whose weights are the phase's."""
-        return self._epochs_of(phase)[-1] if self._how.keep == "last" else self._best(phase)
+        """Find the epoch whose weights the phase keeps."""
+        return self._epochs_of(phase)[-1] if self._options.keep == "last" else self._best(phase)
 
     def _epochs_of(self, phase: int) -> Sequence[EpochMetrics]:
         end = self._starts[phase + 1] if phase + 1 < len(self._starts) else None
         return self._rows[self._starts[phase] : end]
 
     def _save_if_due(self, optimizer: keras.optimizers.Optimizer) -> None:
-        checkpoints = self._how.checkpoints
+        checkpoints = self._options.checkpoints
         if not (checkpoints and self._writes):
             return
         wait = max(CHECKPOINT_SECONDS, self._save_cost / CHECKPOINT_SHARE)
@@ -403,7 +403,7 @@ class _Training:
         self._speed = saved.meta["images_per_s"]
         self._note(f"training continues after step {self._steps}")
         for row in self._rows:
-            self._how.on_epoch(row)
+            self._options.on_epoch(row)
 
     def _note(self, text: str) -> None:
         if self._writes:
@@ -413,10 +413,10 @@ class _Training:
         """Choose the parts of a batch. Refuse those of one image to batch normalization."""
         share = math.ceil(min(self._batch_size, self.epoch_size) / self._replicas.total)
         each = 4 if keras.config.dtype_policy().name == "float32" else 2
-        self._parts = self._how.gradient_accumulation or footprint.parts(
-            net, share, self._how.memory, each, self._size
+        self._parts = self._options.gradient_accumulation or footprint.parts(
+            net, share, self._options.memory, each, self._size
         )
-        if self._parts > 1 and not self._how.gradient_accumulation:
+        if self._parts > 1 and not self._options.gradient_accumulation:
             self._note(f"memory: a batch of {share} images is computed in {self._parts} parts")
         if math.ceil(share / self._parts) == 1 and next(inference.batch_statistics(net), None):
             raise BatchNormError(inference.one_image(net.name, self._batch_size, self._parts))

@@ -36,7 +36,7 @@ class Framed(NamedTuple):
 
 
 def pixels_of(images: tf.Tensor | Framed) -> tf.Tensor:
-    """The images without what is known of them; also of a `tf.TensorSpec` of them."""
+    """Return the images without their frames; takes a `tf.TensorSpec` of them too."""
     return images.pixels if isinstance(images, Framed) else images
 
 
@@ -130,7 +130,7 @@ def read(
 
 
 def digests(patterns: Sequence[str]) -> list[str]:
-    """The SHA-256 of the original images, in the order of `read`."""
+    """Read the SHA-256 of the original images, in the order of `read`."""
     spec = {features.SHA256: tf.io.FixedLenFeature([], tf.string)}
     found = records(patterns).batch(1024).map(lambda each: tf.io.parse_example(each, spec))
     batches = [each[features.SHA256] for each in found.as_numpy_iterator()]
@@ -199,7 +199,7 @@ def training_batches(
     window = max(min(split.size, _capacity(pixels_of(split.images.element_spec[0]))), 1)
 
     def shuffled(epoch: tf.Tensor, seed: tf.Tensor) -> tf.data.Dataset:
-        # With a seed of 0, TensorFlow would ask whether the other is 0 too, which no tensor tells.
+        # With a seed of 0, TensorFlow would compare the other with 0 too, which fails for a tensor.
         tf.compat.v1.set_random_seed(1)
         images = split.images
         if balance == "sampling":
@@ -290,12 +290,12 @@ def epoch_seeds(seed: int, epoch: int) -> np.ndarray:
 
 
 def class_weights(split: Split) -> np.ndarray:
-    """What an image of each class counts in the balance "class_weight": float32 [classes]."""
+    """Compute the weight of an image by class for the balance "class_weight": float32 [classes]."""
     return (split.size / (split.classes * np.maximum(split.counts, 1))).astype(np.float32)
 
 
 def whole(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """A batch as the element that one replica takes."""
+    """Make a batch the element of a single replica."""
     count = tf.shape(labels)[:1]
     return images, labels, tf.ones(count), tf.cast(count[0], tf.float32)
 

@@ -12,6 +12,11 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 FILE = "out_of_fold.npz"
 FOLDS = 5
@@ -19,14 +24,14 @@ MOST = 200_000_000  # features of all images, times the classes: more would take
 
 
 def of_training(features: np.ndarray, labels: np.ndarray, digests: Sequence[str]) -> bytes | None:
-    """An .npz file: digests [N], labels int64 [N] and probabilities float32 [N, classes].
+    """Write an .npz file: digests [N], labels int64 [N] and probabilities float32 [N, classes].
 
     None where there is more than MOST to compute, or a class of fewer images than FOLDS. Images
     that come several times count once.
 
     Args:
         features: float32 [M, D], of a network that did not see the labels.
-        labels: int64 [M], 0 to classes - 1, with an image of each.
+        labels: int64 [M], 0 to classes - 1, with at least one image of each.
         digests: the SHA-256 of the original images.
     """
     _, first = np.unique(np.asarray(digests), return_index=True)
@@ -45,12 +50,6 @@ def of_training(features: np.ndarray, labels: np.ndarray, digests: Sequence[str]
 
 
 def _probabilities(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     head = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=100))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     with warnings.catch_warnings():

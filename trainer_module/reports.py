@@ -1,4 +1,4 @@
-"""What is left of a training to look at: TensorBoard's event files and sample images."""
+"""TensorBoard's event files and sample images of a training."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class WarmupStaircase(keras.optimizers.schedules.LearningRateSchedule):
         self.steps = tuple(steps)
 
     def __call__(self, step: Any) -> Any:
-        """The rate of `step`, an integer scalar from 0."""
+        """Compute the rate of `step`, an integer scalar from 0."""
         warmup, *boundaries, _ = self.steps
         # One power instead of repeated division, which rounds each time.
         drops = sum((ops.cast(step > boundary, "float32") for boundary in boundaries), 0.0)
@@ -34,7 +34,7 @@ class WarmupStaircase(keras.optimizers.schedules.LearningRateSchedule):
         return ops.where(step < warmup, rising, staircase)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Return the constructor's arguments."""
         return {"peak": self.peak, "steps": self.steps}
 
 

@@ -142,7 +142,7 @@ def _scaled(shape: tf.Tensor, factor: Any) -> tf.Tensor:
 
 
 def encode_pixels(image: tf.Tensor) -> tf.Tensor:
-    """The values of one uint8 [H, W, 3] image as a scalar string of H * W * 3 bytes."""
+    """Pack one uint8 [H, W, 3] image into a scalar string of H * W * 3 bytes."""
     # A serialized tensor ends in its values, and no other op turns pixels into bytes losslessly.
     return tf.strings.substr(tf.io.serialize_tensor(image), -tf.size(image), tf.size(image))
 

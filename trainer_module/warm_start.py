@@ -33,7 +33,7 @@ def load(model: keras.Model, classes: Sequence[str], base_model: str) -> str:
     taken over, those of new ones stay as they are.
 
     Returns:
-        What was taken over, in words.
+        A description of what was taken over.
 
     Raises:
         WarmStartError: the two are of different architectures, or there is no earlier one.
@@ -78,7 +78,7 @@ def check(model: keras.Model, base_model: str) -> None:
 
 
 def _earlier(path: str) -> tuple[list[np.ndarray], list[str], list[str]]:
-    """The weights of an earlier model, its classes and the names of the weights."""
+    """Read the weights of an earlier model, its classes and the names of the weights."""
     try:
         earlier = checkpoint.read(path)
         return earlier.arrays["weights"], earlier.meta["classes"], earlier.meta["names"]
@@ -87,7 +87,7 @@ def _earlier(path: str) -> tuple[list[np.ndarray], list[str], list[str]]:
 
 
 def _head(model: keras.Model) -> set[int]:
-    """The ids of the variables of the last layer."""
+    """Collect the ids of the variables of the last layer."""
     last = model.layers[-1]
     while isinstance(last, keras.Model):
         last = last.layers[-1]
@@ -107,6 +107,6 @@ def _path(serving_path: str) -> str:
 
 def _refused(path: str, why: str) -> WarmStartError:
     return WarmStartError(
-        f"the latest blessed model {path} cannot be trained further: {why}; set train.warm_start "
+        f"the baseline {path} cannot be trained further: {why}; set train.warm_start "
         "to false, or the recipe and its hyperparameters back to those of that model"
     )

@@ -79,7 +79,7 @@ class WeightSpec(BaseModel):
         return self.input_range or ((0.0, 1.0) if self.is_saved_model else (-1.0, 1.0))
 
     def fetch(self) -> Path:
-        """The local file or folder, downloaded where need be, after its digest was checked.
+        """Return the local file or folder, downloaded where need be, once its digest is checked.
 
         Raises:
             WeightsError: it cannot be had, or its digest is not `sha256`.
@@ -165,7 +165,7 @@ def _npz(source: str, sha256: str) -> Path:
 
 
 def _fetched(url: str, sha256: str) -> Path:
-    """The file at a URL, from the cache where it was fetched before.
+    """Fetch the file at a URL, or take it from the cache.
 
     Not by Keras, which prints the URL with its secrets, and waits forever.
     """
@@ -207,7 +207,7 @@ def _download(url: str, file: IO[bytes]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, without the URL, parts of which would be in the text of the error."""
+    """Describe the error without the URL, parts of which may be in its text."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return f"the server answers with {status}"

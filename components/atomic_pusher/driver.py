@@ -1,4 +1,4 @@
-"""Forgets, before the cache is asked, the pushes whose version somebody has removed since."""
+"""Driver that takes pushes out of the cache whose version was removed since."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from components.atomic_pusher.executor import base_of
 
 # Only the portable driver runs; components must name a class that is the older kind as well.
 class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):
-    """Lets a model be pushed again where it is gone; its node would be taken from the cache."""
+    """Marks pushes as deleted whose version is gone; else their node would be cached."""
 
     def __init__(self, metadata_handle: metadata.Metadata) -> None:
         base_driver.BaseDriver.__init__(self, metadata_handle)

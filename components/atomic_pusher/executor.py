@@ -90,7 +90,7 @@ class Executor(pusher.Executor):
 
 
 def base_of(exec_properties: Mapping[str, Any]) -> str:
-    """The path or URI of the folder of versions."""
+    """Return the path or URI of the folder of versions."""
     destination = pusher_pb2.PushDestination()
     proto_utils.json_to_proto(
         exec_properties[standard_component_specs.PUSH_DESTINATION_KEY], destination
@@ -99,6 +99,6 @@ def base_of(exec_properties: Mapping[str, Any]) -> str:
 
 
 def _metrics(evaluation: types.Artifact) -> dict[str, float]:
-    """The candidate's metrics over all examples, by name."""
+    """Read the candidate's metrics over all examples, by name."""
     found = figures.read_figures(evaluation.uri).candidate.metrics
     return {name: each.value for name, each in found.items() if each.value is not None}

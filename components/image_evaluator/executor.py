@@ -32,7 +32,7 @@ from components.image_evaluator.figures import EVAL, SLICES, TEST, TRAIN, Figure
 from components.image_evaluator.metrics import model_figures
 from components.image_example_gen.accounting import read_accounting
 from components.jobs import Job
-from components.servable import CLASSES_FILE, parse_classes
+from components.servable import CLASSES_FILE, read_classes
 from components.storage import staging
 
 BOUNDS_KEY = "bounds"
@@ -136,12 +136,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         for part in parts.values():
             storage.remove(part)
         return pa.concat_tables(tables)
-
-
-def read_classes(model_path: str) -> list[str]:
-    """The class names of an exported model, in the order of its probabilities."""
-    location = os.path.join(model_path, CLASSES_FILE)
-    return parse_classes(storage.read_bytes(location), location)
 
 
 def pairs(table: pa.Table, classes: Mapping[str, Sequence[str]]) -> gate.Pairs:

@@ -6,12 +6,13 @@ It needs Pillow and no TensorFlow, so that a client of a model server can do wha
 from __future__ import annotations
 
 import io
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-from components.image_example_gen import formats, tiff
+from components.image_example_gen import formats, luminance, tiff
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.formats import Header
 
@@ -65,13 +66,49 @@ def to_png(data: bytes, max_pixels: int) -> tuple[bytes, Pixels, str]:
     return buffer.getvalue(), pixels, name
 
 
-def _open(data: bytes) -> Image.Image:
+class Summary(NamedTuple):
+    """A JPEG or PNG, as `images.Picture` has it."""
+
+    format: str
+    width: int
+    height: int
+    channels: int
+    mean: float
+    contrast: float
+
+
+def summary(data: bytes, max_pixels: int) -> Summary | None:
+    """Summarize a JPEG or PNG by Pillow alone; None for anything else.
+
+    The figures are those of `images.read_image`, up to the rounding of colours in a CMYK image.
+
+    Raises Unusable where it is damaged, or has more than `max_pixels`.
+    """
+    found = header(data, max_pixels)
+    if found is None:
+        return None
+    with _open(data, ("JPEG", "PNG")) as image:
+        try:
+            if found.format == "jpeg":
+                ratio = luminance.jpeg_ratio(found.width, found.height)
+                image.draft(None, (found.width // ratio, found.height // ratio))
+            is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            pixels = _pixels(image)
+        except Exception as error:
+            raise _damaged(error) from error
+    size = (found.width, found.height)
+    width, height = size[::-1] if is_turned else size
+    shown = luminance.mean_and_contrast(luminance.shrunk(pixels).image)
+    return Summary(found.format, width, height, found.channels, *shown)
+
+
+def _open(data: bytes, kinds: tuple[str, ...] = _FORMATS) -> Image.Image:
     """The image, its header read and its pixels not. Raises Unusable."""
     assert _ON_DEMAND
     # Our own limit is checked before any pixel is read; Pillow's is another.
     Image.MAX_IMAGE_PIXELS = None
     try:
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
+        return Image.open(io.BytesIO(data), formats=kinds)
     except UnidentifiedImageError:
         name = formats.known(data)
         if name in _READ:

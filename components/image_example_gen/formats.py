@@ -11,8 +11,7 @@ import struct
 from typing import NamedTuple
 
 from components.image_example_gen.files import Unusable
-
-JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+from components.servable import JPEG, PNG
 
 ADVICE = "convert it to JPEG or PNG"
 

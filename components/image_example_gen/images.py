@@ -13,19 +13,15 @@ import functools
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from PIL import Image
 
 from components.decoding import decode_now
-from components.image_example_gen import conversion
+from components.image_example_gen import conversion, luminance
 from components.image_example_gen.conversion import Pixels
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.formats import Header
 from components.wording import of_op
 
 THUMB = 9  # pixels a side
-STATISTICS_SIZE = 32  # pixels
-
-_LEVELS = np.arange(256)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Picture:
         "cmyk" and "16-bit" by `components.decoding`; "bmp", "gif", "tiff" and "webp" by the ingest,
         which stores a PNG.
       mean, contrast: mean and standard deviation of luminance, 0 to 255, of the image shrunk to
-        about STATISTICS_SIZE pixels.
+        about `luminance.STATISTICS_SIZE` pixels.
       thumb: THUMB x THUMB RGB pixels.
     """
 
@@ -73,10 +69,8 @@ def _decode(data: bytes, header: Header) -> tuple[tuple[int, int], Pixels, str, 
     """Upright width and height, pixels of the image or of one shrunk, what was changed, and EXIF's
     orientation, by which they were turned.
     """
-    ratio = 1
-    if header.format == "jpeg":
-        least = min(header.width, header.height) // STATISTICS_SIZE
-        ratio = next((ratio for ratio in (8, 4, 2) if ratio <= least), 1)
+    is_jpeg = header.format == "jpeg"
+    ratio = luminance.jpeg_ratio(header.width, header.height) if is_jpeg else 1
     try:
         decoded = decode_now(data, ratio)
     except tf.errors.OpError as error:
@@ -104,21 +98,14 @@ def _picture(
     orientation: int,
 ) -> Picture:
     width, height = size
-    factor = max(1, min(pixels.shape[:2]) // STATISTICS_SIZE)
-    # Two rows for each that is left are enough, and spare most of the copying.
-    step = max(1, factor // 2)
-    down = factor // step
-    small = Image.fromarray(pixels[::step])
-    if factor > 1:
-        small = small.reduce((factor, down))
+    small, across, down = luminance.shrunk(pixels)
     # Of a shrunk JPEG the last pixels stand for less than the others do, wherever they were turned.
     ratio = round(height / pixels.shape[0])
     top = pixels.shape[0] - height / ratio if orientation in (3, 4, 7, 8) else 0
     left = pixels.shape[1] - width / ratio if orientation in (2, 3, 6, 7) else 0
-    rows = _averaging(small.height, top / (step * down), height / (ratio * step * down))
-    columns = _averaging(small.width, left / factor, width / (ratio * factor))
-    counts = np.array(small.convert("L").histogram())
-    mean = counts @ _LEVELS / counts.sum()
+    rows = _averaging(small.height, top / down, height / (ratio * down))
+    columns = _averaging(small.width, left / across, width / (ratio * across))
+    mean, contrast = luminance.mean_and_contrast(small)
     return Picture(
         encoded=encoded,
         format=image_format,
@@ -126,8 +113,8 @@ def _picture(
         height=height,
         channels=channels,
         normalized=normalized,
-        mean=float(mean),
-        contrast=float(np.sqrt(counts @ (_LEVELS - mean) ** 2 / counts.sum())),
+        mean=mean,
+        contrast=contrast,
         thumb=np.rint(columns @ _across(rows, np.asarray(small))).astype(np.uint8).tobytes(),
     )
 

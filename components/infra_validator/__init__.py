@@ -1,1 +1,1 @@
-"""InfraValidator: a model server has to serve the candidate as the trainer's process does."""
+"""InfraValidator: a candidate that model servers do not serve right is not pushed."""

@@ -13,7 +13,7 @@ from components.infra_validator import executor
 
 
 class InfraValidatorSpec(standard_component_specs.InfraValidatorSpec):
-    """TFX's interface, what starts the server, and what TFX's cache does not look at."""
+    """TFX's interface, with what starts the server and the digest of the code."""
 
     PARAMETERS = {
         **standard_component_specs.InfraValidatorSpec.PARAMETERS,
@@ -23,10 +23,10 @@ class InfraValidatorSpec(standard_component_specs.InfraValidatorSpec):
 
 
 class InfraValidator(component.InfraValidator):
-    """Serves the candidate and asks it about real images, in both ways that clients do.
+    """InfraValidator that serves the candidate, and compares its answers to real images.
 
-    TFX's own needs Docker or Kubernetes, and without either reports a model that is not blessed in
-    a run that succeeds; it also looks at no answer. Here a server process does, and a candidate
+    TFX's own needs Docker or Kubernetes; without either the model is not blessed and the run
+    succeeds. It also ignores the answers. This one needs a server process only, and a candidate
     that is not served as it should be fails the node.
     """
 
@@ -49,9 +49,9 @@ class InfraValidator(component.InfraValidator):
         Args:
             model: the Trainer's; its signatures are those of trainer_module.export.
             examples: raw ones, with encoded images.
-            server: dotted name of what makes a `executor.Server` of a folder of versions and a
-                model's name; not used where TFX sees itself in Kubeflow Pipelines, by KFP_POD_NAME
-                and KFP_NAMESPACE in the environment: there it starts a pod.
+            server: dotted name of a function from a folder of versions and a model's name to an
+                `executor.Server`; not used in Kubeflow Pipelines (by KFP_POD_NAME and
+                KFP_NAMESPACE in the environment), where TFX starts a pod.
             code: digest of the sources.
             image_tag: of tensorflow/serving, for that pod.
             split: of `examples`.

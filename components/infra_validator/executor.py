@@ -1,4 +1,4 @@
-"""Serves the candidate with its warm-up requests, and compares the answers with this process's."""
+"""The executor of InfraValidator: the candidate is served, and its answers are compared."""
 
 from __future__ import annotations
 
@@ -11,19 +11,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-import grpc
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from tensorflow_serving.apis import (
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_log_pb2,
-    prediction_service_pb2_grpc,
-)
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from tfx import types
 from tfx.components.infra_validator import error_types, executor, serving_bins
-from tfx.components.infra_validator.model_server_clients import tensorflow_serving_client
 from tfx.components.infra_validator.model_server_runners import base_runner, kubernetes_runner
 from tfx.proto import infra_validator_pb2
 from tfx.types import artifact_utils
@@ -33,6 +26,9 @@ from tfx.utils.model_paths import tf_serving_flavor
 from components import features, storage
 from components.decoding import decode_now
 from components.errors import NotServableError
+from components.model_server.client import Client
+from components.model_server.errors import ServingError
+from components.model_server.tensors import Arrays
 from components.progress import report
 from components.servable import EXAMPLES, IMAGES
 from components.storage import staging
@@ -48,7 +44,7 @@ _LOG_END = 20_000  # characters of a server's log that are kept
 
 
 class Server(Protocol):
-    """A server process, as a context manager, of the newest version in a folder."""
+    """A server process of the newest version in a folder, as a context manager."""
 
     host: str
     grpc_port: int
@@ -58,15 +54,15 @@ class Server(Protocol):
     def __exit__(self, *details: Any) -> None: ...
 
     def wait_ready(self, timeout: float) -> None:
-        """Wait until the model can be used; raise what keeps it from that."""
+        """Wait until the model can be used. Raises the error that prevents it."""
 
     def last_words(self) -> str:
-        """The end of its log."""
+        """Return the end of its log."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
-    """A request, and what the candidate answers to it in this process."""
+class Case:
+    """A request, and the candidate's answer to it in this process."""
 
     request: predict_pb2.PredictRequest
     probabilities: np.ndarray  # float32 [1, classes]
@@ -74,8 +70,8 @@ class Question:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """What serving the candidate took, in seconds: each signature's median, one image a request."""
+class Measurement:
+    """Seconds that serving took: to load, and each signature's median for one image a request."""
 
     server: str
     load_s: float
@@ -83,7 +79,7 @@ class Measured:
 
 
 class Executor(executor.Executor):
-    """TFX's executor, with a server process where there is no cluster, and with a closer look."""
+    """TFX's executor, with a server process where there is no cluster, that compares answers."""
 
     def Do(
         self,
@@ -95,8 +91,7 @@ class Executor(executor.Executor):
 
         Raises:
             NotServableError: the server does not load it, or answers otherwise than this process.
-                It is raised and not only recorded, since the Pusher skips what is not blessed and a
-                run that pushed nothing would look like one that did.
+                Recorded only, it would let a run succeed that pushes nothing.
         """
         self._make_server = import_utils.import_class_by_path(exec_properties[SERVER_KEY])
         super().Do(input_dict, output_dict, exec_properties)
@@ -114,25 +109,25 @@ class Executor(executor.Executor):
         assert request_spec
         records = read_examples(examples, request_spec.split_name, request_spec.num_examples)
         path = self._PrepareModelPath(model, serving_spec)
-        questions = make_questions(path, serving_spec.model_name, records)
-        # Loaded with it, so that what is pushed is what was tried: a bad warm-up fails the load.
-        write_warmup(path, [question.request for question in questions])
+        cases = make_cases(path, serving_spec.model_name, records)
+        # Before it is loaded: a bad warm-up fails the load, and what was tried is pushed.
+        write_warmup(path, [case.request for case in cases])
         (binary,) = serving_bins.parse_serving_binaries(serving_spec)
-        measured = self._attempt(path, binary, serving_spec, validation_spec, questions)
+        measurement = self._attempt(path, binary, serving_spec, validation_spec, cases)
 
         storage.copy_tree(path, path_utils.stamped_model_path(blessing.uri))
         storage.write_text(storage.join(blessing.uri, "INFRA_BLESSED"), "", durable=False)
         blessing.set_int_custom_property("has_model", 1)
         blessing.set_int_custom_property("blessed", 1)
-        blessing.set_string_custom_property("server", measured.server)
-        blessing.set_float_custom_property("load_s", measured.load_s)
-        for signature, seconds in measured.latency_s.items():
+        blessing.set_string_custom_property("server", measurement.server)
+        blessing.set_float_custom_property("load_s", measurement.load_s)
+        for signature, seconds in measurement.latency_s.items():
             blessing.set_float_custom_property(f"{signature}_s", seconds)
-        latencies = ", ".join(f"{1e3 * s:.1f} ms {name}" for name, s in measured.latency_s.items())
+        times = [f"{1e3 * each:.1f} ms {name}" for name, each in measurement.latency_s.items()]
         report(
             "note",
-            text=f"{measured.server} loads the model in {measured.load_s:.1f} s and answers as the "
-            f"trainer does; median of {len(records)} requests: {latencies}",
+            text=f"{measurement.server} loads the model in {measurement.load_s:.1f} s and answers "
+            f"as the trainer does; median of {len(records)} requests: {', '.join(times)}",
         )
 
     def _attempt(
@@ -141,11 +136,11 @@ class Executor(executor.Executor):
         binary: serving_bins.ServingBinary,
         serving_spec: infra_validator_pb2.ServingSpec,
         validation_spec: infra_validator_pb2.ValidationSpec,
-        questions: Sequence[Question],
-    ) -> Measured:
+        cases: Sequence[Case],
+    ) -> Measurement:
         for remaining in reversed(range(validation_spec.num_tries)):
             try:
-                return self._ValidateOnce(path, binary, serving_spec, validation_spec, questions)
+                return self._ValidateOnce(path, binary, serving_spec, validation_spec, cases)
             except (error_types.GracefulShutdown, NotServableError):
                 raise
             except Exception as error:
@@ -159,43 +154,43 @@ class Executor(executor.Executor):
         serving_binary: serving_bins.ServingBinary,
         serving_spec: infra_validator_pb2.ServingSpec,
         validation_spec: infra_validator_pb2.ValidationSpec,
-        requests: Sequence[Question],
-    ) -> Measured:
+        requests: Sequence[Case],
+    ) -> Measurement:
         deadline = time.time() + validation_spec.max_loading_time_seconds
+        base, name, version = tf_serving_flavor.parse_model_path(model_path)
         runner: base_runner.BaseModelServerRunner
-        # It is asked only there, as it fails where no cluster is configured.
+        # `is_inside_kfp` fails where no cluster is configured.
         if kube_utils.KFP_POD_NAME in os.environ and kube_utils.is_inside_kfp():
             runner = kubernetes_runner.KubernetesRunner(model_path, serving_binary, serving_spec)
         else:
-            base = tf_serving_flavor.parse_model_base_path(model_path)
-            folder = os.path.join(base, serving_spec.model_name)
-            runner = ProcessRunner(self._make_server(folder, serving_spec.model_name))
+            runner = ProcessRunner(self._make_server(os.path.join(base, name), name))
         started = time.perf_counter()
         try:
             runner.Start()
             runner.WaitUntilRunning(deadline)
-            client = Client(runner.GetEndpoint(), serving_spec.model_name)
-            client.WaitUntilModelLoaded(deadline, polling_interval_sec=1)
-            load_s = time.perf_counter() - started
-            latency_s = ask(client, requests)
+            host, _, port = runner.GetEndpoint().rpartition(":")
+            with Client(host, int(port), 0, _PREDICT_SECONDS) as client:
+                client.wait_available(name, version, deadline - time.time())
+                load_s = time.perf_counter() - started
+                latency_s = run_cases(client, requests)
         except Exception:
-            # A pod that has not started has no log, and asking for it fails too.
+            # A pod that has not started has no log, which is an error too.
             with contextlib.suppress(Exception):
                 logging.error("Log of %r:\n%s", runner, runner.GetLogs()[-_LOG_END:])
             raise
         finally:
             runner.Stop()
-        return Measured(repr(runner), load_s, latency_s)
+        return Measurement(repr(runner), load_s, latency_s)
 
     @contextlib.contextmanager
     def _InstallGracefulShutdownHandler(self) -> Iterator[None]:
-        # Where somebody handles SIGTERM already, as the local runner does, it would go unnoticed.
+        # Where SIGTERM is handled already, as by the local runner, that handler stays.
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             try:
                 with super()._InstallGracefulShutdownHandler():
                     yield
             finally:
-                # TFX puts back what is true only, and the default is 0.
+                # TFX restores true values only, and the default is 0.
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
             return
         try:
@@ -205,7 +200,7 @@ class Executor(executor.Executor):
 
 
 class ProcessRunner(base_runner.BaseModelServerRunner):
-    """TFX's view of a server process."""
+    """A server process with TFX's interface of a runner."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -230,57 +225,35 @@ class ProcessRunner(base_runner.BaseModelServerRunner):
         self._stack.close()
 
 
-class Client(tensorflow_serving_client.TensorFlowServingClient):
-    """TFX's client, which gives the answers and does not wait forever."""
-
-    def __init__(self, endpoint: str, model_name: str) -> None:
-        super().__init__(endpoint, model_name)
-        # A proxy that the environment names is for elsewhere.
-        channel = grpc.insecure_channel(endpoint, [("grpc.enable_http_proxy", 0)])
-        self._channel = channel
-        self._model_service = model_service_pb2_grpc.ModelServiceStub(channel)
-        self._prediction_service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-
-    def predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
-        """Ask, and raise what is wrong without the request, which TFX's own way puts in whole.
-
-        Raises:
-            error_types.ValidationFailed: there is no answer.
-        """
-        try:
-            return self._prediction_service.Predict(request, timeout=_PREDICT_SECONDS)
-        except grpc.RpcError as error:
-            size = request.ByteSize()
-            raise error_types.ValidationFailed(
-                f"{request.model_spec.signature_name} fails for a request of {size:,} bytes: "
-                f"{error.code().name}: {of_op(error.details() or '')}"
-            ) from None
-
-
-def ask(client: Client, questions: Sequence[Question]) -> dict[str, float]:
-    """Compare the server's answers; returns each signature's median seconds.
+def run_cases(client: Client, cases: Sequence[Case]) -> dict[str, float]:
+    """Compare the server's answers, and return each signature's median seconds.
 
     Raises:
         NotServableError: an answer is another than in this process.
-        error_types.ValidationFailed: there is none.
+        error_types.ValidationFailed: there is none; the request is not quoted.
     """
     seconds: dict[str, list[float]] = {IMAGES: [], EXAMPLES: []}
-    for question in questions:
+    for case in cases:
+        signature = case.request.model_spec.signature_name
         started = time.perf_counter()
-        answer = client.predict(question.request)
-        signature = question.request.model_spec.signature_name
+        try:
+            _, outputs = client.send(case.request)
+        except ServingError as error:
+            raise error_types.ValidationFailed(
+                f"{signature} fails for a request of {case.request.ByteSize():,} bytes: "
+                f"{error.code}: {error}"
+            ) from None
         seconds[signature].append(time.perf_counter() - started)
-        _compare(question, answer)
+        _compare(case, signature, outputs)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _compare(question: Question, answer: predict_pb2.PredictResponse) -> None:
-    signature = question.request.model_spec.signature_name
-    missing = {"probabilities", "label"} - set(answer.outputs)
+def _compare(case: Case, signature: str, outputs: Arrays) -> None:
+    missing = {"probabilities", "label"} - outputs.keys()
     if missing:
         raise NotServableError(f"served {signature} gives no {' and no '.join(sorted(missing))}")
-    probabilities = tf.make_ndarray(answer.outputs["probabilities"])
-    expected = question.probabilities
+    probabilities = outputs["probabilities"]
+    expected = case.probabilities
     if probabilities.shape != expected.shape or not np.allclose(
         probabilities, expected, rtol=0, atol=TOLERANCE
     ):
@@ -289,19 +262,18 @@ def _compare(question: Question, answer: predict_pb2.PredictResponse) -> None:
             f"{np.array2string(probabilities, threshold=8)}, not "
             f"{np.array2string(expected, threshold=8)}"
         )
-    (label,) = tf.make_ndarray(answer.outputs["label"]).tolist()
+    (label,) = outputs["label"].tolist()
     top = np.sort(expected[0])[-2:]
-    if label != question.label and top[-1] - top[0] > 2 * TOLERANCE:  # else it is a tie
+    if label != case.label and top[-1] - top[0] > 2 * TOLERANCE:  # else it is a tie
         raise NotServableError(
-            f"served {signature} says {label!r} where the trainer's process says {question.label!r}"
+            f"served {signature} gives {label!r} where the trainer's process gives {case.label!r}"
         )
 
 
 def read_examples(examples: types.Artifact, split: str, number: int) -> list[bytes]:
-    """Read the first serialized tf.Examples of a split: the same ones every time.
+    """Read the first serialized tf.Examples of a split, with large images shrunk.
 
-    TFX's reader shuffles, and so the warm-up file of the same model would differ each time. Of
-    large ones the image is shrunk: what counts is that both processes are asked the same.
+    TFX's reader shuffles, and so the warm-up file of the same model would differ each time.
     """
     pattern = os.path.join(artifact_utils.get_split_uri([examples], split), "*")
     files = staging.here_all([pattern])
@@ -314,7 +286,7 @@ def read_examples(examples: types.Artifact, split: str, number: int) -> list[byt
 
 
 def _fitting(record: bytes) -> bytes:
-    """The record, with a smaller image where it is larger than LARGEST_RECORD."""
+    """Return the record, with a smaller image where it is larger than LARGEST_RECORD."""
     if len(record) <= LARGEST_RECORD:
         return record
     pixels = decode_now(_image(record)).pixels
@@ -325,16 +297,15 @@ def _fitting(record: bytes) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def make_questions(path: str, model_name: str, records: Sequence[bytes]) -> list[Question]:
-    """For each record one request with its image and one with itself, and their answers here.
+def make_cases(path: str, model_name: str, records: Sequence[bytes]) -> list[Case]:
+    """Make for each record a request with its image and one with itself, with the answers here.
 
-    Raises:
-        NotServableError: the model does not answer in this process.
+    Raises NotServableError where the model does not answer in this process.
     """
     try:
         signatures = tf.saved_model.load(path).signatures
         return [
-            _question(signatures[signature], signature, name, model_name, value)
+            _case(signatures[signature], signature, name, model_name, value)
             for record in records
             for signature, name, value in (
                 (IMAGES, "image_bytes", _image(record)),
@@ -347,14 +318,14 @@ def make_questions(path: str, model_name: str, records: Sequence[bytes]) -> list
         ) from error
 
 
-def _question(function: Any, signature: str, name: str, model_name: str, value: bytes) -> Question:
+def _case(function: Any, signature: str, name: str, model_name: str, value: bytes) -> Case:
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model_name
     request.model_spec.signature_name = signature
     request.inputs[name].CopyFrom(tf.make_tensor_proto([value]))
     answer = function(**{name: tf.constant([value])})
     (label,) = answer["label"].numpy().tolist()
-    return Question(request, answer["probabilities"].numpy(), label)
+    return Case(request, answer["probabilities"].numpy(), label)
 
 
 def _image(record: bytes) -> bytes:

@@ -7,8 +7,7 @@ from components.model_registry.config_map import SCHEME as CONFIG_MAP
 from components.model_registry.config_map import is_config_map
 from components.model_registry.configuration import place_of
 from components.model_registry.registry import Registry, Version
-from components.model_registry.rules import CANARY, STABLE
-from components.model_registry.served import Serving
+from components.model_registry.serving import CANARY, STABLE, Serving
 from components.model_registry.signing import Keys, SignatureError
 
 __all__ = [

@@ -17,10 +17,7 @@ _KEY = re.compile(r"[-._a-zA-Z0-9]+")
 
 @dataclasses.dataclass(frozen=True)
 class ConfigMapKey:
-    """Where a configuration is, and who follows it.
-
-    key: of the ConfigMap's data. service: of the same namespace, whose pods follow it.
-    """
+    """The place of a configuration, and the Service, in its namespace, of the pods that follow."""
 
     namespace: str
     name: str
@@ -45,7 +42,7 @@ class ConfigMapKey:
         return f"the ConfigMap {self.namespace}/{self.name}"
 
     def text_of(self, content: Json) -> str:
-        """The configuration in the object. Raises ConfigError where it has no such key."""
+        """Return the configuration in the object. Raises ConfigError where it has no such key."""
         data = content.get("data") or {}
         if self.key not in data:
             there_are = ", ".join(sorted(data)) or "none"
@@ -54,21 +51,20 @@ class ConfigMapKey:
 
 
 def is_config_map(location: str) -> bool:
-    """Whether it is named by the scheme of ConfigMaps."""
+    """Whether a location is a ConfigMap."""
     return location.startswith(SCHEME)
 
 
 def read(place: ConfigMapKey) -> Json:
-    """The whole object, with the resourceVersion that `replace` needs. Raises UserError."""
+    """Read the object, with the resourceVersion that `replace` needs. Raises UserError."""
     method = "read_namespaced_config_map"
     return request("get configmaps", "CoreV1Api", method, place.name, place.namespace)
 
 
 def replace(place: ConfigMapKey, content: Json) -> Json:
-    """Replace the object where it is still the one that was read; returns the new one.
+    """Replace the object, and return the new one. Raises UserError.
 
-    Raises:
-        ConflictError: somebody else changed it. UserError: it was refused.
+    Raises ConflictError where somebody else has changed it since it was read.
     """
     return request(
         "update configmaps",

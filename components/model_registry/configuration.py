@@ -1,12 +1,12 @@
 """The model configuration that servers follow, and one change of it at a time.
 
 A change is kept, with the old text and the new ones, from before the first write until it is done
-or put back: in a hidden file beside the configuration or, of a ConfigMap, in an annotation. Whoever
-finds one while nobody is at work undoes it or, where all of it was done, records it as done.
+or put back: in a hidden file beside the configuration or, of a ConfigMap, in an annotation. A
+command that finds one while nobody is at work undoes it or, where all of it was done, records it.
 
-A file is written by whoever holds its folder's lock. A ConfigMap has no lock: each write is refused
-where somebody else has written since (its resourceVersion). Object stores have neither, and for
-both of them the change tells until when somebody may be at work.
+A file is written by the holder of its folder's lock. A ConfigMap has no lock: Kubernetes refuses a
+write where somebody else has written since (its resourceVersion). Object stores have neither; for
+both of them the change has the time until which somebody may be at work.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ Entry = dict[str, Any]
 class Change(BaseModel):
     """A change that has begun.
 
-    entry: of the audit log. before: the text of the configuration, None where there was none.
-    steps: the texts that replace it, one after the other. followed: servers have to follow before
-    it counts. until: when it is over at the latest.
+    entry: of the audit log. before: the old text, None where there was no file. steps: the texts
+    that replace it, one after the other. followed: whether it counts only when servers follow.
+    until: when it is over at the latest.
     """
 
     entry: Entry
@@ -61,26 +61,26 @@ class Change(BaseModel):
 
     @property
     def is_busy(self) -> bool:
-        """Whether somebody may still be at work, where there is no lock to tell."""
+        """Whether somebody may still be at work, where there is no lock."""
         return self.until > datetime.datetime.now(datetime.UTC)
 
     def ended(self, now: str | None) -> tuple[str | None, str, str]:
-        """The text to bring, the result, and words for it: of one cut off at the text `now`."""
+        """Return the text to restore, the result, and words for it, if it was cut off at `now`."""
         if now == self.before:
             return now, "failed: cut off", "was cut off before it changed anything"
         if now == self.steps[-1] and not self.followed:
             return now, DONE, "was cut off when all was done, and is in force"
         if now in self.steps:
             return self.before, "failed: cut off, and undone", "was cut off, and is undone"
-        told = "was cut off; the configuration was changed otherwise since, and stays as it is"
-        return now, "failed: cut off, and the configuration was changed otherwise since", told
+        words = "was cut off; the configuration was changed otherwise since, and stays as it is"
+        return now, "failed: cut off, and the configuration was changed otherwise since", words
 
 
 class Configuration(abc.ABC):
-    """The text of a configuration as it was read, and what is made of it.
+    """The text of a configuration, and a change of it.
 
-    text: as it was read, None where there is no file yet. change: that is under way, or was cut
-    off. written: whether it was replaced.
+    text: as it was read, None where there is no file yet. change: one that is under way, or was cut
+    off. written: whether the text was replaced.
     """
 
     text: str | None
@@ -91,23 +91,16 @@ class Configuration(abc.ABC):
     def recover(self) -> None:
         """Undo or finish a change that was cut off, with a note, unless somebody may be at work.
 
-        For whoever holds the lock of a file's folder. Raises OSError or UserError.
+        The lock of a file's folder must be held. Raises OSError or UserError.
         """
         if (change := self.change) and (self._has_lock or not change.is_busy):
-            text, result, told = change.ended(self.text)
+            text, result, words = change.ended(self.text)
             self._save(text, None, _entry(change.entry, result))
             self.text, self.change = text, None
-            progress.report("note", text=f"{change} {told}")
+            progress.report("note", text=f"{change} {words}")
 
     def begin(self, entry: Entry, seconds: float, steps: Sequence[str], followed: bool) -> None:
-        """Prepare a change, which begins with the first write.
-
-        Args:
-            entry: of the audit log.
-            seconds: that it may take.
-            steps: the texts that are to be written.
-            followed: there are servers to wait for.
-        """
+        """Prepare a change of at most that many seconds, which begins with the first write."""
         # While it may still put the old text back, nobody may take it for one that was cut off.
         seconds += 0 if self._has_lock else _PUT_BACK_TRIES * _PUT_BACK_PAUSE_S
         until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
@@ -116,11 +109,9 @@ class Configuration(abc.ABC):
         )
 
     def write(self, text: str) -> str:
-        """Replace the text; returns a name of this state of it.
+        """Replace the text; return the resourceVersion of a ConfigMap.
 
-        Raises:
-            ConflictError: of a ConfigMap, which somebody else has changed since it was read.
-            OSError, UserError: it cannot be written.
+        Raises OSError or UserError; ConflictError where a ConfigMap was changed by somebody else.
         """
         assert self.change
         first = None if self.written else _entry(self.change.entry, STARTED)
@@ -129,13 +120,13 @@ class Configuration(abc.ABC):
         return name
 
     def end(self) -> None:
-        """Make it count, and record that it is done. Raises as `write`: then it does not count."""
+        """Make it count, and record that it is done. Where this raises, it does not count."""
         assert self.change
         self._save(self.change.steps[-1], None, _entry(self.change.entry, DONE))
 
     @abc.abstractmethod
     def put_back(self, result: str) -> str:
-        """Bring back what was read, and record why. Returns why not, where it was not possible."""
+        """Bring back what was read, and record why. Return why that failed, "" where it did not."""
 
     @abc.abstractmethod
     def _save(self, text: str | None, change: Change | None, entry: Entry | None) -> str:
@@ -143,7 +134,7 @@ class Configuration(abc.ABC):
 
 
 class _File(Configuration):
-    """Of a file, whose folder's lock is held, or of an object."""
+    """A file, whose folder's lock is held, or an object of a store."""
 
     def __init__(self, location: str) -> None:
         self._location = location
@@ -187,15 +178,14 @@ class _File(Configuration):
         try:
             records.append(self._log, entry)
         except OSError as error:  # it is as it is, whether that can be recorded or not
-            told = f"{entry.get('action')}: {entry['result']}, but not recorded: {reason(error)}"
-            progress.report("note", text=told)
+            text = f"{entry.get('action')}: {entry['result']}, but not recorded: {reason(error)}"
+            progress.report("note", text=text)
 
 
 class _ConfigMap(Configuration):
-    """Of a key of a ConfigMap, which has all of it in one object and so is replaced in one step."""
+    """A key of a ConfigMap: text, change and log are one object, replaced in one step."""
 
     def __init__(self, location: str, base: str | None) -> None:
-        """Read it. `base` is the folder of versions, beside which is the audit file."""
         self._location = location
         self._place = place_of(location)
         self._log = storage.join(storage.parent(base), AUDIT_FILE) if base else None
@@ -253,7 +243,7 @@ class _ConfigMap(Configuration):
         try:
             self._held = config_map.replace(self._place, content)
         except ConflictError:
-            # An answer that got lost is asked for again, and then conflicts with itself.
+            # A request whose answer got lost is repeated, and then conflicts with itself.
             now = config_map.read(self._place)
             if now.get("data") != content["data"] or _annotations(now) != annotations:
                 raise
@@ -268,14 +258,14 @@ class _ConfigMap(Configuration):
             try:
                 records.append(self._log, entry)
             except OSError as error:
-                told = f"{reason(error)}; the change is recorded in {self._place} only"
-                progress.report("note", text=told)
+                text = f"{reason(error)}; the change is recorded in {self._place} only"
+                progress.report("note", text=text)
                 self._log = None
         if entry["result"] != STARTED:
-            self._tell(entry)
+            self._create_event(entry)
 
-    def _tell(self, entry: Entry) -> None:
-        """As an Event of the ConfigMap, which is shown with it. The right to do so is optional."""
+    def _create_event(self, entry: Entry) -> None:
+        """Create an Event, which is shown with the ConfigMap. The right to do so is optional."""
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         place, metadata, is_done = self._place, self._held["metadata"], entry["result"] == DONE
         event = {
@@ -301,18 +291,13 @@ class _ConfigMap(Configuration):
             request("create events", "CoreV1Api", method, place.namespace, event)
 
 
-def default(base: str) -> str:
-    """Where the configuration is unless one says otherwise: beside the folder of versions."""
-    return storage.join(storage.parent(base), NAME)
-
-
 def change_location(location: str) -> str:
-    """Where the change of a configuration at a path or URI is kept."""
+    """Return where the change of a configuration at a path or URI is kept."""
     return storage.join(storage.parent(location), f".{storage.name(location)}.pending")
 
 
 def place_of(location: str) -> ConfigMapKey:
-    """Where a ConfigMap is. Raises ConfigError."""
+    """Parse the location of a ConfigMap. Raises ConfigError."""
     try:
         return ConfigMapKey.parse(location)
     except ValueError as error:
@@ -320,11 +305,9 @@ def place_of(location: str) -> ConfigMapKey:
 
 
 def read_text(location: str) -> str | None:
-    """The text at a path or URI, or in a ConfigMap; None where there is no file.
+    """Read the text at a path or URI, or in a ConfigMap; None where there is no file.
 
-    Raises:
-        ConfigError: it cannot be read, or is no text.
-        KubernetesUnreachable: likewise, of a ConfigMap.
+    Raises ConfigError, or KubernetesUnreachable of a ConfigMap.
     """
     if config_map.is_config_map(location):
         place = place_of(location)
@@ -340,9 +323,7 @@ def read_text(location: str) -> str | None:
 def open_to_change(location: str, base: str | None) -> Configuration:
     """Read a configuration, after a change that was cut off is undone or finished.
 
-    Raises:
-        ConfigError: it cannot be read, or somebody is changing it.
-        KubernetesUnreachable: likewise, of a ConfigMap.
+    Raises ConfigError, also while somebody is changing it, or KubernetesUnreachable.
     """
     try:
         found = _open(location, base)
@@ -382,12 +363,12 @@ def recover_if_idle(location: str) -> None:
     except BlockingIOError:
         return
     except (OSError, UserError) as error:
-        told = f"{change_location(location)}: a change was cut off and cannot be undone: {error}"
-        progress.report("note", text=told)
+        text = f"{change_location(location)}: a change was cut off and cannot be undone: {error}"
+        progress.report("note", text=text)
 
 
 def texts(location: str, base: str) -> list[str]:
-    """The text, and all that a change that is under way may bring. Raises OSError or UserError."""
+    """Return the text, and those that a change under way may bring. Raises OSError, UserError."""
     found = _open(location, base)
     change = found.change
     others = [change.before, *change.steps] if change else []
@@ -395,7 +376,7 @@ def texts(location: str, base: str) -> list[str]:
 
 
 def reason(error: OSError) -> str:
-    """What kept a file from being read or written, and which."""
+    """Describe an error, with the file where it has one."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
 
@@ -413,8 +394,8 @@ def _parsed_change(text: str | None, location: str) -> Change | None:
     try:
         return Change.model_validate_json(text)
     except ValidationError:
-        told = f"{location} holds no change of a configuration; it is removed"
-        progress.report("note", text=told)
+        text = f"{location} holds no change of a configuration; it is removed"
+        progress.report("note", text=text)
         return None
 
 

@@ -1,4 +1,4 @@
-"""The servers that follow a model configuration: who they are, and waiting until they do."""
+"""The servers that follow a model configuration, and waiting until they do."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from components.model_registry.config_map import ConfigMapKey
 from components.model_server.errors import ServingError
 
 if TYPE_CHECKING:
-    from components.model_registry.served import Serving
+    from components.model_registry.serving import Serving
     from components.model_server.client import Client
 
 _POLL_SECONDS = 0.2
 _LIST_SECONDS = 1.0
 _REACH_SECONDS = 5.0
-_TURN_SECONDS = 10.0  # for one server, before it is looked who there is
+_TURN_SECONDS = 10.0  # for one server, before the servers are listed again
 _LATER = ("DEADLINE_EXCEEDED", "UNAVAILABLE")
 _PORT_NAME = "grpc"
 _SERVICE_LABEL = "kubernetes.io/service-name"
@@ -35,7 +35,7 @@ class _NotYetError(PromotionFailed):
 
 
 class Followers:
-    """Servers of one configuration. False where there is nobody to wait for.
+    """The servers of one configuration. False where there is nobody to wait for.
 
     timeout: seconds that they get by default.
     """
@@ -47,7 +47,7 @@ class Followers:
         self._former: dict[str, dict[int, str]] = {}  # failures of before, by name and version
 
     def now(self) -> Mapping[str, str]:
-        """The gRPC addresses, HOST:PORT, of those that answer requests, by name."""
+        """Return the gRPC addresses, HOST:PORT, of those that answer requests, by name."""
         raise NotImplementedError
 
     def __bool__(self) -> bool:
@@ -56,7 +56,7 @@ class Followers:
     def prepare(self, model: str) -> None:
         """Note which versions could not be loaded before the change: they may be repaired since.
 
-        Raises UserError where nobody could say that a change arrived.
+        Raises UserError where a server cannot be reached.
         """
         for name, address in self.now().items():
             with _client(address, _REACH_SECONDS) as client, contextlib.suppress(ServingError):
@@ -66,12 +66,9 @@ class Followers:
         """Make them look at the configuration of that resourceVersion soon, if that is allowed."""
 
     def wait(self, model: str, expected: Serving, timeout: float) -> None:
-        """Wait until all that are there, and all that come meanwhile, serve as configured.
+        """Wait until all servers, also those that come meanwhile, serve as configured.
 
-        One that goes away meanwhile has no part in it.
-
-        Raises:
-            PromotionFailed: one does not, or there is none after `timeout` seconds.
+        Raises PromotionFailed where one does not, or there is none after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
         done: set[str] = set()
@@ -104,7 +101,7 @@ class Followers:
             return default
 
     def _wait(self, name: str, address: str, model: str, expected: Serving, timeout: float) -> None:
-        """Wait until a server serves as configured; one real answer for each label tells."""
+        """Wait until a server has answered one real request for each version and label."""
         deadline = time.monotonic() + timeout
         loaded = sorted(expected.loaded or ())
         former = self._former.get(name, {})
@@ -133,7 +130,7 @@ class Followers:
 
 
 class Named(Followers):
-    """Servers that a person named, whether they answer or not; there may be none."""
+    """Servers that are named by their addresses; there may be none."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
         super().__init__()
@@ -147,7 +144,7 @@ class Named(Followers):
 
 
 class Pods(Followers):
-    """The ready pods of the Service of a ConfigMap, as its EndpointSlices have them."""
+    """The ready pods of the Service of a ConfigMap, from its EndpointSlices."""
 
     # kubelet brings a ConfigMap after up to 90 s, and servers look every 30 s.
     timeout = 300.0
@@ -161,9 +158,9 @@ class Pods(Followers):
         return dict(self._ready())
 
     def prepare(self, model: str) -> None:
-        """Refuse too where a pod that is ready cannot be reached from here.
+        """Check too that each ready pod can be reached from here.
 
-        None that is ready is no reason: the configured version may be missing.
+        There may be none: the configured version may be missing.
         """
         for name, address in self.now().items():
             host, _, port = address.rpartition(":")
@@ -181,7 +178,7 @@ class Pods(Followers):
         super().prepare(model)
 
     def hurry(self, version: str) -> None:
-        """Touch the pods; the right to do so is optional, for it is the right to change them."""
+        """Touch the pods; the right to do so is optional, as it is the right to change them."""
         body = {"metadata": {"annotations": {TOUCHED: version}}}
         arguments = "patch pods", "CoreV1Api", "patch_namespaced_pod"
         with contextlib.suppress(UserError):
@@ -236,10 +233,9 @@ def _answering(client: Client, model: str, label: str) -> str | int:
 
 
 def _smoke(client: Client, model: str, version: int | None = None, label: str = "") -> int:
-    """Classify an image; returns the version that answered.
+    """Classify an image, and return the version that answered.
 
-    Raises:
-        ServingError: it did not, or the answer is no distribution over classes.
+    Raises ServingError where it does not, or its answer is no distribution over classes.
     """
     import numpy as np
     from PIL import Image

@@ -1,8 +1,8 @@
-"""Keeps a folder of a model server like a prefix of an object store that the server cannot read.
+"""A copy, for a model server, of the versions in an object store that the server cannot read.
 
-`python3 -m components.model_registry.mirror s3://BUCKET/models/NAME /models/NAME`: beside a server,
-in its pod. A version is copied whole, is compared with its manifest, and appears in one rename;
-half a push has no manifest yet. One that is gone from the store is removed.
+`python3 -m components.model_registry.mirror s3://BUCKET/models/NAME /models/NAME` runs beside the
+server in its pod. A version is copied, compared with its manifest, and appears in one rename; half
+a push has no manifest yet. One that is gone from the store is removed.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _discard(version: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Mirror again and again; what goes wrong is told, and tried again."""
+    """Mirror again and again; print what goes wrong, and try again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", help="URI of the numbered versions")
     parser.add_argument("target", type=Path, help="folder of the model server")

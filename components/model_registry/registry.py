@@ -1,4 +1,4 @@
-"""One model's versions, and which of them are served: all that is done with them begins here."""
+"""One model's versions, and which of them are served: the one entry to all of it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 from components import progress, records, storage
 from components.errors import ConfigError, PromotionFailed, UserError
 from components.kubernetes_api import ConflictError
-from components.model_registry import config_map, configuration, rules, versions
+from components.model_registry import config_map, configuration, serving, versions
 from components.model_registry.configuration import Configuration
 from components.model_registry.followers import Followers, Named, Pods
-from components.model_registry.rules import CANARY, PREVIOUS, STABLE
-from components.model_registry.served import Labels, Served, Serving
+from components.model_registry.serving import CANARY, PREVIOUS, STABLE, Labels, Served, Serving
 from components.model_registry.signing import Keys, verify_version
+from components.model_server.config_file import NAME
 
 PUT_BACK = "The old configuration is back in force"
 _TRIES = 5
@@ -28,10 +28,10 @@ _TRIES = 5
 
 @dataclasses.dataclass(frozen=True)
 class Version:
-    """A pushed version: its number, what was recorded of its push, and how it is served.
+    """A pushed version.
 
-    record: None where there is no manifest. labels: that it has. served: by a label, or as the
-    newest one.
+    record: of its push, None without a manifest. labels: that it has. served: by a label, or as
+    the newest one.
     """
 
     number: int
@@ -47,6 +47,8 @@ class Registry:
     base: folder of the versions, or None where they cannot be seen from here. config: the model
     configuration, perhaps in a ConfigMap; empty for models.config beside `base`. name: of the model
     in it; empty for that of the folder. public_key: of whoever must have signed a version.
+
+    Methods raise UserError, mostly as ConfigError, before they have changed anything.
     """
 
     base: str | None
@@ -56,12 +58,13 @@ class Registry:
 
     def __post_init__(self) -> None:
         if self.base is not None:
-            object.__setattr__(self, "config", self.config or configuration.default(self.base))
+            beside = storage.join(storage.parent(self.base), NAME)
+            object.__setattr__(self, "config", self.config or beside)
             object.__setattr__(self, "name", self.name or storage.name(self.base))
 
     @classmethod
     def of_config(cls, config: str, name: str | None, public_key: Path | None) -> Registry:
-        """A model of a configuration: the one of that name, or the only one. Raises UserError."""
+        """Take the model of that name in a configuration, or its only one."""
         models = Served(configuration.read_text(config), config, name or "").models
         if not models:
             raise ConfigError(f"{config}: is not there, or names no model")
@@ -76,10 +79,7 @@ class Registry:
     def push(
         self, model: Path, record: Mapping[str, Any], keep: int, keys: Keys | None = None
     ) -> int:
-        """Make a model the newest version, once; never remove what is served.
-
-        See `versions.push` for arguments, errors and what is returned.
-        """
+        """Make a model the newest version, once; see `versions.push`."""
 
         def served() -> set[int]:
             self.recover()
@@ -88,30 +88,27 @@ class Registry:
         return versions.push(model, self._folder, record, keep, served, keys)
 
     def numbers(self) -> list[int]:
-        """The versions that there are, lowest first. Raises ConfigError."""
+        """Return the numbers of the versions, lowest first."""
         return versions.find(self._folder)
 
     def versions(self) -> list[Version]:
-        """What is known of them, newest first. Raises UserError."""
-        serving, numbers, found = self.serving(), self.numbers(), []
+        """Return the versions, newest first."""
+        now, numbers, found = self.serving(), self.numbers(), []
         for number in reversed(numbers):
             manifest = versions.read_manifest(self._folder, number)
-            labels = [label for label, labelled in serving.labels.items() if labelled == number]
-            newest = serving.loaded is None and number == numbers[-1]
-            served = newest or number in (serving.loaded or ())
+            labels = [label for label, labelled in now.labels.items() if labelled == number]
+            newest = now.loaded is None and number == numbers[-1]
+            served = newest or number in (now.loaded or ())
             record = manifest.record if manifest else None
             found.append(Version(number, record, labels, served))
         return found
 
     def serving(self) -> Serving:
-        """What is configured now. Raises UserError where the configuration cannot be read."""
+        """Return what is configured now."""
         return self._served().serving
 
     def pinned(self) -> set[int]:
-        """Versions that the configuration names, or that a change under way may bring.
-
-        Raises ConfigError where it cannot be read, so that nobody knows.
-        """
+        """Return the versions that are configured, or that a change under way may bring."""
         try:
             texts = configuration.texts(self.config, self._folder)
             served = [Served(text, self.config, self.name) for text in texts]
@@ -120,11 +117,7 @@ class Registry:
         return {number for each in served for number in each.named(self._folder)}
 
     def verify(self, version: int) -> None:
-        """Refuse a version that is not there, is not what was pushed, or is not signed.
-
-        Raises:
-            ConfigError: it must not be served. SignatureError is a kind of it.
-        """
+        """Raise ConfigError for a version that is not there, or not as pushed, or not signed."""
         if self.base is None:
             if self.public_key:
                 raise ConfigError("signatures cannot be checked from here; name the --directory")
@@ -147,7 +140,7 @@ class Registry:
         self.verify_signature(version)
 
     def verify_signature(self, version: int) -> None:
-        """Only the last of `verify`, where there is a public key. Raises SignatureError."""
+        """Raise SignatureError for a version that the holder of `public_key` has not signed."""
         if self.public_key:
             verify_version(self._folder, version, self.public_key)
 
@@ -159,21 +152,15 @@ class Registry:
         configuration.recover_if_idle(self.config)
 
     def follow_newest(self) -> None:
-        """Let servers serve the newest version, where the configuration has no entry yet.
-
-        Raises ConfigError where it serves another folder.
-        """
+        """Let servers serve the newest version, where the configuration has no entry yet."""
         with self._only_one():
             served = self._served()
             served.check_folder(self.base)
-            if not served.has_entry:
+            if self.name not in served.models:
                 storage.write_text(self.config, served.rewritten(self.base, served.serving))
 
     def changes(self, check: Callable[[records.Entry], object]) -> list[records.Entry]:
-        """The audit log, oldest first; lines that `check` does not take are left out with a note.
-
-        Raises OSError where it cannot be read.
-        """
+        """Read the audit log, oldest first, without the lines that `check` refuses."""
         log = storage.join(storage.parent(self.config), configuration.AUDIT_FILE)
         return records.read_and_tell(log, check)
 
@@ -191,15 +178,13 @@ class Registry:
                 a ConfigMap they are its Service's ready pods, unless they are named.
             timeout: seconds for that, twice where it takes two steps; None for what is usual.
 
-        Raises:
-            ConfigError: it cannot be done; nothing has changed.
-            KubernetesUnreachable: likewise, of a ConfigMap.
-            PromotionFailed: a server did not follow; the old configuration is in force again.
+        Raises PromotionFailed where a server did not follow; the old configuration is in force.
         """
 
         def labels_for(old: Serving) -> dict[str, int]:
             self.verify(version)
-            return rules.promoted(self._implied_labels(old, version), version, to, self._exists)
+            labels = self._implied_labels(old, version)
+            return serving.promoted(labels, version, to, self._exists)
 
         return self._change(labels_for, f"promote {version} to {to}", servers, timeout)
 
@@ -223,17 +208,10 @@ class Registry:
         return self._change(labels_for, "rollback", servers, timeout)
 
     def label(self, version: int, to: str, servers: Sequence[str] = ()) -> str:
-        """Label a pushed version by a policy, and tell what it is.
+        """Label a pushed version by a policy: "none", "canary", or "stable" by way of canary.
 
-        The first one is stable in any case, and one that is no newer than the stable one stays
-        without a label.
-
-        Args:
-            version: that was pushed.
-            to: "none", "canary", or "stable", which it becomes by way of canary.
-            servers: as for `promote`.
-
-        Raises what `promote` raises.
+        The first one is stable in any case, and one that is no newer than the stable one gets no
+        label. Returns a line that tells its label. Servers and errors as for `promote`.
         """
         if to == "none":
             return f"version {version} has no label"
@@ -245,7 +223,7 @@ class Registry:
         if version <= stable:
             return f"version {version} is no newer than version {stable}, which is stable"
         if held.get(CANARY, version) != version and not self.followers(servers):
-            # A label moves only to what is loaded, and nobody could say when that is.
+            # A label moves only to what is loaded, and no server shows when that is.
             self.rollback()
         self.promote(version, CANARY, servers)
         if to == CANARY:
@@ -256,23 +234,23 @@ class Registry:
     def hold(self, servers: Sequence[str] = ()) -> str | None:
         """Label what is served as the newest version stable, so that a push does not replace it.
 
-        Returns what was done, None for nothing. Raises what `promote` raises.
+        Returns a line that tells it, None where there is nothing to do.
         """
-        found, serving = self.numbers(), self.serving()
-        if not found or serving.labels or serving.loaded:
+        found, now = self.numbers(), self.serving()
+        if not found or now.labels or now.loaded:
             return None
         # Unchecked: it is served already, perhaps since before there were signatures.
         dataclasses.replace(self, public_key=None).promote(found[-1], STABLE, servers)
         return f"version {found[-1]} is labelled stable, so that a push does not replace it"
 
     def followers(self, servers: Sequence[str]) -> Followers:
-        """Who is waited for: servers that are named, else a ConfigMap's pods, else nobody."""
+        """Return who is waited for: the named servers, else a ConfigMap's pods, else nobody."""
         if servers or not config_map.is_config_map(self.config):
             return Named(servers)
         return Pods(configuration.place_of(self.config))
 
     def check_folder(self) -> None:
-        """Refuse a configuration that serves another folder than `base`. Raises UserError."""
+        """Raise ConfigError where the configuration serves another folder than `base`."""
         self._served().check_folder(self.base)
 
     @property
@@ -290,7 +268,7 @@ class Registry:
         return version > 0 and (self.base is None or version in self.numbers())
 
     def _check_labels(self, labels: Labels) -> None:
-        """Refuse labels of versions that are not there, which somebody wrote into the file."""
+        """Refuse labels of versions that are not there, as in a file edited by hand."""
         for label, number in labels.items():
             if not self._exists(number):
                 known = self.numbers() if self.base else ()
@@ -306,14 +284,14 @@ class Registry:
         if stable is None:
             if not known:
                 raise ConfigError(f"{self.base or self.config} has no versions to bring back")
-            stable = max(known)
+            stable = known[-1]
         lower = [number for number in known if number < stable]
         if not lower:
             raise ConfigError(f"{self.name}: there is no version before {stable} to bring back")
         return lower[-1]
 
     def _implied_labels(self, old: Serving, version: int) -> dict[str, int]:
-        """The labels now; where the newest version is served without one, it is the stable one."""
+        """Return the labels; where the newest version is served without one, it is stable."""
         if old.loaded is not None or old.labels or self.base is None:
             return dict(old.labels)
         newest = max(self.numbers(), default=version)
@@ -334,10 +312,9 @@ class Registry:
                 served = Served(found.text, self.config, self.name)
                 if not config_map.is_config_map(self.config):
                     served.check_folder(self.base)
-                old = served.serving
-                new = Serving.of(labels_for(old))
+                new = Serving.of(labels_for(served.serving))
                 self._check_labels(new.labels)
-                if new == old:
+                if new == served.serving:
                     return new
                 try:
                     self._switch(found, served, new, action, followers, timeout)
@@ -361,7 +338,7 @@ class Registry:
         timeout: float | None,
     ) -> None:
         old = served.serving
-        steps = rules.steps(old, new, bool(followers), self._exists)
+        steps = serving.steps(old, new, bool(followers), self._exists)
         timeout = timeout or followers.timeout
         texts = [served.rewritten(self.base, step) for step in steps]
         followers.prepare(self.name)
@@ -385,28 +362,24 @@ class Registry:
             raise self._failure(found, error) from error
 
     def _failure(self, found: Configuration, error: BaseException) -> BaseException:
-        """Put the old configuration back; returns what is to be raised, with what is in force."""
+        """Put the old configuration back; return the error to raise, with what is in force."""
         left = found.put_back(f"failed: {str(error) or type(error).__name__}")
         if left:
-            left = f"{left}. {self._in_force()}"
-        if isinstance(error, UserError) and not isinstance(error, PromotionFailed):
-            if not found.written:
-                return error
-        elif isinstance(error, OSError):
+            try:
+                now = f"In force: {self.serving()}; the next command puts it right"
+            except UserError as unknown:
+                now = f"It is not known what is in force: {unknown}"
+            left = f"{left}. {now}"
+        why = str(error)
+        if isinstance(error, OSError):
             why = f"{error.filename or self.config} cannot be written: {error.strerror or error}"
-            return PromotionFailed(f"{why}. {left or PUT_BACK}")
-        elif not isinstance(error, PromotionFailed):
+        elif not isinstance(error, UserError):
             if left:
                 progress.report("note", text=left)
             return error
-        return PromotionFailed(f"{error}. {left or PUT_BACK}")
-
-    def _in_force(self) -> str:
-        """What is configured now, as a person is told of it after a failure."""
-        try:
-            return f"In force: {self.serving()}; the next command puts it right"
-        except UserError as error:
-            return f"It is not known what is in force: {error}"
+        elif not isinstance(error, PromotionFailed) and not found.written:
+            return error
+        return PromotionFailed(f"{why}. {left or PUT_BACK}")
 
     @contextlib.contextmanager
     def _only_one(self) -> Iterator[None]:

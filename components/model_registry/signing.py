@@ -1,9 +1,9 @@
 """Signatures of pushed versions, in the format of OpenSSF's model signing (a Sigstore bundle).
 
 A version is signed when it is whole: every file and its manifest, which holds its number, so that a
-signature fits no other version. It guards what lies where servers read: whoever can write there but
-has not the private key can neither change a version, nor add to it, nor put an older one in its
-place. It says nothing of what happened to the model before the push.
+signature fits no other version. It guards the folder that servers read: without the private key,
+nobody who can write there can change a version, add to it, or put an older one in its place. What
+happened to the model before the push is not covered.
 
 `model_signing verify key --signature DIR/model.sig --public_key KEY --ignore-paths DIR/model.sig
 DIR` checks the same by hand, save for the number.
@@ -27,7 +27,7 @@ _LARGEST = 16 << 20  # bytes of a signature: some hundred for each file of the m
 
 
 class SignatureError(ConfigError):
-    """A version that is not signed, or not by whom it should be, or not as it is now."""
+    """A version that is not signed with the right key, or was changed since."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Keys:
         try:
             config = signing.Config().use_elliptic_key_signer(private_key=self.private)
             config.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
-        # The library lets through what a key of another kind makes of it.
+        # The library raises errors of many kinds for keys of other kinds.
         except Exception as error:
             raise ConfigError(
                 f"push.signing.private_key: {self.private} cannot sign: {error}; give an elliptic "
@@ -77,7 +77,7 @@ def verify_version(base: str, version: int, public_key: Path) -> None:
     Raises:
         SignatureError: it must not be served.
     """
-    from components.model_registry import versions
+    from components.model_registry import versions  # which imports this module
 
     location = storage.join(base, str(version))
     with storage.local_copy(location) as folder:
@@ -112,7 +112,7 @@ def verify(folder: Path, public_key: Path, name: str) -> None:
         raise SignatureError(f"{name}: {SIGNATURE} is no signature: it is too large")
     try:
         key.set_hashing_config(_hashing()).verify(folder, signature)
-    # Whatever stops the check, and a hostile file can stop it in many ways: the version is refused.
+    # A hostile file can stop the check in many ways.
     except Exception as error:
         raise SignatureError(
             f"{name} is not what the holder of {public_key} signed: {_reason(error)}"

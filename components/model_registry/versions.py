@@ -11,23 +11,23 @@ which the next push removes.
 
 In an object store there is no rename and no lock. A version counts once its manifest is there; what
 a killed push left is never counted and goes with the next push. So servers must be told versions by
-a model configuration, because one that follows the newest number would see objects as they arrive;
-and one pipeline only may push below a prefix.
+a model configuration, because one that follows the newest number would see objects as they arrive.
+Pushes at the same time get numbers of their own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
-import json
-import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from components import progress, storage
 from components.errors import ConfigError
@@ -36,44 +36,41 @@ from components.model_registry import signing
 MANIFEST = "perennial-manifest.json"
 SERVABLE = "saved_model.pb"
 _STAGING, _DOOMED = ".staging-", ".removed-"
+_CLAIM = ".claim-"  # and a number: an object of a store, which one push has made
+_LONGEST_PUSH = 24 * 3600.0  # seconds after which a version that is not whole was cut off
 _HIGHEST = 2**63 - 1  # TensorFlow Serving's version numbers are int64
 
 
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What was pushed as a version.
+class Manifest(BaseModel, frozen=True):
+    """The content of a pushed version.
 
-    files: SHA-256 in hex by path within the version. record: JSON-able facts about the push; the
-    Pusher writes `version`, `run`, `pushed` (UTC time), `metrics` by name and `validated` (by which
-    server).
+    record: JSON-able facts about the push; the Pusher writes `version`, `run`, `pushed` (UTC time),
+    `metrics` by name and `validated` (by which server). files: SHA-256 in hex by path within the
+    version.
     """
 
-    files: Mapping[str, str]
     record: Mapping[str, Any]
-
-    def to_json(self) -> str:
-        """The content of the manifest file."""
-        return json.dumps({"record": dict(self.record), "files": dict(self.files)}, indent=2) + "\n"
+    files: Mapping[str, str]
 
 
 def read_manifest(base: str, version: int) -> Manifest | None:
-    """The manifest of a version; None where there is none that can be read."""
+    """Read the manifest of a version; None where there is none that can be read."""
     try:
-        content = json.loads(storage.read_text(storage.join(base, str(version), MANIFEST)) or "")
-        return Manifest(dict(content["files"]), dict(content["record"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        content = storage.read_bytes(storage.join(base, str(version), MANIFEST))
+        return Manifest.model_validate_json(content)
+    except (OSError, ValueError):  # pydantic's ValidationError is one
         return None
 
 
 def find(base: str) -> list[int]:
-    """The version numbers below `base`, lowest first.
+    """List the version numbers below `base`, lowest first.
 
-    Raises:
-        ConfigError: it holds anything that is no version of a model, and so it is, or is also, used
-            for something else.
+    Raises ConfigError where it holds anything else, and so is used for something else too.
     """
     numbers = []
-    for name in _names(base):
+    if not storage.is_uri(base) and Path(base).is_file():
+        raise ConfigError(f"{base} is a file; choose another push.directory")
+    for name in storage.names(base):
         if name.startswith(".") or name == "lost+found":
             continue
         reason = ""
@@ -104,25 +101,13 @@ def _is_removed(version: Path) -> bool:
         return False
 
 
-def _names(base: str) -> list[str]:
-    if storage.is_uri(base):
-        return storage.names(base)
-    try:
-        return os.listdir(base)  # noqa: PTH208 - names are all that is needed
-    except FileNotFoundError:
-        return []
-    except NotADirectoryError:
-        raise ConfigError(f"{base} is a file; choose another push.directory") from None
-
-
 def local_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 in hex of every file below a local folder, by path within it."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {file.relative_to(folder).as_posix(): digest_of(str(file)) for file in files}
+    """Compute the SHA-256, in hex, of every file below a local folder, by path within it."""
+    return {name: digest_of(str(folder / name)) for name in storage.files(str(folder))}
 
 
 def damaged_files(base: str, version: int, manifest: Manifest) -> list[str]:
-    """The files of a version that are missing, or are not what was pushed."""
+    """List the files of a version that are missing, or are not what was pushed."""
     return [
         name
         for name, digest in manifest.files.items()
@@ -131,7 +116,7 @@ def damaged_files(base: str, version: int, manifest: Manifest) -> list[str]:
 
 
 def digest_of(location: str) -> str:
-    """SHA-256 in hex of a file or object; empty where there is none."""
+    """Compute the SHA-256, in hex, of a file or object; empty where there is none."""
     try:
         return storage.digest(location)
     except FileNotFoundError:
@@ -153,7 +138,7 @@ def push(
         base: path or URI of the numbered versions; made where it is missing.
         record: for the manifest.
         keep: how many of the newest versions remain, at least 1.
-        served: tells, while nobody can change it, which versions must remain in any case.
+        served: returns the versions that must remain; called while nobody can change them.
         keys: to sign the version with.
 
     Returns:
@@ -185,13 +170,41 @@ def push(
         same = newest is not None and newest.files == files
         if not same or (keys and not keys.have_signed(base, version)):
             version = max(numbers, default=0) + 1
-            manifest = Manifest(files, {"version": version, **record})
+            if is_store:
+                version = _claimed(base, version)
+            manifest = Manifest(record={"version": version, **record}, files=files)
             publish = _publish_to_store if is_store else _publish_in_folder
             publish(model, storage.join(base, str(version)), manifest, keys)
             counted.append(version)
         for number in sorted({*numbers, *counted} - {*counted[-keep:]} - {*pinned}):
-            _remove(storage.join(base, str(number)))
+            if number in counted or not _is_under_way(base, number):
+                _remove(storage.join(base, str(number)))
     return version
+
+
+def _claimed(base: str, version: int) -> int:
+    """Return the first number from `version` on that no other push to the store has taken.
+
+    Stores have no locks, but an object that is only made where none is. Its name begins with a dot,
+    which is none of a version.
+    """
+    while True:
+        try:
+            storage.create(_claim(base, version), str(time.time()))
+        except FileExistsError:
+            version += 1
+        else:
+            return version
+
+
+def _claim(base: str, version: int) -> str:
+    return storage.join(base, f"{_CLAIM}{version}")
+
+
+def _is_under_way(base: str, version: int) -> bool:
+    """Whether another push to the store may still be writing the version."""
+    claimed = storage.read_text(_claim(base, version))
+    return claimed is not None and time.time() - float(claimed) < _LONGEST_PUSH
 
 
 def _remove(version: str) -> None:
@@ -199,6 +212,7 @@ def _remove(version: str) -> None:
     try:
         if storage.is_uri(version):
             storage.remove_tree(version)
+            storage.remove(_claim(storage.parent(version), int(storage.name(version))))
         else:
             _remove_folder(Path(version))
     except OSError as error:  # of what comes after the push, which is done
@@ -207,7 +221,7 @@ def _remove(version: str) -> None:
 
 
 def _remove_folder(version: Path) -> None:
-    """Remove a version, at once for whoever looks where the file system can do that."""
+    """Remove a version, in one step for readers where the file system can do that."""
     doomed = version.with_name(f"{_DOOMED}{uuid.uuid4().hex}")
     try:
         version.rename(doomed)
@@ -227,7 +241,7 @@ def _remove_folder(version: Path) -> None:
 def _stage(model: Path, folder: Path, manifest: Manifest, keys: signing.Keys | None) -> None:
     """Make a whole version of a model in a folder that is new."""
     shutil.copytree(model, folder)
-    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
     if keys:
         keys.sign(folder)
 
@@ -256,12 +270,7 @@ def _publish_in_folder(
 
 def _check_space(model: Path, base: Path) -> None:
     """Refuse early: on a full disk others would fail too while the copy is under way."""
-    disk = os.statvfs(base)
-    block = disk.f_frsize
-    sizes = [path.stat().st_size for path in model.rglob("*")]
-    # The rest is for the manifest, the signature and folders.
-    needed = sum(-(-size // block) * block for size in sizes) + 16 * block
-    free = disk.f_bavail * block
+    needed, free = sum(storage.files(str(model)).values()), shutil.disk_usage(base).free
     if free < needed:
         raise ConfigError(
             f"the model takes {needed / 1e6:,.1f} MB and the disk that holds {base} has "
@@ -284,7 +293,7 @@ def _publish_to_store(
                 raise ConfigError(
                     f"{storage.join(version, name)} does not read back as it was written; run again"
                 )
-            storage.write_text(storage.join(version, MANIFEST), manifest.to_json())
+            storage.upload(str(whole / MANIFEST), storage.join(version, MANIFEST))
         except BaseException:
             storage.remove_tree(version)
             raise

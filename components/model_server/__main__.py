@@ -1,6 +1,6 @@
 """The development server as a process, with the flags of tensorflow_model_server.
 
-Prints one line once both ports are open, and ends on SIGTERM or SIGINT when what runs is done.
+Prints one line once both ports are open, and finishes what runs on SIGTERM or SIGINT.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from components import environment
+from components.errors import ConfigError
+from components.model_server.errors import ServingError
 from components.model_server.launch import LOOPBACK
 
 BANNER = (
@@ -32,13 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # Its advice on deprecated functions is for those who write programs.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    # It would log a traceback for each message that is none.
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)
     print(BANNER, flush=True)
     # Its errors come back as status codes and are logged here.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _stderr_closed():
         from components.model_server.server import ModelServer
-    from components.errors import ConfigError
-    from components.model_server.errors import ServingError
 
     # Connections of gRPC, which does not limit them, must not take all files from REST.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -78,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _stderr_closed() -> Iterator[None]:
-    """Keep away what TensorFlow writes while it loads, before it knows of any log level."""
+    """Discard what TensorFlow writes while it is loaded, before any log level is in force."""
     saved = os.dup(2)
     with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), 2)

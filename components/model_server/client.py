@@ -1,4 +1,4 @@
-"""A small client for the own server and for TensorFlow Serving alike."""
+"""A client of the development server and of TensorFlow Serving."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any, Self
 import grpc
 import numpy as np
 import requests
+import tensorflow as tf
 from google.protobuf.message import Message
+from tensorflow.core.protobuf import error_codes_pb2
 from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
     get_model_status_pb2,
     model_management_pb2,
     model_pb2,
@@ -22,7 +23,7 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from components.model_server.errors import CODES, LONGEST_MESSAGE, ServingError
+from components.model_server.errors import HTTP_STATUS, LONGEST_MESSAGE, ServingError
 from components.model_server.tensors import Arrays, to_proto
 from components.wording import of_op
 
@@ -34,8 +35,13 @@ _CHANNEL = [
 ]
 
 
+# The first code of each status, and what REST alone answers.
+_CODES = {status: code for code, status in reversed(HTTP_STATUS.items())}
+_CODES |= {408: "DEADLINE_EXCEEDED", 413: "RESOURCE_EXHAUSTED"}
+
+
 class Client:
-    """Talks to one model server. Every call fails with ServingError in the code of the server.
+    """A connection to one model server. Calls fail with ServingError in the code of the server.
 
     A call names the model and, for one certain version, its number or its label.
     """
@@ -75,12 +81,14 @@ class Client:
         Returns:
             The version that answered, and its outputs by name.
         """
-        import tensorflow as tf
-
         request = predict_pb2.PredictRequest(model_spec=_spec(model, version, label))
         request.model_spec.signature_name = signature
         for name, array in inputs.items():
             request.inputs[name].CopyFrom(to_proto(array))
+        return self.send(request)
+
+    def send(self, request: predict_pb2.PredictRequest) -> tuple[int, Arrays]:
+        """Predict over gRPC, as `predict`, for a request that is made already."""
         response = self._call(self._predictions.Predict, request)
         outputs = {name: tf.make_ndarray(proto) for name, proto in response.outputs.items()}
         return response.model_spec.version.value, outputs
@@ -97,20 +105,8 @@ class Client:
         url = f"{self._model_url(model, version, label)}:predict"
         return self._http_json("POST", url, {"instances": rows})["predictions"]
 
-    def metadata(
-        self, model: str, version: int | None = None, label: str = ""
-    ) -> get_model_metadata_pb2.SignatureDefMap:
-        """The signatures of a version."""
-        request = get_model_metadata_pb2.GetModelMetadataRequest(
-            model_spec=_spec(model, version, label), metadata_field=["signature_def"]
-        )
-        response = self._call(self._predictions.GetModelMetadata, request)
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        response.metadata["signature_def"].Unpack(signatures)
-        return signatures
-
     def status(self, model: str) -> dict[int, tuple[str, str]]:
-        """State (START, LOADING, AVAILABLE, UNLOADING or END) and error of each known version."""
+        """Return state (START, LOADING, AVAILABLE, UNLOADING, END) and error of each version."""
         request = get_model_status_pb2.GetModelStatusRequest(model_spec=_spec(model, None, ""))
         response = self._call(self._models.GetModelStatus, request)
         name = get_model_status_pb2.ModelVersionStatus.State.Name
@@ -120,19 +116,23 @@ class Client:
         }
 
     def rest_status(self, model: str) -> dict[int, str]:
-        """The same states over REST."""
+        """Return the same states over REST."""
         answer = self._http_json("GET", self._model_url(model, None, ""))
         return {int(v["version"]): v["state"] for v in answer["model_version_status"]}
 
     def reload(self, config: ModelServerConfig) -> None:
-        """Make the server take another configuration."""
+        """Replace the configuration of the server."""
         request = model_management_pb2.ReloadConfigRequest(config=config)
         response = self._call(self._models.HandleReloadConfigRequest, request)
-        if response.status.error_code:
-            raise ServingError(CODES[response.status.error_code], response.status.error_message)
+        if status := response.status.error_code:
+            code = error_codes_pb2.Code.Name(status)
+            raise ServingError(code, response.status.error_message)
 
     def failures(self, model: str) -> dict[int, str]:
-        """Error of each version that could not be loaded; none where the server does not answer."""
+        """Return the error of each version that could not be loaded.
+
+        Of a server that does not answer there is none.
+        """
         return {
             version: error
             for version, (state, error) in self._states(model).items()
@@ -187,7 +187,7 @@ class Client:
         return "AVAILABLE" in found and not found & {"START", "LOADING"}
 
     def _states(self, model: str) -> dict[int, tuple[str, str]]:
-        """As `status`, but empty while the server is starting."""
+        """Return `status`, but nothing while the server is starting."""
         try:
             return self.status(model)
         except ServingError as error:
@@ -199,7 +199,7 @@ class Client:
         try:
             return method(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            raise ServingError(error.code().name, _told(error.details() or "")) from None
+            raise ServingError(error.code().name, _reason(error.details() or "")) from None
 
     def _model_url(self, model: str, version: int | None, label: str) -> str:
         if version is not None:
@@ -216,25 +216,13 @@ class Client:
             raise ServingError("UNAVAILABLE", str(reason)) from error
         if not response.ok:
             code = _CODES.get(response.status_code, "UNKNOWN")
-            raise ServingError(code, _told(answer.get("error", answer)), response.status_code)
+            raise ServingError(code, _reason(answer.get("error", answer)), response.status_code)
         return answer
 
 
-def _told(message: object) -> str:
-    """What is wrong: TensorFlow Serving passes on whatever TensorFlow's ops say."""
+def _reason(message: object) -> str:
+    """Shorten a message: TensorFlow Serving passes on those of TensorFlow's ops."""
     return of_op(str(message), LONGEST_MESSAGE)
-
-
-_CODES = {
-    400: "INVALID_ARGUMENT",
-    404: "NOT_FOUND",
-    408: "DEADLINE_EXCEEDED",
-    413: "RESOURCE_EXHAUSTED",
-    429: "RESOURCE_EXHAUSTED",
-    501: "UNIMPLEMENTED",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
 
 
 def _spec(model: str, version: int | None, label: str) -> model_pb2.ModelSpec:

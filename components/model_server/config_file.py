@@ -1,23 +1,19 @@
-"""What a server is told to serve: a ModelServerConfig, in the text form of protobuf."""
+"""The configuration of a server: a ModelServerConfig, in the text form of protobuf."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from google.protobuf import text_format
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from components.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 NAME = "models.config"  # in the folder that holds the folders of versions
 
 
 def parse(text: str, location: str) -> ModelServerConfig:
     """Read the text of a configuration; `location` is for the message. Raises ConfigError."""
-    from google.protobuf import text_format
-    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
-
     try:
         return text_format.Parse(text, ModelServerConfig())
     except text_format.ParseError as error:

@@ -2,30 +2,8 @@
 
 from __future__ import annotations
 
-# In the order of their numbers, which TensorFlow's C API and gRPC agree on.
-CODES = (
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-)
-
-# What TensorFlow Serving's REST API answers for each; whatever is not listed is a 500.
+# The answers of TensorFlow Serving's REST API; whatever is not listed is a 500.
 HTTP_STATUS = {
-    "OK": 200,
     "CANCELLED": 499,
     "INVALID_ARGUMENT": 400,
     "DEADLINE_EXCEEDED": 504,
@@ -40,17 +18,14 @@ HTTP_STATUS = {
     "UNAVAILABLE": 503,
     "UNAUTHENTICATED": 401,
 }
-
 LONGEST_MESSAGE = 1024  # gRPC sends it as a header, and those are limited to 8 kB
 
 
 class ServingError(Exception):
-    """A failure that the caller is told about: `code` is one of CODES, `message` one text.
-
-    http_status: what REST answers; the code's own, unless HTTP has a more telling one.
-    """
+    """A failure with a canonical code, such as "NOT_FOUND", and a message of one line."""
 
     def __init__(self, code: str, message: str, http_status: int | None = None) -> None:
+        """Shorten the message; `http_status` is for REST where the code's own is less exact."""
         if len(message) > LONGEST_MESSAGE:
             message = f"{message[:LONGEST_MESSAGE]}...TRUNCATED"
         super().__init__(message)

@@ -20,8 +20,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Self
 
+import portpicker
+
 from components.errors import ConfigError
 from components.model_server import config_file as files
+from components.model_server.errors import ServingError
 
 BINARY_VARIABLE = "TENSORFLOW_MODEL_SERVER"
 IMAGE_VARIABLE = "TENSORFLOW_SERVING_IMAGE"
@@ -47,7 +50,7 @@ os.execvp(command[0], command)
 
 
 class Kind(enum.StrEnum):
-    """What a server is."""
+    """A kind of server."""
 
     TENSORFLOW_SERVING = "TensorFlow Serving"
     DOCKER = "TensorFlow Serving in Docker"
@@ -64,9 +67,7 @@ class Backend:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What to serve: folders of versions by the name of the model, with or without a
-    ModelServerConfig file that says which versions.
-    """
+    """Folders of versions by the name of the model, perhaps with a ModelServerConfig file."""
 
     models: Mapping[str, Path]
     config_file: Path | None = None
@@ -78,11 +79,7 @@ class Source:
 
     @classmethod
     def of_config(cls, config_file: Path) -> Source:
-        """Serve what a file says, and follow it.
-
-        Raises:
-            ConfigError: the file is not a ModelServerConfig.
-        """
+        """Serve the models of a ModelServerConfig file, and follow it. Raises ConfigError."""
         config = files.read(config_file)
         models = {model.name: Path(model.base_path) for model in config.model_config_list.config}
         if not models:
@@ -93,8 +90,7 @@ class Source:
 def find_backend(environment: Mapping[str, str] | None = None) -> Backend:
     """Choose the best server present.
 
-    Raises:
-        ConfigError: TENSORFLOW_MODEL_SERVER names something that cannot be run.
+    Raises ConfigError where TENSORFLOW_MODEL_SERVER names something that cannot be run.
     """
     environment = os.environ if environment is None else environment
     path = environment.get("PATH", os.defpath)
@@ -120,12 +116,12 @@ def find_backend(environment: Mapping[str, str] | None = None) -> Backend:
 
 
 def own_backend() -> Backend:
-    """The project's own server, which is always there."""
+    """Return the project's own server, which is always there."""
     return Backend(Kind.OWN, sys.executable)
 
 
 def _engine_answers(docker: str, environment: Mapping[str, str]) -> bool:
-    """Ask for the engine's version: the client alone is often there without one."""
+    """Check that the engine gives its version: the client is often there without one."""
     try:
         done = subprocess.run(
             [docker, "version", "--format", "{{.Server.Version}}"],
@@ -148,10 +144,10 @@ def command(
     container: str = "",
     public_key: Path | None = None,
 ) -> list[str]:
-    """Say how to start a server: the arguments of a process that runs in the foreground.
+    """Return the arguments that start a server in the foreground.
 
-    tensorflow_model_server listens on every address of the machine, whatever `host` is, and knows
-    nothing of a `public_key`, which the own server checks every version with.
+    tensorflow_model_server listens on every address of the machine, whatever `host` is. Only the
+    own server checks every version with `public_key`.
     """
     # TensorFlow Serving ends where a version is given up before another one is loaded. So where it
     # serves what is promoted, it tries far longer than a load takes.
@@ -198,7 +194,7 @@ def command(
 
 
 def serve_folder(base_path: str, model_name: str) -> ServerProcess:
-    """Make a process of the best server present for the newest version in a folder."""
+    """Make a process of the best server present, for the newest version in a folder."""
     return ServerProcess(find_backend(), Source.of_model(Path(base_path), model_name))
 
 
@@ -211,9 +207,7 @@ class ServerProcess:
     """
 
     def __init__(self, backend: Backend, source: Source) -> None:
-        """Say what to run; nothing is started before the context is entered."""
-        import portpicker
-
+        """Choose free ports; nothing is started before the context is entered."""
         self.backend = backend
         self.host = LOOPBACK
         self.grpc_port: int = portpicker.pick_unused_port()
@@ -253,11 +247,10 @@ class ServerProcess:
         """Wait until each model has a version that is AVAILABLE and none that is still to come.
 
         Raises:
-            ServingError: UNAVAILABLE where the process has ended, with its last words;
+            ServingError: UNAVAILABLE where the process has ended, with the end of its log;
                 FAILED_PRECONDITION where a version cannot be loaded; or DEADLINE_EXCEEDED.
         """
-        from components.model_server.client import Client
-        from components.model_server.errors import ServingError
+        from components.model_server.client import Client  # is slow to import
 
         deadline = time.monotonic() + timeout
         with Client(self.host, self.grpc_port, self.rest_port, timeout=5) as client:
@@ -272,7 +265,7 @@ class ServerProcess:
                 time.sleep(_POLL_SECONDS)
 
     def last_words(self) -> str:
-        """The end of what the server has printed."""
+        """Return the end of its log."""
         assert self._log
         size = os.fstat(self._log.fileno()).st_size
         start = max(0, size - _LOG_BYTES)

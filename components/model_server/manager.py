@@ -1,8 +1,7 @@
-"""Which versions of which models are in memory: follows the disk and the configuration.
+"""Load, exchange and free versions, as the disk and the configuration have them.
 
-A new version is loaded and warmed up beside the old one and takes over when it is ready, so that
-there is no moment without one; the old one is freed when its last request is done. A version that
-cannot be loaded is tried again a few times and then given up, and the old one keeps serving.
+A new version is loaded and warmed up beside the old one, which is freed after its last request. A
+version that cannot be loaded is tried again and then given up, and the old one keeps serving.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,15 +26,14 @@ log = logging.getLogger("perennial.serving")
 START, LOADING, AVAILABLE, UNLOADING, END = "START", "LOADING", "AVAILABLE", "UNLOADING", "END"
 
 _LONGEST_NUMBER = 18  # digits of a version, so that it fits an int64
-_MOST_REMEMBERED = 100  # ended versions a model, so that a server that runs for months stays small
 
 
 @dataclasses.dataclass
 class Version:
-    """A version that was seen, and how it is.
+    """A version that was seen on disk.
 
     state: START, LOADING, AVAILABLE, UNLOADING or END, as in TensorFlow Serving's status.
-    error: what ended it or, while LOADING, what the last attempt met.
+    error: of the last attempt to load it. users: requests that run in it.
     """
 
     number: int
@@ -53,17 +51,14 @@ class Version:
 class _Model:
     config: ModelConfig
     wanted: bool = True  # False once the configuration no longer names it
-    settled: bool = False  # all that is configured was found on disk and loaded or given up
+    settled: bool = False  # each configured version on disk is loaded or given up
     versions: dict[int, Version] = dataclasses.field(default_factory=dict)
-
-    def any_available(self, numbers: Iterable[int]) -> bool:
-        return any(self.versions[number].state == AVAILABLE for number in numbers)
 
 
 class Manager:
-    """Loads and frees models in one background thread, from `start` to `stop`.
+    """Loader of models in a background thread, from `start` to `stop`.
 
-    config: in force. Requests go through `acquire` and never wait for a load.
+    config: the configuration in force. Requests go through `acquire` and never wait for a load.
     """
 
     def __init__(
@@ -74,11 +69,7 @@ class Manager:
         retry_seconds: float,
         public_key: Path | None = None,
     ) -> None:
-        """Take the configuration; nothing is loaded before `start`.
-
-        Raises:
-            ServingError: INVALID_ARGUMENT; the configuration cannot be used.
-        """
+        """Take the configuration. Raises ServingError where it cannot be used."""
         check_config(config)
         self.config = config
         self._poll_seconds = poll_seconds
@@ -126,10 +117,11 @@ class Manager:
             with self._changed:
                 version.users -= 1
                 if version.state == UNLOADING and not version.users:
+                    self._poll_now = True
                     self._changed.notify_all()
 
     def status(self, name: str, number: int | None = None, label: str = "") -> list[Version]:
-        """Copies of what is known of a model's versions, newest first; of one if it is named.
+        """Return copies of a model's versions, newest first, or of the one that is named.
 
         Raises:
             ServingError: NOT_FOUND, or INVALID_ARGUMENT for an unknown label.
@@ -146,20 +138,15 @@ class Manager:
             numbers = sorted(versions, reverse=True) if number is None else [number]
             return [dataclasses.replace(versions[number]) for number in numbers]
 
-    def labels(self) -> dict[str, dict[str, int]]:
-        """The version labels of each configured model, by its name."""
+    def names(self) -> list[str]:
+        """Return the names of the configured models."""
         with self._changed:
-            return {
-                name: dict(model.config.version_labels)
-                for name, model in self._models.items()
-                if model.wanted
-            }
+            return sorted(name for name, model in self._models.items() if model.wanted)
 
     def reload(self, config: ModelServerConfig, timeout: float) -> None:
-        """Take another configuration, then wait until models that are new in it can be used.
+        """Replace the configuration, then wait until models that are new in it can be used.
 
-        A label that is in use can be moved to an AVAILABLE version only, so that requests by label
-        go on; a label that is not in use may be ahead of its version.
+        A label that is in use moves to AVAILABLE versions only; a new one may be ahead of its own.
 
         Raises:
             ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION, and nothing has changed; UNKNOWN
@@ -236,18 +223,13 @@ class Manager:
                 )
 
     def _work(self) -> None:
-        next_poll = 0.0
         while True:
             with self._changed:
-                retries = [v.next_attempt for v in self._all_versions() if v.state == LOADING]
-                pause = min([next_poll, *retries]) - time.monotonic()
-                if pause > 0 and not (self._poll_now or self._stopping):
-                    self._changed.wait(pause)
+                self._changed.wait_for(lambda: self._poll_now or self._stopping, self._poll_seconds)
                 if self._stopping:
                     return
                 self._poll_now = False
                 models = list(self._models.values())
-            next_poll = time.monotonic() + self._poll_seconds
             try:
                 for model in models:
                     self._follow(model)
@@ -258,8 +240,7 @@ class Manager:
     def _follow(self, model: _Model) -> None:
         """Bring one model to what is configured and on disk."""
         with self._changed:
-            config = model.config
-            wanted = model.wanted
+            config, wanted = model.config, model.wanted
         found = self._scan(config) if wanted else {}
         if found is None:
             return  # the folder cannot be read for now: keep what is served
@@ -287,17 +268,18 @@ class Manager:
         with self._changed:
             # A configuration that came in meanwhile may keep what this one drops.
             if model.config is config and model.wanted is wanted:
-                if not found or model.any_available(found):
+                versions = [model.versions[number] for number in found]
+                ready = [version.state == AVAILABLE for version in versions]
+                if not found or any(ready):
                     self._retire(model, found.keys())
                 model.settled = bool(found) and all(
-                    model.versions[n].state == AVAILABLE or model.versions[n].given_up
-                    for n in found
+                    is_ready or version.given_up
+                    for is_ready, version in zip(ready, versions, strict=True)
                 )
-            _forget_oldest(model)
             self._changed.notify_all()
 
     def _scan(self, config: ModelConfig) -> dict[int, Path] | None:
-        """Versions on disk that the policy asks for; None if the folder cannot be read."""
+        """Find the versions that the policy asks for; None if the folder cannot be read."""
         base = Path(config.base_path)
         try:
             children = [child for child in base.iterdir() if is_number(child.name)]
@@ -368,11 +350,7 @@ class Manager:
 
 
 def check_config(config: ModelServerConfig) -> None:
-    """Refuse what cannot be served.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT; names the model and what to change.
-    """
+    """Raise ServingError where a configuration cannot be served."""
     names: set[str] = set()
     for model in config.model_config_list.config:
         if not model.name or model.name in names:
@@ -418,9 +396,3 @@ def _labelled(config: ModelConfig, label: str) -> int:
 def is_number(name: str) -> bool:
     """Whether a name is the number of a version."""
     return name.isascii() and name.isdigit() and len(name) <= _LONGEST_NUMBER
-
-
-def _forget_oldest(model: _Model) -> None:
-    ended = sorted(number for number, v in model.versions.items() if v.state == END)
-    for number in ended[:-_MOST_REMEMBERED]:
-        del model.versions[number]

@@ -13,8 +13,9 @@ import asyncio
 import functools
 import logging
 import re
+import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,18 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 from google.protobuf import json_format
-from google.protobuf.message import Message
 
-from components.model_server.answers import SIGNATURES, signature_map, status_response
 from components.model_server.errors import ServingError, invalid
 from components.model_server.manager import AVAILABLE, is_number
-from components.model_server.model import DEFAULT_SIGNATURE
-from components.model_server.service import Service, Target, top_classes
-from components.model_server.tensors import from_json, parse_json, to_json
+from components.model_server.model import DEFAULT_SIGNATURE, LoadedModel
+from components.model_server.service import (
+    SIGNATURES,
+    Service,
+    Target,
+    signature_map,
+    status_response,
+)
+from components.model_server.tensors import Arrays, from_json, parse_json, to_json
 
 log = logging.getLogger("perennial.serving")
 
@@ -38,9 +43,7 @@ _PREDICT = re.compile(_MODEL + r":(?P<method>predict|classify|regress)", re.IGNO
 _STATUS = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE)
 _PAGE = Path(__file__).with_name("page.html")
 _PAGE_CLASSES = 5
-_CHUNK = 64 * 1024
-_REFUSAL_SECONDS = 1.0
-_BUFFERED_REQUESTS = 16  # as many of the largest size may wait in memory, or more small ones
+_SPARE_THREADS = 4  # which refuse predictions while all places for them are taken
 VERSION_HEADER = "X-Model-Version"  # which version answered; the body has no place for it
 _PAGE_HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
@@ -51,69 +54,91 @@ _PAGE_HEADERS = {
 }
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_to_dict = functools.partial(
+    json_format.MessageToDict,
+    always_print_fields_with_no_presence=True,
+    preserving_proto_field_name=True,
+)
 
 
 class RestServer:
-    """Serves over HTTP from an event loop, with predictions on threads of their own."""
+    """An HTTP server in an event loop of its own, with predictions on other threads."""
 
     def __init__(self, service: Service) -> None:
-        """Prepare to serve `service`."""
         self._service = service
-        self._threads = ThreadPoolExecutor(service.limits.concurrency, thread_name_prefix="rest")
-        self._buffered = 0
-        app = web.Application(middlewares=[self._sent, _explained])
+        limits = service.limits
+        threads = limits.concurrency + _SPARE_THREADS
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rest")
+        app = web.Application(middlewares=[self._guard], client_max_size=limits.request_bytes)
         app.router.add_get("/", self._page)
-        app.router.add_get("/page/models", self._page_models)
         app.router.add_post("/page/models/{model}", self._page_predict)
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/monitoring/prometheus/metrics", self._metrics)
         app.router.add_route("*", "/{api:[vV]1/.*}", self._api)
-        # Also the longest time for the head of a request, even if it comes byte by byte.
+        # aiohttp would log a traceback for each client that sends junk.
+        silent = logging.getLogger("perennial.serving.http")
+        silent.disabled = True
         self._runner = web.AppRunner(
             app,
             access_log=None,
-            logger=_silent_logger(),
-            keepalive_timeout=service.limits.receive_seconds,
+            logger=silent,
+            # Also the longest time for the head of a request, even if it comes byte by byte.
+            keepalive_timeout=limits.receive_seconds,
             # For the rest of a body that is refused: closed at once, the answer would get lost.
-            lingering_time=service.limits.receive_seconds,
-            shutdown_timeout=service.limits.request_seconds,
+            lingering_time=limits.receive_seconds,
+            shutdown_timeout=limits.request_seconds,
         )
-        self._listener: asyncio.Server | None = None
+        self._loop = asyncio.new_event_loop()
+        self._loop_thread = threading.Thread(
+            target=self._loop.run_forever, name="rest-loop", daemon=True
+        )
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen, and return the port (any free one for 0).
+    def start(self, host: str, port: int) -> int:
+        """Listen, and return the port (any free one for 0). Raises OSError."""
+        self._loop_thread.start()
+        try:
+            asyncio.run_coroutine_threadsafe(self._listen(host, port), self._loop).result()
+        except OSError:
+            self.stop()
+            raise
+        return int(self._runner.addresses[0][1])
 
-        Raises:
-            OSError: the address cannot be bound.
-        """
+    async def _listen(self, host: str, port: int) -> None:
         await self._runner.setup()
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(self._accept, host, port)
-        return int(self._listener.sockets[0].getsockname()[1])
+        await web.TCPSite(self._runner, host, port).start()
 
-    async def stop(self) -> None:
-        """Accept no more, let requests that are being answered finish, and close."""
-        if self._listener:
-            self._listener.close()
-        await self._runner.cleanup()
+    def stop(self) -> None:
+        """Accept no more, finish the requests that are being answered, and close."""
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop_thread.join()
+        self._loop.close()
         self._threads.shutdown()
 
-    def _accept(self) -> asyncio.BaseProtocol:
-        server = self._runner.server
-        assert server is not None
-        if len(server.connections) >= self._service.limits.connections:
-            return _Refuse()
-        return server()
-
     @web.middleware
-    async def _sent(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Send the answer, and hang up on a client that does not take it."""
-        response = await handler(request)
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer within the limits, and failures in TensorFlow Serving's form, {"error": "..."}."""
+        limits, server = self._service.limits, self._runner.server
         try:
-            async with asyncio.timeout(self._service.limits.receive_seconds):
+            if server and len(server.connections) > limits.connections:
+                raise ServingError("UNAVAILABLE", f"more than {limits.connections} connections")
+            response = await handler(request)
+        except ServingError as error:
+            response = web.json_response({"error": error.message}, status=error.http_status)
+        except web.HTTPException as error:
+            message = f"{error.reason}: {request.method} {request.path}"
+            response = web.json_response({"error": message}, status=error.status)
+        except Exception as error:
+            log.exception("%s %s failed", request.method, request.path)
+            message = f"{type(error).__name__} in the server"
+            response = web.json_response({"error": message}, status=500)
+        if response.status == 503:
+            response.force_close()
+        try:
+            async with asyncio.timeout(limits.receive_seconds):
                 await response.prepare(request)
                 await response.write_eof()
-        except TimeoutError:
+        except TimeoutError:  # the client does not take it
             if request.transport:
                 request.transport.abort()
         return response
@@ -121,80 +146,68 @@ class RestServer:
     async def _api(self, request: web.Request) -> web.Response:
         # As it was sent: TensorFlow Serving takes a query for a part of the path.
         if request.method == "POST" and (match := _PREDICT.fullmatch(request.raw_path)):
-            return await self._predict(request, _target(match), match["method"].lower())
+            target = _target(match)
+            with self._service.counted(target, "Predict", "REST"):
+                if match["method"].lower() != "predict":
+                    raise invalid(f"this server has no {match['method']}, only predict")
+                return await self._in_thread(request, self._answer, target)
         if request.method == "GET" and (match := _STATUS.fullmatch(request.raw_path)):
             return self._model(_target(match), bool(match["metadata"]))
         raise invalid(f"Malformed request: {request.method} {request.raw_path}")
 
-    async def _predict(self, request: web.Request, target: Target, method: str) -> web.Response:
-        with self._service.counted(target, "Predict", "REST"):
-            if method != "predict":
-                raise invalid(f"this server has no {method}, only predict")
-            return await self._in_thread(request, functools.partial(self._answer, target))
-
-    def _answer(self, target: Target, body: bytearray, deadline: float) -> web.Response:
-        parsed = parse_json(body)
-        with self._service.manager.acquire(*target) as (number, loaded):
-            signature = parsed.signature or DEFAULT_SIGNATURE
-            inputs = from_json(parsed, loaded.signature(signature).inputs)
-            outputs = self._service.predict(target, loaded, inputs, signature, (), deadline)
-        return _json(to_json(outputs, parsed.by_row), {VERSION_HEADER: str(number)})
-
     async def _in_thread(
-        self, request: web.Request, answer: Callable[[bytearray, float], web.Response]
+        self,
+        request: web.Request,
+        answer: Callable[[Target, bytes, float], web.Response],
+        target: Target,
     ) -> web.Response:
-        """Read the body here, then answer on a thread, if a place for a prediction is free."""
-        deadline = time.monotonic() + self._service.limits.request_seconds
-        body = bytearray()
-        try:
-            await self._read(request, body)
-            with self._service.place():
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._threads, answer, body, deadline)
-        finally:
-            self._buffered -= len(body)
-
-    async def _read(self, request: web.Request, body: bytearray) -> None:
-        """Append the body of a request, until it is too large, too slow or there is no room."""
+        """Read the body here, then answer on a thread."""
         limits = self._service.limits
+        deadline = time.monotonic() + limits.request_seconds
         try:
             async with asyncio.timeout(limits.receive_seconds):
-                async for chunk in request.content.iter_chunked(_CHUNK):
-                    body += chunk
-                    self._buffered += len(chunk)
-                    if len(body) > limits.request_bytes:
-                        message = f"the request has more than {limits.request_bytes} bytes"
-                        raise ServingError("RESOURCE_EXHAUSTED", message, 413)
-                    if self._buffered > _BUFFERED_REQUESTS * limits.request_bytes:
-                        raise ServingError("RESOURCE_EXHAUSTED", "too many requests are waiting")
+                body = await request.read()
         except TimeoutError:
             message = f"the request did not arrive within {limits.receive_seconds:g} s"
             raise ServingError("DEADLINE_EXCEEDED", message, 408) from None
-        except ServingError:
-            raise
+        except web.HTTPRequestEntityTooLarge:
+            message = f"the request has more than {limits.request_bytes} bytes"
+            raise ServingError("RESOURCE_EXHAUSTED", message, 413) from None
         except Exception as error:  # a broken chunk or compression
             raise invalid(f"the body cannot be read: {error}") from error
+        return await self._loop.run_in_executor(self._threads, answer, target, body, deadline)
+
+    def _answer(self, target: Target, body: bytes, deadline: float) -> web.Response:
+        parsed = parse_json(body)
+        signature = parsed.signature or DEFAULT_SIGNATURE
+
+        def read(loaded: LoadedModel) -> Arrays:
+            return from_json(parsed, loaded.signature(signature).inputs)
+
+        number, outputs = self._service.predict(target, signature, read, deadline)
+        answer = to_json(outputs, parsed.by_row)
+        return web.json_response(answer, headers={VERSION_HEADER: str(number)})
 
     def _model(self, target: Target, metadata: bool) -> web.Response:
         if not metadata:
             # Of a label TensorFlow Serving lists all versions, and does not look for the label.
             found = self._service.manager.status(target.model, target.version)
-            return _json(_to_dict(status_response(found)))
+            return web.json_response(_to_dict(status_response(found)))
         with (
             self._service.counted(target, "GetModelMetadata", "REST"),
             self._service.manager.acquire(*target) as (number, loaded),
         ):
             spec = {"name": target.model, "signature_name": "", "version": str(number)}
             described = {SIGNATURES: _to_dict(signature_map(loaded))}
-            return _json({"model_spec": spec, "metadata": described})
+            return web.json_response({"model_spec": spec, "metadata": described})
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(text=self._service.metrics.page())
 
     async def _health(self, _: web.Request) -> web.Response:
-        states = {name: self._available(name) for name in self._service.manager.labels()}
-        healthy = all(states.values())
-        return _json({"available_versions": states}, status=200 if healthy else 503)
+        states = {name: self._available(name) for name in self._service.manager.names()}
+        status = 200 if all(states.values()) else 503
+        return web.json_response({"available_versions": states}, status=status)
 
     def _available(self, name: str) -> list[int]:
         try:
@@ -206,59 +219,29 @@ class RestServer:
     async def _page(self, _: web.Request) -> web.FileResponse:
         return web.FileResponse(_PAGE, headers=_PAGE_HEADERS)
 
-    async def _page_models(self, _: web.Request) -> web.Response:
-        return _json(sorted(self._service.manager.labels()))
-
     async def _page_predict(self, request: web.Request) -> web.Response:
         target = Target(request.match_info["model"])
         with self._service.counted(target, "Predict", "REST"):
-            return await self._in_thread(request, functools.partial(self._page_answer, target))
+            return await self._in_thread(request, self._page_answer, target)
 
-    def _page_answer(self, target: Target, body: bytearray, deadline: float) -> web.Response:
-        image = np.array([bytes(body)], object)
-        with self._service.manager.acquire(*target) as (number, loaded):
+    def _page_answer(self, target: Target, image: bytes, deadline: float) -> web.Response:
+        """Name the likeliest classes of an image that was posted as it is."""
+        classes: list[str] = []
+
+        def read(loaded: LoadedModel) -> Arrays:
             (name,) = loaded.signature(DEFAULT_SIGNATURE).inputs
-            outputs = self._service.predict(
-                target, loaded, {name: image}, DEFAULT_SIGNATURE, (), deadline
-            )
-            classes = top_classes(outputs, loaded.classes, _PAGE_CLASSES)
-        return _json({"model": target.model, "version": number, "classes": classes})
+            classes.extend(loaded.classes)
+            return {name: np.array([image], object)}
 
-
-class _Refuse(asyncio.Protocol):
-    """Answers a connection beyond the limit, whatever it asks."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(
-            b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        )
-        # Closed at once, the answer could get lost with what the client is still sending.
-        transport.write_eof()
-        asyncio.get_running_loop().call_later(_REFUSAL_SECONDS, transport.close)
-
-
-@web.middleware
-async def _explained(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every failure in TensorFlow Serving's form, {"error": "..."}."""
-    try:
-        return await handler(request)
-    except ServingError as error:
-        status, message = error.http_status, error.message
-    except web.HTTPException as error:
-        status, message = error.status, f"{error.reason}: {request.method} {request.path}"
-    except Exception as error:
-        log.exception("%s %s failed", request.method, request.path)
-        status, message = 500, f"{type(error).__name__} in the server"
-    return _json({"error": message}, status=status)
-
-
-def _silent_logger() -> logging.Logger:
-    """For aiohttp, which has nothing to say but a traceback for each client that sends junk."""
-    logger = logging.getLogger("perennial.serving.http")
-    logger.propagate = False
-    logger.addHandler(logging.NullHandler())
-    return logger
+        number, outputs = self._service.predict(target, DEFAULT_SIGNATURE, read, deadline)
+        if "probabilities" not in outputs:
+            raise ServingError("FAILED_PRECONDITION", "the model has no output probabilities")
+        row = outputs["probabilities"][0]
+        names = classes or [f"class {index}" for index in range(len(row))]
+        order = np.argsort(-row, kind="stable")[:_PAGE_CLASSES]
+        likeliest = [{"label": names[i], "probability": float(row[i])} for i in order]
+        answer: dict[str, Any] = {"model": target.model, "version": number, "classes": likeliest}
+        return web.json_response(answer)
 
 
 def _target(match: re.Match[str]) -> Target:
@@ -266,15 +249,3 @@ def _target(match: re.Match[str]) -> Target:
     if version and not is_number(version):
         raise invalid(f"Failed to convert version: {version} to numeric.")
     return Target(match["model"], int(version) if version else None, match["label"] or "")
-
-
-def _to_dict(message: Message) -> dict[str, Any]:
-    return json_format.MessageToDict(
-        message, always_print_fields_with_no_presence=True, preserving_proto_field_name=True
-    )
-
-
-def _json(
-    content: Any, headers: Mapping[str, str] | None = None, status: int = 200
-) -> web.Response:
-    return web.json_response(content, status=status, headers=headers)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import logging
 import threading
 import time
@@ -26,7 +24,7 @@ log = logging.getLogger("perennial.serving")
 
 
 class ModelServer:
-    """Serves models over gRPC and REST between `start` and `stop`, or as a context manager.
+    """A server of models over gRPC and REST between `start` and `stop`, or as a context manager.
 
     It is meant for development and tests: no batching, no authentication, no encryption.
 
@@ -54,7 +52,7 @@ class ModelServer:
         retry_seconds: float = 1.0,
         public_key: Path | None = None,
     ) -> None:
-        """Say what to serve; nothing is loaded and nothing listens before `start`.
+        """Read the configuration; nothing is loaded and nothing listens before `start`.
 
         Args:
             base_path: folder with one numbered folder a version; may be empty for now.
@@ -63,9 +61,9 @@ class ModelServer:
             host: address to listen on; anything else than loopback lets others in.
             grpc_port: 0 for any free one.
             rest_port: 0 for any free one.
-            limits: what clients may ask; see `Limits`.
-            poll_seconds: how often folders are looked at for new versions.
-            config_poll_seconds: how often `config_file` is read again; 0 for never.
+            limits: of what clients may use.
+            poll_seconds: between two looks for new versions.
+            config_poll_seconds: between two looks at `config_file`; 0 for none after the first.
             load_retries: attempts after the first before a version is given up.
             retry_seconds: between these.
             public_key: file of the key that each version must be signed for; None takes any.
@@ -75,36 +73,35 @@ class ModelServer:
         """
         if (base_path is None) == (config_file is None):
             raise invalid("name either a base path or a configuration file")
-        if config_file is not None:
-            config = files.read(Path(config_file))
+        self._config_file = None if config_file is None else Path(config_file)
+        if self._config_file:
+            config = files.read(self._config_file)
         else:
-            config = single_model_config(model_name, Path(str(base_path)))
+            config = ModelServerConfig()
+            path = str(Path(str(base_path)).absolute())
+            config.model_config_list.config.add(name=model_name, base_path=path)
         self.host = host
         self.grpc_port = grpc_port
         self.rest_port = rest_port
         self.limits = limits or Limits()
-        self._config_file = None if config_file is None else Path(config_file)
         self._config_poll_seconds = config_poll_seconds
         self.manager = Manager(config, poll_seconds, load_retries, retry_seconds, public_key)
         self._service = Service(self.manager, self.limits)
         self._grpc: grpc.Server | None = None
-        self._rest: _RestThread | None = None
+        self._rest: RestServer | None = None
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="config-watcher", daemon=True)
 
     def start(self) -> None:
-        """Listen on both ports and begin to load.
-
-        Raises:
-            OSError: a port cannot be had.
-        """
-        self._rest = _RestThread(RestServer(self._service), self.host, self.rest_port)
-        self.rest_port = self._rest.port
+        """Listen on both ports and begin to load. Raises OSError where a port is taken."""
+        rest = RestServer(self._service)
+        self.rest_port = rest.start(self.host, self.rest_port)
         try:
             self._grpc, self.grpc_port = make_server(self._service, f"{self.host}:{self.grpc_port}")
         except OSError:
-            self._rest.stop()
+            rest.stop()
             raise
+        self._rest = rest
         self.manager.start()
         self._grpc.start()
         if self._config_file and self._config_poll_seconds:
@@ -118,7 +115,7 @@ class ModelServer:
                 `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
-        for name in self.manager.labels():
+        for name in self.manager.names():
             self.manager.wait_for(name, max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
@@ -154,44 +151,3 @@ class ModelServer:
                 if str(error) != complaint:
                     complaint = str(error)
                     log.error("%s is not in force: %s", self._config_file, complaint)
-
-
-class _RestThread:
-    """Runs a RestServer in an event loop of its own."""
-
-    def __init__(self, server: RestServer, host: str, port: int) -> None:
-        self._server = server
-        self._address = host, port
-        self._listening: concurrent.futures.Future[int] = concurrent.futures.Future()
-        self._thread = threading.Thread(target=self._run, name="rest-loop", daemon=True)
-        self._thread.start()
-        self.port = self._listening.result()
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-
-    def _run(self) -> None:
-        asyncio.run(self._serve())
-
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        try:
-            port = await self._server.start(*self._address)
-        except OSError as error:
-            await self._server.stop()
-            self._listening.set_exception(error)
-            return
-        self._listening.set_result(port)
-        await self._stop.wait()
-        await self._server.stop()
-
-
-def single_model_config(name: str, base_path: Path) -> ModelServerConfig:
-    """Make the configuration for one model of which the newest version is served."""
-    config = ModelServerConfig()
-    config.model_config_list.config.add(
-        name=name, base_path=str(base_path.absolute()), model_platform="tensorflow"
-    )
-    return config

@@ -7,38 +7,51 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-import numpy as np
+from google.protobuf.message import DecodeError
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.exposition import generate_latest
+from tensorflow.core.example.example_pb2 import Example
+from tensorflow.core.protobuf import error_codes_pb2
+from tensorflow_serving.apis.get_model_metadata_pb2 import SignatureDefMap
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse, ModelVersionStatus
 
 from components.image_example_gen import formats
 from components.image_example_gen.files import Unusable
 from components.model_server.errors import ServingError, invalid
-from components.model_server.manager import Manager
-from components.model_server.metrics import Metrics
+from components.model_server.manager import Manager, Version
 from components.model_server.model import LoadedModel
 from components.model_server.tensors import Arrays
+from components.servable import JPEG, PNG
 
 log = logging.getLogger("perennial.serving")
 
-_KEPT = (formats.JPEG, formats.PNG)
+SIGNATURES = "signature_def"  # the only kind of metadata there is
+# The names of TensorFlow Serving, which the alert rules have.
+REQUEST_COUNT = ":tensorflow:serving:request_count"
+REQUEST_LATENCY = ":tensorflow:serving:request_latency"
+RUNTIME_LATENCY = ":tensorflow:serving:runtime_latency"
+
+# Microseconds, TensorFlow Serving's own: 10 us to about 20 minutes.
+_BOUNDS = tuple(10 * 1.8**exponent for exponent in range(32))
 # Other features of an Example are texts that may begin like anything.
-_IMAGES = (*_KEPT, b"GIF8", b"RIFF", b"\xff\n", b"\0\0\0\x0cJXL ")
+_IMAGES = (JPEG, PNG, b"GIF8", b"RIFF", b"\xff\n", b"\0\0\0\x0cJXL ")
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one client may ask of the server, so that the others get their share.
+    """The limits of what one client may use, so that the others get their share.
 
     request_bytes: size of a request, and of the tensors it describes.
     pixels: of all images in a request together, before they are resized.
     resized_pixels: of all of them afterwards, for each becomes as large as the model's input.
-    concurrency: predictions at a time; one more is told to come back (RESOURCE_EXHAUSTED, 429).
+    concurrency: predictions at a time; one more is refused (RESOURCE_EXHAUSTED, 429).
     request_seconds: longest time to answer, also for a client that gives no deadline or a later.
     receive_seconds: longest time for a client to send a request, or to take its answer, over REST.
     idle_seconds: after which a gRPC connection without calls is closed.
-    connections: REST connections at a time.
+    connections: REST connections at a time; each may hold a request in memory.
     """
 
     request_bytes: int = 16 * 1024 * 1024
@@ -48,7 +61,7 @@ class Limits:
     request_seconds: float = 30.0
     receive_seconds: float = 10.0
     idle_seconds: float = 60.0
-    connections: int = 512
+    connections: int = 128
 
 
 class Target(NamedTuple):
@@ -59,32 +72,50 @@ class Target(NamedTuple):
     label: str = ""
 
 
+class Metrics:
+    """Counters and latency histograms of one server. Methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()
+        self._registry = CollectorRegistry()
+        self._count = Counter(
+            REQUEST_COUNT, "Requests by status.", ["model_name", "status"], registry=self._registry
+        )
+        self._request, self._runtime = (
+            Histogram(name, "Microseconds.", labels, registry=self._registry, buckets=_BOUNDS)
+            for name, labels in (
+                (REQUEST_LATENCY, ["model_name", "API", "entrypoint"]),
+                (RUNTIME_LATENCY, ["model_name", "API", "runtime"]),
+            )
+        )
+
+    def count(self, model: str, code: str) -> None:
+        """Count a finished request."""
+        self._count.labels(model, code).inc()
+
+    def request_latency(self, model: str, api: str, entrypoint: str, seconds: float) -> None:
+        """Record how long a successful request took. `entrypoint` is GRPC or REST."""
+        self._request.labels(model, api, entrypoint).observe(seconds * 1e6)
+
+    def runtime_latency(self, model: str, seconds: float) -> None:
+        """Record how long TensorFlow ran for a request."""
+        self._runtime.labels(model, "Predict", "TF1").observe(seconds * 1e6)
+
+    def page(self) -> str:
+        """Return everything in the text format of Prometheus."""
+        text = generate_latest(self._registry).decode()
+        # The library gives counters a suffix, and TensorFlow Serving does not.
+        return text.replace(f"{REQUEST_COUNT}_total", REQUEST_COUNT)
+
+
 class Service:
-    """Runs predictions for all front ends. Methods may be called from any thread."""
+    """The predictions of all front ends. Methods may be called from any thread."""
 
     def __init__(self, manager: Manager, limits: Limits) -> None:
-        """Serve what `manager` has loaded."""
         self.manager = manager
         self.limits = limits
         self.metrics = Metrics()
         self._places = threading.BoundedSemaphore(limits.concurrency)
-
-    @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """Take one of the places for predictions.
-
-        Raises:
-            ServingError: RESOURCE_EXHAUSTED; none is free.
-        """
-        if not self._places.acquire(blocking=False):
-            raise ServingError(
-                "RESOURCE_EXHAUSTED",
-                f"{self.limits.concurrency} predictions are running; try again later",
-            )
-        try:
-            yield
-        finally:
-            self._places.release()
 
     @contextlib.contextmanager
     def counted(self, target: Target, api: str, entrypoint: str) -> Iterator[None]:
@@ -102,7 +133,7 @@ class Service:
             raise ServingError(code, f"{type(error).__name__} in the server") from error
         finally:
             # An unknown name is the client's text: a label each would fill the memory.
-            model = target.model if target.model in self.manager.labels() else ""
+            model = target.model if target.model in self.manager.names() else ""
             self.metrics.count(model, code)
             if code == "OK":
                 seconds = time.monotonic() - start
@@ -111,29 +142,67 @@ class Service:
     def predict(
         self,
         target: Target,
-        loaded: LoadedModel,
-        inputs: Arrays,
         signature: str,
-        output_filter: Collection[str],
+        read: Callable[[LoadedModel], Arrays],
         deadline: float,
-    ) -> Arrays:
-        """Run a version that the caller holds; `deadline` is on the monotonic clock.
+        output_filter: Collection[str] = (),
+    ) -> tuple[int, Arrays]:
+        """Run a version on what `read` makes of the request for it.
+
+        Args:
+            target: the version.
+            signature: of the model.
+            read: makes the inputs, once the version is found.
+            deadline: on the monotonic clock.
+            output_filter: names of the outputs; empty for all.
+
+        Returns:
+            The number of the version, and its outputs.
 
         Raises:
-            ServingError: why there is no answer.
+            ServingError: there is no answer; RESOURCE_EXHAUSTED where all places are taken.
         """
-        check_images(inputs, self.limits, loaded.image_size)
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise ServingError("DEADLINE_EXCEEDED", "the deadline passed before the model ran")
-        start = time.monotonic()
-        outputs = loaded.predict(inputs, signature, output_filter, left)
-        self.metrics.runtime_latency(target.model, time.monotonic() - start)
-        return outputs
+        if not self._places.acquire(blocking=False):
+            raise ServingError(
+                "RESOURCE_EXHAUSTED",
+                f"{self.limits.concurrency} predictions are running; try again later",
+            )
+        try:
+            with self.manager.acquire(*target) as (number, loaded):
+                inputs = read(loaded)
+                check_images(inputs, self.limits, loaded.image_size)
+                start = time.monotonic()
+                if start >= deadline:
+                    raise ServingError(
+                        "DEADLINE_EXCEEDED", "the deadline passed before the model ran"
+                    )
+                outputs = loaded.predict(inputs, signature, output_filter, deadline - start)
+                self.metrics.runtime_latency(target.model, time.monotonic() - start)
+                return number, outputs
+        finally:
+            self._places.release()
+
+
+def signature_map(loaded: LoadedModel) -> SignatureDefMap:
+    """Return the signatures of a version, as both protocols answer."""
+    return SignatureDefMap(signature_def=loaded.signatures)
+
+
+def status_response(versions: Sequence[Version]) -> GetModelStatusResponse:
+    """Return the states of versions, as both protocols answer."""
+    response = GetModelStatusResponse()
+    for version in versions:
+        state = ModelVersionStatus.State.Value(version.state)
+        added = response.model_version_status.add(version=version.number, state=state)
+        added.status.SetInParent()  # present also where all is well
+        if version.error:
+            added.status.error_code = error_codes_pb2.Code.Value(version.error.code)
+            added.status.error_message = version.error.message
+    return response
 
 
 def check_images(inputs: Arrays, limits: Limits, image_size: int) -> None:
-    """Refuse images that would take too much memory, or that no model here decodes.
+    """Refuse images that would take too much memory, or that no exported model decodes.
 
     Only their headers are read. `image_size` is the side of the model's input, in pixels.
 
@@ -142,8 +211,7 @@ def check_images(inputs: Arrays, limits: Limits, image_size: int) -> None:
             them is neither JPEG nor PNG.
     """
     total = count = 0
-    for image in _images(inputs):
-        count += 1
+    for count, image in enumerate(_images(inputs), 1):
         total += _pixels(image, count)
         if total > limits.pixels:
             raise invalid(f"the images in the request have more than {limits.pixels} pixels")
@@ -153,32 +221,20 @@ def check_images(inputs: Arrays, limits: Limits, image_size: int) -> None:
 
 
 def _images(inputs: Arrays) -> Iterable[bytes]:
-    """What the strings of a request hold that may be an image."""
-    for array in inputs.values():
-        if array.dtype == object:
-            for value in array.ravel():
-                if value.startswith(_KEPT):
-                    yield value
-                else:
-                    yield from _images_of_example(value)
-
-
-def _images_of_example(value: bytes) -> Iterable[bytes]:
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.example.example_pb2 import Example
-
-    try:
-        features = Example.FromString(value).features.feature
-    except DecodeError:
+    """Yield the strings of a request that may be images, also from within tf.Examples."""
+    for value in (v for array in inputs.values() if array.dtype == object for v in array.ravel()):
         features = {}
-    if not features:
-        yield value
-    for feature in features.values():
-        yield from (text for text in feature.bytes_list.value if text.startswith(_IMAGES))
+        if not value.startswith((JPEG, PNG)):
+            with contextlib.suppress(DecodeError):
+                features = Example.FromString(value).features.feature
+        if not features:
+            yield value
+        for feature in features.values():
+            yield from (text for text in feature.bytes_list.value if text.startswith(_IMAGES))
 
 
 def _pixels(image: bytes, number: int) -> int:
-    """How many an image has; 0 for some other text, of which the model knows what it is."""
+    """Return the pixels of an image; 0 for another text, which the model may know."""
     try:
         header = formats.header(image)
     except Unusable as error:
@@ -188,17 +244,3 @@ def _pixels(image: bytes, number: int) -> int:
     if name := formats.known(image):
         raise invalid(f"image {number} of the request is {name}: {formats.ADVICE}")
     return 0
-
-
-def top_classes(outputs: Arrays, classes: Sequence[str], most: int) -> list[dict[str, Any]]:
-    """Name the likeliest classes of the first image: {"label": str, "probability": float}.
-
-    Raises:
-        ServingError: FAILED_PRECONDITION; the model has no output "probabilities".
-    """
-    if "probabilities" not in outputs:
-        raise ServingError("FAILED_PRECONDITION", "the model has no output named probabilities")
-    row = outputs["probabilities"][0]
-    names = classes or [f"class {index}" for index in range(len(row))]
-    order = np.argsort(-row, kind="stable")[:most]
-    return [{"label": names[i], "probability": float(row[i])} for i in order]

@@ -11,15 +11,14 @@ import binascii
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
 from components.model_server.errors import ServingError, invalid
-
-if TYPE_CHECKING:
-    from tensorflow.core.framework.tensor_pb2 import TensorProto
-    from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
 Arrays = dict[str, np.ndarray]
 
@@ -42,8 +41,6 @@ def from_proto(name: str, proto: TensorProto, max_bytes: int) -> np.ndarray:
         ServingError: INVALID_ARGUMENT where it contradicts itself, or where its shape promises more
             than `max_bytes` (one value can stand for any number of equal ones).
     """
-    import tensorflow as tf
-
     shape = [dimension.size for dimension in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
         raise invalid(f"input {name!r} has no fully defined shape: {shape}")
@@ -62,8 +59,6 @@ def from_proto(name: str, proto: TensorProto, max_bytes: int) -> np.ndarray:
 
 def to_proto(array: np.ndarray) -> TensorProto:
     """Write an array as a TensorProto."""
-    import tensorflow as tf
-
     return tf.make_tensor_proto(array, tf.string if array.dtype == object else array.dtype)
 
 
@@ -151,8 +146,6 @@ def _is_base64(value: Any) -> bool:
 
 
 def _from_json(name: str, value: Any, number: int) -> np.ndarray:
-    import tensorflow as tf
-
     dtype = tf.dtypes.as_dtype(number)
     try:
         cells = np.array(value, object)
@@ -205,7 +198,7 @@ def _to_json(name: str, array: np.ndarray) -> Any:
         return (_shortened(array) if array.dtype == np.float32 else array).tolist()
     # Only the name can tell bytes from text.
     encode = _encoded if name.endswith("_bytes") else _decoded
-    return _map_nested(encode, array.tolist())
+    return np.vectorize(encode, [object])(array).tolist()
 
 
 def _shortened(array: np.ndarray) -> np.ndarray:
@@ -225,12 +218,6 @@ def _decoded(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError as error:
         raise ServingError("INTERNAL", f"an output is not UTF-8 text: {error}") from error
-
-
-def _map_nested(function: Any, value: Any) -> Any:
-    if isinstance(value, list):
-        return [_map_nested(function, item) for item in value]
-    return function(value)
 
 
 def _unnamed(columns: dict[str, Any]) -> Any:

@@ -97,7 +97,7 @@ class Window:
         end = instant(self.until)
         since = end - datetime.timedelta(days=self.days or config.monitor.window_days)
         with redirect_output(Path(os.devnull)):
-            from pipeline.monitoring import figures, monitor, page, recorder
+            from pipeline.monitoring import figures, gauges, monitor, page
 
             place = find()
             report = monitor.look(config, self.logs, place, since, end)
@@ -108,8 +108,8 @@ class Window:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "monitor.html").write_text(page.render(config.name, report), "utf-8")
             (folder / "monitor.json").write_text(f"{as_json}\n", "utf-8")
-            gauges = monitor.gauges(config.name, report)
-            storage.write_text(str(self.logs / recorder.GAUGES), gauges)
+            values = gauges.render(config.name, report)
+            storage.write_text(str(self.logs / gauges.FILE), values)
             now = datetime.datetime.now(datetime.UTC)
             for line in monitor.tell(config, place, report, now):
                 print(line)

@@ -73,7 +73,7 @@ def record(
 
     from pipeline.monitoring import logs, recorder
 
-    what = recorder.What(not no_images, embeddings or no_images, tuple(shadow or ()))
+    what = recorder.RecordOptions(not no_images, embeddings or no_images, tuple(shadow or ()))
     limits = logs.Limits(int(max_mb * 1e6), int(file_mb * 1e6), file_minutes * 60, days)
     print(f"Recording to {folder}, on {host}:{port}", flush=True)
     try:

@@ -54,7 +54,7 @@ class Candidates(NamedTuple):
 
 
 def choose(candidates: Candidates, number: int) -> list[tuple[int, str]]:
-    """At most `number` of the candidates, each with the reason, in the order to ask in."""
+    """Choose at most `number` candidates, each with its reason, in the order to label them in."""
     best = np.sort(candidates.probabilities, axis=1)[:, ::-1]
     second = best[:, 1] if best.shape[1] > 1 else np.zeros(len(best))
     order = np.argsort(best[:, 0] - second, kind="stable")
@@ -75,7 +75,7 @@ def choose(candidates: Candidates, number: int) -> list[tuple[int, str]]:
 def _diverse(
     points: np.ndarray, pool: Sequence[int], number: int, given: Sequence[int] = ()
 ) -> list[int]:
-    """At most `number` of the pool by greedy k-centre, from its first and those given on."""
+    """Choose at most `number` of the pool by greedy k-centre, beginning with those given."""
     if len(pool) <= number or not points.shape[1]:
         return list(pool[:number])
     chosen: list[int] = []
@@ -148,7 +148,7 @@ def select(
 
 
 def main_version(rows: Sequence[Row]) -> int:
-    """The version that has answered the most callers; 0 for none."""
+    """Return the version that has answered the most callers; 0 for none."""
     counts: dict[int, int] = {}
     for row in rows:
         if row.status == OK and not row.is_shadow:
@@ -159,7 +159,7 @@ def main_version(rows: Sequence[Row]) -> int:
 def _places(
     version: int, rows: Sequence[Row], answers: Answers, embed: Embed
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points, and whether each is far; of no dimension where embeddings are not to be had."""
+    """Return points and whether each is far; points of no dimension without embeddings."""
     space = answers.space()
     parts = [rows[start : start + EMBEDDED] for start in range(0, len(rows), EMBEDDED)]
     found = [embed(version, part) for part in parts] if space else []
@@ -171,7 +171,7 @@ def _places(
 
 
 def _without_near_duplicates(rows: Sequence[Row]) -> list[Row]:
-    """The first of each group of images that look the same."""
+    """Keep the first of each group of images that look the same."""
     thumbs, found = [], []
     for row in rows:
         try:
@@ -230,7 +230,7 @@ def write_table(path: Path, lines: Collection[dict[str, str]] | Iterator[dict[st
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The lines of a table. Raises DataError."""
+    """Read the lines of a table. Raises DataError."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""What traffic is compared with: the images that the baseline was made of, and what models answer.
+"""The data that traffic is compared with: the baseline's images, and models' answers about them.
 
 Statistics of images are those of a sample of all of them. Answers are those about held-out images:
 a model is surer of what it was trained on than of anything that it is asked later.
@@ -9,16 +9,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from components import features, reuse, servable, storage
+from components import features, servable, storage
 from components.storage import staging
 from pipeline.errors import DataError
+from pipeline.retraining import drift
 
 SAMPLE = 2000  # images of the training, and as many held-out ones
 NEIGHBOURS = 5
@@ -46,22 +51,17 @@ class Space:
 
     def __init__(self, training: np.ndarray) -> None:
         """Fit to embeddings, float [N, D]."""
-        from sklearn.decomposition import PCA
-        from sklearn.neighbors import NearestNeighbors
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
         most = min(COMPONENTS, *training.shape)
         self._project = make_pipeline(StandardScaler(), PCA(most, random_state=0))
         points = self._project.fit_transform(training)
         self._near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(points))).fit(points)
 
     def project(self, embeddings: np.ndarray) -> np.ndarray:
-        """Points, float [N, components]."""
+        """Project to the principal components, float [N, components]."""
         return self._project.transform(embeddings)
 
     def distances(self, embeddings: np.ndarray) -> np.ndarray:
-        """Distance of each, float [N], of those that were not fitted to."""
+        """Measure the distance, float [N], of embeddings that were not fitted to."""
         found, _ = self._near.kneighbors(self.project(embeddings))
         return found.mean(axis=1)
 
@@ -78,7 +78,7 @@ class Images:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What a version answers about the held-out images.
+    """The answers of a version about the held-out images.
 
     classes: their names, in the order of the probabilities.
     probabilities: float [E, classes].
@@ -93,7 +93,7 @@ class Answers:
     held_out: np.ndarray
 
     def space(self) -> Space | None:
-        """None where the model has no embeddings."""
+        """Fit the space of the training images; None where the model has no embeddings."""
         return Space(self.training) if self.training.shape[1] else None
 
 
@@ -106,7 +106,7 @@ class _Sampled:
 
 
 class Baseline:
-    """The data of the baseline. What takes long to compute is kept in a folder."""
+    """The data of the baseline; slow computations are cached in a folder."""
 
     def __init__(self, examples_uri: str, kept: Path) -> None:
         """Say where the Examples artifact is, and where to keep what is computed of it."""
@@ -115,11 +115,11 @@ class Baseline:
         self._sampled: _Sampled | None = None
 
     def images(self) -> Images:
-        """Raises DataError where the examples cannot be read."""
+        """Read the derived features of a sample. Raises DataError where that fails."""
         return Images(self._kept_or(("images",), lambda: _columns(self._sample())))
 
     def answers(self, location: str) -> Answers:
-        """Of the SavedModel at a path or URI.
+        """Compute the answers of the SavedModel at a path or URI.
 
         Raises DataError where the examples cannot be read, OSError where the model cannot.
         """
@@ -134,8 +134,8 @@ class Baseline:
             try:
                 with copies:
                     uri = staging.local(self._uri)
-                    training = list(_read(uri, ["train"]))
-                    held_out = list(_read(uri, ["eval", "test"]))
+                    training = list(drift.sample(uri, ["train"], SAMPLE))
+                    held_out = list(drift.sample(uri, ["eval", "test"], SAMPLE))
             except (tf.errors.OpError, OSError) as error:
                 raise DataError(f"{self._uri}: the examples cannot be read: {error}") from error
             if not training or not held_out:
@@ -156,16 +156,6 @@ class Baseline:
         with storage.writing(str(path), durable=False) as unfinished, unfinished.open("wb") as file:
             np.savez(file, allow_pickle=False, **found)
         return found
-
-
-def _read(uri: str, splits: Sequence[str]) -> Iterator[bytes]:
-    """At most SAMPLE of the examples, from all over them."""
-    files = [name for names in reuse.files_of(uri, splits).values() for name in names]
-    shards = reuse.read_shards(uri)
-    count = sum(shards.get(name, 0) for name in files)
-    if files:
-        records = tf.data.TFRecordDataset([staging.here(f"{uri}/{name}") for name in files])
-        yield from records.shard(max(1, -(-count // SAMPLE)), 0).as_numpy_iterator()
 
 
 def _columns(sampled: _Sampled) -> Arrays:
@@ -206,7 +196,7 @@ def _text(record: tf.train.Example, name: str) -> bytes:
 
 
 class Model:
-    """A SavedModel that is asked in this process. classes: the names, in order."""
+    """A SavedModel loaded in this process. classes: the names, in order."""
 
     def __init__(self, location: str) -> None:
         """Load it from a path or URI. Raises OSError."""
@@ -219,11 +209,11 @@ class Model:
         self.classes = servable.parse_classes(names, location)
 
     def probabilities(self, images: Sequence[bytes]) -> np.ndarray:
-        """Float [N, classes]."""
+        """Predict probabilities, float [N, classes]."""
         return self._asked(servable.IMAGES, "probabilities", images)
 
     def embeddings(self, images: Sequence[bytes]) -> np.ndarray:
-        """Float [N, D]; D is 0 where the model was exported before there were embeddings."""
+        """Compute embeddings, float [N, D]; D is 0 for a model exported without that signature."""
         if servable.EMBEDDINGS not in self._loaded.signatures:
             return np.zeros((len(images), 0), np.float32)
         return self._asked(servable.EMBEDDINGS, "embedding", images).reshape(len(images), -1)

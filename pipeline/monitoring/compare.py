@@ -1,4 +1,4 @@
-"""Compares a window of traffic with the baseline's data, with a rate of false alarms that is known.
+"""Compare a window of traffic with the baseline's data, with a rate of false alarms that is known.
 
 Each comparison is a test of two samples, of the traffic and of the baseline, for the hypothesis
 that both are of the same images: Kolmogorov and Smirnov's of numbers, chi-squared of shares,
@@ -35,6 +35,7 @@ from pipeline.monitoring import rows as recorded
 from pipeline.monitoring.baseline import NUMBERS, Answers, Images
 from pipeline.monitoring.figures import DRIFTED, LITTLE, STEADY, Check, Group, Pair, Report
 from pipeline.monitoring.rows import Row
+from pipeline.retraining import drift
 from pipeline.settings import MonitorConfig
 
 MOST = 5000  # images that are compared; of more, these are drawn
@@ -42,34 +43,15 @@ EMBEDDED = 1000  # of them, whose embeddings are computed where they were not re
 _EXPECTED = 5.0  # images of a category, below which it is counted with the other rare ones
 _UNSEEN_FACTOR = 2.0  # how far beyond all of the baseline's a size is like none of them
 
-TITLES = {
-    features.HEIGHT: "height",
-    features.WIDTH: "width",
-    features.ASPECT: "aspect",
-    features.MEAN: "brightness",
-    features.CONTRAST: "contrast",
-    features.BYTES: "bytes",
-    features.CHANNELS: "channels",
-    features.FORMAT: "format",
-}
-_COLUMNS = {
-    features.HEIGHT: "height",
-    features.WIDTH: "width",
-    features.ASPECT: "aspect",
-    features.MEAN: "mean",
-    features.CONTRAST: "contrast",
-    features.BYTES: "size",
-    features.CHANNELS: "channels",
-    features.FORMAT: "format",
-}
+_TITLES = {**recorded.FIELDS, features.MEAN: "brightness", features.BYTES: "bytes"}
 ACCURACY = "estimated accuracy"
 
-# Embeddings, float [N, D], by a version; None where they are not to be had.
+# Embeddings, float [N, D], by a version; None where there are none.
 Embed = Callable[[int, Sequence[Row]], np.ndarray | None]
 
 
 class _Draft(NamedTuple):
-    """A comparison whose level is not known before all are counted."""
+    """A `Check` whose level is not known before all are counted."""
 
     name: str
     about: str
@@ -169,7 +151,7 @@ def compare(
 
 
 def _different(rows: Sequence[Row]) -> list[Row]:
-    """The first row of each image."""
+    """Keep the first row of each image."""
     return list({row.sha256: row for row in reversed(rows)}.values())[::-1]
 
 
@@ -189,7 +171,7 @@ def _by_group(rows: Sequence[Row]) -> dict[tuple[str, int, str], list[Row]]:
 
 
 def _detectable(level: float, images: int, reference: int) -> float:
-    """The distance at which a Kolmogorov-Smirnov test reaches its level."""
+    """Return the distance at which a Kolmogorov-Smirnov test reaches its level."""
     size = images * reference / (images + reference)
     return min(1.0, math.sqrt(-0.5 * math.log(level / 2) / size))
 
@@ -199,10 +181,10 @@ def _of_images(rows: Sequence[Row], images: Images, config: MonitorConfig) -> It
     before = images.columns
     divergences = _divergences(decoded, before) if decoded else {}
     for name in NUMBERS if decoded else ():
-        now = np.array([getattr(row, _COLUMNS[name]) for row in decoded], np.float64)
+        now = np.array([getattr(row, recorded.FIELDS[name]) for row in decoded], np.float64)
         test = stats.ks_2samp(now, before[name], method="asymp")
         yield _Draft(
-            TITLES[name],
+            _TITLES[name],
             "images",
             len(now),
             float(test.statistic),
@@ -213,21 +195,21 @@ def _of_images(rows: Sequence[Row], images: Images, config: MonitorConfig) -> It
         )
     for name in (features.FORMAT, features.CHANNELS):
         chosen = rows if name == features.FORMAT else decoded
-        found = [str(getattr(row, _COLUMNS[name])) for row in chosen]
+        found = [str(getattr(row, recorded.FIELDS[name])) for row in chosen]
         if found:
             yield _shares(
-                TITLES[name], "images", found, list(before[name]), config, divergences.get(name)
+                _TITLES[name], "images", found, list(before[name]), config, divergences.get(name)
             )
     yield _unseen(rows, images, config)
 
 
 def _divergences(rows: Sequence[Row], before: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """TFDV's distances of the derived statistics."""
-    from pipeline.retraining.drift import measured, statistics
-
+    """Measure TFDV's distances of the derived statistics."""
     numbers = (*NUMBERS, features.CHANNELS)
     texts = (features.FORMAT,)
-    now = {name: [getattr(row, _COLUMNS[name]) for row in rows] for name in (*numbers, *texts)}
+    now = {
+        name: [getattr(row, recorded.FIELDS[name]) for row in rows] for name in (*numbers, *texts)
+    }
 
     def batch(columns: Mapping[str, Iterable[Any]]) -> pa.RecordBatch:
         lists = {
@@ -236,7 +218,9 @@ def _divergences(rows: Sequence[Row], before: Mapping[str, np.ndarray]) -> dict[
         }
         return pa.RecordBatch.from_pydict(lists)
 
-    found = measured(statistics(batch(now)), statistics(batch(before)), texts, numbers)
+    found = drift.measured(
+        drift.statistics(batch(now)), drift.statistics(batch(before)), texts, numbers
+    )
     return {name: round(value, 4) for name, value in found}
 
 
@@ -248,7 +232,7 @@ def _shares(
     config: MonitorConfig,
     divergence: float | None = None,
 ) -> _Draft:
-    """Chi-squared test of the shares of categories, the rare ones counted together."""
+    """Test the shares of categories by chi-squared, the rare ones counted together."""
     counts, known = Counter(now), Counter(before)
     least = min(len(now), len(before)) / (len(now) + len(before))
     kept = [key for key in counts | known if (counts[key] + known[key]) * least >= _EXPECTED]
@@ -271,7 +255,7 @@ def _shares(
 
 
 def _unseen(rows: Sequence[Row], images: Images, config: MonitorConfig) -> _Draft:
-    """Images like none of the baseline's: of another format, or far smaller or larger than all."""
+    """Count images unlike the baseline's: of another format, or far smaller or larger."""
     before = images.columns
     formats = set(before[features.FORMAT])
     sides = np.stack([before[features.HEIGHT], before[features.WIDTH]])
@@ -365,7 +349,7 @@ def _numbers(
 
 
 def _entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Of each distribution, as a share of that of equal probabilities."""
+    """Compute the entropy of each distribution, as a share of that of equal probabilities."""
     most = math.log(max(2, probabilities.shape[1]))
     return stats.entropy(probabilities, axis=1) / most
 
@@ -373,7 +357,7 @@ def _entropy(probabilities: np.ndarray) -> np.ndarray:
 def _accuracy(
     now: np.ndarray, before: np.ndarray, right: np.ndarray
 ) -> tuple[Estimate, Estimate, float]:
-    """The estimated accuracy, that of the held-out images, and the chance of as large a fall."""
+    """Estimate the accuracy; return it, the held-out images' accuracy, and p of such a fall."""
     count = int(right.sum())
     threshold = np.sort(before)[::-1][max(0, count - 1)]
     above, known = int((now >= threshold).sum()), int((before >= threshold).sum())
@@ -402,7 +386,7 @@ def _distances(
 def _pairs(
     answered: Mapping[tuple[str, int, str], Sequence[Row]], config: MonitorConfig
 ) -> tuple[list[Pair], list[_Draft]]:
-    """Versions that were asked about the same images."""
+    """Compare the versions that answered about the same images."""
     pairs, drafts = [], []
     named = {
         Group(model=model, version=version, label=label, images=0, refused=0).name: (

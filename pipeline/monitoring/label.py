@@ -21,7 +21,7 @@ _HEADERS = {
 
 
 def application(folder: Path) -> web.Application:
-    """The page over a folder that `ask.write` made. Raises DataError where it is none."""
+    """Make the page for a folder written by `ask.write`. Raises DataError for another folder."""
     read_table(folder / TABLE)
     try:
         items = json.loads((folder / ITEMS).read_bytes())
@@ -45,7 +45,7 @@ def application(folder: Path) -> web.Application:
         return web.FileResponse(folder / name)
 
     async def label(request: web.Request) -> web.Response:
-        # Of JSON a browser asks first when another site's page sends it, and is refused.
+        # A browser sends JSON of another site's page only after a preflight, which fails here.
         if request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType
         sent: Any = await request.json()

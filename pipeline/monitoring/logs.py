@@ -1,7 +1,7 @@
 """The folder of recorded traffic: TFRecord files that are only added to, and removed as a whole.
 
 A file is called by the time of its first request and is closed when it is large or old enough. Many
-recorders may share a folder. What a kill has cut off is the end of one file, which is left out.
+recorders may share a folder. A kill cuts off the end of one file, which is left out.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ import time
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
-
-import tensorflow as tf
+from typing import BinaryIO, NamedTuple
 
 from pipeline.errors import ConfigError
-from pipeline.monitoring import rows
+from pipeline.monitoring import rows, tfrecord
 from pipeline.monitoring.retention import STAMP, SUFFIX, began, files, modified, prune
 from pipeline.monitoring.rows import Row
 
 
 class Limits(NamedTuple):
-    """What a folder may hold.
+    """The limits of a folder.
 
     total: bytes of all files; the oldest are removed.
     each: bytes after which a new file is begun.
@@ -40,13 +38,13 @@ class Limits(NamedTuple):
 
 
 class Writer:
-    """Adds rows to a folder, within its limits. For one thread."""
+    """A writer of rows to a folder, within its limits. For one thread."""
 
     def __init__(self, folder: Path, limits: Limits) -> None:
-        """Nothing is written before the first row."""
+        """Prepare to write; no file is made before the first row."""
         self._folder = folder
         self._limits = limits
-        self._file: tf.io.TFRecordWriter | None = None
+        self._file: BinaryIO | None = None
         self._path = folder
         self._began = 0.0
         self._size = 0
@@ -58,12 +56,12 @@ class Writer:
             if self._file is None or self._is_full():
                 self._begin(row.time)
             assert self._file
-            self._file.write(content)
+            self._file.write(tfrecord.framed(content))
             self._file.flush()
-        except tf.errors.OpError as error:
+        except OSError:
             self.close()
-            raise OSError(f"{self._folder}: {error.message}") from error
-        self._size += len(content) + 16
+            raise
+        self._size += len(content) + tfrecord.OVERHEAD
 
     def _is_full(self) -> bool:
         is_old = time.monotonic() - self._began >= self._limits.seconds
@@ -84,14 +82,13 @@ class Writer:
         """Close the file that is written to."""
         file, self._file = self._file, None
         if file:
-            with contextlib.suppress(tf.errors.OpError):  # what failed was told before
+            with contextlib.suppress(OSError):  # it was reported before
                 file.close()
 
 
-def _created(path: Path) -> tf.io.TFRecordWriter:
+def _created(path: Path) -> BinaryIO:
     # For its owner alone: it holds what people have sent.
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    return tf.io.TFRecordWriter(str(path))
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 class Reading(NamedTuple):
@@ -107,7 +104,7 @@ def read(
     until: datetime.datetime | None = None,
     images: bool = True,
 ) -> Reading:
-    """The rows of requests from `since` on and before `until`, by time.
+    """Read the rows of requests from `since` on and before `until`, by time.
 
     Args:
       folder: of the files.
@@ -141,9 +138,9 @@ def read(
 
 
 def forget(folder: Path, requests: Collection[str]) -> dict[str, int]:
-    """Remove all records of these requests; returns how many there were of each.
+    """Remove all records of these requests; return how many there were of each.
 
-    What is recorded during the call may be lost.
+    Records written during the call may be lost.
 
     Raises OSError, and ConfigError where there is no such folder.
     """
@@ -164,7 +161,7 @@ def forget(folder: Path, requests: Collection[str]) -> dict[str, int]:
         staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         with _created(staging) as file:
             for content in kept:
-                file.write(content)
+                file.write(tfrecord.framed(content))
         os.utime(staging, (status.st_atime, status.st_mtime))  # its age is what retention goes by
         # Under another name, by which a recorder that writes to it sees that it is gone.
         staging.rename(
@@ -175,7 +172,7 @@ def forget(folder: Path, requests: Collection[str]) -> dict[str, int]:
 
 
 def _whole(path: Path) -> list[tuple[bytes, str]]:
-    """The records before what is cut off or damaged, each with its request."""
+    """Read the records before the first damaged one, each with its request."""
     found: list[tuple[bytes, str]] = []
     with contextlib.suppress(ValueError, FileNotFoundError):
         found.extend((each, rows.from_example(each).request) for each in _records(path))
@@ -183,10 +180,6 @@ def _whole(path: Path) -> list[tuple[bytes, str]]:
 
 
 def _records(path: Path) -> Iterator[bytes]:
-    """The records of a file. Raises ValueError at what is cut off or damaged."""
-    try:
-        yield from tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-    except tf.errors.NotFoundError as error:
-        raise FileNotFoundError(str(path)) from error
-    except tf.errors.OpError as error:
-        raise ValueError("it is cut off or damaged") from error
+    """Yield the records of a file. Raises ValueError at one that is cut off or damaged."""
+    with path.open("rb") as file:
+        yield from tfrecord.records(file)

@@ -1,4 +1,4 @@
-"""One look at the traffic: read a window, compare it, and keep and tell what is found."""
+"""Compare a window of traffic with the baseline, and report the findings."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _HELD = 2  # versions whose models are in memory at a time
 
 @dataclasses.dataclass(frozen=True)
 class MonitorInputs:
-    """Where a monitoring finds what it compares with.
+    """The locations that a monitoring reads and writes.
 
     Attributes:
       examples: URI of the baseline's Examples artifact.
       models: path or URI of the folder of the versions.
       baseline: id of the model in ML Metadata; None where it is not known.
       journal: path or URI of the journal of retrainings, which gets what is found.
-      kept: folder for what takes long to compute.
+      kept: folder for cached computations and the last page.
     """
 
     examples: str
@@ -57,7 +57,7 @@ def find_place(
     log: str | None = None,
     connection: metadata_store_pb2.ConnectionConfig | None = None,
 ) -> MonitorInputs:
-    """What is not given is that of the workspace. Raises ConfigError where there is none."""
+    """Fill in the workspace's own locations. Raises ConfigError where there is no baseline."""
     workspace = Workspace(config.workspace)
     found = None
     if connection is None and workspace.metadata.exists():
@@ -79,7 +79,7 @@ def find_place(
 
 
 def labelled(place: MonitorInputs) -> set[str]:
-    """SHA-256 of the images that the baseline was made of; none where the list is gone."""
+    """Return the SHA-256 of the baseline's images; none where their list is gone."""
     try:
         return lineage.contents(place.examples, "train", "eval", "test")
     except OSError:
@@ -87,10 +87,10 @@ def labelled(place: MonitorInputs) -> set[str]:
 
 
 class Models:
-    """The versions that have answered, as the baseline's images and the traffic's need them."""
+    """The served versions, loaded as they are needed."""
 
     def __init__(self, place: MonitorInputs) -> None:
-        """Nothing is loaded before it is needed."""
+        """Prepare; nothing is loaded yet."""
         self._place = place
         self._baseline = Baseline(place.examples, place.kept)
         self._loaded: dict[int, Model] = {}
@@ -99,7 +99,7 @@ class Models:
         return self._baseline
 
     def answers(self, version: int) -> Answers | str:
-        """What a version answers about the held-out images, or why that is not known."""
+        """Return a version's answers about the held-out images, or why there are none."""
         location = storage.join(self._place.models, str(version))
         try:
             return self._baseline.answers(location)
@@ -107,7 +107,7 @@ class Models:
             return f"{location} cannot be asked: {error}"
 
     def embed(self, version: int, rows: Sequence[Row]) -> np.ndarray | None:
-        """Float [N, D]: as recorded, or else computed; None where neither can be."""
+        """Return embeddings, float [N, D], recorded or computed; None where neither is possible."""
         if all(len(row.embedding) for row in rows):
             return np.stack([np.asarray(row.embedding) for row in rows])
         if not all(row.image for row in rows):
@@ -150,9 +150,9 @@ def look(
 
 
 def tell(config: Config, place: MonitorInputs, report: Report, now: datetime.datetime) -> list[str]:
-    """Add what was found to the journal, for `retrain`, and tell the webhook once in a cool-down.
+    """Add the findings to the journal, for `retrain`; notify the webhook once in a cool-down.
 
-    Returns lines for people about what could not be done.
+    Returns lines for people about failures.
     """
     entries = journal.read(place.journal)
     told = {kind: [str_of(check) for check in checks] for kind, checks in by_kind(report).items()}
@@ -186,7 +186,7 @@ def tell(config: Config, place: MonitorInputs, report: Report, now: datetime.dat
 
 
 def by_kind(report: Report) -> dict[str, list[Any]]:
-    """The findings by the section of `retrain` that says what follows from them."""
+    """Group the findings by the section of `retrain` that configures the reaction."""
     return {
         "traffic": [each for each in report.findings if each.name != ACCURACY],
         "accuracy": [each for each in report.findings if each.name == ACCURACY],
@@ -196,14 +196,14 @@ def by_kind(report: Report) -> dict[str, list[Any]]:
 def is_quiet(
     entries: Sequence[Mapping[str, Any]], kind: str, now: datetime.datetime, days: float
 ) -> bool:
-    """Whether the webhook was told of this kind less than `days` ago."""
+    """Return whether the webhook got this kind less than `days` ago."""
     oldest = now - datetime.timedelta(days=days)
     told = (entry for entry in entries if entry["event"] == "traffic" and kind in entry["told"])
     return any(datetime.datetime.fromisoformat(entry["at"]) > oldest for entry in told)
 
 
 def str_of(check: Any) -> str:
-    """A finding as a line."""
+    """Describe a finding in a line."""
     return (
         f"{check.name} of {check.about}: {check.text} (distance {check.effect:.2f} in "
         f"{check.images:,} images, p = {check.p:.2g})"
@@ -211,7 +211,7 @@ def str_of(check: Any) -> str:
 
 
 def lines(report: Report) -> list[str]:
-    """The report as text: a title and what it is, in two columns."""
+    """Write the report as lines of text, titles in the first column."""
     window = f"{_moment(report.since)} to {_moment(report.until)}"
     found = [
         ("Traffic", f"{window}: {report.images:,} different images, {report.repeats:,} came again"),
@@ -263,47 +263,3 @@ def _estimate(value: Any) -> str:
 
 def _moment(text: str) -> str:
     return f"{text[:16].replace('T', ' ')} UTC"
-
-
-def gauges(name: str, report: Report) -> str:
-    """Prometheus' text about the last window."""
-    found: dict[str, list[tuple[dict[str, str], float]]] = {}
-
-    def add(gauge: str, value: float | None, **labels: str) -> None:
-        if value is not None:
-            found.setdefault(f"perennial_monitor_{gauge}", []).append(
-                ({"model_name": name, **labels}, value)
-            )
-
-    add("until_seconds", datetime.datetime.fromisoformat(report.until).timestamp())
-    add("images", report.images)
-    for verdict in ("steady", "drifted", "little"):
-        add("verdict", report.verdict == verdict, verdict=verdict)
-    for check in report.checks:
-        labels = {"check": check.name, "about": check.about}
-        add("effect", check.effect, **labels)
-        add("limit", check.limit, **labels)
-        add("found", check.found, **labels)
-    for group in report.groups:
-        labels = {"version": str(group.version), "label": group.label}
-        add("group_images", group.images, **labels)
-        add("refused_images", group.refused, **labels)
-        for gauge in ("confidence", "entropy", "accuracy"):
-            estimate = getattr(group, gauge)
-            for end in ("value", "low", "high") if estimate else ():
-                add(gauge, getattr(estimate, end), end=end, **labels)
-        for class_name, (share, _) in group.shares.items():
-            add("class_share", share.value, class_name=class_name, **labels)
-    for pair in report.pairs:
-        add("disagreement", pair.disagree.value, first=pair.first, second=pair.second)
-    text = []
-    for gauge, samples in found.items():
-        text.append(f"# TYPE {gauge} gauge")
-        for labels, value in samples:
-            told = ",".join(f'{key}="{_escaped(each)}"' for key, each in labels.items())
-            text.append(f"{gauge}{{{told}}} {float(value):.9g}")
-    return "\n".join(text) + "\n"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

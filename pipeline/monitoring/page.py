@@ -8,7 +8,7 @@ from pipeline.report.page import template
 
 
 def render(name: str, report: Report) -> str:
-    """The page of a window of traffic of the model called `name`."""
+    """Render the page of a window of traffic of the model called `name`."""
     verdicts = {
         "steady": ("pushed", "Steady", "no finding"),
         "drifted": ("rejected", "Drifted", ""),

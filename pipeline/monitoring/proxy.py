@@ -53,8 +53,7 @@ http {{
     }}
     # By nginx's own number, so that no caller chooses what is recorded.
     split_clients $request_id $is_recorded {{
-        {percent}% 1;
-        * "";
+        {recorded}* "";
     }}
     upstream rest {{
         server {rest};
@@ -125,7 +124,7 @@ _REST_OWN = """\
 
 @dataclasses.dataclass(frozen=True)
 class Proxy:
-    """Addresses, HOST:PORT, and the share of the requests that is recorded, 0 to 1.
+    """The addresses, HOST:PORT, and the share of the requests that is recorded, 0 to 1.
 
     folder: for nginx's files; an absolute path that is there.
     patience: how long nginx waits for the recorder, as nginx has times.
@@ -142,7 +141,7 @@ class Proxy:
     patience: str = PATIENCE
 
     def configuration(self) -> str:
-        """The text of nginx.conf. Raises ConfigError where the share is none."""
+        """Write the text of nginx.conf. Raises ConfigError for a share outside 0 to 1."""
         if not 0 <= self.share <= 1:
             raise ConfigError(f"a share of {self.share:g} of the requests: it must be in 0..1")
         common = {
@@ -152,10 +151,12 @@ class Proxy:
             "mirror": _MIRROR,
             "patience": self.patience,
         }
+        percent = f"{100 * self.share:.2f}"
         head = _HEAD.format(
             folder=self.folder,
             workers=self.workers,
-            percent=f"{100 * self.share:.2f}",
+            # nginx refuses a share of 0 %.
+            recorded=f"{percent}% 1;\n        " if float(percent) else "",
             rest=self.rest,
             grpc=self.grpc,
             recorder=self.recorder,
@@ -186,7 +187,7 @@ class Proxy:
         return f"{head}{rest}{grpc}}}\n"
 
     def command(self) -> list[str]:
-        """Write the configuration into the folder, and say how nginx is started with it.
+        """Write the configuration into the folder; return the command that starts nginx with it.
 
         Raises ConfigError where nginx is not installed.
         """
@@ -195,13 +196,13 @@ class Proxy:
             raise ConfigError("nginx is not installed; on Debian: apt-get install nginx-light")
         file = Path(self.folder, "nginx.conf")
         file.write_text(self.configuration(), "utf-8")
-        # Started as root, its workers are nobody, and keep large requests in it.
+        # Started as root, its workers run as user nobody, and keep large requests in it.
         Path(self.folder).chmod(0o711)
         # -p: nothing of the machine's own nginx; -e: before the file is read it would log there.
         return [program, "-p", self.folder, "-c", str(file), "-e", "stderr"]
 
 
 def _reached(listen: str) -> str:
-    """Where this machine reaches what listens on HOST:PORT or PORT."""
+    """Return an address of this machine for a server that listens on HOST:PORT or PORT."""
     host, _, port = listen.rpartition(":")
     return f"{'127.0.0.1' if host in ('', '0.0.0.0', '*') else host}:{port}"

@@ -1,12 +1,14 @@
-"""The recorder: takes mirrored requests, has the model server answer them again, and keeps both.
+"""The recorder: takes mirrored requests, sends them to the model server again, and keeps both.
 
-A mirror has the request only, and an answer over REST does not tell its version. So the recorder
-asks the same server once more, over gRPC, for the version or label that the caller named: answers
-of one version are the same to the bit, and the version is the one that the server reports. The
+A mirror has the request only, and an answer over REST does not contain its version. So the
+recorder sends it to the same server again, over gRPC, for the version or label that the caller
+named: answers of one version are the same to the bit, and the version is the one that the server
+reports. The
 price is one more prediction for each request that is recorded. Where a label moves between the two,
 the answer is that of the new version, under its number.
 
-It answers the proxy before it does anything. What it cannot keep up with, it drops and counts.
+It answers the proxy first. Requests that it has no room for are dropped and counted. It
+does not load TensorFlow: it is a small container beside every model server.
 """
 
 from __future__ import annotations
@@ -22,30 +24,28 @@ import re
 import threading
 import time
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
-import tensorflow as tf
 from aiohttp import web
 from google.protobuf.message import DecodeError
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
+from prometheus_client.exposition import generate_latest
 
 from components import features, servable
-from components.image_example_gen import formats
+from components.image_example_gen import conversion, formats
 from components.image_example_gen.files import Unusable
-from components.image_example_gen.images import read_image
 from components.image_example_gen.options import Options
-from pipeline.monitoring import proxy, rows
+from pipeline.monitoring import gauges, messages, proxy, rows
 from pipeline.monitoring.logs import Limits, Writer
+from pipeline.monitoring.messages import Example, PredictionServiceStub, PredictRequest
 from pipeline.monitoring.rows import Row
 
 log = logging.getLogger("perennial.recorder")
 
-GAUGES = "monitor.prom"  # of `perennial monitor`, in the folder of the logs
 REQUEST_BYTES = 16 * 2**20
 WAITING_BYTES = 64 * 2**20
 IMAGES = 64  # of a request that are kept
@@ -72,8 +72,8 @@ _CHANNEL = [
 
 
 @dataclasses.dataclass(frozen=True)
-class What:
-    """What is kept of a request.
+class RecordOptions:
+    """The parts of a request that are kept.
 
     images: the images themselves.
     embeddings: what the model's last layer is given, for one more prediction each.
@@ -96,25 +96,42 @@ class Mirrored:
     encoding: str
 
 
-class NotKept(Exception):  # noqa: N818 - it is no fault
-    """A request of which nothing is kept; the message is a word that is counted."""
+class SkippedRequest(Exception):  # noqa: N818 - it is no fault
+    """A request of which nothing is kept; the message is its result in the metrics."""
 
 
 class Recorder:
-    """Keeps mirrored requests, on a thread of its own, between `start` and `stop`."""
+    """A thread that keeps mirrored requests, between `start` and `stop`."""
 
-    def __init__(self, folder: Path, server: str, what: What, limits: Limits) -> None:
-        """Say where to write, and which gRPC address, HOST:PORT, to ask."""
+    def __init__(self, folder: Path, server: str, options: RecordOptions, limits: Limits) -> None:
+        """Write to `folder`; `server` is the gRPC address HOST:PORT of the model server."""
         self._writer = Writer(folder, limits)
         self._folder = folder
-        self._what = what
+        self._options = options
         self._channel = grpc.insecure_channel(server, options=_CHANNEL)
-        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._stub = PredictionServiceStub(self._channel)
         self._waiting: queue.SimpleQueue[Mirrored | None] = queue.SimpleQueue()
         self._bytes = 0
         self._lock = threading.Lock()
         self._absent: dict[tuple[str, str], float] = {}
-        self.counts: Counter[str] = Counter()
+        disable_created_metrics()
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "perennial_recorder_requests",
+            "Mirrored requests by what became of them.",
+            ["result"],
+            registry=self._registry,
+        )
+        self._images, self._no_embedding = (
+            Counter(f"perennial_recorder_{name}", about, registry=self._registry)
+            for name, about in (
+                ("images", "Records written."),
+                ("missing_embeddings", "Requests whose embeddings the server did not give."),
+            )
+        )
+        waiting = "Bytes of the requests that are not yet recorded."
+        gauge = Gauge("perennial_recorder_waiting_bytes", waiting, registry=self._registry)
+        gauge.set_function(lambda: self._bytes)
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
 
     def start(self) -> None:
@@ -128,10 +145,10 @@ class Recorder:
         self._channel.close()
 
     def take(self, request: Mirrored) -> bool:
-        """Put a request into the queue; whether there was room."""
+        """Put a request into the queue; return whether there was room."""
         with self._lock:
             if self._bytes + len(request.body) > WAITING_BYTES:
-                self.counts["full"] += 1
+                self.count("full")
                 return False
             self._bytes += len(request.body)
         self._waiting.put(request)
@@ -142,15 +159,15 @@ class Recorder:
             try:
                 for row in self._rows(request):
                     self._writer.write(row)
-                    self.counts["images"] += 1
-                self.counts["recorded"] += 1
-            except NotKept as reason:
-                self.counts[str(reason)] += 1
+                    self._images.inc()
+                self.count("recorded")
+            except SkippedRequest as reason:
+                self.count(str(reason))
             except OSError as error:
-                self.counts["disk"] += 1
+                self.count("disk")
                 log.warning("a request is lost: %s", error)
             except Exception:
-                self.counts["failed"] += 1
+                self.count("failed")
                 log.exception("a request is lost")
             finally:
                 with self._lock:
@@ -164,11 +181,11 @@ class Recorder:
         known = [self._image(image) for image in kept]
         answered: set[int] = set()
         # In this order, so that a label that the caller asked for is not asked again.
-        for label in dict.fromkeys([spec.version_label, *self._what.shadows]):
+        for label in dict.fromkeys([spec.version_label, *self._options.shadows]):
             is_shadow = label != spec.version_label
             if is_shadow and self._is_absent(spec.name, label):
                 continue
-            model = predict_pb2.PredictRequest(model_spec=spec).model_spec
+            model = PredictRequest(model_spec=spec).model_spec
             if is_shadow:
                 model.Clear()
                 model.name, model.version_label = spec.name, label
@@ -199,14 +216,15 @@ class Recorder:
 
     def _image(self, image: bytes) -> dict[str, Any]:
         fields: dict[str, Any] = {"size": len(image), "sha256": hashlib.sha256(image).hexdigest()}
-        if self._what.images:
+        if self._options.images:
             fields["image"] = image
-        name = "jpeg" if image.startswith(formats.JPEG) else formats.known(image)
-        name = "png" if image.startswith(formats.PNG) else name
+        name = "jpeg" if image.startswith(servable.JPEG) else formats.known(image)
+        name = "png" if image.startswith(servable.PNG) else name
         fields["format"] = name or "unknown"
-        if name in ("jpeg", "png"):  # what the model would not take has no statistics either
-            with contextlib.suppress(Unusable):
-                fields |= rows.pictured(read_image(image, Options.max_pixels))
+        with contextlib.suppress(Unusable):
+            # An image that the model refuses has no statistics.
+            if found := conversion.summary(image, Options.max_pixels):
+                fields |= rows.pictured(found)
         return fields
 
     def _answers(self, spec: Any, images: Sequence[bytes]) -> list[dict[str, Any]]:
@@ -219,72 +237,69 @@ class Recorder:
             status = {"status": error.code().name, "version": spec.version.value}
             return [status for _ in images]
         version = answer.model_spec.version.value
-        probabilities = tf.make_ndarray(answer.outputs["probabilities"])
-        labels = tf.make_ndarray(answer.outputs["label"])
+        probabilities = messages.array(answer.outputs["probabilities"])
+        labels = messages.array(answer.outputs["label"])
         found: list[dict[str, Any]] = [
             {"version": version, "probabilities": row, "predicted": label.decode()}
             for row, label in zip(probabilities, labels, strict=True)
         ]
-        if self._what.embeddings:
-            exactly = predict_pb2.PredictRequest().model_spec
+        if self._options.embeddings:
+            exactly = PredictRequest().model_spec
             exactly.name, exactly.version.value = spec.name, version
             try:
                 given = self._ask(exactly, servable.EMBEDDINGS, images).outputs["embedding"]
             except grpc.RpcError:
-                self.counts["no-embedding"] += 1
+                self._no_embedding.inc()
             else:
-                for fields, vector in zip(found, tf.make_ndarray(given), strict=True):
+                for fields, vector in zip(found, messages.array(given), strict=True):
                     fields["embedding"] = np.ravel(vector)
         return found
 
     def _ask(self, spec: Any, signature: str, images: Sequence[bytes]) -> Any:
-        request = predict_pb2.PredictRequest(model_spec=spec)
+        request = PredictRequest(model_spec=spec)
         request.model_spec.signature_name = signature
-        request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(list(images), tf.string))
+        request.inputs["image_bytes"].CopyFrom(messages.strings(list(images)))
         return self._stub.Predict(request, timeout=_ASK_SECONDS)
 
+    def count(self, result: str) -> None:
+        """Count a request by what became of it."""
+        self._requests.labels(result).inc()
+
     def metrics(self) -> str:
-        """Prometheus' text: what was recorded and what not, and the last monitoring's gauges."""
-        lines = ["# TYPE perennial_recorder_requests_total counter"]
-        lines += [
-            f'perennial_recorder_requests_total{{result="{name}"}} {count}'
-            for name, count in sorted(self.counts.items())
-        ]
-        lines += ["# TYPE perennial_recorder_waiting_bytes gauge"]
-        lines += [f"perennial_recorder_waiting_bytes {self._bytes}"]
+        """Write the counters and the last monitoring's gauges in the text format of Prometheus."""
         try:
-            gauges = (self._folder / GAUGES).read_text("utf-8")
+            last = (self._folder / gauges.FILE).read_text("utf-8")
         except OSError:
-            gauges = ""
-        return "\n".join(lines) + "\n" + gauges
+            last = ""
+        return generate_latest(self._registry).decode() + last
 
 
-def read_request(request: Mirrored) -> tuple[predict_pb2.PredictRequest, list[bytes]]:
-    """The request without its inputs, and the images in it.
+def read_request(request: Mirrored) -> tuple[PredictRequest, list[bytes]]:
+    """Parse a request; return it without its inputs, and its images.
 
-    Raises NotKept where it holds none, or is of another signature, which takes something else.
+    Raises SkippedRequest where it holds none, or is of a signature that takes something else.
     """
     try:
         if request.uri == proxy.GRPC_PATH:
-            asked = predict_pb2.PredictRequest.FromString(_message(request))
+            asked = PredictRequest.FromString(_message(request))
             values = [value for proto in asked.inputs.values() for value in proto.string_val]
             asked.ClearField("inputs")
         else:
             asked, values = _read_rest(request)
     except _MALFORMED as error:
-        raise NotKept("malformed") from error
+        raise SkippedRequest("malformed") from error
     signature = asked.model_spec.signature_name or servable.IMAGES
     if signature == servable.EXAMPLES:
         values = [_of_example(value) for value in values]
     elif signature != servable.IMAGES:
-        raise NotKept("other-signature")
+        raise SkippedRequest("other-signature")
     if not values:
-        raise NotKept("no-image")
+        raise SkippedRequest("no-image")
     return asked, values
 
 
 def _message(request: Mirrored) -> bytes:
-    """GRPC's frame: whether it is compressed, the length in four bytes, the message."""
+    """Unpack gRPC's frame: whether it is compressed, the length in four bytes, the message."""
     is_compressed, length = request.body[0], int.from_bytes(request.body[1:5], "big")
     message = request.body[5 : 5 + length]
     if not is_compressed:
@@ -293,7 +308,7 @@ def _message(request: Mirrored) -> bytes:
 
 
 def _inflated(content: bytes) -> bytes:
-    """What gzip or deflate have compressed. Raises ValueError beyond REQUEST_BYTES."""
+    """Decompress gzip or deflate. Raises ValueError beyond REQUEST_BYTES."""
     inflater = zlib.decompressobj(wbits=47)
     found = inflater.decompress(content, REQUEST_BYTES)
     if inflater.unconsumed_tail:
@@ -301,13 +316,13 @@ def _inflated(content: bytes) -> bytes:
     return found
 
 
-def _read_rest(request: Mirrored) -> tuple[predict_pb2.PredictRequest, list[bytes]]:
+def _read_rest(request: Mirrored) -> tuple[PredictRequest, list[bytes]]:
     match = _URI.fullmatch(request.uri)
     if not match:
         raise ValueError("no predict")
     body = _inflated(request.body) if request.encoding in ("gzip", "deflate") else request.body
     document = json.loads(body)
-    asked = predict_pb2.PredictRequest()
+    asked = PredictRequest()
     spec = asked.model_spec
     spec.name, spec.signature_name = match["model"], document.get("signature_name", "")
     if match["version"]:
@@ -319,7 +334,7 @@ def _read_rest(request: Mirrored) -> tuple[predict_pb2.PredictRequest, list[byte
 
 
 def _values(content: Any) -> Iterator[bytes]:
-    """Each {"b64": ...} in one of the forms that the REST API takes."""
+    """Yield each {"b64": ...} of a request, in any form that the REST API takes."""
     if isinstance(content, dict) and content.keys() == {"b64"}:
         yield base64.b64decode(content["b64"])
     elif isinstance(content, dict | list):
@@ -328,19 +343,17 @@ def _values(content: Any) -> Iterator[bytes]:
 
 
 def _of_example(value: bytes) -> bytes:
-    from tensorflow.core.example.example_pb2 import Example
-
     try:
         images = Example.FromString(value).features.feature[features.IMAGE].bytes_list.value
     except DecodeError as error:
-        raise NotKept("malformed") from error
+        raise SkippedRequest("malformed") from error
     if not images:
-        raise NotKept("no-image")
+        raise SkippedRequest("no-image")
     return bytes(images[0])
 
 
 def application(recorder: Recorder) -> web.Application:
-    """The recorder over HTTP: POST / takes a request, GET /metrics tells of them."""
+    """Make the HTTP application: POST / takes a request, GET /metrics returns the metrics."""
 
     async def record(request: web.Request) -> web.Response:
         # Read to the end in any case: a refusal would be a failure to the proxy, which then pauses.
@@ -354,13 +367,13 @@ def application(recorder: Recorder) -> web.Application:
         try:
             came = int(1000 * float(headers[proxy.TIME_HEADER]))
             if size > REQUEST_BYTES:
-                recorder.counts["too-large"] += 1
+                recorder.count("too-large")
             else:
                 encoding = headers.get("Grpc-Encoding") or headers.get("Content-Encoding") or ""
                 uri = headers[proxy.URI_HEADER].partition("?")[0]
                 recorder.take(Mirrored(headers[proxy.ID_HEADER], came, uri, bytes(body), encoding))
         except (KeyError, ValueError):
-            recorder.counts["malformed"] += 1
+            recorder.count("malformed")
         return web.Response(status=204)
 
     async def metrics(_: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""Which files of recorded traffic there are, and which have to go; without TensorFlow."""
+"""The files of recorded traffic, and the removal of old ones; without TensorFlow."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _DAY = 86400.0  # s
 
 
 def files(folder: Path) -> list[Path]:
-    """The files of a folder, oldest first."""
+    """List the files of a folder, oldest first."""
     return sorted(folder.glob(f"*{SUFFIX}"))
 
 
 def began(path: Path) -> datetime.datetime | None:
-    """When the first request in a file came, UTC; None where its name does not tell."""
+    """Return the time of a file's first request, UTC; None for another kind of name."""
     try:
         stamp = datetime.datetime.strptime(path.name[:_STAMP_LENGTH], STAMP)
     except ValueError:
@@ -26,7 +26,7 @@ def began(path: Path) -> datetime.datetime | None:
 
 
 def expired(folder: Path, days: float) -> list[Path]:
-    """The files of which all records are older than `days`; none for 0."""
+    """List the files of which all records are older than `days`; none for 0."""
     oldest = time.time() - days * _DAY
     return [path for path in files(folder) if days and modified(path) < oldest]
 
@@ -46,7 +46,7 @@ def prune(folder: Path, total: int, days: float) -> None:
 
 
 def modified(path: Path) -> float:
-    """When a file was last written to, in seconds since 1970."""
+    """Return the time of the last write to a file, in seconds since 1970."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:

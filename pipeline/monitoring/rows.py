@@ -1,4 +1,4 @@
-"""What is kept of an image that a model server was asked about: one tf.Example, TFDV's own format.
+"""The record of one image of a request, a tf.Example, which TFDV and Beam read.
 
 Derived features have the names of the training examples (`components.features`), so that the same
 statistics are made of both. PredictionLog, TensorFlow Serving's own format, has no place for a
@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
 
 from components import features
+from components.image_example_gen.conversion import Summary
+from pipeline.monitoring.messages import Example
 
 if TYPE_CHECKING:
     from components.image_example_gen.images import Picture
@@ -55,6 +58,8 @@ _REAL = {
     "contrast": features.CONTRAST,
 }
 _VECTORS = {"probabilities": PROBABILITIES, "embedding": EMBEDDING}
+# Fields of a Row by the names of the features.
+FIELDS = {key: name for table in (_TEXTS, _WHOLE, _REAL) for name, key in table.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +115,8 @@ class Row:
         return self.height > 0
 
 
-def pictured(picture: Picture) -> dict[str, Any]:
-    """The fields of a Row that an image has by itself."""
+def pictured(picture: Summary | Picture) -> dict[str, Any]:
+    """Return the fields of a Row that describe the image itself."""
     return {
         "format": picture.format,
         "height": picture.height,
@@ -124,9 +129,7 @@ def pictured(picture: Picture) -> dict[str, Any]:
 
 
 def to_example(row: Row) -> bytes:
-    """A serialized tf.Example."""
-    from tensorflow.core.example.example_pb2 import Example
-
+    """Serialize a row as a tf.Example."""
     example = Example()
     values = example.features.feature
     for name, key in _TEXTS.items():
@@ -145,9 +148,6 @@ def to_example(row: Row) -> bytes:
 
 def from_example(content: bytes) -> Row:
     """Undo `to_example`. Raises ValueError for anything else."""
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.example.example_pb2 import Example
-
     try:
         values = Example.FromString(content).features.feature
         fields: dict[str, Any] = {

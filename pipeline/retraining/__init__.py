@@ -1,6 +1,6 @@
-"""Retraining without a person: what is new, whether that is worth a training, and what came of it.
+"""Scheduled retraining: find changes of the data, decide, train, and record the outcome.
 
-`decision.decide` is the policy, and depends on nothing but its arguments. `inventory` says what the
-data is now, `judged` what it was at the last training, and `drift` how far the new images are from
-those. Nothing here imports TensorFlow or TFX unless new images have to be looked at.
+`decision.decide` is the policy, and depends on nothing but its arguments. `inventory` lists the
+data, `losses` finds what is missing since the last training, and `drift` measures the distance of
+new images from the others. Only `drift` imports TensorFlow.
 """

@@ -15,9 +15,9 @@ from pipeline.workspace import Workspace
 from trainer_module import recipes
 
 ORIGIN = "baseline"
-# What makes the model, whatever set it: defaults and presets may have changed since.
+# Settings that make the model, wherever set: defaults and presets may have changed since.
 _MODEL = ("train.", "transform.")
-# What is the schedule's own, the place's, or would keep new images out.
+# Settings of the schedule or the place, or that would keep new images out.
 _NOT_TAKEN = (
     *("name", "workspace", "data.first_span", "data.last_span", "retrain.", "notify."),
     *("monitor.", "kubeflow."),
@@ -30,7 +30,7 @@ _GIVEN = (COMMAND_LINE, "file:", f"{ORIGIN} ", "champion ")
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """The run that made the latest blessed model, and those of its settings that are its own.
+    """The run that made the baseline, and those of its settings that are its own.
 
     values: by dotted key, as JSON has them.
     """
@@ -48,7 +48,7 @@ class Baseline:
         return str(self.values["train.recipe"])
 
     def layer(self, given: Loaded) -> dict[str, Any]:
-        """What a retraining takes from it beside what is `given`.
+        """Return the settings that a retraining takes over, below those `given`.
 
         Where another recipe is given, neither its settings nor its weights fit. A bound of the gate
         is taken where it is tighter: one that was loosened was loosened for that run.
@@ -72,7 +72,7 @@ class Baseline:
 
 
 def find(workspace: Workspace, name: str) -> Baseline | None:
-    """The baseline of the model called `name`; None where there is none, or its run is gone."""
+    """Find the baseline of the model called `name`; None without one, or where its run is gone."""
     if not workspace.metadata.exists():
         return None
     baseline = Lineage.at(workspace.connection()).history(name).baseline
@@ -113,7 +113,7 @@ def _is_tighter(key: str, value: object, given: object) -> bool:
 
 
 def differences(baseline: Baseline, given: Loaded, used: Loaded) -> list[str]:
-    """A line for each setting in which what is used is not what the baseline had, or was given."""
+    """Describe each setting whose value is neither the baseline's nor the given one, in a line."""
     before = dict(items(given.config, given.origins))
     lines = []
     if not baseline.shares_recipe(given):

@@ -1,4 +1,4 @@
-"""The policy: whether there is anything to do, with the reasons that a person is given."""
+"""The policy: whether to retrain, with the reasons for people."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _TRAFFIC = {"traffic": "the traffic has drifted", "accuracy": "the accuracy has 
 
 @dataclasses.dataclass(frozen=True)
 class RetrainContext:
-    """All that a decision depends on beside the policy.
+    """The facts that a decision depends on beside the policy.
 
     Attributes:
       now: UTC.
       changes: how the data differs from that of the last judged training.
       last: the last training that was judged, whatever the verdict.
-      baseline: the latest blessed model.
+      baseline: the model that a new one is compared with.
       unfinished: what became of a retraining that was started and has no verdict; "" if there is
         none.
       drift: how the new images differ, where that was measured.
       last_alarm: when drift last raised an alarm.
       traffic: what `perennial monitor` found last, lines by kind: "traffic" or "accuracy".
       last_reasons: when each of these kinds last was a reason.
-      forced: a person wants it.
+      forced: retrain in any case (--force).
       losses: what of the data of the last judged training is gone.
       accepted: a person has accepted the losses, so that they are a reason.
     """
@@ -71,7 +71,7 @@ class Decision:
 
 
 def decide(context: RetrainContext, policy: RetrainConfig) -> Decision:
-    """Apply the policy. Any one of the reasons for it is enough."""
+    """Apply the policy. One reason for a retraining is enough."""
     found, against = _reasons(context, policy)
     alarm = False
     if context.drift and context.drift.findings:
@@ -95,7 +95,7 @@ def decide(context: RetrainContext, policy: RetrainConfig) -> Decision:
 def _of_traffic(
     context: RetrainContext, policy: RetrainConfig, found: list[str], against: list[str]
 ) -> tuple[str, ...]:
-    """Add what the traffic tells to what is for and against a retraining; which kinds are for."""
+    """Add the findings in the traffic to the reasons; return the kinds that are reasons for."""
     kinds = []
     for kind, lines in context.traffic.items():
         if not lines:
@@ -123,7 +123,7 @@ def _of_traffic(
 
 
 def _reasons(context: RetrainContext, policy: RetrainConfig) -> tuple[list[str], list[str]]:
-    """Reasons for a retraining, and what speaks against it."""
+    """Return the reasons for a retraining and those against it."""
     changes, last = context.changes, context.last
     found: list[str] = []
     against: list[str] = []
@@ -165,7 +165,7 @@ def _reasons(context: RetrainContext, policy: RetrainConfig) -> tuple[list[str],
 
 
 def _age(context: RetrainContext) -> float | None:
-    """Days since the baseline was trained or since it last held its place against another."""
+    """Return the days since the baseline was trained, or last won against another model."""
     if context.baseline is None or context.last is None:
         return None
     since = max(context.baseline.made, context.last.made)

@@ -1,7 +1,7 @@
-"""How far new images are from those that the baseline was made of.
+"""The distance of new images from those that the baseline was trained on.
 
-Three looks: the shares of the classes and the derived statistics, both with TFDV's comparators, and
-what the baseline itself makes of the images, its mean embedding.
+Three measures: the shares of the classes and the derived statistics, both with TFDV's comparators,
+and the mean embedding by the baseline itself.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from components.image_example_gen.images import read_image
 from components.image_example_gen.writing import Target, to_example
 from components.image_statistics_gen.executor import options as statistics_options
 from components.image_statistics_gen.executor import read_columns
+from components.storage import staging
 from pipeline.retraining.drift_report import Distance, Drift
 from pipeline.settings import DataConfig, DriftConfig
 
@@ -61,7 +62,7 @@ def measure(
     be read, or the old ones are gone.
     """
     new = list(_new(data, names))
-    reference = list(_sample(examples_uri))
+    reference = list(sample(examples_uri, ["train"], MAX_REFERENCE))
     if len(new) < limits.min_examples or not reference:
         return None
     distances = [
@@ -104,7 +105,7 @@ def measured(
     texts: Sequence[str] = TEXTS,
     numbers: Sequence[str] = NUMBERS,
 ) -> Iterator[tuple[str, float]]:
-    """TFDV's distance of each feature: L-infinity of texts, Jensen-Shannon of numbers."""
+    """Measure TFDV's distance of each feature: L-infinity of texts, Jensen-Shannon of numbers."""
     schema = schema_pb2.Schema()
     kinds = {".".join(each.path.step): each.type for each in now.datasets[0].features}
     for name in texts:
@@ -122,7 +123,7 @@ def measured(
 
 
 def embedding_shift(new: np.ndarray, reference: np.ndarray) -> float:
-    """Distance between mean embeddings [N, D] and [M, D], in standard deviations.
+    """Measure the distance between mean embeddings [N, D] and [M, D], in standard deviations.
 
     The root of the mean, over the dimensions, of the squared difference of the means divided by the
     reference's variance. What chance alone gives, 1/N + 1/M, is taken off: two samples of the same
@@ -135,7 +136,7 @@ def embedding_shift(new: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _new(data: DataConfig, names: Collection[str]) -> Iterator[bytes]:
-    """Serialized tf.Examples of the inputs that can be read."""
+    """Yield serialized tf.Examples of the inputs that can be read."""
     for unit in list_data(data.source, data.options).units:
         for item in unit.items():
             if item.name not in names or item.problem:
@@ -147,17 +148,15 @@ def _new(data: DataConfig, names: Collection[str]) -> Iterator[bytes]:
             yield to_example(picture, item, Target(0, "", ""), unit.span).SerializeToString()
 
 
-def _sample(examples_uri: str) -> Iterator[bytes]:
-    """At most MAX_REFERENCE of the training examples, from all over them."""
-    files = reuse.files_of(examples_uri, ["train"])["train"]
+def sample(examples_uri: str, splits: Sequence[str], most: int) -> Iterator[bytes]:
+    """Yield at most `most` of the serialized examples, evenly spread over all of the splits."""
+    files = [name for names in reuse.files_of(examples_uri, splits).values() for name in names]
     shards = reuse.read_shards(examples_uri)
-    images = sum(shards.get(name, 0) for name in files)
-    if not images:
-        return
-    paths = [f"{examples_uri}/{name}" for name in files]
-    yield from (
-        tf.data.TFRecordDataset(paths).shard(-(-images // MAX_REFERENCE), 0).as_numpy_iterator()
-    )
+    count = sum(shards.get(name, 0) for name in files)
+    if files:
+        paths = [staging.here(f"{examples_uri}/{name}") for name in files]
+        records = tf.data.TFRecordDataset(paths).shard(max(1, -(-count // most)), 0)
+        yield from records.as_numpy_iterator()
 
 
 def _columns(records: Sequence[bytes]) -> pa.RecordBatch:
@@ -171,7 +170,7 @@ def _columns(records: Sequence[bytes]) -> pa.RecordBatch:
 
 
 def statistics(columns: pa.RecordBatch) -> statistics_pb2.DatasetFeatureStatisticsList:
-    """TFDV's statistics of list columns."""
+    """Compute TFDV's statistics of list columns."""
     return stats_impl.generate_statistics_in_memory(columns, statistics_options())
 
 

@@ -1,4 +1,4 @@
-"""What is said of drift; how it is measured is in `drift`, which needs TensorFlow."""
+"""The result of measuring drift; `drift` measures it, which needs TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Distance:
-    """How far the new images are from the reference in one respect, and how far they may be."""
+    """The distance of new images from the reference in one respect, and its limit."""
 
     what: str
     kind: str
@@ -30,7 +30,7 @@ class Drift:
 
     @property
     def findings(self) -> list[str]:
-        """The distances above their limits, a line each."""
+        """Describe the distances above their limits, a line each."""
         return [str(each) for each in self.distances if each.value > each.limit]
 
 

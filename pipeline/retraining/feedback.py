@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
 from components import storage
 from components.errors import BadDataError
 from components.image_example_gen import similar, source_name, spans
@@ -28,7 +30,7 @@ BAD_ROWS = ".feedback-bad-rows.jsonl"  # hidden, so that no ingest takes it for 
 
 
 class BadRow(NamedTuple):
-    """A line of the CSV file that became no image, and why."""
+    """A line of the CSV file that cannot be used, and the reason."""
 
     line: int
     image: str
@@ -38,7 +40,7 @@ class BadRow(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Feedback:
-    """The outcome. Every row is one of `images`, a duplicate of one, or bad."""
+    """The result of `add`: every row is one of `images`, a duplicate of one, or bad."""
 
     span: Path
     rows: int
@@ -163,9 +165,7 @@ def _read(table: Path) -> tuple[list[_Row], list[BadRow]]:
 
 
 def _load(path: Path, image: str, label: str) -> bytes:
-    """The image's bytes. Raises ValueError where they, or the label, cannot be used."""
-    from PIL import Image
-
+    """Read the image's bytes. Raises ValueError where they, or the label, cannot be used."""
     if not image:
         raise ValueError("no image")
     if not label:
@@ -184,7 +184,7 @@ def _load(path: Path, image: str, label: str) -> bytes:
 
 
 def _classes(location: str) -> set[str]:
-    """The classes of all spans that are there. Raises ConfigError where they cannot be listed."""
+    """List the classes of all spans. Raises DataError where they cannot be listed."""
     every = Options(first_span=0)
     try:
         data = list_data(location, every, spans.resolve(location, every))
@@ -198,7 +198,7 @@ def _classes(location: str) -> set[str]:
 def _known(
     rows: list[_Row], bad: list[BadRow], known: set[str], new_classes: Collection[str]
 ) -> Iterator[_Row]:
-    """The rows whose label is a class, or may become one; the others are added to `bad`."""
+    """Yield the rows whose label is a class, or may become one; add the others to `bad`."""
     alike = {similar.skeleton(name): name for name in known}
     for row in rows:
         seen = alike.get(similar.skeleton(row.label))
@@ -213,7 +213,7 @@ def _known(
 
 
 def _agreed(rows: list[_Row], bad: list[BadRow]) -> Iterator[_Row]:
-    """The rows whose image has one label; the others are added to `bad`."""
+    """Yield the rows whose image has one label; add the others to `bad`."""
     labels: dict[str, set[str]] = {}
     for row in rows:
         labels.setdefault(row.sha256, set()).add(row.label)
@@ -226,7 +226,7 @@ def _agreed(rows: list[_Row], bad: list[BadRow]) -> Iterator[_Row]:
 
 
 def _next(location: str, today: datetime.date) -> Path:
-    """Where the next span is to be: after the newest, or its corrections would not count.
+    """Return the folder of the next span: after the newest, or its corrections would not count.
 
     That is its number and one more, or today, and where there is one of today or later, as in a
     time zone to the east, the day after it. Never another version of a day: the highest version is

@@ -1,4 +1,4 @@
-"""What of a workspace's artifacts nobody needs any more.
+"""Removal of a workspace's artifacts that are no longer needed.
 
 A run is kept whole, with all that its nodes read and wrote. Kept are the latest runs, those that
 are young enough, and whatever the next run needs or someone is served: the runs of the last two
@@ -36,9 +36,9 @@ class Removable:
 def find(
     config: Config, workspace: Workspace, keep: int, days: float, now: datetime.datetime
 ) -> list[Removable]:
-    """The artifacts of runs that are neither among the `keep` latest, nor younger than `days`.
+    """Find the artifacts of runs that are neither among the `keep` latest nor younger than `days`.
 
-    Raises ConfigError where it cannot be told which versions are served.
+    Raises ConfigError where the served versions are not known.
     """
     if not workspace.metadata.exists():
         return []
@@ -75,13 +75,13 @@ def remove(workspace: Workspace, removable: Iterable[Removable]) -> None:
 
 
 def _of_served(config: Config, runs: Iterable[metadata_store_pb2.Context]) -> set[int]:
-    """The runs that pushed the versions that are there."""
+    """Return the ids of the runs that pushed the versions in the registry."""
     names = {str(each.record.get("run")) for each in config.registry.versions() if each.record}
     return {run.id for run in runs if run.name in names}
 
 
 def _of_baselines(known: Lineage) -> set[int]:
-    """What the last blessed models were made of, and all that was made with it."""
+    """Return the ids of all artifacts of the runs that made and judged the last blessed models."""
     verdicts = sorted(
         (
             each.custom_properties[JUDGED_MODEL].int_value,
@@ -92,13 +92,13 @@ def _of_baselines(known: Lineage) -> set[int]:
         if each.type == BLESSING
     )
     blessed = [each for each in verdicts if each[2]]
-    # And of the last one that was judged: what is new is told by the difference from its data.
+    # And of the last judged model: new images are those that differ from its data.
     wanted = {*blessed[-_BASELINES:], *verdicts[-1:]}
     made = [known.run_of(each) for model, verdict, _ in wanted for each in (model, verdict)]
     return known.touched({run.id for run in made if run})
 
 
 def _size(folder: Path) -> int:
-    """Bytes that are freed with `folder`: files that are linked from elsewhere too free none."""
+    """Count the bytes freed with `folder`: files with another hard link free none."""
     sizes = (path.stat() for path in folder.rglob("*") if path.is_file())
     return sum(status.st_size for status in sizes if status.st_nlink == 1)

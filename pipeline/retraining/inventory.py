@@ -1,4 +1,4 @@
-"""What the data holds now, by content, and how that differs from what was trained on."""
+"""The inputs of a data set by content, and how two such inventories differ."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SETTLED_NS = 2 * 10**9
 
 
 class Entry(NamedTuple):
-    """An input: hex digest of its bytes, "" where there are none to be had, its class and span.
+    """An input: hex digest of its bytes, "" where they cannot be read, its class and span.
 
     `is_used`: it was not quarantined, as far as that is known.
     """
@@ -39,7 +39,7 @@ Inventory = Mapping[str, Entry]
 
 @dataclasses.dataclass(frozen=True)
 class DataChanges:
-    """How one inventory differs from the one before; each input counts once.
+    """The differences between two inventories; each input counts once.
 
     Attributes:
       new: names of inputs with content, or a label for it, that was not there before.
@@ -55,7 +55,7 @@ class DataChanges:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """Names of what there is to learn from."""
+        """Return the names of the new and changed inputs."""
         return self.new + self.changed
 
     @property
@@ -69,7 +69,7 @@ class DataChanges:
 
 
 def compare(before: Inventory, now: Inventory) -> DataChanges:
-    """What is news in `now`. A file that only got another name is none."""
+    """Find what changed from `before` to `now`. A new name alone is no change."""
     known = {(entry.sha256, entry.label) for entry in before.values()}
     there = {(entry.sha256, entry.label) for entry in now.values()}
 
@@ -88,7 +88,7 @@ def compare(before: Inventory, now: Inventory) -> DataChanges:
 
 
 def digest(inventory: Inventory) -> str:
-    """Equal for inventories with equal names, contents and labels."""
+    """Digest names, contents and labels."""
     lines = sorted(json.dumps([name, *entry[:3]]) for name, entry in inventory.items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
@@ -129,7 +129,7 @@ def take(source: str, options: Options, memo: Path | None) -> tuple[Inventory, l
 
 
 def read_inputs(location: str) -> Inventory:
-    """The inventory of an ingest, from the list that it left at the path or URI `location`.
+    """Read the inventory of an ingest from its list at the path or URI `location`.
 
     Raises OSError where it is not there, DamagedFileError where it is not what was written.
     """
@@ -153,7 +153,7 @@ def _part(data: DataSet, number: int) -> DataSet:
 
 
 def _signature(contents: Iterable[Hashed]) -> tuple[str, int]:
-    """Changes with any file, without reading it; and when the latest change was, in ns."""
+    """Digest the states of the files, without reading them; and the latest change, in ns."""
     lines, latest = [], 0
     for content in contents:
         state: list[object] = []

@@ -1,12 +1,12 @@
-"""What was decided and what came of it: one JSON object a line, never rewritten.
+"""The journal of decisions and their outcomes: one JSON object a line, never rewritten.
 
 Every line has `at` (UTC) and `event`. "decision" has the fields of `decision.Decision`; "started"
 and "ended" have the `run` that followed from it, and "ended" its `result`: blessed, rejected,
 failed or interrupted, with the reason in `detail`. "stopped" has `result`, `detail` and `exit_code`
-of what ended without a run: data that is missing, a fault, a signal. "drift" has what was measured
-of a batch of new images, and "alarm" tells that it was found too much, or what else of `kind` was a
-reason. "traffic" has what `perennial monitor` found: lines of text in `traffic` and `accuracy`, the
-`baseline` it was compared with, and in `told` of which of them the webhook was told.
+of a retraining that ended without a run: missing data, a fault, a signal. "drift" has the measured
+distances of a batch of new images. "alarm" records that they were too large, or that traffic of
+`kind` was a reason. "traffic" has the findings of `perennial monitor`: lines of text in `traffic`
+and `accuracy`, the `baseline` compared with, and in `told` the kinds sent to the webhook.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.retraining import drift_report
 FILE = "retraining.jsonl"
 
 
-# What entries of each kind have, beside `at`, and of which type.
+# Fields of each kind of entry, beside `at`, and their types.
 _FIELDS: Mapping[str, Mapping[str, type]] = {
     "started": {"run": str},
     "ended": {"run": str, "result": str},
@@ -35,14 +35,14 @@ _FIELDS: Mapping[str, Mapping[str, type]] = {
 def append(location: str, event: str, at: datetime.datetime, **fields: Any) -> None:
     """Add a line, durably, to the journal at a path or URI. Raises OSError; then it is as it was.
 
-    What a crash has cut off is no entry, and does not swallow the next.
+    A line that a crash cut off is no entry, and does not damage the next.
     """
     entry = {"at": at.isoformat(timespec="seconds"), "event": event, **redact_all(fields)}
     records.append(location, entry)
 
 
 def read(location: str) -> list[dict[str, Any]]:
-    """All entries, oldest first. What is none is left out, with a note of it."""
+    """Read all entries, oldest first. Other lines are left out, with a note."""
     return records.read_and_tell(location, _check)
 
 
@@ -61,7 +61,7 @@ def _check(entry: Mapping[str, Any]) -> None:
 
 
 def unfinished(entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The entry of the last run where it did not end, or ended without a verdict."""
+    """Return the entry of the last run if it did not end, or ended without a verdict."""
     for entry in reversed(entries):
         if entry["event"] == "started":
             return entry
@@ -71,14 +71,14 @@ def unfinished(entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None
 
 
 def result_of(error: BaseException) -> str:
-    """What ended with `error`, in the word that an entry has for it."""
+    """Return the `result` of an entry for what ended with `error`."""
     if isinstance(error, NotBlessed):
         return "rejected"
     return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
 
 
 def detail_of(error: BaseException) -> str:
-    """Why `error` ended a retraining, for an entry and for people."""
+    """Describe why `error` ended a retraining, for an entry and for people."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted by a signal; it is continued next time"
     if isinstance(error, UserError):
@@ -89,7 +89,7 @@ def detail_of(error: BaseException) -> str:
 def last_alarm(
     entries: Sequence[Mapping[str, Any]], kind: str = "drift"
 ) -> datetime.datetime | None:
-    """When drift, or what else of `kind`, last raised an alarm or was a reason."""
+    """Return the time of the last alarm of `kind`: drift, or a finding in the traffic."""
     alarms = [
         entry["at"]
         for entry in entries
@@ -101,7 +101,7 @@ def last_alarm(
 def last_traffic(
     entries: Sequence[Mapping[str, Any]], baseline: int | None, since: datetime.datetime
 ) -> Mapping[str, Any]:
-    """The last entry about traffic of this baseline, if it is not older; empty without one."""
+    """Return the last entry about traffic of this baseline since `since`; empty without one."""
     for entry in reversed(entries):
         if entry["event"] == "traffic":
             is_young = datetime.datetime.fromisoformat(entry["at"]) >= since

@@ -1,4 +1,4 @@
-"""What of the data that was trained on is gone, by content, and whether that is too much."""
+"""Images of the last training that are missing, by content, and whether too many are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CONFUSED, _FEWEST = 0.5, 5
 
 @dataclasses.dataclass(frozen=True)
 class Losses:
-    """Images of the last training whose content is not to be had any more.
+    """Images of the last training whose content is missing now.
 
     Attributes:
       images: how many are gone, each content once.
@@ -70,7 +70,7 @@ class Losses:
 
     @property
     def told_relabelled(self) -> str:
-        """How much has another label."""
+        """Describe how many images have another label."""
         found = (
             f"{self.relabelled:,} of {counted(self.of, 'image')} of the last training "
             f"{'has' if self.relabelled == 1 else 'have'} the label of another class now"
@@ -132,7 +132,7 @@ def _classes(names: Sequence[str]) -> str:
 
 
 def _latest_labels(inventory: Inventory) -> dict[str, set[str]]:
-    """By content, the labels of the newest span that has it: it corrects those before."""
+    """Return the labels by content in the newest span that has it, which corrects older ones."""
     found: dict[str, tuple[int, set[str]]] = {}
     for entry in inventory.values():
         if _has_bytes(entry.sha256):
@@ -149,7 +149,7 @@ def _has_bytes(sha256: str) -> bool:
 
 
 def _is_left_behind(span: int, spans: Collection[int], options: Options) -> bool:
-    """Whether the options leave a span out, and not because it is gone."""
+    """Return whether the options leave a span out that may still be there."""
     if options.held_out == "all" or span in spans:
         return False
     if options.first_span is not None or options.last_span is not None:

@@ -1,4 +1,4 @@
-"""Tells of a retraining that has no settings by which it could start.
+"""Report of a retraining whose settings are not valid, so that it cannot start.
 
 Nothing is known for certain then: of workspace, name and webhook that is taken which the command
 line or else the file give, whatever else is wrong in them.
@@ -29,7 +29,7 @@ def tell(
     settings: Sequence[str],
     log_format: str,
 ) -> None:
-    """Journal `error` where the workspace is known and there, and tell the webhook.
+    """Add `error` to the journal of an existing workspace, and notify the webhook.
 
     Where it cannot be journalled, that is printed with the reason. Raises nothing.
 
@@ -53,7 +53,7 @@ def tell(
 
 
 def _not_journalled(error: Exception, file: Path | None, given: Mapping[str, Any]) -> str | None:
-    """Add to the journal; why not, where that cannot be."""
+    """Add the error to the journal; return why that failed, None if it did not."""
     try:
         root = config.glance(file, given, "workspace")
     except ConfigError:

@@ -1,4 +1,4 @@
-"""Looks at what there is to decide on: for this machine, and for the first task of a cluster."""
+"""Gather the context of a decision, on this machine or in the first task of a cluster."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from ml_metadata.proto import metadata_store_pb2
 
 _TRAFFIC_KINDS = ("traffic", "accuracy")
-_TRAFFIC_COUNTS = datetime.timedelta(days=7)  # after which nobody knows whether it still is so
+_TRAFFIC_COUNTS = datetime.timedelta(days=7)  # after which findings are out of date
 
 
 @dataclasses.dataclass(frozen=True)
 class DecisionInputs:
-    """Where a decision is made.
+    """The locations that a decision reads and writes.
 
     Attributes:
       connection: to ML Metadata; None where there is none yet.
@@ -55,7 +55,7 @@ def decide_in_cluster(
     *,
     force: bool = False,
 ) -> Decision:
-    """The decision of a run's first task. It is in the journal below `pipeline_root` too.
+    """Decide in a run's first task, and add the decision to the journal below `pipeline_root`.
 
     Raises DataError where the data cannot be listed, DataLost where too much of it is gone.
     """
@@ -98,7 +98,7 @@ def check_losses(context: RetrainContext, config: Config) -> None:
 
 
 def stopped(place: DecisionInputs, at: datetime.datetime, error: BaseException) -> None:
-    """Add what ended a retraining before it began to the journal."""
+    """Add an error that stopped a retraining before its run to the journal."""
     journal.append(
         place.log,
         "stopped",
@@ -128,7 +128,7 @@ def record(place: DecisionInputs, decision: Decision, context: RetrainContext) -
 def observe(
     config: Config, place: DecisionInputs, now: datetime.datetime, forced: bool
 ) -> RetrainContext:
-    """What there is to decide on. Raises DataError where the data cannot be listed."""
+    """Gather the context of a decision. Raises DataError where the data cannot be listed."""
     entries = journal.read(place.log)
     past = Lineage.at(place.connection).history(config.name) if place.connection else History()
     known = _inputs_of(past)
@@ -181,7 +181,7 @@ def _drift(
     images: Inventory,
     entries: Sequence[Mapping[str, Any]],
 ) -> Drift | None:
-    """How new images differ; what was measured of the same ones before is not measured again."""
+    """Measure the drift of new images, unless the journal has it for the same ones."""
     limits, baseline = config.retrain.drift, past.baseline
     if past.last is None or baseline is None or len(images) < limits.min_examples:
         return None
@@ -201,7 +201,7 @@ def _drift(
 
 
 def _inputs_of(past: History) -> Inventory | None:
-    """What the last judged training was made of, None where that is not known any more."""
+    """Read the inventory of the last judged training; None where it is gone."""
     if past.last is None or not past.last.examples:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The configuration of a retraining: what is given, on top of what the baseline was made with."""
+"""The configuration of a retraining: the given settings on top of the baseline's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.workspace import Workspace
 
 
 class Load(Protocol):
-    """Loads what is given, with further settings `KEY=VALUE` above it and layers below."""
+    """A function that loads the given settings, with `KEY=VALUE` above and layers below them."""
 
     def __call__(
         self, above: Sequence[str] = (), below: Mapping[str, Mapping[str, object]] | None = None
@@ -20,7 +20,7 @@ class Load(Protocol):
 
 
 class Prepared(NamedTuple):
-    """A configuration, and a line for each way in which it is not the baseline's or as given."""
+    """A configuration, and a line for each difference from the baseline's and the given one."""
 
     loaded: Loaded
     notes: list[str]

@@ -1,4 +1,4 @@
-"""One night of retraining: look, decide, run, label, tell; every step of it in the journal."""
+"""One scheduled retraining: observe, decide, run, label, notify; each step is in the journal."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def retrain(
     notes: Sequence[str] = (),
     now: datetime.datetime | None = None,
 ) -> None:
-    """Decide whether to retrain, say why, and do it.
+    """Decide whether to retrain, print the reasons, and do it.
 
-    Whatever ends it but a model that is pushed and a night without reason is told to the webhook
-    once, and is in the journal: missing data, a fault, SIGTERM, SIGHUP and SIGINT.
+    Every other end than a pushed model or a decision against it is sent to the webhook once, and is
+    in the journal: missing data, a fault, SIGTERM, SIGHUP and SIGINT.
 
     Args:
       config: all settings.
       origins: the layer that set each of them, as `config.load` returns it.
       log_format: "rich", "plain" or "json".
-      force: retrain whatever the policy says.
-      dry_run: decide only; nothing but measured drift is recorded, and nobody is told.
+      force: retrain whatever the policy is.
+      dry_run: decide only; nothing but measured drift is recorded, and no webhook is called.
       accept_loss: retrain although data is gone.
       notes: lines to print where there is a retraining, such as where settings come from.
       now: the time that ages are measured by, UTC; the clock's if None.
@@ -79,6 +79,8 @@ def retrain(
 
 
 class _Night:
+    """The state of one retraining."""
+
     def __init__(
         self, config: Config, workspace: Workspace, log_format: str, now: datetime.datetime
     ) -> None:
@@ -97,7 +99,7 @@ class _Night:
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
-        """Journal and tell whatever ends the block and is neither yet."""
+        """Add an error that ends the block to the journal and notify, unless that is done."""
         try:
             yield
         except BaseException as error:
@@ -114,7 +116,7 @@ class _Night:
         self.notify(_event(error), detail_of(error))
 
     def observe(self, force: bool, accept_loss: bool) -> RetrainContext:
-        """What there is to decide on. Raises DataLost where too much is gone and not accepted."""
+        """Gather the context. Raises DataLost where more is gone than is accepted."""
         context = observe(self._config, self.place, self._now, force)
         losses, policy = context.losses, self._config.retrain
         if accept_loss and (
@@ -125,7 +127,7 @@ class _Night:
         return context
 
     def run(self, origins: Mapping[str, str]) -> None:
-        """Run the DAG, label what it pushes, and tell what came of it."""
+        """Run the DAG, label the pushed version, and notify about the result."""
         run_id = new_run_id(self._workspace)
         self.record("started", run=run_id)
         try:
@@ -138,7 +140,7 @@ class _Night:
             labelled = self._config.registry.label(found["version"], policy, servers)
         except BaseException as error:
             result = journal.result_of(error)
-            # Whoever is to be told does not go without it where the disk is full.
+            # The webhook is called even where the disk is full.
             with contextlib.suppress(OSError):
                 self.record("ended", run=run_id, result=result, detail=detail_of(error))
             self.notify(_event(error), f"run {run_id}: {detail_of(error)}")
@@ -160,7 +162,7 @@ class _Night:
         journal.append(self.place.log, event, self._time(), **fields)
 
     def notify(self, event: str, text: str) -> None:
-        """Tell the webhook, and here where that fails."""
+        """Send to the webhook, and print a failure of that."""
         self._is_told = True
         if failure := notify.send(self._config.notify, event, self._config.name, text):
             self.say("note", failure)
@@ -174,13 +176,13 @@ class _Night:
 
 
 def _event(error: BaseException) -> str:
-    """Of `NotifyConfig.on`: an interrupted retraining has failed for who is told of it."""
+    """Return the event of `NotifyConfig.on`; an interrupted retraining counts as failed."""
     return "rejected" if journal.result_of(error) == "rejected" else "failed"
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Within, SIGTERM and SIGHUP interrupt as Ctrl-C does, so that what they end is told."""
+    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does, so that their end is reported too."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt

@@ -23,7 +23,7 @@ import tensorflow as tf
 from trainer_module import fit, recipes
 from trainer_module.input_pipeline import Split
 from trainer_module.recipes.mobilenet import Config
-from trainer_module.recipes.transfer import BASE
+from trainer_module.training.transfer import BASE
 from trainer_module.transform import load_image
 
 SIZE = 160
@@ -45,7 +45,7 @@ def load(folder: Path) -> tuple[list[np.ndarray], np.ndarray, int]:
 
 
 def control(train: Split, held_out: Split, config: Config) -> list[float]:
-    """The tutorial's loop: the frozen network over every image in every epoch."""
+    """Run the tutorial's loop: the frozen network over every image in every epoch."""
     model = recipes.get("mobilenet").build_model(config, SIZE, train.classes)
     model.get_layer(BASE).trainable = False
     model.compile(
@@ -63,7 +63,7 @@ def control(train: Split, held_out: Split, config: Config) -> list[float]:
 
 
 def ours(train: Split, held_out: Split, config: Config) -> list[float]:
-    """The recipe's first phase."""
+    """Run the recipe's first phase."""
     trained = fit.fit(
         recipes.get("mobilenet"),
         config,

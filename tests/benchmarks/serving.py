@@ -39,7 +39,7 @@ from PIL import Image
 
 from components.model_server.client import Client, strings
 from components.model_server.launch import ServerProcess, Source, own_backend
-from components.model_server.session import Session
+from components.model_server.model import Session
 from tests.kit.serving import picture, push
 from tests.kit.tiny_export import export_colour_model
 
@@ -204,7 +204,7 @@ def export_mobilenet(directory: Path) -> None:
 
 
 def photo() -> bytes:
-    """A JPEG of the model's size with as much detail as a photograph has."""
+    """Make a JPEG of the model's size with as much detail as a photograph has."""
     noise = np.random.default_rng(0).integers(0, 256, (SIZE // 8, SIZE // 8, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(buffer, "JPEG")

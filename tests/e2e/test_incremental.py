@@ -53,7 +53,7 @@ def stage(tmp_path: Path) -> Stage:
 
 
 def anew(stage: Stage) -> Stage:
-    """Process the same data, with nothing to reuse."""
+    """Return a stage of the same data without earlier results."""
     fresh = Stage(stage.root.with_name("fresh"))
     fresh.data = stage.data
     return fresh

@@ -21,9 +21,10 @@ from components.model_server.server import ModelServer
 from pipeline.monitoring import logs as recorded
 from pipeline.monitoring import retention
 from pipeline.monitoring.figures import Report
-from pipeline.monitoring.recorder import What
-from tests.kit import image_corpus
+from pipeline.monitoring.recorder import RecordOptions
+from tests.kit import colours
 from tests.kit.cli import perennial
+from tests.kit.colours import COLORS, picture
 from tests.kit.serving import b64, wait_until
 from tests.kit.traffic import NGINX, nginx, recording
 from tests.kit.traffic import recorded as count_recorded
@@ -32,30 +33,10 @@ pytestmark = [
     pytest.mark.timeout(1200),
     pytest.mark.skipif(not NGINX, reason="no nginx on this machine: make services"),
 ]
-COLORS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 PREDICT = "/v1/models/perennial:predict"
-SETTINGS = """
+SETTINGS = f"""
 workspace = "work"
-[data]
-source = "data/{SPAN}"
-[validation]
-warn = ["*"]
-[transform]
-image_size = 8
-[train]
-epochs = 6
-batch_size = 8
-[train.hyperparameters]
-patch_size = 4
-depth = 1
-key_dim = 8
-heads = 1
-head_dims = [16]
-flip = false
-[evaluate]
-min_accuracy = 0.5
-[infra_validation]
-enabled = false
+{colours.SETTINGS}min_accuracy = 0.5
 [retrain]
 min_new_examples = 1000
 max_removed = 1
@@ -65,12 +46,6 @@ retrains = true
 logs = "logs"
 min_images = 40
 """
-
-
-def picture(seed: int, color: tuple[int, ...], light: float = 1.0) -> bytes:
-    noise = np.random.default_rng(seed).normal(0, 25, (10, 10, 3))
-    pixels = np.clip((np.array(color) + noise) * light, 0, 255).astype(np.uint8)
-    return image_corpus.encoded(Image.fromarray(pixels), "PNG")
 
 
 class Loop(NamedTuple):
@@ -117,7 +92,10 @@ def _all_of_it(root: Path) -> Loop:
     odd = [(130, 130, 60), (60, 130, 130), (130, 60, 130)]
     with ModelServer(config_file=models / "models.config") as server:
         server.wait_ready()
-        with recording(root / "logs", server, What()) as port, nginx(server, port) as front:
+        with (
+            recording(root / "logs", server, RecordOptions()) as port,
+            nginx(server, port) as front,
+        ):
             address = f"http://{front.host}:{front.rest_port}{PREDICT}"
             sent = 0
             for offset, light, colors in (

@@ -13,44 +13,22 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from tests import REPO
-from tests.kit import image_corpus
+from tests.kit import colours
 from tests.kit.cli import perennial
+from tests.kit.colours import COLORS, picture
 from tests.kit.month import night
 
-COLORS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 YELLOW = {"yellow": (200, 200, 60)}
 EMPTY, CORRUPT, DRIFTED, NEW_CLASS, WORSE, REMOVED, FEEDBACK = 4, 5, 12, 14, 19, 20, 30
 # Images of each class; all other days have USUAL.
 SIZES = {1: 40, DRIFTED: 16, 13: 10, NEW_CLASS: 24}
 USUAL = 3
-SETTINGS = """
-[data]
-source = "data/{SPAN}"
-max_bad_fraction = 0.2
-[validation]
-warn = ["*"]
-[transform]
-image_size = 8
-[train]
-epochs = 6
-batch_size = 8
-[train.hyperparameters]
-patch_size = 4
-depth = 1
-key_dim = 8
-heads = 1
-head_dims = [16]
-flip = false
-[evaluate]
-min_accuracy = 0.6
+SETTINGS = f"""
+{colours.SETTINGS}min_accuracy = 0.6
 max_accuracy_drop = 0.0
-[infra_validation]
-enabled = false
 [retrain]
 min_new_examples = 140
 [retrain.drift]
@@ -69,12 +47,6 @@ class Night(NamedTuple):
     day: int
     code: int | None
     decision: dict[str, Any]
-
-
-def picture(seed: int, color: tuple[int, ...], light: float = 1.0) -> bytes:
-    noise = np.random.default_rng(seed).normal(0, 25, (10, 10, 3))
-    pixels = np.clip((np.array(color) + noise) * light, 0, 255).astype(np.uint8)
-    return image_corpus.encoded(Image.fromarray(pixels), "PNG")
 
 
 def trains(content: bytes) -> bool:
@@ -112,7 +84,7 @@ def arrive(root: Path, day: int) -> None:
 
 
 def killed_night(root: Path, day: int, events: int, accept_loss: bool) -> None:
-    """Run a night in a process of its own, and kill it."""
+    """Run a night in a process of its own, which is killed."""
     code = (
         "import logging, sys; from pathlib import Path; from tests.kit.month import Killer, night\n"
         "logging.getLogger('perennial.progress').addHandler(Killer(int(sys.argv[3])))\n"
@@ -153,7 +125,7 @@ class Month(NamedTuple):
 
 
 def correct(root: Path) -> None:
-    """Promote the canary, as a person does."""
+    """Let a person look at what was served."""
     from pipeline.retraining import feedback
 
     table = root / "feedback.csv"

@@ -404,8 +404,10 @@ class TestLabels:
             folder = tmp_path / "serving" / "perennial" / str(number)
             folder.mkdir(parents=True)
             (folder / "saved_model.pb").write_bytes(bytes([number]))
-            manifest = versions.Manifest(versions.local_digests(folder), {"run": f"run {number}"})
-            (folder / versions.MANIFEST).write_text(manifest.to_json())
+            manifest = versions.Manifest(
+                record={"run": f"run {number}"}, files=versions.local_digests(folder)
+            )
+            (folder / versions.MANIFEST).write_text(manifest.model_dump_json())
             return number
 
         return make

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tests.kit.training import split
 from trainer_module.input_pipeline import Split
-from trainer_module.recipes.transfer import BASE
+from trainer_module.training.transfer import BASE
 
 SIZE = 32
 

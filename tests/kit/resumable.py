@@ -89,7 +89,7 @@ def train(output: Path, kill_at: int = 0) -> fit.FitResult:
         batch_size=8,
         epochs=6,
         seed=1,
-        how=fit.FitOptions(strategy=strategy, checkpoints=Killed(str(output / "checkpoints"))),
+        options=fit.FitOptions(strategy=strategy, checkpoints=Killed(str(output / "checkpoints"))),
     )
 
 

@@ -17,7 +17,7 @@ from trainer_module.recipes.base import EpochMetrics, Frozen, Module, Phase, Tra
 from trainer_module.steps import Steps
 
 
-def losses(how: FitOptions | None = None, **settings: Any) -> list[float]:
+def losses(options: FitOptions | None = None, **settings: Any) -> list[float]:
     """Losses of two epochs of 42 images, the last batch of which holds two."""
     keras.utils.set_random_seed(0)
     recipe = recipes.get("vit")
@@ -35,12 +35,12 @@ def losses(how: FitOptions | None = None, **settings: Any) -> list[float]:
         batch_size=8,
         epochs=2,
         seed=0,
-        how=how,
+        options=options,
     )
     return [row[key] for row in trained.epochs for key in ("loss", "val_loss")]
 
 
-def head_losses(how: FitOptions | None = None) -> list[float]:
+def head_losses(options: FitOptions | None = None) -> list[float]:
     """Losses of three epochs of a head on features of 17 images, the last batch of which is one."""
 
     class Recipe:
@@ -71,7 +71,7 @@ def head_losses(how: FitOptions | None = None) -> list[float]:
         batch_size=8,
         epochs=3,
         seed=0,
-        how=how,
+        options=options,
     )
     return [row[key] for row in trained.epochs for key in ("loss", "val_loss")]
 

@@ -22,7 +22,7 @@ from aiohttp import web
 
 from pipeline.monitoring.logs import Limits
 from pipeline.monitoring.proxy import Proxy
-from pipeline.monitoring.recorder import Recorder, What, application
+from pipeline.monitoring.recorder import Recorder, RecordOptions, application
 from tests import REPO
 from tests.kit.cli import command
 from tests.kit.serving import SECONDS, Running, wait_until
@@ -80,9 +80,9 @@ def nginx(
 
 
 @contextlib.contextmanager
-def recording(logs: Path, server: Running, what: What | None = None) -> Iterator[int]:
-    """The recorder of `perennial traffic record`, in this process; yields its port."""
-    made = Recorder(logs, f"{server.host}:{server.grpc_port}", what or What(), Limits())
+def recording(logs: Path, server: Running, options: RecordOptions | None = None) -> Iterator[int]:
+    """Run the recorder of `perennial traffic record` in this process; yield its port."""
+    made = Recorder(logs, f"{server.host}:{server.grpc_port}", options or RecordOptions(), Limits())
     port = portpicker.pick_unused_port()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -114,7 +114,7 @@ def recorder_process(logs: Path, server: Running, *options: str) -> Iterator[sub
         command("traffic", "record", logs, *asked), cwd=REPO, stdout=subprocess.DEVNULL
     )
     try:
-        while not _listens(port):  # which takes a while: it imports TensorFlow
+        while not _listens(port):
             assert process.poll() is None
             time.sleep(0.1)
         yield process
@@ -124,7 +124,7 @@ def recorder_process(logs: Path, server: Running, *options: str) -> Iterator[sub
 
 
 def counted(port: int) -> dict[str, float]:
-    """The recorder's metrics by name, with the result in place of its label."""
+    """Read the recorder's metrics by name, with the result in place of its label."""
     text = requests.get(f"http://{HOST}:{port}/metrics", timeout=SECONDS).text
     lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in lines}
@@ -136,7 +136,7 @@ def recorded(port: int, result: str = "recorded") -> float:
 
 @contextlib.contextmanager
 def stand_in(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[int]:
-    """A recorder that does something else with each request."""
+    """Run a recorder that does something else with each request."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -28,9 +28,9 @@ def fitted(
     *,
     batch_size: int,
     epochs: int | None,
-    **how: Any,
+    **options: Any,
 ) -> fit.FitResult:
-    """Train a recipe, or that of a name, with the seed 0; `how` are fields of `FitOptions`."""
+    """Train a recipe, or that of a name, with the seed 0; `options` are fields of `FitOptions`."""
     keras.utils.set_random_seed(0)
     return fit.fit(
         recipes.get(recipe) if isinstance(recipe, str) else Module(recipe),
@@ -42,5 +42,5 @@ def fitted(
         batch_size=batch_size,
         epochs=epochs,
         seed=0,
-        how=fit.FitOptions(**how),
+        options=fit.FitOptions(**options),
     )

@@ -15,7 +15,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from components.model_registry import mirror
 from components.model_registry.config_map import ConfigMapKey
-from components.model_server.metrics import REQUEST_COUNT, REQUEST_LATENCY
+from components.model_server.service import REQUEST_COUNT, REQUEST_LATENCY
 from tests import REPO
 from tests.kit.kustomize import Resource, render
 from tests.kit.manifests import CUSTOM, SERVING, validate
@@ -35,7 +35,7 @@ def overlay(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def resources(overlay: str) -> dict[str, Resource]:
-    """The resources of an overlay by kind, each of which is there once, with what is optional."""
+    """Return the resources of an overlay with optional components, by kind; each occurs once."""
     rendered = render(SERVING / "overlays" / overlay, SERVING / "components" / "prometheus")
     by_kind = {resource["kind"]: resource for resource in rendered}
     assert len(by_kind) == len(rendered)

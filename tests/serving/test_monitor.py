@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from scipy import stats
 
 from components import features
 from pipeline.monitoring import compare as comparing
+from pipeline.monitoring import gauges, page
 from pipeline.monitoring import monitor as monitoring
-from pipeline.monitoring import page
 from pipeline.monitoring.baseline import Answers, Images
 from pipeline.monitoring.compare import ACCURACY, compare
 from pipeline.monitoring.figures import DRIFTED, LITTLE, STEADY, Report
@@ -287,13 +288,24 @@ class TestTold:
         assert "<b>" not in shown
         assert "<m>" not in shown
         assert "http" not in shown.replace("http-equiv", "")
-        told = monitoring.gauges("m", report)
-        assert 'perennial_monitor_verdict{model_name="m",verdict="drifted"} 1' in told
-        assert 'check="brightness",about="images"} 1' in told
-        assert r'label="<b>\"x\"\n"' in told
-        assert all(
-            line.startswith(("# TYPE perennial_", "perennial_")) for line in told.splitlines()
+        families = {
+            each.name: each for each in text_string_to_metric_families(gauges.render("m", report))
+        }
+        assert all(name.startswith("perennial_monitor_") for name in families)
+        assert {each.type for each in families.values()} == {"gauge"}
+        verdicts = {
+            (each.labels["model_name"], each.labels["verdict"]): each.value
+            for each in families["perennial_monitor_verdict"].samples
+        }
+        assert verdicts == {("m", "drifted"): 1, ("m", "steady"): 0, ("m", "little"): 0}
+        (brightness,) = (
+            each
+            for each in families["perennial_monitor_found"].samples
+            if each.labels["check"] == "brightness"
         )
+        assert (brightness.labels["about"], brightness.value) == ("images", 1)
+        (group,) = families["perennial_monitor_group_images"].samples
+        assert (group.labels["label"], group.value) == ('<b>"x"\n', 200)
 
 
 class TestDecides:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -222,9 +223,15 @@ class TestReading:
 
     @given(st.binary(max_size=60) | ANY_JSON.map(lambda value: json.dumps(value).encode()))
     def test_a_damaged_file_is_one_line(self, content: bytes) -> None:
-        for read in (servable.parse_classes, servable.parse_image_size):
-            failed = _failure_of(functools.partial(read, content, "x"))
-            assert failed == "" or (failed.startswith("x is damaged: ") and "\n" not in failed)
+        files = {
+            servable.CLASSES_FILE: servable.read_classes,
+            servable.INPUT_FILE: servable.read_image_size,
+        }
+        for name, read in files.items():
+            with mock.patch.object(storage, "read_bytes", return_value=content):
+                failed = _failure_of(functools.partial(read, "x"))
+            assert failed == "" or failed.startswith(f"x/{name} is damaged: ")
+            assert "\n" not in failed
 
     @given(content=st.binary(max_size=60) | ANY_JSON.map(lambda value: json.dumps(value).encode()))
     def test_so_are_figures_verdicts_accountings_findings_and_inventories(
@@ -442,7 +449,7 @@ class TestAround:
 
 
 def _failure_of(read: Callable[[], object]) -> str:
-    """The line of a damaged file, "" for one that is none; any other error is one of the test."""
+    """Return the line of a damaged file, "" for one that is none; let other errors through."""
     try:
         read()
     except DamagedFileError as error:

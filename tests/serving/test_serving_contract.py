@@ -20,7 +20,7 @@ import pytest
 from components.model_server import config_file
 from components.model_server.client import Client, strings
 from components.model_server.errors import ServingError
-from components.model_server.session import Session
+from components.model_server.model import Session
 from components.model_server.tensors import Arrays
 from tests.kit.servers import running
 from tests.kit.serving import (
@@ -46,7 +46,7 @@ Start = Callable[..., contextlib.AbstractContextManager[Running]]
 
 @pytest.fixture(scope="module")
 def models(colour_models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base path with versions 1 and 2, both with warm-up requests for both signatures."""
+    """Make a base path with versions 1 and 2, both with warm-up requests."""
     base = tmp_path_factory.mktemp("served")
     for number in (1, 2):
         directory = push(colour_models[number - 1], base, number)
@@ -56,7 +56,7 @@ def models(colour_models: list[Path], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def server(kind: str, models: Path) -> Iterator[Running]:
-    """Serves versions 1 (stable) and 2 (canary); started with the labels, without a version before.
+    """Serve versions 1 (stable) and 2 (canary); started with the labels, without a version before.
 
     Tests leave it as it is.
     """
@@ -75,7 +75,7 @@ def client(server: Running) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def expected(colour_models: list[Path]) -> Iterator[Callable[..., Arrays]]:
-    """Compute what a version says to a list of strings, in this process."""
+    """Compute the outputs of a version for a list of strings, in this process."""
     sessions = [Session(path) for path in colour_models]
 
     def run(version: int, inputs: list[bytes], signature: str = "serving_default") -> Arrays:
@@ -238,8 +238,18 @@ class TestStatusAndMetadata:
         assert signatures["serving_examples"]["inputs"].keys() == {"examples"}
         assert signatures["serving_default"]["outputs"].keys() == {"label", "probabilities"}
 
-    def test_grpc_metadata_describes_the_signatures(self, client: Client) -> None:
-        signatures = client.metadata(MODEL, label="canary").signature_def
+    def test_grpc_metadata_describes_the_signatures(self, server: Running) -> None:
+        from tensorflow_serving.apis import get_model_metadata_pb2, prediction_service_pb2_grpc
+
+        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        request.model_spec.name, request.model_spec.version_label = MODEL, "canary"
+        with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            answer = stub.GetModelMetadata(request, timeout=SECONDS)
+        assert answer.model_spec.version.value == 2
+        found = get_model_metadata_pb2.SignatureDefMap()
+        answer.metadata["signature_def"].Unpack(found)
+        signatures = found.signature_def
         assert set(signatures["serving_default"].inputs) == {"image_bytes"}
         assert set(signatures["serving_examples"].inputs) == {"examples"}
 

@@ -6,6 +6,7 @@ import datetime
 import gzip
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -24,7 +25,7 @@ from pipeline.errors import ConfigError
 from pipeline.monitoring import logs, recorder, retention, rows
 from pipeline.monitoring.logs import Limits, Writer
 from pipeline.monitoring.proxy import GRPC_PATH, ID_HEADER, PATIENCE, Proxy
-from pipeline.monitoring.recorder import Mirrored, NotKept, What, read_request
+from pipeline.monitoring.recorder import Mirrored, RecordOptions, SkippedRequest, read_request
 from pipeline.monitoring.rows import Row
 from tests.kit.cli import perennial
 from tests.kit.image_corpus import encoded
@@ -191,7 +192,7 @@ class TestRecording:
     def test_shadows_are_asked_about_the_same_image(
         self, server: ModelServer, tmp_path: Path
     ) -> None:
-        what = What(shadows=("canary", "stable", "none-such"))
+        what = RecordOptions(shadows=("canary", "stable", "none-such"))
         with recording(tmp_path, server, what) as port, nginx(server, port) as front:
             for _ in range(2):
                 body = {"instances": [b64(picture("red"))]}
@@ -207,7 +208,10 @@ class TestRecording:
 
     def test_images_can_be_left_out(self, server: ModelServer, tmp_path: Path) -> None:
         image = picture("red", (600, 400))
-        with recording(tmp_path, server, What(False, True)) as port, nginx(server, port) as front:
+        with (
+            recording(tmp_path, server, RecordOptions(False, True)) as port,
+            nginx(server, port) as front,
+        ):
             post(front, PREDICT.replace(":", "/versions/1:"), {"instances": [b64(image)]})
             wait_until(lambda: recorded(port) == 1)
         (found,) = logs.read(tmp_path).rows
@@ -303,11 +307,11 @@ class TestNoCallerNotices:
 
 class TestTheQueue:
     def test_what_does_not_fit_is_dropped_and_counted(self, tmp_path: Path) -> None:
-        waiting = recorder.Recorder(tmp_path, "127.0.0.1:1", recorder.What(), Limits())
+        waiting = recorder.Recorder(tmp_path, "127.0.0.1:1", recorder.RecordOptions(), Limits())
         large = Mirrored("a", 0, "/", bytes(recorder.REQUEST_BYTES), "")
         taken = [waiting.take(large) for _ in range(6)]
         assert taken == [True] * 4 + [False] * 2
-        assert waiting.counts == {"full": 2}
+        assert 'perennial_recorder_requests_total{result="full"} 2.0' in waiting.metrics()
 
     @pytest.mark.parametrize(
         ("uri", "body", "reason"),
@@ -330,12 +334,12 @@ class TestTheQueue:
         ],
     )
     def test_what_is_no_request_about_images(self, uri: str, body: bytes, reason: str) -> None:
-        with pytest.raises(NotKept, match=reason):
+        with pytest.raises(SkippedRequest, match=reason):
             read_request(Mirrored("a", 0, uri, body, ""))
 
     def test_what_unpacks_to_too_much(self) -> None:
         bomb = gzip.compress(bytes(recorder.REQUEST_BYTES + 1))
-        with pytest.raises(NotKept, match="malformed"):
+        with pytest.raises(SkippedRequest, match="malformed"):
             read_request(Mirrored("a", 0, "/v1/models/m:predict", bomb, "gzip"))
 
     @pytest.mark.parametrize(
@@ -439,6 +443,14 @@ class TestTheFolder:
 
 
 class TestTheProxysConfiguration:
+    @needs_nginx
+    @pytest.mark.parametrize("share", [0.0, 0.00001, 0.0001, 0.5, 1.0])
+    def test_nginx_takes_every_share(self, share: float, tmp_path: Path) -> None:
+        ports = ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4", "127.0.0.1:5")
+        command = Proxy(*ports, share, str(tmp_path)).command()
+        done = subprocess.run([command[0], "-t", *command[1:]], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
     def test_a_share_that_is_none(self) -> None:
         with pytest.raises(ConfigError, match=r"1\.5"):
             Proxy("a:1", "a:2", "a:3", "a:4", "a:5", 1.5, "/tmp").configuration()

@@ -19,6 +19,7 @@ from trainer_module.recipes import bit
 from trainer_module.recipes.base import EpochMetrics, Phase, TrainingData
 from trainer_module.recipes.bit import Config, hyper_rule
 from trainer_module.schedules import WarmupStaircase
+from trainer_module.training import bit as training
 
 SEED = tf.constant([3, 4], tf.int64)
 
@@ -125,9 +126,9 @@ class TestWarmupStaircase:
 def only_phase(
     config: Config, *, size: int = 100, batch_size: int = 10, epochs: int | None = None
 ) -> Phase:
-    model = bit.build_model(config, 32, 2)
+    model = training.build_model(config, 32, 2)
     pixels = coloured(4, 36 if config.crop else 32).images.map(lambda image, _: image)
-    (phase,) = bit.phases(config, model, TrainingData(pixels, size, batch_size, epochs))
+    (phase,) = training.phases(config, model, TrainingData(pixels, size, batch_size, epochs))
     return phase
 
 

@@ -19,6 +19,7 @@ from trainer_module.models.views import SquareView, seen_through
 from trainer_module.recipes import fixres
 from trainer_module.recipes.base import EpochMetrics, Module, Phase, Recipe, TrainingData
 from trainer_module.recipes.fixres import Config
+from trainer_module.training import fixres as training
 
 SEED = tf.constant([1, 2], tf.int64)
 
@@ -58,7 +59,7 @@ class Tiny:
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """The recipe, known as "tiny"."""
+    """Register a recipe called "tiny"."""
     recipe, get = Module(Tiny()), recipes.get
     monkeypatch.setattr(recipes, "names", lambda: ["bit", "fixres", "mobilenet", "tiny"])
     monkeypatch.setattr(recipes, "get", lambda name: recipe if name == "tiny" else get(name))
@@ -107,13 +108,13 @@ ROW = {"val_accuracy": 0.5, "val_loss": 1.0}
 
 
 def second_stage(settings: Config) -> tuple[keras.Model, keras.Model, Phase]:
-    """The first stage's model with random weights, and the second stage that follows on it."""
+    """Make the first stage's model with random weights, and the second stage that follows on it."""
     keras.utils.set_random_seed(1)
-    model = fixres.build_model(settings, 32, 2)
+    model = training.build_model(settings, 32, 2)
     random = np.random.default_rng(0)
     for variable in model.weights:
         variable.assign(random.uniform(0.1, 1, variable.shape))
-    stages = fixres.phases(settings, model, data(coloured(16)))
+    stages = training.phases(settings, model, data(coloured(16)))
     first = next(stages)
     assert first.model is model
     second = stages.send(ROW)
@@ -193,8 +194,8 @@ class TestSecondStage:
         settings = {"weights": "none", "alpha": 0.35, "flip": False, "rotation": 0.0}
         settings |= {"head_epochs": 1}
         wrapped = config(base="mobilenet", settings=settings, low=32, high=40, batch_norm="train")
-        model = fixres.build_model(wrapped, 48, 2)
-        stages = fixres.phases(wrapped, model, data(coloured(8)))
+        model = training.build_model(wrapped, 48, 2)
+        stages = training.phases(wrapped, model, data(coloured(8)))
         head_only = next(stages)
         assert head_only.frozen
         images = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), np.uint8)
@@ -212,8 +213,8 @@ class TestSecondStage:
         }
 
     def test_resnet50v2_trains_post_bn_and_head(self) -> None:
-        model = fixres._resnet50v2(32, 3)
-        norm, head = fixres._freeze(model, "train")
+        model = training._resnet50v2(32, 3)
+        norm, head = training._freeze(model, "train")
         assert norm.name == "post_bn"
         assert [layer.name for layer in head if layer.weights] == ["head"]
         trainable = {v.path for v in model.trainable_variables}
@@ -307,18 +308,18 @@ class TestTraining:
         assert trained.model.get_layer("view").crop is False
 
     def test_epochs_are_split_and_the_base_decides_where_none_are_given(self) -> None:
-        assert fixres._split(config(), 12) == (10, 2)
-        assert fixres._split(config(), 2) == (1, 1)
-        assert fixres._split(config(), None) == (None, 2)
+        assert fixres.epochs_of(config(), 12) == (10, 2)
+        assert fixres.epochs_of(config(), 2) == (1, 1)
+        assert fixres.epochs_of(config(), None) == (None, 2)
         with pytest.raises(ValueError, match="set 2 or more"):
-            fixres._split(config(), 1)
+            fixres.epochs_of(config(), 1)
 
     def test_the_base_trains_on_crops_and_adapts_to_images_of_the_low_resolution(
         self, tiny: Tiny
     ) -> None:
         settings = config()
-        model = fixres.build_model(settings, 32, 2)
-        phase = next(fixres.phases(settings, model, data(coloured(4))))
+        model = training.build_model(settings, 32, 2)
+        phase = next(training.phases(settings, model, data(coloured(4))))
         assert phase.augment
         images, labels = next(iter(coloured(4).images.batch(4)))
         crops, same = phase.augment(images, labels, SEED)
@@ -331,10 +332,10 @@ class TestTraining:
         self, batch_norm: str
     ) -> None:
         settings = config(batch_norm=batch_norm, flip=False)
-        model = fixres.build_model(settings, 32, 2)
+        model = training.build_model(settings, 32, 2)
         pixels = np.random.default_rng(0).integers(0, 256, (8, 40, 40, 3), np.uint8)
         images = tf.data.Dataset.from_tensor_slices(pixels)
-        stages = fixres.phases(settings, model, TrainingData(images, 8, 8, 4, image_size=32))
+        stages = training.phases(settings, model, TrainingData(images, 8, 8, 4, image_size=32))
         first = next(stages)
         assert first.augment
         labels = tf.zeros([8], tf.int64)
@@ -375,9 +376,9 @@ class TestRefusals:
 
     def test_a_base_bound_to_its_image_size_is_refused_before_training(self) -> None:
         settings = config(settings={"flatten": True})
-        model = fixres.build_model(settings, 32, 2)
+        model = training.build_model(settings, 32, 2)
         with pytest.raises(ValueError, match=r"depend on the size of images.*head/kernel"):
-            next(fixres.phases(settings, model, data(coloured(4))))
+            next(training.phases(settings, model, data(coloured(4))))
 
     def test_the_default_sizes_go_together(self) -> None:
         sizes = fixres.image_sizes(Config(), 500, 400)
@@ -403,7 +404,7 @@ class TestSquareView:
         np.testing.assert_array_equal(SquareView(12, crop=crop)(self.images), self.images)
 
     def test_model_survives_a_round_trip(self, tmp_path: Any) -> None:
-        model = seen_through(fixres._net(config(), 8, 2), 8, crop=True)
+        model = seen_through(training._net(config(), 8, 2), 8, crop=True)
         model.save(tmp_path / "model.keras")
         loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
         np.testing.assert_array_equal(loaded(self.images), model(self.images))

@@ -14,10 +14,11 @@ from tests.kit.mobilenet import SIZE, awaken, noise
 from tests.kit.training import fitted
 from trainer_module import fit, frozen_features
 from trainer_module.models import backbones
-from trainer_module.recipes import mobilenet, transfer
+from trainer_module.recipes import transfer
 from trainer_module.recipes.base import Phase, TrainingData
 from trainer_module.recipes.mobilenet import Config
-from trainer_module.recipes.transfer import BASE
+from trainer_module.training import transfer as training
+from trainer_module.training.transfer import BASE
 from trainer_module.weights import WeightsError
 
 RANDOM: dict[str, Any] = {"alpha": 0.35, "weights": "none"}
@@ -77,7 +78,7 @@ def test_phase_one_changes_the_head_and_nothing_else(
 def test_phase_two_changes_upper_layers_but_no_statistics(
     trained: dict[str, dict[str, list[np.ndarray]]],
 ) -> None:
-    base = mobilenet.build_model(Config(**RANDOM), SIZE, 2).get_layer(BASE)
+    base = training.build_model(Config(**RANDOM), SIZE, 2).get_layer(BASE)
     norms = {x.name for x in base.layers if isinstance(x, keras.layers.BatchNormalization)}
     assert len(norms) == 52
     upper = {layer.name for layer in base.layers[100:] if layer.weights}
@@ -89,18 +90,18 @@ def test_phase_two_changes_upper_layers_but_no_statistics(
 
 
 def test_phase_two_trains_the_tutorial_s_56_variables() -> None:
-    model = mobilenet.build_model(Config(weights="none"), SIZE, 2)
-    transfer.most_trained(Config(weights="none", head_epochs=3), model, 4)
+    model = training.build_model(Config(weights="none"), SIZE, 2)
+    training.most_trained(Config(weights="none", head_epochs=3), model, 4)
     assert len(model.get_layer(BASE).layers) == 154
     assert len(model.trainable_variables) == 56
-    transfer.most_trained(Config(weights="none"), model, None)
+    training.most_trained(Config(weights="none"), model, None)
     assert len(model.trainable_variables) == 2
 
 
 def test_features_and_head_together_are_the_model() -> None:
-    model = mobilenet.build_model(Config(**RANDOM), SIZE, 2)
+    model = training.build_model(Config(**RANDOM), SIZE, 2)
     images = noise(4, 0).images.map(lambda image, _: image)
-    phases = mobilenet.phases(Config(**RANDOM), model, TrainingData(images, 4, 4, 2))
+    phases = training.phases(Config(**RANDOM), model, TrainingData(images, 4, 4, 2))
     frozen = next(phases).frozen
     assert frozen
     batch = next(iter(images.batch(4)))
@@ -145,7 +146,7 @@ class TestWeights:
         path = self.saved(tmp_path, name)
         keras.utils.set_random_seed(7)
         one, two = (
-            mobilenet.build_model(Config(alpha=0.35, weights=path), SIZE, 2) for _ in range(2)
+            training.build_model(Config(alpha=0.35, weights=path), SIZE, 2) for _ in range(2)
         )
         for first, second in zip(
             one.get_layer(BASE).get_weights(), two.get_layer(BASE).get_weights(), strict=True
@@ -156,11 +157,11 @@ class TestWeights:
     def test_those_of_another_width_are_refused(self, name: str, tmp_path: Path) -> None:
         path = self.saved(tmp_path, name, alpha=0.5)
         with pytest.raises(WeightsError, match=r"cannot be loaded.*of alpha 0\.35"):
-            mobilenet.build_model(Config(alpha=0.35, weights=path), SIZE, 2)
+            training.build_model(Config(alpha=0.35, weights=path), SIZE, 2)
 
     def test_a_missing_file_is_refused(self) -> None:
         with pytest.raises(WeightsError, match=r"none\.h5 cannot be loaded"):
-            mobilenet.build_model(Config(alpha=0.35, weights="/none.h5"), SIZE, 2)
+            training.build_model(Config(alpha=0.35, weights="/none.h5"), SIZE, 2)
 
 
 class TestTransfer:
@@ -186,9 +187,9 @@ class TestTransfer:
         self, name: str, variables: int | None
     ) -> None:
         settings = transfer.Config(backbone=name, weights="none", head_epochs=0)
-        model = transfer.build_model(settings, 64, 3)
+        model = training.build_model(settings, 64, 3)
         images = noise(2, 0).images.map(lambda image, _: image)
-        (phase,) = transfer.phases(settings, model, TrainingData(images, 2, 2, 1))
+        (phase,) = training.phases(settings, model, TrainingData(images, 2, 2, 1))
         assert isinstance(phase.optimizer, keras.optimizers.RMSprop)
         base = model.get_layer(BASE)
         trained = [layer.trainable for layer in base.layers]
@@ -214,9 +215,9 @@ class TestTransfer:
 
     def test_images_are_augmented_anew_where_features_are_not_kept(self) -> None:
         settings = transfer.Config(backbone="MobileNetV2", weights="none", cache=False)
-        model = transfer.build_model(settings, SIZE, 2)
+        model = training.build_model(settings, SIZE, 2)
         images = noise(4, 0).images.map(lambda image, _: image)
-        (phase,) = transfer.phases(settings, model, TrainingData(images, 4, 4, 2))
+        (phase,) = training.phases(settings, model, TrainingData(images, 4, 4, 2))
         assert phase.frozen is None
         assert phase.augment is not None
         assert [each.path for each in model.trainable_variables] == ["logits/kernel", "logits/bias"]

@@ -20,6 +20,7 @@ from trainer_module import augmentation, recipes, warm_start
 from trainer_module.models.vit import Patches, small_vit
 from trainer_module.recipes import vit
 from trainer_module.recipes.base import Phase, TrainingData
+from trainer_module.training import vit as training
 
 # For every recipe, the smallest model that has all of its parts, for images of `size_of` it.
 TINY: dict[str, dict[str, Any]] = {
@@ -66,7 +67,7 @@ def seed(*values: int) -> tf.Tensor:
 
 
 def training_data(images: np.ndarray) -> TrainingData:
-    """`STEPS` batches an epoch of the images over and over, for 5 epochs."""
+    """Give `STEPS` batches an epoch of the images over and over, for 5 epochs."""
     repeated = tf.data.Dataset.from_tensor_slices(images)
     return TrainingData(repeated, STEPS * len(images), len(images), 5)
 
@@ -103,7 +104,7 @@ class TestEveryRecipe:
         return recipes.get(name).Config(**TINY[name])
 
     def model(self, name: str, images: np.ndarray) -> tuple[keras.Model, list[Phase]]:
-        """A model made ready by its first phase, and all phases."""
+        """Make a model, ready by its first phase, and all phases."""
         keras.utils.set_random_seed(0)
         recipe, config = recipes.get(name), self.config(name)
         model = recipe.build_model(config, size_of(name), CLASSES)
@@ -231,7 +232,7 @@ class TestVit:
         attention = 3 * (dim * key + key) + key * dim + dim
         block = 2 * norm + attention + (dim * mlp + mlp) + (mlp * dim + dim)
         head = (tokens * dim + 1) * 2048 + 2049 * 1024 + 1025 * classes
-        model = vit.build_model(vit.Config(), 72, classes)
+        model = training.build_model(vit.Config(), 72, classes)
         trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
         assert trainable == (6 * 6 * 3 + 1) * dim + tokens * dim + 8 * block + norm + head
 
@@ -241,31 +242,54 @@ class TestVit:
         np.testing.assert_array_equal(patches[:, 1], images[:, :4, 4:].reshape(6, -1))
         np.testing.assert_array_equal(patches[:, 2], images[:, 4:, :4].reshape(6, -1))
 
+    @pytest.mark.parametrize(
+        ("resize", "size", "count"), [(None, 24, 4), (72, 32, 12), (12, 32, 2)]
+    )
+    def test_patches_are_those_of_the_resized_image(
+        self, resize: int | None, size: int, count: int
+    ) -> None:
+        config = vit.Config(resize=resize, depth=1, head_dims=(4,))
+        model = training.build_model(config, size, 2)
+        images = np.zeros((1, size, size, 3), np.uint8)
+        tokens = keras.Model(model.input, model.get_layer("patches").output)(images)
+        assert tokens.shape == (1, count**2, 6 * 6 * 3)
+        assert recipes.get("vit").patches(config, size) == count
+
+    @pytest.mark.parametrize(
+        ("variant", "size", "count"), [("tiny/4", 12, 3), ("B/16", 384, 24), ("B/32", 384, 12)]
+    )
+    def test_patches_of_a_pretrained_one_follow_its_variant(
+        self, variant: str, size: int, count: int
+    ) -> None:
+        recipe = recipes.get("vit_finetune")
+        assert recipe.patches(recipe.Config(variant=variant), size) == count
+        assert recipes.get("bit").patches(recipes.get("bit").Config(), size) is None
+
     def test_patches_that_do_not_tile_the_image_are_refused(self) -> None:
         with pytest.raises(ValueError, match="image_size 70"):
-            vit.build_model(vit.Config(), 70, 2)
+            training.build_model(vit.Config(), 70, 2)
 
     def test_pixels_are_normalized_by_the_training_images(self, images: np.ndarray) -> None:
         config = vit.Config(**TINY["vit"])
-        model = vit.build_model(config, SIZE, CLASSES)
-        list(vit.phases(config, model, training_data(images)))
+        model = training.build_model(config, SIZE, CLASSES)
+        list(training.phases(config, model, training_data(images)))
         normalized = model.get_layer("normalization")(images)
         np.testing.assert_allclose(np.mean(normalized, axis=(0, 1, 2)), 0, atol=1e-5)
         np.testing.assert_allclose(np.std(normalized, axis=(0, 1, 2)), 1, atol=1e-5)
 
     def test_cosine_rises_in_the_warm_up_and_ends_at_zero(self) -> None:
         config = vit.Config(learning_rate=0.5, schedule="cosine", warmup_epochs=2.0)
-        rate = vit._optimizer(config, epochs=10, steps_per_epoch=7)._learning_rate
+        rate = training._optimizer(config, epochs=10, steps_per_epoch=7)._learning_rate
         assert [float(rate(step)) for step in (0, 7, 14, 42, 70)] == pytest.approx(
             [0, 0.25, 0.5, 0.25, 0]
         )
         config = vit.Config(learning_rate=0.5, schedule="cosine", warmup_epochs=0.0)
-        rate = vit._optimizer(config, epochs=10, steps_per_epoch=7)._learning_rate
+        rate = training._optimizer(config, epochs=10, steps_per_epoch=7)._learning_rate
         assert [float(rate(step)) for step in (0, 35, 70)] == pytest.approx([0.5, 0.25, 0])
 
     def test_warm_up_longer_than_the_run_is_cut(self) -> None:
         config = vit.Config(learning_rate=0.5, schedule="cosine", warmup_epochs=5.0)
-        rate = vit._optimizer(config, epochs=2, steps_per_epoch=3)._learning_rate
+        rate = training._optimizer(config, epochs=2, steps_per_epoch=3)._learning_rate
         assert float(rate(6)) == pytest.approx(0.5)
 
     def test_without_any_change_there_is_no_augmentation(self) -> None:

@@ -40,7 +40,7 @@ def plain() -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [
         FitOptions(gradient_accumulation=3),
         FitOptions(gradient_accumulation=8),
@@ -48,9 +48,9 @@ def plain() -> list[float]:
     ],
 )
 def test_parts_of_a_batch_and_xla_give_the_same_training(
-    plain: list[float], how: FitOptions
+    plain: list[float], options: FitOptions
 ) -> None:
-    np.testing.assert_allclose(losses(how), plain, rtol=1e-4)
+    np.testing.assert_allclose(losses(options), plain, rtol=1e-4)
 
 
 def test_two_devices_give_the_same_training_with_and_without_parts() -> None:
@@ -101,7 +101,7 @@ def test_several_steps_in_one_call_are_the_same_steps(monkeypatch: pytest.Monkey
 
 
 def one_step(clip: float | None = None, accumulation: int = 1, factor: float = 1.0) -> np.ndarray:
-    """The change of a linear model's kernel by a step of SGD at rate 1."""
+    """Compute the change of a linear model's kernel by a step of SGD at rate 1."""
     images = keras.Input((8, 8, 3), dtype="uint8")
     x = keras.layers.Rescaling(factor / 255)(images)
     head = keras.layers.Dense(3, kernel_initializer="zeros")
@@ -156,5 +156,5 @@ def test_a_step_that_does_not_fit_into_memory_says_what_to_change() -> None:
             batch_size=8,
             epochs=1,
             seed=0,
-            how=FitOptions(gradient_accumulation=2),
+            options=FitOptions(gradient_accumulation=2),
         )

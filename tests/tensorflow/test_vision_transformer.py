@@ -16,6 +16,7 @@ from trainer_module.models import vision_transformer as vit
 from trainer_module.models.vision_transformer import VARIANTS, gelu_tanh
 from trainer_module.recipes import vit_finetune
 from trainer_module.recipes.base import TrainingData
+from trainer_module.training import vit_finetune as training
 from trainer_module.weights import WeightsError, WeightSpec
 
 PARAMETERS = {
@@ -96,7 +97,7 @@ class TestWeights:
         config = vit_finetune.Config(
             variant="tiny/4", weights=WeightSpec(source=str(path), sha256=digest)
         )
-        model = vit_finetune.build_model(config, 12, 3)
+        model = training.build_model(config, 12, 3)
         table = model.get_layer("position").get_weights()[0]
         assert table.shape == (10, 24)
         old = arrays[vit.POSITIONS][0]
@@ -105,7 +106,7 @@ class TestWeights:
 
 
 def reference(arrays: Arrays, image: np.ndarray, variant: vit.Variant) -> np.ndarray:
-    """The logits of one image, in NumPy and float64."""
+    """Compute the logits of one image, in NumPy and float64."""
 
     def array(name: str) -> np.ndarray:
         return arrays[name].astype(np.float64)
@@ -176,7 +177,7 @@ class TestSchedule:
         images = tf.data.Dataset.from_tensors(np.zeros((8, 8, 3), np.uint8))
         config = vit_finetune.Config(variant="tiny/4", warmup_steps=40)
         data = TrainingData(images, 80, 8, epochs)
-        (phase,) = vit_finetune.phases(config, tiny(), data)
+        (phase,) = training.phases(config, tiny(), data)
         assert phase.clip == 1.0
         return phase.epochs, phase.optimizer
 

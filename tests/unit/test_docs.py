@@ -55,7 +55,7 @@ def shown(text: str) -> Iterator[list[str]]:
 
 
 def wrong(arguments: list[str]) -> str:
-    """Return the part of a command line that does not exist; empty where all does."""
+    """Describe the error in a command line; empty if there is none."""
     command, names = ROOT, []
     while arguments and arguments[0] in getattr(command, "commands", {}):
         names.append(arguments[0])

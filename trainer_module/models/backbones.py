@@ -29,16 +29,16 @@ class ColourTransform(layers.Layer):
         return ops.cast(mapped + ops.convert_to_tensor(self.offset, "float32"), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """The shape of the input."""
+        """Return the shape of the input."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Return the constructor's arguments."""
         return {**super().get_config(), "matrix": self.matrix, "offset": self.offset}
 
 
 def preprocessing(name: str) -> ColourTransform:
-    """What the classifier's `preprocess_input` does to pixels of 0 to 255, as a layer."""
+    """Make a layer of the classifier's `preprocess_input`, for pixels of 0 to 255."""
     module = getattr(keras.applications, name).__module__.rpartition(".")[2]
     prepare = importlib.import_module(f"keras.applications.{module}").preprocess_input
 

@@ -76,7 +76,7 @@ class StdConv2D(layers.Layer):
         )
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """The shape that `call` gives."""
+        """Return the shape of what `call` returns."""
         batch, *sides, _ = input_shape
         height, width = (
             side and (side + 2 * self.padding - self.kernel_size) // self.strides + 1
@@ -85,7 +85,7 @@ class StdConv2D(layers.Layer):
         return batch, height, width, self.filters
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Return the constructor's arguments."""
         own = ("filters", "kernel_size", "strides", "padding")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 

@@ -18,7 +18,7 @@ HEAD = "resnet/head/conv2d/"
 def pretrained_bit(
     variant: str, spec: WeightSpec, *, image_size: int | None, num_classes: int
 ) -> keras.Model:
-    """A model with `spec`'s backbone and a new head: pixels to `num_classes` logits, all of them 0.
+    """Make a model of `spec`'s backbone and a new head: pixels to `num_classes` logits, all 0.
 
     Raises:
         WeightsError: the weights cannot be had, or do not fit.
@@ -39,7 +39,7 @@ def pretrained_bit(
 
 
 def pretrained_classifier(variant: str, spec: WeightSpec, *, image_size: int) -> keras.Model:
-    """A model with `spec`'s backbone and its own head, as it was published: pixels to logits.
+    """Make a model of `spec`'s backbone and its published head: pixels to logits.
 
     Raises:
         WeightsError: the weights cannot be had, do not fit, or have no head.
@@ -83,8 +83,9 @@ def load_bit_npz(model: keras.Model, path: Path, *, head: bool) -> None:
 
 
 def npz_name(path: str) -> str:
-    """The official name of the array for a `bit_resnet` variable: "block1_unit01_a_conv/kernel"
-    is "resnet/block1/unit01/a/standardized_conv2d/kernel".
+    """Return the official name of the array for a `bit_resnet` variable.
+
+    "block1_unit01_a_conv/kernel" is "resnet/block1/unit01/a/standardized_conv2d/kernel".
     """
     layer, part = path.split("/")
     if layer == "head":
@@ -116,7 +117,7 @@ def _saved_model_outputs(
 
 
 def _layer(spec: WeightSpec) -> layers.Layer:
-    """The SavedModel as a layer. Its variables are trained, saved and exported as any layer's."""
+    """Make the SavedModel a layer, whose variables are trained, saved and exported as any."""
     settings = {"trainable": spec.trainable, "dtype": "float32", "name": "backbone"}
     path = str(spec.fetch())
     try:

@@ -23,7 +23,7 @@ class InferenceModel(keras.Model):
 
 
 def batch_statistics(model: keras.Model) -> Iterator[layers.BatchNormalization]:
-    """The layers whose result depends on the other images of a batch in training."""
+    """Yield the layers whose result in training depends on the other images of a batch."""
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
             if layer.trainable:
@@ -33,7 +33,7 @@ def batch_statistics(model: keras.Model) -> Iterator[layers.BatchNormalization]:
 
 
 def one_image(name: str, batch_size: int, parts: int) -> str:
-    """What is wrong with a step of one image, and what to do."""
+    """Describe why a step of one image is no good, and what to do."""
     return (
         f"{name} trains batch normalization, whose statistics are those of the images that are "
         f"computed at once, and these are one: lower train.gradient_accumulation (now {parts}), or "

@@ -1,4 +1,4 @@
-"""What a model sees of an image that is larger than its input."""
+"""The part of a larger image that a model takes: all of it shrunk, or its centre."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class SquareView(layers.Layer):
         return ops.cast(ops.round(shrunk), "uint8")
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """The shape that `call` gives."""
+        """Return the shape of what `call` returns."""
         return input_shape[0], self.size, self.size, input_shape[3]
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Return the constructor's arguments."""
         config = {"size": self.size, "crop": self.crop, "antialias": self.antialias}
         return {**super().get_config(), **config}
 

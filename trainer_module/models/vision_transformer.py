@@ -56,7 +56,7 @@ class ClassToken(layers.Layer):
         return ops.concatenate([ops.cast(first, tokens.dtype), tokens], axis=1)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """The shape that `call` gives."""
+        """Return the shape of what `call` returns."""
         batch, tokens, dim = input_shape
         assert tokens
         return batch, tokens + 1, dim
@@ -188,7 +188,9 @@ _WHOLE = {
 
 
 def npz_name(path: str) -> str:
-    """The official name of the array for a variable: "block0_attention/query/kernel" is
+    """Return the official name of the array for a variable.
+
+    "block0_attention/query/kernel" is
     "Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel".
     """
     if path in _WHOLE:

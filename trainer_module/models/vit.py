@@ -31,7 +31,7 @@ class Patches(layers.Layer):
         return ops.reshape(grid, (-1, rows * columns, self.size**2 * channels))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """The shape that `call` gives."""
+        """Return the shape of what `call` returns."""
         batch, height, width, channels = input_shape
         assert height
         assert width
@@ -40,7 +40,7 @@ class Patches(layers.Layer):
         return batch, tokens, self.size**2 * channels
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Return the constructor's arguments."""
         return {**super().get_config(), "size": self.size}
 
 

@@ -17,12 +17,12 @@ _NOT_RECIPES = {"base"}
 
 
 def names() -> list[str]:
-    """Every recipe, sorted."""
+    """List every recipe, sorted."""
     return sorted({module.name for module in pkgutil.iter_modules(__path__)} - _NOT_RECIPES)
 
 
 def get(name: str) -> Recipe:
-    """The recipe module called `name`.
+    """Return the recipe called `name`.
 
     Raises:
         ValueError: there is none; the message lists them and suggests the nearest.

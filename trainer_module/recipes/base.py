@@ -1,8 +1,9 @@
-"""What every recipe module provides."""
+"""The interface of a recipe."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """What a recipe's schedule may depend on.
+    """The inputs of a recipe's schedule.
 
     Attributes:
         images: the training split's pixels, uint8 [size, size, 3], unbatched and not augmented.
@@ -86,7 +87,7 @@ class Phase:
     rebuild: Callable[[], keras.Model] | None = None
 
 
-# What fit tells of a phase's best epoch: the mapping described at `fit.FitResult.epochs`.
+# The metrics of a phase's best epoch: the mapping described at `fit.FitResult.epochs`.
 EpochMetrics = Mapping[str, float]
 
 
@@ -96,9 +97,10 @@ def epoch_rank(row: EpochMetrics) -> tuple[float, float]:
 
 
 class Recipe(Protocol):
-    """The functions of a recipe module.
+    """The functions of a recipe.
 
-    A module may leave out those after `phases`; what holds then is in `DEFAULTS`.
+    Those in `TRAINED` need Keras, and are in the module that the recipe's own one names as
+    TRAINING. A recipe may leave out those after `phases`; what holds then is in `DEFAULTS`.
     """
 
     Config: type[BaseModel]  # frozen, unknown fields refused; the hyperparameters, with defaults
@@ -147,13 +149,13 @@ class Recipe(Protocol):
         """Make trainable what the phase that takes most memory trains."""
 
     def weights(self, config: Any) -> tuple[str, str]:
-        """The field that says where pretrained weights come from, and its value; "" without."""
+        """Return the field with the source of pretrained weights, and its value; "" without."""
 
     def built_on(self, config: Any) -> str:
-        """The other recipe that it trains with, whose code is part of what is done."""
+        """Return the name of the recipe that it builds on, whose code takes part; "" without."""
 
-    def patch_size(self, config: Any) -> int | None:
-        """Side of a vision transformer's patches in pixels; None of another network."""
+    def patches(self, config: Any, image_size: int) -> int | None:
+        """Return how many patches a vision transformer has along a side; None: no transformer."""
 
 
 DEFAULTS: Mapping[str, Any] = {
@@ -164,16 +166,21 @@ DEFAULTS: Mapping[str, Any] = {
     "most_trained": lambda *_: None,
     "weights": lambda *_: ("", ""),
     "built_on": lambda *_: "",
-    "patch_size": lambda *_: None,
+    "patches": lambda *_: None,
 }
 
 
+TRAINED = frozenset({"build_model", "phases", "check_model", "most_trained"})
+
+
 class Module:
-    """A recipe module with every member of `Recipe`."""
+    """A recipe with every member of `Recipe`; Keras is imported with the first of `TRAINED`."""
 
     def __init__(self, module: object) -> None:
         self._module = module
 
     def __getattr__(self, name: str) -> Any:
         default = (DEFAULTS[name],) if name in DEFAULTS else ()
-        return getattr(self._module, name, *default)
+        named = getattr(self._module, "TRAINING", None) if name in TRAINED else None
+        module = importlib.import_module(named) if named else self._module
+        return getattr(module, name, *default)

@@ -28,19 +28,11 @@ the crops. Without `crop`, training reads what evaluation does.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from components import progress
-from trainer_module.recipes.base import EpochMetrics, Phase, TrainingData
 from trainer_module.weights import WeightSpec
-
-if TYPE_CHECKING:
-    import keras
-
-    from trainer_module.input_pipeline import Augment
 
 RULE_BATCH = 512  # the batch size that the rule's steps and learning rate are for
 
@@ -51,9 +43,11 @@ SCHEDULES = (
     (0, (100, 200, 300, 400, 500)),
 )
 
+TRAINING = "trainer_module.training.bit"
+
 
 class Config(BaseModel):
-    """Hyperparameters. What is unset follows the BiT-HyperRule; a note of the run tells its values.
+    """Hyperparameters. Unset ones follow the BiT-HyperRule; a note of the run has the values.
 
     The rule is stated for 512 images a step and scaled to `train.batch_size`. Where 512 do not fit
     into memory, `train.gradient_accumulation` takes them in parts.
@@ -131,7 +125,7 @@ def _scaled(steps: int, scale: float) -> int:
 
 
 def image_sizes(config: Config, height: float, width: float) -> dict[str, int]:
-    """The transform settings by the rule, for images whose usual size is `height` by `width`."""
+    """Return the rule's transform settings for images of the usual size `height` by `width`."""
     if height * width < 96 * 96:
         train, model = 160, 128
     else:
@@ -140,17 +134,17 @@ def image_sizes(config: Config, height: float, width: float) -> dict[str, int]:
 
 
 def training_size(config: Config, image_size: int) -> int:
-    """Pixels of a side of the crops."""
+    """Return the pixels of a side of the crops."""
     return config.crop_size or image_size
 
 
 def weights(config: Config) -> tuple[str, str]:
-    """The field with the pretrained weights, and its value."""
+    """Return the field with the pretrained weights, and its value."""
     return "weights.source", config.weights.source
 
 
 def check(config: Config, image_size: int, train_size: int) -> None:
-    """Raise ValueError where there is nothing to crop, or no crop that the sizes ask for."""
+    """Raise ValueError where sizes and crop contradict each other."""
     size, name = (config.crop_size, "crop_size") if config.crop_size else (image_size, "image_size")
     if config.crop_size and not config.crop:
         raise ValueError(f"crop_size {size} without a crop; leave it unset, or set crop to true")
@@ -166,64 +160,3 @@ def check(config: Config, image_size: int, train_size: int) -> None:
         )
     if config.schedule and sorted(set(config.schedule)) != list(config.schedule):
         raise ValueError(f"schedule {config.schedule} must rise from step to step")
-
-
-def build_model(config: Config, image_size: int, num_classes: int) -> keras.Model:
-    """Make the model, with pretrained weights where they are configured, and a head of zeros."""
-    from trainer_module.models.bit_weights import pretrained_bit
-
-    # Crops of another size than that of evaluation need a model of any.
-    size = None if config.crop_size else image_size
-    return pretrained_bit(config.variant, config.weights, image_size=size, num_classes=num_classes)
-
-
-def phases(
-    config: Config, model: keras.Model, data: TrainingData
-) -> Generator[Phase, EpochMetrics, None]:
-    """Train once, as long as the rule says; with `data.epochs`, the rule is stretched to them."""
-    total = data.epochs and data.epochs * data.steps_per_epoch
-    rule = hyper_rule(config, data.size, data.batch_size, total)
-    # At least: the rate stays at its lowest until the last epoch is full.
-    epochs = data.epochs or -(-rule.steps[-1] // data.steps_per_epoch)
-    size = config.crop_size or model.input_shape[1]
-    progress.report("note", text=_told(config, rule, data, epochs, size))
-    yield Phase(
-        epochs,
-        _optimizer(config, rule),
-        _augment(config, rule, size, model.output_shape[-1]),
-        patience=rule.patience,
-        warmup=rule.steps[0],
-    )
-
-
-def _told(config: Config, rule: Rule, data: TrainingData, epochs: int, size: int) -> str:
-    warmup, *drops, end = rule.steps
-    source = data.images.element_spec.shape[0]
-    return (
-        f"BiT-HyperRule for {data.size} images, {data.batch_size} a step: {source} px"
-        f"{f' cropped to {size}' if config.crop else ''}; learning rate {rule.learning_rate:g} "
-        f"after {warmup} steps of warm-up, divided by 10 after {drops}, end after {end} "
-        f"({epochs} epochs at most); mixup {rule.mixup:g}; "
-        f"{'pretrained' if config.weights.source else 'from scratch, which the rule is not for'}"
-    )
-
-
-def _optimizer(config: Config, rule: Rule) -> keras.optimizers.Optimizer:
-    import keras
-
-    from trainer_module.schedules import WarmupStaircase
-
-    return keras.optimizers.SGD(
-        WarmupStaircase(rule.learning_rate, rule.steps), momentum=config.momentum
-    )
-
-
-def _augment(config: Config, rule: Rule, size: int, num_classes: int) -> Augment | None:
-    from trainer_module import augmentation
-
-    changes: list[augmentation.Change] = []
-    if config.crop:
-        changes.append(lambda images, seed: augmentation.random_crop(images, seed, size))
-    if config.flip:
-        changes.append(augmentation.random_flip)
-    return augmentation.in_turn(changes, alpha=rule.mixup, num_classes=num_classes)

@@ -17,23 +17,13 @@ Result: none with ImageNet weights other than MobileNetV2's, see there: no other
 from __future__ import annotations
 
 import difflib
-import socket
-import textwrap
-from collections.abc import Generator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from trainer_module.recipes.base import EpochMetrics, Frozen, Phase, TrainingData
-
-if TYPE_CHECKING:
-    import keras
-
 IMAGENET = "imagenet"
 NONE = "none"
-BASE = "backbone"
 EPOCHS = 25  # of both phases, where none are given
-FETCH_S = 30.0  # without an answer of who publishes the weights
 
 
 class Sizes(NamedTuple):
@@ -78,7 +68,8 @@ ALPHAS = {
     "MobileNetV3Large": (0.75, 1.0),
     "MobileNetV3Small": (0.75, 1.0),
 }
-_SQUARES = (128, 160, 192, 224)  # pixels: what there are weights of MobileNet and MobileNetV2 for
+
+TRAINING = "trainer_module.training.transfer"
 
 
 class Config(BaseModel):
@@ -124,12 +115,12 @@ class Config(BaseModel):
 
 
 def image_sizes(config: Config, height: float, width: float) -> dict[str, int]:  # noqa: ARG001
-    """The transform settings: the size that the network was trained with."""
+    """Return the transform settings: the size that the network was trained with."""
     return {"image_size": BACKBONES.get(config.backbone, Sizes()).own}
 
 
 def weights(config: Config) -> tuple[str, str]:
-    """The field with the pretrained weights, and its value."""
+    """Return the field with the pretrained weights, and its value."""
     return "weights", config.weights
 
 
@@ -156,123 +147,3 @@ def check(config: Config, image_size: int, train_size: int) -> None:
             f"alpha {config.alpha} has no {IMAGENET} weights; set one of "
             f"{', '.join(map(str, ALPHAS[name]))}, or weights to a file of your own"
         )
-
-
-def build_model(config: Config, image_size: int, num_classes: int) -> keras.Model:
-    """Make the model, with its pretrained weights.
-
-    Raises:
-        WeightsError: they cannot be had, or are those of another network.
-    """
-    import keras
-    from keras import layers
-
-    from trainer_module.models.backbones import preprocessing
-    from trainer_module.models.inference import InferenceModel
-
-    images = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
-    x = preprocessing(config.backbone)(images)
-    network = _network(config, image_size, None)
-    _load(config, network)
-    x = InferenceModel(network.input, network.output, name=BASE)(x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    x = layers.Dropout(config.dropout, name="drop")(x)
-    logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
-    return keras.Model(images, logits, name="transfer")
-
-
-def phases(
-    config: Config, model: keras.Model, data: TrainingData
-) -> Generator[Phase, EpochMetrics, None]:
-    """Train the head on features computed once, then the upper layers along with it."""
-    import keras
-
-    from trainer_module import augmentation
-
-    augment = augmentation.flip_turn_scale(flip=config.flip, rotation=config.rotation)
-    total = data.epochs or EPOCHS
-    first = min(config.head_epochs, total)
-    if first:
-        model.get_layer(BASE).trainable = False
-        frozen = Frozen(*_split(model), views=config.views) if config.cache else None
-        yield Phase(first, keras.optimizers.Adam(config.learning_rate), augment, frozen=frozen)
-    if first == total:
-        return
-    _unfreeze(config, model)
-    rmsprop = keras.optimizers.RMSprop(config.fine_tune_learning_rate)
-    yield Phase(total - first, rmsprop, augment)
-
-
-def most_trained(config: Config, model: keras.Model, epochs: int | None) -> None:
-    """Make trainable what the second phase trains, or the first where there is no other."""
-    if config.head_epochs >= (epochs or EPOCHS):
-        model.get_layer(BASE).trainable = False
-    else:
-        _unfreeze(config, model)
-
-
-def _unfreeze(config: Config, model: keras.Model) -> None:
-    base = model.get_layer(BASE)
-    base.trainable = True
-    start = config.fine_tune_from
-    if start is None:
-        start = len(base.layers) * 100 // 154
-    for place, layer in enumerate(base.layers):
-        layer.trainable = place >= start
-
-
-def _split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """`model` as two that share its weights: images to features, and features to logits."""
-    import keras
-
-    features = model.get_layer("pool").output
-    start = keras.Input(features.shape[1:], name="features")
-    head = model.get_layer("logits")(model.get_layer("drop")(start))
-    return keras.Model(model.input, features), keras.Model(start, head)
-
-
-def _network(config: Config, size: int, weights: str | None) -> keras.Model:
-    import keras
-
-    width = {"alpha": config.alpha} if config.backbone in ALPHAS else {}
-    make = getattr(keras.applications, config.backbone)
-    return make(input_shape=(size, size, 3), include_top=False, weights=weights, **width)
-
-
-def _load(config: Config, network: keras.Model) -> None:
-    if config.weights == NONE:
-        return
-    import keras
-
-    from trainer_module.weights import WeightsError
-
-    name = config.backbone
-    width = f", of alpha {config.alpha:g}" if name in ALPHAS else ""
-    advice = (
-        f"set train.hyperparameters.weights to a local .h5 or .keras file of {name} without its "
-        f"top{width}{', or alpha to that of the file' if width else ''}"
-    )
-    # Keras sets no time limit for what it fetches.
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(FETCH_S)
-    try:
-        if config.weights == IMAGENET:
-            size = network.input_shape[1]
-            if name in ("MobileNet", "MobileNetV2") and size not in _SQUARES:
-                size = 224
-            source = _network(config, size, IMAGENET)
-            network.set_weights(source.get_weights())
-        elif config.weights.endswith(".keras"):
-            source = keras.saving.load_model(config.weights, compile=False, safe_mode=True)
-            network.set_weights(source.get_weights())
-        else:
-            network.load_weights(config.weights)
-    except Exception as error:  # urllib's, h5py's, zipfile's, and Keras's own, a bare Exception
-        missing = isinstance(error, FileNotFoundError)
-        text = "there is no such file" if missing else str(error)
-        reason = textwrap.shorten(text, 200, placeholder=" ...")
-        raise WeightsError(
-            f"the weights {config.weights} cannot be loaded into {name}: {reason}; {advice}"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(before)

@@ -16,15 +16,11 @@ Result: 99.5 % of 367 evaluation images with seed 0, on 2 CPU cores. The article
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from trainer_module.recipes.base import EpochMetrics, Phase, TrainingData
-
-if TYPE_CHECKING:
-    import keras
+TRAINING = "trainer_module.training.vit"
 
 
 class Config(BaseModel):
@@ -64,9 +60,9 @@ class Config(BaseModel):
     zoom: float = Field(0.2, ge=0, lt=1, description="Largest relative change of height and width.")
 
 
-def patch_size(config: Config) -> int:
-    """Side of a patch in pixels."""
-    return config.patch_size
+def patches(config: Config, image_size: int) -> int:
+    """Return the number of patches along a side of what the network is given."""
+    return (config.resize or image_size) // config.patch_size
 
 
 def check(config: Config, image_size: int, train_size: int) -> None:
@@ -80,57 +76,3 @@ def check(config: Config, image_size: int, train_size: int) -> None:
             f"{name} {size} is not a multiple of patch_size {config.patch_size}; change {change} "
             "or train.hyperparameters.patch_size"
         )
-
-
-def build_model(config: Config, image_size: int, num_classes: int) -> keras.Model:
-    """Make the model; its normalization is adapted in `phases`."""
-    from trainer_module.models.vit import small_vit
-
-    check(config, image_size, image_size)
-    return small_vit(
-        image_size=config.resize or image_size,
-        num_classes=num_classes,
-        any_size=config.resize is not None,
-        **config.model_dump(
-            include={
-                "patch_size",
-                "dim",
-                "depth",
-                "heads",
-                "key_dim",
-                "mlp_dim",
-                "head_dims",
-                "dropout",
-                "head_dropout",
-            }
-        ),
-    )
-
-
-def phases(
-    config: Config, model: keras.Model, data: TrainingData
-) -> Generator[Phase, EpochMetrics, None]:
-    """Adapt the normalization to the training images, then fit once; 10 epochs unless told."""
-    from trainer_module import augmentation
-
-    model.get_layer("normalization").adapt(data.images.batch(256))
-    epochs = data.epochs or 10
-    augment = augmentation.flip_turn_scale(
-        flip=config.flip, rotation=config.rotation, zoom=config.zoom
-    )
-    if augment and config.resize:
-        # A turn of more pixels loses less.
-        augment = augmentation.resized(augment, config.resize)
-    yield Phase(epochs, _optimizer(config, epochs, data.steps_per_epoch), augment)
-
-
-def _optimizer(config: Config, epochs: int, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    import keras
-
-    from trainer_module.schedules import warmup_cosine
-
-    rate: float | keras.optimizers.schedules.LearningRateSchedule = config.learning_rate
-    if config.schedule == "cosine":
-        warmup = round(min(config.warmup_epochs, epochs) * steps_per_epoch)
-        rate = warmup_cosine(config.learning_rate, epochs * steps_per_epoch, warmup)
-    return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)

@@ -4,12 +4,12 @@ Sources: "An Image is Worth 16x16 Words" (arXiv 2010.11929), "How to train your 
 2106.10270) and their code, google-research/vision_transformer, for schedule, networks, weights and
 the "inception crop", a random rectangle of 5 to 100 % of the image. On small data sets 500 steps
 with a warm-up of 100 do; the defaults otherwise are the papers', which fine-tune without any other
-augmentation or regularization. The settings that AugReg pretrains with are there for those who have
-little data: dropout 0.1, stochastic_depth 0.1, and, from light to strong, mixup 0, 0.2, 0.5 or 0.8
+augmentation or regularization. The settings that AugReg pretrains with are there for little
+data: dropout 0.1, stochastic_depth 0.1, and, from light to strong, mixup 0, 0.2, 0.5 or 0.8
 with rand_operations 2 and rand_magnitude 0, 10, 15 or 20.
 
 Command: `perennial run --recipe vit_finetune --data DIR --set
-train.hyperparameters.weights.source=FILE.npz`, and its sha256, which the first run tells.
+train.hyperparameters.weights.source=FILE.npz`, and its sha256, which the first run prints.
 
 Result: none yet. Published weights are not part of this project, and its tests run the tiny variant
 with random ones.
@@ -17,20 +17,15 @@ with random ones.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 
-from trainer_module.recipes.base import EpochMetrics, Phase, TrainingData
 from trainer_module.weights import WeightSpec
 
-if TYPE_CHECKING:
-    import keras
-
-    from trainer_module.input_pipeline import Augment
-
 STEPS = 500  # where no epochs are given
+
+TRAINING = "trainer_module.training.vit_finetune"
 
 
 class Config(BaseModel):
@@ -73,28 +68,32 @@ class Config(BaseModel):
 
 
 def image_sizes(config: Config, height: float, width: float) -> dict[str, int]:  # noqa: ARG001
-    """The transform settings: the papers' 384 px, and more where crops are enlarged to that."""
+    """Return the transform settings: the papers' 384 px, and more to cut random crops from."""
     return {"image_size": 384} | ({"train_size": 512} if config.crop else {})
 
 
 def is_framed(config: Config) -> bool:
-    """Random crops have the proportions that they would have in the original."""
+    """Return whether random crops have the proportions of crops of the original."""
     return config.crop
 
 
 def weights(config: Config) -> tuple[str, str]:
-    """The field with the pretrained weights, and its value."""
+    """Return the field with the pretrained weights, and its value."""
     return "weights.source", config.weights.source
 
 
-def patch_size(config: Config) -> int:
-    """Side of a patch in pixels."""
+def patches(config: Config, image_size: int) -> int:
+    """Return the number of patches along a side of an image."""
+    return image_size // _patch_size(config)
+
+
+def _patch_size(config: Config) -> int:
     return int(config.variant.rpartition("/")[2])
 
 
 def check(config: Config, image_size: int, train_size: int) -> None:
     """Raise ValueError where patches do not tile the image, or the weights are no .npz file."""
-    patch = patch_size(config)
+    patch = _patch_size(config)
     if image_size % patch:
         raise ValueError(
             f"image_size {image_size} is not a multiple of the patches' {patch}; set "
@@ -111,56 +110,3 @@ def check(config: Config, image_size: int, train_size: int) -> None:
         )
     if not config.weights.trainable or config.weights.input_range not in (None, (-1.0, 1.0)):
         raise ValueError("weights.trainable must be true, and weights.input_range unset")
-
-
-def build_model(config: Config, image_size: int, num_classes: int) -> keras.Model:
-    """Make the model, with pretrained weights where they are configured, and a head of zeros."""
-    from trainer_module.models.vision_transformer import VARIANTS, load_npz, vision_transformer
-
-    model = vision_transformer(
-        VARIANTS[config.variant],
-        image_size=image_size,
-        num_classes=num_classes,
-        dropout=config.dropout,
-        stochastic_depth=config.stochastic_depth,
-    )
-    if config.weights.source:
-        load_npz(model, config.weights.fetch())
-    return model
-
-
-def phases(
-    config: Config, model: keras.Model, data: TrainingData
-) -> Generator[Phase, EpochMetrics, None]:
-    """Train the whole network once."""
-    import keras
-
-    from trainer_module.schedules import warmup_cosine
-
-    epochs = data.epochs or -(-STEPS // data.steps_per_epoch)
-    steps = epochs * data.steps_per_epoch
-    rate = warmup_cosine(config.learning_rate, steps, min(config.warmup_steps, steps // 5))
-    optimizer = keras.optimizers.SGD(rate, momentum=config.momentum)
-    augment = _augment(config, model.input_shape[1], model.output_shape[-1])
-    yield Phase(epochs, optimizer, augment, clip=config.clip)
-
-
-def _augment(config: Config, size: int, num_classes: int) -> Augment | None:
-    from trainer_module import augmentation, rand_augment
-
-    changes: list[augmentation.Change] = []
-    if config.crop:
-        changes.append(
-            lambda images, seed: augmentation.random_resized_crop(
-                images, seed, size, min_area=config.min_area, antialias=False
-            )
-        )
-    if config.flip:
-        changes.append(augmentation.random_flip)
-    if config.rand_operations:
-        changes.append(
-            lambda images, seed: rand_augment.rand_augment(
-                images, seed, operations=config.rand_operations, magnitude=config.rand_magnitude
-            )
-        )
-    return augmentation.in_turn(changes, alpha=config.mixup, num_classes=num_classes)

@@ -1,0 +1,46 @@
+"""Brightness and contrast of an image, from a small version of it; without TensorFlow."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+STATISTICS_SIZE = 32  # pixels
+
+_LEVELS = np.arange(256)
+
+
+class Small(NamedTuple):
+    """An image made smaller: `across` and `down` are the pixels that each one stands for."""
+
+    image: Image.Image
+    across: int
+    down: int
+
+
+def jpeg_ratio(width: int, height: int) -> int:
+    """Return 1, 2, 4 or 8: how many pixels a decoder may merge in each direction."""
+    least = min(width, height) // STATISTICS_SIZE
+    return next((ratio for ratio in (8, 4, 2) if ratio <= least), 1)
+
+
+def shrunk(pixels: npt.NDArray[np.uint8]) -> Small:
+    """Shrink RGB pixels [H, W, 3] to about STATISTICS_SIZE."""
+    factor = max(1, min(pixels.shape[:2]) // STATISTICS_SIZE)
+    # Two rows for each that is left are enough, and spare most of the copying.
+    step = max(1, factor // 2)
+    down = factor // step
+    small = Image.fromarray(pixels[::step])
+    if factor > 1:
+        small = small.reduce((factor, down))
+    return Small(small, factor, step * down)
+
+
+def mean_and_contrast(small: Image.Image) -> tuple[float, float]:
+    """Return the mean and the standard deviation of luminance, 0 to 255."""
+    counts = np.array(small.convert("L").histogram())
+    mean = counts @ _LEVELS / counts.sum()
+    return float(mean), float(np.sqrt(counts @ (_LEVELS - mean) ** 2 / counts.sum()))
