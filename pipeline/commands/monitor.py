@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -71,14 +70,8 @@ def monitor(
     `perennial retrain`.
     """
     loaded = load(config, {"workspace": workspace}, settings).config
-    find = functools.partial(_find, loaded, examples, models)
-    Window(logs, days, until, output, as_json, dry_run).compare(loaded, find)
-
-
-def _find(config: Config, examples: str | None, models: str | None) -> MonitorInputs:
-    from pipeline.monitoring import monitor as monitoring
-
-    return monitoring.find_place(config, examples, models)
+    window = Window(logs, days, until, output, as_json, dry_run)
+    window.compare(loaded, examples=examples, models=models)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +85,24 @@ class Window:
     as_json: bool
     dry_run: bool
 
-    def compare(self, config: Config, find: Callable[[], MonitorInputs]) -> None:
-        """Compare, print, write and notify. Raises DriftFound, DataLost, ConfigError, DataError."""
+    def compare(
+        self,
+        config: Config,
+        find: Callable[[], MonitorInputs] | None = None,
+        *,
+        examples: str | None = None,
+        models: str | None = None,
+    ) -> None:
+        """Compare, print, write and notify. Raises DriftFound, DataLost, ConfigError, DataError.
+
+        find: returns the inputs; without it, `monitor.find_place` does, by examples and models.
+        """
         end = instant(self.until)
         since = end - datetime.timedelta(days=self.days or config.monitor.window_days)
         with redirect_output(Path(os.devnull)):
             from pipeline.monitoring import figures, gauges, monitor, page
 
-            place = find()
+            place = find() if find else monitor.find_place(config, examples, models)
             report = monitor.look(config, self.logs, place, since, end)
         as_json = report.model_dump_json(indent=1)
         print(as_json if self.as_json else "\n".join(monitor.lines(report)))

@@ -277,7 +277,9 @@ def _predictions(
     shown = sorted({*mistakes, *grid})
     best = {row: np.argsort(-probabilities[row], kind="stable")[:TOP] for row in shown}
     digests, names = table["sha256"].to_pylist(), table["filename"].to_pylist()
-    images = _images(where.get("examples"), split, {digests[row] for row in shown})
+    images = _of_examples(
+        where.get("examples"), split, features.IMAGE, {digests[row] for row in shown}
+    )
     maps = _maps(where)
     known = {
         row: Prediction(
@@ -333,7 +335,7 @@ def _training_suspects(
         row for row in mislabelled.suspects(labels, probabilities) if chosen[row] != labels[row]
     ]
     wanted = {digests[row] for row in rows}
-    names = dict(_of_examples(where.get("examples"), _TRAIN, features.FILENAME, wanted))
+    names = _of_examples(where.get("examples"), _TRAIN, features.FILENAME, wanted)
     return [
         _suspect(
             run,
@@ -386,34 +388,12 @@ def _duel(
     )
 
 
-def _images(uri: str | None, split: str, wanted: set[str]) -> dict[str, bytes]:
-    """Make thumbnails of a split's images, by SHA-256 of the original."""
-    found = _of_examples(uri, split, features.IMAGE, wanted)
-    return {name: pictures.thumbnail(encoded) for name, encoded in found}
-
-
 def _of_examples(
     uri: str | None, split: str, feature: str, wanted: set[str]
-) -> Iterator[tuple[str, bytes]]:
-    """Yield SHA-256 and a feature of the wanted images; read no further than needed."""
+) -> Mapping[str, bytes]:
+    """Read a feature of the wanted images, as `images.read`."""
     if uri is None or not wanted:
-        return
-    import tensorflow as tf
+        return {}
+    from pipeline.report import images  # TensorFlow
 
-    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in (features.SHA256, feature)}
-    left = set(wanted)
-    folder = storage.join(uri, f"Split-{split}")
-    for name in storage.names(folder):
-        with storage.local_file(storage.join(folder, name)) as file:
-            for batch in (
-                tf.data.TFRecordDataset(file)
-                .batch(64)
-                .map(lambda records: tf.io.parse_example(records, spec))
-                .as_numpy_iterator()
-            ):
-                for digest, value in zip(batch[features.SHA256], batch[feature], strict=True):
-                    if (sha256 := digest.decode()) in left:
-                        left.remove(sha256)
-                        yield sha256, value
-                if not left:
-                    return
+    return images.read(storage.join(uri, f"Split-{split}"), feature, wanted)

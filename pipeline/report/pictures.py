@@ -16,13 +16,6 @@ _GAP = 2  # pixels between patches
 _MOST_PATCHES = 32  # a side; of more nothing could be seen
 
 
-def thumbnail(encoded: bytes) -> bytes:
-    """Shrink an encoded image, decoded as for training and serving."""
-    from components import decoding
-
-    return encode(decoding.decode_now(encoded).pixels.numpy())
-
-
 def encode(pixels: Pixels) -> bytes:
     """Encode pixels as a small picture."""
     image, buffer = Image.fromarray(pixels), io.BytesIO()

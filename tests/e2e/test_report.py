@@ -25,7 +25,7 @@ from components.image_evaluator import figures
 from components.image_evaluator.figures import Figures
 from pipeline.errors import ConfigError
 from pipeline.report import figure as figure_style
-from pipeline.report import history, page, pictures, plots, write
+from pipeline.report import history, images, page, plots, write
 from pipeline.report.collect import UNKNOWN, collect
 from pipeline.report.facts import Artifact, Facts, Run, Setting, State
 from pipeline.report.text import differences
@@ -113,12 +113,12 @@ class TestCollect:
         assert facts.predictions
         for each in facts.predictions.grid:
             number = int(each.filename.removesuffix(".png"))
-            assert each.image == pictures.thumbnail(report_kit.picture(number))
+            assert each.image == images.thumbnail(report_kit.picture(number))
 
     def test_pictures_are_as_the_model_sees_them(self) -> None:
         buffer = io.BytesIO()
         Image.new("RGBA", (8, 6), (0, 0, 255, 0)).save(buffer, "PNG")
-        with Image.open(io.BytesIO(pictures.thumbnail(buffer.getvalue()))) as shown:
+        with Image.open(io.BytesIO(images.thumbnail(buffer.getvalue()))) as shown:
             assert shown.size == (8, 6)
             assert shown.getpixel((0, 0)) == (255, 255, 255)
 
@@ -127,7 +127,7 @@ class TestCollect:
         (only,) = facts.test_predictions.mistakes
         assert facts.test_predictions.grid == [only]
         assert (only.filename, only.label, only.top[0][0]) == ("of the test.png", "cat", EVIL)
-        assert only.image == pictures.thumbnail(report_kit.picture(5))
+        assert only.image == images.thumbnail(report_kit.picture(5))
         assert (only.baseline, facts.test_predictions.paired) == (None, None)
         assert "of the test.png" in page.render(facts, [])
 
