@@ -304,7 +304,9 @@ def _predictions(
         ],
         paired=None
         if baseline is None
-        else _duel(named, chosen == labels, baseline, verdict.compared_classes if verdict else ()),
+        else _paired(
+            named, chosen == labels, baseline, verdict.compared_classes if verdict else ()
+        ),
     )
 
 
@@ -375,7 +377,7 @@ def _matrix(column: Any, classes: int) -> np.ndarray:
     return values.reshape(-1, classes)
 
 
-def _duel(
+def _paired(
     labels: np.ndarray, right: np.ndarray, baseline: np.ndarray, classes: Sequence[str]
 ) -> PairedOutcomes:
     compared = np.isin(labels, classes) if classes else np.ones(len(labels), bool)
