@@ -293,6 +293,7 @@ def _predictions(
         )
         for row in shown
     }
+    compared = verdict.compared_classes if verdict else ()
     return Predictions(
         grid=[known[row] for row in grid],
         mistakes=[known[row] for row in mistakes],
