@@ -303,11 +303,7 @@ def _predictions(
             for row in mislabelled.suspects(labels, probabilities)
             if chosen[row] != labels[row]
         ],
-        paired=None
-        if baseline is None
-        else _paired(
-            named, chosen == labels, baseline, verdict.compared_classes if verdict else ()
-        ),
+        paired=None if baseline is None else _paired(named, chosen == labels, baseline, compared),
     )
 
 
