@@ -159,7 +159,8 @@ def transform_records(graph: Graph, source: str) -> Iterator[bytes]:
             for row in range(len(group.records))
         ]
 
-    records = tf.data.TFRecordDataset(staging.here(source), buffer_size=2**20).as_numpy_iterator()
+    # tf.data takes three times as long for a record that is taken out of it.
+    records = tf.compat.v1.io.tf_record_iterator(staging.here(source))
     for found in in_order(transform, _groups(records), lambda group: sum(map(len, group.records))):
         yield from found
 
