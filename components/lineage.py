@@ -187,6 +187,35 @@ class Lineage:
             )
         )
 
+    # Contexts that TFX does not know
+
+    def recall(self, kind: str, context: str, key: str) -> str:
+        """Return what `remember` has kept, "" for nothing."""
+        found = self.store.get_context_by_type_and_name(kind, context)
+        return _text(found, key) if found else ""
+
+    def remember(self, kind: str, context: str, key: str, text: str) -> None:
+        """Keep a text in a context, which is made where there is none."""
+        import ml_metadata as mlmd
+
+        found = self.store.get_context_by_type_and_name(kind, context)
+        if found is None:
+            kind_id = self.store.put_context_type(mlmd.proto.ContextType(name=kind))
+            found = mlmd.proto.Context(type_id=kind_id, name=context)
+        found.custom_properties[key].string_value = text
+        self.store.put_contexts([found])
+
+    def executions_in(self, kind: str, context: str) -> set[int]:
+        """Return the ids of the executions in a context; none where there is none."""
+        found = self.store.get_context_by_type_and_name(kind, context)
+        executions = self.store.get_executions_by_context(found.id) if found else ()
+        return {each.id for each in executions}
+
+    def fail(self, execution: metadata_store_pb2.Execution) -> None:
+        """Mark an execution as failed."""
+        execution.last_known_state = execution.FAILED
+        self.store.put_executions([execution])
+
     # Models
 
     def of_pipeline(
@@ -260,8 +289,8 @@ def _is_blessed(blessing: metadata_store_pb2.Artifact) -> bool:
     return bool(blessing.custom_properties[BLESSED].int_value == 1)
 
 
-def _text(artifact: metadata_store_pb2.Artifact, name: str) -> str:
-    properties = artifact.custom_properties
+def _text(found: metadata_store_pb2.Artifact | metadata_store_pb2.Context, name: str) -> str:
+    properties = found.custom_properties
     return str(properties[name].string_value) if name in properties else ""
 
 

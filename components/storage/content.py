@@ -83,6 +83,24 @@ def write_text(location: str, text: str, *, durable: bool = True) -> None:
 
 
 @contextlib.contextmanager
+def writing_folder(target: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A local folder to fill, which gets its name in one step at the end; `target` must not exist.
+
+    Raises OSError. After any error there is no `target`.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
+        staging = Path(name, target.name)
+        staging.mkdir()
+        yield staging
+        for each in [*staging.rglob("*"), staging] if durable else ():
+            sync(each)
+        staging.rename(target)
+    if durable:
+        sync(target.parent)
+
+
+@contextlib.contextmanager
 def writing(location: str, *, durable: bool = True) -> Iterator[Path]:
     """A local file to write within, which replaces the one at `location` at the end.
 
