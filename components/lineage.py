@@ -196,12 +196,12 @@ class Lineage:
 
     def remember(self, kind: str, context: str, key: str, text: str) -> None:
         """Keep a text in a context, which is made where there is none."""
-        import ml_metadata as mlmd
+        from ml_metadata.proto import metadata_store_pb2 as mlmd
 
         found = self.store.get_context_by_type_and_name(kind, context)
         if found is None:
-            kind_id = self.store.put_context_type(mlmd.proto.ContextType(name=kind))
-            found = mlmd.proto.Context(type_id=kind_id, name=context)
+            kind_id = self.store.put_context_type(mlmd.ContextType(name=kind))
+            found = mlmd.Context(type_id=kind_id, name=context)
         found.custom_properties[key].string_value = text
         self.store.put_contexts([found])
 
