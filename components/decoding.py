@@ -245,7 +245,7 @@ def _image(encoded: tf.Tensor, channels: int, ratio: int = 1) -> tf.Tensor:
 
 
 def _accepted(encoded: tf.Tensor, condition: tf.Tensor, refusal: str) -> tf.Tensor:
-    """`encoded` where the condition holds; fails with `refusal` in its message where not.
+    """Pass `encoded` on where the condition holds; fail with `refusal` in the message where not.
 
     An assertion would be run with the rest of a graph even where nobody asks for its images.
     """
@@ -334,7 +334,7 @@ def _text(encoded: tf.Tensor, at: tf.Tensor | int, count: tf.Tensor | int) -> tf
 
 
 def _bytes(encoded: tf.Tensor, at: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:
-    """The same as int64 [count], zeros where the file ends."""
+    """Return `_text` as int64 [count], with zeros beyond the end of the file."""
     fixed = tf.cast(count, tf.int32)
     raw = tf.io.decode_raw(_text(encoded, at, count), tf.uint8, fixed_length=fixed)
     return tf.cast(raw, tf.int64)

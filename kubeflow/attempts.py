@@ -54,7 +54,8 @@ def recall(metadata_handle: metadata.Metadata, task: str) -> dict[str, str] | No
 def remember(metadata_handle: metadata.Metadata, task: str, decided: Mapping[str, str]) -> None:
     """Keep what this attempt has decided for later ones, which must not decide otherwise."""
     with metadata_handle as handle:
-        Lineage(handle.store).remember(_TASK, task, _DECIDED, json.dumps(decided))
+        context = context_lib.register_context_if_not_exists(handle, _TASK, task)
+        Lineage(handle.store).remember(context, _DECIDED, json.dumps(decided))
 
 
 def clean_up(

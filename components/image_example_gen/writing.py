@@ -151,7 +151,7 @@ def _record(task: _Task, found: Picture | Unusable) -> tuple[int, str, bytes, Fa
 
 
 def to_example(picture: Picture, item: Item, target: Target, span: int) -> tf.train.Example:
-    """A tf.Example with the scalars named in `components.features`."""
+    """Make a tf.Example with the scalars named in `components.features`."""
     values: Mapping[str, bytes | str | int | float] = {
         features.IMAGE: picture.encoded,
         features.LABEL_TEXT: item.label,

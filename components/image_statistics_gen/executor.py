@@ -93,7 +93,7 @@ class _Columns(Worker[tuple[str, str]]):
 
 
 def load_columns(kept: str) -> Iterator[pa.RecordBatch]:
-    """The batches of an Arrow file of a shard, of some hundred bytes an image."""
+    """Read a shard's Arrow file, of some hundred bytes an image, in batches."""
     content = storage.read_bytes(staging.here(kept))
     if content:
         with pa.ipc.open_stream(content) as batches:
@@ -125,7 +125,7 @@ def options() -> tfdv.StatsOptions:
 
 
 def read_columns(shard: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The features called `names` of a TFRecord file, which each of its examples has one value of.
+    """Read features of a TFRecord file, of which each example has one value.
 
     Batches of at most `ROWS` rows, in the file's order, with a list column for each name, which is
     how TFDV wants them.

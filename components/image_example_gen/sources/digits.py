@@ -64,7 +64,7 @@ def write_folder(target: Path) -> None:
 
 
 def _read(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Scans, uint8 [N, 8, 8] from 0 (paper) to 255 (ink), and their digits, int64 [N]."""
+    """Read scans, uint8 [N, 8, 8] from 0 (paper) to 255 (ink), and their digits, int64 [N]."""
     # In the file, 64 gray levels from 0 to 16 come before each digit.
     rows = np.loadtxt(path, delimiter=",", dtype=np.int64)
     scans = (rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
