@@ -92,14 +92,14 @@ def own_environment() -> Iterator[None]:
 
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    """What is reported during the test."""
+    """Record the events that are reported during the test."""
     with recording() as events:
         yield events
 
 
 @pytest.fixture
 def image_bytes() -> Callable[..., bytes]:
-    """Makes an encoded image of one color."""
+    """Return a function that encodes an image of one color."""
 
     def make(
         image_format: str = "PNG",
@@ -122,7 +122,7 @@ def make_keys(tmp_path: Path) -> Callable[[str], Keys]:
 
 @pytest.fixture
 def two_classes(tmp_path: Path, image_bytes: Callable[..., bytes]) -> Path:
-    """A data root with 40 distinct 8x8 PNGs in each of the classes "cat" and "dog"."""
+    """Create a data root with 40 distinct 8x8 PNGs in each of the classes "cat" and "dog"."""
     root = tmp_path / "data"
     for offset, label in enumerate(("cat", "dog")):
         (root / label).mkdir(parents=True)
@@ -135,7 +135,7 @@ def two_classes(tmp_path: Path, image_bytes: Callable[..., bytes]) -> Path:
 
 @pytest.fixture(scope="session")
 def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes a data root of the first scans of some digits; each caller has its own."""
+    """Return a function that creates a data root of the first scans of some digits."""
     from components.image_example_gen.sources import digits
 
     everything = tmp_path_factory.mktemp("digits") / "all"

@@ -181,7 +181,7 @@ class TestRecipes:
 
     @pytest.fixture(scope="class")
     def shared(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A folder for weights in the official form, and a workspace."""
+        """Create a folder for weights in the official form, and a workspace."""
         return tmp_path_factory.mktemp("recipes")
 
     @pytest.fixture(scope="class")

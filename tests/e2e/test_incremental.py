@@ -54,7 +54,7 @@ def stage(tmp_path: Path) -> Stage:
 
 
 def anew(stage: Stage) -> Stage:
-    """The same data, with nothing to take over."""
+    """Return a stage of the same data without earlier results."""
     fresh = Stage(stage.root.with_name("fresh"))
     fresh.data = stage.data
     return fresh

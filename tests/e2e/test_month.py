@@ -84,7 +84,7 @@ def arrive(root: Path, day: int) -> None:
 
 
 def killed_night(root: Path, day: int, events: int, accept_loss: bool) -> None:
-    """A night in a process of its own, which is killed."""
+    """Run a night in a process of its own, which is killed."""
     code = (
         "import logging, sys; from pathlib import Path; from tests.kit.month import Killer, night\n"
         "logging.getLogger('perennial.progress').addHandler(Killer(int(sys.argv[3])))\n"
@@ -125,7 +125,7 @@ class Month(NamedTuple):
 
 
 def correct(root: Path) -> None:
-    """A person looked at what was served."""
+    """Let a person look at what was served."""
     from pipeline.retraining import feedback
 
     table = root / "feedback.csv"

@@ -33,7 +33,7 @@ TINY_BIT = {
 
 @pytest.fixture
 def place(two_classes: Path, tmp_path: Path) -> Callable[..., PreflightContext]:
-    """Makes a place with the settings given by their keys."""
+    """Return a function that makes a preflight context with given settings."""
 
     def make(
         settings: dict[str, object], *, pod: bool = False, scheduled: bool = False
@@ -45,7 +45,7 @@ def place(two_classes: Path, tmp_path: Path) -> Callable[..., PreflightContext]:
 
 
 def memory_of(place: PreflightContext) -> str:
-    """The check of the memory, with the model of the place."""
+    """Check the memory with the model of the context."""
     return model_checks.memory(place, model_checks.build(place))
 
 

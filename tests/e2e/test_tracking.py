@@ -56,7 +56,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def written(root: Path, facts: Facts) -> Workspace:
-    """A workspace with a run that has ended."""
+    """Create a workspace with a run that has ended."""
     workspace = Workspace(root)
     folder = workspace.run_dir(facts.run.run_id)
     folder.mkdir(parents=True)

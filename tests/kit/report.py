@@ -56,18 +56,18 @@ NAMES = (
 
 
 def estimate(value: float, width: float = 0.03) -> Estimate:
-    """An interval of that width around a share, within 0 and 1."""
+    """Return an interval of a width around a share, within 0 and 1."""
     return Estimate(value=value, low=max(0.0, value - width), high=min(1.0, value + width))
 
 
 def picture(seed: int, size: int = 24) -> bytes:
-    """A picture of coloured noise as PNG."""
+    """Return a picture of coloured noise as PNG."""
     pixels = np.random.default_rng(seed).integers(0, 255, (size, size, 3), np.uint8)
     return image_corpus.encoded(Image.fromarray(pixels), "PNG")
 
 
 def model_figures(classes: Sequence[str], right: float, seed: int = 0) -> ModelFigures:
-    """A model that gets the share `right` of 20 images of each class right."""
+    """Return the figures of a model that is right on the share `right` of 20 images per class."""
     random = np.random.default_rng(seed)
     confusion = np.zeros([len(classes)] * 2, int)
     for row in range(len(classes)):
@@ -123,7 +123,7 @@ def model_figures(classes: Sequence[str], right: float, seed: int = 0) -> ModelF
 
 
 def run(state: State = State.PUSHED, number: int = 1, accuracy: float | None = 0.9) -> Run:
-    """The record of the run of day `number`."""
+    """Return the record of the run of day `number`."""
     run_id = f"202611{number:02}-041040-c1{number:02}"
     pushed = state is State.PUSHED
     settings = {
@@ -293,7 +293,7 @@ def _prediction(classes: Sequence[str], number: int, split: str = "eval") -> Pre
 
 
 def write_promotions(workspace: Workspace) -> None:
-    """The log of a promotion, as `perennial promote` leaves it."""
+    """Return the log of a promotion, as `perennial promote` writes it."""
     entry = {
         "at": "2026-11-03T05:00:00+00:00",
         "who": "me@here",

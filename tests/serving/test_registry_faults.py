@@ -450,7 +450,7 @@ class TestAround:
 
 
 def _failure_of(read: Callable[[], object]) -> str:
-    """The line of a damaged file, "" for one that is none; any other error is one of the test."""
+    """Return the line of a damaged file, "" for one that is none; let other errors through."""
     try:
         read()
     except DamagedFileError as error:

@@ -73,7 +73,7 @@ class Store:
         self.trainer = self.store.put_execution_type(protos.ExecutionType(name="Trainer"))
 
     def examples(self, uri: str = "") -> standard_artifacts.Examples:
-        """Transformed ones, of those that were ingested to `uri`."""
+        """Return transformed examples of those that were ingested to `uri`."""
         artifact = standard_artifacts.Examples()
         artifact.id = self.put("Examples")
         if uri:

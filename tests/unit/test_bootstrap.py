@@ -28,7 +28,7 @@ needs_gpg = pytest.mark.skipif(not shutil.which("gpg"), reason="needs gpg to sig
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository of what the stamp is made from, which bootstrap takes for its own."""
+    """Create a repository with the inputs of the stamp, which bootstrap takes for its own."""
     root = tmp_path / "repo"
     root.mkdir()
     (root / "pyproject.toml").write_text(
@@ -184,7 +184,7 @@ def _etc_apt(folder: Path, files: dict[str, str]) -> Path:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """An unsigned archive with the runtime packages, each holding a library of its own name."""
+    """Create an unsigned archive with the runtime packages, each with a library of its name."""
     root = tmp_path / "archive"
     index = []
     (root / "pool").mkdir(parents=True)
