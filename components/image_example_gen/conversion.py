@@ -24,15 +24,6 @@ _FORMATS = ("GIF", "BMP", "DIB", "WEBP", "TIFF")
 _BLOCK = 2**20  # pixels that are blended at a time
 
 
-def readable(data: bytes, max_pixels: int) -> bytes:
-    """Return an image that an exported model can read: `data`, or a PNG of the same pixels.
-
-    Raises Unusable where it is no image or one of more than `max_pixels`, and where what has to be
-    converted is damaged.
-    """
-    return data if header(data, max_pixels) else to_png(data, max_pixels)[0]
-
-
 def header(data: bytes, max_pixels: int) -> Header | None:
     """Read the header of an image that is kept as it is; None for one that must be converted.
 
