@@ -1,4 +1,4 @@
-"""Which recipe `train.recipe = "auto"` stands for."""
+"""The choice of the recipe that `train.recipe = "auto"` stands for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import NamedTuple
 from components import environment
 
 AUTO = "auto"
-SMALL = 64  # pixels of a side: below, a pretrained network's last layers see next to nothing
+TINY = 32  # pixels of a side: below, enlarging for a pretrained network was not found better
+SMALL = 64  # pixels of a side: below, images are too small for networks that shrink them 32 times
 MANY = 20_000  # images: below, training from scratch falls behind
 LEAST_MEMORY = 3e9  # bytes: what mobilenet takes beside TensorFlow, at 256 px
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
@@ -21,7 +22,7 @@ WAIT_S = 3.0
 
 
 class Choice(NamedTuple):
-    """A recipe, and why it is the one, in words."""
+    """A recipe, and the reason for it, in words."""
 
     recipe: str
     reason: str
@@ -47,12 +48,13 @@ def choose(
         weights: whether those of ImageNet can be had.
         memory: bytes of this machine, None where that cannot be told.
     """
-    if side is not None and side < SMALL:
+    if side is not None and side < TINY:
         return Choice(
             "vit",
-            f"images of {side:.0f} px are too small for pretrained networks (below {SMALL} px)",
+            f"images of {side:.0f} px are too small for pretrained networks (below {TINY} px)",
         )
-    if gpus and images is not None and images >= MANY:
+    is_small = side is not None and side < SMALL
+    if gpus and images is not None and images >= MANY and not is_small:
         return Choice("fixres", f"{images:,} images and a GPU are enough to train from scratch")
     if not weights:
         return Choice(
@@ -63,6 +65,12 @@ def choose(
         )
     if memory is not None and memory < LEAST_MEMORY and not gpus:
         return Choice("vit", f"{memory / 1e9:.1f} GB of memory are too few for mobilenet")
+    if is_small:
+        return Choice(
+            "mobilenet",
+            f"images of {side:.0f} px, enlarged, are told apart better by a pretrained network "
+            "than by a small one from scratch",
+        )
     if images is None:
         return Choice("mobilenet", "nothing is known of the data before it is fetched")
     if images < MANY:
@@ -75,12 +83,12 @@ def choose(
 
 
 def count_gpus(listing: Path = NVIDIA_GPUS) -> int:
-    """NVIDIA GPUs that the driver lists."""
+    """Count the NVIDIA GPUs that the driver lists."""
     return len(list(listing.iterdir())) if listing.is_dir() else 0
 
 
 def weights_at_hand(publisher: tuple[str, int] = PUBLISHER) -> bool:
-    """Whether mobilenet's weights were fetched before, or can be now, as far as a look tells."""
+    """Return whether mobilenet's weights were fetched before, or probably can be now."""
     if (environment.keras_home() / "models" / WEIGHTS).is_file():
         return True
     # Who has a proxy has it for this.

@@ -47,7 +47,7 @@ def run_fn(fn_args: FnArgs) -> None:
     calls this; only the chief writes anything. A call that was cut off is continued by the next one
     with equal arguments.
 
-    In `fn_args.model_run_dir`: history.json, which tells the images of each split, the model that
+    In `fn_args.model_run_dir`: history.json, with the images of each split, the model that
     was begun with, the steps and seconds of training, every epoch and which one was best (the
     mappings of `fit.FitResult`); samples.npz, see `reports.samples`; attention.npz, see
     `attention.of_mistakes`; out_of_fold.npz, see `out_of_fold.of_training`; and TensorBoard's event
@@ -141,7 +141,7 @@ def _run(
 
     model = trained.model
     if mixed or strategy.num_replicas_in_sync > 1:
-        # What is served must not depend on the devices that it was trained on.
+        # The served model must not depend on the devices of its training.
         model = trained.rebuild()
         model.set_weights(trained.model.get_weights())
     progress.stage("export the model, and compare its answers with those of the trained one")

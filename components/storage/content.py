@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from components.storage.locations import _told, filesystem, is_uri, join, name
+from components.storage.locations import _told, filesystem, is_uri, join, name, scheme
 
 _CHUNK = 2**20
 # Beside what was uploaded whole, the list of its files.
@@ -80,6 +80,18 @@ def write_bytes(location: str, content: bytes, *, durable: bool = True) -> None:
 def write_text(location: str, text: str, *, durable: bool = True) -> None:
     """As `write_bytes`, in UTF-8."""
     write_bytes(location, text.encode(), durable=durable)
+
+
+def create(location: str, text: str) -> None:
+    """Make a file of UTF-8 in one step. Raises FileExistsError where there is one already."""
+    if not is_uri(location):
+        with open(location, "x") as file:
+            file.write(text)
+        return
+    # adlfs has its own word for it.
+    option = {"overwrite": False} if scheme(location) in ("az", "abfs") else {"mode": "create"}
+    with _told(location):
+        filesystem(location).pipe_file(location, text.encode(), **option)
 
 
 @contextlib.contextmanager

@@ -213,22 +213,20 @@ def _samples(where: Mapping[str, str], run: Run, classes: Sequence[str]) -> list
         return []
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         images, labels = arrays["images"], arrays["labels"]
-    patch = _patch_size(run)
-    # What is cut up may have another size than the model's input.
-    size = run.value("train.hyperparameters.resize") or run.value("transform.image_size", 0)
+    count = _patches(run)
     return [
         Sample(
             label=classes[label],
             before=pictures.encode(versions[0]),
-            patches=pictures.patches(versions[0], size // patch) if patch else None,
+            patches=pictures.patches(versions[0], count) if count else None,
             after=[pictures.encode(version) for version in versions[1:]],
         )
         for label, versions in zip(labels, images, strict=True)
     ]
 
 
-def _patch_size(run: Run) -> int | None:
-    """Side of a vision transformer's patches in pixels; None for another network."""
+def _patches(run: Run) -> int | None:
+    """Return how many patches a vision transformer has along a side; None: no transformer."""
     begin = "train.hyperparameters."
     values = {
         key.removeprefix(begin): run.value(key)
@@ -237,7 +235,7 @@ def _patch_size(run: Run) -> int | None:
     }
     try:
         recipe = recipes.get(run.recipe)
-        return recipe.patch_size(recipe.Config(**values))
+        return recipe.patches(recipe.Config(**values), run.value("transform.image_size", 0))
     except ValueError:  # of an earlier version
         return None
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ml_metadata.proto import metadata_store_pb2
 
 _TRAFFIC_KINDS = ("traffic", "accuracy")
-_TRAFFIC_COUNTS = datetime.timedelta(days=7)  # after which nobody knows whether it still is so
+_TRAFFIC_COUNTS = datetime.timedelta(days=7)  # after which findings are out of date
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,7 +125,7 @@ class Month(NamedTuple):
 
 
 def correct(root: Path) -> None:
-    """Acknowledge the served model as a person would."""
+    """Let a person look at what was served."""
     from pipeline.retraining import feedback
 
     table = root / "feedback.csv"

@@ -59,7 +59,7 @@ def example(image: bytes) -> bytes:
 
 
 def b64(value: bytes) -> dict[str, str]:
-    """Bytes as the REST API takes them."""
+    """Wrap bytes as the REST API takes them."""
     return {"b64": base64.b64encode(value).decode()}
 
 

@@ -40,7 +40,7 @@ POLLS = 20
 
 @pytest.fixture
 def workspace(tmp_path: Path, colour_models: list[Path]) -> Path:
-    """Create a workspace with three pushed versions."""
+    """Make a workspace in which three versions were pushed."""
     workspace = tmp_path / "workspace"
     for number, model in enumerate(colour_models, 1):
         record = {
@@ -61,7 +61,7 @@ def target(workspace: Path) -> Registry:
 
 @pytest.fixture
 def server(workspace: Path, target: Registry) -> Iterator[ModelServer]:
-    """Start a server as `perennial serve` does, with shorter intervals."""
+    """Start a server as `perennial serve` does, only more eager."""
     source = _source(workspace / "serving", None)
     server = ModelServer(
         config_file=source.config_file,

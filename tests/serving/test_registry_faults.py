@@ -450,7 +450,7 @@ class TestAround:
 
 
 def _failure_of(read: Callable[[], object]) -> str:
-    """Return the line of a damaged file, "" for an intact one; other errors fail the test."""
+    """Return the line of a damaged file, "" for one that is none; let other errors through."""
     try:
         read()
     except DamagedFileError as error:

@@ -58,7 +58,7 @@ def client(server: Running) -> Iterator[Client]:
 
 
 def body(signature: str, content: str) -> bytes:
-    """Return a request with the text of its content."""
+    """Make a request with the text of its content."""
     return f'{{"signature_name": "{signature}", {content}}}'.encode()
 
 

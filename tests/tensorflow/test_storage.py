@@ -7,6 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -112,6 +113,21 @@ class TestFiles:
         storage.write_text(file, "two")
         assert storage.checksum(file) != before or place.startswith("memory")
         assert storage.digest(file) == storage.digest(file)
+
+    def test_a_file_is_made_by_one_of_all_who_try(self, place: str) -> None:
+        storage.write_text(storage.join(place, "other"), "")
+        file = storage.join(place, "file")
+
+        def tried(number: int) -> bool:
+            try:
+                storage.create(file, str(number))
+            except FileExistsError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as threads:
+            won = [number for number, has in enumerate(threads.map(tried, range(8))) if has]
+        assert [storage.read_text(file)] == [str(number) for number in won]
 
     def test_lines_are_added(self, place: str) -> None:
         file = storage.join(place, "log")

@@ -39,7 +39,7 @@ TINY = {
 
 
 def encoded(label: str, index: int) -> bytes:
-    """Return a PNG with a bright left or a bright right half, in noise of its own."""
+    """Make a PNG with a bright left or a bright right half, in noise of its own."""
     pixels = np.random.default_rng(index).integers(0, 120, (SIZE, SIZE, 3), dtype=np.uint8)
     columns = slice(0, 4) if label == CLASSES[0] else slice(4, 8)
     pixels[:, columns] += 80
@@ -57,7 +57,7 @@ def transformed(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
 
 
 def write(path: Path, labels: Sequence[int], size: int = 2) -> Path:
-    """Create transformed examples, the n-th of which has n in all of its pixels."""
+    """Write transformed examples, the n-th of which has n in all of its pixels."""
     options = tf.io.TFRecordOptions("GZIP" if path.suffix == ".gz" else "")
     with tf.io.TFRecordWriter(str(path), options) as writer:
         for index, label in enumerate(labels):
@@ -284,7 +284,7 @@ class TestRunFn:
         tmp_path_factory: pytest.TempPathFactory,
         events: list[logging.LogRecord],
     ) -> Path:
-        """Return the outputs of a run."""
+        """Read what a run wrote."""
         output = tmp_path_factory.mktemp("trainer") / "execution"  # beside it go checkpoints
         output.mkdir()
         handler = logging.Handler()
