@@ -12,7 +12,7 @@ JOBS ?= logical
 	licenses audit doctor prism s3 azurite venv tools clean
 
 help: ## Show these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: venv ## Train, evaluate and push a model; options in ARGS="--data DIR"
 	@.venv/bin/perennial run $(ARGS)

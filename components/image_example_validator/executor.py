@@ -132,7 +132,7 @@ def removed(
     previous: Sequence[Statistics],
     policy: Policy,
 ) -> Iterator[Finding]:
-    """What is gone since the same span was validated before; another span may hold less."""
+    """Find images that are gone since the same span was validated; another span may hold less."""
     for artifact, before in zip(input_dict.get(PREVIOUS) or [], previous, strict=True):
         if artifact.span == span:
             yield from removal_findings(_all(before), _all(statistics), policy.max_removed)

@@ -165,7 +165,7 @@ def read_findings(anomalies_uri: str) -> list[JudgedFinding]:
 def class_findings(
     split: str, counts: dict[str, int], classes: list[str], max_imbalance: float
 ) -> Iterator[Finding]:
-    """Findings about the number of images of each class in a split."""
+    """Report on the number of images of each class in a split."""
     if missing := [name for name in classes if not counts.get(name)]:
         text = f"no image of {quoted(missing)}, which the schema lists"
         yield Finding(split, features.LABEL_TEXT, CLASS_MISSING, text)
@@ -179,7 +179,7 @@ def class_findings(
 def removal_findings(
     before: dict[str, int], counts: dict[str, int], max_removed: float
 ) -> Iterator[Finding]:
-    """Findings about images that the same data had before, by class, over all splits."""
+    """Report on images that the same data had before, by class, over all splits."""
     if vanished := [name for name in before if before[name] and not counts.get(name)]:
         text = f"no image of {quoted(vanished)}, which the data before had"
         yield Finding(ALL_SPLITS, features.LABEL_TEXT, CLASS_VANISHED, text)

@@ -241,8 +241,9 @@ class Tree(NamedTuple):
             file.write("\n_EDITED = True\n")
 
 
+@pytest.mark.in_order
 class TestChanges:
-    """What each kind of change makes run again; in order, in one workspace."""
+    """The nodes that run again after each kind of change, in one workspace."""
 
     @pytest.fixture(scope="class")
     def tree(
