@@ -365,3 +365,15 @@ class TestAddresses:
     )
     def test_they_are_split(self, address: str, parts: tuple[str, int | None]) -> None:
         assert addresses.split(address) == parts
+
+
+class TestPredict:
+    def test_an_image_is_needed(self) -> None:
+        done = perennial("predict", "latest")
+        assert done.exit_code == 2
+        assert "IMAGE" in done.stderr
+
+    def test_weights_need_the_names_of_their_classes(self) -> None:
+        done = perennial("predict", "cat.jpg", "--weights", "bit.npz")
+        assert done.exit_code == 2
+        assert "--labels" in only_line(done.stderr)
