@@ -126,15 +126,16 @@ class Pool(PodSettings):
     timeout: int | None = Field(
         default=None,
         ge=1,
-        description="Seconds after which a running pod is stopped; unset: never. For pods that wait "
-        "to start, see kubeflow.start_timeout.",
+        description="Seconds after which a running pod is stopped; unset: never. For pods that "
+        "wait to start, see kubeflow.start_timeout.",
     )
     retries: int = Field(
         default=2,
         ge=0,
         le=100,
-        description="Retries after a pod was deleted or lost its machine, a signal ended its process, "
-        "or the database went away; not after bad settings, bad data or a model that is not blessed.",
+        description="Retries after a pod was deleted or lost its machine, a signal ended its "
+        "process, or the database went away; not after bad settings, bad data or a model that is "
+        "not blessed.",
     )
     retry_delay: int = Field(
         default=60, ge=0, le=3600, description="Seconds before the first retry."
