@@ -1,4 +1,4 @@
-"""Which recipe `train.recipe = "auto"` stands for."""
+"""The choice of the recipe that `train.recipe = "auto"` stands for."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import NamedTuple
 from components import environment
 
 AUTO = "auto"
-SMALL = 64  # pixels of a side: below, a pretrained network's last layers see next to nothing
+TINY = 32  # pixels of a side: below, enlarging for a pretrained network was not found better
+SMALL = 64  # pixels of a side: below, images are too small for networks that shrink them 32 times
 MANY = 20_000  # images: below, training from scratch falls behind
 LEAST_MEMORY = 3e9  # bytes: what mobilenet takes beside TensorFlow, at 256 px
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
-# Where keras.applications fetches from, and what it calls the file of MobileNetV2.
+# Server of keras.applications, and its file of MobileNetV2.
 PUBLISHER = ("storage.googleapis.com", 443)
 WEIGHTS = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
 WAIT_S = 3.0
 
 
 class Choice(NamedTuple):
-    """A recipe, and why it is the one, in words."""
+    """A recipe, and the reason for it, in words."""
 
     recipe: str
     reason: str
@@ -41,30 +42,37 @@ def choose(
     must be named.
 
     Args:
-        images: how many there are; None: nothing is known before they are fetched.
+        images: their number; None: not known before they are fetched.
         side: their usual shorter side in pixels; None as for `images`.
         gpus: of this machine.
-        weights: whether those of ImageNet can be had.
-        memory: bytes of this machine, None where that cannot be told.
+        weights: whether those of ImageNet are available.
+        memory: bytes of this machine, None where it is not known.
     """
-    if side is not None and side < SMALL:
+    if side is not None and side < TINY:
         return Choice(
             "vit",
-            f"images of {side:.0f} px are too small for pretrained networks (below {SMALL} px)",
+            f"images of {side:.0f} px are too small for pretrained networks (below {TINY} px)",
         )
-    if gpus and images is not None and images >= MANY:
+    is_small = side is not None and side < SMALL
+    if gpus and images is not None and images >= MANY and not is_small:
         return Choice("fixres", f"{images:,} images and a GPU are enough to train from scratch")
     if not weights:
         return Choice(
             "vit",
-            f"the weights of ImageNet are neither in {environment.keras_home() / 'models'} nor to "
-            f"be had from {PUBLISHER[0]}, so a small network is trained from scratch; with a file "
-            "of weights, mobilenet is far better",
+            f"the weights of ImageNet are not in {environment.keras_home() / 'models'}, and "
+            f"{PUBLISHER[0]} cannot be reached, so a small network is trained from scratch; with a "
+            "file of weights, mobilenet is far better",
         )
     if memory is not None and memory < LEAST_MEMORY and not gpus:
         return Choice("vit", f"{memory / 1e9:.1f} GB of memory are too few for mobilenet")
+    if is_small:
+        return Choice(
+            "mobilenet",
+            f"images of {side:.0f} px, enlarged, are told apart better by a pretrained network "
+            "than by a small one from scratch",
+        )
     if images is None:
-        return Choice("mobilenet", "nothing is known of the data before it is fetched")
+        return Choice("mobilenet", "the data is not on this machine yet")
     if images < MANY:
         return Choice(
             "mobilenet", f"{images:,} images are too few to train from scratch (below {MANY:,})"
@@ -75,12 +83,12 @@ def choose(
 
 
 def count_gpus(listing: Path = NVIDIA_GPUS) -> int:
-    """NVIDIA GPUs that the driver lists."""
+    """Count the NVIDIA GPUs that the driver lists."""
     return len(list(listing.iterdir())) if listing.is_dir() else 0
 
 
 def weights_at_hand(publisher: tuple[str, int] = PUBLISHER) -> bool:
-    """Whether mobilenet's weights were fetched before, or can be now, as far as a look tells."""
+    """Return whether mobilenet's weights were fetched before, or probably can be now."""
     if (environment.keras_home() / "models" / WEIGHTS).is_file():
         return True
     # Who has a proxy has it for this.

@@ -36,7 +36,7 @@ def of_mistakes(
 
     Returns:
         An .npz file: digests [N], the SHA-256 of the original images, and maps, uint8 [N, h, w],
-        255 where the network looked most. None for a network that this cannot be told of, or one
+        255 where the network looked most. None for a network without such a map, or one
         without a mistake.
     """
     maps = looked(model)
@@ -116,7 +116,7 @@ def _activation(net: keras.Model) -> Maps | None:
 def _rollout(net: keras.Model) -> Maps | None:
     """Attention rollout (arXiv 2005.00928): the mean over heads, and half of each token kept.
 
-    What the head sees is the class token, or all tokens alike where there is none.
+    The head takes the class token, or all tokens alike where there is none.
     """
     attentions = [each for each in net.layers if isinstance(each, layers.MultiHeadAttention)]
     if not attentions:

@@ -1,4 +1,4 @@
-"""What a trainer that was killed continues from."""
+"""Checkpoints, from which a killed training continues."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Remove all, and those of other trainings that nobody came back to."""
+        """Remove all, and those of other trainings that were never continued."""
         parent = posixpath.dirname(self._folder)
         for name in storage.names(parent):
             folder = posixpath.join(parent, name)

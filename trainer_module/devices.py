@@ -1,4 +1,4 @@
-"""What the model is trained on: processors, processes and the numbers they calculate with."""
+"""Devices of a training: processors, processes and their numbers' precision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from components import progress
 from trainer_module import input_pipeline
 from trainer_module.input_pipeline import Replicas
 
-WAIT_S = 600.0  # for the other workers of TF_CONFIG, unless told
+WAIT_S = 600.0  # for the other workers of TF_CONFIG, by default
 _LOOK_S = 0.5  # between attempts
 _CONNECT_S = 2.0
 _JOIN_S = 60.0  # for TensorFlow, once all processes are there
@@ -127,7 +127,7 @@ def _meet(position: int, addresses: list[str], wait_s: float) -> None:
                 time.sleep(_LOOK_S)
     except (OSError, ValueError, IndexError) as error:
         raise DeviceError(
-            f"TF_CONFIG: this process cannot listen where its task says: {error}; free the port, "
+            f"TF_CONFIG: this process cannot listen at its task's address: {error}; free the port, "
             "or unset TF_CONFIG to train here alone"
         ) from error
 

@@ -1,4 +1,4 @@
-"""What the steps of a phase are fed with: images, or features that are computed once."""
+"""The batches of a phase: of images, or of features that are computed once."""
 
 from __future__ import annotations
 

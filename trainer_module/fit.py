@@ -26,7 +26,7 @@ from trainer_module.steps import Steps
 
 REPORT_SECONDS = 0.5  # reading the loss waits for the device, so not after every step
 CALL_SECONDS = 0.1  # about how much is computed without a look at the clock
-# What a kill costs at most; large models are saved less often, for 5 % of the time in all.
+# Time that a kill costs at most; large models are saved less often, for 5 % of the time in all.
 CHECKPOINT_SECONDS = 30.0
 CHECKPOINT_SHARE = 0.05
 

@@ -1,4 +1,4 @@
-"""How much memory a training takes at least, told by its model alone."""
+"""An estimate of the memory that a training step takes, by its model alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from trainer_module.models.inference import batch_statistics
 
 Shape = tuple[int | None, ...]
 
-COMFORTABLE = 0.4  # of the memory: what by `measure` is to be filled at most, so that it fits
+# A step takes up to so many times the estimate of `measure`; measured: 1.2 to 2.2 times.
+MOST = 2.5
+COMFORTABLE = 1 / MOST  # of the memory: the share that the estimate of a step may fill
 _LEAST = 0.8  # of what the outputs of all layers add up to; see `measure`
 _AT_ONCE = 3  # outputs about as large as the largest that a network without gradients holds
 _SLOTS = 3  # a weight, its gradient and what the optimizer keeps of it, in float32
@@ -40,9 +42,9 @@ def measure(model: keras.Model, bytes_each: int = 4, size: int | None = None) ->
     """Add up what a step has to keep of `model`, whose trainable weights are those of the step.
 
     That is the output of every layer from the first trainable one on, which the gradient needs, in
-    numbers of `bytes_each`, or where that is more what runs before it. Some are written over, and
-    layers have intermediate results of their own: on a CPU, whole steps took 1.2 to 2.2 times what
-    is told here (docs/results.md, tests/benchmarks/memory.py).
+    numbers of `bytes_each`, or where that is more what runs before it. It is a lower bound: layers
+    have intermediate results of their own, so that a step takes up to MOST times as much
+    (docs/results.md, tests/benchmarks/memory.py).
 
     `size` is the side of the images that a model of any size is trained with, in pixels.
     """

@@ -1,4 +1,4 @@
-"""What a frozen network makes of the images, computed once and kept in memory."""
+"""The features of a frozen network, computed once and kept in memory."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def compute(
     views: int,
     on_batch: Callable[[int], None],
 ) -> tf.Tensor:
-    """Features of all images in all views, view by view: float32 [views * N, ...].
+    """Compute the features of all images in all views, view by view: float32 [views * N, ...].
 
     View 0 is of the images as they are, the others of augmented ones. `forward` maps images
-    [B, H, W, 3] to features [B, ...]; `on_batch` is told how many images of a view are done.
+    [B, H, W, 3] to features [B, ...]; `on_batch` gets the number of finished images of a view.
     """
     parts: list[np.ndarray] = []
     for view in range(views):

@@ -199,7 +199,7 @@ def training_batches(
     window = max(min(split.size, _capacity(pixels_of(split.images.element_spec[0]))), 1)
 
     def shuffled(epoch: tf.Tensor, seed: tf.Tensor) -> tf.data.Dataset:
-        # With a seed of 0, TensorFlow would ask whether the other is 0 too, which no tensor tells.
+        # With a seed of 0, TensorFlow would compare the other with 0 too, which fails for a tensor.
         tf.compat.v1.set_random_seed(1)
         images = split.images
         if balance == "sampling":

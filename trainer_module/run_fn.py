@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,11 +30,11 @@ from trainer_module import (
     transform,
     warm_start,
 )
+from trainer_module.history import HISTORY_FILE, History
 from trainer_module.input_pipeline import Split
 from trainer_module.recipes.base import Phase
 from trainer_module.settings import RunConfig
 
-HISTORY_FILE = "history.json"
 VERIFIED_IMAGES = 8
 
 
@@ -47,7 +46,7 @@ def run_fn(fn_args: FnArgs) -> None:
     calls this; only the chief writes anything. A call that was cut off is continued by the next one
     with equal arguments.
 
-    In `fn_args.model_run_dir`: history.json, which tells the images of each split, the model that
+    In `fn_args.model_run_dir`: history.json, with the images of each split, the model that
     was begun with, the steps and seconds of training, every epoch and which one was best (the
     mappings of `fit.FitResult`); samples.npz, see `reports.samples`; attention.npz, see
     `attention.of_mistakes`; out_of_fold.npz, see `out_of_fold.of_training`; and TensorBoard's event
@@ -128,20 +127,20 @@ def _run(
         mixed = keras.config.dtype_policy().name != "float32"
     if not writes:
         return
-    history = {
-        "images": {"train": train.size, "eval": evaluation.size},
-        "base_model": staging.origin(fn_args.base_model or ""),
-        "seconds": time.monotonic() - started,
-        "steps": trained.steps,
-        "best_epoch": trained.best["epoch"],
-        "phase_starts": trained.phase_starts,
-        "epochs": trained.epochs,
-    }
-    _write(fn_args, HISTORY_FILE, (json.dumps(history, indent=2) + "\n").encode())
+    history = History(
+        images={"train": train.size, "eval": evaluation.size},
+        base_model=staging.origin(fn_args.base_model or ""),
+        seconds=time.monotonic() - started,
+        steps=trained.steps,
+        best_epoch=trained.best["epoch"],
+        phase_starts=trained.phase_starts,
+        epochs=trained.epochs,
+    )
+    _write(fn_args, HISTORY_FILE, f"{history.model_dump_json(indent=2)}\n".encode())
 
     model = trained.model
     if mixed or strategy.num_replicas_in_sync > 1:
-        # What is served must not depend on the devices that it was trained on.
+        # The served model must not depend on the devices of its training.
         model = trained.rebuild()
         model.set_weights(trained.model.get_weights())
     progress.stage("export the model, and compare its answers with those of the trained one")

@@ -33,7 +33,7 @@ def load(model: keras.Model, classes: Sequence[str], base_model: str) -> str:
     taken over, those of new ones stay as they are.
 
     Returns:
-        What was taken over, in words.
+        A description of what was taken over.
 
     Raises:
         WarmStartError: the two are of different architectures, or there is no earlier one.
@@ -107,6 +107,6 @@ def _path(serving_path: str) -> str:
 
 def _refused(path: str, why: str) -> WarmStartError:
     return WarmStartError(
-        f"the latest blessed model {path} cannot be trained further: {why}; set train.warm_start "
+        f"the baseline {path} cannot be trained further: {why}; set train.warm_start "
         "to false, or the recipe and its hyperparameters back to those of that model"
     )

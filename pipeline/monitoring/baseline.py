@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -20,9 +20,10 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from components import features, reuse, servable, storage
+from components import features, servable, storage
 from components.storage import staging
 from pipeline.errors import DataError
+from pipeline.retraining import drift
 
 SAMPLE = 2000  # images of the training, and as many held-out ones
 NEIGHBOURS = 5
@@ -133,8 +134,8 @@ class Baseline:
             try:
                 with copies:
                     uri = staging.local(self._uri)
-                    training = list(_read(uri, ["train"]))
-                    held_out = list(_read(uri, ["eval", "test"]))
+                    training = list(drift.sample(uri, ["train"], SAMPLE))
+                    held_out = list(drift.sample(uri, ["eval", "test"], SAMPLE))
             except (tf.errors.OpError, OSError) as error:
                 raise DataError(f"{self._uri}: the examples cannot be read: {error}") from error
             if not training or not held_out:
@@ -155,16 +156,6 @@ class Baseline:
         with storage.writing(str(path), durable=False) as unfinished, unfinished.open("wb") as file:
             np.savez(file, allow_pickle=False, **found)
         return found
-
-
-def _read(uri: str, splits: Sequence[str]) -> Iterator[bytes]:
-    """Yield at most SAMPLE of the examples, evenly spread over all of them."""
-    files = [name for names in reuse.files_of(uri, splits).values() for name in names]
-    shards = reuse.read_shards(uri)
-    count = sum(shards.get(name, 0) for name in files)
-    if files:
-        records = tf.data.TFRecordDataset([staging.here(f"{uri}/{name}") for name in files])
-        yield from records.shard(max(1, -(-count // SAMPLE)), 0).as_numpy_iterator()
 
 
 def _columns(sampled: _Sampled) -> Arrays:

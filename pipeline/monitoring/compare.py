@@ -43,34 +43,15 @@ EMBEDDED = 1000  # of them, whose embeddings are computed where they were not re
 _EXPECTED = 5.0  # images of a category, below which it is counted with the other rare ones
 _UNSEEN_FACTOR = 2.0  # how far beyond all of the baseline's a size is like none of them
 
-TITLES = {
-    features.HEIGHT: "height",
-    features.WIDTH: "width",
-    features.ASPECT: "aspect",
-    features.MEAN: "brightness",
-    features.CONTRAST: "contrast",
-    features.BYTES: "bytes",
-    features.CHANNELS: "channels",
-    features.FORMAT: "format",
-}
-_COLUMNS = {
-    features.HEIGHT: "height",
-    features.WIDTH: "width",
-    features.ASPECT: "aspect",
-    features.MEAN: "mean",
-    features.CONTRAST: "contrast",
-    features.BYTES: "size",
-    features.CHANNELS: "channels",
-    features.FORMAT: "format",
-}
+_TITLES = {**recorded.FIELDS, features.MEAN: "brightness", features.BYTES: "bytes"}
 ACCURACY = "estimated accuracy"
 
-# Embeddings, float [N, D], by a version; None where they are not to be had.
+# Embeddings, float [N, D], by a version; None where there are none.
 Embed = Callable[[int, Sequence[Row]], np.ndarray | None]
 
 
 class _Draft(NamedTuple):
-    """A comparison whose level is not known before all are counted."""
+    """A `Check` whose level is not known before all are counted."""
 
     name: str
     about: str
@@ -200,10 +181,10 @@ def _of_images(rows: Sequence[Row], images: Images, config: MonitorConfig) -> It
     before = images.columns
     divergences = _divergences(decoded, before) if decoded else {}
     for name in NUMBERS if decoded else ():
-        now = np.array([getattr(row, _COLUMNS[name]) for row in decoded], np.float64)
+        now = np.array([getattr(row, recorded.FIELDS[name]) for row in decoded], np.float64)
         test = stats.ks_2samp(now, before[name], method="asymp")
         yield _Draft(
-            TITLES[name],
+            _TITLES[name],
             "images",
             len(now),
             float(test.statistic),
@@ -214,10 +195,10 @@ def _of_images(rows: Sequence[Row], images: Images, config: MonitorConfig) -> It
         )
     for name in (features.FORMAT, features.CHANNELS):
         chosen = rows if name == features.FORMAT else decoded
-        found = [str(getattr(row, _COLUMNS[name])) for row in chosen]
+        found = [str(getattr(row, recorded.FIELDS[name])) for row in chosen]
         if found:
             yield _shares(
-                TITLES[name], "images", found, list(before[name]), config, divergences.get(name)
+                _TITLES[name], "images", found, list(before[name]), config, divergences.get(name)
             )
     yield _unseen(rows, images, config)
 
@@ -226,7 +207,9 @@ def _divergences(rows: Sequence[Row], before: Mapping[str, np.ndarray]) -> dict[
     """Measure TFDV's distances of the derived statistics."""
     numbers = (*NUMBERS, features.CHANNELS)
     texts = (features.FORMAT,)
-    now = {name: [getattr(row, _COLUMNS[name]) for row in rows] for name in (*numbers, *texts)}
+    now = {
+        name: [getattr(row, recorded.FIELDS[name]) for row in rows] for name in (*numbers, *texts)
+    }
 
     def batch(columns: Mapping[str, Iterable[Any]]) -> pa.RecordBatch:
         lists = {
@@ -272,7 +255,7 @@ def _shares(
 
 
 def _unseen(rows: Sequence[Row], images: Images, config: MonitorConfig) -> _Draft:
-    """Count images unlike all of the baseline's: of another format, or far smaller or larger."""
+    """Count images unlike the baseline's: of another format, or far smaller or larger."""
     before = images.columns
     formats = set(before[features.FORMAT])
     sides = np.stack([before[features.HEIGHT], before[features.WIDTH]])

@@ -1,4 +1,4 @@
-"""What a monitoring finds: JSON that pages, gauges, the journal and other programs read."""
+"""The report of a monitoring, as JSON for pages, gauges, the journal and other programs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Group(_Frozen):
       refused: images that it has refused.
       shares: of each predicted class, and of the baseline's images.
       confidence, entropy: means, with 95 % intervals.
-      accuracy: estimated from the confidence; None where the version is not to be had.
+      accuracy: estimated from the confidence; None where the version cannot be loaded.
       expected: accuracy on the baseline's held-out images.
       note: why the answers could not be compared; "" where they were.
     """
@@ -88,7 +88,7 @@ class Report(_Frozen):
 
     Attributes:
       since, until: of the requests, UTC.
-      verdict: STEADY, DRIFTED, or LITTLE where there are too few images to tell.
+      verdict: STEADY, DRIFTED, or LITTLE where there are too few images.
       images: different ones; `repeats` of them came again and are not counted twice.
       compared: of these that are compared, at most so many.
       needed: fewer different images are little.

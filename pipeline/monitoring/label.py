@@ -45,7 +45,7 @@ def application(folder: Path) -> web.Application:
         return web.FileResponse(folder / name)
 
     async def label(request: web.Request) -> web.Response:
-        # Of JSON a browser asks first when another site's page sends it, and is refused.
+        # A browser sends JSON of another site's page only after a preflight, which fails here.
         if request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType
         sent: Any = await request.json()

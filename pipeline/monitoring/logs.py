@@ -1,7 +1,7 @@
 """The folder of recorded traffic: TFRecord files that are only added to, and removed as a whole.
 
 A file is called by the time of its first request and is closed when it is large or old enough. Many
-recorders may share a folder. What a kill has cut off is the end of one file, which is left out.
+recorders may share a folder. A kill cuts off the end of one file, which is left out.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Writer:
         """Close the file that is written to."""
         file, self._file = self._file, None
         if file:
-            with contextlib.suppress(OSError):  # what failed was told before
+            with contextlib.suppress(OSError):  # it was reported before
                 file.close()
 
 
@@ -140,7 +140,7 @@ def read(
 def forget(folder: Path, requests: Collection[str]) -> dict[str, int]:
     """Remove all records of these requests; return how many there were of each.
 
-    What is recorded during the call may be lost.
+    Records written during the call may be lost.
 
     Raises OSError, and ConfigError where there is no such folder.
     """

@@ -150,9 +150,9 @@ def look(
 
 
 def tell(config: Config, place: MonitorInputs, report: Report, now: datetime.datetime) -> list[str]:
-    """Add what was found to the journal, for `retrain`, and tell the webhook once in a cool-down.
+    """Add the findings to the journal, for `retrain`; notify the webhook once in a cool-down.
 
-    Returns lines for people about what could not be done.
+    Returns lines for people about failures.
     """
     entries = journal.read(place.journal)
     told = {kind: [str_of(check) for check in checks] for kind, checks in by_kind(report).items()}
@@ -196,7 +196,7 @@ def by_kind(report: Report) -> dict[str, list[Any]]:
 def is_quiet(
     entries: Sequence[Mapping[str, Any]], kind: str, now: datetime.datetime, days: float
 ) -> bool:
-    """Whether the webhook was told of this kind less than `days` ago."""
+    """Return whether the webhook got this kind less than `days` ago."""
     oldest = now - datetime.timedelta(days=days)
     told = (entry for entry in entries if entry["event"] == "traffic" and kind in entry["told"])
     return any(datetime.datetime.fromisoformat(entry["at"]) > oldest for entry in told)

@@ -53,8 +53,7 @@ http {{
     }}
     # By nginx's own number, so that no caller chooses what is recorded.
     split_clients $request_id $is_recorded {{
-        {percent}% 1;
-        * "";
+        {recorded}* "";
     }}
     upstream rest {{
         server {rest};
@@ -152,10 +151,12 @@ class Proxy:
             "mirror": _MIRROR,
             "patience": self.patience,
         }
+        percent = f"{100 * self.share:.2f}"
         head = _HEAD.format(
             folder=self.folder,
             workers=self.workers,
-            percent=f"{100 * self.share:.2f}",
+            # nginx refuses a share of 0 %.
+            recorded=f"{percent}% 1;\n        " if float(percent) else "",
             rest=self.rest,
             grpc=self.grpc,
             recorder=self.recorder,
@@ -195,7 +196,7 @@ class Proxy:
             raise ConfigError("nginx is not installed; on Debian: apt-get install nginx-light")
         file = Path(self.folder, "nginx.conf")
         file.write_text(self.configuration(), "utf-8")
-        # Started as root, its workers are nobody, and keep large requests in it.
+        # Started as root, its workers run as user nobody, and keep large requests in it.
         Path(self.folder).chmod(0o711)
         # -p: nothing of the machine's own nginx; -e: before the file is read it would log there.
         return [program, "-p", self.folder, "-c", str(file), "-e", "stderr"]

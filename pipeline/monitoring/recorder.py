@@ -1,12 +1,13 @@
 """The recorder: takes mirrored requests, sends them to the model server again, and keeps both.
 
-A mirror has the request only, and an answer over REST does not tell its version. So the recorder
-asks the same server once more, over gRPC, for the version or label that the caller named: answers
-of one version are the same to the bit, and the version is the one that the server reports. The
+A mirror has the request only, and an answer over REST does not contain its version. So the
+recorder sends it to the same server again, over gRPC, for the version or label that the caller
+named: answers of one version are the same to the bit, and the version is the one that the server
+reports. The
 price is one more prediction for each request that is recorded. Where a label moves between the two,
 the answer is that of the new version, under its number.
 
-It answers the proxy before it does anything. What it cannot keep up with, it drops and counts. It
+It answers the proxy first. Requests that it has no room for are dropped and counted. It
 does not load TensorFlow: it is a small container beside every model server.
 """
 
@@ -221,7 +222,7 @@ class Recorder:
         name = "png" if image.startswith(servable.PNG) else name
         fields["format"] = name or "unknown"
         with contextlib.suppress(Unusable):
-            # What the model does not take has no statistics either.
+            # An image that the model refuses has no statistics.
             if found := conversion.summary(image, Options.max_pixels):
                 fields |= rows.pictured(found)
         return fields

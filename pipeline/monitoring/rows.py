@@ -58,6 +58,8 @@ _REAL = {
     "contrast": features.CONTRAST,
 }
 _VECTORS = {"probabilities": PROBABILITIES, "embedding": EMBEDDING}
+# Fields of a Row by the names of the features.
+FIELDS = {key: name for table in (_TEXTS, _WHOLE, _REAL) for name, key in table.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from trainer_module import recipes
 ORIGIN = "baseline"
 # Settings that make the model, wherever set: defaults and presets may have changed since.
 _MODEL = ("train.", "transform.")
-# What is the schedule's own, the place's, or would keep new images out.
+# Settings of the schedule or the place, or that would keep new images out.
 _NOT_TAKEN = (
     *("name", "workspace", "data.first_span", "data.last_span", "retrain.", "notify."),
     *("monitor.", "kubeflow."),
@@ -30,7 +30,7 @@ _GIVEN = (COMMAND_LINE, "file:", f"{ORIGIN} ", "champion ")
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """The run that made the latest blessed model, and those of its settings that are its own.
+    """The run that made the baseline, and those of its settings that are its own.
 
     values: by dotted key, as JSON has them.
     """

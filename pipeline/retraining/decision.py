@@ -32,7 +32,7 @@ class RetrainContext:
       last_alarm: when drift last raised an alarm.
       traffic: what `perennial monitor` found last, lines by kind: "traffic" or "accuracy".
       last_reasons: when each of these kinds last was a reason.
-      forced: a person wants it.
+      forced: retrain in any case (--force).
       losses: what of the data of the last judged training is gone.
       accepted: a person has accepted the losses, so that they are a reason.
     """

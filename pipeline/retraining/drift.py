@@ -25,6 +25,7 @@ from components.image_example_gen.images import read_image
 from components.image_example_gen.writing import Target, to_example
 from components.image_statistics_gen.executor import options as statistics_options
 from components.image_statistics_gen.executor import read_columns
+from components.storage import staging
 from pipeline.retraining.drift_report import Distance, Drift
 from pipeline.settings import DataConfig, DriftConfig
 
@@ -61,7 +62,7 @@ def measure(
     be read, or the old ones are gone.
     """
     new = list(_new(data, names))
-    reference = list(_sample(examples_uri))
+    reference = list(sample(examples_uri, ["train"], MAX_REFERENCE))
     if len(new) < limits.min_examples or not reference:
         return None
     distances = [
@@ -147,17 +148,15 @@ def _new(data: DataConfig, names: Collection[str]) -> Iterator[bytes]:
             yield to_example(picture, item, Target(0, "", ""), unit.span).SerializeToString()
 
 
-def _sample(examples_uri: str) -> Iterator[bytes]:
-    """Yield at most MAX_REFERENCE training examples, evenly spread over all of them."""
-    files = reuse.files_of(examples_uri, ["train"])["train"]
+def sample(examples_uri: str, splits: Sequence[str], most: int) -> Iterator[bytes]:
+    """Yield at most `most` of the serialized examples, evenly spread over all of the splits."""
+    files = [name for names in reuse.files_of(examples_uri, splits).values() for name in names]
     shards = reuse.read_shards(examples_uri)
-    images = sum(shards.get(name, 0) for name in files)
-    if not images:
-        return
-    paths = [f"{examples_uri}/{name}" for name in files]
-    yield from (
-        tf.data.TFRecordDataset(paths).shard(-(-images // MAX_REFERENCE), 0).as_numpy_iterator()
-    )
+    count = sum(shards.get(name, 0) for name in files)
+    if files:
+        paths = [staging.here(f"{examples_uri}/{name}") for name in files]
+        records = tf.data.TFRecordDataset(paths).shard(max(1, -(-count // most)), 0)
+        yield from records.as_numpy_iterator()
 
 
 def _columns(records: Sequence[bytes]) -> pa.RecordBatch:

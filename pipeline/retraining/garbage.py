@@ -38,7 +38,7 @@ def find(
 ) -> list[Removable]:
     """Find the artifacts of runs that are neither among the `keep` latest nor younger than `days`.
 
-    Raises ConfigError where it cannot be told which versions are served.
+    Raises ConfigError where the served versions are not known.
     """
     if not workspace.metadata.exists():
         return []
@@ -92,7 +92,7 @@ def _of_baselines(known: Lineage) -> set[int]:
         if each.type == BLESSING
     )
     blessed = [each for each in verdicts if each[2]]
-    # And of the last one that was judged: what is new is told by the difference from its data.
+    # And of the last judged model: new images are those that differ from its data.
     wanted = {*blessed[-_BASELINES:], *verdicts[-1:]}
     made = [known.run_of(each) for model, verdict, _ in wanted for each in (model, verdict)]
     return known.touched({run.id for run in made if run})

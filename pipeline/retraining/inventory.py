@@ -22,7 +22,7 @@ _SETTLED_NS = 2 * 10**9
 
 
 class Entry(NamedTuple):
-    """An input: hex digest of its bytes, "" where there are none to be had, its class and span.
+    """An input: hex digest of its bytes, "" where they cannot be read, its class and span.
 
     `is_used`: it was not quarantined, as far as that is known.
     """

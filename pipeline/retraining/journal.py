@@ -35,7 +35,7 @@ _FIELDS: Mapping[str, Mapping[str, type]] = {
 def append(location: str, event: str, at: datetime.datetime, **fields: Any) -> None:
     """Add a line, durably, to the journal at a path or URI. Raises OSError; then it is as it was.
 
-    What a crash has cut off is no entry, and does not swallow the next.
+    A line that a crash cut off is no entry, and does not damage the next.
     """
     entry = {"at": at.isoformat(timespec="seconds"), "event": event, **redact_all(fields)}
     records.append(location, entry)

@@ -21,7 +21,7 @@ _CONFUSED, _FEWEST = 0.5, 5
 
 @dataclasses.dataclass(frozen=True)
 class Losses:
-    """Images of the last training whose content is not to be had any more.
+    """Images of the last training whose content is missing now.
 
     Attributes:
       images: how many are gone, each content once.

@@ -29,7 +29,7 @@ def tell(
     settings: Sequence[str],
     log_format: str,
 ) -> None:
-    """Journal `error` where the workspace is known and there, and tell the webhook.
+    """Add `error` to the journal of an existing workspace, and notify the webhook.
 
     Where it cannot be journalled, that is printed with the reason. Raises nothing.
 

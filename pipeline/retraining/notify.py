@@ -16,14 +16,14 @@ from typing import Any
 from components.redaction import redact, redact_all
 from pipeline.settings import NotifyConfig
 
-TIMEOUT_S = 10.0  # for all of it: somebody may drip an answer
+TIMEOUT_S = 10.0  # for all of it: a server may drip an answer
 LONGEST = 2000  # characters of a message; the shortest limit of the chats above is 4,000
 
 
 def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
     """Send a message about `event` of the model called `name` to the webhook.
 
-    Returns why that failed, None where it did not or nobody is to be told. Raises nothing: a
+    Returns the reason of a failure, None without one or without a webhook. Raises nothing: a
     night's work is not lost because a chat is down.
     """
     url = os.environ.get(config.webhook_env, "").strip()
@@ -39,7 +39,7 @@ def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
     def post() -> None:
         failure[:] = [_post(url, json.dumps({"text": shown}).encode())]
 
-    # The time-outs of sockets are for each of their reads. A daemon thread keeps nobody waiting.
+    # The time-outs of sockets are for each of their reads. A daemon thread does not delay the exit.
     thread = threading.Thread(target=post, name="webhook", daemon=True)
     thread.start()
     thread.join(TIMEOUT_S)

@@ -46,8 +46,8 @@ def retrain(
       config: all settings.
       origins: the layer that set each of them, as `config.load` returns it.
       log_format: "rich", "plain" or "json".
-      force: retrain whatever the policy says.
-      dry_run: decide only; nothing but measured drift is recorded, and nobody is told.
+      force: retrain whatever the policy is.
+      dry_run: decide only; nothing but measured drift is recorded, and no webhook is called.
       accept_loss: retrain although data is gone.
       notes: lines to print where there is a retraining, such as where settings come from.
       now: the time that ages are measured by, UTC; the clock's if None.
@@ -140,7 +140,7 @@ class _Night:
             labelled = self._config.registry.label(found["version"], policy, servers)
         except BaseException as error:
             result = journal.result_of(error)
-            # Whoever is to be told does not go without it where the disk is full.
+            # The webhook is called even where the disk is full.
             with contextlib.suppress(OSError):
                 self.record("ended", run=run_id, result=result, detail=detail_of(error))
             self.notify(_event(error), f"run {run_id}: {detail_of(error)}")

@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def measure(images: int) -> Cost:
-    """The cost of an ingest in a process of its own."""
+    """Measure the cost of an ingest in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.driver_memory", "--here", str(images)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return Cost(*json.loads(done.stdout.splitlines()[-1]))

@@ -97,7 +97,7 @@ def bare(data: DataSet) -> None:
 
 
 def run(folder: Path) -> None:
-    """The ingest as the component does it, without Beam around it."""
+    """Ingest as the component does, without Beam around it."""
     options = Options()
     with tempfile.TemporaryDirectory() as output:
 

@@ -1,11 +1,11 @@
-"""What a step takes of memory, measured, against what is told of it before a run.
+"""The memory that a step takes, measured, against its estimate before a run.
 
     python -m tests.benchmarks.memory
 
 For each of `CASES`, in a process of its own: a recipe's model with random weights, and steps of
 SGD with momentum, first of so many images, then of twice as many, on a CPU. Measured is the largest
-size of the process less that before the model was built. Prints what an image adds and what it is
-told to take, and the same of the larger step as a whole.
+size of the process less that before the model was built. Prints both for each further image and for
+the larger step as a whole. Fails where a step takes more than `footprint.MOST` times its estimate.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(step(*json.loads(sys.argv[1]))))
         return
+    worst = 0.0
     for name, settings, size, images in CASES:
         case = json.dumps((name, settings, size, images))
         command = [sys.executable, "-m", "tests.benchmarks.memory", case]
@@ -79,6 +80,11 @@ def main() -> None:
             f"{found['image'] / 1e6:.1f}; {2 * images} images {more / 1e9:.2f} GB, told "
             f"{found['told'] / 1e9:.2f}: {more / found['told']:.2f} times",
             flush=True,
+        )
+        worst = max(worst, more / found["told"])
+    if worst > footprint.MOST:
+        raise SystemExit(
+            f"a step takes {worst:.2f} times its estimate, of {footprint.MOST} allowed"
         )
 
 

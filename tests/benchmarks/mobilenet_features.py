@@ -45,7 +45,7 @@ def load(folder: Path) -> tuple[list[np.ndarray], np.ndarray, int]:
 
 
 def control(train: Split, held_out: Split, config: Config) -> list[float]:
-    """The tutorial's loop: the frozen network over every image in every epoch."""
+    """Run the tutorial's loop: the frozen network over every image in every epoch."""
     model = recipes.get("mobilenet").build_model(config, SIZE, train.classes)
     model.get_layer(BASE).trainable = False
     model.compile(
@@ -63,7 +63,7 @@ def control(train: Split, held_out: Split, config: Config) -> list[float]:
 
 
 def ours(train: Split, held_out: Split, config: Config) -> list[float]:
-    """The recipe's first phase."""
+    """Run the recipe's first phase."""
     trained = fit.fit(
         recipes.get("mobilenet"),
         config,

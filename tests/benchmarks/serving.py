@@ -204,7 +204,7 @@ def export_mobilenet(directory: Path) -> None:
 
 
 def photo() -> bytes:
-    """A JPEG of the model's size with as much detail as a photograph has."""
+    """Make a JPEG of the model's size with as much detail as a photograph has."""
     noise = np.random.default_rng(0).integers(0, 256, (SIZE // 8, SIZE // 8, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(buffer, "JPEG")

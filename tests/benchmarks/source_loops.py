@@ -52,19 +52,19 @@ def _pixels(file: tf.Tensor) -> tf.Tensor:
 
 
 def answers(model: keras.Model, batches: tf.data.Dataset) -> np.ndarray:
-    """The most probable label of each image, int64 [N]."""
+    """Predict the most probable label of each image, int64 [N]."""
     return np.argmax(model.predict(batches, verbose=0), axis=-1)
 
 
 def keras_bit(task: Task, values: Values) -> np.ndarray:
-    """The Keras example: boundaries as printed, whatever the batch; patience of two epochs."""
+    """Run the Keras example: boundaries as printed, whatever the batch; patience of two epochs."""
     boundaries = [values["schedule"] * share // 5 for share in (2, 3, 4)]
     stop = keras.callbacks.EarlyStopping("val_accuracy", patience=2, restore_best_weights=True)
     return _bit(task, values, boundaries, (1, 0.1, 0.01, 0.001), [stop])
 
 
 def tensorflow_bit(task: Task, values: Values) -> np.ndarray:
-    """The blog's notebook: its printed factors of the rate, no early stop."""
+    """Run the blog's notebook: its printed factors of the rate, no early stop."""
     # As printed for 512 images a step.
     boundaries = [_steps(values) * share // 5 for share in (2, 3, 4)]
     return _bit(task, values, boundaries, (1, 0.1, 0.001, 0.0001), [])
@@ -112,7 +112,7 @@ def _bit(
 
 
 def keras_fixres(task: Task, values: Values) -> np.ndarray:
-    """The Keras example's first experiment."""
+    """Run the Keras example's first experiment."""
     low, high = values["low"], values["high"]
     model, network = _resnet(task.classes)
     _fit_resnet(model, 1e-3, values["epochs"], *_crops(task, values, low))
@@ -139,7 +139,7 @@ def keras_fixres(task: Task, values: Values) -> np.ndarray:
 
 
 def keras_fixres_control(task: Task, values: Values) -> np.ndarray:
-    """The Keras example's second experiment."""
+    """Run the Keras example's second experiment."""
     model, _ = _resnet(task.classes)
     _fit_resnet(model, 1e-3, values["epochs"], *_crops(task, values, values["high"]))
     size = values["high"]
@@ -185,7 +185,7 @@ def _fit_resnet(
 
 
 def article_vit(task: Task, values: Values) -> np.ndarray:
-    """The article's loop: the network augments, and the best epoch is loaded at the end."""
+    """Run the article's loop: the network augments, and the best epoch is loaded at the end."""
     arrays = [
         (np.stack([image.numpy() for image, _ in images.decoded()]), images.labels)
         for images in (task.train, task.evaluation, task.test)
@@ -247,7 +247,7 @@ def _mlp(x: Any, units: tuple[int, ...], dropout: float) -> Any:
 
 
 def tensorflow_transfer(task: Task, values: Values) -> np.ndarray:
-    """The tutorial's two phases."""
+    """Run the tutorial's two phases."""
     size, batch = values["size"], values["batch"]
 
     def batches(images: Images) -> tf.data.Dataset:

@@ -12,8 +12,9 @@ its document does, from the reading of files on, also where the preset differs f
 docs/results.md). As two cores do not train the published sizes, `SOURCES` makes some numbers
 smaller, on both sides alike; --published leaves them, and --set changes them.
 
-Prints the accuracy of both on the test images, the difference with its 95 % interval, McNemar's
-exact test, and the CPU time of both, with reading, building and compiling. That of a whole run is
+Prints the accuracy of both on the test images, the difference with its 95 % intervals by images
+(as if no training were chance) and by trainings (Student's t), McNemar's exact test, and the CPU
+time of both, with reading, building and compiling. That of a whole run is
 more: it also looks at the images, judges the model and tries it in a server.
 """
 
@@ -31,6 +32,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy import stats
 
 from components.image_evaluator import chance
 from pipeline import config as configuration
@@ -176,7 +178,7 @@ SOURCES = {
 
 
 def trained(task: Task, settings: Values, seed: int) -> np.ndarray:
-    """The answers of what the settings train for the test images, int64 [N]."""
+    """Train by the settings and classify the test images, int64 [N]."""
     config = configuration.load(overrides={"data.source": "/photos", **settings}).config
     train, shape = config.train, config.transform
     recipe = recipes.get(train.recipe)
@@ -211,7 +213,7 @@ def trained(task: Task, settings: Values, seed: int) -> np.ndarray:
 
 
 def divided(root: Path, seed: int, limit: int | None) -> Task:
-    """The task of a seed; `limit` is how many images of each class train and evaluate at most."""
+    """Make the task of a seed; `limit`: images of a class that train and evaluate at most."""
     sorts: dict[str, list[tuple[str, int]]] = {"train": [], "evaluation": [], "test": []}
     found = by_class(root)
     for label, paths in enumerate(found[name] for name in sorted(found)):
@@ -253,6 +255,10 @@ def told(rows: list[dict[str, Any]]) -> str:
             images.setdefault(file, []).append(change)
     changes = np.array([np.mean(each) for each in images.values()])
     mean, error = changes.mean(), 1.96 * changes.std(ddof=1) / len(changes) ** 0.5
+    gains = [100 * (b.mean() - a.mean()) for a, b in zip(*right.values(), strict=True)]
+    half = 0.0
+    if len(gains) > 1:
+        half = stats.t.ppf(0.975, len(gains) - 1) * np.std(gains, ddof=1) / len(gains) ** 0.5
     flat = {side: np.concatenate(seeds) for side, seeds in right.items()}
     lost = int((flat["control"] & ~flat["preset"]).sum())
     gained = int((~flat["control"] & flat["preset"]).sum())
@@ -260,7 +266,8 @@ def told(rows: list[dict[str, Any]]) -> str:
     return (
         f"control {each['control']} %, preset {each['preset']} %; preset minus control "
         f"{100 * mean:+.2f} points, 95 % interval {100 * (mean - error):+.2f} to "
-        f"{100 * (mean + error):+.2f} ({len(changes)} images); lost {lost}, gained "
+        f"{100 * (mean + error):+.2f} by {len(changes)} images, {np.mean(gains) - half:+.2f} to "
+        f"{np.mean(gains) + half:+.2f} by {len(gains)} trainings; lost {lost}, gained "
         f"{gained}, p = {chance.mcnemar(lost, gained, len(flat['control'])):.2f}; CPU "
         f"{cpu['preset']:.0f} s of the control's {cpu['control']:.0f} s, "
         f"{cpu['preset'] / cpu['control']:.2f} times"
@@ -280,7 +287,7 @@ def measured(work: Callable[[], np.ndarray], truth: np.ndarray, seed: int) -> di
 def compared(
     name: str, folder: Path, values: Values, seed: int, limit: int | None, sides: Sequence[str]
 ) -> dict[str, Any]:
-    """The answers of the sides with one seed; prints them."""
+    """Train the sides with one seed, print and return their answers."""
     source = SOURCES[name]
     task = divided(folder, seed, limit)
     row: dict[str, Any] = {"preset": name, "seed": seed, "files": task.test.files}

@@ -74,12 +74,12 @@ CASES = {
 
 
 def now() -> Seconds:
-    """The clocks."""
+    """Start the clocks."""
     return time.perf_counter(), time.process_time()
 
 
 def since(start: Seconds) -> Seconds:
-    """What has gone by."""
+    """Return the times since the start."""
     wall, cpu = now()
     return wall - start[0], cpu - start[1]
 
@@ -191,14 +191,14 @@ def compiled(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> keras
 
 
 def our_network(name: str, optimizer: keras.optimizers.Optimizer, size: int) -> keras.Model:
-    """The recipe's own."""
+    """Make the recipe's own step."""
     recipe = recipes.get(name)
     model = recipe.build_model(recipe.Config(**CASES[name].settings), size, CLASSES)
     return compiled(model, optimizer)
 
 
 def fixres_script(size: int) -> keras.Model:
-    """The Keras example: ResNet50V2 on pixels from -1 to 1, at 128 px."""
+    """Make the step of the Keras example: ResNet50V2 on pixels from -1 to 1, at 128 px."""
     del size
     inputs = keras.Input((128, 128, 3))
     x = layers.Rescaling(1 / 127.5, -1)(inputs)
@@ -210,7 +210,7 @@ def fixres_script(size: int) -> keras.Model:
 
 
 def mobilenet_script(size: int) -> keras.Model:
-    """The tutorial's second phase."""
+    """Make the step of the tutorial's second phase."""
     base = keras.applications.MobileNetV2((size, size, 3), include_top=False, weights=None)
     base.trainable = True
     for layer in base.layers[:100]:
@@ -223,7 +223,7 @@ def mobilenet_script(size: int) -> keras.Model:
 
 
 def vit_script(size: int) -> keras.Model:
-    """The article's, without its augmentation."""
+    """Make the article's step, without its augmentation."""
     patch, dim, heads, blocks = 6, 64, 4, 8
     inputs = keras.Input((size, size, 3))
     x = layers.Normalization(mean=127.0, variance=4000.0)(inputs)

@@ -37,8 +37,8 @@ cooldown_days = 30.0
 """
 
 
-# All of it happens before the first test.
-pytestmark = pytest.mark.timeout(1800)
+# All of it happens before the first test, and the last one changes the workspace.
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.in_order]
 
 
 class Night(NamedTuple):
@@ -84,7 +84,7 @@ def arrive(root: Path, day: int) -> None:
 
 
 def killed_night(root: Path, day: int, events: int, accept_loss: bool) -> None:
-    """A night in a process of its own, which is killed."""
+    """Run a night in a process of its own, which is killed."""
     code = (
         "import logging, sys; from pathlib import Path; from tests.kit.month import Killer, night\n"
         "logging.getLogger('perennial.progress').addHandler(Killer(int(sys.argv[3])))\n"
@@ -125,7 +125,7 @@ class Month(NamedTuple):
 
 
 def correct(root: Path) -> None:
-    """A person looked at what was served."""
+    """Let a person look at what was served."""
     from pipeline.retraining import feedback
 
     table = root / "feedback.csv"
@@ -230,7 +230,7 @@ def test_drift_is_measured_by_what_the_baseline_sees_too(month: Month) -> None:
 
 def test_every_image_is_accounted_for(month: Month) -> None:
     from components.image_example_gen.accounting import read_accounting
-    from components.image_example_gen.inputs import INPUTS_FILE
+    from components.reuse import INPUTS_FILE
 
     folder = max(
         (month.workspace / "artifacts/ImageExampleGen/examples").iterdir(),

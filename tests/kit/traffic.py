@@ -81,7 +81,7 @@ def nginx(
 
 @contextlib.contextmanager
 def recording(logs: Path, server: Running, options: RecordOptions | None = None) -> Iterator[int]:
-    """The recorder of `perennial traffic record`, in this process; yields its port."""
+    """Run the recorder of `perennial traffic record` in this process; yield its port."""
     made = Recorder(logs, f"{server.host}:{server.grpc_port}", options or RecordOptions(), Limits())
     port = portpicker.pick_unused_port()
     loop = asyncio.new_event_loop()
@@ -124,7 +124,7 @@ def recorder_process(logs: Path, server: Running, *options: str) -> Iterator[sub
 
 
 def counted(port: int) -> dict[str, float]:
-    """The recorder's metrics by name, with the result in place of its label."""
+    """Read the recorder's metrics by name, with the result in place of its label."""
     text = requests.get(f"http://{HOST}:{port}/metrics", timeout=SECONDS).text
     lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in lines}
@@ -136,7 +136,7 @@ def recorded(port: int, result: str = "recorded") -> float:
 
 @contextlib.contextmanager
 def stand_in(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[int]:
-    """A recorder that does something else with each request."""
+    """Run a recorder that does something else with each request."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -6,6 +6,7 @@ import datetime
 import gzip
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -442,6 +443,14 @@ class TestTheFolder:
 
 
 class TestTheProxysConfiguration:
+    @needs_nginx
+    @pytest.mark.parametrize("share", [0.0, 0.00001, 0.0001, 0.5, 1.0])
+    def test_nginx_takes_every_share(self, share: float, tmp_path: Path) -> None:
+        ports = ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4", "127.0.0.1:5")
+        command = Proxy(*ports, share, str(tmp_path)).command()
+        done = subprocess.run([command[0], "-t", *command[1:]], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
     def test_a_share_that_is_none(self) -> None:
         with pytest.raises(ConfigError, match=r"1\.5"):
             Proxy("a:1", "a:2", "a:3", "a:4", "a:5", 1.5, "/tmp").configuration()

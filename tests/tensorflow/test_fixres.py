@@ -59,7 +59,7 @@ class Tiny:
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """The recipe, known as "tiny"."""
+    """Register a recipe called "tiny"."""
     recipe, get = Module(Tiny()), recipes.get
     monkeypatch.setattr(recipes, "names", lambda: ["bit", "fixres", "mobilenet", "tiny"])
     monkeypatch.setattr(recipes, "get", lambda name: recipe if name == "tiny" else get(name))
@@ -108,7 +108,7 @@ ROW = {"val_accuracy": 0.5, "val_loss": 1.0}
 
 
 def second_stage(settings: Config) -> tuple[keras.Model, keras.Model, Phase]:
-    """The first stage's model with random weights, and the second stage that follows on it."""
+    """Make the first stage's model with random weights, and the second stage that follows on it."""
     keras.utils.set_random_seed(1)
     model = training.build_model(settings, 32, 2)
     random = np.random.default_rng(0)

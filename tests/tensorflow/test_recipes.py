@@ -67,7 +67,7 @@ def seed(*values: int) -> tf.Tensor:
 
 
 def training_data(images: np.ndarray) -> TrainingData:
-    """`STEPS` batches an epoch of the images over and over, for 5 epochs."""
+    """Give `STEPS` batches an epoch of the images over and over, for 5 epochs."""
     repeated = tf.data.Dataset.from_tensor_slices(images)
     return TrainingData(repeated, STEPS * len(images), len(images), 5)
 
@@ -104,7 +104,7 @@ class TestEveryRecipe:
         return recipes.get(name).Config(**TINY[name])
 
     def model(self, name: str, images: np.ndarray) -> tuple[keras.Model, list[Phase]]:
-        """A model made ready by its first phase, and all phases."""
+        """Make a model, ready by its first phase, and all phases."""
         keras.utils.set_random_seed(0)
         recipe, config = recipes.get(name), self.config(name)
         model = recipe.build_model(config, size_of(name), CLASSES)
@@ -241,6 +241,29 @@ class TestVit:
         assert patches.shape == Patches(4).compute_output_shape(images.shape) == (6, 4, 48)
         np.testing.assert_array_equal(patches[:, 1], images[:, :4, 4:].reshape(6, -1))
         np.testing.assert_array_equal(patches[:, 2], images[:, 4:, :4].reshape(6, -1))
+
+    @pytest.mark.parametrize(
+        ("resize", "size", "count"), [(None, 24, 4), (72, 32, 12), (12, 32, 2)]
+    )
+    def test_patches_are_those_of_the_resized_image(
+        self, resize: int | None, size: int, count: int
+    ) -> None:
+        config = vit.Config(resize=resize, depth=1, head_dims=(4,))
+        model = training.build_model(config, size, 2)
+        images = np.zeros((1, size, size, 3), np.uint8)
+        tokens = keras.Model(model.input, model.get_layer("patches").output)(images)
+        assert tokens.shape == (1, count**2, 6 * 6 * 3)
+        assert recipes.get("vit").patches(config, size) == count
+
+    @pytest.mark.parametrize(
+        ("variant", "size", "count"), [("tiny/4", 12, 3), ("B/16", 384, 24), ("B/32", 384, 12)]
+    )
+    def test_patches_of_a_pretrained_one_follow_its_variant(
+        self, variant: str, size: int, count: int
+    ) -> None:
+        recipe = recipes.get("vit_finetune")
+        assert recipe.patches(recipe.Config(variant=variant), size) == count
+        assert recipes.get("bit").patches(recipes.get("bit").Config(), size) is None
 
     def test_patches_that_do_not_tile_the_image_are_refused(self) -> None:
         with pytest.raises(ValueError, match="image_size 70"):

@@ -101,7 +101,7 @@ def test_several_steps_in_one_call_are_the_same_steps(monkeypatch: pytest.Monkey
 
 
 def one_step(clip: float | None = None, accumulation: int = 1, factor: float = 1.0) -> np.ndarray:
-    """The change of a linear model's kernel by a step of SGD at rate 1."""
+    """Compute the change of a linear model's kernel by a step of SGD at rate 1."""
     images = keras.Input((8, 8, 3), dtype="uint8")
     x = keras.layers.Rescaling(factor / 255)(images)
     head = keras.layers.Dense(3, kernel_initializer="zeros")

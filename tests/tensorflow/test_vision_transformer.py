@@ -106,7 +106,7 @@ class TestWeights:
 
 
 def reference(arrays: Arrays, image: np.ndarray, variant: vit.Variant) -> np.ndarray:
-    """The logits of one image, in NumPy and float64."""
+    """Compute the logits of one image, in NumPy and float64."""
 
     def array(name: str) -> np.ndarray:
         return arrays[name].astype(np.float64)

@@ -42,7 +42,7 @@ def run_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., None]], N
 
 @pytest.fixture
 def calls(run_as: Callable[[Callable[..., None]], None]) -> list[Any]:
-    """The arguments of each call of the pipeline, which does nothing and ends well."""
+    """Record the arguments of each call of a pipeline that does nothing."""
     made: list[Any] = []
 
     def succeed(*args: object) -> None:

@@ -21,12 +21,14 @@ HYPER = "train.hyperparameters."
     ("images", "side", "gpus", "recipe", "reason"),
     [
         (1_797, 8, 0, "vit", "8 px"),
-        (1_000_000, 63, 1, "vit", "63 px"),
+        (1_000_000, 31, 1, "vit", "31 px"),
+        (2_000, 32, 0, "mobilenet", "images of 32 px, enlarged"),
+        (1_000_000, 63, 1, "mobilenet", "63 px"),
         (1_000_000, 64, 1, "fixres", "1,000,000 images and a GPU"),
         (19_999, 500, 1, "mobilenet", "19,999 images are too few"),
         (20_000, 500, 1, "fixres", "20,000 images"),
         (20_000, 500, 0, "mobilenet", "no GPU"),
-        (None, None, 1, "mobilenet", "nothing is known"),
+        (None, None, 1, "mobilenet", "not on this machine"),
     ],
 )
 def test_choice_follows_data_and_hardware(
@@ -41,8 +43,8 @@ def test_choice_follows_data_and_hardware(
 @pytest.mark.parametrize(
     ("images", "gpus", "weights", "memory", "recipe", "reason"),
     [
-        (500, 0, False, 16e9, "vit", "weights of ImageNet are neither in"),
-        (None, 1, False, 16e9, "vit", "weights of ImageNet are neither in"),
+        (500, 0, False, 16e9, "vit", "weights of ImageNet are not in"),
+        (None, 1, False, 16e9, "vit", "weights of ImageNet are not in"),
         (20_000, 1, False, 16e9, "fixres", "and a GPU"),
         (500, 0, True, 2e9, "vit", "2.0 GB of memory are too few"),
         (500, 1, True, 2e9, "mobilenet", "500 images are too few"),
@@ -55,6 +57,20 @@ def test_choice_follows_weights_and_memory(
     choice = choose(images, 300.0, gpus, weights=weights, memory=memory)
     assert choice.recipe == recipe
     assert reason in choice.reason
+
+
+@pytest.mark.parametrize(("weights", "memory"), [(False, 16e9), (True, 2e9)])
+def test_small_images_are_trained_from_scratch_where_no_network_can_be_had(
+    weights: bool, memory: float
+) -> None:
+    assert choose(2_000, 32, 0, weights=weights, memory=memory).recipe == "vit"
+
+
+@pytest.mark.parametrize(("side", "size"), [(32, 160), (63, 160), (64, 256), (500, 256)])
+def test_small_images_are_enlarged_less(side: int, size: int) -> None:
+    recipe = recipes.get("mobilenet")
+    assert recipe.image_sizes
+    assert recipe.image_sizes(recipe.Config(), side, 2 * side) == {"image_size": size}
 
 
 def test_weights_are_at_hand_where_they_were_fetched_or_the_publisher_answers(
@@ -92,7 +108,7 @@ def test_loading_replaces_auto_and_keeps_the_reason(
     monkeypatch.setattr(config_module, "weights_at_hand", lambda: False)
     without = load(overrides={"train.recipe": "auto", "data.source": source})
     assert without.config.train.recipe == "vit"
-    assert "weights of ImageNet are neither" in without.origins["train.recipe"]
+    assert "weights of ImageNet are not in" in without.origins["train.recipe"]
     own = {f"{HYPER}weights": "/own.h5"}
     given = load(overrides={"train.recipe": "auto", "data.source": source, **own})
     assert given.config.train.recipe == "mobilenet"

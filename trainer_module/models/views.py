@@ -1,4 +1,4 @@
-"""What a model sees of an image that is larger than its input."""
+"""The part of a larger image that a model takes: all of it shrunk, or its centre."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every recipe module provides."""
+"""The interface of a recipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """What a recipe's schedule may depend on.
+    """The inputs of a recipe's schedule.
 
     Attributes:
         images: the training split's pixels, uint8 [size, size, 3], unbatched and not augmented.
@@ -87,7 +87,7 @@ class Phase:
     rebuild: Callable[[], keras.Model] | None = None
 
 
-# What fit tells of a phase's best epoch: the mapping described at `fit.FitResult.epochs`.
+# The metrics of a phase's best epoch: the mapping described at `fit.FitResult.epochs`.
 EpochMetrics = Mapping[str, float]
 
 
@@ -154,8 +154,8 @@ class Recipe(Protocol):
     def built_on(self, config: Any) -> str:
         """Return the name of the recipe that it builds on, whose code takes part; "" without."""
 
-    def patch_size(self, config: Any) -> int | None:
-        """Return the side of a vision transformer's patches in pixels; None for another network."""
+    def patches(self, config: Any, image_size: int) -> int | None:
+        """Return how many patches a vision transformer has along a side; None: no transformer."""
 
 
 DEFAULTS: Mapping[str, Any] = {
@@ -166,7 +166,7 @@ DEFAULTS: Mapping[str, Any] = {
     "most_trained": lambda *_: None,
     "weights": lambda *_: ("", ""),
     "built_on": lambda *_: "",
-    "patch_size": lambda *_: None,
+    "patches": lambda *_: None,
 }
 
 

@@ -47,7 +47,7 @@ TRAINING = "trainer_module.training.bit"
 
 
 class Config(BaseModel):
-    """Hyperparameters. What is unset follows the BiT-HyperRule; a note of the run tells its values.
+    """Hyperparameters. Unset ones follow the BiT-HyperRule; a note of the run has the values.
 
     The rule is stated for 512 images a step and scaled to `train.batch_size`. Where 512 do not fit
     into memory, `train.gradient_accumulation` takes them in parts.
@@ -144,7 +144,7 @@ def weights(config: Config) -> tuple[str, str]:
 
 
 def check(config: Config, image_size: int, train_size: int) -> None:
-    """Raise ValueError where there is nothing to crop, or no crop that the sizes ask for."""
+    """Raise ValueError where sizes and crop contradict each other."""
     size, name = (config.crop_size, "crop_size") if config.crop_size else (image_size, "image_size")
     if config.crop_size and not config.crop:
         raise ValueError(f"crop_size {size} without a crop; leave it unset, or set crop to true")

@@ -22,7 +22,11 @@ from pydantic import Field
 from trainer_module.recipes import transfer
 from trainer_module.recipes.transfer import TRAINING, check, weights
 
-__all__ = ["TRAINING", "Config", "check", "weights"]
+__all__ = ["TRAINING", "Config", "check", "image_sizes", "weights"]
+
+
+# Pixels of a side: those of the network, and the images that are enlarged to fewer.
+SIZE, SIZE_OF_SMALL, SMALL = 256, 160, 64
 
 
 class Config(transfer.Config):
@@ -31,3 +35,8 @@ class Config(transfer.Config):
     backbone: Literal["MobileNetV2"] = Field(
         "MobileNetV2", description="Always this; recipe transfer takes others."
     )
+
+
+def image_sizes(config: Config, height: float, width: float) -> dict[str, int]:  # noqa: ARG001
+    """Return the transform settings: larger images show no more of a small one."""
+    return {"image_size": SIZE_OF_SMALL if min(height, width) < SMALL else SIZE}

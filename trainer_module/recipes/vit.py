@@ -60,9 +60,9 @@ class Config(BaseModel):
     zoom: float = Field(0.2, ge=0, lt=1, description="Largest relative change of height and width.")
 
 
-def patch_size(config: Config) -> int:
-    """Return the side of a patch in pixels."""
-    return config.patch_size
+def patches(config: Config, image_size: int) -> int:
+    """Return the number of patches along a side of what the network is given."""
+    return (config.resize or image_size) // config.patch_size
 
 
 def check(config: Config, image_size: int, train_size: int) -> None:

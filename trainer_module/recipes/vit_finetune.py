@@ -4,12 +4,12 @@ Sources: "An Image is Worth 16x16 Words" (arXiv 2010.11929), "How to train your 
 2106.10270) and their code, google-research/vision_transformer, for schedule, networks, weights and
 the "inception crop", a random rectangle of 5 to 100 % of the image. On small data sets 500 steps
 with a warm-up of 100 do; the defaults otherwise are the papers', which fine-tune without any other
-augmentation or regularization. The settings that AugReg pretrains with are there for those who have
-little data: dropout 0.1, stochastic_depth 0.1, and, from light to strong, mixup 0, 0.2, 0.5 or 0.8
+augmentation or regularization. The settings that AugReg pretrains with are there for little
+data: dropout 0.1, stochastic_depth 0.1, and, from light to strong, mixup 0, 0.2, 0.5 or 0.8
 with rand_operations 2 and rand_magnitude 0, 10, 15 or 20.
 
 Command: `perennial run --recipe vit_finetune --data DIR --set
-train.hyperparameters.weights.source=FILE.npz`, and its sha256, which the first run tells.
+train.hyperparameters.weights.source=FILE.npz`, and its sha256, which the first run prints.
 
 Result: none yet. Published weights are not part of this project, and its tests run the tiny variant
 with random ones.
@@ -82,14 +82,18 @@ def weights(config: Config) -> tuple[str, str]:
     return "weights.source", config.weights.source
 
 
-def patch_size(config: Config) -> int:
-    """Return the side of a patch in pixels."""
+def patches(config: Config, image_size: int) -> int:
+    """Return the number of patches along a side of an image."""
+    return image_size // _patch_size(config)
+
+
+def _patch_size(config: Config) -> int:
     return int(config.variant.rpartition("/")[2])
 
 
 def check(config: Config, image_size: int, train_size: int) -> None:
     """Raise ValueError where patches do not tile the image, or the weights are no .npz file."""
-    patch = patch_size(config)
+    patch = _patch_size(config)
     if image_size % patch:
         raise ValueError(
             f"image_size {image_size} is not a multiple of the patches' {patch}; set "

@@ -25,7 +25,7 @@ def build_model(config: Config, image_size: int, num_classes: int) -> keras.Mode
 def phases(
     config: Config, model: keras.Model, data: TrainingData
 ) -> Generator[Phase, EpochMetrics, None]:
-    """Train once, as long as the rule says; with `data.epochs`, the rule is stretched to them."""
+    """Train once, for the rule's steps; with `data.epochs`, the rule is stretched to them."""
     total = data.epochs and data.epochs * data.steps_per_epoch
     rule = hyper_rule(config, data.size, data.batch_size, total)
     # At least: the rate stays at its lowest until the last epoch is full.

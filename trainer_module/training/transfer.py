@@ -17,7 +17,7 @@ from trainer_module.recipes.transfer import ALPHAS, EPOCHS, IMAGENET, NONE, Conf
 from trainer_module.weights import WeightsError
 
 BASE = "backbone"  # the layer that is the pretrained network
-_FETCH_S = 30.0  # without an answer of who publishes the weights
+_FETCH_S = 30.0  # without an answer of the publisher of the weights
 _SQUARES = (128, 160, 192, 224)  # pixels: what there are weights of MobileNet and MobileNetV2 for
 
 

@@ -39,7 +39,7 @@ def build_model(config: Config, image_size: int, num_classes: int) -> keras.Mode
 def phases(
     config: Config, model: keras.Model, data: TrainingData
 ) -> Generator[Phase, EpochMetrics, None]:
-    """Adapt the normalization to the training images, then fit once; 10 epochs unless told."""
+    """Adapt the normalization to the training images, then fit once; 10 epochs by default."""
     model.get_layer("normalization").adapt(data.images.batch(256))
     epochs = data.epochs or 10
     augment = augmentation.flip_turn_scale(
