@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from components.model_server.server import ModelServer
+    from components.model_server.tensors import Arrays
     from tests.kit.serving import Serve
 
 
@@ -45,3 +46,25 @@ def serve(tmp_path: Path, colour_models: list[Path]) -> Iterator[Serve]:
             return server
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def expected(colour_models: list[Path]) -> Iterator[Callable[..., Arrays]]:
+    """Compute the outputs of a version for a list of strings, in this process."""
+    from components.model_server.client import strings
+    from components.model_server.model import Session
+
+    sessions = [Session(path) for path in colour_models]
+
+    def run(version: int, inputs: list[bytes], signature: str = "serving_default") -> Arrays:
+        session = sessions[version - 1]
+        definition = session.signatures[signature]
+        (source,) = definition.inputs.values()
+        names = list(definition.outputs)
+        fetches = [definition.outputs[name].name for name in names]
+        results = session.run({source.name: strings(inputs)}, fetches)
+        return dict(zip(names, results, strict=True))
+
+    yield run
+    for session in sessions:
+        session.close()
