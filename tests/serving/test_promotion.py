@@ -278,7 +278,7 @@ class TestWithServer:
         config = Path(target.config)
         target.promote(2, STABLE, (address(server),), SECONDS)
         text = (REPO / "kubeflow" / "serving" / "README.md").read_text()
-        steps = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        steps = re.findall(r"```sh\n(perennial [^\n]* \$CONFIG\n.*?)```", text, re.DOTALL)
         expected = [{STABLE: 2, CANARY: 3}, {"previous": 2, STABLE: 3}, {STABLE: 2}]
         assert len(steps) == len(expected)
         for step, labels in zip(steps, expected, strict=True):
