@@ -354,8 +354,9 @@ class Registry:
         loaded, last = (new.loaded or frozenset()), ([old, *steps][-2].loaded or frozenset())
         back = Serving(new.labels, loaded | (old.loaded or frozenset()))
         back_text = served.rewritten(self.base, back)
-        is_loading = bool(followers) and not loaded <= last
-        found.begin(entry, (len(steps) + 1) * timeout, [back_text, *texts], is_loading)
+        is_loading, is_dropping = bool(followers) and not loaded <= last, back.loaded != loaded
+        back_s = min(timeout, _BACK_SECONDS) if is_dropping else 0.0
+        found.begin(entry, len(steps) * timeout + back_s, [back_text, *texts], is_loading)
         text = ""
         try:
             for step, text in zip(steps, texts, strict=True):
@@ -365,11 +366,11 @@ class Registry:
         except BaseException as error:
             if isinstance(error, ConflictError) and not found.written:
                 raise
-            if isinstance(error, PromotionFailed) and text == texts[-1] and back.loaded != loaded:
+            if isinstance(error, PromotionFailed) and text == texts[-1] and is_dropping:
                 # Servers may have dropped what a label goes back to, and would refuse to move it.
                 with contextlib.suppress(OSError, UserError):
                     followers.hurry(found.write(back_text))
-                    followers.wait(self.name, back, min(timeout, _BACK_SECONDS))
+                    followers.wait(self.name, back, back_s)
             raise self._failure(found, error) from error
 
     def _failure(self, found: Configuration, error: BaseException) -> BaseException:
