@@ -368,7 +368,7 @@ class Registry:
                 raise
             if isinstance(error, PromotionFailed) and text == texts[-1] and is_dropping:
                 # Servers may have dropped what a label goes back to, and would refuse to move it.
-                with contextlib.suppress(OSError, UserError):
+                with contextlib.suppress(OSError, UserError, KeyboardInterrupt):
                     followers.hurry(found.write(back_text))
                     followers.wait(self.name, back, back_s)
             raise self._failure(found, error) from error
