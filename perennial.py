@@ -1,4 +1,4 @@
-"""The console command, which sees to it that the project's packages are its own."""
+"""The console command, which refuses to run with foreign packages in place of the project's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _USAGE = 2  # as pipeline.errors.ConfigError, which may not be ours to import
 
 
 def main() -> None:
-    """Run `perennial`, or end with exit code 2 where another package would be taken for ours."""
+    """Run `perennial`, or exit with 2 if another package hides one of ours."""
     if problem := shadowed():
         print(f"perennial: error: {problem}", file=sys.stderr)
         sys.exit(_USAGE)
@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def shadowed() -> str:
-    """What is imported in place of a package of the project, and what to do; "" for nothing."""
+    """Name a package that hides one of the project's, with the remedy; "" if there is none."""
     here = Path(__file__).resolve().parent
     for name in PACKAGES:
         try:

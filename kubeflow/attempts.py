@@ -1,4 +1,4 @@
-"""Earlier attempts at a node in the same run: Kubernetes retries pods, and kills them."""
+"""Earlier attempts of a pod in the same run: detect finished nodes, and clean up partial ones."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tfx.orchestration.portable.mlmd import context_lib, execution_lib
 from tfx.proto.orchestration import pipeline_pb2
 
 from components import progress, storage
+from components.lineage import Lineage
 from pipeline.errors import NodeFailed
 
 # A context that only executions of one task of one run are in.
@@ -21,11 +22,10 @@ _DECIDED = "decided"
 
 
 def task_of(executor_input: Mapping[str, Any]) -> str:
-    """What all attempts at a task of one run have in common, and no other task has.
+    """Return an id that all attempts at a task of one run share, and no other task has.
 
     Args:
-      executor_input: Kubeflow's message. Where outputs go it names after its own run:
-        `.../RUN/TASK/SALT/NAME`.
+      executor_input: Kubeflow's message, whose output URIs are `.../RUN/TASK/SALT/NAME`.
     """
     artifacts = executor_input["outputs"]["artifacts"].values()
     uri: str = next(artifact["uri"] for each in artifacts for artifact in each["artifacts"])
@@ -33,10 +33,7 @@ def task_of(executor_input: Mapping[str, Any]) -> str:
 
 
 def mark(ir: pipeline_pb2.Pipeline, task: str) -> None:
-    """Have every execution of this pod associated with its task, from its beginning.
-
-    Each node of `ir` gets a further context.
-    """
+    """Add a context of the task to every node, so each execution is associated with its task."""
     for node in ir.nodes:
         context = node.pipeline_node.contexts.contexts.add()
         context.type.name = _TASK
@@ -44,21 +41,17 @@ def mark(ir: pipeline_pb2.Pipeline, task: str) -> None:
 
 
 def recall(metadata_handle: metadata.Metadata, task: str) -> dict[str, str] | None:
-    """What an earlier attempt at `task` has decided; None where there was none."""
+    """Return the decision of an earlier attempt at `task`; None if there was none."""
     with metadata_handle as handle:
-        context = handle.store.get_context_by_type_and_name(_TASK, task)
-    if context is None or _DECIDED not in context.custom_properties:
-        return None
-    found: dict[str, str] = json.loads(context.custom_properties[_DECIDED].string_value)
-    return found
+        decided = Lineage(handle.store).recall(_TASK, task, _DECIDED)
+    return json.loads(decided) if decided else None
 
 
 def remember(metadata_handle: metadata.Metadata, task: str, decided: Mapping[str, str]) -> None:
-    """Keep what this attempt has decided for later ones, which must not decide otherwise."""
+    """Store the decision of this attempt for later ones."""
     with metadata_handle as handle:
         context = context_lib.register_context_if_not_exists(handle, _TASK, task)
-        context.custom_properties[_DECIDED].string_value = json.dumps(decided)
-        handle.store.put_contexts([context])
+        Lineage(handle.store).remember(context, _DECIDED, json.dumps(decided))
 
 
 def clean_up(
@@ -68,15 +61,18 @@ def clean_up(
     *,
     own: bool = False,
 ) -> int | None:
-    """Undo what attempts that did not succeed left behind; the id of one that did, or None.
+    """Clean up after failed attempts at a node. Returns the id of a successful execution, or None.
 
-    With `own`, this attempt is the one that failed, which tells so itself.
+    Failed attempts get the state FAILED, and their outputs are removed. Executions of other nodes
+    and other runs may be active, so they are left alone.
 
-    Their executions become FAILED, and what they have put out is removed. Executions of other nodes
-    and other runs are left alone, since they may be alive.
+    Args:
+      metadata_handle: connection to ML Metadata.
+      ir: the plan of the run.
+      node: one of its nodes.
+      own: whether this attempt is the one that failed, which is reported elsewhere.
 
-    Raises NodeFailed where another task of Kubeflow, and so another run, has executed the node
-    under the id of this run.
+    Raises NodeFailed if another run of Kubeflow has executed the node with the same run id.
     """
     with metadata_handle as handle:
         of_run = [each for each in node.contexts.contexts if each.type.name != _TASK]
@@ -97,12 +93,11 @@ def _check_own(
     node: pipeline_pb2.PipelineNode,
     executions: Iterable[metadata_store_pb2.Execution],
 ) -> None:
-    own = set()
+    own: set[int] = set()
     for spec in node.contexts.contexts:
         if spec.type.name == _TASK:
             name = spec.name.field_value.string_value
-            if context := handle.store.get_context_by_type_and_name(_TASK, name):
-                own |= {each.id for each in handle.store.get_executions_by_context(context.id)}
+            own |= Lineage(handle.store).executions_in(_TASK, name)
     for execution in executions:
         if execution.id not in own:
             raise NodeFailed(
@@ -122,13 +117,12 @@ def _undo(
     resolver = outputs_utils.OutputsResolver(node, ir.pipeline_info, ir.runtime_spec)
     outputs = resolver.generate_output_artifacts(execution.id).values()
     folders = [artifact.uri for artifacts in outputs for artifact in artifacts]
-    # What the executor reports, and its temporary files.
+    # The executor's output file, and its temporary files.
     folders.append(resolver.get_executor_output_uri(execution.id).rpartition("/")[0])
     for folder in folders:
         storage.remove_tree(folder)
     if execution.last_known_state != metadata_store_pb2.Execution.FAILED:
-        execution.last_known_state = metadata_store_pb2.Execution.FAILED
-        handle.store.put_executions([execution])
+        Lineage(handle.store).fail(execution)
         if not own:
             text = f"{node.node_info.id} was cut off in an earlier attempt"
             text = f"{text} (execution {execution.id}); its partial output is removed"

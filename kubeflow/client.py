@@ -1,4 +1,4 @@
-"""What is asked of the API of Kubeflow Pipelines, through kfp.Client."""
+"""Calls of the Kubeflow Pipelines API, through kfp.Client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNFINISHED = ("RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "CANCELING", "
 
 
 class Version(NamedTuple):
-    """A version of a pipeline that Kubeflow has. uploaded: whether it is new."""
+    """A version of a pipeline on Kubeflow. uploaded: whether it is new."""
 
     pipeline_id: str
     version_id: str
@@ -46,12 +46,12 @@ class Run(NamedTuple):
 
     @property
     def over(self) -> bool:
-        """Whether it has ended, however."""
+        """Return whether the run has ended, with any result."""
         return self.state in _ENDED
 
 
 class Schedule(NamedTuple):
-    """A recurring run. cron: None for one that has none, made elsewhere."""
+    """A recurring run. cron: None for one with an interval, made by another tool."""
 
     id: str
     name: str
@@ -70,8 +70,8 @@ class Kubeflow:
 
         Args:
             connection: where, and as whom.
-            dry_run: ask nothing, but keep in `requests` what would be sent to an installation
-                that has none of it yet.
+            dry_run: send nothing, but keep in `requests` what would be sent to an empty
+                installation.
         """
         host = connection.host or (_IN_CLUSTER if connection.in_cluster else None)
         if host is None and not dry_run:
@@ -81,7 +81,7 @@ class Kubeflow:
             )
         self.requests: list[dict[str, Any]] = []
         self._host = (host or "http://kubeflow").rstrip("/")
-        # Kubeflow serves its pages below that path of its own address, whatever this is.
+        # Kubeflow serves its pages below this path.
         self._pages = (connection.ui_host or connection.host or "/pipeline").rstrip("/")
         self._namespace = connection.namespace
         self._pod_logs = PodLogs()
@@ -91,7 +91,7 @@ class Kubeflow:
         server.call_api = self._record(server) if dry_run else watched(server)
 
     def upload(self, package: Package) -> Version:
-        """Make the package a version of the pipeline of its name, unless it is one already."""
+        """Upload the package as a version of its pipeline, unless Kubeflow has it already."""
         with self._told():
             found = self._client.list_pipelines(
                 filter=_named(package.name), namespace=self._namespace
@@ -137,23 +137,23 @@ class Kubeflow:
         return made.run_id, f"{self._pages}/#/runs/details/{made.run_id}"
 
     def look(self, run_id: str) -> Run:
-        """A run as it is now."""
+        """Return the current state of a run."""
         with self._told():
             return self._run(self._client.get_run(run_id))
 
     def unfinished(self) -> list[Run]:
-        """All runs that have not ended, or only been told to."""
+        """List all runs that have not ended, including those being canceled."""
         states = {"values": [*_UNFINISHED]}
         return self._runs({"operation": "IN", "key": "state", "stringValues": states})
 
     def ended_since(self, moment: datetime.datetime) -> list[Run]:
-        """All runs that ended at that moment or later."""
+        """List all runs that ended at a moment or later."""
         value = moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         since = {"operation": "GREATER_THAN_EQUALS", "key": "finished_at", "timestampValue": value}
         return [run for run in self._runs(since) if run.over]
 
     def workflow(self, run_id: str) -> Workflow | None:
-        """What Argo knows of a run; None where Kubeflow does not give it out."""
+        """Return Argo's workflow of a run; None if Kubeflow does not return it."""
         try:
             with self._told():
                 found = self._get("/apis/v1beta1/runs/{run_id}", {"run_id": run_id})
@@ -162,12 +162,11 @@ class Kubeflow:
             return None
 
     def log(self, run_id: str, namespace: str, pod: str) -> list[dict[str, Any]]:
-        """The events that a pod of ours has printed; none where nobody gives them out.
+        """Return the events in the log of a pod; an empty list if no source has the log.
 
-        Kubeflow's API has them by one path, its pages' server by another, each answering for what
-        it does not have in its own way. The API of an installation for one user has those of pods
-        that are over only: for the others it looks in no namespace (resource_manager.go of 2.17,
-        ReadLog). Those come from Kubernetes, where kubectl could read them.
+        Sources are the API, the server of Kubeflow's pages, and Kubernetes. In an installation for
+        one user, the API has logs of finished pods only, as it looks up running pods without a
+        namespace (ReadLog in resource_manager.go of 2.17).
         """
         ids = {"run_id": run_id, "pod": pod}
         query = {"runid": run_id, "podname": pod, "podnamespace": namespace}
@@ -185,7 +184,7 @@ class Kubeflow:
         return events(self._pod_logs.read(namespace, pod))
 
     def artifact(self, uri: str) -> str:
-        """Where Kubeflow's pages show what is at `uri`, such as minio://bucket/key."""
+        """Return the address of an artifact on Kubeflow's pages, for a URI like minio://bucket/key."""
         scheme, _, rest = uri.partition("://")
         bucket, _, key = rest.partition("/")
         query = {"source": "gcs" if scheme == "gs" else scheme, "bucket": bucket, "key": key}
@@ -194,7 +193,7 @@ class Kubeflow:
         return f"{self._pages}/artifacts/get?{urlencode(query)}"
 
     def terminate(self, run_id: str) -> None:
-        """End a run, whatever its pods do or wait for."""
+        """Terminate a run."""
         with self._told():
             self._client.terminate_run(run_id)
 
@@ -208,10 +207,10 @@ class Kubeflow:
         arguments: Mapping[str, Any],
         service_account: str,
     ) -> str:
-        """Start runs by `cron` and return the address of the schedule's page.
+        """Create a schedule, and return the address of its page.
 
-        One at a time, and without those that were missed while it was paused or Kubeflow was down.
-        Raises ConfigError where the name is taken.
+        It has one run at a time, and skips runs that were due while it was paused or Kubeflow was
+        down. Raises ConfigError if the name exists.
         """
         with self._told():
             if self._schedules(name):
@@ -232,12 +231,12 @@ class Kubeflow:
         return f"{self._pages}/#/recurringrun/details/{made.recurring_run_id}"
 
     def schedules(self) -> list[Schedule]:
-        """All that there are."""
+        """List all schedules."""
         with self._told():
             return self._schedules(None)
 
     def find_schedule(self, name: str) -> Schedule:
-        """The one of that name. Raises ConfigError where there is none, or are several."""
+        """Return the schedule of a name. Raises ConfigError unless there is exactly one."""
         with self._told():
             found = self._schedules(name)
         if len(found) == 1:
@@ -247,17 +246,17 @@ class Kubeflow:
         raise ConfigError(f"no schedule is called {name!r}; see perennial schedule list")
 
     def pause(self, schedule: Schedule) -> None:
-        """Start no more runs until `resume`."""
+        """Pause a schedule until `resume`."""
         with self._told():
             self._client.disable_recurring_run(schedule.id)
 
     def resume(self, schedule: Schedule) -> None:
-        """Start runs again."""
+        """Resume a schedule."""
         with self._told():
             self._client.enable_recurring_run(schedule.id)
 
     def delete(self, schedule: Schedule) -> None:
-        """Forget it; its runs stay."""
+        """Delete a schedule. Its runs stay."""
         with self._told():
             self._client.delete_recurring_run(schedule.id)
 
@@ -276,7 +275,7 @@ class Kubeflow:
             return [*map(self._run, self._all(self._client.list_runs, "runs", filter_by))]
 
     def _all(self, ask: Callable[..., Any], field: str, filter_by: str | None) -> Iterator[Any]:
-        """What a method of kfp.Client lists in the namespace, page by page."""
+        """Iterate over all pages of a list method of kfp.Client, in the namespace."""
         token = ""
         while True:
             page = ask(
@@ -288,7 +287,7 @@ class Kubeflow:
                 return
 
     def _get(self, path: str, ids: Mapping[str, str], query: Mapping[str, str] = {}) -> Any:
-        """What answers to a path that kfp's models do not have: JSON, or else text."""
+        """Get a path without a model in kfp. Returns JSON or text."""
         answer, *_ = self._client.server.call_api(
             path,
             "GET",
@@ -315,7 +314,7 @@ class Kubeflow:
         return found
 
     def _record(self, server: api.ApiClient) -> Any:
-        """Takes the place of `server.call_api`: keeps the request and makes up the answer."""
+        """Return a replacement of `server.call_api` that records requests and makes up answers."""
 
         def call_api(
             path: str, method: str, path_params: Any, query: Any, _: Any, **options: Any
@@ -337,7 +336,7 @@ class Kubeflow:
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """Say in a line what went wrong, and nothing of what kfp prints."""
+        """Turn errors into one line, and suppress the output of kfp."""
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 yield

@@ -1,6 +1,6 @@
-"""Whether the pods of a compiled pipeline could ever start in the cluster that kubectl talks to.
+"""Check that the pods of a compiled pipeline can start in the cluster that kubectl uses.
 
-What is missing there would not fail a pod: it would wait for it, for ever.
+A pod with a missing resource does not fail: it stays pending.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kubernetes.client import ApiException, CoreV1Api, V1Node
+from kubernetes.utils.quantity import parse_quantity
+
+from components import kubernetes_api
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kubernetes.client import CoreV1Api, V1Node
-
     from kubeflow.package import Package
 
 AUTOSCALED = "PERENNIAL_AUTOSCALED"
@@ -29,17 +31,17 @@ _EVICTING = ("NoSchedule", "NoExecute")
 
 
 def check(package: Package, namespace: str | None, service_account: str) -> list[str]:
-    """Look for what the pods need: claims, secrets with their keys, an account, and machines.
+    """Check the claims, secrets with their keys, service account and machines of the pods.
 
     Args:
-      package: what is to run.
-      namespace: where its pods will be; None: Kubeflow's own.
-      service_account: of the pods.
+      package: a compiled pipeline.
+      namespace: namespace of the pods; None for Kubeflow's own.
+      service_account: account of the pods.
 
     Returns:
-      What could not be looked at, and why; nothing of it where there is no kubectl to talk by.
+      Notes about checks that were not possible; none without a configuration of kubectl.
 
-    Raises ConfigError for what is not there.
+    Raises ConfigError for missing resources.
     """
     if not _is_named():
         return []
@@ -65,44 +67,40 @@ def check(package: Package, namespace: str | None, service_account: str) -> list
 
 
 def _is_named() -> bool:
-    """Whether there is a cluster that kubectl would talk to here."""
+    """Return whether kubectl would have a cluster here."""
     home = Path.home() / ".kube/config"
     return bool(os.environ.get("KUBECONFIG")) or home.exists() or _POD_TOKEN.exists()
 
 
 def _connect() -> CoreV1Api:
-    """Raises ConfigError. Does not try again: whoever submits waits for it."""
-    import kubernetes
-
-    from components import kubernetes_api
-
-    return kubernetes.client.CoreV1Api(kubernetes_api.connection(retries=0))
+    """Connect without retries, as the user is waiting. Raises ConfigError."""
+    return CoreV1Api(kubernetes_api.connection(retries=0))
 
 
 class PodLogs:
-    """What pods print, as far as kubectl could read it here."""
+    """Logs of pods, if kubectl could read them here."""
 
     def __init__(self) -> None:
-        """Connect to nothing yet."""
+        """Create a reader that connects on first use."""
         self._core: CoreV1Api | None = None
         self._at_hand = True
 
     def read(self, namespace: str, pod: str) -> str:
-        """The log of a pod's own program so far; empty where it cannot be had."""
+        """Return the log of a pod's main container so far; an empty text if it cannot be read."""
         if not self._at_hand:
             return ""
         try:
             if self._core is None:
                 self._core = _connect() if _is_named() else None
             if self._core is not None:
-                # Without the library's decoding, which makes one JSON line an object of Python's.
+                # The library would decode a single JSON line into a Python object.
                 answer = self._core.read_namespaced_pod_log(
                     pod, namespace, container="main", _request_timeout=_TIMEOUT_S,
                     _preload_content=False,
                 )  # fmt: skip
                 return str(answer.data.decode("utf-8", "replace"))
         except Exception as error:  # of urllib3, ssl, credential plug-ins and what they call
-            # Of another cluster, or without a container yet: perhaps the next one.
+            # A pod of another cluster, or one without a container yet: try again next time.
             if getattr(error, "status", None) in (400, 404):
                 return ""
         self._at_hand = False
@@ -110,7 +108,7 @@ class PodLogs:
 
 
 class _Look:
-    """Reads one namespace. refused: remarks about what may not be read."""
+    """A reader of one namespace. refused: notes about resources that may not be read."""
 
     def __init__(self, core: CoreV1Api, namespace: str) -> None:
         self.namespace = namespace
@@ -118,14 +116,14 @@ class _Look:
         self._core = core
 
     def kubeflow_is_there(self) -> bool:
-        """Whether this is a cluster of Kubeflow's at all; yes where that may not be read."""
+        """Return whether the cluster has Kubeflow; true if that may not be read."""
         for namespace in {self.namespace, _DEFAULT_NAMESPACE}:
             if self._read(self._core.read_namespaced_service, _API_SERVER, namespace) is not None:
                 return True
         return False
 
     def missing(self, package: Package, service_account: str) -> Iterator[str]:
-        """What pods name and the namespace does not have."""
+        """Yield a clause for each missing resource of the namespace."""
         account = self._read(self._core.read_namespaced_service_account, service_account)
         if account is None:
             yield f"there is no service account {service_account!r}"
@@ -144,7 +142,7 @@ class _Look:
                         yield f"secret {secret!r} has no key {key!r}, which {tasks} use"
 
     def unplaceable(self, package: Package, remarks: list[str]) -> Iterator[str]:
-        """Pods that no machine could take even if it were empty."""
+        """Yield a clause for each group of pods that no machine could run even if it were empty."""
         found = self._read(self._core.list_node)
         if found is _UNREADABLE or found is None:
             return
@@ -160,9 +158,7 @@ class _Look:
                 yield f"{text} (if machines are made on demand, set kubeflow.autoscaled)"
 
     def _read(self, read: Callable[..., Any], *names: str) -> Any:
-        """A thing; None where there is none, and `_UNREADABLE` where it may not be read."""
-        from kubernetes.client import ApiException
-
+        """Read a resource. Returns None if it does not exist, `_UNREADABLE` if it is forbidden."""
         if len(names) == 1:
             names = (*names, self.namespace)
         try:
@@ -183,7 +179,7 @@ _UNREADABLE: Any = object()
 
 @dataclasses.dataclass(frozen=True)
 class _Wish:
-    """What a pod wants of its machine. tolerations: key, operator, value, effect."""
+    """Requirements of a pod on its machine. tolerations: key, operator, value, effect."""
 
     labels: tuple[tuple[str, str], ...]
     tolerations: tuple[tuple[str, str, str, str], ...]
@@ -191,9 +187,7 @@ class _Wish:
     autoscaled: bool
 
     def problem(self, node: V1Node) -> str | None:
-        """Why a machine cannot take it: a verb and its object; None where it can."""
-        from kubernetes.utils.quantity import parse_quantity
-
+        """Return why a machine cannot run the pod, such as "without label a=b", or None."""
         labels = node.metadata.labels or {}
         for name, value in self.labels:
             if labels.get(name) != value:
@@ -225,7 +219,7 @@ _Thing = TypeVar("_Thing")
 def _needed(
     package: Package, of: Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[_Thing]]
 ) -> dict[_Thing, str]:
-    """Things that pods need, and the tasks that do."""
+    """Collect the requirements of pods, with the names of their tasks."""
     tasks: dict[_Thing, list[str]] = {}
     for task, executor in package.executors.items():
         for thing in dict.fromkeys(of(executor["container"], executor["kubernetes"])):

@@ -1,9 +1,9 @@
-"""The DAG as a pipeline of Kubeflow: its first task plans the run, and each runs nodes of it.
+"""Compile the DAG for Kubeflow: the first task plans the run, and all tasks run nodes.
 
-The nodes and their order come from `pipeline.dag.create_pipeline`, as in a local run. What each of
-them does is decided when the pipeline runs: the task `plan` calls the same function inside of the
-image, with the run's parameters, so that code, presets and parameters are those of the run. Where
-nodes share pods (`kubeflow.grouping`), that task goes on with the first of them.
+The nodes and their order come from `pipeline.dag.create_pipeline`, as in a local run. Their
+settings are decided when the pipeline runs: the task `plan` calls the same function in the image
+with the run's parameters, so code, presets and parameters belong to the run. If nodes share pods
+(`kubeflow.grouping`), this task also runs the first nodes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 
 from kfp import compiler, dsl
 
-from kubeflow import entrypoint, node_pools, parameters
+from kubeflow import dag, entrypoint, node_pools, parameters
 from kubeflow import groups as grouping
-from kubeflow import plan as planning
 from kubeflow.groups import PLAN, Group, Node
 from kubeflow.parameters import PIPELINE_ROOT, Parameter
 from kubeflow.results import REPORT, RETRAIN, metrics_of
@@ -30,24 +29,25 @@ from pipeline.errors import ConfigError
 from pipeline.settings import Config, KubeflowConfig
 
 _RECORD, _DECISION, _RUN_ID = "record", "decision", "run_id"
-# Kubeflow resolves this where it is the whole value of a task's input, and nowhere else: in the
-# arguments of a container it would stay as it is.
+# Kubeflow resolves this only as the whole value of a task's input, not in the arguments of a
+# container.
 _RUN = {_RUN_ID: dsl.PIPELINE_JOB_ID_PLACEHOLDER}
 _REPORTED = {"ModelEvaluation", "PushedModel"}
 
 
 class Compiled(NamedTuple):
-    """A pipeline as YAML of two documents: the pipeline itself, and what it wants of Kubernetes."""
+    """A pipeline as YAML with two documents: its specification, and settings of its pods."""
 
     text: str
     pods: list[Group]
+    parameters: list[Parameter]
 
 
 def compile_pipeline(loaded: Loaded, *, decides: bool = False) -> Compiled:
     """Compile the DAG with the settings in `loaded`. Raises ConfigError.
 
-    With `decides`, the first task looks for new data, by the policy of `[retrain]`, and where there
-    is nothing to do no other pod is started.
+    With `decides`, the first task applies the policy of `[retrain]`, and no other pod starts if
+    there is nothing to do.
     """
     config, kubeflow = loaded.config, loaded.config.kubeflow
     if kubeflow.pipeline_root is None:
@@ -64,15 +64,16 @@ def compile_pipeline(loaded: Loaded, *, decides: bool = False) -> Compiled:
     pods = grouping.group(nodes, kubeflow)
     env = {**config.storage.environment(), **kubeflow.env}
     kubeflow = kubeflow.model_copy(update={"env": env})
-    made = _Pipeline(config.name, kubeflow, given, parameters.of(config), nodes, pods, decides)
+    own = parameters.of(config)
+    made = _Pipeline(config.name, kubeflow, given, own, nodes, pods, decides)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(made.function(), str(path))
-        return Compiled(path.read_text(encoding="utf-8"), pods)
+        return Compiled(path.read_text(encoding="utf-8"), pods, own)
 
 
 def _find_nodes(config: Config, pipeline_root: str) -> list[Node]:
-    """The nodes of the DAG, each after those that it needs."""
+    """Return the nodes of the DAG in an order that respects their dependencies."""
     return [
         Node(
             id=node.pipeline_node.node_info.id,
@@ -82,20 +83,20 @@ def _find_nodes(config: Config, pipeline_root: str) -> list[Node]:
                 for output in node.pipeline_node.outputs.outputs.values()
             ),
         )
-        for node in planning.make(config, pipeline_root).nodes
+        for node in dag.make(config, pipeline_root).nodes
     ]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pipeline:
-    """What is compiled.
+    """A pipeline to compile.
 
     Attributes:
-      given: settings, as compiled in.
+      given: settings that are fixed in the file.
       own: settings that are parameters.
-      nodes: all of the DAG.
-      pods: those that run them.
-      decides: whether the first pod looks for new data.
+      nodes: all nodes of the DAG.
+      pods: the pods that run them.
+      decides: whether the first pod decides on a retraining.
     """
 
     name: str
@@ -107,7 +108,7 @@ class _Pipeline:
     decides: bool
 
     def function(self) -> Any:
-        """The pipeline as kfp compiles it."""
+        """Build the pipeline function for kfp's compiler."""
         described = [
             *((parameter.name, parameter.type, parameter.default) for parameter in self.own),
             (PIPELINE_ROOT, str, self.kubeflow.pipeline_root),
@@ -117,8 +118,7 @@ class _Pipeline:
         function = _function(self.name, self._wire, described)
         lines = "".join(f"    {key}: {' '.join(text.split())}\n" for key, text in texts.items())
         function.__doc__ = f"Retrains an image classifier.\n\nArgs:\n{lines}"
-        # Argo's deadline of the whole workflow, which holds for pods that wait, too: a pod's own,
-        # `timeout`, begins when it has a machine.
+        # Argo's deadline includes pending pods. A pod's `timeout` begins when it has a machine.
         limits = dsl.PipelineConfig(active_deadline_seconds=self.kubeflow.run_timeout)
         return dsl.pipeline(name=self.name, pipeline_config=limits)(function)
 
@@ -143,7 +143,7 @@ class _Pipeline:
             tasks.append((pod, task))
 
     def _set_up(self, task: dsl.PipelineTask, pod: Group) -> None:
-        # TFX's own cache looks at the data and the code, Kubeflow's does not.
+        # Kubeflow's cache ignores data and code, which TFX's cache considers.
         task.set_caching_options(False)
         task.set_display_name(pod.title)
         node_pools.apply(task, self.kubeflow, self.kubeflow.pools[pod.pool])
@@ -155,7 +155,7 @@ class _Pipeline:
             args = self._plan_args(values) if pod.plans else ["nodes", "--plan", values[PLAN]]
             args += ["--run-id", values[_RUN_ID]]
             if pod.ids:
-                # All of what Kubeflow wants to have back, in its own words.
+                # Kubeflow's message with the paths of outputs.
                 args += ["--run", ",".join(pod.ids), "--executor-input", "{{$}}"]
             if pod.reports:
                 args += ["--report", values[REPORT].path]
@@ -191,7 +191,7 @@ class _Pipeline:
 
 
 def _function(name: str, function: Any, interface: Sequence[tuple[Any, ...]]) -> Any:
-    """A function with a name and a signature of (name, type[, default]), as kfp inspects them."""
+    """Give a function a name and a signature of (name, type[, default]) for kfp."""
 
     def described(*args: Any, **kwargs: Any) -> Any:
         names = [each[0] for each in interface]

@@ -1,4 +1,4 @@
-"""Schedules as Kubeflow Pipelines reads them: robfig/cron, seconds first."""
+"""Cron expressions of Kubeflow Pipelines: robfig/cron, seconds first."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _ITEM = re.compile(r"(?:(\*|\?)|(\w+)(?:-(\w+))?)(?:/(\d+))?", re.ASCII)
 
 
 def in_words(expression: str) -> str:
-    """What a schedule means, such as "at 03:00, every day".
+    """Describe a schedule in words, such as "at 03:00, every day".
 
-    Six fields, seconds first, or a descriptor such as @daily or @every 12h. Raises ConfigError,
-    for five fields too: Kubeflow would take the first of them for seconds.
+    It has six fields, seconds first, or is a descriptor such as @daily or @every 12h. Raises
+    ConfigError, also for five fields, whose first Kubeflow would read as seconds.
     """
     if expression.startswith("@"):
         return _descriptor(expression)
     fields = expression.split()
     if len(fields) == 5:
         raise ConfigError(
-            f"cron {expression!r}: has five fields, and Kubeflow wants six, seconds first; did you "
+            f"cron {expression!r}: has five fields, but Kubeflow needs six, seconds first; did you "
             f"mean '0 {expression}'?"
         )
     if len(fields) != len(_FIELDS):
@@ -78,7 +78,7 @@ def _descriptor(expression: str) -> str:
 
 
 def _problem(item: str, _: str, lowest: int, highest: int, names: tuple[str, ...]) -> str:
-    """What is wrong with a part of a field; nothing: empty."""
+    """Return the problem with a part of a field; an empty text if it is valid."""
     match = _ITEM.fullmatch(item)
     if match is None:
         return "is no number, range or step"
@@ -102,6 +102,6 @@ def _number(text: str, lowest: int, names: tuple[str, ...]) -> int | None:
 def _words(expression: str) -> str:
     options = Options()
     options.use_24hour_time_format = True
-    options.verbose = True  # "every day" is said too
+    options.verbose = True  # includes "every day"
     words = ExpressionDescriptor(expression, options).get_description()
     return words[0].lower() + words[1:]

@@ -1,14 +1,16 @@
-"""What the pods of a compiled pipeline run: `python3 -m kubeflow.entrypoint plan|nodes`.
+"""The program of the pods of a compiled pipeline: `python3 -m kubeflow.entrypoint plan|nodes`.
 
-`plan` makes the run's plan of the pipeline's parameters, once a run, and may go on with the first
-nodes of it; `nodes` runs one or more of the others, in turn.
-Standard output is JSON, one object a line. The exit codes are those of `perennial run`.
+`plan` makes the plan of a run from the pipeline's parameters, and may run the first nodes. `nodes`
+runs one or more of the other nodes in turn. Standard output has one JSON object per line. The exit
+codes are those of `perennial run`.
+
+Nothing heavy is imported before `supervisor.run` has forked, and each pod imports only what its
+nodes need.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import itertools
 import json
@@ -20,8 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components import environment, progress, storage
-from kubeflow import imports, logs, supervisor
+from components import environment, progress
+from kubeflow import logs, supervisor
 from pipeline.console import Console
 from pipeline.errors import INTERRUPTED, UNEXPECTED, ConfigError, UserError
 
@@ -29,16 +31,14 @@ if TYPE_CHECKING:
     from tfx.proto.orchestration.pipeline_pb2 import Pipeline
 
     from kubeflow.patient_metadata import PatientMetadata
-    from pipeline.config import Loaded
 
 COMMAND = ["python3", "-m", "kubeflow.entrypoint"]
 
 _LOG = logging.getLogger("perennial.kubeflow")
-_PLAN, _RECORD, _DECISION = "plan", "record", "decision"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one pod. Returns its exit code, other than 0 where the node did not succeed."""
+    """Run one pod, and return its exit code."""
     environment.prepare()
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -56,15 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             message = f"unexpected {type(error).__name__}: {error}; the traceback is above"
             return _failed(type(error).__name__, message, UNEXPECTED)
         finally:
-            # What TensorFlow made would take seconds to collect, and goes with the process.
+            # Collecting TensorFlow's objects would take seconds.
             gc.freeze()
     return 0
 
 
 def _check_resolved(arguments: Sequence[str]) -> None:
-    """Refuse what Kubeflow was to replace and did not. Raises ConfigError.
+    """Raise ConfigError for a placeholder that Kubeflow did not replace.
 
-    Runs with the same text for their run id would take each other's nodes for their own.
+    Runs with the same placeholder as their id would share their executions.
     """
     for option, value in itertools.pairwise(["", *arguments]):
         if placeholder := re.search(r"{{\$.{,80}", value):
@@ -73,7 +73,7 @@ def _check_resolved(arguments: Sequence[str]) -> None:
                 "compile the pipeline again, with the image's version of the code"
             )
         if option == "--run-id" and not value:
-            raise ConfigError("argument --run-id: must not be empty: it tells runs apart")
+            raise ConfigError("argument --run-id: must not be empty: it identifies the run")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,15 +87,15 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--pipeline-root", required=True)
     plan.add_argument("--run-id", required=True, help="name that the pods of a run share")
     plan.add_argument("--output", type=Path, required=True, help="file for the plan")
-    plan.add_argument("--record", type=Path, required=True, help="file for what reports say")
-    plan.add_argument("--decision", type=Path, help="file for whether there is anything to do")
+    plan.add_argument("--record", type=Path, required=True, help="file for the record of the run")
+    plan.add_argument("--decision", type=Path, help="file for the decision to retrain")
     plan.add_argument("--run", type=_ids, default=[], help="nodes to run as well, with commas")
     nodes = actions.add_parser("nodes")
     nodes.set_defaults(action=_nodes)
     nodes.add_argument("--run", type=_ids, required=True, help="their ids, with commas")
-    nodes.add_argument("--plan", required=True, help="what `plan` wrote")
+    nodes.add_argument("--plan", required=True, help="the plan that `plan` wrote")
     nodes.add_argument("--run-id", required=True, help="name that the pods of a run share")
-    nodes.add_argument("--record", type=json.loads, help="what `plan` wrote for reports")
+    nodes.add_argument("--record", type=json.loads, help="the record that `plan` wrote")
     for each in (plan, nodes):
         each.add_argument("--executor-input", type=json.loads, help="Kubeflow's message")
         each.add_argument("--report", type=Path, help="file for a report")
@@ -107,126 +107,29 @@ def _ids(text: str) -> list[str]:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from kubeflow import parameters
-    from pipeline import beam_runner
+    from kubeflow import planning
 
-    scheduled = options.decision is not None
-    loaded = parameters.load(options.given, dict(options.parameter), scheduled=scheduled)
-    parameters.check_root(options.pipeline_root)
-    beam_runner.check_root(loaded.config.beam, options.pipeline_root)
-    origins = {key: origin for key, origin in loaded.origins.items() if origin != "default"}
-    progress.report("config", recipe=loaded.config.train.recipe, origins=origins)
-
-    from kubeflow import attempts, plan, results
-    from kubeflow.patient_metadata import PatientMetadata
-
-    # The tables are made here, by one pod and before two nodes could at once.
-    handle = PatientMetadata(os.environ)
-    with handle:
-        pass
-    if options.run:
-        task = attempts.task_of(options.executor_input)
-        decided = attempts.recall(handle, task)
-        if decided is None:
-            decided = _decide(loaded, options)
-            attempts.remember(handle, task, decided)
-        else:
-            progress.report("note", text="the plan is that of an earlier attempt")
-    else:
-        decided = _decide(loaded, options)
-    results.write_file(options.output, decided[_PLAN])
-    results.write_file(options.record, decided[_RECORD])
-    if options.decision:
-        results.write_file(options.decision, decided[_DECISION])
-    if options.run and decided[_PLAN]:
-        record = json.loads(decided[_RECORD])
-        _run(handle, plan.decode(decided[_PLAN], options.run_id), record, options)
-
-
-def _decide(loaded: Loaded, options: argparse.Namespace) -> dict[str, str]:
-    """What the outputs of the plan's task hold, all of which have to be there in any case.
-
-    The plan is empty where there is nothing to do. Raises ConfigError.
-    """
-    from kubeflow import metadata, plan, results
-    from pipeline import preflight
-    from pipeline.run import beginning
-
-    connection = metadata.connection_config(os.environ)
-    if options.decision:
-        from pipeline.retraining.observe import decide_in_cluster
-
-        if not storage.is_uri(options.pipeline_root):  # the first run on a new volume
-            Path(options.pipeline_root).mkdir(parents=True, exist_ok=True)
-        decision = decide_in_cluster(loaded.config, connection, options.pipeline_root)
-        progress.report("note", text=str(decision))
-        if not decision.retrain:
-            return {_PLAN: "", _RECORD: "", _DECISION: "nothing to do"}
-    ir = plan.make(loaded.config, options.pipeline_root)
-    nodes = ",".join(node.pipeline_node.node_info.id for node in ir.nodes)
-    if nodes != options.nodes:
-        raise ConfigError(
-            f"this image and these parameters make the nodes {nodes}, but {options.nodes} were "
-            "compiled; compile the pipeline again, with the image's version of the code"
-        )
-    record = beginning(loaded.config, loaded.origins, options.run_id)
-    place = preflight.PreflightContext(
-        *loaded, connection, pod=True, scheduled=bool(options.decision)
-    )
-    preflight.check(place, record["preflight"])
-    return {_PLAN: plan.encode(ir), _RECORD: json.dumps(record), _DECISION: results.RETRAIN}
+    if planned := planning.make(options):
+        _run(planned.ir, planned.record, planned.handle, options)
 
 
 def _nodes(options: argparse.Namespace) -> None:
     from kubeflow import plan
-    from kubeflow.patient_metadata import PatientMetadata
 
-    handle = PatientMetadata(os.environ)
-    _run(handle, plan.decode(options.plan, options.run_id), options.record, options)
+    _run(plan.decode(options.plan, options.run_id), options.record, None, options)
 
 
 def _run(
-    handle: PatientMetadata,
     ir: Pipeline,
     record: Mapping[str, Any] | None,
+    handle: PatientMetadata | None,
     options: argparse.Namespace,
 ) -> None:
-    """Run the nodes of this pod in turn; those that an earlier attempt has finished are done."""
-    from tfx.orchestration.local import runner_utils
-    from tfx.proto.orchestration import executable_spec_pb2
-
     from kubeflow import plan
-    from kubeflow.patient_metadata import loss_told_apart
 
-    nodes = [plan.find(ir, each) for each in options.run]
-    deployment = runner_utils.extract_local_deployment_config(ir)
-    specs = [runner_utils.extract_executor_spec(deployment, each) for each in options.run]
-    light = not any(isinstance(each, executable_spec_pb2.BeamExecutableSpec) for each in specs)
-    if light:
-        imports.defer("tfx.components")
-    with imports.without("apache_beam") if light else contextlib.nullcontext():
-        from kubeflow import attempts, results
-        from pipeline.local_runner import NodeRunner
-
-    attempts.mark(ir, attempts.task_of(options.executor_input))
-
-    def undo() -> None:
-        for node in nodes:
-            attempts.clean_up(handle, ir, node, own=True)
-
-    runner = NodeRunner(ir, handle, undo=undo, log="the lines above")
-    done, earlier = [], set()
-    with loss_told_apart(), runner.interruptible():
-        for node in nodes:
-            with logs.of_node(node.node_info.id):
-                finished = attempts.clean_up(handle, ir, node)
-                if finished is not None:
-                    earlier.add(node.node_info.id)
-                done.append(runner.run(node, finished=finished))
-        page = results.report(os.environ, record, done) if options.report and record else None
-        if page is not None:
-            results.write_file(options.report, page)
-        results.write(options.executor_input, done, page, earlier)
+    with plan.imports_for(ir, options.run):
+        from kubeflow import execution
+    execution.run(ir, record, handle, options)
 
 
 def _failed(kind: str, message: str, exit_code: int) -> int:

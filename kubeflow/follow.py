@@ -1,4 +1,4 @@
-"""Follows a run until it is over, and reports what its pods do as if they did it here."""
+"""Follow a run to its end, and report the progress of its pods."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kubeflow.workflow import PENDING, SUCCEEDED, Pod, Workflow, waits_for
 from pipeline.errors import KubeflowUnreachable, NodeFailed
 
 LOOK_EVERY_S = 10.0
-# What every pod says before it starts, and nobody needs to know unless it lasts.
+# Usual reasons before a pod starts, reported only if they last.
 _ON_ITS_WAY = ("", "PodInitializing", "ContainerCreating")
 _ON_ITS_WAY_S = 120.0
-# How long Kubeflow may be away, as while it is updated.
+# Kubeflow may be away for this long, for example during an update.
 _PATIENCE_S = 600.0
 _FORWARDED = ("node_start", "node_end", "epoch", "note")
 _STAMPS = ("ts", "timestamp", "event")
@@ -26,7 +26,7 @@ _SEE_LOG = "; see the lines above"
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-    """How a run ended. outcome: what its pods told of the model; see kubeflow/results.py."""
+    """The end of a run. outcome: results of the model from its pods; see kubeflow/results.py."""
 
     run: Run
     wall_s: float
@@ -35,7 +35,7 @@ class Ending:
 
 @dataclasses.dataclass
 class _Seen:
-    """What is known of a pod already. events: those of its log. waits: kinds of reasons."""
+    """The reported state of a pod. events: of its log. waits: reported kinds of reasons."""
 
     events: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     waits: set[str] = dataclasses.field(default_factory=set)
@@ -52,17 +52,17 @@ def follow(
 ) -> Ending:
     """Report the progress of a run as events (components/progress.py), until it has ended.
 
-    A run of which a pod waits longer than `kubeflow.start_timeout` is ended.
+    If a pod is pending longer than `kubeflow.start_timeout`, the run is terminated.
 
     Args:
-      kubeflow: where it runs.
-      run_id: Kubeflow's.
-      nodes: ids of the DAG's nodes, in their order.
-      look_every_s: seconds between two looks.
+      kubeflow: the installation.
+      run_id: Kubeflow's id of the run.
+      nodes: ids of the DAG's nodes in order.
+      look_every_s: seconds between two polls.
       sleep: waits for seconds.
 
-    Raises NodeFailed, with the reason, where the run failed or was ended, and KubeflowUnreachable
-    where there is no answer for ten minutes.
+    Raises NodeFailed with the reason if the run failed or was ended, and KubeflowUnreachable
+    after ten minutes without an answer.
     """
     progress.report("run_start", run_id=run_id, nodes=list(nodes))
     started = time.time()
@@ -81,11 +81,11 @@ def follow(
 
 
 def explain(kubeflow: Kubeflow, run: Run, workflow: Workflow | None) -> str:
-    """Why a run that is over did not succeed: a clause for a message."""
+    """Return the reason that a finished run did not succeed, as a clause for a message."""
     if workflow is None:
         return _UNKNOWN
     failed = [pod for pod in workflow.pods if pod.over and pod.phase != SUCCEEDED]
-    # Those that Argo stopped have nothing to tell.
+    # Pods that Argo stopped are not the reason.
     if own := [pod for pod in failed if not _stopped(pod)]:
         pod = max(own, key=lambda pod: pod.ended)
         events = [] if pod.driver else kubeflow.log(run.id, workflow.namespace, pod.name)
@@ -93,7 +93,7 @@ def explain(kubeflow: Kubeflow, run: Run, workflow: Workflow | None) -> str:
     if not failed and workflow.deadline != 0:
         return workflow.message or _UNKNOWN
     during = f" during {failed[-1].task}" if failed else ""
-    if workflow.deadline == 0:  # set by Kubeflow, whoever asked it to
+    if workflow.deadline == 0:  # set by Kubeflow when a run is terminated
         return f"it was terminated{during}"
     limit = "" if workflow.deadline is None else f" of {workflow.deadline} s"
     return f"it reached kubeflow.run_timeout{limit}{during}"
@@ -109,7 +109,7 @@ class _Follower:
         self.reason = ""
 
     def look(self) -> Run:
-        """Report what is new, and end a run that waits too long."""
+        """Report news, and terminate a run that is pending too long."""
         while True:
             try:
                 run = self._kubeflow.look(self._run_id)
@@ -152,7 +152,7 @@ class _Follower:
         waited = time.time() - pod.started
         if pod.message in _ON_ITS_WAY and waited < _ON_ITS_WAY_S:
             return
-        # Of one kind the words change all the time: how many machines, how often it was pulled.
+        # The details of a reason change all the time, such as the number of machines.
         kind = pod.message.partition(":")[0]
         if kind not in seen.waits:
             seen.waits.add(kind)
@@ -161,7 +161,7 @@ class _Follower:
     def _report_log(self, workflow: Workflow, pod: Pod, seen: _Seen) -> None:
         events = self._kubeflow.log(self._run_id, workflow.namespace, pod.name)
         if events and events[: len(seen.events)] != seen.events:
-            # Argo makes a deleted pod anew, under its name (TRANSIENT_ERROR_PATTERN).
+            # Argo recreates a deleted pod under its name (TRANSIENT_ERROR_PATTERN).
             why = f": {pod.message}" if pod.message else ""
             progress.report("note", text=f"{pod.task} is tried again, in a new pod{why}")
             seen.events = []
@@ -170,7 +170,7 @@ class _Follower:
         seen.events = events or seen.events
         if seen.events:
             return
-        # Nothing but what Argo knows, of a pod that has several nodes perhaps.
+        # Without a log, report the state in Argo, which is that of all nodes of the pod.
         if pod.over:
             why = "" if pod.phase == SUCCEEDED or not pod.message else f": {pod.message}"
             seconds = round(max(pod.ended - pod.started, 0.0))

@@ -1,4 +1,4 @@
-"""Which nodes of the DAG share a pod: each pod costs seconds of scheduling and of imports."""
+"""Group nodes into pods, as each pod costs seconds of scheduling and imports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLAN, DATA, JUDGEMENT = "plan", "data", "judgement"
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """A node of the DAG. reports: whether there is something to report of the run after it."""
+    """A node of the DAG. reports: whether a report is written after it."""
 
     id: str
     upstream: tuple[str, ...]
@@ -22,19 +22,19 @@ class Node:
 
     @property
     def task(self) -> str:
-        """Its name as a task, in the letters that Argo allows: image-example-gen."""
+        """Return the name of its task in letters that Argo allows: image-example-gen."""
         return "-".join(words(self.id))
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """What one pod does, in its order.
+    """The work of one pod.
 
     Attributes:
       task: name of the pod's task in Kubeflow.
-      pool: name of the pool in which the pod runs.
-      nodes: that it runs, which may be none where it plans.
-      plans: whether it first makes the plan of the run.
+      pool: name of the pod's pool.
+      nodes: nodes to run in turn; may be empty if the pod plans.
+      plans: whether it makes the plan of the run first.
     """
 
     task: str
@@ -48,7 +48,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        """Its name for people."""
+        """Return the display name."""
         parts = [PLAN] * self.plans + self.ids
         return parts[0] if len(parts) == 1 else f"{self.task}: {', '.join(parts)}"
 
@@ -57,16 +57,16 @@ class Group:
         return any(node.reports for node in self.nodes)
 
     def needs(self, other: Group) -> bool:
-        """Whether it can only start after `other`."""
+        """Return whether it can only start after `other`."""
         return any(set(node.upstream) & set(other.ids) for node in self.nodes)
 
 
 def group(nodes: Sequence[Node], kubeflow: KubeflowConfig) -> list[Group]:
-    """The pods of a run, each after those that it needs; the first one plans.
+    """Assign nodes to pods. The first pod plans, and each pod follows those that it needs.
 
     Args:
-      nodes: each after those that it needs.
-      kubeflow: with `grouping` and the pools of nodes.
+      nodes: nodes in the order of their dependencies.
+      kubeflow: `grouping` and the pools of nodes.
     """
     pools = {node.id: kubeflow.nodes.get(node.id, DEFAULT_POOL) for node in nodes}
     if kubeflow.grouping == "nodes":
@@ -101,7 +101,7 @@ def _stages(nodes: Iterable[Node]) -> dict[str, list[Node]]:
 
 
 def _by_pool(nodes: Sequence[Node], pools: dict[str, str]) -> list[list[Node]]:
-    """Split nodes into as few parts as possible that are of one pool each and can run in turn."""
+    """Split nodes into as few parts as possible, each of one pool, that can run in turn."""
     starts = dict.fromkeys(pools[node.id] for node in nodes)
     return min((_parts(nodes, pools, start) for start in starts), key=len, default=[])
 
@@ -111,7 +111,7 @@ def _parts(nodes: Sequence[Node], pools: dict[str, str], pool: str) -> list[list
     waiting = list(nodes)
     while waiting:
         part: list[Node] = []
-        # Nodes are in order, so that one pass takes all that follow from what it took.
+        # Nodes are in order, so one pass is enough.
         for node in nodes:
             blocked = {each.id for each in waiting} & set(node.upstream)
             if node in waiting and pools[node.id] == pool and not blocked:

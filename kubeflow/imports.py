@@ -1,7 +1,7 @@
-"""Ways around imports that a node does not need and that would double the time until it works.
+"""Skip imports that a node does not need, which would double the start time of its pod.
 
-TFX's launcher imports Beam for nodes that use it, and `tfx.components`, with every component that
-TFX has, for one constant. Each pod would pay for both.
+TFX's launcher imports Beam for nodes that use it, and `tfx.components`, with all components of TFX,
+for one constant.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class _Deferred(types.ModuleType):
-    """A package whose __init__ is run once something of it is missing."""
+    """A package whose __init__ runs when a missing attribute is used."""
 
     def __getattr__(self, name: str) -> Any:
         self.__class__ = types.ModuleType  # type: ignore[assignment]  # and never again
@@ -26,9 +26,9 @@ class _Deferred(types.ModuleType):
 
 
 def defer(package: str) -> None:
-    """Let `import package.module` run that module, and `package` itself only where it is needed.
+    """Let `import package.module` run that module without running `package` itself.
 
-    importlib's LazyLoader would run the package for the import of anything in it.
+    importlib's LazyLoader would run the package on the import of any of its modules.
     """
     if package in sys.modules:
         return
@@ -44,11 +44,11 @@ def defer(package: str) -> None:
 
 @contextlib.contextmanager
 def without(package: str) -> Iterator[None]:
-    """Within, an import of `package` fails as if it were not installed, unless it is imported."""
+    """Make imports of `package` fail within the context, unless it is already imported."""
     if package in sys.modules:
         yield
         return
-    sys.modules[package] = None  # type: ignore[assignment]  # Python's own sign for it
+    sys.modules[package] = None  # type: ignore[assignment]  # blocks the import
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What a pod says: one JSON object a line on standard output, and what native libraries print."""
+"""Log of a pod: one JSON object per line on standard output."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from components import progress
 from components.redaction import redact, redact_all
 from pipeline.noise import records_to
 
-# They tell at INFO what they are made of, for pages.
+# Their INFO records fill pages.
 _WORDY = ("absl", "apache_beam", "tensorflow")
-# Nobody who reads a pod's log can act on them: what a library calls of another one, and what it
-# does in place of what this installation of ML Metadata lacks.
+# Warnings that users cannot act on: deprecated calls between libraries, and fallbacks of this
+# build of ML Metadata.
 _DEPRECATED = re.compile(r": (?:Pending)?(?:Deprecation|Future)Warning: ")
 _DEPRECATED_CALL = re.compile(r"From .+: .+ \(from .+\) is deprecated and will be removed ")
-# Of TFX's own types, for which it makes a class where a pod has not imported the one that is there.
+# TFX creates a class for artifact types whose own class is not imported.
 _UNIMPORTED = re.compile(
     r"Could not find matching artifact class for type '"
     r"(?:Example|InfraBlessing|Model|PushedModel|Schema|Transform)\w*' "
@@ -31,7 +31,7 @@ _KNOWN = (
     "Fallback to non-ZetaSQL ",
     "ArtifactQuery.property_predicate is not supported",
     "Examples artifact does not have payload_format custom property",
-    # Of a node that was cut off: its partial output has been removed by then.
+    # After an interrupted attempt, whose partial output has been removed.
     "Expected execution to be in state NEW or RUNNING",
     "Failed to extract number of input bytes",
 )
@@ -41,9 +41,9 @@ _LONGEST_LAST_WORDS = 2000  # bytes; Kubernetes keeps 4 KB
 
 @contextlib.contextmanager
 def as_json() -> Iterator[TextIO]:
-    """Yield the process's standard output, to which log records of INFO and up go as JSON.
+    """Yield the standard output, to which log records of INFO and above are written as JSON.
 
-    What else is printed goes to standard error.
+    Everything else that is printed goes to standard error.
     """
     with open(os.dup(1), "w", buffering=1, encoding="utf-8", errors="backslashreplace") as stdout:
         os.dup2(2, 1)
@@ -64,7 +64,7 @@ def _logging_to(stdout: TextIO) -> Iterator[None]:
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:
-    if record.name == progress.LOGGER.name:  # has its own rendering
+    if record.name == progress.LOGGER.name:  # rendered elsewhere
         return False
     message = record.getMessage()
     if record.name == "py.warnings":
@@ -78,7 +78,7 @@ def _worth_telling(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def of_node(node: str) -> Iterator[None]:
-    """Within, every line names the node that it is about, whichever thread it comes from."""
+    """Add the name of a node to every line within the context, from any thread."""
     tag = _OfNode(node)
     places: list[logging.Filterer] = [progress.LOGGER, *logging.getLogger().handlers]
     for place in places:
@@ -117,7 +117,7 @@ class _Formatter(logging.Formatter):
 
 
 def write_last_words(message: str) -> None:
-    """Give Kubernetes the reason of a failure, which Argo then shows beside the node.
+    """Write the reason of a failure to Kubernetes' termination log, which Argo shows.
 
     Does nothing outside of a pod.
     """

@@ -1,18 +1,18 @@
-"""Where the nodes of a Kubeflow run find ML Metadata: read from the environment of their pods.
+"""Connection of pods to ML Metadata, from their environment.
 
-| variable `PERENNIAL_METADATA_...` | what |
+| variable `PERENNIAL_METADATA_...` | value |
 | --- | --- |
 | `KIND` | `mysql` (MariaDB too), `postgresql` or `sqlite` |
-| `HOST`, `PORT` | of the database server; ports are 3306 and 5432 by default |
-| `DATABASE`, `USER` | `perennial` by default; both must exist, the tables are made |
+| `HOST`, `PORT` | the database server; default ports are 3306 and 5432 |
+| `DATABASE`, `USER` | default: `perennial`. Both must exist; tables are created |
 | `PASSWORD` | from a Kubernetes secret |
 | `TLS` | `true` encrypts the connection; `mysql` only |
 | `PATH` | file of `sqlite`, for trials on one machine |
 
-What ML Metadata 1.21 lacks: its MySQL client authenticates by mysql_native_password only and does
-not verify the server's certificate (nor does it insist on TLS: let the server do so, by
-`ALTER USER ... REQUIRE SSL`), and its PostgreSQL client is built without TLS. Keep the connection
-within the cluster's network, or bring a proxy beside the database.
+Limits of ML Metadata 1.21: its MySQL client authenticates with mysql_native_password only, does not
+verify the server's certificate, and does not require TLS (let the server require it, with
+`ALTER USER ... REQUIRE SSL`). Its PostgreSQL client is built without TLS. Keep the connection
+within the cluster's network, or add a proxy.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _PROBE_S = 5.0
 
 
 def connection_config(env: Mapping[str, str]) -> metadata_store_pb2.ConnectionConfig:
-    """The connection that the environment describes; see the module. Holds the password in clear.
+    """Read the connection from the variables above. The result contains the password.
 
-    Raises ConfigError, which never quotes the password.
+    Raises ConfigError, whose message never contains the password.
     """
     kind = _value(env, "KIND", f"must be {', '.join(KINDS)}")
     config = metadata_store_pb2.ConnectionConfig()
@@ -50,11 +50,11 @@ def connection_config(env: Mapping[str, str]) -> metadata_store_pb2.ConnectionCo
     database, user = _name(env, "DATABASE"), _name(env, "USER")
     password = _value(env, "PASSWORD", "must come from a Kubernetes secret")
     tls = _tls(env, kind)
-    # The database is the team's to create: the pipeline's account need not be allowed to.
+    # The account of the pipeline may lack the right to create a database.
     if kind == "mysql":
         config.mysql.CopyFrom(
             metadata_store_pb2.MySQLDatabaseConfig(
-                # MySQL's clients take this name for a socket file.
+                # MySQL clients use a socket file for this name.
                 host="127.0.0.1" if host == "localhost" else host,
                 port=port,
                 database=database,
@@ -66,8 +66,8 @@ def connection_config(env: Mapping[str, str]) -> metadata_store_pb2.ConnectionCo
         if tls:
             config.mysql.ssl_options.SetInParent()
     else:
-        # ML Metadata joins these to a connection string as they are: unquoted, a password with a
-        # blank is refused, and a part of it printed.
+        # ML Metadata joins these to a connection string. Without quotes, a password with a blank
+        # is refused and printed in part.
         config.postgresql.CopyFrom(
             metadata_store_pb2.PostgreSQLDatabaseConfig(
                 host=_quoted(host),
@@ -82,7 +82,7 @@ def connection_config(env: Mapping[str, str]) -> metadata_store_pb2.ConnectionCo
 
 
 def location(env: Mapping[str, str]) -> str:
-    """What `connection_config(env)` connects to, in words and without the password."""
+    """Describe the database of `connection_config(env)` without the password."""
     kind = env[f"{PREFIX}KIND"]
     if kind == "sqlite":
         return f"sqlite file {env[f'{PREFIX}PATH']}"
@@ -92,10 +92,9 @@ def location(env: Mapping[str, str]) -> str:
 
 
 def refusal(env: Mapping[str, str]) -> str:
-    """Why no connection came about, as far as can be told from here: a clause for a message.
+    """Return the probable reason of a failed connection, as a clause for a message.
 
-    ML Metadata's clients do not say. Asks the server's port whether anybody answers, which takes
-    up to 5 s.
+    ML Metadata's clients give none. Connects to the server's port, for up to 5 s.
     """
     kind = env[f"{PREFIX}KIND"]
     if kind == "sqlite":
@@ -109,7 +108,7 @@ def refusal(env: Mapping[str, str]) -> str:
         reason = "no answer" if isinstance(error, TimeoutError) else error.strerror
         return f"{reason}; check that the database runs and that network policies let pods reach it"
     native = (
-        ", and that the account uses mysql_native_password, the only way ML Metadata knows"
+        ", and that the account uses mysql_native_password, which ML Metadata requires"
         if kind == "mysql"
         else ""
     )
@@ -128,7 +127,7 @@ def _value(env: Mapping[str, str], name: str, rule: str) -> str:
 
 def _port(env: Mapping[str, str], default: int) -> int:
     text = env.get(f"{PREFIX}PORT") or str(default)
-    # What Kubernetes itself puts there where the Service is called perennial-metadata.
+    # Kubernetes sets the variable to this form if the Service is called perennial-metadata.
     number = text.rpartition(":")[2] if text.startswith("tcp://") else text
     if not (number.isascii() and number.isdigit() and 0 < int(number) < 65536):
         raise ConfigError(f"{PREFIX}PORT = {text!r}: must be a number from 1 to 65535")

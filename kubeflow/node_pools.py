@@ -1,4 +1,4 @@
-"""What a pool of the configuration means for a task of Kubeflow Pipelines."""
+"""Apply the settings of a pool to a task of Kubeflow Pipelines."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pipeline.errors import ConfigError
 from pipeline.settings import KubeflowConfig, MetadataConfig, Pool, Toleration
 
 HIDE_GPUS = "CUDA_VISIBLE_DEVICES"
-# What Kubeflow calls the longest delay is Argo's longest time from the beginning of the first try
-# to that of the last, and the deadline of every further try: with kfp's default of an hour, a
-# training of two would have none. Three years, which the deadline of the run cuts short.
+# Kubeflow's "maximum delay" is Argo's limit from the start of the first attempt to the start of the
+# last, and the deadline of every retry. With kfp's default of an hour, a training of two hours
+# would have no retries. Three years; the deadline of the run is shorter.
 _RETRIED_FOR = "100000000s"
 
 
 def check_nodes(kubeflow: KubeflowConfig, nodes: Iterable[str]) -> None:
-    """Check that the nodes with pools of their own are among `nodes`. Raises ConfigError."""
+    """Check that the nodes in `kubeflow.nodes` exist. Raises ConfigError."""
     known = list(nodes)
     for node in kubeflow.nodes:
         if node not in known:
@@ -34,7 +34,7 @@ def check_nodes(kubeflow: KubeflowConfig, nodes: Iterable[str]) -> None:
 
 
 def image_of(kubeflow: KubeflowConfig, pool: Pool) -> str:
-    """The image that a pool's pods run. Raises ConfigError where none is set."""
+    """Return the image of a pool's pods. Raises ConfigError if none is set."""
     image = pool.image or kubeflow.image
     if image is None:
         raise ConfigError(
@@ -45,7 +45,7 @@ def image_of(kubeflow: KubeflowConfig, pool: Pool) -> str:
 
 
 def apply(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> None:
-    """Give `task` the resources, place, environment and patience of `pool`."""
+    """Set the resources, placement, environment, retries and timeout of a task."""
     _resources(task, pool)
     _place(task, kubeflow, pool)
     _environment(task, kubeflow, pool)
@@ -103,7 +103,7 @@ def _tolerate(task: PipelineTask, toleration: Toleration) -> None:
 
 def _environment(task: PipelineTask, kubeflow: KubeflowConfig, pool: Pool) -> None:
     metadata = kubeflow.metadata
-    # Beam's steps would take hold of a card that they do not use.
+    # Beam's steps would occupy a GPU without using it.
     hidden = {} if pool.accelerator else {HIDE_GPUS: ""}
     own = {
         START_TIMEOUT: str(kubeflow.start_timeout),

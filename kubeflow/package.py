@@ -1,4 +1,4 @@
-"""A compiled pipeline, read back: what it is called and which parameters it takes."""
+"""Read a compiled pipeline: its name, parameters and pods."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ _COMPILE = "compile it with perennial compile"
 class Package(NamedTuple):
     """A file that `perennial compile` wrote.
 
-    parameters: as in the specification's inputDefinitions, by name. given: the settings that were
-    compiled into it. version: follows from the content. nodes: ids of the DAG's, in their order.
-    executors: what each task's pods are, by name: `container`, as compiled, and `kubernetes`, what
-    they want of it.
+    parameters: the specification's inputDefinitions by name. given: the compiled settings. version:
+    a hash of the content. nodes: ids of the DAG's nodes in order. executors: the `container` and
+    `kubernetes` specifications of each task's pods.
     """
 
     path: Path
@@ -38,7 +37,7 @@ class Package(NamedTuple):
 
 
 def read(path: Path) -> Package:
-    """Read what `perennial compile` wrote. Raises ConfigError for anything else."""
+    """Read a file of `perennial compile`. Raises ConfigError for anything else."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -99,9 +98,9 @@ def _nodes(containers: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def arguments(package: Package, given: Iterable[str]) -> dict[str, Any]:
-    """The values of NAME=VALUE texts by name, each of the type that the pipeline declares.
+    """Parse NAME=VALUE texts into values of the declared types, and check them as a run would.
 
-    A run's own check of its settings is made here too. Raises ConfigError.
+    Raises ConfigError.
     """
     values: dict[str, Any] = {}
     for text in given:

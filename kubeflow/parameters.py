@@ -1,4 +1,4 @@
-"""The parameters of a compiled pipeline: settings that can be changed from run to run."""
+"""Parameters of a compiled pipeline: settings that can change from run to run."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from pipeline.recipe_choice import AUTO
 from pipeline.settings import Config, absolute_location
 
 PIPELINE_ROOT = "pipeline_root"
-# What every pipeline has. All others are called as the last part of their key.
+# Parameters of every pipeline. Others have the last part of their key as name.
 _NAMED = {"data_root": "data.source", "span": "data.last_span", "recipe": "train.recipe"}
 
 Kind = Literal["str", "int", "float", "bool"]
 
 
 class Parameter(NamedTuple):
-    """One setting as a parameter of a pipeline.
+    """A setting as a parameter of a pipeline.
 
-    kind: the type of the setting's values. unset: whether it may have none; Kubeflow is then told
-    that it is a string, of which "" stands for that. default: as compiled, of the type that
-    Kubeflow is told.
+    kind: type of the setting. unset: whether the setting may be unset; then the parameter is a
+    string, and "" means unset. default: the compiled value, of the parameter's type.
     """
 
     name: str
@@ -40,16 +39,15 @@ class Parameter(NamedTuple):
 
     @property
     def type(self) -> type:
-        """What Kubeflow is told."""
+        """Return the type of the parameter in Kubeflow."""
         if self.unset:
             return str
         return {"str": str, "int": int, "float": float, "bool": bool}[self.kind]
 
     def value(self, given: object) -> object:
-        """The setting's value for what a run was given.
+        """Return the setting's value for the argument of a run, which Kubeflow passes as text.
 
-        Kubeflow hands everything over as text. What cannot be read is returned as it is, for the
-        configuration to refuse.
+        Text that cannot be parsed is returned unchanged, and the configuration refuses it.
         """
         if not isinstance(given, str):
             return given
@@ -62,12 +60,12 @@ class Parameter(NamedTuple):
         except ValueError:
             return given
         if self.kind == "int" and isinstance(value, float) and value.is_integer():
-            return int(value)  # Kubeflow's numbers are floating-point
+            return int(value)  # Kubeflow has floating-point numbers only
         return value
 
 
 def of(config: Config) -> list[Parameter]:
-    """All parameters but the pipeline root. Raises ConfigError for a key that cannot be one."""
+    """List all parameters except the pipeline root. Raises ConfigError for an unsuitable key."""
     named = dict(_NAMED)
     for key in config.kubeflow.parameters:
         name = key.rpartition(".")[2]
@@ -83,13 +81,13 @@ def of(config: Config) -> list[Parameter]:
 def load(
     given: Mapping[str, Any], arguments: Mapping[str, object], *, scheduled: bool = False
 ) -> configuration.Loaded:
-    """The configuration of one run.
+    """Load the configuration of a run.
 
     Args:
-      given: what `compiled` returned.
-      arguments: values by parameter, perhaps as text. One that is as compiled changes nothing: it
-        leaves the setting to the presets, which may be those of another recipe.
-      scheduled: whether a retraining's presets count too.
+      given: the result of `compiled`.
+      arguments: values by parameter, possibly as text. A value equal to the compiled one is
+        ignored, so the presets of another recipe can apply.
+      scheduled: whether presets of a retraining apply.
 
     Raises ConfigError, which names the parameter.
     """
@@ -109,7 +107,7 @@ def load(
 
 
 def check_root(root: str) -> None:
-    """Refuse a pipeline root that the nodes of a run cannot all write to. Raises ConfigError."""
+    """Check that all nodes of a run can write to a pipeline root. Raises ConfigError."""
     try:
         absolute_location(root)
         if not storage.is_uri(root) and not root.startswith("/"):
@@ -122,9 +120,9 @@ def check_root(root: str) -> None:
 
 
 def compiled(loaded: configuration.Loaded) -> dict[str, Any]:
-    """What a pipeline must know of its configuration, by dotted key; presets are in the image.
+    """Return the settings to compile into a pipeline, by dotted key. Presets are in the image.
 
-    Raises ConfigError for a recipe that was chosen by looking at this machine.
+    Raises ConfigError for `--recipe auto`, which depends on this machine.
     """
     _refuse_auto(loaded)
     return {
@@ -171,7 +169,7 @@ def _text(value: object) -> str:
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    """The types of values that an annotation allows; a path is a string."""
+    """Return the types of values that an annotation allows; a path counts as a string."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return _kinds(arguments[0])

@@ -1,4 +1,4 @@
-"""A connection to ML Metadata that outlives a restart of its database."""
+"""A connection to ML Metadata that survives a restart of its database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIRST_PATIENCE_S = 60.0
 PATIENCE_S = 600.0
 
 
-# As ML Metadata puts a server that hung up, ended the connection or does not take another one.
+# Errors of ML Metadata for a lost or refused connection.
 _LOST = (
     errors.AbortedError,
     errors.InternalError,
@@ -29,7 +29,7 @@ _LOST = (
 
 @contextlib.contextmanager
 def loss_told_apart() -> Iterator[None]:
-    """Within, a node that fails because its database went away raises DatabaseLost."""
+    """Raise DatabaseLost if a node fails in the context because its database went away."""
     try:
         yield
     except (NodeFailed, *_LOST) as error:
@@ -42,11 +42,11 @@ def loss_told_apart() -> Iterator[None]:
 
 
 class PatientMetadata(Metadata):
-    """Waits for the database, which TFX gives up after some 5 s.
+    """A connection that waits for its database, where TFX gives up after some 5 s.
 
-    A node connects anew before and after its work, so that hours of training are published even
-    where the database was away at their end. A call that is under way when it goes fails the node:
-    see `loss_told_apart`.
+    A node connects before and after its work, so hours of training are published even if the
+    database was away at their end. If it goes away during a call, the node fails: see
+    `loss_told_apart`.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class PatientMetadata(Metadata):
         first_patience_s: float = FIRST_PATIENCE_S,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """See `connection_config` for `env` and what it raises.
+        """Read the connection from `env`. Raises ConfigError as `connection_config` does.
 
         Args:
-            env: names the database.
-            first_patience_s: how long, in seconds, the first connection is tried for: until then
-                the settings may be wrong, and no work is lost yet.
-            patience_s: how long later ones are.
+            env: variables that name the database.
+            first_patience_s: seconds to wait for the first connection. It is shorter, as the
+                settings may be wrong and no work is lost.
+            patience_s: seconds to wait for later connections.
         """
         super().__init__(connection_config(env))
         self._env = env
@@ -70,7 +70,7 @@ class PatientMetadata(Metadata):
         self._connected_before = False
 
     def __enter__(self) -> Self:
-        """Connect. Raises DatabaseLost, with what may be wrong, when the time is up."""
+        """Connect. Raises DatabaseLost with the probable reason when the time is up."""
         patience = self._patience_s if self._connected_before else self._first_patience_s
         deadline = time.monotonic() + patience
         told = False

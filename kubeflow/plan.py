@@ -1,44 +1,27 @@
-"""What one run of a pipeline is to do: TFX's intermediate representation, as a parameter's text."""
+"""The plan of a run: TFX's intermediate representation as the text of a parameter."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import zlib
+from collections.abc import Sequence
 
 from tfx.dsl.compiler import constants
+from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import runtime_parameter_utils
-from tfx.proto.orchestration import pipeline_pb2
+from tfx.proto.orchestration import executable_spec_pb2, pipeline_pb2
 
-from pipeline.errors import ConfigError
-from pipeline.settings import Config
-
-
-def make(config: Config, pipeline_root: str) -> pipeline_pb2.Pipeline:
-    """The DAG of a run that writes below `pipeline_root`, a path or URI. Raises ConfigError."""
-    # Every component is imported with it, and the nodes of a run need only their own.
-    from tfx.dsl.compiler import compiler
-
-    from pipeline.dag import Locations, create_pipeline
-
-    root = pipeline_root.rstrip("/")
-    push_directory = config.push.directory or f"{root}/serving/{config.name}"
-    try:
-        dag = create_pipeline(config, Locations(root, push_directory))
-    except OSError as error:
-        raise ConfigError(
-            f"data.schema_file: {config.data.schema_file} cannot be read: {error.strerror}; it "
-            "must be in the image, and here, under the same path"
-        ) from error
-    return compiler.Compiler().compile(dag)
+from kubeflow import imports
 
 
 def encode(ir: pipeline_pb2.Pipeline) -> str:
-    """The text of a plan: a few kilobytes of letters and digits."""
+    """Encode a plan as a few kilobytes of base64."""
     return base64.b64encode(zlib.compress(ir.SerializeToString(deterministic=True), 9)).decode()
 
 
 def decode(text: str, run_id: str) -> pipeline_pb2.Pipeline:
-    """The plan that `encode` made, for the run of that name."""
+    """Decode a plan, and set its run id."""
     ir = pipeline_pb2.Pipeline.FromString(zlib.decompress(base64.b64decode(text)))
     runtime_parameter_utils.substitute_runtime_parameter(
         ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
@@ -47,7 +30,19 @@ def decode(text: str, run_id: str) -> pipeline_pb2.Pipeline:
 
 
 def find(ir: pipeline_pb2.Pipeline, node_id: str) -> pipeline_pb2.PipelineNode:
-    """The node with that id, which must be there."""
+    """Return the node with an id, which must exist."""
     return next(
         node.pipeline_node for node in ir.nodes if node.pipeline_node.node_info.id == node_id
     )
+
+
+def imports_for(
+    ir: pipeline_pb2.Pipeline, nodes: Sequence[str]
+) -> contextlib.AbstractContextManager[None]:
+    """Return a context for the imports of a pod: without Beam unless one of its nodes uses it."""
+    deployment = runner_utils.extract_local_deployment_config(ir)
+    specs = [runner_utils.extract_executor_spec(deployment, each) for each in nodes]
+    if any(isinstance(each, executable_spec_pb2.BeamExecutableSpec) for each in specs):
+        return contextlib.nullcontext()
+    imports.defer("tfx.components")
+    return imports.without("apache_beam")

@@ -1,9 +1,8 @@
-"""Tries again, within its pod, what an accident ended.
+"""Retry a process in its pod after a signal or the loss of its database.
 
-Which pods are tried again is Argo's to decide. As Kubeflow 2.17 installs it, only those that were
-deleted or lost their machine are: the failure of a container is not, whatever its exit code. So a
-process that a signal ended, or that lost its database, is tried again here. Where the kernel kills
-all processes of a container at once for their memory, as with cgroup v2, this one goes too.
+Argo decides which pods are retried. As installed by Kubeflow 2.17, it retries pods that were
+deleted or lost their machine, but no pod whose container failed. With cgroup v2, the kernel may
+kill all processes of a container at once for their memory, including this one.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ from pipeline.errors import DatabaseLost
 
 RETRIES = "PERENNIAL_RETRIES"
 RETRY_DELAY = "PERENNIAL_RETRY_DELAY"
-# Argo's count of pods before this one, where Kubeflow tells it.
+# Argo's count of earlier pods, which Kubeflow passes since 2.17.
 _POD = "KFP_RETRY_INDEX"
 _TOLD_TO_END = (signal.SIGTERM, signal.SIGINT)
 
 
 def run(main: Callable[[], int], env: Mapping[str, str]) -> int:
-    """Call `main` in a process of its own, and again after an accident.
+    """Call `main` in a child process, and again after an accident.
 
-    Call it before threads are started and before heavy imports: it forks.
+    It forks: call it before threads are started and before heavy imports.
 
     Args:
       main: returns an exit code.
-      env: `PERENNIAL_RETRIES` is how often it may be tried again, by all pods of the task together;
-        without it, `main` is called in this process. `PERENNIAL_RETRY_DELAY`: seconds between.
-        `KFP_RETRY_INDEX`: how many pods there were before, as Kubeflow 2.17 tells.
+      env: `PERENNIAL_RETRIES` is the number of retries over all pods of the task; without it,
+        `main` runs in this process. `PERENNIAL_RETRY_DELAY` is the delay in seconds.
+        `KFP_RETRY_INDEX` is the number of earlier pods.
 
     Returns:
-      The exit code of the last try; 128 and the number of the signal where one ended it.
+      The exit code of the last attempt; 128 plus the number of the signal that ended it.
     """
     if RETRIES not in env:
         return main()
@@ -56,7 +55,7 @@ def run(main: Callable[[], int], env: Mapping[str, str]) -> int:
         if -code == signal.SIGKILL:
             why += ", perhaps for its memory"
         if left <= 0:
-            if code < 0:  # of all else the process itself has told
+            if code < 0:  # the process has reported everything else itself
                 _give_up(f"{why}; no try is left", _as_of_shell(code))
             return _as_of_shell(code)
         left -= 1
@@ -66,7 +65,7 @@ def run(main: Callable[[], int], env: Mapping[str, str]) -> int:
 
 def _work(main: Callable[[], int]) -> NoReturn:
     """End this process with what `main` returns."""
-    # What it leaves behind is found, and ended, by this group.
+    # The group is used to end the processes that it leaves behind.
     os.setpgid(0, 0)
     code = 1
     try:
@@ -82,7 +81,7 @@ def _work(main: Callable[[], int]) -> NoReturn:
 
 
 def _as_of_shell(code: int) -> int:
-    """The exit code for one that is negative for a signal."""
+    """Convert an exit code that is negative for a signal to that of a shell."""
     return code if code >= 0 else 128 - code
 
 
@@ -96,11 +95,11 @@ def _tell(event: str, **fields: object) -> None:
 
 
 def _once(main: Callable[[], int]) -> tuple[int, bool]:
-    """The exit code, negative for a signal, and whether this process was told to end meanwhile."""
+    """Return the exit code, negative for a signal, and whether this process got a signal."""
     told: list[int] = []
     sys.stdout.flush()
     sys.stderr.flush()
-    # Blocked until there is someone to pass them on to.
+    # Blocked until the child exists.
     signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD_TO_END)
     child = os.fork()
     if child == 0:
@@ -118,7 +117,7 @@ def _once(main: Callable[[], int]) -> tuple[int, bool]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    # A model server or Beam's workers would take memory from the next try.
+    # A model server or Beam's workers would use memory of the next attempt.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(status), bool(told)

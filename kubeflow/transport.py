@@ -1,4 +1,4 @@
-"""How requests reach the API of Kubeflow Pipelines, and what its refusals mean."""
+"""Requests to the API of Kubeflow Pipelines, and messages for its errors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _CONNECT_S, _READ_S = 5, 60
 
 
 class Client(kfp.Client):
-    """Made without asking whether there are several users: --namespace says so.
+    """A client that takes the number of users from --namespace.
 
-    kfp would ask five times, half a minute long, and print a traceback each time.
+    kfp would query it five times in half a minute, and print a traceback each time.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -31,7 +31,7 @@ class Client(kfp.Client):
 
     @property
     def server(self) -> api.ApiClient:
-        """Through which everything is asked."""
+        """Return the client that sends all requests."""
         return self._run_api.api_client
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> api.V2beta1GetHealthzResponse:
@@ -39,7 +39,7 @@ class Client(kfp.Client):
 
 
 def watched(server: api.ApiClient) -> Any:
-    """`server.call_api` that waits for seconds only, and tells the API from a login page."""
+    """Return `server.call_api` with a timeout, and an error for login pages."""
     ask = server.call_api
 
     def call_api(*args: Any, **kwargs: Any) -> Any:
@@ -56,7 +56,7 @@ def watched(server: api.ApiClient) -> Any:
 
 
 def options(connection: Connection, host: str) -> dict[str, Any]:
-    """What kfp.Client is made with. Raises ConfigError for files that cannot be read."""
+    """Return the arguments of kfp.Client. Raises ConfigError for unreadable files."""
     found: dict[str, Any] = {"host": host, "client_id": connection.iap_client_id}
     if connection.namespace:
         found["namespace"] = connection.namespace
@@ -89,9 +89,9 @@ def _secret(path: Path, option: str) -> str:
 
 
 def refusal(host: str, error: api.ApiException) -> Exception:
-    """What an answer other than 2xx means."""
+    """Return the exception for an answer other than 2xx."""
     if error.status in (401, 403):
-        what = "does not know who asks" if error.status == 401 else "does not allow it"
+        what = "not logged in" if error.status == 401 else "not allowed"
         return KubeflowRefused(
             f"{host}: {what} ({error.status} {error.reason}); give or renew --token-file, "
             "--cookies-file, --iap-client-id or --in-cluster, and check --namespace"
@@ -103,12 +103,12 @@ def refusal(host: str, error: api.ApiException) -> Exception:
         message = body.get("error_message") or body.get("message") or error.reason
     except (TypeError, ValueError, AttributeError):
         message = error.reason
-    return KubeflowRefused(f"{host}: Kubeflow Pipelines says: {brief(message)} ({error.status})")
+    return KubeflowRefused(f"{host}: Kubeflow Pipelines refused: {brief(message)} ({error.status})")
 
 
 def brief(reason: object) -> str:
-    """A reason in one line that is not too long."""
+    """Shorten a reason to one line of at most 300 characters."""
     text = " ".join(str(reason).split())
-    # urllib3 begins with the object that failed.
+    # urllib3's messages start with the object that failed.
     text = text.rpartition(" object at 0x")[2].partition(": ")[2] or text
     return text if len(text) <= 300 else f"{text[:300]}..."

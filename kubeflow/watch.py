@@ -1,4 +1,4 @@
-"""Looks after runs that nobody waits for: ends those that wait for ever, and tells what failed."""
+"""Supervise runs: terminate those whose pods stay pending, and report failures."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ import time
 from collections.abc import Callable
 
 from kubeflow.client import Kubeflow, Run
+from kubeflow.commands.connection import Connection
 from kubeflow.follow import explain
 from kubeflow.workflow import Workflow
 from pipeline.errors import KubeflowRefused, KubeflowUnreachable
 from pipeline.retraining import notify
 from pipeline.settings import NotifyConfig
 
-# Runs that ended this long before the watch began are told of too: it may have been restarted, and
-# twice is better than never.
+# Runs that ended this long before the start are reported too: after a restart, a repeated message
+# is better than a missing one.
 _BEFORE = datetime.timedelta(minutes=10)
-# Kubeflow learns of an end some time after it.
+# Kubeflow records the end of a run with a delay.
 _LATE = datetime.timedelta(minutes=5)
 
 
 class Watch:
-    """Looks at the runs of this project's pipelines, and only at those.
-
-    say: prints a line.
-    """
+    """A supervisor of the runs of this project's pipelines. say: prints a line."""
 
     def __init__(self, kubeflow: Kubeflow, say: Callable[[str], None]) -> None:
         self._kubeflow = kubeflow
@@ -34,7 +32,7 @@ class Watch:
         self._foreign: set[str] = set()
 
     def forever(self, every_s: float) -> None:
-        """Look again and again; where Kubeflow does not answer, later."""
+        """Check at intervals, also after errors of Kubeflow."""
         while True:
             try:
                 self.look()
@@ -43,7 +41,7 @@ class Watch:
             time.sleep(every_s)
 
     def look(self) -> None:
-        """Look once. Raises KubeflowUnreachable and KubeflowRefused."""
+        """Check once. Raises KubeflowUnreachable and KubeflowRefused."""
         began = _now()
         for run in self._kubeflow.unfinished():
             workflow = self._own(run)
@@ -81,6 +79,15 @@ class Watch:
         self._say(text)
         if failure := notify.send(NotifyConfig(), "failed", "kubeflow", text):
             self._say(failure)
+
+
+def run(connection: Connection, every_s: float | None) -> None:
+    """Watch the runs, and print reports; None for `every_s` checks once."""
+    watch = Watch(Kubeflow(connection), lambda text: print(text, flush=True))
+    if every_s is None:
+        watch.look()
+    else:
+        watch.forever(every_s)
 
 
 def _now() -> datetime.datetime:

@@ -1,7 +1,7 @@
-"""What Argo knows of a run: its pods, what they wait for and how they ended.
+"""Argo's workflow of a run: its pods, why they wait and how they ended.
 
-Kubeflow keeps the whole Workflow and gives it out as a text, `workflow_manifest`, by its API
-v1beta1. The tasks that v2beta1 lists have neither reasons nor the names of their pods.
+Kubeflow returns it as the text `workflow_manifest` in its API v1beta1. The tasks of v2beta1 have
+neither reasons nor names of pods.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any
 from kubeflow import entrypoint
 
 START_TIMEOUT = "PERENNIAL_START_TIMEOUT"
-# Of Argo's nodes that are pods.
+# Phases of Argo's pods.
 PENDING, RUNNING, SUCCEEDED = "Pending", "Running", "Succeeded"
 _ATTEMPT = re.compile(r"(.*?)(?:\((\d+)\))?")
 
 
 @dataclasses.dataclass(frozen=True)
 class Pod:
-    """A pod of a run, or one that is to be.
+    """A pod of a run, possibly one that does not exist yet.
 
     name: as in Kubernetes. task: of the compiled pipeline, such as image-example-gen. driver:
-    whether it is Kubeflow's own, before the task's. attempt: from 0. phase: Argo's: Pending,
-    Running, Succeeded, Failed or Error. message: why it waits or failed, may be empty. started and
-    ended: epoch seconds; a pod that waits has started to; ended is 0 until it has.
+    whether it is Kubeflow's driver pod of the task. attempt: from 0. phase: Argo's Pending,
+    Running, Succeeded, Failed or Error. message: why it waits or failed; may be empty. started and
+    ended: epoch seconds; started includes the time pending, and ended is 0 until the end.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Pod:
 
     @property
     def over(self) -> bool:
-        """Whether it has ended, however."""
+        """Return whether the pod has ended, with any result."""
         return self.phase not in (PENDING, RUNNING)
 
 
@@ -52,8 +52,8 @@ class Pod:
 class Workflow:
     """A run in Argo.
 
-    ours: whether this project compiled it. env: of its containers. deadline: in seconds, for the
-    run as a whole; 0 once it has been terminated, None where there is none.
+    ours: whether this project compiled it. env: variables of its containers. deadline: seconds for
+    the whole run; 0 after it was terminated, None without one.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Workflow:
     pods: tuple[Pod, ...]
 
     def overdue(self, now: float) -> str | None:
-        """Which pod has waited longer than it may, and why; None where there is none.
+        """Describe a pod that has been pending longer than allowed; None if there is none.
 
         Args:
           now: epoch seconds.
@@ -79,12 +79,12 @@ class Workflow:
 
 
 def waits_for(pod: Pod) -> str:
-    """What keeps a pending pod, as far as Argo knows."""
+    """Return the reason that a pod is pending, as far as Argo has one."""
     return pod.message or f"no reason is known; kubectl describe pod {pod.name} may tell"
 
 
 def parse(manifest: str) -> Workflow:
-    """Read a `workflow_manifest`. Raises ValueError for what is none."""
+    """Parse a `workflow_manifest`. Raises ValueError for anything else."""
     try:
         content = json.loads(manifest)
         name, status = content["metadata"]["name"], content.get("status") or {}
@@ -118,10 +118,10 @@ def parse(manifest: str) -> Workflow:
 
 
 def events(log: object) -> list[dict[str, Any]]:
-    """The events in the log of a pod: one JSON object a line, among whatever libraries print.
+    """Return the events in the log of a pod: JSON objects, one per line, between other output.
 
     Args:
-      log: as text, or where it is a single object, that.
+      log: the text, or the object of a log with a single line.
     """
     if isinstance(log, dict):
         lines: list[object] = [log]
@@ -145,8 +145,8 @@ def _nodes(status: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _pod(workflow: str, node: Mapping[str, Any], plain: bool) -> Pod:
-    # WORKFLOW.root.TASK.executor(ATTEMPT), or ...TASK-driver(ATTEMPT); (ATTEMPT) where there can be
-    # several, at any part.
+    # WORKFLOW.root.TASK.executor(ATTEMPT) or ...TASK-driver(ATTEMPT). With retries, any part can
+    # have an (ATTEMPT).
     parts: list[str] = ["", *node["name"].split(".")]
     (before, _), (last, attempt) = map(_without_attempt, parts[-2:])
     driver = last != "executor"

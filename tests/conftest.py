@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -54,11 +54,12 @@ _MARKED: Mapping[str, Sequence[str]] = {
 _UNIT = "unit"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     """Mark the tests by their files, and put the longest files first.
 
-    It comes before pytest's own, which selects by markers.
+    It comes before pytest's own hook, which selects by markers. Plugins may then shuffle the tests,
+    after which those with the marker `in_order` are put into the order of their file again.
     """
     for item in items:
         if item.path.parent.name == _UNIT:
@@ -67,6 +68,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.path.stem in stems:
                 item.add_marker(marker)
     items.sort(key=lambda item: item.path.stem not in _LONGEST)
+    yield
+    sequences: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("in_order"):
+            sequences.setdefault(item.nodeid.rpartition("::")[0], []).append(item)
+    for sequence in sequences.values():
+        first = items.index(sequence[0])
+        items[:] = [item for item in items if item not in sequence]
+        items[first:first] = sorted(sequence, key=lambda item: item.location[1] or 0)
 
 
 def pytest_configure() -> None:
@@ -92,14 +102,14 @@ def own_environment() -> Iterator[None]:
 
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    """What is reported during the test."""
+    """Record the events that are reported during the test."""
     with recording() as events:
         yield events
 
 
 @pytest.fixture
 def image_bytes() -> Callable[..., bytes]:
-    """Makes an encoded image of one color."""
+    """Return a function that encodes an image of one color."""
 
     def make(
         image_format: str = "PNG",
@@ -122,7 +132,7 @@ def make_keys(tmp_path: Path) -> Callable[[str], Keys]:
 
 @pytest.fixture
 def two_classes(tmp_path: Path, image_bytes: Callable[..., bytes]) -> Path:
-    """A data root with 40 distinct 8x8 PNGs in each of the classes "cat" and "dog"."""
+    """Create a data root with 40 distinct 8x8 PNGs in each of the classes "cat" and "dog"."""
     root = tmp_path / "data"
     for offset, label in enumerate(("cat", "dog")):
         (root / label).mkdir(parents=True)
@@ -135,7 +145,7 @@ def two_classes(tmp_path: Path, image_bytes: Callable[..., bytes]) -> Path:
 
 @pytest.fixture(scope="session")
 def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes a data root of the first scans of some digits; each caller has its own."""
+    """Return a function that creates a data root of the first scans of some digits."""
     from components.image_example_gen.sources import digits
 
     everything = tmp_path_factory.mktemp("digits") / "all"

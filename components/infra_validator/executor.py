@@ -11,19 +11,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-import grpc
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from tensorflow_serving.apis import (
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_log_pb2,
-    prediction_service_pb2_grpc,
-)
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from tfx import types
 from tfx.components.infra_validator import error_types, executor, serving_bins
-from tfx.components.infra_validator.model_server_clients import tensorflow_serving_client
 from tfx.components.infra_validator.model_server_runners import base_runner, kubernetes_runner
 from tfx.proto import infra_validator_pb2
 from tfx.types import artifact_utils
@@ -33,6 +26,9 @@ from tfx.utils.model_paths import tf_serving_flavor
 from components import features, storage
 from components.decoding import decode_now
 from components.errors import NotServableError
+from components.model_server.client import Client
+from components.model_server.errors import ServingError
+from components.model_server.tensors import Arrays
 from components.progress import report
 from components.servable import EXAMPLES, IMAGES
 from components.storage import staging
@@ -161,22 +157,22 @@ class Executor(executor.Executor):
         requests: Sequence[Case],
     ) -> Measurement:
         deadline = time.time() + validation_spec.max_loading_time_seconds
+        base, name, version = tf_serving_flavor.parse_model_path(model_path)
         runner: base_runner.BaseModelServerRunner
         # `is_inside_kfp` fails where no cluster is configured.
         if kube_utils.KFP_POD_NAME in os.environ and kube_utils.is_inside_kfp():
             runner = kubernetes_runner.KubernetesRunner(model_path, serving_binary, serving_spec)
         else:
-            base = tf_serving_flavor.parse_model_base_path(model_path)
-            folder = os.path.join(base, serving_spec.model_name)
-            runner = ProcessRunner(self._make_server(folder, serving_spec.model_name))
+            runner = ProcessRunner(self._make_server(os.path.join(base, name), name))
         started = time.perf_counter()
         try:
             runner.Start()
             runner.WaitUntilRunning(deadline)
-            client = Client(runner.GetEndpoint(), serving_spec.model_name)
-            client.WaitUntilModelLoaded(deadline, polling_interval_sec=1)
-            load_s = time.perf_counter() - started
-            latency_s = run_cases(client, requests)
+            host, _, port = runner.GetEndpoint().rpartition(":")
+            with Client(host, int(port), 0, _PREDICT_SECONDS) as client:
+                client.wait_available(name, version, deadline - time.time())
+                load_s = time.perf_counter() - started
+                latency_s = run_cases(client, requests)
         except Exception:
             # A pod that has not started has no log, which is an error too.
             with contextlib.suppress(Exception):
@@ -229,52 +225,34 @@ class ProcessRunner(base_runner.BaseModelServerRunner):
         self._stack.close()
 
 
-class Client(tensorflow_serving_client.TensorFlowServingClient):
-    """TFX's client with a deadline, which returns the answers."""
-
-    def __init__(self, endpoint: str, model_name: str) -> None:
-        super().__init__(endpoint, model_name)
-        # A proxy that the environment names is for elsewhere.
-        channel = grpc.insecure_channel(endpoint, [("grpc.enable_http_proxy", 0)])
-        self._channel = channel
-        self._model_service = model_service_pb2_grpc.ModelServiceStub(channel)
-        self._prediction_service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-
-    def predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
-        """Return the answer. Raises ValidationFailed, without the request that TFX would quote."""
-        try:
-            return self._prediction_service.Predict(request, timeout=_PREDICT_SECONDS)
-        except grpc.RpcError as error:
-            size = request.ByteSize()
-            raise error_types.ValidationFailed(
-                f"{request.model_spec.signature_name} fails for a request of {size:,} bytes: "
-                f"{error.code().name}: {of_op(error.details() or '')}"
-            ) from None
-
-
 def run_cases(client: Client, cases: Sequence[Case]) -> dict[str, float]:
     """Compare the server's answers, and return each signature's median seconds.
 
     Raises:
         NotServableError: an answer is another than in this process.
-        error_types.ValidationFailed: there is none.
+        error_types.ValidationFailed: there is none; the request is not quoted.
     """
     seconds: dict[str, list[float]] = {IMAGES: [], EXAMPLES: []}
     for case in cases:
-        started = time.perf_counter()
-        answer = client.predict(case.request)
         signature = case.request.model_spec.signature_name
+        started = time.perf_counter()
+        try:
+            _, outputs = client.send(case.request)
+        except ServingError as error:
+            raise error_types.ValidationFailed(
+                f"{signature} fails for a request of {case.request.ByteSize():,} bytes: "
+                f"{error.code}: {error}"
+            ) from None
         seconds[signature].append(time.perf_counter() - started)
-        _compare(case, answer)
+        _compare(case, signature, outputs)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _compare(case: Case, answer: predict_pb2.PredictResponse) -> None:
-    signature = case.request.model_spec.signature_name
-    missing = {"probabilities", "label"} - set(answer.outputs)
+def _compare(case: Case, signature: str, outputs: Arrays) -> None:
+    missing = {"probabilities", "label"} - outputs.keys()
     if missing:
         raise NotServableError(f"served {signature} gives no {' and no '.join(sorted(missing))}")
-    probabilities = tf.make_ndarray(answer.outputs["probabilities"])
+    probabilities = outputs["probabilities"]
     expected = case.probabilities
     if probabilities.shape != expected.shape or not np.allclose(
         probabilities, expected, rtol=0, atol=TOLERANCE
@@ -284,7 +262,7 @@ def _compare(case: Case, answer: predict_pb2.PredictResponse) -> None:
             f"{np.array2string(probabilities, threshold=8)}, not "
             f"{np.array2string(expected, threshold=8)}"
         )
-    (label,) = tf.make_ndarray(answer.outputs["label"]).tolist()
+    (label,) = outputs["label"].tolist()
     top = np.sort(expected[0])[-2:]
     if label != case.label and top[-1] - top[0] > 2 * TOLERANCE:  # else it is a tie
         raise NotServableError(

@@ -11,8 +11,8 @@ which the next push removes.
 
 In an object store there is no rename and no lock. A version counts once its manifest is there; what
 a killed push left is never counted and goes with the next push. So servers must be told versions by
-a model configuration, because one that follows the newest number would see objects as they arrive;
-and one pipeline only may push below a prefix.
+a model configuration, because one that follows the newest number would see objects as they arrive.
+Pushes at the same time get numbers of their own.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import contextlib
 import errno
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -35,6 +36,8 @@ from components.model_registry import signing
 MANIFEST = "perennial-manifest.json"
 SERVABLE = "saved_model.pb"
 _STAGING, _DOOMED = ".staging-", ".removed-"
+_CLAIM = ".claim-"  # and a number: an object of a store, which one push has made
+_LONGEST_PUSH = 24 * 3600.0  # seconds after which a version that is not whole was cut off
 _HIGHEST = 2**63 - 1  # TensorFlow Serving's version numbers are int64
 
 
@@ -167,13 +170,41 @@ def push(
         same = newest is not None and newest.files == files
         if not same or (keys and not keys.have_signed(base, version)):
             version = max(numbers, default=0) + 1
+            if is_store:
+                version = _claimed(base, version)
             manifest = Manifest(record={"version": version, **record}, files=files)
             publish = _publish_to_store if is_store else _publish_in_folder
             publish(model, storage.join(base, str(version)), manifest, keys)
             counted.append(version)
         for number in sorted({*numbers, *counted} - {*counted[-keep:]} - {*pinned}):
-            _remove(storage.join(base, str(number)))
+            if number in counted or not _is_under_way(base, number):
+                _remove(storage.join(base, str(number)))
     return version
+
+
+def _claimed(base: str, version: int) -> int:
+    """Return the first number from `version` on that no other push to the store has taken.
+
+    Stores have no locks, but an object that is only made where none is. Its name begins with a dot,
+    which is none of a version.
+    """
+    while True:
+        try:
+            storage.create(_claim(base, version), str(time.time()))
+        except FileExistsError:
+            version += 1
+        else:
+            return version
+
+
+def _claim(base: str, version: int) -> str:
+    return storage.join(base, f"{_CLAIM}{version}")
+
+
+def _is_under_way(base: str, version: int) -> bool:
+    """Whether another push to the store may still be writing the version."""
+    claimed = storage.read_text(_claim(base, version))
+    return claimed is not None and time.time() - float(claimed) < _LONGEST_PUSH
 
 
 def _remove(version: str) -> None:
@@ -181,6 +212,7 @@ def _remove(version: str) -> None:
     try:
         if storage.is_uri(version):
             storage.remove_tree(version)
+            storage.remove(_claim(storage.parent(version), int(storage.name(version))))
         else:
             _remove_folder(Path(version))
     except OSError as error:  # of what comes after the push, which is done

@@ -85,6 +85,10 @@ class Client:
         request.model_spec.signature_name = signature
         for name, array in inputs.items():
             request.inputs[name].CopyFrom(to_proto(array))
+        return self.send(request)
+
+    def send(self, request: predict_pb2.PredictRequest) -> tuple[int, Arrays]:
+        """Predict over gRPC, as `predict`, for a request that is made already."""
         response = self._call(self._predictions.Predict, request)
         outputs = {name: tf.make_ndarray(proto) for name, proto in response.outputs.items()}
         return response.model_spec.version.value, outputs

@@ -13,6 +13,7 @@ from components.storage.content import (
     checksum,
     copy,
     copy_tree,
+    create,
     digest,
     download,
     exists,
@@ -34,6 +35,7 @@ from components.storage.content import (
     write_bytes,
     write_text,
     writing,
+    writing_folder,
 )
 from components.storage.locations import is_uri, join, name, parent, path, supported, unsupported
 
@@ -43,6 +45,7 @@ __all__ = [
     "checksum",
     "copy",
     "copy_tree",
+    "create",
     "digest",
     "download",
     "exists",
@@ -71,4 +74,5 @@ __all__ = [
     "write_bytes",
     "write_text",
     "writing",
+    "writing_folder",
 ]

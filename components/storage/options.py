@@ -6,6 +6,8 @@ from pydantic import BaseModel, Field
 
 from components.storage.staging import FOLDER, LIMIT_GB
 
+_NAME = r"^[^\x00-\x1f]+$"  # an environment variable holds it
+
 
 class Options(BaseModel):
     """How S3 is reached, and the copies of artifacts that nodes work on.
@@ -16,19 +18,21 @@ class Options(BaseModel):
 
     endpoint_url: str | None = Field(
         default=None,
-        pattern=r"^https?://[^/?#@\s]+/?$",
+        pattern=r"^https?://[^/?#@\s\x00-\x1f]+/?$",
         description="Server of s3://, such as http://minio:9000; unset: AWS, or what "
         "AWS_ENDPOINT_URL_S3 or the profile names.",
     )
     region: str | None = Field(
-        default=None, min_length=1, description="Region of s3://; unset: that of the profile."
+        default=None, pattern=_NAME, description="Region of s3://; unset: that of the profile."
     )
     profile: str | None = Field(
-        default=None, min_length=1, description="Profile of ~/.aws; unset: AWS_PROFILE, or default."
+        default=None,
+        pattern=_NAME,
+        description="Profile of ~/.aws; unset: AWS_PROFILE, or default.",
     )
     staging: str | None = Field(
         default=None,
-        pattern="^/.+",
+        pattern=r"^/[^\x00]+$",
         description="Folder for copies of artifacts, which pods may share; unset: a temporary one.",
     )
     staging_gb: float | None = Field(
@@ -39,7 +43,7 @@ class Options(BaseModel):
     )
 
     def environment(self) -> dict[str, str]:
-        """The variables by which this process, those that it starts and pods are told."""
+        """Return the environment variables that hand these settings to other processes and pods."""
         given = {
             "AWS_ENDPOINT_URL_S3": self.endpoint_url,
             "AWS_DEFAULT_REGION": self.region,

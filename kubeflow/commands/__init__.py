@@ -1,4 +1,4 @@
-"""The commands about Kubeflow, which `perennial` finds by an entry point of the distribution."""
+"""Commands about Kubeflow, found by the entry point `perennial.commands`."""
 
 from __future__ import annotations
 

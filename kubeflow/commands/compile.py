@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.noise import redirect_output
 
 if TYPE_CHECKING:
-    from kubeflow.groups import Group
+    from kubeflow.compiler import Compiled
     from pipeline.config import Loaded
     from pipeline.settings import Pool
 
@@ -33,7 +32,7 @@ def compile_dag(
         bool,
         typer.Option(
             "--retrain",
-            help="Decide in the first pod, as `perennial retrain` does, whether to retrain at all.",
+            help="Decide in the first pod whether to retrain, as `perennial retrain` does.",
         ),
     ] = False,
     settings: SettingsOption = None,
@@ -59,14 +58,12 @@ def compile_dag(
 
         compiled = compiler.compile_pipeline(loaded, decides=retrain)
     write(output, compiled.text)
-    _print_summary(loaded, compiled.pods, output)
+    _print_summary(loaded, compiled, output)
 
 
-def _print_summary(loaded: Loaded, pods: Sequence[Group], output: Path) -> None:
-    from kubeflow import parameters
-
-    kubeflow = loaded.config.kubeflow
-    named = [f"{each.name}={each.default}" for each in parameters.of(loaded.config)]
+def _print_summary(loaded: Loaded, compiled: Compiled, output: Path) -> None:
+    kubeflow, pods = loaded.config.kubeflow, compiled.pods
+    named = [f"{each.name}={each.default}" for each in compiled.parameters]
     nodes = sum(len(pod.ids) for pod in pods)
     print(
         f"Pipeline    {loaded.config.name}: {counted(nodes, 'node')} in {counted(len(pods), 'pod')}"

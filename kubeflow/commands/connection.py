@@ -30,8 +30,8 @@ class Connection:
         typer.Option(
             envvar="KF_PIPELINES_UI_ENDPOINT",
             metavar="URL",
-            help="Of Kubeflow's pages, for the links that are shown, where --host is an address of "
-            "the API only: https://kubeflow.example/pipeline.",
+            help="URL of Kubeflow's pages for links, if --host is the API only, such as "
+            "https://kubeflow.example/pipeline.",
         ),
     ] = None
     namespace: Annotated[

@@ -20,14 +20,9 @@ def watch(
 ) -> None:
     """Report failed runs on Kubeflow, and end those whose pods cannot start.
 
-    Each is reported on standard output and to the URL in PERENNIAL_WEBHOOK. A run is ended when a
-    pod waits longer than kubeflow.start_timeout. Runs of other projects are left alone.
+    Reports go to standard output and to the URL in PERENNIAL_WEBHOOK. A run is ended if a pod waits
+    longer than kubeflow.start_timeout. Runs of other projects are ignored.
     """
-    from kubeflow.client import Kubeflow
-    from kubeflow.watch import Watch
+    from kubeflow import watch
 
-    looking = Watch(Kubeflow(connection), lambda text: print(text, flush=True))
-    if once:
-        looking.look()
-    else:
-        looking.forever(every)
+    watch.run(connection, None if once else every)

@@ -1,1 +1,1 @@
-"""What the container image is made from; the steps are in kubeflow/Dockerfile."""
+"""Contents of the container image; kubeflow/Dockerfile has the steps."""

@@ -1,9 +1,9 @@
-"""Prints the locked requirements of a layer of the image, hashes included.
+"""Print the locked requirements of a layer of the image, with hashes.
 
 python3 kubeflow/image/requirements.py build | base | cpu | gpu
 
-The layers differ in TensorFlow only: its package for GPUs has their kernels, which are most of it,
-and needs NVIDIA's libraries. Tests, linters and build tools are in no layer.
+The layers differ in TensorFlow only: its package for GPUs is larger and needs NVIDIA's libraries.
+Tests, linters and build tools are in no layer.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 
 _IMAGE = Path(__file__).resolve().parent
 _ROOT = _IMAGE.parent.parent
-# TensorFlow's own is added for CPU or GPU, and it needs libclang only to build extensions.
+# TensorFlow comes with the layer for CPU or GPU. It needs libclang only to build extensions.
 _NOT_IN_BASE = ("tensorflow", "libclang")
 _NAME = r"^[A-Za-z0-9._-]+"
-EXTRAS = ("signing",)  # that come with every installation
+EXTRAS = ("signing",)  # part of every installation
 
 
 def of_layer(layer: str) -> dict[str, str]:
-    """The lock files' entries of `layer` by name of the package."""
+    """Return the entries of the lock files in `layer`, by package."""
     locked = entries((_ROOT / "requirements.lock").read_text(encoding="utf-8"))
     match layer:
-        case "build":  # what the few source distributions are built with
+        case "build":  # builds the few source distributions
             return {name: locked[name] for name in ("setuptools",)}
         case "base":
             return {name: locked[name] for name in needed(locked) if name not in _NOT_IN_BASE}
@@ -40,25 +40,25 @@ def of_layer(layer: str) -> dict[str, str]:
 
 
 def entries(lock: str) -> dict[str, str]:
-    """A lock file, cut into the packages that it names."""
+    """Split a lock file into entries, by package."""
     found = re.findall(r"^[a-z0-9].*?(?=^[a-z0-9]|\Z)", lock, re.MULTILINE | re.DOTALL)
     return {entry.split("==")[0]: entry for entry in found}
 
 
 def versions(entries_of: Mapping[str, str]) -> dict[str, str]:
-    """The pinned version of each entry of a lock file."""
+    """Return the pinned version of each entry of a lock file."""
     return {name: re.split(r"==|[ ;]", entry)[1] for name, entry in entries_of.items()}
 
 
 def canonical(name: str) -> str:
-    """A package's name as lock files spell it (PEP 503)."""
+    """Normalize the name of a package (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def needed(locked: dict[str, str], extras: Sequence[str] = EXTRAS) -> list[str]:
-    """The packages that the project's dependencies lead to, by what uv noted on each: `# via`.
+    """List the direct and indirect dependencies of the project, by uv's `# via` comments.
 
-    extras: optional dependencies to include. Raises KeyError for one that there is not.
+    extras: optional dependencies to include. Raises KeyError for an unknown one.
     """
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = [each for extra in extras for each in project["optional-dependencies"][extra]]

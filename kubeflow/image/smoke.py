@@ -1,62 +1,46 @@
-"""Whether an environment can run every node: python3 -m kubeflow.image.smoke [cpu | gpu].
+"""Check that an environment can run every node: python3 -m kubeflow.image.smoke [cpu | gpu].
 
-Compiles the default DAG and imports what each of its nodes executes, native libraries included.
-With a layer of TensorFlow, the environment must have what the lock files have, and nothing else: a
-package that is imported late would be missed in a run only.
+Compiles the default DAG and imports the modules of its executors, with their native libraries. With
+the name of a layer, the environment must have exactly the packages of the lock files, as a late
+import of a missing package would fail in a run only.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-import tempfile
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 
 from kubeflow.image import requirements
 
 
 def main() -> None:
-    """Print what was imported. ImportError names what the environment lacks."""
+    """Print the imported modules. Raises ImportError for a missing one."""
     for layer in sys.argv[1:]:
         locked = requirements.of_layer("base") | requirements.of_layer(layer)
         if found := differences(requirements.versions(locked), installed()):
             raise SystemExit("the packages are not those of the lock: " + "; ".join(found))
-    from tfx.dsl.compiler.compiler import Compiler
-    from tfx.orchestration.local import runner_utils
+    from kubeflow.image import nodes  # after the check, which names what is missing
 
-    from pipeline.config import load
-    from pipeline.dag import Locations, create_pipeline
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = load(None, {"workspace": folder}).config
-        places = Locations(pipeline_root=folder, push_directory=str(Path(folder) / "serving"))
-        compiled = Compiler().compile(create_pipeline(config, places))
-    deployment = runner_utils.extract_local_deployment_config(compiled)
-    modules = {"trainer_module.run_fn", "kubeflow.patient_metadata", "kfp.client"}
-    for node in compiled.nodes:
-        spec = runner_utils.extract_executor_spec(deployment, node.pipeline_node.node_info.id)
-        if spec is not None:  # a resolver has none
-            spec = getattr(spec, "python_executor_spec", spec)
-            modules.add(spec.class_path.rpartition(".")[0])
+    modules = {"trainer_module.run_fn", "kubeflow.patient_metadata", "kfp.client", *nodes.modules()}
     for module in sorted(modules):
         importlib.import_module(module)
         print(module)
 
 
 def installed() -> dict[str, str]:
-    """The version of each package, but for this project itself, by its name as the lock has it."""
+    """Return the version of each installed package except this project, by normalized name."""
     found: dict[str, str] = {}
     for each in metadata.distributions():
-        # The first on the path is imported: setuptools adds copies of others at its end.
+        # The first on the path counts: setuptools adds copies of other packages at its end.
         found.setdefault(requirements.canonical(each.name), each.version)
     found.pop("perennial", None)
     return found
 
 
 def differences(locked: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """Each package that is not there, of another version or not in the lock, with both versions."""
+    """List packages that are missing, of another version or not in the lock, with both versions."""
     return [
         f"{name} is {found.get(name, 'missing')}, locked is {locked.get(name, 'none')}"
         for name in sorted({*locked, *found})

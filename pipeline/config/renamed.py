@@ -22,7 +22,7 @@ KEYS: Mapping[str, str] = {
 }
 # Present values by the earlier ones, by the present key.
 VALUES: Mapping[str, Mapping[str, str]] = {"transform.resize_mode": {"squeeze": "stretch"}}
-_NAMES = "kubeflow.parameters"  # its values are keys of settings
+_NAMES = ".".join(("kubeflow", "parameters"))  # a setting whose values are keys; no module
 
 
 def current(tree: Tree, origin: str, *, note: bool) -> Tree:

@@ -89,7 +89,7 @@ def get(kind: str, name: str, namespace: str) -> Resource:
 
 
 def resource(version: str, kind: str, name: str, namespace: str | None, **content: Any) -> Resource:
-    """An object; `metadata` among the content is added to."""
+    """Return an object; `metadata` in the content is merged."""
     metadata = {"name": name, **content.pop("metadata", {})}
     if namespace:
         metadata["namespace"] = namespace
@@ -107,7 +107,7 @@ def apply(resources: Iterable[Resource], *options: str) -> str:
 
 
 def kustomized(folder: Path, *components: str) -> list[Resource]:
-    """What `kubectl kustomize` makes of a folder of kubeflow/, with further components."""
+    """Build a folder of kubeflow/ with `kubectl kustomize` and further components."""
     if not components:
         return list(yaml.safe_load_all(kubectl("kustomize", str(folder))))
     # Beside it, since kustomize takes relative paths only.
@@ -129,7 +129,7 @@ def kustomized(folder: Path, *components: str) -> list[Resource]:
 
 
 def moved(resources: Iterable[Resource], namespace: str) -> list[Resource]:
-    """The same in another namespace, with this project's image; volumes get names of their own."""
+    """Move resources to another namespace, with this project's image and own names of volumes."""
     found = []
     for each in copy.deepcopy(list(resources)):
         if each["kind"] == "Namespace":
@@ -153,7 +153,7 @@ def moved(resources: Iterable[Resource], namespace: str) -> list[Resource]:
 
 
 def pod_of(each: Resource) -> Resource | None:
-    """The pod that an object is a template of."""
+    """Return the pod template of an object."""
     spec = each.get("spec", {})
     template = spec.get("jobTemplate", {}).get("spec", spec).get("template", {})
     found: Resource | None = template.get("spec") if isinstance(template, dict) else None
@@ -178,7 +178,7 @@ def job(
     files: str | None = None,
     labels: dict[str, str] | None = None,
 ) -> Resource:
-    """A Job of the product's image, by the restricted standard.
+    """Return a Job with the product's image, by the restricted standard.
 
     claims: names of claims by where they are mounted. files: a ConfigMap to be mounted at /files.
     """
@@ -261,7 +261,7 @@ def free_volumes(namespace: str) -> None:
 
 
 def files_of(name: str, namespace: str, *paths: Path) -> Resource:
-    """A ConfigMap of files of this repository."""
+    """Return a ConfigMap of files of this repository."""
     data = {path.name: path.read_text() for path in paths}
     return resource("v1", "ConfigMap", name, namespace, data=data)
 
@@ -296,7 +296,7 @@ def perennial(*arguments: object) -> subprocess.CompletedProcess[str]:
 def compiled(
     folder: Path, name: str, *options: str, training: str = "", kubeflow: str = ""
 ) -> Path:
-    """A package of a pipeline with that name. training, kubeflow: more settings of there."""
+    """Compile a pipeline of a name. training, kubeflow: more settings of these tables."""
     config, package = folder / f"{name}.toml", folder / f"{name}.yaml"
     more = {"training": training, "kubeflow": kubeflow}
     text = CONFIG.format(name=name, data=DATA, image=IMAGE, **more)

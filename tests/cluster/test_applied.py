@@ -61,7 +61,7 @@ def test_the_standard_is_enforced(namespace: str) -> None:
 class TestVolumes:
     @pytest.fixture(scope="class")
     def applied(self, namespace: str) -> str:
-        """The overlay for profiles, but for its quota, which is for larger machines."""
+        """Return the overlay for profiles without its quota, which is for larger machines."""
         rendered = kit.kustomized(kit.MANIFESTS / "overlays" / "profile")
         resources = kit.moved(rendered, namespace)
         resources.append(

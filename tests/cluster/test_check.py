@@ -23,7 +23,7 @@ SECRET = "perennial-metadata"
 
 @pytest.fixture(scope="module")
 def found(namespace: str) -> str:
-    """A namespace with all that pods of the compiled pipeline name."""
+    """Create a namespace with all resources that pods of the compiled pipeline need."""
     ports = {"ports": [{"port": 8888}]}
     rendered = kit.moved(kit.kustomized(kit.MANIFESTS / "overlays" / "profile"), namespace)
     kinds = ("PersistentVolumeClaim", "ServiceAccount")

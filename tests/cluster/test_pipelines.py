@@ -39,7 +39,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def installed() -> str:
-    """What runs need in Kubeflow's namespace, and two folders of images that differ."""
+    """Create the resources of runs in Kubeflow's namespace, and two different folders of images."""
     secret = {"user": "perennial", "password": uuid.uuid4().hex}
     name = "perennial-metadata"
     if kit.run_kubectl("get", "secret", name, "-n", NAMESPACE).returncode:
@@ -72,7 +72,7 @@ def run_of(output: str) -> str:
 
 
 def events(run: str) -> list[dict[str, Any]]:
-    """What the pods of a run said."""
+    """Return the logs of the pods of a run."""
     return [event for told in events_by_pod(run) for event in told]
 
 
@@ -166,7 +166,7 @@ def test_a_killed_trainer_goes_on(installed: str, tmp_path: Path, name: str) -> 
     run = run_of(done.stdout)
 
     def trainer() -> str:
-        """The pod that has left a checkpoint."""
+        """Return the pod that has written a checkpoint."""
         text = kit.kubectl(
             "get", "pods", "-n", NAMESPACE, "-l", f"{RUN_LABEL}={run}", "-o", "json",
             "--field-selector=status.phase=Running",

@@ -23,7 +23,7 @@ RUN_AGAIN = "\nretries = 1"
 
 @pytest.fixture(scope="module")
 def claimed(namespace: str) -> str:
-    """A namespace with the claim of runs, handed to the image's user, and two folders of images."""
+    """Create a namespace with the claim of runs for the image's user, and two image folders."""
     rendered = kit.kustomized(kit.MANIFESTS / "overlays" / "profile")
     kinds = ("PersistentVolumeClaim", "ServiceAccount", "Job")
     resources = [each for each in kit.moved(rendered, namespace) if each["kind"] in kinds]
@@ -44,13 +44,13 @@ def states(pods: PodCluster) -> dict[str, str]:
 
 
 def warnings(pods: PodCluster) -> set[str]:
-    """What pods of the latest run warned of, which is for somebody to act on."""
+    """Return the warnings of the pods of the latest run."""
     logged = [event for pod in pods.pods for event in pod.of("log")]
     return {event["message"] for event in logged if event["level"] != "INFO"}
 
 
 def told(pods: PodCluster) -> str:
-    """What a failed run is looked into by."""
+    """Return the details of a failed run."""
     return "\n".join(
         f"{pod.nodes} {pod.code}\n{pod.stderr[-1500:]}\n{pod.events[-3:]}" for pod in pods.pods
     )

@@ -21,7 +21,7 @@ ACCOUNT = "model-promoter"
 
 @pytest.fixture(scope="module")
 def serving(namespace: str) -> str:
-    """The overlay cpu with the component for promotion, two ready pods, and a client."""
+    """Deploy the overlay cpu with the component for promotion, two ready pods, and a client."""
     found = servers.resources(namespace, "cpu", "promotion")
     versions = (kit.SERVING / "base" / "models.config").read_text()
     data = {"models.config": versions}

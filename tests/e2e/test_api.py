@@ -24,7 +24,7 @@ NOTEBOOK = REPO / "docs" / "notebook.ipynb"
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    """A workspace of two runs that have ended."""
+    """Create a workspace of two runs that have ended."""
     place = Workspace(tmp_path / "work")
     for number, state in ((1, State.PUSHED), (2, State.REJECTED)):
         facts = report_kit.facts(state).model_copy(update={"run": report_kit.run(state, number)})
@@ -111,7 +111,7 @@ def _text(cell: Any) -> str:
 
 
 def _check(cells: list[Any]) -> None:
-    """What each code cell of the notebook has to show, wherever it was run."""
+    """Return the expected output of each code cell of the notebook, independent of its folder."""
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     trained, report, plot, weakest, predictions, again, refused = code
     assert "Pushed " in _text(trained)

@@ -49,7 +49,7 @@ def run(worker: Worker[Any], tasks: Sequence[Any], output: Path) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recorded]:
-    """The work of each node, done once with nothing else going on."""
+    """Do the work of each node once, with nothing else going on."""
     root = tmp_path_factory.mktemp("stage")
     found: dict[str, tuple[Worker[Any], list[Any]]] = {}
     original = Job.map

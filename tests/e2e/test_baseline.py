@@ -31,7 +31,7 @@ Baseline = Callable[..., None]
 
 @pytest.fixture
 def baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Baseline:
-    """Makes the baseline one of a run with the given settings."""
+    """Return a function that makes the baseline one of a run with given settings."""
 
     def make(settings: Mapping[str, Any], run: str = RUN, **changed: Any) -> None:
         loaded = load(None, {"workspace": str(tmp_path), **PHOTOS, **settings})
@@ -54,7 +54,7 @@ def baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Baseline:
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Callable[..., Prepared]:
-    """The configuration of a retraining for which these settings are given."""
+    """Return the configuration of a retraining with these settings."""
 
     def make(**given: Any) -> Prepared:
         settings = {"workspace": str(tmp_path), **PHOTOS}

@@ -37,7 +37,7 @@ def _remount(folder: Path, option: str) -> None:
 
 @pytest.fixture(scope="module")
 def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
-    """A small disk for the workspace, and one for what is pushed."""
+    """Mount a small disk for the workspace, and one for pushed versions."""
     root = tmp_path_factory.mktemp("disks")
     disks = [_mounted(root / name, size) for name, size in (("work", "100m"), ("models", "50m"))]
     yield disks[0], disks[1]
@@ -45,8 +45,9 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.in_order
 class TestOneRunAfterTheOther:
-    """In order, in one workspace, so that each run begins with what the one before has finished."""
+    """Runs in one workspace, each of which begins with the finished nodes of the one before."""
 
     @pytest.fixture(scope="class")
     def arguments(self, few_digits: Callable[..., Path], disks: tuple[Path, Path]) -> list[str]:
@@ -57,7 +58,7 @@ class TestOneRunAfterTheOther:
     def interrupted_at(
         self, node: str, action: Callable[[subprocess.Popen[str]], None], arguments: list[str]
     ) -> Run:
-        """A run during which something happens as soon as `node` has started."""
+        """Start a run, and do something as soon as `node` has started."""
         process = subprocess.Popen(
             run_command(*arguments),
             cwd=REPO,

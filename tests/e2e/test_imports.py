@@ -19,7 +19,7 @@ def modules(*folders: str) -> list[Path]:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The dotted names that a module imports, at its top or later."""
+    """Return the dotted names that a module imports, at its top or later."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -15,7 +15,8 @@ from tfx.types import standard_artifacts
 
 from components import features, reuse
 from components.image_example_gen.accounting import read_accounting
-from components.image_example_gen.inputs import INPUTS_FILE, OUTSIDE, Input
+from components.image_example_gen.inputs import OUTSIDE, Input
+from components.reuse import INPUTS_FILE
 from tests.kit.image_folders import write_span
 from tests.kit.ingested import by_split, lines, value
 from tests.kit.ledgers import judge
@@ -53,7 +54,7 @@ def stage(tmp_path: Path) -> Stage:
 
 
 def anew(stage: Stage) -> Stage:
-    """The same data, with nothing to take over."""
+    """Return a stage of the same data without earlier results."""
     fresh = Stage(stage.root.with_name("fresh"))
     fresh.data = stage.data
     return fresh

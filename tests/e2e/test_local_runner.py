@@ -48,7 +48,7 @@ class Toy:
         toy_pipeline.tell(self.control, node, action)
 
     def executed(self) -> list[str]:
-        """The nodes whose executors started since the last call."""
+        """Return the nodes whose executors started since the last call."""
         record = self.control / "executed"
         nodes = record.read_text().split() if record.exists() else []
         record.unlink(missing_ok=True)
@@ -267,7 +267,7 @@ def test_an_ignored_interrupt_stays_ignored(toy: Toy) -> None:
 
 
 def _dying(function: Callable[..., Any], before: bool) -> Callable[..., Any]:
-    """`function`, but its second call kills the process before or after its work."""
+    """Wrap `function` so that its second call kills the process before or after its work."""
     calls = 0
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -300,7 +300,7 @@ def _run_and_die(toy: Toy, moment: str) -> None:
 
 @pytest.fixture(scope="module")
 def processes() -> multiprocessing.context.ForkServerContext:
-    """Processes that start with TFX imported, which takes seconds, and with nothing run in them."""
+    """Start processes with TFX imported, which takes seconds, and nothing run in them."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
@@ -568,5 +568,5 @@ def lineage_of(workspace: Workspace) -> Lineage:
 
 
 def _tree(root: Path) -> dict[str, bytes]:
-    """The content of every file below a folder."""
+    """Return the content of every file below a folder."""
     return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}

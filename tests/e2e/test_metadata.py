@@ -214,7 +214,7 @@ def test_a_port_that_nobody_listens_on_is_told() -> None:
 
 
 def _refused(env: dict[str, str]) -> str:
-    """The message for a connection that does not come about."""
+    """Return the message for a connection that fails."""
     from tfx.orchestration import metadata
 
     from kubeflow.patient_metadata import PatientMetadata

@@ -90,7 +90,7 @@ class Beam:
         }
 
     def workers(self) -> list[psutil.Process]:
-        """Processes that the pools have started."""
+        """Return the processes that the pools have started."""
         found = []
         for pool in self.pools:
             with contextlib.suppress(psutil.NoSuchProcess, AttributeError):
@@ -143,7 +143,7 @@ def run(arguments: list[str]) -> Run:
 
 
 def written(workspace: Path) -> dict[str, bytes]:
-    """What the data nodes have written, by node, output and path in it."""
+    """Return the outputs of the data nodes, by node, output and path."""
     found = {}
     for node in ON_BEAM:
         for path in (workspace / "artifacts").glob(f"{node}/*/*/**/*"):
@@ -154,8 +154,9 @@ def written(workspace: Path) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.in_order
 class TestTheWholePipeline:
-    """In order: on Prism, then in the process itself with and without the same workspace."""
+    """Runs on Prism, then in the process itself with and without the same workspace."""
 
     @pytest.fixture(scope="class")
     def places(

@@ -82,7 +82,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., tuple[Page, list[str]]]]:
-    """Opens a page; with it come the complaints and the requests that it made."""
+    """Return a function that opens a page and records its console messages and requests."""
     opened = []
 
     def open_page(path: Path, **options: Any) -> tuple[Page, list[str]]:

@@ -19,7 +19,7 @@ from components import storage
 from components.lineage import Lineage
 from components.storage import staging
 from components.storage.content import MANIFEST
-from kubeflow import plan
+from kubeflow import dag, plan
 from pipeline.config import load
 from pipeline.local_runner import NodeResult, NodeRunner
 from pipeline.retraining.observe import decide_in_cluster
@@ -52,7 +52,7 @@ class Site(NamedTuple):
 
     def run(self, run_id: str) -> dict[str, NodeResult]:
         """Run every node as the pods of a cluster do. Returns what became of each."""
-        ir = plan.decode(plan.encode(plan.make(self.config, ROOT)), run_id)
+        ir = plan.decode(plan.encode(dag.make(self.config, ROOT)), run_id)
         runner = NodeRunner(ir, metadata.Metadata(self.connection), lambda: None, "the log")
         found = {}
         with pytest.MonkeyPatch.context() as patch:

@@ -39,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def weights(place: Path) -> Iterator[tuple[str, str]]:
-    """The URL of weights that are served here, with secrets in it, and their digest."""
+    """Serve weights: a URL with secrets in it, and their digest."""
     (place / "served").mkdir()
     digest = save_arrays(place / "served" / "bit.npz", bit_arrays()).sha256
     handler = functools.partial(_Quiet, directory=str(place / "served"))
@@ -80,7 +80,7 @@ def trained(options: list[str], data: str) -> Run:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What a webhook gets whose URL is itself a secret, in each of its parts."""
+    """Return the requests to a webhook whose URL is secret in each of its parts."""
     bodies: list[str] = []
 
     class Hook(http.server.BaseHTTPRequestHandler):

@@ -22,7 +22,7 @@ LIMIT = 1_000_000  # pixels
 
 
 def _gif(canvas: tuple[int, int], *frames: tuple[int, int]) -> bytes:
-    """A GIF whose frames say that they are of these sizes, with hardly any pixels."""
+    """Return a GIF with frames of these declared sizes and hardly any pixels."""
     data = b"GIF89a" + struct.pack("<HHBBB", *canvas, 0x80, 0, 0) + bytes(6)
     for width, height in frames:
         data += b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\2\2\x4c\1\0"
@@ -51,7 +51,7 @@ def _png_profile() -> bytes:
 
 
 def _tiff(**tags: int) -> bytes:
-    """A TIFF of one strip or tile, of which `tags` are set to something else."""
+    """Return a TIFF of one strip or tile with other values for `tags`."""
     numbers = {"width": 256, "length": 257, "rows": 278, "tile_width": 322, "tile_length": 323}
     buffer = io.BytesIO()
     info = {numbers[name]: value for name, value in tags.items() if name.startswith("tile")}
@@ -69,7 +69,7 @@ def _tiff(**tags: int) -> bytes:
 
 
 def _tiled(side: int) -> bytes:
-    """A TIFF of 16 x 16 pixels in one tile of `side` x `side`."""
+    """Return a TIFF of 16 x 16 pixels in one tile of `side` x `side`."""
     data = zlib.compress(bytes(1000))
     tags = [
         *((256, 3, 16), (257, 3, 16), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1)),

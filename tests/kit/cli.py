@@ -34,7 +34,7 @@ def perennial(*arguments: object) -> Result:
 
 
 def command(*arguments: object) -> list[str]:
-    """What a process in `REPO` is called with to run a command."""
+    """Return the arguments of a process in `REPO` that runs a command."""
     return [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
 
 
@@ -44,7 +44,7 @@ def process(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def sets(settings: Mapping[str, object]) -> list[str]:
-    """Settings as options of a command."""
+    """Return settings as options of a command."""
     return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
 
 

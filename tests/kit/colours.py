@@ -35,7 +35,7 @@ flip = false
 
 
 def picture(seed: int, color: tuple[int, ...], light: float = 1.0) -> bytes:
-    """A PNG of 10 x 10 noisy pixels around a colour, which `light` darkens."""
+    """Return a PNG of 10 x 10 noisy pixels around a colour, darkened by `light`."""
     noise = np.random.default_rng(seed).normal(0, 25, (10, 10, 3))
     pixels = np.clip((np.array(color) + noise) * light, 0, 255).astype(np.uint8)
     return image_corpus.encoded(Image.fromarray(pixels), "PNG")

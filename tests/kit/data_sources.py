@@ -30,7 +30,7 @@ def problems(source: str | Path, **options: Any) -> dict[str, str]:
 
 
 def example(**values: bytes | int | list[bytes]) -> bytes:
-    """A serialized tf.Example; `__` in a name stands for a slash."""
+    """Serialize a tf.Example; `__` in a name stands for a slash."""
     features = {}
     for name, value in values.items():
         if isinstance(value, int):

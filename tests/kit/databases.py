@@ -74,7 +74,7 @@ class Database:
 
 @contextlib.contextmanager
 def running(kind: str) -> Iterator[Database]:
-    """A new server, "mysql" (MariaDB) or "postgresql", that is gone afterwards.
+    """Start a server, "mysql" (MariaDB) or "postgresql", and remove it afterwards.
 
     Skips the test where its programs are not installed.
     """

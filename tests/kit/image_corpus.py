@@ -30,7 +30,7 @@ def pixels(seed: int, width: int = WIDTH, height: int = HEIGHT) -> npt.NDArray[n
 
 
 def picture(seed: int, mode: str = "RGB") -> Image.Image:
-    """An image in one of Pillow's modes; alpha goes from clear to opaque."""
+    """Return an image in one of Pillow's modes; alpha goes from clear to opaque."""
     image = Image.fromarray(pixels(seed))
     alpha = Image.linear_gradient("L").resize(image.size)
     if mode == "I;16":
@@ -61,7 +61,7 @@ def oriented(orientation: int, seed: int, image_format: str = "JPEG") -> bytes:
 
 
 def png(ihdr: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of the chunks given."""
+    """Return a PNG of the given chunks."""
     parts = [b"\x89PNG\r\n\x1a\n"]
     for name, data in [(b"IHDR", ihdr), *chunks, (b"IEND", b"")]:
         parts += [struct.pack(">I", len(data)), name, data]
@@ -77,7 +77,7 @@ def png_16_bit_rgb(seed: int) -> bytes:
 
 
 def png_color_key(seed: int) -> bytes:
-    """The colour of the first pixel is transparent."""
+    """Make the colour of the first pixel transparent."""
     image = pixels(seed)
     raw = b"".join(b"\0" + row.tobytes() for row in image)
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 2, 0, 0, 0)
@@ -86,13 +86,13 @@ def png_color_key(seed: int) -> bytes:
 
 
 def bomb(width: int = 60_000, height: int = 60_000) -> bytes:
-    """A few bytes that say that they are a huge PNG."""
+    """Return a few bytes that declare a huge PNG."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return png(header, (b"IDAT", zlib.compress(b"\0" * 1000)))
 
 
 def gif_partial_first_frame(seed: int) -> bytes:
-    """The first frame covers a part in the middle of the canvas only."""
+    """Return a GIF whose first frame covers only the middle of the canvas."""
     data = bytearray(make("GIF", seed, "P"))
     data[6:10] = struct.pack("<HH", WIDTH + 8, HEIGHT + 8)
     at = data.index(b"," + struct.pack("<HHHH", 0, 0, WIDTH, HEIGHT))
@@ -115,7 +115,7 @@ def bmp_version_5(seed: int) -> bytes:
 
 
 def turned_little_endian(seed: int) -> bytes:
-    """A quarter turn, after other tags, as phones write it."""
+    """Return EXIF with a quarter turn after other tags, as phones write it."""
     tags = [(0x010F, 2, 4, b"Cam\0"), (0x0112, 3, 1, b"\x06\0\0\0"), (0x0128, 3, 1, b"\2\0\0\0")]
     entries = b"".join(struct.pack("<HHI", *tag[:3]) + tag[3] for tag in tags)
     exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
@@ -132,7 +132,7 @@ def turned_after_profile(seed: int) -> bytes:
 
 
 def jpeg_of_kind(seed: int, marker: int, bits: int) -> bytes:
-    """A JPEG whose header has another kind of frame."""
+    """Return a JPEG with another kind of frame in its header."""
     data = make("JPEG", seed)
     at = data.index(b"\xff\xc0")
     return (
@@ -141,7 +141,7 @@ def jpeg_of_kind(seed: int, marker: int, bits: int) -> bytes:
 
 
 def camera_raw(seed: int) -> bytes:
-    """A TIFF that begins with a thumbnail, as cameras write it."""
+    """Return a TIFF that begins with a thumbnail, as cameras write it."""
     return make("TIFF", seed, tiffinfo={254: 1})
 
 
@@ -272,7 +272,7 @@ def _flipped(data: bytes, position: int) -> bytes:
 
 
 def stored(name: str) -> str:
-    """The name by which an example and the accounting know a file of the corpus."""
+    """Return the name of a file of the corpus in examples and the accounting."""
     return name.replace("\n", "\\n")
 
 

@@ -53,7 +53,7 @@ class Run:
     args: bool = True
 
     def constant(self, value: Any, task: str) -> Any:
-        """The constant of an input of `task`, as driver/resolve.go:423-452 resolves it."""
+        """Return the constant of an input of `task`, as driver/resolve.go:423-452 resolves it."""
         known = {
             "{{$.pipeline_job_name}}": "the display name",
             "{{$.pipeline_job_resource_name}}": f"resource-{self.id[:5]}",
@@ -66,7 +66,7 @@ class Run:
         return resolved
 
     def command(self, command: Sequence[str], executor_input: Mapping[str, Any]) -> list[str]:
-        """A container's command and arguments, as the driver and then the launcher resolve them."""
+        """Resolve a container's command and arguments as the driver and then the launcher do."""
         if self.args:
             command = [_by_driver(each, executor_input) for each in command]
         first, *rest = command
@@ -86,7 +86,7 @@ class Run:
 def commands(
     spec: Mapping[str, Any], arguments: Mapping[str, Any], run: Run
 ) -> Iterator[tuple[str, list[str]]]:
-    """What the backend would start for each task of a compiled pipeline, in any order.
+    """Return what the backend would start for each task of a compiled pipeline, in any order.
 
     Args:
       spec: the first document of the compiled file.
@@ -103,7 +103,7 @@ def commands(
 def executor_input(
     component: Mapping[str, Any], values: Mapping[str, Any], folder: str
 ) -> dict[str, Any]:
-    """The message of one task whose outputs go below `folder`; driver/driver.go:741-812."""
+    """Return the message of a task with outputs below `folder`; driver/driver.go:741-812."""
     outputs = component.get("outputDefinitions", {})
     return {
         "inputs": {"parameterValues": dict(values)},
@@ -178,7 +178,7 @@ def _launcher_knows(message: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _text(value: Any, *, general: bool) -> str:
-    """A value as text. general: by Go's %g, as the driver writes fractions; else by its 'f'."""
+    """Format a value. general: by Go's %g, as the driver writes fractions; else by its 'f'."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -69,7 +69,7 @@ class Pod:
         return [each for each in self.events if each["event"] == event]
 
     def ended(self) -> dict[str, str]:
-        """The state of each node that has ended in it."""
+        """Return the state of each node that has ended in it."""
         return {each["node"]: each["state"] for each in self.of("node_end")}
 
 

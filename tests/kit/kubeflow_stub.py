@@ -62,7 +62,7 @@ def check(body: Any, kind: str) -> None:
 
 
 def as_archived(log: str) -> str:
-    """What Kubeflow gives out of an archived log: see archive/log.go, CopyLogFromArchiveReader.
+    """Return an archived log as Kubeflow does: archive/log.go, CopyLogFromArchiveReader.
 
     A JSON line that Go can read as {"log": text, "timestamp": RFC 3339} becomes the value of its
     `log`, which is empty where it has none.
@@ -119,7 +119,7 @@ class Stub:
         return things[identity]
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Any:
-        """The JSON for a request. LookupError where the API has no such thing."""
+        """Return the JSON for a request. LookupError if the API has no such path."""
         if path.startswith(("/apis/v1", "/k8s/")):
             return self._older(path, query)
         matched = re.fullmatch(r"/apis/v2beta1/(\w+)((?:/[\w-]+)*)((?::\w+)?)", path)
@@ -242,7 +242,7 @@ def workflow(
     packed: bool = False,
     deadline: int = 86400,
 ) -> dict[str, Any]:
-    """A Workflow as Kubeflow's compiler and Argo 4.0 write it, as far as it is read.
+    """Return a Workflow of Kubeflow and Argo 4.0, with the fields that are read.
 
     packed: with its nodes compressed, as Argo keeps many. deadline: of the run; to terminate one,
     Kubeflow sets 0, and takes it for FAILED once it has ended (resource_manager.go:1024, :1538).
@@ -280,13 +280,13 @@ def workflow(
 
 
 def pod_name(node: Node) -> str:
-    """What the pod of a node is called in Kubernetes."""
+    """Return the name of a node's pod in Kubernetes."""
     return f"digits-x7-{node.template}-{zlib.crc32(node.name.encode())}"
 
 
 @contextlib.contextmanager
 def serving() -> Iterator[Stub]:
-    """A stub on a free port of loopback."""
+    """Start a stub on a free port of loopback."""
     stub = Stub()
 
     class Handler(BaseHTTPRequestHandler):

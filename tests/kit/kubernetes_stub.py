@@ -212,7 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def running(text: str) -> Iterator[Stub]:
-    """A stub that answers."""
+    """Start a stub that answers."""
     stub = Stub(text)
     handler = type("Handler", (_Handler,), {"stub": stub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -12,7 +12,7 @@ FIRST = datetime.datetime(2026, 5, 1, 3, tzinfo=datetime.UTC)
 
 
 def night(root: Path, day: int, accept_loss: bool = False) -> int:
-    """What the schedule calls. Returns the exit code of `perennial retrain`."""
+    """Run `perennial retrain` as a schedule does, and return its exit code."""
     from pipeline.config import load
     from pipeline.errors import UserError
     from pipeline.retraining.retrain import retrain

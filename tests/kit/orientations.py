@@ -26,7 +26,7 @@ def segment(marker: int, content: bytes) -> bytes:
 
 
 def jpeg_with(part: bytes, before: int) -> bytes:
-    """A JPEG with `part` before its first marker `before`."""
+    """Return a JPEG with `part` before its first marker `before`."""
     data = corpus.make("JPEG", 5, quality=90)
     at = data.index(bytes([0xFF, before]))
     return data[:at] + part + data[at:]

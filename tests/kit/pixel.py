@@ -15,7 +15,7 @@ GRAPH = tf.function(decoding.decode, [tf.TensorSpec([], tf.string)], autograph=F
 
 
 def difference(one: Pixels, other: Pixels) -> int:
-    """The largest of any value; the shapes must be the same."""
+    """Return the largest difference of any value; the shapes must be the same."""
     assert one.shape == other.shape
     return int(np.abs(one.astype(int) - other).max())
 

@@ -53,7 +53,7 @@ def main(model: Path, base: Path, last: int) -> None:
 
 
 def check_whole(base: Path) -> None:
-    """What a server that looks for numbers finds must be complete."""
+    """Check that all versions which a server would find are complete."""
     for number in (int(entry.name) for entry in base.iterdir() if entry.name.isdecimal()):
         manifest = versions.read_manifest(str(base), number)
         if manifest is None or versions.damaged_files(str(base), number, manifest):

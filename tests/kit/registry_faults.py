@@ -279,7 +279,7 @@ _TOLD_OF = dict.fromkeys(ACTIONS, _FAILURES) | dict.fromkeys(
 
 
 def check(target: Registry, action: str, status: int, told: str, before: Serving) -> Iterator[str]:
-    """What is not as it should be after a process that ended so, and told that."""
+    """Yield what is not as it should be after a process with that status and message."""
     folder = Path(str(target.base)).parent.parent
     after = ACTIONS[action][1]
     ended = os.waitstatus_to_exitcode(status)
@@ -326,7 +326,7 @@ def check(target: Registry, action: str, status: int, told: str, before: Serving
 
 
 def _points(kind: str, is_drawn: bool) -> Iterator[tuple[str, int, bool]]:
-    """Action, step, and whether all later ones fail too; those to be killed at in any order."""
+    """Yield action, step, and whether all later ones fail too."""
     steps = [(a, n, o) for a in ACTIONS for n in range(1, 400) for o in (False, True)]
     if kind == "kill":
         steps = [(a, n, False) for a in ACTIONS for n in range(1, 200)]

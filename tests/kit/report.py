@@ -20,6 +20,7 @@ from components.image_evaluator.figures import (
     SliceFigures,
     Verdict,
 )
+from components.image_example_validator.findings import JudgedFinding, Level
 from pipeline.report.facts import (
     Accuracies,
     Artifact,
@@ -27,7 +28,6 @@ from pipeline.report.facts import (
     Data,
     Distance,
     Facts,
-    Finding,
     Node,
     PairedOutcomes,
     Prediction,
@@ -38,11 +38,11 @@ from pipeline.report.facts import (
     Setting,
     Spread,
     State,
-    Training,
     Unusable,
 )
 from pipeline.workspace import Workspace
 from tests.kit import image_corpus
+from trainer_module.history import History
 
 EVIL = '<script>alert("1")</script>'
 NAMES = (
@@ -56,18 +56,18 @@ NAMES = (
 
 
 def estimate(value: float, width: float = 0.03) -> Estimate:
-    """An interval of that width around a share, within 0 and 1."""
+    """Return an interval of a width around a share, within 0 and 1."""
     return Estimate(value=value, low=max(0.0, value - width), high=min(1.0, value + width))
 
 
 def picture(seed: int, size: int = 24) -> bytes:
-    """A picture of coloured noise as PNG."""
+    """Return a picture of coloured noise as PNG."""
     pixels = np.random.default_rng(seed).integers(0, 255, (size, size, 3), np.uint8)
     return image_corpus.encoded(Image.fromarray(pixels), "PNG")
 
 
 def model_figures(classes: Sequence[str], right: float, seed: int = 0) -> ModelFigures:
-    """A model that gets the share `right` of 20 images of each class right."""
+    """Return the figures of a model that is right on the share `right` of 20 images per class."""
     random = np.random.default_rng(seed)
     confusion = np.zeros([len(classes)] * 2, int)
     for row in range(len(classes)):
@@ -123,7 +123,7 @@ def model_figures(classes: Sequence[str], right: float, seed: int = 0) -> ModelF
 
 
 def run(state: State = State.PUSHED, number: int = 1, accuracy: float | None = 0.9) -> Run:
-    """The record of the run of day `number`."""
+    """Return the record of the run of day `number`."""
     run_id = f"202611{number:02}-041040-c1{number:02}"
     pushed = state is State.PUSHED
     settings = {
@@ -186,12 +186,12 @@ def facts(
             findings=["2 images are 8 times smaller than the others"],
             unusable=[Unusable(input=f"{EVIL}/a.png", reason="not an image")] * 2,
             anomalies=[
-                Finding(
+                JudgedFinding(
                     split="eval",
                     feature="image/class/text",
                     type="CLASS_IMBALANCE",
                     text=f"62 images of {classes[-1]!r}, 20 of {classes[0]!r}",
-                    level="warn",
+                    level=Level.WARN,
                 )
             ],
             distances=[
@@ -216,7 +216,7 @@ def facts(
             )
             for index, name in enumerate(classes[:8])
         ],
-        training=Training(
+        training=History(
             images={"train": sum(counts.values()), "eval": 20 * len(classes)},
             seconds=30.5,
             steps=480,
@@ -293,7 +293,7 @@ def _prediction(classes: Sequence[str], number: int, split: str = "eval") -> Pre
 
 
 def write_promotions(workspace: Workspace) -> None:
-    """The log of a promotion, as `perennial promote` leaves it."""
+    """Return the log of a promotion, as `perennial promote` writes it."""
     entry = {
         "at": "2026-11-03T05:00:00+00:00",
         "who": "me@here",

@@ -47,7 +47,7 @@ class Faults:
     log: list[str] = dataclasses.field(default_factory=list)
 
     def wrap(self, app: Any) -> Any:
-        """The server with these faults."""
+        """Return the server with these faults."""
 
         def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]

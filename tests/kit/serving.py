@@ -45,12 +45,12 @@ def push(export: Path, base: Path, version: int) -> Path:
 
 
 def picture(colour: str = "green", size: tuple[int, int] = (12, 9), kind: str = "PNG") -> bytes:
-    """An encoded image of one colour."""
+    """Encode an image of one colour."""
     return image_corpus.encoded(Image.new("RGB", size, PURE[colour]), kind)
 
 
 def example(image: bytes) -> bytes:
-    """A serialized tf.Example with an encoded image."""
+    """Serialize a tf.Example with an encoded image."""
     import tensorflow as tf
 
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image]))
@@ -59,12 +59,12 @@ def example(image: bytes) -> bytes:
 
 
 def b64(value: bytes) -> dict[str, str]:
-    """Bytes as the REST API takes them."""
+    """Wrap bytes as the REST API takes them."""
     return {"b64": base64.b64encode(value).decode()}
 
 
 def url(server: Running, path: str) -> str:
-    """The address of a path such as "/v1/models/colours"."""
+    """Return the address of a path such as "/v1/models/colours"."""
     return f"http://{server.host}:{server.rest_port}{path}"
 
 
@@ -81,7 +81,7 @@ def get(server: Running, path: str) -> requests.Response:
 
 @contextlib.contextmanager
 def connected(server: Running) -> Iterator[Client]:
-    """A client of a server."""
+    """Connect a client to a server."""
     with Client(server.host, server.grpc_port, server.rest_port, SECONDS) as made:
         yield made
 
@@ -95,7 +95,7 @@ def wait_until(reached: Callable[[], bool]) -> None:
 
 
 def rows(answer: Sequence[Mapping[str, Any]]) -> Arrays:
-    """A row-format answer as arrays by output name."""
+    """Return a row-format answer as arrays by output name."""
     return {
         "probabilities": np.array([row["probabilities"] for row in answer], np.float32),
         "label": np.array([row["label"].encode() for row in answer], object),

@@ -18,7 +18,7 @@ from tests.kit.transformed import schema_of
 TRANSFORM = {
     "image_size": 8,
     "train_size": None,
-    "resize": "bilinear",
+    "interpolation": "bilinear",
     "antialias": True,
     "resize_mode": "stretch",
     "crop_fraction": 1.0,

@@ -287,7 +287,7 @@ def create(workspace: Workspace, control: Path, setting: str = "") -> Pipeline:
 
 
 def create_unresolvable(workspace: Workspace, control: Path) -> Pipeline:
-    """A node that needs an artifact which is nowhere in the metadata, then one that does not."""
+    """Create a pipeline with a node that needs a missing artifact, then one that does not."""
     resolver = Resolver(strategy_class=LatestArtifactStrategy, never=Channel(type=Never))
     needy = Node("Needy", control, never=resolver.with_id("Look").outputs["never"])
     last = Node("Last", control, source=needy.outputs["text"])
@@ -295,7 +295,7 @@ def create_unresolvable(workspace: Workspace, control: Path) -> Pipeline:
 
 
 def create_resolving(workspace: Workspace, control: Path) -> Pipeline:
-    """A resolver of the latest text that any run has made, then a node that takes it."""
+    """Create a pipeline with a resolver of the latest text, then a node that takes it."""
     resolver = Resolver(strategy_class=LatestArtifactStrategy, text=Channel(type=Text))
     taker = Node("Taker", control, source=resolver.with_id("Look").outputs["text"])
     return _pipeline(workspace, [resolver, taker])

@@ -39,7 +39,7 @@ class Transformed:
         return tft.TFTransformOutput(str(self.graph))
 
     def files(self, split: str) -> list[str]:
-        """The transformed examples of `split`."""
+        """Return the transformed examples of `split`."""
         return sorted(map(str, self.root.glob(f"{split}-*")))
 
     def fn_args(self, output: Path, **custom_config: Any) -> FnArgs:
@@ -114,14 +114,14 @@ def write_records(path: Path, records: Iterable[bytes]) -> str:
 
 
 def schema_of(classes: Sequence[str]) -> schema_pb2.Schema:
-    """The schema of `raw` examples."""
+    """Return the schema of `raw` examples."""
     schema = schema_utils.schema_from_feature_spec(executor.INPUTS)
     schema.string_domain.add(name=features.LABEL_TEXT, value=classes)
     return schema
 
 
 def raw(encoded: bytes, label: str) -> dict[str, bytes]:
-    """The features of an image that training and evaluation use."""
+    """Return the features of an image that training and evaluation use."""
     return {
         features.IMAGE: encoded,
         features.LABEL_TEXT: label.encode(),
@@ -130,12 +130,12 @@ def raw(encoded: bytes, label: str) -> dict[str, bytes]:
 
 
 def content_hash(encoded: bytes) -> bytes:
-    """The value of `features.SHA256` for an image."""
+    """Return the value of `features.SHA256` for an image."""
     return hashlib.sha256(encoded).hexdigest().encode()
 
 
 def serialized(row: Mapping[str, Any]) -> bytes:
-    """A tf.Example of bytes and integers."""
+    """Make a tf.Example of bytes and integers."""
     example = tf.train.Example()
     for name, value in row.items():
         feature = example.features.feature[name]

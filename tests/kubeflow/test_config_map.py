@@ -82,7 +82,7 @@ def target(base: Path, cluster: Stub) -> Registry:
 
 @contextlib.contextmanager
 def pod(folder: Path, text: str) -> Iterator[tuple[ModelServer, Callable[[str], None]]]:
-    """A server, and what brings it another configuration."""
+    """Start a server, and return what gives it another configuration."""
     path = folder / "models.config"
 
     def bring(new: str) -> None:

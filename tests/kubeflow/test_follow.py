@@ -38,7 +38,7 @@ REPORT = "minio://mlpipeline/v2/artifacts/digits/1/pusher/2/report"
 
 
 def log(*events: dict[str, Any]) -> str:
-    """What a pod prints: events among other lines."""
+    """Return the output of a pod: events among other lines."""
     lines = [progress.as_line(event["event"], event, 1.0) for event in events]
     return "\n".join(["I0000 oneDNN", *lines, "{no JSON", '{"level": "INFO"}'])
 
@@ -336,7 +336,7 @@ class Hook(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What the webhook was sent."""
+    """Return the messages to the webhook."""
     bodies: list[str] = []
     kind = type("Hook", (Hook,), {"bodies": bodies})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:

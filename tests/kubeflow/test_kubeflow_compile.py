@@ -15,7 +15,7 @@ from kfp import components
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from kubeflow import parameters, plan
+from kubeflow import dag, parameters
 from kubeflow.compiler import compile_pipeline
 from kubeflow.groups import Node, group
 from pipeline.config import load
@@ -174,7 +174,7 @@ def test_what_the_backend_does_not_know_as_a_constant_is_an_error(constant: str)
 
 def test_order_is_that_of_the_dag(compiled: Compiled, environment: str) -> None:
     config = load(None, golden.SETTINGS | {"kubeflow.environment": environment}).config
-    ir = plan.make(config, "gs://root")
+    ir = dag.make(config, "gs://root")
     upstream = {
         each.pipeline_node.node_info.id: set(each.pipeline_node.upstream_nodes) for each in ir.nodes
     }

@@ -213,7 +213,7 @@ def test_a_light_node_imports_neither_beam_nor_all_components_of_tfx(tmp_path: P
         "from kubeflow import imports\n"
         "imports.defer('tfx.components')\n"
         "with imports.without('apache_beam'):\n"
-        "    import kubeflow.attempts, pipeline.local_runner\n"
+        "    import kubeflow.execution\n"
         "heavy = ('apache_beam', 'tensorflow_data_validation', 'tensorflow_model_analysis')\n"
         "print([name for name in heavy if name in sys.modules])\n"
         "import tensorflow_data_validation, tfx.components\n"

@@ -114,15 +114,15 @@ class Result(NamedTuple):
         return found
 
     def pod(self, node: str) -> Pod:
-        """The last attempt at a node."""
+        """Return the last attempt at a node."""
         return [pod for pod in self.pods if node in pod.nodes][-1]
 
     def states(self, state: str) -> set[str]:
-        """The nodes that ended in that state."""
+        """Return the nodes that ended in a state."""
         return {node for pod in self.pods for node, ended in pod.ended().items() if ended == state}
 
     def shown(self, node: str) -> dict[str, Any]:
-        """What Kubeflow is told by the pod of a node, by artifact."""
+        """Return the artifacts of a node that its pod wrote for Kubeflow."""
         message = json.loads(self.pod(node).arguments["--executor-input"])
         output = json.loads(Path(message["outputs"]["outputFile"]).read_text())
         return {key: value["artifacts"][0] for key, value in output["artifacts"].items()}
@@ -144,7 +144,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, few_digits: Callable[..., Pat
 
 @pytest.fixture(scope="module")
 def first(site: Site) -> Result:
-    """A run whose Trainer is killed after its second epoch, once."""
+    """Run the pipeline, and kill its Trainer once, after the second epoch."""
     killed: list[int] = []
 
     def kill(pod: Pod, event: Mapping[str, Any], process: subprocess.Popen[str]) -> None:
@@ -157,7 +157,7 @@ def first(site: Site) -> Result:
 
 @pytest.fixture(scope="module")
 def local(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workspace of a local run with the same settings."""
+    """Run the same settings locally, and return the workspace."""
     workspace = tmp_path_factory.mktemp("local") / "workspace"
     places = ("--data", str(site.data), "--workspace", str(workspace))
     done = process("run", *places, "--epochs", str(EPOCHS), *sets(SETTINGS))
@@ -167,7 +167,7 @@ def local(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def second(site: Site, first: Result) -> Result:
-    """The same again with another seed. In its Trainer's pod the program is killed, once."""
+    """Run again with another seed, and kill the program in the Trainer's pod once."""
     killed: list[int] = []
 
     def kill(_: Pod, event: Mapping[str, Any], process: subprocess.Popen[str]) -> None:
@@ -184,7 +184,7 @@ def only(root: Path, pattern: str) -> Any:
 
 
 def figures(history: Mapping[str, Any]) -> list[dict[str, float]]:
-    """What a training came to by epoch, without how fast it was."""
+    """Return the metrics of a training by epoch, without its speed."""
     return [
         {key: value for key, value in row.items() if key != "images_per_s"}
         for row in history["epochs"]

@@ -35,7 +35,7 @@ def overlay(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def resources(overlay: str) -> dict[str, Resource]:
-    """The resources of an overlay by kind, each of which is there once, with what is optional."""
+    """Return the resources of an overlay with optional components, by kind; each occurs once."""
     rendered = render(SERVING / "overlays" / overlay, SERVING / "components" / "prometheus")
     by_kind = {resource["kind"]: resource for resource in rendered}
     assert len(by_kind) == len(rendered)

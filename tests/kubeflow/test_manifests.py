@@ -49,7 +49,7 @@ def resources(folder: str) -> list[Resource]:
 
 
 def of(resources: list[Resource], kind: str, name: str = "") -> Resource:
-    """The only resource of a kind, or the one of that name."""
+    """Return the only resource of a kind, or the one of a name."""
     (found,) = (
         each
         for each in resources

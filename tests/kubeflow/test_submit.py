@@ -39,7 +39,7 @@ def stub() -> Iterator[Stub]:
 
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compiled pipeline."""
+    """Compile a pipeline."""
     from tests.kit import sample_package
 
     path = tmp_path_factory.mktemp("package") / "digits.yaml"
@@ -48,7 +48,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(code: int, *arguments: str | Path) -> str:
-    """The one line of a command that fails with `code`."""
+    """Return the one line of a command that fails with `code`."""
     result = perennial(*arguments)
     assert result.exit_code == code, result.output
     assert result.stdout == ""
@@ -266,7 +266,7 @@ class TestConnection:
         command = self.command(package, stub.url)
         assert perennial(*command, "--token-file", tmp_path / "token").exit_code == 0
         line = refused(KubeflowRefused.exit_code, *command)
-        assert f"{stub.url}: does not know who asks (401 Unauthorized)" in line
+        assert f"{stub.url}: not logged in (401 Unauthorized)" in line
 
     def test_cookies(self, stub: Stub, package: Path, tmp_path: Path) -> None:
         stub.cookie = "authservice_session=abc"
@@ -314,12 +314,12 @@ class TestConnection:
         line = refused(
             KubeflowRefused.exit_code, *self.command(package, stub.url), "--namespace", "team"
         )
-        assert "Kubeflow Pipelines says: namespace 'team' is not yours (400)" in line
+        assert "Kubeflow Pipelines refused: namespace 'team' is not yours (400)" in line
 
     def test_a_forbidden_namespace_is_told(self, stub: Stub, package: Path) -> None:
         stub.status = 403
         line = refused(KubeflowRefused.exit_code, *self.command(package, stub.url))
-        assert "does not allow it (403 Forbidden)" in line
+        assert "not allowed (403 Forbidden)" in line
 
     def test_a_login_page_is_told(self, stub: Stub, package: Path) -> None:
         stub.html = True
@@ -391,7 +391,7 @@ class TestSchedule:
         assert listed()[1] == "other    paused  by an interval"
         assert "paused  cron '0 3 * * *': has five fields" in listed()[2]
         paused = perennial("schedule", "pause", "digits", "--host", stub.url)
-        assert paused.stdout == "paused digits; a run under way goes on\n"
+        assert paused.stdout == "paused digits; a current run continues\n"
         assert listed()[0].startswith("digits   paused")
         resumed = perennial("schedule", "resume", "digits", "--host", stub.url)
         assert resumed.stdout == "digits runs again: at 03:00, every day (0 0 3 * * *)\n"
@@ -431,7 +431,7 @@ class TestCron:
     @pytest.mark.parametrize(
         ("expression", "problem"),
         [
-            ("0 3 * * *", "has five fields, and Kubeflow wants six"),
+            ("0 3 * * *", "has five fields, but Kubeflow needs six"),
             ("", "must have six fields: second, minute"),
             ("0 0 3 * * * 2026", "must have six fields"),
             ("* 0 3 * * *", "second '*' would start more than one run a minute"),

@@ -70,7 +70,7 @@ class Pod:
         )
 
     def run(self, *actions: str) -> tuple[int, int, list[str]]:
-        """The exit code, how many tries there were, and the note before each further one."""
+        """Return the exit code, the number of attempts, and the note before each retry."""
         process = self.start(*actions)
         output, _ = process.communicate()
         assert as_archived(output) == output.rstrip()  # Kubeflow gives all of it out

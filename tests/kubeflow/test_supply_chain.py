@@ -22,7 +22,7 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def recipe(target: str) -> list[str]:
-    """The command of a target of the Makefile that has one."""
+    """Return the command of a target of the Makefile."""
     # `make test` passes what it was called with on to this one.
     flags = ["--no-print-directory", "--dry-run", "--always-make", "ARGS="]
     done = run(["make", *flags, target])

@@ -162,7 +162,7 @@ def test_what_is_drawn_and_alerted_on_is_exposed(
 
 
 def full_report() -> Report:
-    """A report with every kind of figure."""
+    """Return a report with every kind of figure."""
     at, estimate = "2026-05-01T00:00:00+00:00", Estimate(value=0.5, low=0.4, high=0.6)
     check = Check(
         name="bytes", about="images", images=9, effect=0.1, limit=0.2, p=1, level=0.01,

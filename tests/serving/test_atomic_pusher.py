@@ -238,6 +238,22 @@ class TestObjectStore:
         assert self.push(model, prefix) == 3
         assert versions.find(prefix) == [1, 3]
 
+    def test_a_push_beside_another_one_takes_a_number_of_its_own_and_leaves_it_alone(
+        self, model: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        upload, inner = storage.upload, model.with_name("inner")
+        write_model(inner, "inner")
+
+        def beside(source: str, location: str) -> None:
+            if location.endswith("/1/saved_model.pb"):
+                assert self.push(inner, prefix) == 2
+            upload(source, location)
+
+        monkeypatch.setattr(storage, "upload", beside)
+        assert self.push(model, prefix) == 1
+        assert_whole(prefix, 1, "model")
+        assert_whole(prefix, 2, "inner")
+
     def test_the_newest_versions_remain_and_those_that_are_served(
         self, model: Path, prefix: str
     ) -> None:

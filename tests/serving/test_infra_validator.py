@@ -66,7 +66,7 @@ Validate = Callable[..., standard_artifacts.InfraBlessing]
 
 @pytest.fixture
 def model(tmp_path: Path, colour_models: list[Path]) -> Path:
-    """The Trainer's output: to be changed at will."""
+    """Return the Trainer's output, to be changed at will."""
     uri = tmp_path / "model"
     shutil.copytree(colour_models[0], uri / "Format-Serving")
     return uri

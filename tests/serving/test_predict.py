@@ -25,7 +25,7 @@ def invoke(*arguments: object) -> Result:
 
 
 def answers(result: Result) -> dict[str, Any]:
-    """The JSON objects by the name of their file."""
+    """Parse the JSON objects, by the name of their file."""
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     return {Path(row["file"]).name: row for row in rows}
 
@@ -50,7 +50,7 @@ def server(workspace: Path) -> Iterator[ModelServer]:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A red TIFF, a blue PNG in a folder below, and a file that is no image."""
+    """Make a red TIFF, a blue PNG in a folder below, and a file that is no image."""
     folder = tmp_path_factory.mktemp("images")
     (folder / "below").mkdir()
     Image.new("RGB", (9, 12), PURE["red"]).save(folder / "red.tiff")

@@ -40,7 +40,7 @@ POLLS = 20
 
 @pytest.fixture
 def workspace(tmp_path: Path, colour_models: list[Path]) -> Path:
-    """A workspace in which three versions were pushed."""
+    """Make a workspace in which three versions were pushed."""
     workspace = tmp_path / "workspace"
     for number, model in enumerate(colour_models, 1):
         record = {
@@ -61,7 +61,7 @@ def target(workspace: Path) -> Registry:
 
 @pytest.fixture
 def server(workspace: Path, target: Registry) -> Iterator[ModelServer]:
-    """A server as `perennial serve` starts it, only more eager."""
+    """Start a server as `perennial serve` does, only more eager."""
     source = _source(workspace / "serving", None)
     server = ModelServer(
         config_file=source.config_file,
@@ -95,7 +95,7 @@ def states(client: Client) -> dict[int, str]:
 
 
 def audit(target: Registry) -> list[dict[str, object]]:
-    """The changes that ended, each of which was logged before it began."""
+    """Return the changes that ended, each of which was logged before it began."""
     text = storage.read_text(str(Path(target.config).with_name(AUDIT_FILE)))
     entries = [json.loads(line) for line in (text or "").splitlines()]
     assert all(entry["result"] == "started" for entry in entries[::2])

@@ -50,7 +50,7 @@ def mount(where: Path, *arguments: str | Path) -> Iterator[Path]:
 
 @pytest.fixture(params=["tmpfs", *DISKS, *OVERLAYS, "fuse"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A mounted folder in which `made` has made a workspace: below it, of an overlay."""
+    """Mount a folder in which `made` has made a workspace: below it, of an overlay."""
     if os.geteuid():
         pytest.skip("only root mounts")
     kind, where, below = request.param, tmp_path / "mounted", tmp_path / "below"

@@ -46,7 +46,7 @@ Start = Callable[..., contextlib.AbstractContextManager[Running]]
 
 @pytest.fixture(scope="module")
 def models(colour_models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base path with versions 1 and 2, both with warm-up requests for both signatures."""
+    """Make a base path with versions 1 and 2, both with warm-up requests."""
     base = tmp_path_factory.mktemp("served")
     for number in (1, 2):
         directory = push(colour_models[number - 1], base, number)
@@ -56,7 +56,7 @@ def models(colour_models: list[Path], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def server(kind: str, models: Path) -> Iterator[Running]:
-    """Serves versions 1 (stable) and 2 (canary); started with the labels, without a version before.
+    """Serve versions 1 (stable) and 2 (canary); started with the labels, without a version before.
 
     Tests leave it as it is.
     """
@@ -75,7 +75,7 @@ def client(server: Running) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def expected(colour_models: list[Path]) -> Iterator[Callable[..., Arrays]]:
-    """Compute what a version says to a list of strings, in this process."""
+    """Compute the outputs of a version for a list of strings, in this process."""
     sessions = [Session(path) for path in colour_models]
 
     def run(version: int, inputs: list[bytes], signature: str = "serving_default") -> Arrays:

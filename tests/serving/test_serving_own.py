@@ -83,7 +83,7 @@ def serve(tmp_path: Path, colour_models: list[Path]) -> Iterator[Serve]:
 
 @pytest.fixture(scope="module")
 def waiting_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that answers once the file that it is given exists."""
+    """Export a model that answers once the file that it is given exists."""
     base = tmp_path_factory.mktemp("waiting")
     export_waiting_model(base / "1")
     return base
@@ -351,8 +351,8 @@ class TestSlowClients:
     def test_who_does_not_take_the_answer_is_hung_up_on(self, serve: Serve, tmp_path: Path) -> None:
         base = tmp_path / "wide"
         export_wide_model(base / "1")
-        server = serve(base, receive_seconds=5, connections=2)
-        body = b'{"instances": ["x"]}'
+        server = serve(base, receive_seconds=4, connections=2)
+        body = b'{"instances": ["%s"]}' % (b"x" * 1000)
         with contextlib.ExitStack() as stack:
             for _ in range(2):
                 connection = stack.enter_context(socket.socket())
@@ -718,7 +718,7 @@ def script(path: Path, text: str) -> Path:
 class TestChoosingAServer:
     @pytest.fixture
     def environment(self, tmp_path: Path) -> dict[str, str]:
-        """An environment without any server in it."""
+        """Return an environment without any server in it."""
         return {"PATH": str(tmp_path)}
 
     def test_the_named_binary_comes_first(
@@ -790,7 +790,7 @@ class TestChoosingAServer:
 class TestServeCommand:
     @pytest.fixture
     def started(self, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-        """What would have been run in the place of the command, on a machine without a server."""
+        """Collect the programs that replace the command, on a machine without a server."""
         programs: list[list[str]] = []
         monkeypatch.setattr(os, "execvp", lambda _, arguments: programs.append(arguments))
         monkeypatch.setattr(launch, "find_backend", own_backend)

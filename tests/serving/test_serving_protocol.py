@@ -37,7 +37,7 @@ VERSION = 5
 
 @pytest.fixture(scope="module")
 def server(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Serves the echo model as version 5, which is stable."""
+    """Serve the echo model as version 5, which is stable."""
     base = tmp_path_factory.mktemp("echo")
     export_echo_model(base / str(VERSION))
     config = base / "models.config"
@@ -58,7 +58,7 @@ def client(server: Running) -> Iterator[Client]:
 
 
 def body(signature: str, content: str) -> bytes:
-    """A request with the text of its content."""
+    """Make a request with the text of its content."""
     return f'{{"signature_name": "{signature}", {content}}}'.encode()
 
 

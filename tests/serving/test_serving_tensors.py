@@ -50,7 +50,7 @@ floats = functools.partial(np.array, dtype=np.float32)
 
 
 def outcome(read: Callable[[], Arrays]) -> tuple[Arrays, str]:
-    """What was read, or nothing and the code of the refusal."""
+    """Return what was read, or nothing and the code of the refusal."""
     try:
         return read(), "OK"
     except ServingError as error:
@@ -191,7 +191,7 @@ class TestProto:
 
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """A model that hands its inputs through, and adds 1 to its numbers."""
+    """Load a model that hands its inputs through, and adds 1 to its numbers."""
 
     class Echo(tf.Module):
         @tf.function(

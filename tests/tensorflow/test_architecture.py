@@ -36,7 +36,7 @@ def is_module(name: str) -> bool:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The project's packages that a file imports anywhere, also for types or by name."""
+    """Return the project's packages that a file imports anywhere, also for types or by name."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:
             case ast.Import(names=names):

@@ -121,7 +121,7 @@ class _Pages(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def pages() -> Iterator[tuple[int, list[str]]]:
-    """An HTTP server: its port, and what it is asked for; a proxy is asked for whole URLs."""
+    """Start an HTTP server, and return its port and the requests; proxies get whole URLs."""
     seen: list[str] = []
     handler = type("Handler", (_Pages,), {"seen": seen})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -64,7 +64,7 @@ class Storage(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def bucket(two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A bucket with a copy of `two_classes`; what is returned is its folder."""
+    """Create a bucket with a copy of `two_classes`, and return its folder."""
     copy = shutil.copytree(two_classes, tmp_path / "bucket" / "photos")
     handler = type("Handler", (Storage,), {"root": copy.parent})
     # Beam looks for credentials for half a minute before it goes without.

@@ -44,14 +44,14 @@ ALONE = {"min_accuracy": None, **UNGATED}
 
 
 def encoded(label: str, index: int, size: tuple[int, int] = (8, 8)) -> bytes:
-    """An image of a colour; every fourth is of the next one, which the models fall for."""
+    """Return an image of a colour; every fourth has the next colour, which the models confuse."""
     shown = CLASSES[(CLASSES.index(label) + (index % 4 == 3)) % 3]
     color = tuple(value + index for value in COLOURS[shown])
     return image_corpus.encoded(Image.new("RGB", size, color), "PNG")
 
 
 def record(data: bytes, label: str, name: str, span: int = 0) -> bytes:
-    """What ImageExampleGen writes of an image."""
+    """Return an example as ImageExampleGen writes it."""
     sha256 = hashlib.sha256(data + name.encode()).hexdigest()
     item = Item(name, label, lambda: data, len(data))
     target = Target(CLASSES.index(label) if label in CLASSES else 9, "eval", sha256)
@@ -430,7 +430,7 @@ class TestMemory:
 
 
 def noise(size: int, seed: int) -> bytes:
-    """A bitmap of about `size` bytes."""
+    """Return a bitmap of about `size` bytes."""
     side = int((size / 3) ** 0.5)
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
     return image_corpus.encoded(Image.fromarray(pixels), "BMP")

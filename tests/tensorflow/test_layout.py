@@ -238,7 +238,7 @@ def found(data: DataSet) -> tuple[set[str], set[str]]:
 
 
 def stopped(root: Path, **options: Any) -> list[list[str]]:
-    """The words of each command that is suggested."""
+    """Return the words of each suggested command."""
     with pytest.raises(BadDataError) as caught:
         list_data(str(root), Options(**options))
     commands = [finding.partition(": perennial ")[2] for finding in caught.value.findings]
@@ -256,7 +256,7 @@ def test_each_command_ends_a_line_for_who_copies_it(tmp_path: Path) -> None:
 
 
 def settings(words: list[str]) -> tuple[str, dict[str, Any]]:
-    """What a command sets: the source, and the settings of data by name."""
+    """Return the source and the data settings of a command."""
     assert words[:2] == ["data", "check"]
     assert set(words[3::2]) <= {"--set"}
     values = dict(map(parse_set, words[4::2]))

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from components.image_example_gen.inputs import INPUTS_FILE
 from components.image_example_gen.options import Options
 from components.lineage import History, Lineage, TrainedModel
+from components.reuse import INPUTS_FILE
 from pipeline.config import Loaded, load
 from pipeline.errors import EXIT_CODES, DataError, DataLost, WorkspaceBusy
 from pipeline.retraining import inventory, journal, losses, observe
@@ -225,7 +225,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What the webhook was sent."""
+    """Return the messages to the webhook."""
     texts: list[str] = []
 
     class Hook(http.server.BaseHTTPRequestHandler):
@@ -246,7 +246,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 @pytest.fixture
 def night(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
-    """The configuration of a retraining whose baseline has seen all of `data`."""
+    """Return the configuration of a retraining whose baseline has seen all of `data`."""
     loaded = load(
         None, {"data.source": str(data), "workspace": str(tmp_path / "work")}, scheduled=True
     )

@@ -24,7 +24,7 @@ from trainer_module import out_of_fold, run_fn
 
 
 def table(images: int = 90) -> tuple[np.ndarray, np.ndarray]:
-    """True labels of three classes of four, and what a model that knows them says."""
+    """Return labels of three classes of four, and the outputs of a model that knows them."""
     true = np.arange(images) % 3
     probabilities = np.full((images, 4), 0.02)
     probabilities[np.arange(images), true] = 0.94

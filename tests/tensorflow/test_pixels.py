@@ -206,7 +206,7 @@ ADAM7 = [
 def png_of(
     samples: np.ndarray, bits: int, color_type: int, interlaced: bool, *chunks: Any
 ) -> bytes:
-    """A PNG of samples [H, W, channels]."""
+    """Return a PNG of samples [H, W, channels]."""
     height, width = samples.shape[:2]
     passes = [samples[top::down, left::right] for top, left, down, right in ADAM7]
     parts = [part for part in passes if part.size] if interlaced else [samples]
@@ -266,7 +266,7 @@ def test_every_kind_of_png(color_type: int, bits: int, is_clear: bool, interlace
 
 
 def gif(seed: int, change: Callable[[bytearray], None], **options: Any) -> tuple[bytes, Pixels]:
-    """A GIF whose bytes are changed, and the pixels of its frame."""
+    """Return a GIF with changed bytes, and the pixels of its frame."""
     image = corpus.picture(seed, "P")
     data = bytearray(corpus.encoded(image, "GIF", **options))
     change(data)

@@ -19,7 +19,7 @@ IMAGE_SIZE, TRAIN_SIZE = 36, 40
 
 
 def encoded(label: str, index: int) -> bytes:
-    """A PNG of 50 x 44 pixels, noise with a brighter left or right half."""
+    """Return a PNG of 50 x 44 pixels, noise with a brighter left or right half."""
     pixels = np.random.default_rng(index).integers(0, 120, (50, 44, 3), dtype=np.uint8)
     columns = slice(0, 22) if label == CLASSES[0] else slice(22, 44)
     pixels[:, columns] += 80

@@ -10,10 +10,10 @@ from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as protos
 from tfx.types import Artifact, standard_artifacts
 
-from components.image_example_gen.inputs import INPUTS_FILE
 from components.resolvers.baseline import BaselineStrategy
 from components.resolvers.previous_statistics import STATISTICS_ID, PreviousStatisticsStrategy
 from components.resolvers.warm_start import WarmStartStrategy
+from components.reuse import INPUTS_FILE
 from tests.kit.recorder import Recorder
 
 
@@ -73,7 +73,7 @@ class Store:
         self.trainer = self.store.put_execution_type(protos.ExecutionType(name="Trainer"))
 
     def examples(self, uri: str = "") -> standard_artifacts.Examples:
-        """Transformed ones, of those that were ingested to `uri`."""
+        """Return transformed examples of those that were ingested to `uri`."""
         artifact = standard_artifacts.Examples()
         artifact.id = self.put("Examples")
         if uri:

@@ -528,7 +528,7 @@ class TestTFRecord:
 
 
 def write_tfds(root: Path, name: str, version: str = "1.0.0", **info: str) -> Path:
-    """A data set as TensorFlow Datasets prepares it, with other feature names than usual."""
+    """Create a data set of TensorFlow Datasets with unusual feature names."""
     folder = root / name / version
     folder.mkdir(parents=True)
     kinds = {"photo": "image_feature.Image", "kind": "class_label_feature.ClassLabel"}

@@ -60,7 +60,7 @@ def ingest(
     group: bool = False,
     window: set[int] | None = None,
 ) -> tuple[dict[int, str], Assignments]:
-    """The splits of the photos that are kept, by number, and what is remembered."""
+    """Return the splits of the kept photos by number, and the assignments."""
     earlier = earlier or Assignments("")
     found = list(found)
     inputs = [

@@ -7,6 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -25,7 +26,7 @@ LARGE = 120 * 2**20  # bytes, of which s3fs makes several parts
 
 @pytest.fixture
 def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of copies."""
+    """Return the folder of copies."""
     monkeypatch.setenv(staging.FOLDER, str(tmp_path / "copies"))
     monkeypatch.delenv(staging.LIMIT_GB, raising=False)
     monkeypatch.setattr(staging, "_LATE_S", 3.0)
@@ -54,7 +55,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
 def place(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
-    """A location that nothing is below."""
+    """Return a location without content."""
     with contextlib.ExitStack() as stack:
         if request.param == "disk":
             yield str(tmp_path / "place")
@@ -112,6 +113,21 @@ class TestFiles:
         storage.write_text(file, "two")
         assert storage.checksum(file) != before or place.startswith("memory")
         assert storage.digest(file) == storage.digest(file)
+
+    def test_a_file_is_made_by_one_of_all_who_try(self, place: str) -> None:
+        storage.write_text(storage.join(place, "other"), "")
+        file = storage.join(place, "file")
+
+        def tried(number: int) -> bool:
+            try:
+                storage.create(file, str(number))
+            except FileExistsError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as threads:
+            won = [number for number, has in enumerate(threads.map(tried, range(8))) if has]
+        assert [storage.read_text(file)] == [str(number) for number in won]
 
     def test_lines_are_added(self, place: str) -> None:
         file = storage.join(place, "log")
@@ -375,3 +391,20 @@ class TestStaging:
         storage.write_text(f"{uri}{MANIFEST}", json.dumps({"files": 3}))
         with pytest.raises(DamagedFileError, match="damaged"):
             stage(uri)
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    def fill_half(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise ZeroDivisionError
+
+    target = tmp_path / "new" / "span"
+    with pytest.raises(ZeroDivisionError), storage.writing_folder(target) as folder:
+        fill_half(folder)
+    assert list(target.parent.iterdir()) == []
+    with storage.writing_folder(target) as folder:
+        (folder / "class").mkdir()
+        (folder / "class" / "image").write_text("x")
+        assert not target.exists()
+    assert [path.name for path in target.parent.iterdir()] == ["span"]
+    assert (target / "class" / "image").read_text() == "x"

@@ -42,7 +42,7 @@ def transformed(tmp_path_factory: pytest.TempPathFactory, encoded: list[bytes]) 
 
 @pytest.fixture(scope="module")
 def rows(transformed: Transformed, encoded: list[bytes]) -> list[dict[str, Any]]:
-    """The transformed training example of each of `encoded`."""
+    """Return the transformed training example of each of `encoded`."""
     spec = transformed.output.transformed_feature_spec()
     records = tf.data.TFRecordDataset(transformed.files("train"))
     found = {}

@@ -134,7 +134,7 @@ def test_missing_file_is_named() -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """The URL of a server of the files in tmp_path/served."""
+    """Serve the files in tmp_path/served, and return the URL."""
     served = tmp_path / "served"
     served.mkdir()
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
@@ -146,7 +146,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own for what is fetched."""
+    """Use a separate folder for downloads."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "perennial"
 

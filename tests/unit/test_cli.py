@@ -42,7 +42,7 @@ def run_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., None]], N
 
 @pytest.fixture
 def calls(run_as: Callable[[Callable[..., None]], None]) -> list[Any]:
-    """The arguments of each call of the pipeline, which does nothing and ends well."""
+    """Record the arguments of each call of a pipeline that does nothing."""
     made: list[Any] = []
 
     def succeed(*args: object) -> None:
@@ -308,9 +308,7 @@ class TestDoctor:
             seen.append(args)
             return 1
 
-        module = types.ModuleType("pipeline.doctor")
-        module.main_doctor = main_doctor  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "pipeline.doctor", module)
+        monkeypatch.setattr("pipeline.commands.doctor.main_doctor", main_doctor)
         assert perennial("doctor").exit_code == 1
         assert perennial("doctor", "--workspace", "w", "--log-format", "json").exit_code == 1
         assert seen == [(Path("workspace"), "plain"), (Path("w"), "json")]

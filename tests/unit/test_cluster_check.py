@@ -26,7 +26,7 @@ GPU_LABEL = {"cloud.google.com/gke-accelerator": "nvidia-l4"}
 
 
 def node(**fields: Any) -> dict[str, Any]:
-    """A machine with 4 CPUs, 16 GiB and no GPU."""
+    """Return a machine with 4 CPUs, 16 GiB and no GPU."""
     allocatable = {"cpu": "3920m", "memory": "16Gi", "pods": "110"} | fields.get("resources", {})
     return {
         "metadata": {"name": fields.get("name", "a"), "labels": fields.get("labels", {})},
@@ -93,7 +93,7 @@ def kubeconfig(folder: Path, monkeypatch: pytest.MonkeyPatch, port: int) -> None
 
 
 def package(autoscaled: bool = False, **trainer: Any) -> Package:
-    """A pipeline of a Trainer on a GPU and a Pusher."""
+    """Return a pipeline of a Trainer on a GPU and a Pusher."""
     resources = {"resourceCpuRequest": "2", "resourceMemoryRequest": "8Gi"}
     gpu = {"accelerator": {"resourceType": "nvidia.com/gpu", "resourceCount": "1"}}
     env = [{"name": AUTOSCALED, "value": str(autoscaled).lower()}]

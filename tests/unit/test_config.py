@@ -363,7 +363,7 @@ class TestUnknownKeys:
 
 @pytest.fixture
 def noted() -> Iterator[list[str]]:
-    """What is noted meanwhile, line by line."""
+    """Record the notes, line by line."""
     with mock.patch.object(progress, "report") as reported:
         lines: list[str] = []
         reported.side_effect = lambda _, text: lines.append(text)

@@ -75,7 +75,7 @@ def _shown(log_format: str) -> str:
 
 
 def _frame(ansi: str) -> list[str]:
-    """What is left on a screen on which every redraw starts by erasing the last one."""
+    """Return the final screen if every redraw starts by erasing the last one."""
     final = ansi.rpartition("\x1b[2K")[2]
     return [line.rstrip() for line in re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", final).splitlines()]
 
@@ -169,7 +169,7 @@ def test_a_terminal_shows_notes_as_they_are() -> None:
 
 @pytest.fixture
 def terminal() -> Iterator[tuple[io.TextIOWrapper, int]]:
-    """A terminal of 47 columns and its other end, which have nothing to do with our own."""
+    """Open a terminal of 47 columns and its other end, unrelated to our own."""
     other, own = os.openpty()
     fcntl.ioctl(own, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 47, 0, 0))
     with open(own, "w", encoding="ascii", errors="backslashreplace") as stream:

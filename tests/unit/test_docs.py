@@ -44,7 +44,7 @@ SETTINGS = {key for name in recipes.names() for key in config.load(None, {"train
 
 
 def shown(text: str) -> Iterator[list[str]]:
-    """The arguments of every `perennial ...` in blocks and in the text."""
+    """Yield the arguments of every `perennial ...` in blocks and in the text."""
     blocks = [body for kind, body in BLOCK.findall(text) if kind in ("sh", "console")]
     spans = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
     for line in "\n".join([*blocks, *spans]).replace("\\\n", " ").splitlines():
@@ -55,7 +55,7 @@ def shown(text: str) -> Iterator[list[str]]:
 
 
 def wrong(arguments: list[str]) -> str:
-    """What of a command line does not exist; empty where all does."""
+    """Describe the error in a command line; empty if there is none."""
     command, names = ROOT, []
     while arguments and arguments[0] in getattr(command, "commands", {}):
         names.append(arguments[0])

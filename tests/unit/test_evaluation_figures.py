@@ -130,7 +130,7 @@ class TestByHand:
 
 
 def predictions(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Some good guesses at random; of some classes there may be no image."""
+    """Return random predictions that are often right; some classes may have no image."""
     random = np.random.default_rng(seed)
     classes = int(random.integers(2, 9))
     labels = random.integers(0, classes, int(random.integers(20, 200)))

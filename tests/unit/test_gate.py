@@ -61,7 +61,7 @@ def figures(right: int = 90, wrong: int = 10, **latency: float) -> ModelFigures:
 def decide(
     compared: gate.Pairs | None = None, candidate: ModelFigures | None = None, **bounds: Any
 ) -> Verdict:
-    """The verdict by these bounds alone: what any model must pass is in `test_learned`."""
+    """Return the verdict by these bounds alone, without the checks in `test_learned`."""
     evidence = gate.Evidence(
         Bounds(**{"min_accuracy": None, **UNGATED, **bounds}), candidate or figures(), compared
     )

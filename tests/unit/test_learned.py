@@ -26,7 +26,7 @@ def decide(
     train: Mapping[str, int] | None = None,
     **bounds: Any,
 ) -> Verdict:
-    """The verdict on a first model; without `train`, that split is like the images that judge."""
+    """Return the verdict on a first model; by default `train` equals the evaluated images."""
     labels = np.asarray(labels)
     classes = NAMES[: probabilities.shape[1]]
     slices = {feature: np.full(len(labels), "any", object) for feature in SLICES}

@@ -86,7 +86,7 @@ def test_a_killed_process_has_written_what_it_said(tmp_path: Path) -> None:
         import logging, os, signal, sys
         from pathlib import Path
         from pipeline import noise
-        with noise.quiet(Path(sys.argv[1])) as terminal:
+        with noise.redirect_output(Path(sys.argv[1])) as terminal:
             print("ours", file=terminal.stdout)
             print("a stray print")
             logging.warning("a record")
@@ -108,7 +108,7 @@ def test_a_process_without_standard_streams_works(tmp_path: Path) -> None:
         os.close(1), os.close(2)
         sys.stdout = sys.stderr = None
         from pipeline import noise
-        with noise.quiet(Path(sys.argv[1])) as terminal:
+        with noise.redirect_output(Path(sys.argv[1])) as terminal:
             print("ours", file=terminal.stdout)
             os.write(2, b"noise")
         """,

@@ -89,7 +89,7 @@ def test_a_file_in_the_place_of_the_workspace_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture(params=["", "artifacts", "metadata.sqlite"])
 def read_only(request: pytest.FixtureRequest) -> Iterator[tuple[Workspace, Path]]:
-    """A workspace and the one thing in it that may not be written."""
+    """Create a workspace with one part that may not be written."""
     with tempfile.TemporaryDirectory() as name:  # tmp_path is closed to all but its owner
         workspace = Workspace(Path(name) / "workspace")
         with workspace.lock():
