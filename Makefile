@@ -125,7 +125,7 @@ venv: ## Build .venv for runs; further packages in EXTRAS=mlflow
 	@command -v $(PYTHON) >/dev/null || { \
 		echo "$(PYTHON) is not installed; name a Python 3.11: make PYTHON=/path/to/python3.11" >&2; \
 		exit 1; }
-	@$(PYTHON) pipeline/bootstrap.py $(EXTRAS)
+	@$(PYTHON) -m pipeline.bootstrap $(EXTRAS)
 
 tools:
 	@$(MAKE) --no-print-directory venv EXTRAS=dev

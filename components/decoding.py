@@ -15,7 +15,7 @@ missing from older servers and writes beyond its buffer for animations.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ REFUSAL_LONG = "unreadable image: too many segments or chunks around its EXIF da
 
 # Segments or chunks that are walked through; each takes some 30 microseconds.
 MAX_SEGMENTS = 1024
+TOGETHER = 8  # images that `decode_together` takes
 _EXIF, _PNG_EXIF = b"Exif\0\0", b"eXIf"
 _WHITE = 255
 _HEAD = 41
@@ -85,14 +86,15 @@ def decode(encoded: tf.Tensor) -> Decoded:
     return Decoded(pixels, orientation, is_clear)
 
 
-def decode_now(encoded: bytes, ratio: int = 1) -> Decoded:
-    """The same at once: a few eager ops cost less than calling a graph.
+def decode_now(encoded: bytes, ratio: int = 1, pixels: tf.Tensor | None = None) -> Decoded:
+    """Decode a file at once: a few eager ops cost less than calling a graph.
 
     `ratio`, for JPEGs only, is 1, 2, 4 or 8: one pixel is made for so many in each direction.
     The file is read and checked to its end all the same; what libjpeg spares is the transforms.
+    `pixels`, of a JPEG, are what `decode_together` has made of it.
     """
     if encoded.startswith(JPEG):
-        pixels = _image(tf.constant(encoded), 3, ratio)
+        pixels = _image(tf.constant(encoded), 3, ratio) if pixels is None else pixels
         if _EXIF not in encoded:
             return Decoded(pixels, _ONE, _FALSE)
         orientation = _jpeg_orientation(tf.constant(encoded))
@@ -103,6 +105,20 @@ def decode_now(encoded: bytes, ratio: int = 1) -> Decoded:
     if is_known and _PNG_EXIF not in encoded:
         return Decoded(_image(tf.constant(encoded), 3), _ONE, _FALSE)
     return Decoded(*_examined(tf.constant(encoded)))
+
+
+def decode_together(encoded: Sequence[bytes], ratio: int) -> list[tf.Tensor]:
+    """Decode TOGETHER JPEGs in one call, for `decode_now` to turn. Fails where any is damaged."""
+    return _together(ratio)(tf.constant(encoded))
+
+
+@functools.lru_cache
+def _together(ratio: int) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+    @tf.function(input_signature=[tf.TensorSpec([TOGETHER], tf.string)], autograph=False)
+    def decode_each(encoded: tf.Tensor) -> list[tf.Tensor]:
+        return [_image(each, 3, ratio) for each in tf.unstack(encoded)]
+
+    return decode_each
 
 
 # What each of the following returns: pixels, orientation, `is_clear`.
@@ -229,7 +245,7 @@ def _image(encoded: tf.Tensor, channels: int, ratio: int = 1) -> tf.Tensor:
 
 
 def _accepted(encoded: tf.Tensor, condition: tf.Tensor, refusal: str) -> tf.Tensor:
-    """`encoded` where the condition holds; fails with `refusal` in its message where not.
+    """Pass `encoded` on where the condition holds; fail with `refusal` in the message where not.
 
     An assertion would be run with the rest of a graph even where nobody asks for its images.
     """
@@ -318,7 +334,7 @@ def _text(encoded: tf.Tensor, at: tf.Tensor | int, count: tf.Tensor | int) -> tf
 
 
 def _bytes(encoded: tf.Tensor, at: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:
-    """The same as int64 [count], zeros where the file ends."""
+    """Return `_text` as int64 [count], with zeros beyond the end of the file."""
     fixed = tf.cast(count, tf.int32)
     raw = tf.io.decode_raw(_text(encoded, at, count), tf.uint8, fixed_length=fixed)
     return tf.cast(raw, tf.int64)

@@ -5,12 +5,15 @@ The one home of this for the command line, pods, model servers, Beam's workers a
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+
+import wrapt
 
 BACKEND = "tensorflow"
 DATA_FORMAT = "channels_last"
@@ -42,8 +45,6 @@ def pin_keras() -> None:
 
     That is KERAS_BACKEND, and the backend, image_data_format, floatx and epsilon of keras.json.
     """
-    import wrapt
-
     if (backend := os.environ.get("KERAS_BACKEND") or BACKEND) != BACKEND:
         _overruled["KERAS_BACKEND"] = backend
     os.environ["KERAS_BACKEND"] = BACKEND
@@ -74,7 +75,7 @@ def keep_calls_direct() -> None:
 
 
 def cluster_hosts(environment: Mapping[str, str]) -> list[str]:
-    """The hosts of TF_CONFIG's training processes; none where it cannot be read."""
+    """Return the hosts of TF_CONFIG's training processes; none where it cannot be read."""
     try:
         cluster = json.loads(environment.get("TF_CONFIG") or "{}").get("cluster", {})
         addresses = [str(address) for each in cluster.values() for address in each]
@@ -88,8 +89,6 @@ def name_user() -> None:
 
     `getpass.getuser`, which libraries call too, fails there otherwise.
     """
-    import getpass
-
     try:
         getpass.getuser()
     except (KeyError, OSError):
@@ -114,7 +113,7 @@ def open_standard_streams() -> None:
 
 
 def overruled() -> dict[str, str]:
-    """What this user has set up for Keras and `pin_keras` overrules: values by name.
+    """Return the user's own settings of Keras that `pin_keras` overrules: values by name.
 
     Raises:
         ValueError: Keras cannot read its file, and so cannot be imported; the message names it.
@@ -147,7 +146,7 @@ def overruled() -> dict[str, str]:
 
 
 def keras_home() -> Path:
-    """The folder of Keras: of its settings, and of what it fetches."""
+    """Return Keras's folder, for its settings and downloads."""
     if home := os.environ.get("KERAS_HOME"):
         return Path(home)
     base = os.path.expanduser("~")  # noqa: PTH111 - Path fails for a user without a home

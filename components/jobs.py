@@ -245,14 +245,14 @@ def _read_messages(result: portable_runner.PipelineResult, messages: list[str]) 
 
 
 def _reason(message: str) -> str:
-    """The line of a message that tells most: of a traceback, that of its last exception."""
+    """Pick the most telling line of a message: of a traceback, that of its last exception."""
     lines = [line for line in message.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
     return [*lines[:1], *errors][-1] if lines else "it tells no reason"
 
 
 def _counters(result: portable_runner.PipelineResult) -> dict[str, int]:
-    """What workers have counted so far, by name; nothing where a job server does not tell."""
+    """Return the workers' counters so far, by name; {} where a job server has none."""
     result._metrics = None  # which Beam keeps once it was asked for
     try:
         found = result.metrics().query(MetricsFilter().with_namespace(_NAMESPACE))["counters"]

@@ -11,6 +11,9 @@ import json
 import os
 from typing import Any
 
+import yaml
+from urllib3.exceptions import HTTPError
+
 from components.errors import ConfigError, KubernetesUnreachable, UserError
 
 TIMEOUT = (5, 20)  # s to connect, and for an answer
@@ -39,9 +42,7 @@ def request(what: str, api: str, method: str, *arguments: Any, **options: Any) -
         ConfigError: no cluster is named, or it refused. ConflictError is a kind of it.
         KubernetesUnreachable: it does not answer.
     """
-    import kubernetes
-    from kubernetes.client.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
+    import kubernetes  # a second
 
     client = connection()
     call = getattr(getattr(kubernetes.client, api)(client), method)
@@ -49,7 +50,7 @@ def request(what: str, api: str, method: str, *arguments: Any, **options: Any) -
         # Not as the library's models: they leave out what is newer than themselves.
         answer = call(*arguments, _preload_content=False, _request_timeout=TIMEOUT, **options)
         found: Json = json.loads(answer.data)
-    except ApiException as error:
+    except kubernetes.client.ApiException as error:
         raise _refusal(what, error) from error
     except (HTTPError, OSError, ValueError) as error:
         reason = " ".join(str(getattr(error, "reason", None) or error).split())
@@ -60,7 +61,7 @@ def request(what: str, api: str, method: str, *arguments: Any, **options: Any) -
 
 
 def connection(retries: int = _RETRIES) -> Any:
-    """A client of the cluster that KUBECONFIG names, else of the pod's own, else of ~/.kube/config.
+    """Connect to the cluster of KUBECONFIG, else to the pod's own, else to that of ~/.kube/config.
 
     Args:
         retries: of requests that were not answered.
@@ -74,8 +75,6 @@ def connection(retries: int = _RETRIES) -> Any:
 @functools.cache
 def _connection(kubeconfig: str | None, host: str | None, retries: int) -> Any:
     import kubernetes
-    import yaml
-    from kubernetes.config.config_exception import ConfigException
 
     settings = kubernetes.client.Configuration()
     try:
@@ -83,7 +82,14 @@ def _connection(kubeconfig: str | None, host: str | None, retries: int) -> Any:
             kubernetes.config.load_incluster_config(client_configuration=settings)
         else:
             kubernetes.config.load_kube_config(kubeconfig, client_configuration=settings)
-    except (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError) as error:
+    except (
+        kubernetes.config.ConfigException,
+        yaml.YAMLError,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+    ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
             f"no cluster is named: {reason}; set KUBECONFIG, or run it in a pod with a token"

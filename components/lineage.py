@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from components import storage
+from components.reuse import INPUTS_FILE
 
 if TYPE_CHECKING:
     from ml_metadata import MetadataStore
@@ -88,7 +89,7 @@ class Lineage:
     # Artifacts
 
     def outputs(self, run: str) -> list[Output]:
-        """What the nodes of a run that ended well put out, or took from the cache."""
+        """Return the outputs of a run's successful nodes, cached ones included."""
         context = self.store.get_context_by_type_and_name(RUN, run)
         if context is None:
             return []
@@ -112,7 +113,7 @@ class Lineage:
         ]
 
     def of_type(self, kind: str) -> list[metadata_store_pb2.Artifact]:
-        """The artifacts of a type that are still there, newest first, of all pipelines."""
+        """Return the live artifacts of a type, newest first, of all pipelines."""
         found = self.store.get_artifacts_by_type(kind)
         return sorted(
             (each for each in found if each.state == each.LIVE),
@@ -135,18 +136,18 @@ class Lineage:
     # Where artifacts come from
 
     def makers(self, artifact: int) -> list[int]:
-        """Executions that put out an artifact, the one that made it first; others found it."""
+        """Return the executions with this output: first the one that made it, then cached ones."""
         events = self.store.get_events_by_artifact_ids([artifact])
         return sorted(each.execution_id for each in events if each.type == each.OUTPUT)
 
     def run_of(self, artifact: int) -> metadata_store_pb2.Context | None:
-        """The run that made an artifact, not one that took it from the cache."""
+        """Return the run that made an artifact, not one that took it from the cache."""
         made = self.makers(artifact)[:1]
         contexts = self.store.get_contexts_by_execution(made[0]) if made else []
         return next((each for each in contexts if each.type == RUN), None)
 
     def inputs_of(self, artifact: int) -> set[int]:
-        """The artifacts that the executions which put it out had read."""
+        """Return the inputs of all executions that have this output."""
         events = self._events_of(self.makers(artifact))
         return {each.artifact_id for each in events if each.type == each.INPUT}
 
@@ -172,12 +173,12 @@ class Lineage:
         return sorted(self.store.get_contexts_by_type(RUN), key=lambda run: run.id)
 
     def touched(self, runs: Iterable[int]) -> set[int]:
-        """The artifacts that any execution in these runs read or wrote."""
+        """Return the inputs and outputs of all executions in these runs."""
         executions = [each.id for run in runs for each in self.store.get_executions_by_context(run)]
         return {each.artifact_id for each in self._events_of(executions)}
 
     def newest_executions(self, count: int) -> list[metadata_store_pb2.Execution]:
-        """The executions that began last, the very last first."""
+        """Return the executions that began last, the very last first."""
         import ml_metadata
 
         order = ml_metadata.OrderByField.ID
@@ -186,6 +187,29 @@ class Lineage:
                 ml_metadata.ListOptions(limit=count, order_by=order, is_asc=False)
             )
         )
+
+    # Contexts that TFX does not know
+
+    def recall(self, kind: str, context: str, key: str) -> str:
+        """Return what `remember` has kept, "" for nothing."""
+        found = self.store.get_context_by_type_and_name(kind, context)
+        return _text(found, key) if found else ""
+
+    def remember(self, context: metadata_store_pb2.Context, key: str, text: str) -> None:
+        """Keep a text in a context."""
+        context.custom_properties[key].string_value = text
+        self.store.put_contexts([context])
+
+    def executions_in(self, kind: str, context: str) -> set[int]:
+        """Return the ids of the executions in a context; none where there is none."""
+        found = self.store.get_context_by_type_and_name(kind, context)
+        executions = self.store.get_executions_by_context(found.id) if found else ()
+        return {each.id for each in executions}
+
+    def fail(self, execution: metadata_store_pb2.Execution) -> None:
+        """Mark an execution as failed."""
+        execution.last_known_state = execution.FAILED
+        self.store.put_executions([execution])
 
     # Models
 
@@ -199,7 +223,7 @@ class Lineage:
                 yield each
 
     def history(self, pipeline: str) -> History:
-        """The models of the pipeline called `pipeline` that were judged, and are still there."""
+        """Return the last live model that was judged, and the baseline, of a pipeline."""
         models = {each.id: each for each in self.of_type(MODEL)}
         verdicts: dict[int, list[metadata_store_pb2.Artifact]] = {}
         for blessing in self.of_type(BLESSING):
@@ -230,7 +254,7 @@ class Lineage:
         )
 
     def _verdict(self, blessings: Sequence[metadata_store_pb2.Artifact]) -> tuple[int, bool]:
-        """The execution that judged a model last, or found its verdict, and whether it blessed."""
+        """Return the last execution that judged a model, also from the cache, and its verdict."""
         found = {each.id: each for each in blessings}
         events = self.store.get_events_by_artifact_ids(list(found))
         return max((each.execution_id, _is_blessed(found[each.artifact_id])) for each in events)
@@ -260,15 +284,13 @@ def _is_blessed(blessing: metadata_store_pb2.Artifact) -> bool:
     return bool(blessing.custom_properties[BLESSED].int_value == 1)
 
 
-def _text(artifact: metadata_store_pb2.Artifact, name: str) -> str:
-    properties = artifact.custom_properties
+def _text(found: metadata_store_pb2.Artifact | metadata_store_pb2.Context, name: str) -> str:
+    properties = found.custom_properties
     return str(properties[name].string_value) if name in properties else ""
 
 
 def contents(uri: str, *splits: str) -> set[str]:
     """SHA-256 of the images in these splits of ingested examples. Raises OSError without a list."""
-    from components.image_example_gen.inputs import INPUTS_FILE  # which loads NumPy
-
     with storage.opened(f"{uri}/{INPUTS_FILE}") as file:
         rows = map(json.loads, file)
         return {row["sha256"] for row in rows if row["fate"] in splits}

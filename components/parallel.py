@@ -19,21 +19,26 @@ BATCH_BYTES = 8 * 2**20
 def in_order(
     function: Callable[[In], Out], values: Iterable[In], size: Callable[[In], int]
 ) -> Iterator[Out]:
-    """`map(function, values)` on all cores; `function` should spend its time outside of Python.
+    """Yield `function` of each value, in their order, computed on all cores; see `batched`."""
+    yield from batched(lambda batch: [function(value) for value in batch], values, size)
 
-    What is in flight is bounded, at a batch more than there are cores: BATCH_ITEMS values or
-    BATCH_BYTES of `size`, in bytes, or a single larger value.
+
+def batched(
+    function: Callable[[list[In]], list[Out]], values: Iterable[In], size: Callable[[In], int]
+) -> Iterator[Out]:
+    """Yield what `function` makes of batches of the values, in their order, on all cores.
+
+    `function` should spend its time outside of Python, and return to it seldom: threads that wait
+    for its lock make two cores slower than one. What is in flight is bounded, at a batch more than
+    there are cores: BATCH_ITEMS values or BATCH_BYTES of `size`, in bytes, or a single larger
+    value.
     """
     threads = len(os.sched_getaffinity(0))
-
-    def apply(batch: list[In]) -> list[Out]:
-        return [function(value) for value in batch]
-
     waiting: deque[Future[list[Out]]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
         for batch in _batches(values, size):
-            waiting.append(pool.submit(apply, batch))
+            waiting.append(pool.submit(function, batch))
             if len(waiting) > threads:
                 yield from waiting.popleft().result()
         while waiting:

@@ -86,7 +86,7 @@ class Counter:
             self._report()
 
     def each(self, values: Iterable[T]) -> Iterator[T]:
-        """The values, each counted."""
+        """Yield the values and count them."""
         for value in values:
             self.add()
             yield value

@@ -53,7 +53,7 @@ def is_hidden(text: str) -> bool:
 
 
 def reveal(text: str) -> str:
-    """What was hidden, or the value of the variable that `text` names; else `text` itself.
+    """Return the hidden text, or the value of the variable that `text` names; else `text` itself.
 
     Raises:
         ValueError: the environment variable is not set; the message names it.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tfx import types
 
 SHARD = "data_tfrecord-"  # what the names of ImageExampleGen's files begin with
+INPUTS_FILE = "inputs.jsonl"  # in an Examples artifact: every input and its fate
 SHARDS_FILE = "shards.json"  # in an Examples artifact: images by file, whose names hold digests
 DONE = "images_done"
 REUSED = "images_reused"
@@ -66,13 +67,13 @@ def _matching(artifact: str, folders: str) -> list[str]:
 
 
 def siblings(uri: str, *names: str) -> list[str]:
-    """A file of the earlier artifacts beside `uri`, of those that have it, the latest first."""
+    """Find files of these names in the earlier artifacts beside `uri`, the latest first."""
     found = [storage.join(artifact, name) for artifact in _siblings(uri) for name in names]
     return [path for path in reversed(found) if storage.exists(path)]
 
 
 def _siblings(uri: str) -> list[str]:
-    """The earlier artifacts of the output that `uri` is one of, the latest last."""
+    """Find the earlier artifacts of the same output, the latest last."""
     uri = staging.origin(uri.rstrip("/"))
     folder, own = posixpath.split(uri)
     executions = {each for each in storage.names(folder) if each.isdecimal() and each != own}
@@ -80,7 +81,7 @@ def _siblings(uri: str) -> list[str]:
 
 
 def span_of(path: str) -> int | None:
-    """The span that all images of a shard come from, or of a file made of it; None if unknown."""
+    """Tell the span of a shard, or of a file made of it, from its name; None if unknown."""
     found = re.search(rf"{SHARD}(\d+)-[^/]*$", path)
     return int(found[1]) if found else None
 
@@ -92,7 +93,7 @@ def write_shards(examples_uri: str, images: Mapping[str, int]) -> None:
 
 
 def read_shards(examples_uri: str) -> dict[str, int]:
-    """What `write_shards` noted; nothing for files whose names say nothing about their content."""
+    """Read the counts of `write_shards`; {} where files are not named after their content."""
     path = posixpath.join(examples_uri, SHARDS_FILE)
     content = storage.read_text(path)
     if content is None:
@@ -102,7 +103,7 @@ def read_shards(examples_uri: str) -> dict[str, int]:
 
 
 def files_of(examples_uri: str, splits: Iterable[str]) -> dict[str, list[str]]:
-    """The files of each split of an Examples artifact, by path in it.
+    """List the files of each split of an Examples artifact, by path in it.
 
     Those that its writer has noted, where it has: a listing may hold what nobody counted.
     """

@@ -9,14 +9,14 @@ MOST = 5
 
 
 def shortened(parts: Iterable[object], joiner: str = ", ", limit: int = MOST) -> str:
-    """The first few of the parts, and how many more there are."""
+    """Join the first few of the parts, and add how many more there are."""
     found = list(map(str, parts))
     more = f" and {len(found) - limit:,} more" if len(found) > limit else ""
     return joiner.join(found[:limit]) + more
 
 
 def quoted(names: Iterable[str]) -> str:
-    """The first few names, each in quotes."""
+    """Quote the first few names."""
     return shortened(map(repr, names))
 
 
@@ -50,7 +50,7 @@ _REFUSED = "StringToNumberOp could not correctly convert string: "
 
 
 def of_op(message: str, most: int = LONGEST) -> str:
-    """What is wrong, in one line, of the message of a TensorFlow op that failed.
+    """Extract the cause, in one line, from the message of a failed TensorFlow op.
 
     Around it, TensorFlow names nodes, devices and lines of Python, in another way for each of eager
     ops, functions and sessions.
@@ -62,7 +62,7 @@ def of_op(message: str, most: int = LONGEST) -> str:
 
 
 def bounded(text: str, most: int = LONGEST) -> str:
-    """The text in one line of at most `most` characters."""
+    """Bring a text to one line of at most `most` characters."""
     # Cut before it is split: it may hold a whole image.
     line = " ".join(text[: 8 * most].split())
     return line if len(line) <= most and len(text) <= 8 * most else f"{line[:most]}..."

@@ -13,6 +13,7 @@ from tfx.orchestration.portable.mlmd import context_lib, execution_lib
 from tfx.proto.orchestration import pipeline_pb2
 
 from components import progress, storage
+from components.lineage import Lineage
 from pipeline.errors import NodeFailed
 
 # A context that only executions of one task of one run are in.
@@ -42,19 +43,15 @@ def mark(ir: pipeline_pb2.Pipeline, task: str) -> None:
 def recall(metadata_handle: metadata.Metadata, task: str) -> dict[str, str] | None:
     """Return the decision of an earlier attempt at `task`; None if there was none."""
     with metadata_handle as handle:
-        context = handle.store.get_context_by_type_and_name(_TASK, task)
-    if context is None or _DECIDED not in context.custom_properties:
-        return None
-    found: dict[str, str] = json.loads(context.custom_properties[_DECIDED].string_value)
-    return found
+        decided = Lineage(handle.store).recall(_TASK, task, _DECIDED)
+    return json.loads(decided) if decided else None
 
 
 def remember(metadata_handle: metadata.Metadata, task: str, decided: Mapping[str, str]) -> None:
     """Store the decision of this attempt for later ones."""
     with metadata_handle as handle:
         context = context_lib.register_context_if_not_exists(handle, _TASK, task)
-        context.custom_properties[_DECIDED].string_value = json.dumps(decided)
-        handle.store.put_contexts([context])
+        Lineage(handle.store).remember(context, _DECIDED, json.dumps(decided))
 
 
 def clean_up(
@@ -96,12 +93,11 @@ def _check_own(
     node: pipeline_pb2.PipelineNode,
     executions: Iterable[metadata_store_pb2.Execution],
 ) -> None:
-    own = set()
+    own: set[int] = set()
     for spec in node.contexts.contexts:
         if spec.type.name == _TASK:
             name = spec.name.field_value.string_value
-            if context := handle.store.get_context_by_type_and_name(_TASK, name):
-                own |= {each.id for each in handle.store.get_executions_by_context(context.id)}
+            own |= Lineage(handle.store).executions_in(_TASK, name)
     for execution in executions:
         if execution.id not in own:
             raise NodeFailed(
@@ -126,8 +122,7 @@ def _undo(
     for folder in folders:
         storage.remove_tree(folder)
     if execution.last_known_state != metadata_store_pb2.Execution.FAILED:
-        execution.last_known_state = metadata_store_pb2.Execution.FAILED
-        handle.store.put_executions([execution])
+        Lineage(handle.store).fail(execution)
         if not own:
             text = f"{node.node_info.id} was cut off in an earlier attempt"
             text = f"{text} (execution {execution.id}); its partial output is removed"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.components.base import base_driver
 from tfx.orchestration import metadata
 from tfx.orchestration.portable import base_driver as portable_base_driver
 from tfx.orchestration.portable import data_types
 from tfx.proto.orchestration import driver_output_pb2
-from tfx.types import standard_artifacts
 
 from components import storage
 from components.atomic_pusher.executor import base_of
+from components.lineage import DESTINATION, PUSHED, Lineage
 
 
 # Only the portable driver runs; components must name a class that is the older kind as well.
@@ -25,18 +24,18 @@ class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):
     def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
         base = base_of(execution_info.exec_properties)
         with self._mlmd_connection as handle:
-            gone = [
-                artifact
-                for artifact in handle.store.get_artifacts_by_type(
-                    standard_artifacts.PushedModel.TYPE_NAME
-                )
-                if artifact.state == metadata_store_pb2.Artifact.LIVE
-                and (version := artifact.custom_properties["pushed_destination"].string_value)
-                and storage.parent(version) == base.rstrip("/")
-                and not storage.exists(version)
-            ]
-            for artifact in gone:
-                artifact.state = metadata_store_pb2.Artifact.DELETED
-            if gone:
-                handle.store.put_artifacts(gone)
+            lineage = Lineage(handle.store)
+            pushed = {
+                each.id: each.custom_properties[DESTINATION].string_value
+                for each in lineage.of_type(PUSHED)
+            }
+            lineage.delete(
+                [
+                    push
+                    for push, version in pushed.items()
+                    if version
+                    and storage.parent(version) == base.rstrip("/")
+                    and not storage.exists(version)
+                ]
+            )
         return driver_output_pb2.DriverOutput()

@@ -49,7 +49,7 @@ SCHEMA = pa.schema(
 
 
 def eval_config(models: Iterable[str], classes: int) -> config_pb2.EvalConfig:
-    """What TFMA computes and may be trusted with: counts and top-k accuracies, by slice.
+    """Configure what TFMA computes and is right about: counts and top-k accuracies, by slice.
 
     Args:
         models: `CANDIDATE`, and perhaps `BASELINE`.
@@ -163,7 +163,7 @@ def _extracts(records: list[bytes], spans: Mapping[int, str]) -> dict[str, Any]:
 
 
 def _properties(example: tf.train.Example, spans: Mapping[int, str]) -> dict[str, str]:
-    """What an image is known by and counted under."""
+    """Return the name of an image and the properties that it is counted under."""
     values = example.features.feature
 
     def text(name: str) -> str:

@@ -158,7 +158,7 @@ class Bounds(BaseModel):
         return self
 
     def of(self, field: str) -> float | None:
-        """The bound in the field of that name."""
+        """Return the bound in the field of that name."""
         value: float | None = getattr(self, field)
         return value
 

@@ -11,7 +11,7 @@ _DRAWS = 2000
 
 
 def mcnemar(lost: int, gained: int, images: int, margin: float = 0.0) -> float:
-    """The chance of losing at least as many by a candidate that is exactly `margin` worse.
+    """Return the chance that a candidate which is exactly `margin` worse loses at least as many.
 
     McNemar's exact one-sided test: an image that only one of the models has right is as likely to
     be lost as gained where they are equally good. With a margin, of the share s of such images
@@ -25,7 +25,7 @@ def mcnemar(lost: int, gained: int, images: int, margin: float = 0.0) -> float:
 
 
 def fewest(significance: float) -> int:
-    """The fewest images that show by `mcnemar` that a model which has all of them right is better.
+    """Return the fewest images with which `mcnemar` can show that a faultless model is better.
 
     At 0.05 there are five, as 1/2^5 = 0.03 and 1/2^4 = 0.06.
     """
@@ -34,7 +34,7 @@ def fewest(significance: float) -> int:
 
 
 def calibrated(counts: np.ndarray, confidence: np.ndarray, error: float) -> float:
-    """The chance that a calibrated model has at least this calibration error.
+    """Return the chance that a calibrated model has at least this calibration error.
 
     The fewer images there are, the larger the error that such a model shows: in a bin of one image
     it is the distance of its confidence from 0 or 1.

@@ -18,7 +18,7 @@ UNDEFINED = Estimate(value=None)
 
 
 def share(value: float, images: float) -> Estimate:
-    """A share of `images` > 0, which need not be whole, with Wilson's score interval."""
+    """Estimate a share of `images` > 0, which need not be whole, with Wilson's score interval."""
     centre = (value + Z**2 / (2 * images)) / (1 + Z**2 / images)
     half = Z * math.sqrt(value * (1 - value) / images + (Z / (2 * images)) ** 2)
     half /= 1 + Z**2 / images
@@ -48,7 +48,7 @@ def f1(right: int, missed: int, wrong: int) -> Estimate:
 
 
 def average(value: float, variance: float, images: float) -> Estimate:
-    """An average of shares, with Wilson's interval for as many images as have that variance.
+    """Estimate an average of shares, with Wilson's interval for images of that variance.
 
     Args:
         value: the average, 0 to 1.
@@ -62,7 +62,7 @@ def average(value: float, variance: float, images: float) -> Estimate:
 
 
 def sample_mean(values: np.ndarray) -> Estimate:
-    """The mean of float [N] non-negative values, N > 0, with Student's interval."""
+    """Estimate the mean of float [N] non-negative values, N > 0, with Student's interval."""
     value = float(values.mean())
     if len(values) == 1:
         return Estimate(value=value)
@@ -71,7 +71,7 @@ def sample_mean(values: np.ndarray) -> Estimate:
 
 
 def calibration_error(right: np.ndarray, confidence: np.ndarray, bins: np.ndarray) -> Estimate:
-    """The mean distance of confidence and accuracy over the bins, weighted by their images.
+    """Estimate the mean distance of confidence and accuracy over bins, weighted by their images.
 
     Args:
         right: bool [N], N > 0.

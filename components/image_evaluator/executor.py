@@ -139,7 +139,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 
 def pairs(table: pa.Table, classes: Mapping[str, Sequence[str]]) -> gate.Pairs:
-    """What candidate and baseline made of the images in `table` whose class both know."""
+    """Compare candidate and baseline on the images in `table` whose class both know."""
     candidate, baseline = classes[CANDIDATE], classes[BASELINE]
     shared = [name for name in candidate if name in set(baseline)]
     labels = np.array(candidate, object)[table["label"].to_numpy()]
@@ -274,7 +274,7 @@ def _shards(examples: types.Artifact, split: str) -> list[str]:
 
 
 def _images(examples: types.Artifact, number: int) -> list[bytes]:
-    """The first encoded images of the eval split."""
+    """Read the first encoded images of the eval split."""
     records = tf.data.TFRecordDataset(_shards(examples, EVAL)).take(number).as_numpy_iterator()
     return [
         tf.train.Example.FromString(record).features.feature[features.IMAGE].bytes_list.value[0]

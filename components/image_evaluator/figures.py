@@ -12,6 +12,7 @@ Nothing heavy is imported here, so that a command can read a run in a moment.
 
 from __future__ import annotations
 
+import io
 import os
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -191,8 +192,6 @@ def read_predictions(evaluation_uri: str) -> pa.Table:
 
 def read_table(path: str) -> pa.Table:
     """Read Parquet from a path or URI. Raises OSError or ValueError."""
-    import io
-
     import pyarrow.parquet as pq
 
     with read_back(path):

@@ -125,7 +125,7 @@ def every_class(evidence: Evidence) -> Iterator[Check]:
 
 
 def learned_something(evidence: Evidence) -> Iterator[Check]:
-    """What any model must pass, by `learned`."""
+    """Yield the checks of `learned`, which every model must pass."""
     for check in (
         learned.beats_largest_class,
         learned.every_class_recognised,

@@ -84,7 +84,7 @@ def every_class_recognised(
 def beats_class_frequencies(
     model: ModelFigures, train: Mapping[str, int], bounds: Bounds
 ) -> Iterator[Check]:
-    """The log loss is below that of always answering the classes' frequencies.
+    """Check that the log loss is below that of always predicting the classes' frequencies.
 
     They are the train split's; where equal ones do better on these images, they count.
     """
@@ -111,7 +111,7 @@ def beats_class_frequencies(
 
 
 def is_calibrated(model: ModelFigures, _: Mapping[str, int], bounds: Bounds) -> Iterator[Check]:
-    """The calibration error is within its bound, or no more than a calibrated model's by chance."""
+    """Check that the calibration error is within its bound, or explained by chance."""
     bound = bounds.max_ece
     if bound is None or bound == 1:
         return
@@ -145,7 +145,7 @@ def _right(model: ModelFigures) -> dict[str, int]:
 
 
 def _largest(counts: Mapping[str, int]) -> dict[str, None]:
-    """The names with the largest count, all of them where several have it."""
+    """Return the names with the largest count, all of them where several have it."""
     most = max(counts.values(), default=0)
     return {name: None for name, count in counts.items() if count == most}
 

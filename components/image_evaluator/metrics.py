@@ -159,7 +159,7 @@ def _macro(confusion: sparse.csr_array) -> dict[str, Estimate]:
 
 
 def _areas(labels: np.ndarray, probabilities: np.ndarray) -> tuple[list[float | None], Estimate]:
-    """The area under each class's ROC curve, the others being negative, and their mean.
+    """Compute the area under each class's one-against-rest ROC curve, and their mean.
 
     An area is the share of pairs of a positive and a negative of which the positive has the higher
     score; an image contributes to it by the share of its own pairs, as in DeLong et al.,

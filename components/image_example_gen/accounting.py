@@ -158,7 +158,7 @@ def write_lines(rows: Iterable[object], path: str) -> None:
 
 
 def varied(quarantine: Iterable[Mapping[str, Any]], limit: int) -> list[Mapping[str, Any]]:
-    """The first lines of the quarantine, each reason once before one is repeated.
+    """Return the first lines of the quarantine, each reason once before one is repeated.
 
     Reasons that differ in numbers or names only are the same.
     """

@@ -33,7 +33,7 @@ class Assignments:
         yield from self._base.execute("SELECT image, split FROM splits ORDER BY image")
 
     def of(self, sha256: str) -> str:
-        """The split of an image, "" where none was decided on."""
+        """Return the split of an image, "" where none was decided on."""
         found = self._base.execute(
             "SELECT split FROM splits WHERE image = ?", (sha256[:_DIGITS],)
         ).fetchone()
@@ -53,7 +53,7 @@ class Assignments:
 
 
 def read(uri: str, shares: Mapping[str, int], group: bool) -> Assignments:
-    """What the latest ingest beside the artifact at `uri` decided, by the same settings."""
+    """Read the decisions of the latest ingest with these settings beside the artifact at `uri`."""
     rule = reuse.key(dict(shares), group)
     known = Assignments(rule)
     for path in reuse.siblings(uri, FILE, _OLD):

@@ -24,17 +24,8 @@ _FORMATS = ("GIF", "BMP", "DIB", "WEBP", "TIFF")
 _BLOCK = 2**20  # pixels that are blended at a time
 
 
-def readable(data: bytes, max_pixels: int) -> bytes:
-    """The image as an exported model can read it: `data`, or a PNG of the same pixels.
-
-    Raises Unusable where it is no image or one of more than `max_pixels`, and where what has to be
-    converted is damaged.
-    """
-    return data if header(data, max_pixels) else to_png(data, max_pixels)[0]
-
-
 def header(data: bytes, max_pixels: int) -> Header | None:
-    """The header of what can be kept as it is, None for what has to be converted.
+    """Read the header of an image that is kept as it is; None for one that must be converted.
 
     Raises Unusable where it is damaged, or has more than `max_pixels`.
     """
@@ -45,7 +36,9 @@ def header(data: bytes, max_pixels: int) -> Header | None:
 
 
 def to_png(data: bytes, max_pixels: int) -> tuple[bytes, Pixels, str]:
-    """A PNG of the first frame, upright and on white, its pixels, and the name of the old format.
+    """Make a PNG of the first frame, upright and on white.
+
+    Returns it, its pixels, and the name of the old format.
 
     Raises Unusable.
     """
@@ -103,7 +96,7 @@ def summary(data: bytes, max_pixels: int) -> Summary | None:
 
 
 def _open(data: bytes, kinds: tuple[str, ...] = _FORMATS) -> Image.Image:
-    """The image, its header read and its pixels not. Raises Unusable."""
+    """Open an image, of which only the header is read. Raises Unusable."""
     assert _ON_DEMAND
     # Our own limit is checked before any pixel is read; Pillow's is another.
     Image.MAX_IMAGE_PIXELS = None
@@ -132,7 +125,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def _damaged(error: Exception) -> Unusable:
-    """What an exception of Pillow's means."""
+    """Translate an exception of Pillow's."""
     return Unusable("damaged", f"{type(error).__name__}: {error}")
 
 

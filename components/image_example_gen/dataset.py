@@ -87,7 +87,7 @@ class DataSet:
                 yield SpanUnit(part.listing.units[index], part.span, part.prefix)
 
     def contents(self, hashes: Iterator[str] | None = None) -> Iterator[Hashed]:
-        """What the outcome depends on, in any order.
+        """Yield all that the outcome depends on, in any order.
 
         hashes: SHA-256 of each input in turn, "" where it is not known; None: none are known.
         """

@@ -43,7 +43,7 @@ def join(root: str, name: str) -> str:
 
 
 def read(path: str, limit: int) -> bytes:
-    """The bytes of a file of at most `limit` bytes. Raises Unusable where it cannot be read."""
+    """Read a file of at most `limit` bytes. Raises Unusable where that fails."""
     try:
         if storage.is_uri(path):
             _check_supported(path)
@@ -62,7 +62,7 @@ def read(path: str, limit: int) -> bytes:
 
 @contextlib.contextmanager
 def stream(path: str) -> Iterator[BinaryIO]:
-    """A file to be read bit by bit, of which a remote one is copied here first.
+    """Open a file to read it bit by bit; a remote one is copied to this machine first.
 
     Raises Unusable where it cannot be read.
     """
@@ -83,7 +83,7 @@ def _unusable(path: str, error: OSError) -> Unusable:
 
 
 def digest(path: str) -> str:
-    """Changes with the content: SHA-256, or what the remote store keeps. "" where unreadable."""
+    """Return SHA-256 of a file, or the remote store's checksum; "" where it cannot be read."""
     try:
         if storage.is_uri(path):
             return storage.checksum(path)

@@ -45,7 +45,7 @@ class Header(NamedTuple):
 
 
 def header(data: bytes) -> Header | None:
-    """The header of a JPEG or PNG, None for anything else.
+    """Read the header of a JPEG or PNG; None for anything else.
 
     Raises Unusable where there is none, or of a variant that nothing here can decode.
     """
@@ -154,7 +154,7 @@ _PAGES = (b"<!doctype html", b"<html", b"<head", b"<body")
 
 
 def known(data: bytes) -> str:
-    """The name of a format that is none of those that can be decoded, "" for an unknown one."""
+    """Name a format that cannot be decoded; "" for an unknown one."""
     if data[4:8] == b"ftyp":
         size = min(max(8, int.from_bytes(data[:4], "big")), 256)
         brands = {data[8:12], *(data[at : at + 4] for at in range(16, size, 4))}

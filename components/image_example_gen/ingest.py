@@ -26,7 +26,6 @@ from components.image_example_gen.dataset import DataSet
 from components.image_example_gen.findings import Pair
 from components.image_example_gen.grouping import settle
 from components.image_example_gen.inputs import (
-    INPUTS_FILE,
     KEPT,
     OUTSIDE,
     USABLE,
@@ -95,7 +94,7 @@ class Ingest:
         write_accounting(self.accounting, folder)
         reuse.write_shards(folder, self.shards)
         self.assignments.write(folder)
-        write_lines(self.inputs, os.path.join(folder, INPUTS_FILE))
+        write_lines(self.inputs, os.path.join(folder, reuse.INPUTS_FILE))
         write_lines(self.quarantine, os.path.join(folder, QUARANTINE))
         write_lines(self.duplicates, os.path.join(folder, DUPLICATES))
         write_lines(self.near_duplicates, os.path.join(folder, NEAR_DUPLICATES))
@@ -279,7 +278,7 @@ def _by_weight(pair: Pair) -> tuple[bool, bool]:
 
 
 def work_here(options: Options) -> Worker:
-    """A worker that decodes in this process and writes nothing."""
+    """Return a worker that decodes in this process and writes nothing."""
 
     def work(pieces: Pieces) -> Iterator[tuple[Work, list[Outcome]]]:
         images = pieces.images
@@ -290,5 +289,5 @@ def work_here(options: Options) -> Worker:
 
 
 def split_names(shares: Mapping[str, int], accounting: Accounting) -> list[str]:
-    """Splits that there have to be: those with a share, and those that the source names."""
+    """List the splits that must have images: those with a share, and those of the source."""
     return [name for name in SPLITS if name in shares or name in accounting.splits]

@@ -18,8 +18,6 @@ from components.progress import Counter
 if TYPE_CHECKING:
     from components.image_example_gen.ledger import Ledger
 
-INPUTS_FILE = "inputs.jsonl"  # in an Examples artifact: every input and its fate
-
 # Of the inputs in a ledger, those that can be used, and those that become examples.
 USABLE = "kind IS NULL"
 KEPT = f"{USABLE} AND same_as IS NULL AND NOT is_outside"
@@ -175,7 +173,7 @@ def judge(
 
 
 def _agreed(copies: list[Input]) -> list[Input]:
-    """The inputs, all of the same bytes, without those whose label is wrong or in doubt.
+    """Return those of identical inputs whose label is neither wrong nor in doubt.
 
     A later span corrects the labels of earlier ones.
     """
@@ -225,7 +223,7 @@ def _split(entry: Input, shares: Mapping[str, int], given: set[str], known: str)
 
 
 def split_of(sha256: str, shares: Mapping[str, int]) -> str:
-    """The split that content belongs to, whatever its name and whatever else is in the data set.
+    """Return the split of an image by its content alone.
 
     Args:
       sha256: hex digest of the input's bytes.

@@ -70,7 +70,7 @@ class Ledger:
         return self._base.execute(sql, values)
 
     def one(self, sql: str, *values: object) -> Any:
-        """The first value of the first row, None where there is none."""
+        """Return the first value of the first row, None where there is none."""
         row = self.run(sql, *values).fetchone()
         return None if row is None else row[0]
 
@@ -79,7 +79,7 @@ class Ledger:
         return int(self.one(f"SELECT COUNT(*) FROM inputs WHERE {condition}"))
 
     def values(self, column: str, condition: str) -> list[str]:
-        """The different values of a column, sorted."""
+        """Return the different values of a column, sorted."""
         found = self.run(f"SELECT DISTINCT {column} FROM inputs WHERE {condition} ORDER BY 1")
         return [_text(value) for (value,) in found]
 
@@ -94,7 +94,7 @@ class Ledger:
     def entries(
         self, condition: str = "TRUE", order: str = "id", *values: object
     ) -> Iterator[Input]:
-        """The inputs that meet an SQL condition.
+        """Yield the inputs that meet an SQL condition.
 
         None may be changed before the last one came, unless `order` is by something else than their
         numbers.
@@ -105,14 +105,14 @@ class Ledger:
             yield _input(row)
 
     def batches(self, condition: str = "TRUE") -> Iterator[list[Input]]:
-        """The inputs that meet an SQL condition, some at a time, which may then be changed."""
+        """Yield lists of the inputs that meet an SQL condition, which may then be changed."""
         last = -1
         while batch := list(self.entries(f"id > {last} AND {condition}", f"id LIMIT {_BATCH}")):
             last = batch[-1].id
             yield batch
 
     def unit(self, index: int) -> list[Input]:
-        """The inputs of a unit."""
+        """Return the inputs of a unit."""
         first, *after = self._first[index : index + 2]
         last = after[0] if after else self._added
         return list(self.entries("id >= ? AND id < ?", "id", first, last))
@@ -147,7 +147,7 @@ class Ledger:
             yield scratch.to_text(label), *rest
 
     def of_class(self, label: str) -> Iterator[Input]:
-        """What is kept of a class."""
+        """Yield the inputs of a class that are kept."""
         yield from self.entries(f"{KEPT} AND label = ?", "id", scratch.to_blob(label))
 
     def redraw(self) -> None:
@@ -166,7 +166,7 @@ class Ledger:
         return {sha256: (before, now) for sha256, before, now in found}
 
     def of(self, ids: Collection[int]) -> dict[int, Input]:
-        """Inputs by their number."""
+        """Return inputs by their number."""
         found = {}
         for each in ids:
             for entry in self.entries("id = ?", "id", each):
@@ -227,7 +227,7 @@ class Ledger:
         )
 
     def bad_of_class(self, label: str, limit: int) -> list[Input]:
-        """The first unusable inputs of a class, by name."""
+        """Return the first unusable inputs of a class, by name."""
         condition = f"NOT ({USABLE}) AND label = ?"
         return list(self.entries(condition, f"name, +id LIMIT {limit}", scratch.to_blob(label)))
 
@@ -251,7 +251,7 @@ class Ledger:
         return reuse.key_of_all([sha256, scratch.to_text(label)] for sha256, label in found)
 
     def median_side(self) -> float:
-        """The median of the shorter sides of examples, in pixels; 0 for none."""
+        """Return the median of the shorter sides of examples, in pixels; 0 for none."""
         count = self.count(KEPT)
         sides = self.run(
             f"SELECT MIN(width, height) FROM inputs WHERE {KEPT} ORDER BY 1 "
@@ -260,7 +260,7 @@ class Ledger:
         return sum(side for (side,) in sides) / len(sides) if sides else 0
 
     def sizes(self, condition: str, limit: int) -> list[tuple[str, int, int]]:
-        """The first names, widths and heights of examples that meet an SQL condition."""
+        """Return the first names, widths and heights of examples that meet an SQL condition."""
         found = self.run(
             f"SELECT name, width, height FROM inputs WHERE {KEPT} AND {condition} "
             f"ORDER BY name LIMIT {limit}"
@@ -268,7 +268,7 @@ class Ledger:
         return [(scratch.to_text(name), width, height) for name, width, height in found]
 
     def table(self) -> Counter[tuple[str, str]]:
-        """Number of examples by split and label."""
+        """Count the examples by split and label."""
         found = self.run(f"SELECT split, label, COUNT(*) FROM inputs WHERE {KEPT} GROUP BY 1, 2")
         return Counter({(split, _text(label)): count for split, label, count in found})
 

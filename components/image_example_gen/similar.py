@@ -35,7 +35,7 @@ def skeleton(name: str) -> str:
 
 
 def _number(text: str) -> str:
-    """A number without the zeros that change nothing."""
+    """Strip a number of leading zeros."""
     whole, _, fraction = text.lstrip("+-").partition(".")
     fraction = fraction.rstrip("0")
     sign = "-" if text.startswith("-") else ""
@@ -51,7 +51,7 @@ def groups(names: Iterable[str]) -> list[list[str]]:
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """The one of `known` that is most likely meant, "" where none is near."""
+    """Return the one of `known` that is most likely meant, "" where none is near."""
     by_skeleton = {skeleton(each): each for each in sorted(known, reverse=True)}
     found = difflib.get_close_matches(skeleton(name), by_skeleton, n=1)
     return by_skeleton[found[0]] if found else ""

@@ -68,13 +68,13 @@ def parse(text: str) -> SourceName:
 
 
 def kind_of_file(location: str) -> str:
-    """The kind of source that a file is by its name, "" where it does not tell."""
+    """Tell the kind of source from a file's name; "" where that is not possible."""
     if location.lower().endswith(MANIFESTS):
         return MANIFEST
     return TFRECORD if RECORDS.search(location) else ""
 
 
 def fixed_part(location: str) -> str:
-    """The longest leading path of `location` without a span, version or date in it."""
+    """Return the longest leading path of `location` without a span, version or date in it."""
     match = _SPEC.search(location)
     return location[: match.start()].rpartition("/")[0] or "/" if match else location

@@ -39,7 +39,7 @@ class Span(NamedTuple):
 
 
 def resolve(location: str, options: Options) -> list[Span]:
-    """The spans that `options` ask for, oldest first; one of number 0 where there are none.
+    """Find the spans that `options` select, oldest first; one of number 0 for a source without.
 
     Raises BadDataError where the pattern is not one of TFX's or finds no span.
     """
@@ -68,18 +68,18 @@ def resolve(location: str, options: Options) -> list[Span]:
 
 
 def name(number: int, source: str) -> str:
-    """A span as people know it: its date where the source has dated spans, else its number."""
+    """Name a span: by its date where the source has dated spans, else by its number."""
     is_dated = "{YYYY}" in source
     return (_EPOCH + datetime.timedelta(days=number)).isoformat() if is_dated else str(number)
 
 
 def day(date: datetime.date) -> int:
-    """The number of a dated span."""
+    """Return the number of a dated span."""
     return (date - _EPOCH).days
 
 
 def location(pattern: str, number: int, version: int = 1) -> str:
-    """The path or URI of a span by the pattern of its source."""
+    """Return the path or URI of a span by the pattern of its source."""
     date = _EPOCH + datetime.timedelta(days=number) if "{YYYY}" in pattern else _EPOCH
     values = {"YYYY": f"{date:%Y}", "MM": f"{date:%m}", "DD": f"{date:%d}"}
     numbers = {"SPAN": number, "VERSION": version}
@@ -143,7 +143,7 @@ def _candidates(location: str) -> list[str]:
 
 
 def _expression(location: str) -> str:
-    """A regular expression that matches a span's path, or one below it, from its beginning."""
+    """Make a regular expression that matches a span's path, or one below it, from its beginning."""
     names = [match[1] for match in _NUMBER.finditer(location)]
     dates = [location.count(part) for part in _DATE]
     if names.count("SPAN") + max(dates) != 1 or names.count("VERSION") > 1 or len(set(dates)) != 1:
@@ -174,7 +174,7 @@ def _day(values: dict[str, str]) -> int | None:
 
 
 def prefix(span: Span, location: str) -> str:
-    """What sets the names of a span's inputs apart from those of other spans."""
+    """Return the prefix that sets names of a span's inputs apart from those of other spans."""
     if span.location == location:
         return ""
     return os.path.relpath(span.location, source_name.fixed_part(location)) + "/"

@@ -66,7 +66,7 @@ def check(data: bytes, image: TiffImagePlugin.TiffImageFile, max_pixels: int) ->
 
 
 def _complaint(library: ctypes.CDLL, data: bytes) -> str:
-    """What libtiff says while it decodes the first page, "" for nothing."""
+    """Return libtiff's first message while it decodes the first page, "" for none."""
     complaints: list[str] = []
     is_open = False
 
@@ -141,7 +141,7 @@ def _c_library() -> ctypes.CDLL:
 
 @functools.cache
 def _libtiff() -> ctypes.CDLL | None:
-    """The library of Pillow's extension: what it is linked to is found through it.
+    """Load the library of Pillow's extension, through which libtiff's functions are found.
 
     It is None where a Pillow was built without it, with one that hides its functions, or with one
     from before version 4.5.
@@ -153,7 +153,7 @@ def _libtiff() -> ctypes.CDLL | None:
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
-    """The library with the types of its functions. Raises AttributeError where one is missing."""
+    """Declare the types of the library's functions. Raises AttributeError where one is missing."""
     pointer, number, size = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_ssize_t
     integer, text = ctypes.c_int, ctypes.c_char_p
     prototypes: dict[str, tuple[Any, tuple[Any, ...]]] = {

@@ -25,7 +25,7 @@ class Units:
         self._shards = reuse.earlier(uri, "Split-*") if self._known else {}
 
     def take_over(self, work: Work) -> list[Outcome]:
-        """The outcomes that are known, whose files are there from now on."""
+        """Take over the files of known outcomes. Returns these outcomes."""
         return [outcome for split in work.keys for outcome in self._take_over(work, split)]
 
     def _take_over(self, work: Work, split: str) -> list[Outcome]:

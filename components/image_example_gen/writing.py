@@ -16,10 +16,10 @@ from components import features, progress, reuse, storage
 from components.attempts import Attempt
 from components.image_example_gen.dataset import SpanUnit
 from components.image_example_gen.files import Unusable
-from components.image_example_gen.images import Picture, read_image
+from components.image_example_gen.images import Picture, read_images
 from components.image_example_gen.inputs import Problem
 from components.image_example_gen.sources.base import Item
-from components.parallel import in_order
+from components.parallel import batched
 from components.storage import staging
 
 
@@ -98,7 +98,7 @@ def write(work: Work, max_pixels: int, images: int, attempt: Attempt | None) -> 
     tasks = _tasks(work, max_pixels, outcomes)
     counted = progress.Counter("ingest", images, "images", attempt.advance if attempt else None)
     with contextlib.ExitStack() as stack, counted as counter:
-        for position, split, record, fate in in_order(_encode, tasks, lambda task: task.item.size):
+        for position, split, record, fate in batched(_encode, tasks, lambda task: task.item.size):
             outcomes.append((position, fate))
             counter.add()
             if attempt is None or not record:
@@ -122,22 +122,36 @@ def _tasks(work: Work, max_pixels: int, outcomes: list[Outcome]) -> Iterator[_Ta
             yield _Task(position, item, target, work.unit.span, max_pixels)
 
 
-def _encode(task: _Task) -> tuple[int, str, bytes, Facts | Problem]:
-    position, item, target, span, max_pixels = task
+def _encode(tasks: list[_Task]) -> list[tuple[int, str, bytes, Facts | Problem]]:
+    loaded = [_load(task) for task in tasks]
+    data = [each for each in loaded if isinstance(each, bytes)]
+    pictures = iter(read_images(data, tasks[0].max_pixels))
+    found = (next(pictures) if isinstance(each, bytes) else each for each in loaded)
+    return [_record(task, picture) for task, picture in zip(tasks, found, strict=True)]
+
+
+def _load(task: _Task) -> bytes | Unusable:
     try:
-        data = item.load()
-        if hashlib.sha256(data).hexdigest() != target.sha256:
-            raise Unusable("changed", "while the data set was read")
-        picture = read_image(data, max_pixels)
+        data = task.item.load()
     except Unusable as error:
-        return position, target.split, b"", Problem(error.kind, error.detail)
-    record = to_example(picture, item, target, span).SerializeToString(deterministic=True)
-    facts = Facts(picture.width, picture.height, picture.normalized, picture.thumb)
-    return position, target.split, record, facts
+        return error
+    if hashlib.sha256(data).hexdigest() != task.target.sha256:
+        return Unusable("changed", "while the data set was read")
+    return data
+
+
+def _record(task: _Task, found: Picture | Unusable) -> tuple[int, str, bytes, Facts | Problem]:
+    """Position, split, serialized tf.Example and outcome."""
+    position, split = task.position, task.target.split
+    if isinstance(found, Unusable):
+        return position, split, b"", Problem(found.kind, found.detail)
+    example = to_example(found, task.item, task.target, task.span)
+    facts = Facts(found.width, found.height, found.normalized, found.thumb)
+    return position, split, example.SerializeToString(deterministic=True), facts
 
 
 def to_example(picture: Picture, item: Item, target: Target, span: int) -> tf.train.Example:
-    """A tf.Example with the scalars named in `components.features`."""
+    """Make a tf.Example with the scalars named in `components.features`."""
     values: Mapping[str, bytes | str | int | float] = {
         features.IMAGE: picture.encoded,
         features.LABEL_TEXT: item.label,
@@ -205,7 +219,7 @@ class _Moving:
         path = os.path.join(self._output, f"Split-{split}", name)
         staying, leaving = 0, []
         with tf.io.TFRecordWriter(f"{path}.partial") as writer:
-            for record in tf.data.TFRecordDataset(staging.here(path)).as_numpy_iterator():
+            for record in tf.compat.v1.io.tf_record_iterator(staging.here(path)):
                 example = tf.train.Example.FromString(record)
                 sha256 = example.features.feature[features.SHA256].bytes_list.value[0].decode()
                 if sha256 in self._moves:

@@ -21,7 +21,7 @@ def infer(
     classes: Iterable[str],
     base: schema_pb2.Schema | None = None,
 ) -> schema_pb2.Schema:
-    """The schema of data with `statistics`, one per split, and `classes`.
+    """Infer the schema of data with `statistics`, one per split, and `classes`.
 
     The order of the label's domain is the order of the model's outputs everywhere downstream: it
     is that of `base`, whose other content is kept as well, and then alphabetical.

@@ -84,7 +84,7 @@ def read_schema(path: Path) -> schema_pb2.Schema:
 
 
 def class_names(schema: schema_pb2.Schema) -> list[str]:
-    """The class list of `schema`, in label-id order.
+    """Return the class list of `schema`, in label-id order.
 
     Raises ValueError where the label has no string domain.
     """
@@ -107,7 +107,7 @@ def class_counts(statistics: statistics_pb2.DatasetFeatureStatisticsList) -> dic
 
 
 def counted(schema: schema_pb2.Schema) -> schema_pb2.Schema:
-    """A copy with the features that statistics cover: what statistics can be validated against."""
+    """Copy a schema without the features that statistics do not cover, to validate them."""
     copy = schema_pb2.Schema()
     copy.CopyFrom(schema)
     del copy.feature[:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +26,7 @@ from components.storage import staging
 
 COLUMNS = "columns"  # folder of the derived features by shard, for the runs to come
 ROWS = 1000  # of a batch: some 100 kB of derived features
-KINDS = {"bytes_list": tf.string, "int64_list": tf.int64, "float_list": tf.float32}
+KINDS = {"bytes_list": pa.binary(), "int64_list": pa.int64(), "float_list": pa.float32()}
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -94,7 +93,7 @@ class _Columns(Worker[tuple[str, str]]):
 
 
 def load_columns(kept: str) -> Iterator[pa.RecordBatch]:
-    """The batches of an Arrow file of a shard, of some hundred bytes an image."""
+    """Read a shard's Arrow file, of some hundred bytes an image, in batches."""
     content = storage.read_bytes(staging.here(kept))
     if content:
         with pa.ipc.open_stream(content) as batches:
@@ -126,26 +125,28 @@ def options() -> tfdv.StatsOptions:
 
 
 def read_columns(shard: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The features called `names` of a TFRecord file, which each of its examples has one value of.
+    """Read features of a TFRecord file, of which each example has one value.
 
     Batches of at most `ROWS` rows, in the file's order, with a list column for each name, which is
     how TFDV wants them.
     """
-    records = tf.data.TFRecordDataset(staging.here(shard), buffer_size=2**20)
-    for first in records.take(1).as_numpy_iterator():
-        parse = functools.partial(tf.io.parse_single_example, features=_parsing(first, names))
-        columns = records.map(parse).batch(ROWS)
-        for batch in columns.as_numpy_iterator():
-            yield pa.RecordBatch.from_arrays([_lists(batch[name]) for name in names], names)
+    # tf.data takes three times as long for a record that is taken out of it.
+    records = tf.compat.v1.io.tf_record_iterator(staging.here(shard))
+    while rows := [_values(record, names) for record in itertools.islice(records, ROWS)]:
+        yield pa.RecordBatch.from_arrays(
+            [_lists(column) for column in zip(*rows, strict=True)], names
+        )
 
 
-def _parsing(record: bytes, names: Sequence[str]) -> dict[str, tf.io.FixedLenFeature]:
-    """How to parse `names`, whose types are those of `record`."""
-    values = tf.train.Example.FromString(record).features.feature
-    return {
-        name: tf.io.FixedLenFeature([], KINDS[values[name].WhichOneof("kind")]) for name in names
-    }
+def _values(record: bytes, names: Sequence[str]) -> list[tuple[str, Any]]:
+    """For each name the kind of its feature, and the one value that it has."""
+    found = tf.train.Example.FromString(record).features.feature
+    kinds = [found[name].WhichOneof("kind") for name in names]
+    return [
+        (kind, getattr(found[name], kind).value[0]) for name, kind in zip(names, kinds, strict=True)
+    ]
 
 
-def _lists(column: np.ndarray) -> pa.ListArray:
-    return pa.ListArray.from_arrays(np.arange(len(column) + 1, dtype=np.int32), pa.array(column))
+def _lists(column: Sequence[tuple[str, Any]]) -> pa.ListArray:
+    values = pa.array([value for _, value in column], KINDS[column[0][0]])
+    return pa.ListArray.from_arrays(np.arange(len(column) + 1, dtype=np.int32), values)

@@ -125,7 +125,7 @@ def write_graph(preprocessing_fn: PreprocessingFn, uri: str) -> None:
 
 
 def load_graph(graph_uri: str) -> Graph:
-    """The graph as a function of serialized tf.Examples [N], traced once for all files."""
+    """Load the graph as a function of serialized tf.Examples [N], traced once for all files."""
     layer = tft.TFTransformOutput(graph_uri).transform_features_layer()
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
@@ -136,7 +136,7 @@ def load_graph(graph_uri: str) -> Graph:
 
 
 def transform_records(graph: Graph, source: str) -> Iterator[bytes]:
-    """The serialized tf.Examples of a TFRecord file, each put through the graph, in their order.
+    """Put each record of a TFRecord file through the graph, in their order.
 
     A call of the graph costs as much as a quarter of a small photo, so that a few go together;
     memory follows the largest image and not their number. A tf.data pipeline would optimize the
@@ -159,7 +159,8 @@ def transform_records(graph: Graph, source: str) -> Iterator[bytes]:
             for row in range(len(group.records))
         ]
 
-    records = tf.data.TFRecordDataset(staging.here(source), buffer_size=2**20).as_numpy_iterator()
+    # tf.data takes three times as long for a record that is taken out of it.
+    records = tf.compat.v1.io.tf_record_iterator(staging.here(source))
     for found in in_order(transform, _groups(records), lambda group: sum(map(len, group.records))):
         yield from found
 

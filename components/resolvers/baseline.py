@@ -37,7 +37,7 @@ class BaselineStrategy(resolver.ResolverStrategy):
 def blessed_models(
     input_dict: dict[str, list[types.Artifact]],
 ) -> tuple[list[types.Artifact], dict[int, types.Artifact]]:
-    """The models that have been blessed, and their blessings by the models' ids."""
+    """Find the blessed models, and their blessings by the models' ids."""
     blessings = {
         blessing.get_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY): blessing
         for blessing in input_dict[MODEL_BLESSING]

@@ -35,6 +35,7 @@ from components.storage.content import (
     write_bytes,
     write_text,
     writing,
+    writing_folder,
 )
 from components.storage.locations import is_uri, join, name, parent, path, supported, unsupported
 
@@ -73,4 +74,5 @@ __all__ = [
     "write_bytes",
     "write_text",
     "writing",
+    "writing_folder",
 ]

@@ -48,7 +48,7 @@ def opened(location: str) -> Iterator[IO[bytes]]:
 
 
 def read_bytes(location: str, limit: int | None = None) -> bytes:
-    """The content of a file, of which at most `limit` bytes. Raises OSError."""
+    """Read a file, at most `limit` bytes of it. Raises OSError."""
     if not is_uri(location):
         with open(location, "rb") as file:
             return file.read(-1 if limit is None else limit)
@@ -95,8 +95,26 @@ def create(location: str, text: str) -> None:
 
 
 @contextlib.contextmanager
+def writing_folder(target: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Fill a local folder, which gets its name in one step at the end; `target` must not exist.
+
+    Raises OSError. After any error there is no `target`.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
+        staging = Path(name, target.name)
+        staging.mkdir()
+        yield staging
+        for each in [*staging.rglob("*"), staging] if durable else ():
+            sync(each)
+        staging.rename(target)
+    if durable:
+        sync(target.parent)
+
+
+@contextlib.contextmanager
 def writing(location: str, *, durable: bool = True) -> Iterator[Path]:
-    """A local file to write within, which replaces the one at `location` at the end.
+    """Write a local file, which replaces the one at `location` at the end.
 
     Raises OSError. After any error the file at `location` is as it was.
     """
@@ -264,7 +282,7 @@ def names(folder: str) -> list[str]:
 
 
 def checksum(location: str) -> str:
-    """Changes with the content: what a store keeps of it, or SHA-256. Raises OSError."""
+    """Return a store's checksum of a file, or SHA-256 of a local one. Raises OSError."""
     if not is_uri(location):
         return digest(location)
     with _told(location):
@@ -327,7 +345,7 @@ def _abort_uploads(store: Any, folder: str) -> None:
 
 @contextlib.contextmanager
 def local_copy(folder: str) -> Iterator[Path]:
-    """A folder as one of this machine: itself, or a copy for as long as it is needed."""
+    """Give a folder on this machine: a local one itself, or a copy that is removed afterwards."""
     if not is_uri(folder):
         yield Path(folder)
         return
@@ -339,7 +357,7 @@ def local_copy(folder: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def local_file(location: str) -> Iterator[str]:
-    """The path of a file of this machine: of itself, or of a copy for as long as it is needed."""
+    """Give a file on this machine: a local one itself, or a copy that is removed afterwards."""
     if not is_uri(location):
         yield location
         return

@@ -12,10 +12,10 @@ import errno
 import functools
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from upath import UPath
+import fsspec
+from upath import UPath
 
 _EXTRAS = {"az": "adlfs", "abfs": "adlfs", "hdfs": "pyarrow"}
 _MOST_TEXT = 300  # characters of a client's message
@@ -27,30 +27,28 @@ def is_uri(location: str) -> bool:
 
 
 def scheme(location: str) -> str:
-    """The part before ://, in lower case; "" of a path."""
+    """Return the part before ://, in lower case; "" of a path."""
     before, mark, _ = location.partition("://")
     return before.lower() if mark else ""
 
 
 def join(base: str, *names: str) -> str:
-    """`base` and the names below it."""
+    """Append names to `base`."""
     return "/".join([base.rstrip("/"), *names])
 
 
 def parent(location: str) -> str:
-    """What holds `location`."""
+    """Return the folder of `location`."""
     return location.rstrip("/").rpartition("/")[0]
 
 
 def name(location: str) -> str:
-    """The last part of `location`."""
+    """Return the last part of `location`."""
     return location.rstrip("/").rpartition("/")[2]
 
 
 def path(location: str) -> UPath:
-    """The location as a path object. Raises OSError where no client of the store is installed."""
-    from upath import UPath
-
+    """Return the location as a path object. Raises OSError where the store's client is missing."""
     with _told(location):
         return UPath(location, **_options(scheme(location)))
 
@@ -60,8 +58,6 @@ def filesystem(location: str) -> Any:
 
     Raises OSError where none is installed.
     """
-    import fsspec
-
     kind = scheme(location)
     options = _options(kind)
     try:
@@ -77,8 +73,6 @@ def supported(location: str) -> bool:
 
 @functools.cache
 def _missing(kind: str) -> str:
-    import fsspec
-
     _before_import(kind)
     try:
         fsspec.get_filesystem_class(kind)
@@ -139,7 +133,7 @@ def _told(location: str) -> Iterator[None]:
 
 
 def type_of(error: OSError) -> type[OSError]:
-    """The kind of error that callers tell apart."""
+    """Return the class of an error as callers tell them apart."""
     for kind in (FileNotFoundError, PermissionError, FileExistsError, TimeoutError):
         if isinstance(error, kind):
             return kind

@@ -43,7 +43,7 @@ class Options(BaseModel):
     )
 
     def environment(self) -> dict[str, str]:
-        """The variables by which this process, those that it starts and pods are told."""
+        """Return the environment variables that hand these settings to other processes and pods."""
         given = {
             "AWS_ENDPOINT_URL_S3": self.endpoint_url,
             "AWS_DEFAULT_REGION": self.region,

@@ -62,7 +62,7 @@ class NotWholeError(OSError):
 
 
 def area() -> Path:
-    """The folder of the copies."""
+    """Return the folder of the copies."""
     given = os.environ.get(FOLDER)
     place = Path(given) if given else Path(tempfile.gettempdir()) / f"perennial-{os.getuid()}"
     return place.absolute() / _AREA
@@ -75,7 +75,7 @@ def local(uri: str) -> str:
 
 
 def origin(location: str) -> str:
-    """The URI that a copy is of, or is to become; any other location as it is."""
+    """Return the URI of a local copy, or of an output on its way; other locations as they are."""
     found = None if is_uri(location) else _MIRRORED.search(location)
     return f"{found[1]}://{found[2]}" if found else location
 
@@ -93,7 +93,7 @@ def here(path: str) -> str:
 
 
 def here_all(patterns: Iterable[str]) -> list[str]:
-    """The files that match glob patterns, sorted and there, also those of copies.
+    """Return the files that match glob patterns, sorted; staged ones are fetched first.
 
     Raises OSError.
     """
@@ -110,13 +110,13 @@ def here_all(patterns: Iterable[str]) -> list[str]:
 
 
 def _glob(pattern: str) -> list[str]:
-    """The files of a folder whose names match; only the last part of the pattern is one."""
+    """Match names in a folder; only the last part of the pattern may be a pattern."""
     folder, _, name = pattern.rpartition("/")
     return [join(folder, each) for each in content.names(folder) if fnmatch.fnmatch(each, name)]
 
 
 def _root(path: str) -> str | None:
-    """The copy of an artifact that a path is in."""
+    """Return the copy of an artifact that a path is in."""
     if not _MIRRORED.search(path):
         return None
     while _MIRRORED.search(path):
@@ -156,7 +156,7 @@ def remove(path: str) -> None:
 
 
 def _output(path: str) -> str:
-    """The copy of an artifact that is being written and that a path is in."""
+    """Return the copy of an unfinished artifact that a path is in."""
     while not os.path.exists(f"{path}{_TAKEN}"):  # noqa: PTH110
         path, _, name = path.rpartition("/")
         if not name:
@@ -211,7 +211,7 @@ def _stage(uri: str, *, with_splits: bool) -> None:
 
 
 def manifest_of(uri: str) -> Manifest:
-    """The files of an artifact in a store: those of its list, else those that the store lists.
+    """Return the files of an artifact in a store: by its own list, else by the store's.
 
     An artifact without a list was written by a node that did not run on copies.
     """

@@ -9,8 +9,6 @@ import hashlib
 import io
 import json
 import re
-import shutil
-import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -99,21 +97,14 @@ def add(
     root.mkdir(parents=True, exist_ok=True)
     with storage.locked(root):
         span = _next(location, today or datetime.date.today())
-        span.parent.mkdir(parents=True, exist_ok=True)
-        staging = root / f".feedback-{uuid.uuid4().hex}"
-        try:
+        with storage.writing_folder(span) as staging:
             for row in distinct.values():
                 suffix = Path(row.image).suffix.lower()
                 file = staging / row.label / f"{row.sha256[:16]}{suffix}"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(row.content)
-                storage.sync(file)
             lines = [json.dumps(each._asdict(), ensure_ascii=False) for each in sorted(bad)]
             (staging / BAD_ROWS).write_text("".join(f"{line}\n" for line in lines), "utf-8")
-            staging.rename(span)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        storage.sync(span.parent)
     return Feedback(
         span,
         rows=len(rows) + len(bad),

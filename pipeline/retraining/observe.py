@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from components import storage
 from components.errors import BadDataError
 from components.image_example_gen import spans as source_spans
-from components.image_example_gen.inputs import INPUTS_FILE
 from components.lineage import History, Lineage
+from components.reuse import INPUTS_FILE
 from pipeline.errors import DataLost, data_error
 from pipeline.retraining import drift_report, inventory, journal, losses, notify
 from pipeline.retraining.decision import Decision, RetrainContext, decide

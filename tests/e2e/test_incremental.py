@@ -15,7 +15,8 @@ from tfx.types import standard_artifacts
 
 from components import features, reuse
 from components.image_example_gen.accounting import read_accounting
-from components.image_example_gen.inputs import INPUTS_FILE, OUTSIDE, Input
+from components.image_example_gen.inputs import OUTSIDE, Input
+from components.reuse import INPUTS_FILE
 from tests.kit.image_folders import write_span
 from tests.kit.ingested import by_split, lines, value
 from tests.kit.ledgers import judge

@@ -230,7 +230,7 @@ def test_drift_is_measured_by_what_the_baseline_sees_too(month: Month) -> None:
 
 def test_every_image_is_accounted_for(month: Month) -> None:
     from components.image_example_gen.accounting import read_accounting
-    from components.image_example_gen.inputs import INPUTS_FILE
+    from components.reuse import INPUTS_FILE
 
     folder = max(
         (month.workspace / "artifacts/ImageExampleGen/examples").iterdir(),

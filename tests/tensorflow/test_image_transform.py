@@ -15,7 +15,7 @@ from PIL import Image
 
 from components import features
 from components.errors import BadDataError
-from components.image_example_gen.conversion import readable
+from components.image_example_gen.images import read_image
 from components.image_schema_gen.schema import class_names, read_schema
 from components.image_transform import executor
 from pipeline import local_runner
@@ -98,7 +98,7 @@ def test_training_evaluation_and_serving_see_bit_equal_pixels_of_every_kind_of_f
     assert {files[name].name for name in names} == set(KINDS)
     # What a server is sent: the file itself, or what a client has to make of it.
     originals = [files[name].read_bytes() for name in names]
-    sent = [readable(data, config.data.max_pixels) for data in originals]
+    sent = [read_image(data, config.data.max_pixels).encoded for data in originals]
     converted = {files[n].name for n, a, b in zip(names, originals, sent, strict=True) if a != b}
     assert converted == {name for name in KINDS if CONVERTED.search(name)}
 

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from components import decoding
-from components.image_example_gen.conversion import readable
 from components.image_example_gen.files import Unusable
-from components.image_example_gen.images import THUMB, Picture, read_image
+from components.image_example_gen.images import THUMB, Picture, read_image, read_images
 from tests.kit import image_corpus as corpus
 from tests.kit.pixel import GRAPH, as_a_viewer_shows, as_transform_reads, difference
 
@@ -49,10 +48,6 @@ class TestEveryValidKind:
         for one, other in zip(now, later, strict=True):
             np.testing.assert_array_equal(one, other)
 
-    def test_a_client_sends_what_the_ingest_stores(self, name: str) -> None:
-        data = corpus.VALID[name][0](5)
-        assert readable(data, MAX_PIXELS) == read(data).encoded
-
     def test_says_what_is_stored(self, name: str) -> None:
         picture = read(corpus.VALID[name][0](3))
         stored = Image.open(io.BytesIO(picture.encoded))
@@ -64,6 +59,22 @@ class TestEveryValidKind:
         luminance = np.asarray(as_transform_reads(picture.encoded)) @ [0.299, 0.587, 0.114]
         assert picture.mean == pytest.approx(luminance.mean(), abs=1.5)
         assert picture.contrast == pytest.approx(luminance.std(), abs=1.5)
+
+
+def test_images_that_are_decoded_together_are_read_as_each_alone() -> None:
+    photos = [corpus.VALID[name][0](seed) for name in corpus.VALID for seed in range(3)]
+    large = io.BytesIO()
+    Image.new("RGB", (900, 900), "teal").save(large, "JPEG")
+    broken = [content(3) for content, _ in corpus.BROKEN.values()]
+    jpegs = [data for data in photos if data.startswith(b"\xff\xd8")]
+    assert len(jpegs) > 2 * decoding.TOGETHER
+    batch = [*photos, large.getvalue(), b"", jpegs[0][:-20], *broken, *jpegs]
+    for data, found in zip(batch, read_images(batch, MAX_PIXELS), strict=True):
+        try:
+            expected: Picture | str = read(data)
+        except Unusable as error:
+            expected = str(error)
+        assert (str(found) if isinstance(found, Unusable) else found) == expected
 
 
 @pytest.mark.parametrize("name", corpus.BROKEN)

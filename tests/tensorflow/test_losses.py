@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from components.image_example_gen.inputs import INPUTS_FILE
 from components.image_example_gen.options import Options
 from components.lineage import History, Lineage, TrainedModel
+from components.reuse import INPUTS_FILE
 from pipeline.config import Loaded, load
 from pipeline.errors import EXIT_CODES, DataError, DataLost, WorkspaceBusy
 from pipeline.retraining import inventory, journal, losses, observe

@@ -10,10 +10,10 @@ from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as protos
 from tfx.types import Artifact, standard_artifacts
 
-from components.image_example_gen.inputs import INPUTS_FILE
 from components.resolvers.baseline import BaselineStrategy
 from components.resolvers.previous_statistics import STATISTICS_ID, PreviousStatisticsStrategy
 from components.resolvers.warm_start import WarmStartStrategy
+from components.reuse import INPUTS_FILE
 from tests.kit.recorder import Recorder
 
 

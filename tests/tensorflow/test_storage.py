@@ -391,3 +391,20 @@ class TestStaging:
         storage.write_text(f"{uri}{MANIFEST}", json.dumps({"files": 3}))
         with pytest.raises(DamagedFileError, match="damaged"):
             stage(uri)
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    def fill_half(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise ZeroDivisionError
+
+    target = tmp_path / "new" / "span"
+    with pytest.raises(ZeroDivisionError), storage.writing_folder(target) as folder:
+        fill_half(folder)
+    assert list(target.parent.iterdir()) == []
+    with storage.writing_folder(target) as folder:
+        (folder / "class").mkdir()
+        (folder / "class" / "image").write_text("x")
+        assert not target.exists()
+    assert [path.name for path in target.parent.iterdir()] == ["span"]
+    assert (target / "class" / "image").read_text() == "x"

@@ -54,7 +54,7 @@ class Unit(abc.ABC):
 
     @abc.abstractmethod
     def items(self) -> Iterator[Item]:
-        """The inputs, the same ones in the same order each time."""
+        """Yield the inputs, the same ones in the same order each time."""
 
 
 class Content(NamedTuple):
@@ -92,12 +92,12 @@ class Listing:
 
 
 def split_name(text: str) -> str | None:
-    """The split that a name in general use means, "" for no name, None where it means none."""
+    """Map a common name to its split; "" for no name, None for a name of no split."""
     return SPLIT_OF.get(text.strip().lower()) if text.strip() else ""
 
 
 def label_of(value: object) -> str:
-    """A class name: a text without the blanks around it, or a whole number.
+    """Make a class name of a text, without the blanks around it, or of a whole number.
 
     Raises ValueError for anything else, and for a text of blanks.
     """

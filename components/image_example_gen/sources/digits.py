@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from components import storage
 from components.errors import BadDataError
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources.base import Content, Item, Listing, Unit
@@ -56,18 +56,15 @@ def write_folder(target: Path) -> None:
     # Slow to import, and only the first run needs it.
     from PIL import Image
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".digits-") as name:
-        staging = Path(name, target.name)
+    with storage.writing_folder(target, durable=False) as staging:
         for index, (pixels, label) in enumerate(zip(*_read(_file()), strict=True)):
             folder = staging / str(label)
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / f"{index:04d}.png")
-        staging.rename(target)
 
 
 def _read(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Scans, uint8 [N, 8, 8] from 0 (paper) to 255 (ink), and their digits, int64 [N]."""
+    """Read scans, uint8 [N, 8, 8] from 0 (paper) to 255 (ink), and their digits, int64 [N]."""
     # In the file, 64 gray levels from 0 to 16 come before each digit.
     rows = np.loadtxt(path, delimiter=",", dtype=np.int64)
     scans = (rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)

@@ -151,7 +151,7 @@ class Files:
         self._base.execute("DROP TABLE found")
 
     def of_unit(self, index: int) -> tuple[SourceFile, ...]:
-        """The files of a unit."""
+        """Return the files of a unit."""
         rows = f"SELECT {_COLUMNS} FROM dealt WHERE unit = ? ORDER BY rank"
         return tuple(map(_file, self._base.execute(rows, (index,))))
 

@@ -100,7 +100,7 @@ def _labelled(found: Files, read: layout.Layout, notes: list[str]) -> Iterator[S
 
 
 def _class_names(found: Files, level: int) -> dict[str, str]:
-    """The class by the name of its folder: without blanks around it, unless two differ in these."""
+    """Map folders to classes: names without the blanks around them, unless two differ in these."""
     parts = (file.name.split("/") for file in found)
     names = {each[level - 1] for each in parts if len(each) > level}
     counts = Counter(name.strip() for name in names)
@@ -108,7 +108,7 @@ def _class_names(found: Files, level: int) -> dict[str, str]:
 
 
 def is_left_out(name: str, ignore: Sequence[str]) -> str:
-    """What a file or folder with this name counts as where it is left out, else ""."""
+    """Return the reason for which a file or folder of this name is ignored, "" for none."""
     if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore):
         return "by data.ignore"
     return f"in {name}" if name.lower() in folder_names.JUNK else ""
@@ -209,7 +209,7 @@ class _Walk:
 
 
 def _other(reason: str, name: str) -> str:
-    """The reason with the kind of file, as far as its name tells it in a few letters."""
+    """Add the kind of file to a reason, where its name has a short suffix."""
     suffix = os.path.splitext(name)[1].lower()
     return f"{reason} ({suffix})" if _SUFFIX.fullmatch(suffix) else reason
 

@@ -64,13 +64,13 @@ _ENOUGH = 0.9  # of the files, which must have names of one kind
 
 
 def words(name: str) -> list[str]:
-    """The words of a name, in lower case: of `seg_train2`, seg and train."""
+    """Split a name into words in lower case: `seg_train2` into seg and train."""
     parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     return re.findall(r"[^\W\d_]+", parted.lower())
 
 
 def split_like(name: str) -> str:
-    """The split that a folder's name is about, "" for none: of `training_set`, train."""
+    """Tell the split from a folder's name, "" for none: train from `training_set`."""
     found = words(name)
     splits = {SPLIT_OF[word] for word in found if word in SPLIT_OF}
     if set(found) & _DOUBTFUL:
@@ -109,7 +109,7 @@ def is_leftover(name: str) -> bool:
 
 
 def span_pattern(names: Sequence[str]) -> str:
-    """The pattern of spans that all of the names fit, "" for none."""
+    """Find the pattern of spans that all names fit, "" for none."""
     for date, pattern in _DATES.items():
         if all(re.fullmatch(date, name) for name in names):
             return pattern

@@ -79,7 +79,7 @@ def _patterns(options: Options) -> dict[str, str]:
 
 
 def _named_splits(tree: Tree, options: Options, suggest: Suggestions) -> dict[str, str]:
-    """The splits that the settings name, or all that have such names."""
+    """Find the splits that the settings name, or all folders with names of splits."""
     patterns = _patterns(options)
     if any(patterns.values()):
         for split, pattern in patterns.items():
@@ -114,7 +114,7 @@ def _named_splits(tree: Tree, options: Options, suggest: Suggestions) -> dict[st
 
 
 def _splits(tree: Tree, options: Options, suggest: Suggestions) -> dict[str, str]:
-    """The splits that the names of the top folders tell, {} where these are no splits."""
+    """Tell the splits from the names of the top folders; {} where these are no splits."""
     tops = tree.tops
     like = {top: split for top in tops if (split := folder_names.split_like(top))}
     if "train" not in like.values():
@@ -289,7 +289,7 @@ def _refuse_wrapper(tree: Tree, suggest: Suggestions) -> None:
 
 
 def _way_down(tree: Tree) -> str:
-    """The folder that holds all images, and several folders with them; "" for none."""
+    """Find the folder below which all images are, in several folders; "" for none."""
     split = [name.split("/") for name in tree.folders if name]
     common: list[str] = []
     for parts in zip(*split, strict=False):
@@ -311,13 +311,13 @@ def _stop_at_generic(tree: Tree, suggest: Suggestions) -> None:
 
 
 def _deeper(tree: Tree, splits: Collection[str], options: Options) -> dict[str, int]:
-    """What to set where each split is one folder, and the class folders are in that."""
+    """Suggest settings where each split has one folder that holds the class folders."""
     wrapped = all(tree.tops[top].wrapped for top in splits)
     return {"depth": 2} if wrapped and options.depth == 1 and not options.name_pattern else {}
 
 
 def _as_splits(splits: Mapping[str, str]) -> dict[str, str]:
-    """What to set for these splits, where their names alone do not do."""
+    """Suggest settings for splits that their names alone do not tell."""
     certain = all(top.strip().lower() in SPLIT_OF for top in splits)
     return {} if certain else {"layout": "splits"}
 

@@ -82,7 +82,7 @@ def listing(location: str, options: Options) -> Listing:
 
 
 def _rows(file: BinaryIO, location: str) -> Iterator[Row]:
-    """The rows of a manifest, which is in memory in parts only."""
+    """Yield the rows of a manifest, which is never in memory as a whole."""
     lowered = location.lower()
     if lowered.endswith(".parquet"):
         return _parquet_rows(file, location)
@@ -92,7 +92,7 @@ def _rows(file: BinaryIO, location: str) -> Iterator[Row]:
 
 
 def _decoded(file: BinaryIO, location: str, newline: str) -> Iterator[str]:
-    """The lines with their ends, split as `open` does by `newline`."""
+    """Yield the lines with their ends, split as `open` does by `newline`."""
     head = file.read(_HEAD_BYTES)
     file.seek(0)
     if head.startswith(_UTF_16):  # as Excel saves "Unicode text"
@@ -129,7 +129,7 @@ def _has_value(value: object) -> bool:
 
 
 def _source_file(row: Mapping[Any, Any] | str, line: str, paths: Paths) -> SourceFile:
-    """A row as a file; `row` is a text where it says what is wrong."""
+    """Make a file of a row; `row` is a text that describes what is wrong, if anything is."""
     if isinstance(row, str):
         return SourceFile(line, problem=("manifest", row))
     values = {str(key).strip().lower(): value for key, value in row.items()}
@@ -171,7 +171,7 @@ def _reachable(sources: Iterable[SourceFile], root: str) -> Iterator[SourceFile]
 
 
 def _store(uri: str) -> str:
-    """What files have in common that are reached alike: scheme and bucket or host."""
+    """Return scheme and bucket or host of a URI, which files that are reached alike share."""
     scheme, mark, rest = uri.partition("://")
     return f"{scheme}{mark}{rest.partition('/')[0]}"
 
@@ -200,7 +200,7 @@ def _csv_rows(lines: Iterator[str], location: str) -> Iterator[Row]:
 
 
 def _delimiter(line: str) -> str:
-    """What is between the columns of the first line; a comma where nothing makes them right."""
+    """Guess the delimiter from the first line; a comma where no other fits."""
     first = line.lower().strip()
     for delimiter in _DELIMITERS:
         names = [name.strip(' "') for name in first.split(delimiter)]
@@ -210,7 +210,6 @@ def _delimiter(line: str) -> str:
 
 
 def _parquet_rows(file: BinaryIO, location: str) -> Iterator[Row]:
-    import pyarrow.lib
     import pyarrow.parquet
 
     try:

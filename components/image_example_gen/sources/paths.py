@@ -25,7 +25,7 @@ class Paths:
         self._names: dict[str, dict[str, str]] = {}
 
     def find(self, path: str) -> tuple[str, int, tuple[str, str] | None]:
-        """The path or URI to read, the bytes there, and kind and detail of what is wrong.
+        """Return the path or URI to read, its size in bytes, and kind and detail of a problem.
 
         The bytes are 0 where they are not known.
         """

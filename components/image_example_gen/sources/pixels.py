@@ -10,7 +10,7 @@ from components.image_example_gen.conversion import Pixels
 
 
 def encode(pixels: Pixels) -> bytes:
-    """A BMP of uint8 [H, W, 3], RGB.
+    """Encode uint8 [H, W, 3], RGB, as a BMP.
 
     Unlike PNG, whose bytes change with the compressor's version, it gives the same pixels the same
     hash everywhere, and so the same split.

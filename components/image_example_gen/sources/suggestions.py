@@ -43,7 +43,7 @@ class Suggestions:
         self.found.append(f"{meaning}: {' '.join(words)}")
 
     def ignoring(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """The setting that leaves folders out."""
+        """Return the setting that leaves folders out."""
         return {"ignore": (*self._options.ignore, *names)}
 
     def stop(self, seen: str) -> NoReturn:

@@ -30,7 +30,7 @@ def listing(location: str, options: Options) -> Listing:
 
 
 def _prepared(folder: Path, version: str | None) -> Path | None:
-    """The folder of the newest version."""
+    """Return the folder of the newest version."""
     found = [path.parent for path in folder.glob(f"{version or '*.*.*'}/dataset_info.json")]
     numbered = [path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
     return max(numbered, key=lambda path: [int(n) for n in path.name.split(".")], default=None)

@@ -26,6 +26,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from components import storage
 from components.errors import BadDataError
 from components.image_example_gen import files
@@ -177,7 +179,7 @@ def _class_names(texts: Mapping[str, str], root: str) -> dict[int, str]:
 
 
 def _numbered(file: str, text: str) -> Iterator[tuple[int, str]]:
-    """The numbers and names of classes in a file; blank lines name nothing."""
+    """Yield the numbers and names of the classes in a file; blank lines name nothing."""
     if file.endswith(".pbtxt"):
         for block in re.findall(r"item\s*\{(.*?)\}", text, re.S):
             number = re.search(r"\bid\s*:\s*(\d+)", block)
@@ -222,7 +224,7 @@ class _RecordUnit(Unit):
                 next(sizes, 0)
                 for record in records.as_numpy_iterator():
                     name = f"{printable(self.name)}#{number:06d}"
-                    yield self._item(name, split, record, classes)
+                    yield self._item(name, split, record, classes, tf.train.Example)
                     number += 1
                     next(sizes, 0)
         except (tf.errors.OpError, OSError) as error:
@@ -232,13 +234,12 @@ class _RecordUnit(Unit):
             name = f"{printable(self.name)}#{number:06d}"
             yield Item(name, "", functools.partial(_give, b""), 0, problem=("damaged", detail))
 
-    def _item(self, name: str, split: str, record: bytes, classes: Mapping[int, str]) -> Item:
-        import tensorflow as tf
-        from google.protobuf.message import DecodeError
-
+    def _item(
+        self, name: str, split: str, record: bytes, classes: Mapping[int, str], example: Any
+    ) -> Item:
         load = functools.partial(_give, record)
         try:
-            features = tf.train.Example.FromString(record).features.feature
+            features = example.FromString(record).features.feature
         except DecodeError:
             return Item(name, "", load, len(record), problem=("not a tf.Example", ""))
         image = next((key for key in self.image if features[key].bytes_list.value), None)
@@ -256,7 +257,7 @@ class _RecordUnit(Unit):
         return Item(name, label, load, len(record), split, problem)
 
     def _label(self, features: Any, classes: Mapping[int, str]) -> str:
-        """The class of a record. Raises ValueError where it has none, or several."""
+        """Return the class of a record. Raises ValueError where it has none, or several."""
         for key in self.label:
             texts = {
                 value.decode("utf-8", "backslashreplace").strip()
