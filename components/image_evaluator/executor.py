@@ -1,4 +1,4 @@
-"""Runs the models on the images, computes the figures, and asks the gate."""
+"""Runs the models on the images, computes the figures, and decides by the gate."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from components.storage import staging
 
 BOUNDS_KEY = "bounds"
 _LATENCY_IMAGES = 32
-_SLACK = 0.05  # of a sum of probabilities
+_SLACK = 0.05  # tolerance of a sum of probabilities
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -49,11 +49,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Write TFMA's result, figures and predictions; bless the candidate, or do not.
+        """Write TFMA's result, figures, predictions, verdict and blessing.
 
         Raises:
-            BadDataError: an image is of a class that the candidate does not know.
-            NotServableError: a model's probabilities are no numbers.
+            BadDataError: the candidate does not know the class of an image.
+            NotServableError: a model's probabilities are invalid.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         examples = artifact_utils.get_single_instance(
@@ -109,7 +109,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         classes: int,
         evaluation: types.Artifact,
     ) -> pa.Table:
-        """Every model's probabilities for the eval split, and the candidate's for a test split."""
+        """Run all models on the eval split, and the candidate on a test split."""
         splits = artifact_utils.decode_split_names(examples.split_names)
         accounting = read_accounting(examples.uri)
         output = evaluation.uri
@@ -139,7 +139,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 
 def pairs(table: pa.Table, classes: Mapping[str, Sequence[str]]) -> gate.Pairs:
-    """What candidate and baseline made of the images in `table` whose class both know."""
+    """Pair the predictions of candidate and baseline for images whose class both know."""
     candidate, baseline = classes[CANDIDATE], classes[BASELINE]
     shared = [name for name in candidate if name in set(baseline)]
     labels = np.array(candidate, object)[table["label"].to_numpy()]
@@ -186,7 +186,7 @@ def _model_figures(
     classes: Mapping[str, list[str]],
     measured: figures.Latency | None = None,
 ) -> ModelFigures | None:
-    """Judge a model on the images whose class it knows; None where there is none."""
+    """Compute the figures on the images whose class the model knows; None if there are none."""
     position = {name: index for index, name in enumerate(classes[model])}
     own = np.array([position.get(name, -1) for name in classes[CANDIDATE]])
     labels = own[table["label"].to_numpy()]
@@ -207,7 +207,7 @@ def _of_split(table: pa.Table, split: str) -> pa.Table:
 
 
 def _probabilities(table: pa.Table, model: str) -> np.ndarray:
-    """Of a model, float32 [N, its classes]."""
+    """Return a model's probabilities, float32 [N, classes]."""
     column = table[model].combine_chunks()
     return column.flatten().to_numpy().reshape(len(table), -1)
 
@@ -217,7 +217,7 @@ def _slices(table: pa.Table) -> dict[str, np.ndarray]:
 
 
 def _check_predictions(table: pa.Table, classes: Mapping[str, Sequence[str]]) -> None:
-    """Raise what `Executor.Do` raises."""
+    """Raise BadDataError or NotServableError, as described in `Executor.Do`."""
     unknown = np.flatnonzero(table["label"].to_numpy() < 0)
     if len(unknown):
         name, split = (table[column][int(unknown[0])].as_py() for column in ("filename", "split"))
@@ -237,9 +237,9 @@ def _check_predictions(table: pa.Table, classes: Mapping[str, Sequence[str]]) ->
 
 
 def _check_probabilities(model: str, found: np.ndarray, names: pa.ChunkedArray) -> None:
-    """Raise NotServableError where float32 [N, classes] are no probabilities."""
+    """Raise NotServableError if float32 [N, classes] are no probabilities."""
     is_number = np.isfinite(found).all(axis=1)
-    # Of float16 a sum of thousands is off by some hundredths.
+    # The sum of thousands of float16 values is off by some hundredths.
     is_share = (found >= -_SLACK).all(axis=1) & (np.abs(found.sum(axis=1) - 1) <= _SLACK)
     for is_good, what, advice in (
         (is_number, "no numbers", "train with a lower learning rate, or in float32"),
@@ -254,7 +254,7 @@ def _check_probabilities(model: str, found: np.ndarray, names: pa.ChunkedArray) 
 
 
 def _check_count(evaluation_uri: str, model_name: str, candidate: ModelFigures) -> None:
-    """Raise RuntimeError where TFMA counted otherwise: then an image was lost, or came twice."""
+    """Raise RuntimeError if TFMA's counts differ, as an image was lost or counted twice."""
     result = tfma.load_eval_result(evaluation_uri, model_name=model_name)
     (found,) = (metrics[""][""] for key, metrics in result.slicing_metrics if key == ())
     counted = found["example_count"]["doubleValue"]
@@ -274,7 +274,7 @@ def _shards(examples: types.Artifact, split: str) -> list[str]:
 
 
 def _images(examples: types.Artifact, number: int) -> list[bytes]:
-    """The first encoded images of the eval split."""
+    """Read the first encoded images of the eval split."""
     records = tf.data.TFRecordDataset(_shards(examples, EVAL)).take(number).as_numpy_iterator()
     return [
         tf.train.Example.FromString(record).features.feature[features.IMAGE].bytes_list.value[0]
@@ -289,7 +289,7 @@ def _write_json(record: BaseModel, path: str) -> None:
 def _bless(
     blessing: types.Artifact, verdict: figures.Verdict, artifacts: Mapping[str, types.Artifact]
 ) -> None:
-    """Say it as TFX's Evaluator does, for Pusher and resolvers."""
+    """Write the blessing as TFX's Evaluator does, for Pusher and resolvers."""
     name = constants.BLESSED_FILE_NAME if verdict.blessed else constants.NOT_BLESSED_FILE_NAME
     storage.write_text(storage.join(blessing.uri, name), "", durable=False)
     blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(verdict.blessed))

@@ -1,4 +1,4 @@
-"""How long an exported model takes for one image."""
+"""Latency of an exported model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from components.image_evaluator.figures import Latency
 
 SIGNATURE = servable.IMAGES
 WARM_UP, FEWEST, MOST = 5, 20, 200  # requests
-SECONDS = 5.0  # after which the fewest are enough
+SECONDS = 5.0  # after which FEWEST requests are enough
 
 
 def measure(model_path: str, images: Sequence[bytes]) -> Latency:
-    """Ask the model about one encoded image at a time, over and over; the first do not count."""
+    """Measure requests of one encoded image each, after some requests to warm up."""
     predict = tf.saved_model.load(model_path).signatures[SIGNATURE]
     taken: list[float] = []
     while len(taken) < WARM_UP + MOST:

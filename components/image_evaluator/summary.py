@@ -1,4 +1,4 @@
-"""What the Evaluator found, in short: for a run's summary, and for who waits for it."""
+"""A short form of the Evaluator's outcome, for the summary of a run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Summary(BaseModel):
     """The gate's decision on a candidate.
 
     Accuracies are shares of the `examples` of the eval split, with a 95 % `interval`;
-    `baseline_accuracy` is that of the latest blessed model, None where there was none. A class
-    without images has no accuracy. `note` says what was compared with what; `checks` are those of
-    the gate, and `reasons` the lines of those that failed.
+    `baseline_accuracy` is None without a baseline, and classes without images are left out. `note`
+    describes the comparison; `checks` are those of the gate, and `reasons` the lines of those that
+    failed.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,7 +35,7 @@ class Summary(BaseModel):
 
 
 def summarize(evaluation_uri: str, blessing_uri: str) -> Summary:
-    """Read the outputs of the Evaluator node."""
+    """Summarize the outputs of the Evaluator node."""
     found, verdict = figures.read_figures(evaluation_uri), figures.read_verdict(blessing_uri)
     with read_back(storage.join(evaluation_uri, figures.FIGURES)):
         accuracy = found.candidate.metrics["accuracy"]
