@@ -1,4 +1,4 @@
-"""The work that an ingest still has to do, made of its ledger as often as it is asked for."""
+"""The remaining work of an ingest, derived from its ledger."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _LEFT = f"{KEPT} AND width IS NULL"
 
 
 class Pieces:
-    """What is kept and not written, a `Work` for each unit that has any of it.
+    """Iterable of a `Work` for each unit with kept inputs that are not written yet.
 
     Args:
-      data: what is read.
-      ledger: what its inputs are to become.
+      data: the data set.
+      ledger: all inputs.
       classes: sorted names.
-      made_by: digest of all that the outcome depends on beside the inputs.
+      made_by: digest of everything besides the inputs that the outcome depends on.
     """
 
     def __init__(self, data: DataSet, ledger: Ledger, classes: Sequence[str], made_by: str) -> None:
@@ -29,12 +29,12 @@ class Pieces:
 
     @property
     def images(self) -> int:
-        """How many images are left."""
+        """The number of remaining images."""
         return self._ledger.count(_LEFT)
 
     @property
     def splits(self) -> list[str]:
-        """Those that images are in."""
+        """The splits that have images."""
         return self._ledger.values("split", KEPT)
 
     def __iter__(self) -> Iterator[Work]:

@@ -1,4 +1,4 @@
-"""Parts of units that an earlier ingest wrote just so: taken over as files, nothing is decoded."""
+"""Reuse of files that earlier ingests wrote for the same parts of units, without decoding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDER = "units"
 
 
 class Units:
-    """What became of the units of the ingests beside the artifact at `uri`, by split."""
+    """The outcomes of units in earlier ingests beside the artifact at `uri`, by split."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -25,7 +25,7 @@ class Units:
         self._shards = reuse.earlier(uri, "Split-*") if self._known else {}
 
     def take_over(self, work: Work) -> list[Outcome]:
-        """The outcomes that are known, whose files are there from now on."""
+        """Copy the files of known outcomes, and return these outcomes."""
         return [outcome for split in work.keys for outcome in self._take_over(work, split)]
 
     def _take_over(self, work: Work, split: str) -> list[Outcome]:
@@ -33,7 +33,7 @@ class Units:
         if location is None:
             return []
         outcomes = decode(json.loads(storage.read_bytes(location)))
-        # Files that were changed later, to bring near duplicates together, have other names.
+        # Files whose near duplicates were moved have other names.
         needed = shards(work, outcomes)
         if not self._shards.keys() >= needed.keys():
             return []
@@ -45,7 +45,7 @@ class Units:
 
 
 def keep(work: Work, outcomes: Iterable[Outcome], attempt: Attempt) -> None:
-    """Let later ingests take over what a unit became, if this attempt at it wins."""
+    """Write the outcomes of a unit for later ingests, if this attempt wins."""
     by_split: dict[str, list[Outcome]] = {}
     for position, fate in outcomes:
         if target := work.targets[position]:
@@ -58,7 +58,7 @@ def keep(work: Work, outcomes: Iterable[Outcome], attempt: Attempt) -> None:
 
 
 def encode(outcomes: Iterable[Outcome]) -> list[Any]:
-    """Outcomes as JSON-able values."""
+    """Convert outcomes to JSON-able values."""
     return [
         [position, isinstance(fate, Problem), [_text(value) for value in fate]]
         for position, fate in outcomes

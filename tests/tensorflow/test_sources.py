@@ -523,7 +523,7 @@ class TestTFRecord:
         found = items(path)
         *_, last = found.values()
         assert last.problem is not None
-        assert "nor can those behind it" in last.problem[1]
+        assert "all after it cannot be read" in last.problem[1]
         assert sum(item.problem is None for item in found.values()) == (damage.stop == -5)
 
 

@@ -1,10 +1,10 @@
-"""A manifest: a table with the columns path, label and perhaps split, or JSON lines of these keys.
+"""A manifest: a table with the columns path, label and optionally split, or JSON lines.
 
-Paths are relative to the manifest's folder, absolute, or URIs. What is not listed is not read.
-Tables are CSV, with commas, semicolons or tabs, or Parquet.
+Paths are relative to the manifest's folder, absolute, or URIs. Files that are not listed are not
+read. Tables are CSV, with commas, semicolons or tabs, or Parquet.
 """
 
-# Locations may be URIs, and pathlib would make other ones of them.
+# Locations may be URIs, which pathlib would change.
 # ruff: noqa: PTH120
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _HEAD_BYTES = 2**16
 _BATCH = 10_000  # rows of a Parquet file
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
-# A line's number and its values by column, or what is wrong with it.
+# Number of a line, and its values by column, or a problem.
 Row = tuple[int, Mapping[Any, Any] | str]
 
 
 def listing(location: str, options: Options) -> Listing:
-    """List a manifest. Raises BadDataError where it cannot be read as one."""
+    """List a manifest. Raises BadDataError if it cannot be read."""
     root = os.path.dirname(location)
     paths = Paths(root)
     ignored: Counter[str] = Counter()
@@ -82,7 +82,7 @@ def listing(location: str, options: Options) -> Listing:
 
 
 def _rows(file: BinaryIO, location: str) -> Iterator[Row]:
-    """The rows of a manifest, which is in memory in parts only."""
+    """Yield the rows of a manifest, of which only a part is in memory."""
     lowered = location.lower()
     if lowered.endswith(".parquet"):
         return _parquet_rows(file, location)
@@ -92,10 +92,10 @@ def _rows(file: BinaryIO, location: str) -> Iterator[Row]:
 
 
 def _decoded(file: BinaryIO, location: str, newline: str) -> Iterator[str]:
-    """The lines with their ends, split as `open` does by `newline`."""
+    """Yield the lines with their ends; for `newline` see `open`."""
     head = file.read(_HEAD_BYTES)
     file.seek(0)
-    if head.startswith(_UTF_16):  # as Excel saves "Unicode text"
+    if head.startswith(_UTF_16):  # Excel's "Unicode text"
         encoding = "utf-16"
     elif head.count(b"\0") > len(head) // 4:
         raise BadDataError(f"{location}: not text, or UTF-16 without its mark; save it as UTF-8")
@@ -105,7 +105,7 @@ def _decoded(file: BinaryIO, location: str, newline: str) -> Iterator[str]:
     try:
         yield from text
     except UnicodeDecodeError:
-        text.detach()  # else it closes the file
+        text.detach()  # otherwise it closes the file
         raise _not_utf_8(file, location) from None
 
 
@@ -129,7 +129,7 @@ def _has_value(value: object) -> bool:
 
 
 def _source_file(row: Mapping[Any, Any] | str, line: str, paths: Paths) -> SourceFile:
-    """A row as a file; `row` is a text where it says what is wrong."""
+    """Convert a row to a file; `row` is a text if it is a problem."""
     if isinstance(row, str):
         return SourceFile(line, problem=("manifest", row))
     values = {str(key).strip().lower(): value for key, value in row.items()}
@@ -153,9 +153,9 @@ def _source_file(row: Mapping[Any, Any] | str, line: str, paths: Paths) -> Sourc
 
 
 def _reachable(sources: Iterable[SourceFile], root: str) -> Iterator[SourceFile]:
-    """Without asking again and again, give up the files of stores that do not answer.
+    """Give all files of unreachable stores a problem, after one request to each store.
 
-    The manifest's own store has answered.
+    The store of the manifest itself is reachable.
     """
     reasons: dict[str, str] = {_store(root): ""}
     for file in sources:
@@ -171,7 +171,7 @@ def _reachable(sources: Iterable[SourceFile], root: str) -> Iterator[SourceFile]
 
 
 def _store(uri: str) -> str:
-    """What files have in common that are reached alike: scheme and bucket or host."""
+    """Return the scheme and bucket or host of a URI."""
     scheme, mark, rest = uri.partition("://")
     return f"{scheme}{mark}{rest.partition('/')[0]}"
 
@@ -200,7 +200,7 @@ def _csv_rows(lines: Iterator[str], location: str) -> Iterator[Row]:
 
 
 def _delimiter(line: str) -> str:
-    """What is between the columns of the first line; a comma where nothing makes them right."""
+    """Return the delimiter that makes the first line valid, else a comma."""
     first = line.lower().strip()
     for delimiter in _DELIMITERS:
         names = [name.strip(' "') for name in first.split(delimiter)]
@@ -210,8 +210,7 @@ def _delimiter(line: str) -> str:
 
 
 def _parquet_rows(file: BinaryIO, location: str) -> Iterator[Row]:
-    import pyarrow.lib
-    import pyarrow.parquet
+    import pyarrow.parquet  # takes a while, and only Parquet needs it
 
     try:
         table = pyarrow.parquet.ParquetFile(file)
@@ -227,7 +226,7 @@ def _parquet_rows(file: BinaryIO, location: str) -> Iterator[Row]:
         batches = table.iter_batches(batch_size=_BATCH, columns=wanted)
         rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
         yield from enumerate(rows, start=1)
-    except (pyarrow.lib.ArrowException, OSError, ValueError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadDataError(f"{location}: not a readable Parquet file: {reason}") from error
 

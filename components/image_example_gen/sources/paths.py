@@ -1,6 +1,6 @@
-"""Where the paths of a manifest lead, and why they lead nowhere."""
+"""The files that the paths of a manifest lead to, and reasons for missing ones."""
 
-# Locations may be URIs, and pathlib would make other ones of them.
+# Locations may be URIs, which pathlib would change.
 # ruff: noqa: PTH110, PTH116, PTH208
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ class Paths:
         self._names: dict[str, dict[str, str]] = {}
 
     def find(self, path: str) -> tuple[str, int, tuple[str, str] | None]:
-        """The path or URI to read, the bytes there, and kind and detail of what is wrong.
-
-        The bytes are 0 where they are not known.
-        """
+        """Return the path or URI to read, bytes (0: unknown), and kind and detail of a problem."""
         if path.lower().startswith("file://"):
             path = urllib.parse.unquote(urllib.parse.urlsplit(path).path)
         if path.lower().startswith(_BY_WEB):
@@ -49,7 +46,9 @@ class Paths:
 
     def _advice(self, path: str) -> str:
         if _WINDOWS.match(path):
-            return "; it is a path of Windows: give one of this machine, or relative to the file"
+            return (
+                "; it is a path of Windows: give one of this machine, or relative to the manifest"
+            )
         looked = "" if path.startswith("/") else f"; looked for in {self._root or '.'}"
         if "\\" in path:
             other = path.replace("\\", "/")
@@ -65,7 +64,7 @@ class Paths:
         return looked
 
     def _stems(self, path: str) -> dict[str, str]:
-        """Names in the folder that the path is in, by what they are without their extension."""
+        """Return the names in the folder of the path, by the name without extension."""
         folder = os.path.join(self._root, str(PurePosixPath(path).parent))
         if folder not in self._names:
             try:
