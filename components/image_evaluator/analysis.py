@@ -132,7 +132,11 @@ def analyse(
             extractors=_extractors(config, eval_models),
             evaluators=[
                 *tfma.default_evaluators(eval_config=config, eval_shared_model=eval_models),
-                _keep_predictions(split, names, images),
+                evaluator.Evaluator(
+                    stage_name="KeepPredictions",
+                    run_after="DropImages",
+                    ptransform=_KeepPredictions(split, names, images),
+                ),
             ],
             writers=[
                 *tfma.default_writers(output, eval_models, config),
@@ -200,14 +204,6 @@ def _extractors(config: config_pb2.EvalConfig, models: Any) -> list[extractor.Ex
 
 def _without_images(extracts: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in extracts.items() if key != tfma.INPUT_KEY}
-
-
-def _keep_predictions(split: str, models: Sequence[str], images: int) -> evaluator.Evaluator:
-    return evaluator.Evaluator(
-        stage_name="KeepPredictions",
-        run_after="DropImages",
-        ptransform=_KeepPredictions(split, models, images),
-    )
 
 
 class _KeepPredictions(beam.PTransform):

@@ -11,9 +11,7 @@ from components import reuse, storage
 from components.image_example_gen import scratch
 from components.image_example_gen.accounting import write_lines
 
-FILE = (
-    "assignments.jsonl"  # in an Examples artifact: the splits of all images that were ever in one
-)
+FILE = "assignments.jsonl"  # in an Examples artifact: the splits of all images of all ingests
 _OLD = "assignments.json"  # format of earlier versions, in one line
 
 _DIGITS = 16  # hex digits of a SHA-256 that are stored; enough to identify an image

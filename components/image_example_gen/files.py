@@ -9,7 +9,7 @@ import queue
 import stat
 import threading
 from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from components import storage
 from components.errors import BadDataError
@@ -28,13 +28,6 @@ class Unusable(Exception):  # noqa: N818 - not an error: it becomes a line of a 
         super().__init__(f"{kind}: {detail}" if detail else kind)
         self.kind = kind
         self.detail = detail
-
-
-class RemoteFile(NamedTuple):
-    """Path relative to the listed root, and size in bytes."""
-
-    name: str
-    size: int
 
 
 def join(root: str, name: str) -> str:
@@ -93,21 +86,24 @@ def digest(path: str) -> str:
         return ""
 
 
-def list_remote(root: str) -> list[RemoteFile]:
-    """List all files below `root`, or `root` itself if it is one, sorted. Raises BadDataError."""
+def list_remote(root: str) -> dict[str, int]:
+    """List the files below `root`, sorted: bytes by relative path, "" if `root` is a file itself.
+
+    Raises BadDataError.
+    """
     _check_supported(root)
     # Without network or credentials, this takes minutes.
     report("note", text=f"listing {root}")
     try:
         found = storage.files(root)
         if not found and storage.exists(root):
-            return [RemoteFile("", storage.size(root))]
+            return {"": storage.size(root)}
     except OSError as error:
         raise BadDataError(
             f"{root}: cannot be read: {error.strerror}; check the name, your network and your "
             "access"
         ) from error
-    return [RemoteFile(name, size) for name, size in found.items()]
+    return found
 
 
 def unreachable(path: str) -> str:

@@ -105,6 +105,7 @@ def _picture(
     left = pixels.shape[1] - width / ratio if orientation in (2, 3, 6, 7) else 0
     rows = _averaging(small.height, top / down, height / (ratio * down))
     columns = _averaging(small.width, left / across, width / (ratio * across))
+    averages = (rows @ np.asarray(small).reshape(small.height, -1)).reshape(THUMB, -1, 3)
     mean, contrast = luminance.mean_and_contrast(small)
     return Picture(
         encoded=encoded,
@@ -115,13 +116,8 @@ def _picture(
         normalized=normalized,
         mean=mean,
         contrast=contrast,
-        thumb=np.rint(columns @ _across(rows, np.asarray(small))).astype(np.uint8).tobytes(),
+        thumb=np.rint(columns @ averages).astype(np.uint8).tobytes(),
     )
-
-
-def _across(rows: npt.NDArray[np.float32], pixels: Pixels) -> npt.NDArray[np.float32]:
-    averages: npt.NDArray[np.float32] = rows @ pixels.reshape(len(pixels), -1)
-    return averages.reshape(THUMB, -1, 3)
 
 
 @functools.lru_cache(1024)

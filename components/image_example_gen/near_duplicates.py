@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
+from scipy.sparse import csgraph
 
 from components.image_example_gen.images import THUMB
 
@@ -55,21 +57,15 @@ def find(thumbs: Thumbs, rows: npt.NDArray[np.int64] | None = None) -> list[Pair
 
 
 def groups(pairs: Sequence[Pair]) -> list[list[int]]:
-    """Numbers connected by pairs, each group and all of them sorted."""
-    root: dict[int, int] = {}
-
-    def find_root(position: int) -> int:
-        while (parent := root.setdefault(position, position)) != position:
-            root[position] = root.get(parent, parent)
-            position = parent
-        return position
-
-    for first, second in pairs:
-        low, high = sorted((find_root(first), find_root(second)))
-        root[high] = low
+    """Group ids that are connected by pairs; all sorted."""
+    if not pairs:
+        return []
+    ids, edges = np.unique(np.array(pairs), return_inverse=True)
+    first, second = edges.reshape(-1, 2).T
+    graph = sparse.coo_array((np.ones(len(pairs)), (first, second)), shape=(len(ids), len(ids)))
     members: dict[int, list[int]] = {}
-    for position in sorted(root):
-        members.setdefault(find_root(position), []).append(position)
+    for number, group in zip(ids, csgraph.connected_components(graph)[1], strict=True):
+        members.setdefault(int(group), []).append(int(number))
     return sorted(members.values())
 
 

@@ -134,7 +134,7 @@ def _candidates(location: str) -> list[str]:
     if storage.is_uri(location):
         # Object stores have no folders: a span exists if it has files.
         root = source_name.fixed_part(location)
-        return [f"{root}/{entry.name}" for entry in files.list_remote(root)]
+        return [f"{root}/{name}" for name in files.list_remote(root)]
     wild = _NUMBER.sub("*", glob.escape(location))
     for part in _DATE:
         wild = wild.replace(part, "*")

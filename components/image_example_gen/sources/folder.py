@@ -123,16 +123,16 @@ _FOLDER = ("folder", "")  # marks a folder among the entries of a walk
 def _remote_entries(
     location: str, ignored: Counter[str], ignore: Sequence[str]
 ) -> Iterator[SourceFile]:
-    for entry in files.list_remote(location):
-        parts = entry.name.split("/")
+    for name, size in files.list_remote(location).items():
+        parts = name.split("/")
         if reason := next(filter(None, (is_left_out(part, ignore) for part in parts)), ""):
             ignored[reason] += 1
         elif any(part.startswith(".") for part in parts):
             ignored["hidden"] += 1
-        elif os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:
-            ignored[_other("not named like an image", entry.name)] += 1
+        elif os.path.splitext(name)[1].lower() not in EXTENSIONS:
+            ignored[_other("not named like an image", name)] += 1
         else:
-            yield SourceFile(entry.name, size=entry.size)
+            yield SourceFile(name, size=size)
 
 
 class _Walk:

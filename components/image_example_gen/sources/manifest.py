@@ -5,7 +5,7 @@ read. Tables are CSV, with commas, semicolons or tabs, or Parquet.
 """
 
 # Locations may be URIs, which pathlib would change.
-# ruff: noqa: PTH120
+# ruff: noqa: PTH110, PTH116, PTH120, PTH208
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ import io
 import itertools
 import json
 import os
+import re
+import urllib.parse
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from components import storage
@@ -25,13 +28,14 @@ from components.image_example_gen import files
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources.base import Content, Listing, label_of, split_name
 from components.image_example_gen.sources.file_table import FileTable, SourceFile
-from components.image_example_gen.sources.paths import Paths
 from components.wording import counted
 
 COLUMNS = ("path", "label")
 _DELIMITERS = ",;\t"
 _HEAD_BYTES = 2**16
 _BATCH = 10_000  # rows of a Parquet file
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+_BY_WEB = ("http://", "https://", "ftp://")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 # Number of a line, and its values by column, or a problem.
@@ -41,7 +45,7 @@ Row = tuple[int, Mapping[Any, Any] | str]
 def listing(location: str, options: Options) -> Listing:
     """List a manifest. Raises BadDataError if it cannot be read."""
     root = os.path.dirname(location)
-    paths = Paths(root)
+    paths = _Paths(root)
     ignored: Counter[str] = Counter()
     labels: set[str] = set()
     splits: Counter[str] = Counter()
@@ -128,7 +132,7 @@ def _has_value(value: object) -> bool:
     return value is not None and (not isinstance(value, str) or bool(value.strip()))
 
 
-def _source_file(row: Mapping[Any, Any] | str, line: str, paths: Paths) -> SourceFile:
+def _source_file(row: Mapping[Any, Any] | str, line: str, paths: _Paths) -> SourceFile:
     """Convert a row to a file; `row` is a text if it is a problem."""
     if isinstance(row, str):
         return SourceFile(line, problem=("manifest", row))
@@ -249,3 +253,61 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice:
         raise ValueError(f"{' and '.join(twice)} given twice")
     return dict(pairs)
+
+
+class _Paths:
+    """Finds files relative to `root`, a folder or URI."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._names: dict[str, dict[str, str]] = {}
+
+    def find(self, path: str) -> tuple[str, int, tuple[str, str] | None]:
+        """Return the path or URI to read, bytes (0: unknown), and kind and detail of a problem."""
+        if path.lower().startswith("file://"):
+            path = urllib.parse.unquote(urllib.parse.urlsplit(path).path)
+        if path.lower().startswith(_BY_WEB):
+            scheme = path.partition("://")[0]
+            detail = f"{scheme}:// is not read; download the images and give their paths"
+            return path, 0, ("unreachable", detail)
+        full = files.join(self._root, path)
+        if storage.is_uri(full):
+            return path, 0, None
+        try:
+            return path, os.stat(full).st_size, None
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            detail = str(reason)
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                detail += self._advice(path)
+            return path, 0, ("unreadable", detail)
+
+    def _advice(self, path: str) -> str:
+        if _WINDOWS.match(path):
+            return (
+                "; it is a path of Windows: give one of this machine, or relative to the manifest"
+            )
+        looked = "" if path.startswith("/") else f"; looked for in {self._root or '.'}"
+        if "\\" in path:
+            other = path.replace("\\", "/")
+            there = os.path.exists(os.path.join(self._root, other))
+            return f"{looked}; it has backslashes, {'and' if there else 'but'} {other} is " + (
+                "there: write /" if there else "not there either"
+            )
+        if not PurePosixPath(path).suffix:
+            name = PurePosixPath(path).name
+            if found := self._stems(path).get(name):
+                return f"{looked}; {found} is there: give names with their extension"
+            return f"{looked}; it has no extension"
+        return looked
+
+    def _stems(self, path: str) -> dict[str, str]:
+        """Return the names in the folder of the path, by the name without extension."""
+        folder = os.path.join(self._root, str(PurePosixPath(path).parent))
+        if folder not in self._names:
+            try:
+                names = sorted(os.listdir(folder), reverse=True)
+            except OSError:
+                names = []
+            self._names[folder] = {PurePosixPath(name).stem: name for name in names}
+        return self._names[folder]

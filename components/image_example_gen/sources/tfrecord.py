@@ -23,8 +23,10 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from google.protobuf.message import DecodeError
 
 from components import storage
 from components.errors import BadDataError
@@ -94,7 +96,7 @@ def listing(location: str, options: Options) -> Listing:
 def _names(location: str) -> tuple[list[str], list[str]]:
     """List TFRecord files and other files, relative to the folder."""
     if storage.is_uri(location):
-        found = [entry.name for entry in files.list_remote(location)]
+        found = list(files.list_remote(location))
         if found == [""]:
             return [os.path.basename(location)], []
     elif os.path.isdir(location):
@@ -203,7 +205,7 @@ class _RecordUnit(Unit):
     max_bytes: int
 
     def items(self) -> Iterator[Item]:
-        import tensorflow as tf
+        import tensorflow as tf  # slow, and not needed to list files
 
         words = re.split(r"[^a-z]+", os.path.basename(self.name).lower())
         split = next((SPLIT_OF[word] for word in reversed(words) if word in SPLIT_OF), "")
@@ -221,7 +223,7 @@ class _RecordUnit(Unit):
                 next(sizes, 0)
                 for record in records.as_numpy_iterator():
                     name = f"{printable(self.name)}#{number:06d}"
-                    yield self._item(name, split, record, classes)
+                    yield self._item(name, split, record, classes, tf.train.Example.FromString)
                     number += 1
                     next(sizes, 0)
         except (tf.errors.OpError, OSError) as error:
@@ -229,15 +231,19 @@ class _RecordUnit(Unit):
             reason = error.message if isinstance(error, tf.errors.OpError) else error.strerror
             detail = f"this record and all after it cannot be read: {reason}"
             name = f"{printable(self.name)}#{number:06d}"
-            yield Item(name, "", functools.partial(_give, b""), 0, problem=("damaged", detail))
+            yield Item(name, "", bytes, 0, problem=("damaged", detail))
 
-    def _item(self, name: str, split: str, record: bytes, classes: Mapping[int, str]) -> Item:
-        import tensorflow as tf
-        from google.protobuf.message import DecodeError
-
-        load = functools.partial(_give, record)
+    def _item(
+        self,
+        name: str,
+        split: str,
+        record: bytes,
+        classes: Mapping[int, str],
+        parse: Callable[[bytes], Any],
+    ) -> Item:
+        load = functools.partial(bytes, record)
         try:
-            features = tf.train.Example.FromString(record).features.feature
+            features = parse(record).features.feature
         except DecodeError:
             return Item(name, "", load, len(record), problem=("not a tf.Example", ""))
         image = next((key for key in self.image if features[key].bytes_list.value), None)
@@ -246,7 +252,7 @@ class _RecordUnit(Unit):
             known = ", ".join(sorted(key for key in features if features[key].WhichOneof("kind")))
             detail = f"no bytes in {wanted}; there are {known}; see data.image_feature"
             return Item(name, "", load, len(record), problem=("no image", detail[:300]))
-        load = functools.partial(_give, features[image].bytes_list.value[0])
+        load = functools.partial(bytes, features[image].bytes_list.value[0])
         problem, label = None, ""
         try:
             label = self._label(features, classes)
@@ -289,7 +295,3 @@ def _sizes(path: str, packed: bool, limit: int) -> Iterator[int]:
                 raise OSError(errno.EFBIG, f"{text} (data.max_pixels)")
             yield size
             file.seek(size + _CHECKSUM_BYTES, os.SEEK_CUR)
-
-
-def _give(data: bytes) -> bytes:
-    return data
