@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -204,3 +204,54 @@ def read_table(path: str) -> pa.Table:
 def _read(path: str, kind: type[_Record]) -> _Record:
     with read_back(path):
         return kind.model_validate_json(storage.read_bytes(path))
+
+
+class Summary(_Frozen):
+    """The gate's decision on a candidate.
+
+    Accuracies are shares of the `examples` of the eval split, with a 95 % `interval`;
+    `baseline_accuracy` is None without a baseline, and classes without images are left out. `note`
+    describes the comparison; `checks` are those of the gate, and `reasons` the lines of those that
+    failed.
+    """
+
+    blessed: bool
+    examples: int
+    accuracy: float
+    interval: tuple[float, float]
+    test_accuracy: float | None
+    baseline_accuracy: float | None
+    class_accuracy: dict[str, float]
+    note: str
+    checks: list[dict[str, Any]]
+    reasons: list[str]
+
+
+def summarize(evaluation_uri: str, blessing_uri: str) -> Summary:
+    """Summarize the outputs of the Evaluator node."""
+    found, verdict = read_figures(evaluation_uri), read_verdict(blessing_uri)
+    with read_back(storage.join(evaluation_uri, FIGURES)):
+        accuracy = found.candidate.metrics["accuracy"]
+        if accuracy.value is None or accuracy.low is None or accuracy.high is None:
+            raise ValueError("the candidate has no accuracy")
+        others = _accuracy(found.test), _accuracy(found.baseline)
+    return Summary(
+        blessed=verdict.blessed,
+        examples=found.examples,
+        accuracy=accuracy.value,
+        interval=(accuracy.low, accuracy.high),
+        test_accuracy=others[0],
+        baseline_accuracy=others[1],
+        class_accuracy={
+            each.name: each.recall.value
+            for each in found.candidate.per_class
+            if each.recall.value is not None
+        },
+        note=verdict.note,
+        checks=[check.model_dump() for check in verdict.checks],
+        reasons=verdict.reasons,
+    )
+
+
+def _accuracy(model: ModelFigures | None) -> float | None:
+    return model.metrics["accuracy"].value if model else None

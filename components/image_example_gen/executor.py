@@ -22,9 +22,8 @@ from components.image_example_gen.dataset import SpanUnit, fingerprint, list_dat
 from components.image_example_gen.ingest import ingest, split_names
 from components.image_example_gen.inputs import Row, read_unit
 from components.image_example_gen.options import Options
-from components.image_example_gen.pieces import Pieces
+from components.image_example_gen.pieces import Pieces, Units, decode, encode, keep
 from components.image_example_gen.spans import Span
-from components.image_example_gen.units import Units, decode, encode, keep
 from components.image_example_gen.writing import Outcome, Work
 from components.jobs import Job, Worker
 from components.progress import Counter, report

@@ -105,7 +105,7 @@ def told(location: str, found: Sequence[Span], window: Collection[int]) -> str:
         return ""
     names = [prefix(span, location).rstrip("/") for span in found]
     judged = [span for span in found if span.number not in window]
-    older = f"; of {len(judged):,} of them only what is held out" if judged else ""
+    older = f"; only the held-out images of {len(judged):,} of them" if judged else ""
     return f"{len(found):,} of {location}: {shortened(names)}{older}"
 
 

@@ -173,7 +173,7 @@ def _stop_at_flat_splits(tree: Tree, flat: Sequence[str], suggest: Suggestions) 
         if unnamed:
             rest = {top: split for top, split in told.items() if top not in unnamed}
             suggest.add(
-                f"{names}, without {_folders(unnamed)}, whose names tell none",
+                f"{names}, without {_folders(unnamed)}, whose file names have none",
                 suggest.ignoring(unnamed),
                 _as_splits(rest),
                 name_pattern=pattern,
@@ -183,7 +183,7 @@ def _stop_at_flat_splits(tree: Tree, flat: Sequence[str], suggest: Suggestions) 
     suggest.add("every folder is a class", layout="classes")
     suggest.stop(
         f"{_folders(flat)} named like splits, but with images and no class folders, whose classes "
-        "the names of the files or a manifest must tell"
+        "must be in the names of the files, or in a manifest"
     )
 
 
@@ -242,7 +242,7 @@ def _stop_at_levels(tree: Tree, classes: Sequence[str], seen: str, suggest: Sugg
         )
     if folds := folder_names.folds(tops):
         suggest.add(
-            f"classes {shortened(classes)}, judged on {folds[1]}",
+            f"classes {shortened(classes)}, evaluated on {folds[1]}",
             train_folder=folds[0],
             eval_folder=folds[1],
         )
@@ -305,7 +305,7 @@ def _stop_at_generic(tree: Tree, suggest: Suggestions) -> None:
         text = f"classes {shortened(classes)} from the names of the files of {printable(largest)}"
         suggest.add(text, below=largest, name_pattern=pattern)
     if not suggest.found:
-        suggest.add(f"what is in {printable(largest)}", below=largest)
+        suggest.add(f"only {printable(largest)}", below=largest)
     suggest.add("every folder is a class", layout="classes")
     suggest.stop(f"{_folders(sorted(tree.tops))} named like parts of a data set, not classes")
 
@@ -376,7 +376,7 @@ def _notes(tree: Tree, layout: Layout, options: Options) -> list[str]:
             if len(parts) > level + 1:
                 below.add(parts[level])
     notes += [
-        f"class folder {printable(name)!r} has the name of what is no class; "
+        f"class folder {printable(name)!r} is not named like a class; "
         f"--set 'data.ignore=[\"{printable(name)}\"]' leaves it out"
         for name in sorted(inner)
         if folder_names.is_leftover(name)

@@ -87,7 +87,7 @@ def listing(location: str, options: Options) -> Listing:
         declared=tuple(sorted(set(classes.values()))),
         reading=[
             ("Classes", _told(classes, texts, label)),
-            ("Splits", "by the names of the files where these tell, else by content"),
+            ("Splits", "by the names of the files if these have one, else by content"),
         ],
         hint="expected files such as train.tfrecord or name-train.tfrecord-00000-of-00001",
     )
