@@ -51,7 +51,9 @@ class Ledger:
         for entry in entries:
             entry.id = self._added
             self._added += 1
-            rows.append((entry.id, *_origin(entry), *_fate(entry)))
+            name, label = scratch.to_blob(entry.name), scratch.to_blob(entry.label)
+            origin = name, label, entry.sha256, entry.span, entry.span_name
+            rows.append((entry.id, *origin, *_fate(entry)))
         self._base.executemany(
             f"INSERT INTO inputs (id, {_ORIGIN}, {_FATE}) "
             f"VALUES (?, {_marks(_ORIGIN)}, {_marks(_FATE)})",
@@ -274,11 +276,6 @@ class Ledger:
 
 def _marks(columns: str) -> str:
     return ", ".join("?" for _ in columns.split(","))
-
-
-def _origin(entry: Input) -> tuple[object, ...]:
-    name, label = scratch.to_blob(entry.name), scratch.to_blob(entry.label)
-    return name, label, entry.sha256, entry.span, entry.span_name
 
 
 def _fate(entry: Input) -> tuple[object, ...]:

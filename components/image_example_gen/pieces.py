@@ -114,23 +114,18 @@ def keep(work: Work, outcomes: Iterable[Outcome], attempt: Attempt) -> None:
 def encode(outcomes: Iterable[Outcome]) -> list[Any]:
     """Convert outcomes to JSON-able values."""
     return [
-        [position, isinstance(fate, Problem), [_text(value) for value in fate]]
-        for position, fate in outcomes
+        [at, isinstance(fate, Problem), [v.hex() if isinstance(v, bytes) else v for v in fate]]
+        for at, fate in outcomes
     ]
 
 
 def decode(rows: Iterable[Any]) -> list[Outcome]:
     """Undo `encode`."""
-    return [(at, Problem(*fate) if is_bad else _facts(*fate)) for at, is_bad, fate in rows]
+    return [
+        (at, Problem(*fate) if is_bad else Facts(*fate[:3], thumb=bytes.fromhex(fate[3])))
+        for at, is_bad, fate in rows
+    ]
 
 
 def _name(work: Work, split: str) -> str:
     return f"{FOLDER}/{work.keys[split]}.json"
-
-
-def _text(value: Any) -> Any:
-    return value.hex() if isinstance(value, bytes) else value
-
-
-def _facts(width: int, height: int, normalized: str, thumb: str) -> Facts:
-    return Facts(width, height, normalized, bytes.fromhex(thumb))
