@@ -122,7 +122,7 @@ def encode(outcomes: Iterable[Outcome]) -> list[Any]:
 def decode(rows: Iterable[Any]) -> list[Outcome]:
     """Undo `encode`."""
     return [
-        (at, Problem(*fate) if is_bad else Facts(*fate[:3], bytes.fromhex(fate[3])))
+        (at, Problem(*fate) if is_bad else Facts._make((*fate[:3], bytes.fromhex(fate[3]))))
         for at, is_bad, fate in rows
     ]
 
