@@ -306,7 +306,7 @@ class TestComparison:
         outputs = evaluate(examples, "good", "fewer")
         assert outputs.verdict.compared_classes == ["red", "green"]
         assert "1 added ('blue')" in outputs.verdict.note
-        assert "on their 80 images" in outputs.verdict.note
+        assert "on the 80 images of the 2 common classes" in outputs.verdict.note
         found = outputs.figures.baseline
         assert found
         assert found.classes == ["green", "red"]
