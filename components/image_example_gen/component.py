@@ -55,8 +55,8 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
         Args:
           input_base: the source: see `source_name`.
           splits: split name to its share, a positive number of hash buckets: see `splitting`.
-          code: fingerprint of the executor's source, so that a change of it misses the cache.
-          options: how the source is read, and what is refused.
+          code: fingerprint of the executor's source, as a part of the cache key.
+          options: how the source is read, and which data is rejected.
         """
         if not splits or any(share < 1 for share in splits.values()):
             raise ValueError(f"every split needs at least one hash bucket, got {dict(splits)}")

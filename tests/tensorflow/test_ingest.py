@@ -473,7 +473,7 @@ class TestChecks:
         (tmp_path / "cat" / "1.png").touch()
         with pytest.raises(BadDataError, match="1 of 1 inputs cannot be used"):
             check(tmp_path).check(["train"], "x", Options())
-        with pytest.raises(BadDataError, match="all that there is of 'cat' is quarantined"):
+        with pytest.raises(BadDataError, match="all images of 'cat' are quarantined"):
             check(tmp_path).check(["train"], "x", Options(max_bad_fraction=1))
 
     @pytest.mark.parametrize("kind", ["empty", "conflict", "link", "unreadable", "unsupported"])
@@ -502,7 +502,7 @@ class TestChecks:
                 copied = (two_classes / "cat" / "00.png").read_bytes()
                 (owl / "1.png").write_bytes(content.get(kind, copied))
         result = check(two_classes)
-        with pytest.raises(BadDataError, match="all that there is of 'owl' is quarantined") as told:
+        with pytest.raises(BadDataError, match="all images of 'owl' are quarantined") as told:
             result.check(["train", "eval"], "x", Options(max_bad_fraction=1))
         assert kind in str(told.value)
         assert all(row.startswith("owl") for row in told.value.findings)
