@@ -35,7 +35,7 @@ _HEAD = 41
 
 
 def _template(expected: Mapping[int, bytes]) -> list[list[int]]:
-    """[2, _HEAD]: the bytes expected from some positions on, and 255 for each that counts."""
+    """Return [2, _HEAD]: bytes expected from some positions on, and 255 for each that counts."""
     values, masks = [0] * _HEAD, [0] * _HEAD
     for at, part in expected.items():
         values[at : at + len(part)] = part
@@ -158,7 +158,7 @@ def _jpeg(encoded: tf.Tensor) -> _Read:
 
 
 def _jpeg_exif(encoded: tf.Tensor) -> tf.Tensor:
-    """Position of the TIFF header in the first EXIF segment before the pixels.
+    """Find the TIFF header in the first EXIF segment before the pixels.
 
     It is 0 where there is none, -1 after too many segments. Segments are found as libjpeg finds
     them, which skips what stands between two of them.
@@ -204,7 +204,7 @@ def _png(encoded: tf.Tensor) -> _Read:
 
 
 def _png_chunks(encoded: tf.Tensor) -> tf.Tensor:
-    """Where the data of eXIf, anywhere, and of tRNS, before the pixels, begins; int64 [2].
+    """Find the data of eXIf, anywhere, and of tRNS, before the pixels; int64 [2].
 
     0 stands for none, and [-1, 0] is the outcome of too many chunks. A chunk is its length, name,
     data and checksum.
@@ -272,7 +272,7 @@ def _on_white(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """By EXIF: 2 mirror, 3 half turn, 4 flip, 5 transpose, 6 and 8 quarter turns, 7 transverse."""
+    """Turn: 2 mirror, 3 half turn, 4 flip, 5 transpose, 6 and 8 quarter turns, 7 transverse."""
     pixels = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
     is_reversed = [
         tf.reduce_any(orientation == [3, 4, 7, 8]),
@@ -312,7 +312,7 @@ def _orientation_tag(encoded: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
 
 
 def _holds(encoded: tf.Tensor, part: bytes) -> tf.Tensor:
-    """Whether `part`, of letters and zeros, is anywhere in it."""
+    """Tell whether `part`, of letters and zeros, is anywhere in it."""
     # The fastest way to look for some bytes.
     pattern = part.decode().replace("\0", "\\x00")
     without = tf.strings.regex_replace(encoded, pattern, "", replace_global=False)
@@ -328,7 +328,7 @@ def _length(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _text(encoded: tf.Tensor, at: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:
-    """`count` bytes from `at` on, fewer where the file ends."""
+    """Return `count` bytes from `at` on, fewer where the file ends."""
     at = tf.minimum(tf.cast(at, tf.int64), _length(encoded))
     return tf.strings.substr(encoded, at, tf.cast(count, tf.int64))
 

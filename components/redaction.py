@@ -28,7 +28,7 @@ _secrets: set[str] = set()
 
 
 def hide(text: str) -> str:
-    """`text` with its URLs' secrets replaced; `reveal` of the result gives `text` here."""
+    """Replace the secrets of URLs in `text`, which `reveal` puts back on this machine."""
     hidden = _URL.sub(lambda url: _without_secrets(url[0], remember=True), text)
     if hidden != text:
         _urls[hidden] = text
@@ -36,7 +36,7 @@ def hide(text: str) -> str:
 
 
 def hide_all(value: Any) -> Any:
-    """`hide` for every string in mappings, lists and tuples."""
+    """Apply `hide` to every string in mappings, lists and tuples."""
     match value:
         case str():
             return hide(value)
@@ -48,7 +48,7 @@ def hide_all(value: Any) -> Any:
 
 
 def is_hidden(text: str) -> bool:
-    """Whether secrets of a URL in `text` are replaced."""
+    """Tell whether secrets of a URL in `text` are replaced."""
     return any(f"://{MARK}@" in url or MARK in url.partition("?")[2] for url in _URL.findall(text))
 
 
@@ -69,7 +69,7 @@ def reveal(text: str) -> str:
 
 
 def redact(text: str) -> str:
-    """`text` for others: without the secrets of any URL in it, and without those hidden before."""
+    """Replace the secrets of URLs in `text`, and those that were hidden before."""
     if "://" in text:
         text = _URL.sub(lambda url: _without_secrets(url[0]), text)
     # One may begin another.
@@ -79,7 +79,7 @@ def redact(text: str) -> str:
 
 
 def redact_all(value: Any) -> Any:
-    """`redact` for every string in mappings, lists and tuples."""
+    """Apply `redact` to every string in mappings, lists and tuples."""
     match value:
         case str():
             return redact(value)

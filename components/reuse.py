@@ -38,7 +38,7 @@ def key(*parts: object) -> str:
 
 
 def key_of_all(values: Iterable[object]) -> str:
-    """`key` of the list of the values, which are not in memory together."""
+    """Compute `key` of the list of the values, which are not in memory together."""
     digest = hashlib.sha256(b"[[")
     for index, value in enumerate(values):
         digest.update(f"{', ' if index else ''}{json.dumps(value)}".encode())
@@ -47,7 +47,7 @@ def key_of_all(values: Iterable[object]) -> str:
 
 
 def earlier(uri: str, folders: str) -> dict[str, str]:
-    """Files in the earlier artifacts beside `uri`: location by path in the artifact.
+    """Find files in the earlier artifacts beside `uri`: location by path in the artifact.
 
     Args:
       uri: of the artifact that is being written, or of its copy.

@@ -31,7 +31,7 @@ def counted(number: float, noun: str, plural: str = "") -> str:
 
 
 def other_files(number: int) -> str:
-    """How many files there are that are no inputs."""
+    """Count, in words, files that are no inputs."""
     return counted(number, "other file")
 
 

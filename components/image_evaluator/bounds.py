@@ -163,5 +163,5 @@ class Bounds(BaseModel):
         return value
 
     def applies(self, name: str, label: str) -> bool:
-        """Whether a bound in `max_drop` is the one for a slice such as "brightness=dark"."""
+        """Tell whether a bound in `max_drop` is the one for a slice such as "brightness=dark"."""
         return name == label or (name == label.partition("=")[0] and label not in self.max_drop)

@@ -31,7 +31,7 @@ def share(value: float, images: float) -> Estimate:
 
 
 def proportion(successes: int, trials: int) -> Estimate:
-    """`share`, which is undefined without trials."""
+    """Estimate a share, which is undefined without trials."""
     return share(successes / trials, trials) if trials else UNDEFINED
 
 

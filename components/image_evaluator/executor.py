@@ -109,7 +109,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         classes: int,
         evaluation: types.Artifact,
     ) -> pa.Table:
-        """Every model's probabilities for the eval split, and the candidate's for a test split."""
+        """Predict the eval split with every model, and a test split with the candidate."""
         splits = artifact_utils.decode_split_names(examples.split_names)
         accounting = read_accounting(examples.uri)
         output = evaluation.uri
@@ -207,7 +207,7 @@ def _of_split(table: pa.Table, split: str) -> pa.Table:
 
 
 def _probabilities(table: pa.Table, model: str) -> np.ndarray:
-    """Of a model, float32 [N, its classes]."""
+    """Return a model's probabilities, float32 [N, its classes]."""
     column = table[model].combine_chunks()
     return column.flatten().to_numpy().reshape(len(table), -1)
 

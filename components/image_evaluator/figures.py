@@ -113,7 +113,7 @@ class ModelFigures(_Frozen):
     latency: Latency | None = None
 
     def confusion_matrix(self) -> np.ndarray:
-        """Images by true class (row) and predicted class (column), int [classes, classes]."""
+        """Count images by true class (row) and predicted class (column), int [classes, classes]."""
         import numpy as np
 
         matrix = np.zeros([len(self.classes)] * 2, int)

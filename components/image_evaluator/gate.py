@@ -101,7 +101,7 @@ def _note(pairs: Pairs | None) -> str:
 
 
 def absolute(evidence: Evidence) -> Iterator[Check]:
-    """Metrics over all images."""
+    """Check the metrics over all images."""
     metrics = evidence.candidate.metrics
     for field, name in {**FLOORS, **CEILINGS}.items():
         bound = evidence.bounds.of(field)
@@ -110,7 +110,7 @@ def absolute(evidence: Evidence) -> Iterator[Check]:
 
 
 def every_class(evidence: Evidence) -> Iterator[Check]:
-    """Precision and recall of the class that has the lowest."""
+    """Check precision and recall of the class that has the lowest."""
     for field, name in CLASS_FLOORS.items():
         bound = evidence.bounds.of(field)
         if bound is not None:
@@ -136,7 +136,7 @@ def learned_something(evidence: Evidence) -> Iterator[Check]:
 
 
 def coverage(evidence: Evidence) -> Iterator[Check]:
-    """Every class has images to be judged on: metrics only skip one that has none."""
+    """Check that every class has images: metrics only skip one that has none."""
     missing = [each.name for each in evidence.candidate.per_class if not each.support]
     total = len(evidence.candidate.classes)
     yield Check(
@@ -153,7 +153,7 @@ def coverage(evidence: Evidence) -> Iterator[Check]:
 
 
 def latency(evidence: Evidence) -> Iterator[Check]:
-    """Milliseconds for one image."""
+    """Check the milliseconds for one image."""
     measured = evidence.candidate.latency
     for field, name in LATENCIES.items():
         bound = evidence.bounds.of(field)
@@ -204,7 +204,7 @@ def no_slice_worse(evidence: Evidence) -> Iterator[Check]:
 
 
 def _slices(pairs: Pairs) -> Iterator[tuple[str, np.ndarray]]:
-    """Every slice's name, such as "brightness=dark", and which images are in it."""
+    """Yield every slice's name, such as "brightness=dark", and which images are in it."""
     for feature, values in pairs.slices.items():
         for value in sorted(set(values.tolist())):
             yield f"{feature}={value}", values == value
@@ -300,7 +300,7 @@ class Comparison:
         return (self.lost - self.gained) / self.images
 
     def check(self, name: str, what: str, key: str) -> Check:
-        """As a line of the gate."""
+        """Return the check that the gate reports."""
         if self.fall <= 0:
             found = "no drop"
         elif self.passed and self.p is None:
@@ -322,7 +322,7 @@ class Comparison:
 
 
 def compare(pairs: Pairs, chosen: np.ndarray, bounds: Bounds, bound: float) -> Comparison:
-    """Whether the candidate's accuracy on the `chosen` images fell by more than `bound`.
+    """Test whether the candidate's accuracy on the `chosen` images fell by more than `bound`.
 
     Such a fall fails where chance does not explain it, by McNemar's exact test on the images that
     one of the two models had right and the other wrong. A test on few images explains everything

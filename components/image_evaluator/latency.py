@@ -17,7 +17,7 @@ SECONDS = 5.0  # after which the fewest are enough
 
 
 def measure(model_path: str, images: Sequence[bytes]) -> Latency:
-    """Ask the model about one encoded image at a time, over and over; the first do not count."""
+    """Predict one encoded image at a time, over and over; the first do not count."""
     predict = tf.saved_model.load(model_path).signatures[SIGNATURE]
     taken: list[float] = []
     while len(taken) < WARM_UP + MOST:

@@ -60,7 +60,7 @@ def beats_largest_class(
 def every_class_recognised(
     model: ModelFigures, _: Mapping[str, int], bounds: Bounds
 ) -> Iterator[Check]:
-    """No class with enough images has all of them wrong."""
+    """Check that no class with enough images has all of them wrong."""
     enough = bounds.zero_recall_images
     if not enough:
         return
@@ -136,7 +136,7 @@ def is_calibrated(model: ModelFigures, _: Mapping[str, int], bounds: Bounds) -> 
 
 
 def _right(model: ModelFigures) -> dict[str, int]:
-    """Images of each class that were recognised."""
+    """Count the images of each class that were recognised."""
     return {
         model.classes[true]: images
         for true, predicted, images in model.confusion

@@ -95,7 +95,7 @@ def _share(chosen: np.ndarray) -> Estimate:
 
 
 def _ranks(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """How many classes come before the true one, int [N]; of equal ones the first, as in argmax."""
+    """Count the classes before the true one, int [N]; of equal ones the first, as in argmax."""
     own = np.take_along_axis(probabilities, labels[:, None], axis=1)
     earlier = np.arange(probabilities.shape[1]) < labels[:, None]
     before = (probabilities > own) | (earlier & (probabilities == own))
@@ -123,7 +123,7 @@ def _class_figures(
 
 
 def _macro(confusion: sparse.csr_array) -> dict[str, Estimate]:
-    """Averages over the classes with images, in which precision without predictions counts as 0.
+    """Average over the classes with images; precision without predictions counts as 0.
 
     Each image's contribution to an average is what its derivative by the image's weight is.
     """
@@ -197,7 +197,7 @@ def _areas(labels: np.ndarray, probabilities: np.ndarray) -> tuple[list[float | 
 
 
 def _area_images(area: float, positives: int, negatives: int) -> float:
-    """How many images' share has the variance of an area, after Hanley and McNeil.
+    """Return how many images' share has the variance of an area, after Hanley and McNeil.
 
     In the form of Newcombe, "Confidence intervals for an effect size measure based on the
     Mann-Whitney statistic, part 2", Statistics in Medicine 25 (2006), method 4.

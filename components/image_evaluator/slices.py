@@ -18,22 +18,22 @@ _BRIGHTNESSES = ((0, "dark"), (85, "medium"), (170, "bright"))
 
 
 def size(height: int, width: int) -> str:
-    """By the shorter side."""
+    """Name the class of an image's shorter side."""
     return _under(min(height, width), _SIZES)
 
 
 def aspect(ratio: float) -> str:
-    """By width / height: square is anything from 4:5 to below 5:4."""
+    """Name the class of width / height: square is anything from 4:5 to below 5:4."""
     return _under(ratio, _ASPECTS)
 
 
 def brightness(mean: float) -> str:
-    """By the mean luminance, 0 to 255."""
+    """Name the class of the mean luminance, 0 to 255."""
     return _under(mean, _BRIGHTNESSES)
 
 
 def source(filename: str, label: str) -> str:
-    """By the uppermost folder that is not the class's, such as that of a camera; "." for none.
+    """Return the uppermost folder that is not the class's, such as a camera's; "." for none.
 
     Where one file holds many images, as TFRecords do (`name#number`), it is that file.
     """

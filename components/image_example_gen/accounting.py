@@ -117,7 +117,7 @@ class Accounting:
             )
 
     def images(self, label: str) -> int:
-        """How many examples a class has in all splits together."""
+        """Count the examples of a class in all splits together."""
         return sum(counts.get(label, 0) for counts in self.splits.values())
 
     def check_eval(self, fewest: int, root: str) -> None:

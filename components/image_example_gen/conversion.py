@@ -154,7 +154,7 @@ def _pixels(image: Image.Image) -> Pixels:
 
 
 def _on_white(rgba: Pixels) -> Pixels:
-    """As `components.decoding` does it, some rows at a time."""
+    """Blend with white as `components.decoding` does, some rows at a time."""
     rgb = np.empty((*rgba.shape[:2], 3), np.uint8)
     rows = max(1, _BLOCK // rgba.shape[1])
     for top in range(0, len(rgba), rows):

@@ -38,7 +38,7 @@ class RemoteFile(NamedTuple):
 
 
 def join(root: str, name: str) -> str:
-    """`name`, taken from `root` where it is relative."""
+    """Join `name` to `root` where it is relative."""
     return name if storage.is_uri(name) else os.path.join(root, name)
 
 
@@ -94,7 +94,7 @@ def digest(path: str) -> str:
 
 
 def list_remote(root: str) -> list[RemoteFile]:
-    """All files below `root`, or `root` itself where it is one, sorted. Raises BadDataError."""
+    """List all files below `root`, or `root` itself where it is one. Raises BadDataError."""
     _check_supported(root)
     # Without network or credentials, clients try for minutes before they give up.
     report("note", text=f"listing {root}")
@@ -111,7 +111,7 @@ def list_remote(root: str) -> list[RemoteFile]:
 
 
 def unreachable(path: str) -> str:
-    """Why the store of a remote file cannot be asked about it within some seconds, or "".
+    """Return why the store of a remote file does not answer within some seconds, or "".
 
     A file that is not there is no reason. Clients without a network try for minutes; the thread
     that still does is left behind, as there is no way to end it.
@@ -136,7 +136,7 @@ def unreachable(path: str) -> str:
 
 @contextlib.contextmanager
 def local_copy(path: str) -> Iterator[str]:
-    """`path` where it is local, else a temporary copy of it."""
+    """Give `path` where it is local, else a temporary copy of it."""
     _check_supported(path)
     with storage.local_file(path) as copied:
         yield copied

@@ -28,7 +28,7 @@ Pair = tuple[Input, Input]
 
 
 def of_pairs(across_splits: list[Pair], across_classes: list[Pair]) -> list[str]:
-    """Pairs of images that look the same and are in different splits or classes."""
+    """Report pairs of images that look the same and are in different splits or classes."""
     found = []
     if across_splits:
         found.append(
@@ -45,7 +45,7 @@ def of_pairs(across_splits: list[Pair], across_classes: list[Pair]) -> list[str]
 
 
 def of_splits(ledger: Ledger) -> list[str]:
-    """Images that the source itself has in two splits."""
+    """Report images that the source itself has in two splits."""
     shared = ledger.count(_DIFFERS)
     if not shared:
         return []
@@ -69,7 +69,7 @@ def _listed(first: Iterable[str], count: int) -> str:
 
 
 def of_names(declared: Set[str], classes: Sequence[str]) -> list[str]:
-    """Classes that the source says it has and that have no image, and names that stand for none."""
+    """Report declared classes without an image, and names that stand for a missing value."""
     found = []
     if missing := sorted(declared - set(classes)) if classes else []:
         found.append(
@@ -82,7 +82,7 @@ def of_names(declared: Set[str], classes: Sequence[str]) -> list[str]:
 
 
 def of_classes(counts: Mapping[tuple[str, str], int], classes: list[str]) -> list[str]:
-    """Classes of very different sizes, by the images of each split and class."""
+    """Report classes of very different sizes, by the images of each split and class."""
     sizes = {
         label: sum(count for (_, of), count in counts.items() if of == label) for label in classes
     }
@@ -98,7 +98,7 @@ def of_classes(counts: Mapping[tuple[str, str], int], classes: list[str]) -> lis
 
 
 def of_sizes(ledger: Ledger) -> list[str]:
-    """Images that are very small or long, by name."""
+    """Report images that are very small or long, by name."""
     median = ledger.median_side()
     found = []
     if tiny := ledger.count(f"{KEPT} AND MIN(width, height) * {TINY} < {median}"):

@@ -172,7 +172,7 @@ def _across(rows: npt.NDArray[np.float32], pixels: Pixels) -> npt.NDArray[np.flo
 
 @functools.lru_cache(1024)
 def _averaging(count: int, start: float, size: float) -> npt.NDArray[np.float32]:
-    """[THUMB, count]: the share of so many pixels in each of the thumbnail's.
+    """Return [THUMB, count]: the share of so many pixels in each of the thumbnail's.
 
     It shows `size` of them from `start` on. Pillow's box filter counts whole pixels only.
     """

@@ -75,7 +75,7 @@ class Ledger:
         return None if row is None else row[0]
 
     def count(self, condition: str = "TRUE") -> int:
-        """How many inputs meet an SQL condition."""
+        """Count the inputs that meet an SQL condition."""
         return int(self.one(f"SELECT COUNT(*) FROM inputs WHERE {condition}"))
 
     def values(self, column: str, condition: str) -> list[str]:
@@ -84,7 +84,7 @@ class Ledger:
         return [_text(value) for (value,) in found]
 
     def counts(self, column: str, condition: str) -> dict[str, int]:
-        """How often each value of a column is there, the most frequent first."""
+        """Count each value of a column, the most frequent first."""
         found = self.run(
             f"SELECT {column}, COUNT(*) FROM inputs WHERE {condition} GROUP BY 1 "
             "ORDER BY 2 DESC, MIN(id)"
@@ -134,7 +134,7 @@ class Ledger:
         )
 
     def has_given(self, split: str) -> bool:
-        """Whether the source itself has put any of what is kept into a split."""
+        """Tell whether the source itself has put any of what is kept into a split."""
         found = f"SELECT 1 FROM inputs WHERE {KEPT} AND is_given AND split = ? LIMIT 1"
         return self.one(found, split) is not None
 
@@ -215,7 +215,7 @@ class Ledger:
         return np.memmap(self._thumbs.name, np.uint8, "r", shape=shape), rows
 
     def classes(self, window: Collection[int]) -> list[str]:
-        """Names of the classes, also of those of which no image can be used.
+        """List the classes, also those of which no image can be used.
 
         A class of which everything is quarantined is not to go without a word.
         """

@@ -32,7 +32,7 @@ class Pair(NamedTuple):
 
 
 def find(thumbs: Thumbs, rows: npt.NDArray[np.int64] | None = None) -> list[Pair]:
-    """Pairs among thumbnails, sorted.
+    """Find pairs among thumbnails, sorted.
 
     Args:
       thumbs: uint8 [N, 3 * THUMB**2], THUMB x THUMB RGB pixels each; may be on disk, and then never
@@ -76,7 +76,7 @@ def groups(pairs: Sequence[Pair]) -> list[list[int]]:
 def _hashes(
     thumbs: Thumbs, rows: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16]]:
-    """[N, 8] words of 16 bits, and the sum of each image's values."""
+    """Return [N, 8] words of 16 bits, and the sum of each image's values."""
     words = np.empty((len(rows), 8), np.uint16)
     brightness = np.empty(len(rows), np.uint16)
     for start in range(0, len(rows), _COMPARED):
@@ -91,7 +91,7 @@ def _hashes(
 
 
 def _read(thumbs: Thumbs, rows: npt.NDArray[np.int64]) -> Thumbs:
-    """[N, THUMB, THUMB, 3]. What is on disk is mapped for as long as it is read."""
+    """Read [N, THUMB, THUMB, 3]; a file is mapped only while it is read."""
     if isinstance(thumbs, np.memmap) and thumbs.filename:
         thumbs = np.memmap(thumbs.filename, np.uint8, "r", shape=thumbs.shape)
     return np.asarray(thumbs[rows]).reshape(-1, THUMB, THUMB, 3)
@@ -117,7 +117,7 @@ def _neighbours(
 def _near(
     words: npt.NDArray[np.uint16], first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """Those of the pairs whose hashes differ in few bits, as numbers."""
+    """Select the pairs whose hashes differ in few bits, as numbers."""
     near = np.bitwise_count(words[first] ^ words[second]).sum(axis=1) <= MAX_BITS
     first, second = first[near], second[near]
     return np.minimum(first, second) * len(words) + np.maximum(first, second)
@@ -136,7 +136,7 @@ def _new(numbers: npt.NDArray[np.int64], known: npt.NDArray[np.int64]) -> npt.ND
 def _alike(
     thumbs: Thumbs, rows: npt.NDArray[np.int64], pairs: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """Those of the pairs whose thumbnails are the same."""
+    """Select the pairs whose thumbnails are the same."""
     same = np.empty(len(pairs), np.bool_)
     for start in range(0, len(pairs), _COMPARED):
         first, second = np.divmod(pairs[start : start + _COMPARED], len(rows))

@@ -43,7 +43,7 @@ def _number(text: str) -> str:
 
 
 def groups(names: Iterable[str]) -> list[list[str]]:
-    """Those of the names that look alike, sorted."""
+    """Group the names that look alike, sorted."""
     found: dict[str, list[str]] = {}
     for name in sorted(set(names)):
         found.setdefault(skeleton(name), []).append(name)

@@ -91,12 +91,12 @@ def location(pattern: str, number: int, version: int = 1) -> str:
 
 
 def is_one(path: str, pattern: str) -> bool:
-    """Whether a path or URI is that of a span of the pattern."""
+    """Tell whether a path or URI is that of a span of the pattern."""
     return re.fullmatch(_expression(pattern), path) is not None
 
 
 def window(spans: Sequence[Span], options: Options) -> frozenset[int]:
-    """Of the spans that `resolve` found, the numbers of those to train on."""
+    """Return the numbers of the spans to train on, of those that `resolve` found."""
     return frozenset(span.number for span in _chosen(list(spans), options))
 
 

@@ -69,7 +69,7 @@ def fill(
 
 
 def _lacking(ledger: Ledger, names: Sequence[str]) -> Iterator[str]:
-    """Classes that are to be looked at, as they lack a split that they might have, up to a span."""
+    """Yield the classes that lack a split which they could have, up to a span."""
     for label, counts in itertools.groupby(ledger.by_class(), lambda row: row[0]):
         there: set[str] = set()
         images = movable = 0
@@ -129,7 +129,7 @@ def _give(
 
 
 def _spare(there: Sequence[_Place], name: str, group: bool) -> Iterator[list[_Place]]:
-    """Images that look the same, of which their split has others, or that it can do without."""
+    """Yield groups of similar images that their split can spare."""
     splits: dict[str, dict[int, list[_Place]]] = {}
     for place in there:
         splits.setdefault(place.entry.split, {}).setdefault(place.group, []).append(place)

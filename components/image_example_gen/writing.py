@@ -67,7 +67,7 @@ Outcome = tuple[int, Facts | Problem]
 
 
 def shards(work: Work, outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """Images in each file that `write` writes for a unit, by path in the artifact."""
+    """Count the images in each file that `write` writes for a unit, by path in the artifact."""
     written = Counter(
         target.split
         for position, fate in outcomes
@@ -141,7 +141,7 @@ def _load(task: _Task) -> bytes | Unusable:
 
 
 def _record(task: _Task, found: Picture | Unusable) -> tuple[int, str, bytes, Facts | Problem]:
-    """Position, split, serialized tf.Example and outcome."""
+    """Return position, split, serialized tf.Example and outcome."""
     position, split = task.position, task.target.split
     if isinstance(found, Unusable):
         return position, split, b"", Problem(found.kind, found.detail)

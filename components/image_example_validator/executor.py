@@ -152,7 +152,7 @@ def removed(
 
 
 def _all(statistics: Statistics) -> dict[str, int]:
-    """Images of each class, of all splits."""
+    """Count the images of each class, of all splits."""
     total: Counter[str] = Counter()
     for split in statistics.values():
         total.update(class_counts(split))

@@ -177,7 +177,7 @@ class _Group(NamedTuple):
 
 
 def _groups(records: Iterable[bytes]) -> Iterator[_Group]:
-    """At most GROUP records, and GROUP_PIXELS or a single larger image, at a time."""
+    """Group at most GROUP records, and GROUP_PIXELS or a single larger image."""
     group = _Group(0, [])
     room = GROUP_PIXELS
     for index, record in enumerate(records):

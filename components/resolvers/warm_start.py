@@ -46,7 +46,7 @@ class WarmStartStrategy(resolver.ResolverStrategy):
 
 
 def _known(store: mlmd.MetadataStore, model: int, examples: int) -> str:
-    """How a model knows of images that are held out from `examples`; "" where it does not."""
+    """Describe which images held out from `examples` a model was trained on; "" for none."""
     now = next(Lineage(store).ingested(examples), "")
     if not now:
         return ""

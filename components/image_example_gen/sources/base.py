@@ -112,6 +112,6 @@ def label_of(value: object) -> str:
 
 
 def printable(name: str) -> str:
-    """`name` as valid UTF-8 that does nothing to a terminal: file names may hold any bytes."""
+    """Make a name valid UTF-8 that a terminal can show: file names may hold any bytes."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

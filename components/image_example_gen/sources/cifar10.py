@@ -35,7 +35,7 @@ _MAX_BYTES = 2**28  # a published batch has 30 MB
 
 
 def recognises(location: str) -> bool:
-    """Whether a local folder holds batches."""
+    """Tell whether a local folder holds batches."""
     return any(map(BATCH.fullmatch, _names(location)))
 
 

@@ -218,7 +218,7 @@ _SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,7}")
 
 
 def _files_below(entry: os.DirEntry[str]) -> int:
-    """How many files a folder holds, of which none is looked at; 1 for a file."""
+    """Count the files of a folder, of which none is looked at; 1 for a file."""
     if not entry.is_dir(follow_symlinks=False):
         return 1
     return sum(len(names) for _, _, names in os.walk(entry.path))

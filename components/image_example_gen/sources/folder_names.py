@@ -82,29 +82,29 @@ def split_like(name: str) -> str:
 
 
 def is_doubtful(name: str) -> bool:
-    """Whether what is like a split may be one to choose models by, or to judge them by."""
+    """Tell whether a split may be for choosing models or for judging them."""
     return bool(set(words(name)) & _DOUBTFUL)
 
 
 def is_generic(name: str) -> bool:
-    """Whether a name stands for a part of a data set rather than for a class."""
+    """Tell whether a name stands for a part of a data set rather than for a class."""
     return bool(found := words(name)) and all(word in _GENERIC for word in found)
 
 
 def is_wordy(names: Collection[str]) -> bool:
-    """Whether all of the names may be those of classes: words, not numbers, dates or `images`."""
+    """Tell whether all names may be those of classes: words, not numbers, dates or `images`."""
     return bool(names) and not any(
         _ORDINAL.fullmatch(name) or is_generic(name) or split_like(name) for name in names
     )
 
 
 def are_words(names: Collection[str]) -> bool:
-    """Whether none of the names is a number, a date, or a numbered part such as batch1."""
+    """Tell whether none of the names is a number, a date, or a numbered part such as batch1."""
     return not any(_ORDINAL.fullmatch(name) for name in names)
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a class folder has the name of images that nobody sorted, or of no class."""
+    """Tell whether a folder's name means unsorted images or no class."""
     return re.sub(r"[\W\d_]+", "", name.lower()) in _LEFTOVERS
 
 
@@ -145,6 +145,6 @@ def class_patterns(files: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def named_by(pattern: str, files: Sequence[str]) -> bool:
-    """Whether most of the files have a class in their name."""
+    """Tell whether most of the files have a class in their name."""
     found = [m for name in files if (m := re.fullmatch(pattern, name)) and m[1]]
     return len(found) >= _ENOUGH * len(files)

@@ -154,7 +154,7 @@ def _splits(tree: Tree, options: Options, suggest: Suggestions) -> dict[str, str
 
 
 def _is_split(tree: Tree, nested: Collection[str]) -> bool:
-    """Whether a folder that is called like train looks like a split beside folders of others."""
+    """Tell whether a folder named like a split is one, beside folders of other names."""
     return any(
         len(tree.tops[top].subs) > 1
         and not tree.tops[top].direct

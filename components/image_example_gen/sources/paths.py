@@ -65,7 +65,7 @@ class Paths:
         return looked
 
     def _stems(self, path: str) -> dict[str, str]:
-        """Names in the folder that the path is in, by what they are without their extension."""
+        """Map the names in the folder of a path without their extension to these names."""
         folder = os.path.join(self._root, str(PurePosixPath(path).parent))
         if folder not in self._names:
             try:

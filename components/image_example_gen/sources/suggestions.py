@@ -56,7 +56,7 @@ class Suggestions:
 
 
 def _is_toml(value: object) -> bool:
-    """Whether a text would be read as another value, such as a number."""
+    """Tell whether a text would be read as another value, such as a number."""
     try:
         return isinstance(value, str) and bool(tomllib.loads(f"value = {value}"))
     except tomllib.TOMLDecodeError:

@@ -60,7 +60,7 @@ _HEADER_BYTES, _CHECKSUM_BYTES = 12, 4  # around the content of a record
 
 
 def recognises(location: str) -> bool:
-    """Whether a local folder directly holds files named like TFRecords."""
+    """Tell whether a local folder directly holds files named like TFRecords."""
     with os.scandir(location) as entries:
         return any(RECORDS.search(entry.name) and entry.is_file() for entry in entries)
 
@@ -135,7 +135,7 @@ def _text(root: str, name: str) -> str:
 def _features(
     texts: Mapping[str, str], options: Options
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names to look for: those set, else those that TFDS declares, else those in general use."""
+    """Choose the features to read: those set, else those of TFDS, else those in general use."""
     declared: dict[str, str] = {}
     try:
         info = json.loads(texts.get("dataset_info.json", "{}"))
@@ -279,7 +279,7 @@ class _RecordUnit(Unit):
 
 
 def _sizes(path: str, packed: bool, limit: int) -> Iterator[int]:
-    """Bytes of each record, as far as they can be told. Raises OSError for more than `limit`."""
+    """Yield the bytes of each record, as far as they are known. Raises OSError above `limit`."""
     with (
         contextlib.suppress(EOFError, zlib.error, gzip.BadGzipFile),
         gzip.open(path) if packed else open(path, "rb") as file,

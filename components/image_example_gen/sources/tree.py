@@ -18,7 +18,7 @@ class Top:
     below: dict[str, Counter[str]] = dataclasses.field(default_factory=dict)
 
     def is_flat(self, name: str) -> bool:
-        """Whether it holds images and no class folders; one that repeats its name is none."""
+        """Tell whether it holds images and no class folders; one that repeats its name is none."""
         if not self.subs:
             return True
         sub = next(iter(self.subs))
@@ -65,6 +65,6 @@ class Tree:
                 below[parts[2]] += 1
 
     def files(self, tops: Collection[str]) -> list[str]:
-        """Names of the files that are in these folders; in the root for none."""
+        """List the names of the files in these folders; in the root for none."""
         split = (name.split("/") for name in self.names)
         return [p[-1] for p in split if (p[0] in tops if tops else len(p) == 1)]
