@@ -1,4 +1,4 @@
-"""What a process finds around it, made the same on every machine before anything heavy is loaded.
+"""The environment of a process, made the same on every machine before anything heavy is loaded.
 
 The one home of this for the command line, pods, model servers, Beam's workers and tests.
 """

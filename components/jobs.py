@@ -1,4 +1,4 @@
-"""Runs work of a component with Beam, on whichever runner, and brings home what became of it.
+"""Work of a component on any runner of Beam, and its outcomes.
 
 What crosses Beam is small and of one size: tasks are passed by the path of a file, and outcomes by
 the name of the attempt that has them.
@@ -43,7 +43,7 @@ _CANCEL_S = (
 
 
 class Worker(abc.ABC, Generic[Task]):
-    """What is done to each task, wherever Beam runs it; can be pickled."""
+    """The work on one task, wherever Beam runs it; can be pickled."""
 
     def prepare(self) -> None:
         """Load what all tasks need, once in each process."""
@@ -127,7 +127,7 @@ class Job:
             raise JobError("Beam's job server does not answer (nothing listens there)") from error
 
     def _follow(self, result: portable_runner.PipelineResult, total: int | None) -> None:
-        """Wait for a job on a job server, which tells of its progress only when asked."""
+        """Wait for a job on a job server, whose progress has to be polled."""
         messages: list[str] = []
         reader = threading.Thread(target=_read_messages, args=(result, messages), daemon=True)
         reader.start()
@@ -138,7 +138,7 @@ class Job:
         state = result.state
         if state != PipelineState.DONE:
             reader.join(_MESSAGES_S)
-            why = _reason(messages[-1]) if messages else "it tells no reason"
+            why = _reason(messages[-1]) if messages else "it gives no reason"
             raise JobError(f"the job ended as {state} on Beam's job server: {why}")
         self._report(result, total)
         self.cpu_s += _counters(result).get(_CPU, 0) / 1000
@@ -165,7 +165,7 @@ class Job:
 
 
 class Meter:
-    """Counts, in workers that the driver neither is nor has started, what it has to be told of."""
+    """Counters of progress and CPU time in workers that this process has not started."""
 
     _counting: ClassVar[threading.Lock] = threading.Lock()
     _counted_s: ClassVar[float] = 0.0  # of this process's CPU time
@@ -193,7 +193,7 @@ class Meter:
 
 
 class _Attempts(beam.DoFn):
-    """Makes an attempt at each task; yields the path of the task and the name of the attempt."""
+    """Attempts at tasks; yields the path of each task and the name of the attempt."""
 
     def __init__(self, worker: Worker[Any], output: str) -> None:
         self._worker = worker
@@ -234,7 +234,7 @@ def _cancel(result: Any) -> None:
 
 
 def _read_messages(result: portable_runner.PipelineResult, messages: list[str]) -> None:
-    """Collect the errors that a job server tells of until the job ends."""
+    """Collect the errors that a job server reports until the job ends."""
     request = beam_job_api_pb2.JobMessagesRequest(job_id=result._job_id)
     with contextlib.suppress(grpc.RpcError):
         # Its own stream: Beam's ends after job_server_timeout, however long a job takes.
@@ -248,7 +248,7 @@ def _reason(message: str) -> str:
     """Pick the most telling line of a message: of a traceback, that of its last exception."""
     lines = [line for line in message.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
-    return [*lines[:1], *errors][-1] if lines else "it tells no reason"
+    return [*lines[:1], *errors][-1] if lines else "it gives no reason"
 
 
 def _counters(result: portable_runner.PipelineResult) -> dict[str, int]:

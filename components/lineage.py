@@ -1,4 +1,4 @@
-"""What ML Metadata has of runs, artifacts and models: the only part that asks it.
+"""Runs, artifacts and models in ML Metadata: the only module that queries it.
 
 TFX's launcher registers executions by itself; everything else is asked here, and answered by typed
 records. Each question costs the same whatever is behind it, but for those for all of a kind.

@@ -54,7 +54,7 @@ def as_line(event: str, fields: Mapping[str, object], moment: float | None = Non
 
 
 class Counter:
-    """Counts what is worked off, and reports a `step` first, now and then, and last.
+    """A counter of finished work that reports a `step` first, now and then, and last.
 
     Each of several workers has its own: it reports what it did since its last report. A worker
     whose events nobody hears has `advance` called with that as well.

@@ -1,4 +1,4 @@
-"""Takes over, file by file, what an earlier execution of a node wrote.
+"""Reuse of single files of earlier executions of a node.
 
 The name of such a file holds a digest of everything that its content depends on, so that a file of
 that name in an earlier artifact of the same output is the file that would be made. It appears when

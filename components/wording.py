@@ -1,4 +1,4 @@
-"""How the messages of components are worded."""
+"""The wording of messages."""
 
 from __future__ import annotations
 

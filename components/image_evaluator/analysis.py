@@ -1,4 +1,4 @@
-"""One pass of TFMA over a split: it asks the models' signatures, and every answer is kept.
+"""One pass of TFMA over a split: it calls the models' signatures, and keeps every prediction.
 
 Each image is read once and each model answers once about it. A batch has so few images that memory
 does not follow their number, and their bytes are dropped as soon as the models have answered, so

@@ -1,4 +1,4 @@
-"""What a model must keep to be blessed. Nothing heavy is imported: the configuration needs it."""
+"""The bounds of the gate. Nothing heavy is imported: the configuration needs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What chance alone explains, by exact tests and, of a calibration error, by seeded draws."""
+"""Tests of significance: exact ones and, for a calibration error, seeded draws."""
 
 from __future__ import annotations
 

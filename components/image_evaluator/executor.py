@@ -1,4 +1,4 @@
-"""Runs the models on the images, computes the figures, and asks the gate."""
+"""The executor of ImageEvaluator: predictions, figures and the gate's verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ImageEvaluator writes, and how to read it: everything that a report or a gate is made of.
+"""ImageEvaluator's output files, which reports and the gate are made of.
 
 - `FIGURES` in the evaluation artifact: `Figures`, JSON.
 - `PREDICTIONS` beside it: one row an image, Parquet, read with `read_predictions`:
@@ -87,7 +87,7 @@ class Latency(_Frozen):
 
 
 class ModelFigures(_Frozen):
-    """What one model came to on one split.
+    """The figures of one model on one split.
 
     Attributes:
       classes: in the order of its probabilities.
@@ -135,7 +135,7 @@ class Figures(_Frozen):
 
 
 class Check(_Frozen):
-    """One condition of the gate: `reason` is a line that says what was found, passed or not."""
+    """One condition of the gate: `reason` is a line about the outcome, passed or not."""
 
     name: str
     passed: bool

@@ -1,6 +1,6 @@
 """The gate: every check that a candidate must pass to be blessed.
 
-A check is a function from the `Evidence` to the lines it comes to, none where no bound asks for it.
+A check is a function from the `Evidence` to lines of the verdict, none without a bound for it.
 To add one, write it, name it in `CHECKS`, and give its bound a field in `bounds.Bounds`.
 """
 
@@ -28,7 +28,7 @@ _TOLD = 20  # slices that a bound fails on, each with a line of its own
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """What candidate and baseline made of the same N images, all of classes that both know.
+    """Candidate and baseline on the same N images, all of classes that both know.
 
     Each model chooses among all of its own classes, as it does when served.
 
@@ -51,7 +51,7 @@ class Pairs:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What the checks go by.
+    """The input of the checks.
 
     Attributes:
         bounds: of the gate.

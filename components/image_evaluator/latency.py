@@ -1,4 +1,4 @@
-"""How long an exported model takes for one image."""
+"""The latency of an exported model for one image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Evaluator found, in short: for a run's summary, and for who waits for it."""
+"""The Evaluator's result in short, for the summary of a run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Summary(BaseModel):
     """The gate's decision on a candidate.
 
     Accuracies are shares of the `examples` of the eval split, with a 95 % `interval`;
-    `baseline_accuracy` is that of the latest blessed model, None where there was none. A class
-    without images has no accuracy. `note` says what was compared with what; `checks` are those of
+    `baseline_accuracy` is None where there was no baseline. A class
+    without images has no accuracy. `note` names what was compared; `checks` are those of
     the gate, and `reasons` the lines of those that failed.
     """
 

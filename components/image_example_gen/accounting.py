@@ -27,7 +27,7 @@ _PARTICULAR = re.compile(r"\d[\d,.]*|'[^']*'")  # what tells two equal reasons a
 
 @dataclasses.dataclass(frozen=True)
 class Accounting:
-    """What became of every input.
+    """The counts of all inputs by their fate.
 
     Attributes:
       classes: sorted class names; a label id is a position in it.

@@ -1,4 +1,4 @@
-"""Makes PNGs of the image files that `components.decoding` cannot read.
+"""Conversion to PNG of image files that `components.decoding` cannot read.
 
 It needs Pillow and no TensorFlow, so that a client of a model server can do what the ingest does.
 """

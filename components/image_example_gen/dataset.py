@@ -54,8 +54,8 @@ class DataSet:
     """Everything that an ingest reads.
 
     `source` is for messages. `window` has the numbers of the spans to train on; of others only what
-    is held out counts. `reading` tells how the source was read, and `declared` which classes it
-    says it has; see `Listing`.
+    is held out counts. `reading` describes how the source was read, `declared` has the classes
+    of the source's own list; see `Listing`.
     """
 
     source: str

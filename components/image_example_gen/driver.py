@@ -21,8 +21,7 @@ from components.image_example_gen.options import Options
 
 # Only the portable driver runs; components must name a class that is the older kind as well.
 class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):
-    """Adds the data's spans and content fingerprint to the execution, which makes them part of the
-    cache key.
+    """A driver that makes the data's spans and content fingerprint part of the cache key.
 
     TFX's own file-based driver fingerprints count, size and modification time, and so misses an
     image that moved to another class while it sees news in a `touch`.

@@ -1,4 +1,4 @@
-"""Runs the ingest as a Beam pipeline. Image bytes cross no stage: a unit is read, decoded and
+"""The ingest as a Beam pipeline. Image bytes cross no stage: a unit is read, decoded and
 written in one, and only what is known of its images leaves it.
 """
 
@@ -34,7 +34,7 @@ SPANS_KEY = "resolved_spans"  # added by the driver
 
 
 class _Read(Worker[SpanUnit]):
-    """Reads and hashes the inputs of a unit."""
+    """Reader that hashes the inputs of a unit."""
 
     def __init__(self, inputs: int | None) -> None:
         self._inputs = inputs
@@ -45,7 +45,7 @@ class _Read(Worker[SpanUnit]):
 
 
 class _Write(Worker[Work]):
-    """Decodes and writes a unit."""
+    """Writer of the decoded images of a unit."""
 
     def __init__(self, max_pixels: int, images: int) -> None:
         self._max_pixels = max_pixels

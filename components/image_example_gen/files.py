@@ -21,7 +21,7 @@ REACH_S = 20.0  # in which a store must answer once, before all of its files are
 class Unusable(Exception):  # noqa: N818 - not an error of the program: it becomes a line of a report
     """An input that cannot become an example.
 
-    `kind` is what such inputs are counted under, `detail` says what is wrong with this one.
+    `kind` is what such inputs are counted under, `detail` what is wrong with this one.
     """
 
     def __init__(self, kind: str, detail: str = "") -> None:

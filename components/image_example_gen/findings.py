@@ -1,4 +1,4 @@
-"""What a person should look at in data that can be trained on, one line each."""
+"""Findings on data that can be trained on, one line each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What image files are, by their first bytes: the headers of JPEG and PNG, and names of the others.
+"""Formats of image files by their first bytes: headers of JPEG and PNG, names of the others.
 
 The ingest and the model server bound what they decode by `header`, which reads JPEG as libjpeg does
 and PNG as libpng does. It needs neither TensorFlow nor Pillow.

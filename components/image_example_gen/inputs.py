@@ -1,4 +1,4 @@
-"""What becomes of each input, before its image is looked at: duplicates, conflicts and splits."""
+"""The fate of inputs before they are decoded: duplicates, conflicts and splits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _HELD_OUT_FIRST = {"test": 0, "eval": 1}
 
 
 class Problem(NamedTuple):
-    """Why an input is quarantined: what it is counted under, and what is wrong with this one."""
+    """The reason for a quarantine: the kind that it is counted under, and the detail."""
 
     kind: str
     detail: str

@@ -1,6 +1,6 @@
 """Images that look the same: resized, re-encoded or slightly retouched copies.
 
-A difference hash says of each two neighbours of the 9 x 9 thumbnail which one is brighter. Pairs
+A difference hash has, for each two neighbours of the 9 x 9 thumbnail, which one is brighter. Pairs
 with hashes that differ in few bits are candidates, and are the same where their thumbnails are: a
 hash alone takes all plain images for one.
 """

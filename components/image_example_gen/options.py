@@ -8,7 +8,7 @@ import json
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How data is read, and what is refused.
+    """The settings of reading data and refusing it.
 
     Attributes:
       depth: level of the folder that names the class, 1 for ROOT/<class>/..., 2 for

@@ -14,7 +14,7 @@ _LEFT = f"{KEPT} AND width IS NULL"
 
 
 class Pieces:
-    """What is kept and not written, a `Work` for each unit that has any of it.
+    """The inputs that are still to be written, a `Work` for each unit that has any.
 
     Args:
       data: what is read.

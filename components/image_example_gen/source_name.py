@@ -1,4 +1,4 @@
-"""What the text of a data source says, read without touching any file."""
+"""The parts of a data source's text, read without touching any file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which split an image is in, and that it stays there.
+"""Stable splits of images.
 
 1. A split that the source names stays, and so does one that an earlier ingest of the workspace
    decided on.

@@ -1,4 +1,4 @@
-"""What must be known of a TIFF before Pillow reads it: it drops what libtiff complains about.
+"""Checks of a TIFF before Pillow reads it, which drops libtiff's complaints.
 
 Of damaged fax and JPEG data libtiff leaves parts of the image as they were in memory, and warns.
 Pillow discards the warnings, so its pixels can differ from one reading to the next. Here the same

@@ -17,7 +17,7 @@ FOLDER = "units"
 
 
 class Units:
-    """What became of the units of the ingests beside the artifact at `uri`, by split."""
+    """The outcomes of units of earlier ingests beside the artifact at `uri`, by split."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri

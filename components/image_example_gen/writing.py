@@ -1,4 +1,4 @@
-"""Decodes the inputs that are kept, once, and writes them as tf.Examples."""
+"""Decoding of the inputs that are kept, once, and their tf.Examples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from components.storage import staging
 
 
 class Target(NamedTuple):
-    """What an input is to become: position of its class, split, and the digest of its bytes."""
+    """The destination of an input: position of its class, split, and the digest of its bytes."""
 
     label_id: int
     split: str
@@ -32,7 +32,7 @@ class Target(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is known of a written example. thumb: `images.THUMB` squared RGB pixels."""
+    """The properties of a written example. thumb: `images.THUMB` squared RGB pixels."""
 
     width: int
     height: int

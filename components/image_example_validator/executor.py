@@ -1,4 +1,4 @@
-"""Validates statistics against the schema, the other splits and the statistics before."""
+"""Validation of statistics against the schema, the other splits and earlier statistics."""
 
 from __future__ import annotations
 

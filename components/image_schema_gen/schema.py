@@ -1,4 +1,4 @@
-"""What the schema of ImageExampleGen's output says beyond what statistics can tell."""
+"""The parts of ImageExampleGen's schema that statistics do not cover."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Unit(abc.ABC):
 
 
 class Content(NamedTuple):
-    """What the outcome depends on: a file, "" for none, and what it means to the ingest."""
+    """A part of the cache key: a file, "" for none, and its meaning for the ingest."""
 
     identity: str
     path: str = ""
@@ -66,7 +66,7 @@ class Content(NamedTuple):
 
 @dataclasses.dataclass
 class Listing:
-    """What a source holds.
+    """The contents of a source.
 
     Attributes:
       units: all inputs.
@@ -77,7 +77,7 @@ class Listing:
       notes: what else a person should know.
       hint: what was expected, for a source without inputs.
       reading: how it was read, for people: pairs of what and how, such as classes and splits.
-      declared: names of classes that it says it has, where it says so.
+      declared: names of classes in the source's own list, where it has one.
     """
 
     units: Sequence[Unit]

@@ -137,7 +137,7 @@ def loads(data: bytes) -> Any:
 
 
 class _Dtype:
-    """Stands in for numpy.dtype; knows its name only."""
+    """A stand-in for numpy.dtype, of which only the name counts."""
 
     def __init__(self, name: object, *_: object) -> None:
         self.name = name
@@ -147,7 +147,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands in for numpy.ndarray until its values are there."""
+    """A stand-in for numpy.ndarray until its values are there."""
 
     values: Pixels
 
@@ -179,7 +179,7 @@ class _Maker:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds stand-ins for what an array is made of, and nothing else."""
+    """An unpickler of arrays that refuses everything else."""
 
     _known: dict[tuple[str, str], Callable[..., Any]] = {
         ("numpy", "ndarray"): _Array,

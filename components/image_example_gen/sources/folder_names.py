@@ -1,4 +1,4 @@
-"""What the names of folders and files tell."""
+"""Splits, spans and classes in the names of folders and files."""
 
 from __future__ import annotations
 

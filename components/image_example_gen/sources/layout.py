@@ -1,4 +1,4 @@
-"""What the folders of a tree mean: classes, splits, spans, or nothing.
+"""The meaning of a tree's folders: classes, splits, spans, or nothing.
 
 Names tell, and where the images are. Where two readings are plausible, none is chosen: the error
 has a command for each. `data.layout`, `data.depth`, `data.train_folder`, `data.eval_folder`,
@@ -26,7 +26,7 @@ _MOST = 0.5  # of the images, which make a reading plausible
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How the paths of a tree are read.
+    """The reading of a tree's paths.
 
     Attributes:
       splits: the split of each top folder; empty where they are no splits.

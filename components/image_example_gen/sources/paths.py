@@ -1,4 +1,4 @@
-"""Where the paths of a manifest lead, and why they lead nowhere."""
+"""Files by the paths of a manifest, and reasons for missing ones."""
 
 # Locations may be URIs, and pathlib would make other ones of them.
 # ruff: noqa: PTH110, PTH116, PTH208
@@ -18,7 +18,7 @@ _BY_WEB = ("http://", "https://", "ftp://")
 
 
 class Paths:
-    """Finds files relative to `root`, a folder or URI."""
+    """A finder of files relative to `root`, a folder or URI."""
 
     def __init__(self, root: str) -> None:
         self._root = root

@@ -1,4 +1,4 @@
-"""What can be meant by a folder, with the command for each."""
+"""Possible readings of a folder, with the command for each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOT_READING = ("min_eval", "max_bad_fraction")
 
 
 class Suggestions:
-    """Collects readings of the folder at `root`, which was read with `options`."""
+    """The possible readings of the folder at `root`, which was read with `options`."""
 
     def __init__(self, root: str, options: Options) -> None:
         self._root = root

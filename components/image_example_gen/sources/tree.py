@@ -1,4 +1,4 @@
-"""Where the images of a folder are: counted by its folders, and theirs."""
+"""The places of images in a folder: counts by its folders, and theirs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Top:
 
 
 class Tree:
-    """Where the images of a folder are.
+    """The places of a folder's images.
 
     Args:
       root: path or URI, for messages.
