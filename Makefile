@@ -12,7 +12,7 @@ JOBS ?= logical
 	licenses audit doctor prism s3 azurite venv tools clean
 
 help: ## Show these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: venv ## Train, evaluate and push a model; options in ARGS="--data DIR"
 	@.venv/bin/perennial run $(ARGS)
@@ -125,7 +125,7 @@ venv: ## Build .venv for runs; further packages in EXTRAS=mlflow
 	@command -v $(PYTHON) >/dev/null || { \
 		echo "$(PYTHON) is not installed; name a Python 3.11: make PYTHON=/path/to/python3.11" >&2; \
 		exit 1; }
-	@$(PYTHON) pipeline/bootstrap.py $(EXTRAS)
+	@$(PYTHON) -m pipeline.bootstrap $(EXTRAS)
 
 tools:
 	@$(MAKE) --no-print-directory venv EXTRAS=dev

@@ -153,7 +153,7 @@ def predict(
       workspace: that of runs and pushed versions.
       name: of the model on a server and in `workspace`.
 
-    Raises ConfigError for a model that cannot be asked, DataError for a folder without images.
+    Raises ConfigError for a model that cannot be reached, DataError for a folder without images.
     """
     environment.prepare()
     found = prediction.predict(

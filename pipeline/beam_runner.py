@@ -1,4 +1,4 @@
-"""Whether Beam's runner is one that can work, found out before anything is read.
+"""Checks of Beam's runner, before anything is read.
 
 Beam and TensorFlow are not imported, except by `try_out`, which runs a job.
 """
@@ -26,7 +26,7 @@ _CONNECT_S = 5.0
 
 
 def jobs(config: BeamConfig) -> Iterator[BeamJob]:
-    """What is given to Beam, each once. The first node that has it gives the name of the table."""
+    """Yield the jobs that Beam is given, each once, named by the settings of its first node."""
     yield from {(job.runner, job.args): job for job in reversed(config.jobs.values())}.values()
 
 
@@ -39,7 +39,7 @@ def check(config: BeamConfig) -> list[str]:
 
 
 def check_options(job: BeamJob, *, pod: bool = False) -> None:
-    """Check what can be told by the options alone. Raises ConfigError.
+    """Check the options, without a connection. Raises ConfigError.
 
     pod: whether the job is submitted by a pod, which has no Java and is not reached by workers.
     """

@@ -1,4 +1,4 @@
-"""A small job that tells whether Beam's workers have this version and reach the same files."""
+"""A small job that checks that Beam's workers have this version and reach the same files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from components import storage
 from components.attempts import Attempt
 from components.errors import JobError
 from components.jobs import Job, Worker
-from pipeline import fingerprint
+from pipeline.fingerprint import fingerprint
 
-# What nodes run on workers, with all that it imports.
+# The code of nodes on workers, with all that it imports.
 _MODULES = (
     *("components.image_example_gen.component", "components.image_statistics_gen.component"),
     *("components.image_transform.component", "components.image_evaluator.component"),
@@ -32,7 +32,7 @@ class TrialError(Exception):
 
 
 class _Look(Worker[str]):
-    """Reads a file, writes one, and tells the version of the code."""
+    """A job that reads a file, writes one, and reports the version of the code."""
 
     def work(self, task: str, attempt: Attempt) -> dict[str, Any]:
         storage.write_bytes(attempt.path(_FILE), storage.read_bytes(task))
@@ -41,7 +41,7 @@ class _Look(Worker[str]):
 
 def code() -> str:
     """Digest of what a worker runs, as this process has it."""
-    return fingerprint.of(*_MODULES)
+    return fingerprint(*_MODULES)
 
 
 def run(pipeline_args: Sequence[str], workspace: Path) -> str:

@@ -1,6 +1,6 @@
 """Build .venv from the lock file, on a machine that has nothing but Python 3.11.
 
-    python3.11 pipeline/bootstrap.py [EXTRA ...]
+    python3.11 -m pipeline.bootstrap [EXTRA ...]
 
 Without arguments it installs what runs need. `dev` adds the tools of developers, and the name of an
 optional dependency of pyproject.toml, such as `mlflow`, adds its packages.
@@ -19,12 +19,9 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import ctypes.util
-import dataclasses
 import hashlib
 import importlib.util
 import json
-import mmap
 import os
 import platform
 import re
@@ -36,173 +33,46 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from pipeline import host as host_module
+from pipeline.host import (
+    NEWER_RELEASE,
+    PYTHON,
+    USE_CONTAINER,
+    BootstrapError,
+    Host,
+    check_host,
+    check_python,
+    check_space,
+    dotted,
+    existing_parent,
+    glibc_version,
+    inspect_host,
+)
+
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 READY = VENV / ".ready"
 LOCK_FILE = ROOT / "requirements.lock"
 
-PYTHON = (3, 11)
-# What the wheels ask for, read from their ELF version needs.
-GLIBC = (2, 38)
-LIBSTDCXX_SYMBOLS = ("GLIBCXX_3.4.32", "CXXABI_1.3.15")
-NEEDED_BYTES = 5 * 10**9  # .venv takes 4 GB, and archives are unpacked beside it
-
-# First release of each distribution that carries both, and the keys that sign its archive.
-NEWER_RELEASE = {
-    "debian": (("trixie",), Path("/usr/share/keyrings/debian-archive-keyring.gpg")),
-    # Ubuntu puts security fixes in a suite of their own, Debian folds them into the release.
-    "ubuntu": (("noble", "noble-updates"), Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")),
-}
 RUNTIME_PACKAGES = ("libc6", "libstdc++6", "libgcc-s1")
 # Loaded before anything else, so that no extension can bind to the host's older copies.
 PRELOADED = (
     *("libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libpthread.so.0", "libdl.so.2"),
     *("librt.so.1", "libutil.so.1", "libresolv.so.2"),
 )
-# The two libraries that set the demands above: when they load, the environment fits the host.
+# The two libraries with the highest demands: when they load, the environment fits the host.
 NATIVE_MODULES = (
     "ml_metadata/metadata_store/pywrap/metadata_store_extension.so",
     "tensorflow_data_validation/pywrap/tensorflow_data_validation_extension.so",
 )
 
-USE_CONTAINER = "use a container of Debian 13, Ubuntu 24.04 or newer that has Python 3.11"
 CHECK_NETWORK = "check the network and the package index that pip is set to (pip config list)"
 HEARTBEAT_S = 30
 DEV = "dev"  # everything in the lock file
 
 
-class BootstrapError(Exception):
-    """A reason why .venv cannot be built here, and what to do about it, in one line."""
-
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(f"{problem}; {remedy}")
-        self.problem = problem
-        self.remedy = remedy
-
-
-@dataclasses.dataclass(frozen=True)
-class Host:
-    """What matters of this machine. `missing` names the libstdc++ symbols that it lacks."""
-
-    system: str
-    machine: str
-    python: tuple[int, int]
-    glibc: tuple[int, int] | None
-    libstdcxx: str | None
-    missing: tuple[str, ...]
-    distribution: str
-    codename: str
-
-    @property
-    def lacking(self) -> str:
-        """What the native wheels need and this host has not, in words; empty if nothing."""
-        parts = []
-        if self.glibc is None or self.glibc < GLIBC:
-            found = dotted(self.glibc) if self.glibc else "none"
-            parts.append(f"glibc {dotted(GLIBC)} (found {found})")
-        if self.missing:
-            parts.append(f"GCC 14's libstdc++ ({', '.join(self.missing)})")
-        return " and ".join(parts)
-
-
-def inspect_host() -> Host:
-    """Look at the running interpreter's C library and at the libstdc++ that it would load."""
-    libstdcxx = _find_libstdcxx()
-    release = _os_release()
-    return Host(
-        system=platform.system(),
-        machine=platform.machine(),
-        python=sys.version_info[:2],
-        glibc=_glibc_version(),
-        libstdcxx=libstdcxx,
-        missing=tuple(_missing_symbols(libstdcxx)),
-        distribution=release.get("ID", "unknown"),
-        codename=release.get("VERSION_CODENAME", ""),
-    )
-
-
-def dotted(version: tuple[int, ...]) -> str:
-    """(2, 38) as "2.38"."""
-    return ".".join(map(str, version))
-
-
-def _os_release() -> Mapping[str, str]:
-    try:
-        return platform.freedesktop_os_release()
-    except OSError:  # not Linux, or a Linux without the file
-        return {}
-
-
-def _glibc_version() -> tuple[int, int] | None:
-    try:
-        text = os.confstr("CS_GNU_LIBC_VERSION") or ""
-    except (AttributeError, ValueError, OSError):  # musl, macOS and Windows know no such name
-        return None
-    found = re.fullmatch(r"glibc (\d+)\.(\d+).*", text)
-    return (int(found[1]), int(found[2])) if found else None
-
-
-def _find_libstdcxx() -> str | None:
-    """Path of the libstdc++ the dynamic loader picks, which may be .venv's private copy."""
-    try:
-        ctypes.CDLL("libstdc++.so.6")
-    except OSError:
-        return None
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if "libstdc++.so.6" in line:
-            return line.split(maxsplit=5)[5]
-    return ctypes.util.find_library("stdc++")
-
-
-def _missing_symbols(library: str | None) -> Iterator[str]:
-    if library is None:
-        yield from LIBSTDCXX_SYMBOLS
-        return
-    with open(library, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-        for symbol in LIBSTDCXX_SYMBOLS:
-            if data.find(symbol.encode() + b"\0") < 0:
-                yield symbol
-
-
-def check_python(version: tuple[int, int]) -> None:
-    """Raise BootstrapError unless `version` is the one that TFX and its Kubeflow support take."""
-    if version != PYTHON:
-        raise BootstrapError(
-            f"Python {dotted(PYTHON)} is needed (TFX's Kubeflow support stops below 3.12), this is "
-            f"{dotted(version)}",
-            "install it or name one: make PYTHON=/path/to/python3.11",
-        )
-
-
-def check_host(host: Host) -> None:
-    """Raise BootstrapError where no supported way leads to a working .venv."""
-    if host.system != "Linux" or host.machine != "x86_64":
-        raise BootstrapError(
-            f"TFX's native wheels exist for Linux on x86_64, this is {host.system} on "
-            f"{host.machine}",
-            USE_CONTAINER,
-        )
-    if host.lacking and host.distribution not in NEWER_RELEASE:
-        raise BootstrapError(
-            f"this {host.distribution} host lacks {host.lacking}, and only Debian and Ubuntu hosts "
-            "can be given a private copy",
-            USE_CONTAINER,
-        )
-
-
-def check_space(folder: Path, needed: int = NEEDED_BYTES) -> None:
-    """Raise BootstrapError where the disk of `folder` has less than `needed` bytes free."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise BootstrapError(
-            f"{free / 1e9:.1f} GB are free on the disk of {folder} and {needed / 1e9:.0f} GB are "
-            "needed",
-            "make room there, or clone to a larger disk",
-        )
-
-
 def archive_mirrors(host: Host, etc_apt: Path = Path("/etc/apt")) -> list[str]:
-    """URIs from which this host's own release is installed, as apt reads its configuration."""
+    """List the URIs from which this host's own release is installed, by apt's configuration."""
     listing = _call(
         [
             *("apt-get", "indextargets", "--no-release-info", "-o", f"Dir::Etc={etc_apt}"),
@@ -300,7 +170,7 @@ def patch_interpreter(venv: Path, runtime: Path) -> None:
 
 
 def locked(names: tuple[str, ...], lock_text: str) -> str:
-    """The lock file's entries, hashes included, of the named distributions."""
+    """Return the lock file's entries, hashes included, of the named distributions."""
     entries = re.findall(r"^[a-z0-9].*?(?=^[a-z0-9]|\Z)", lock_text, re.MULTILINE | re.DOTALL)
     by_name = {entry.split("==")[0]: entry for entry in entries}
     absent = ", ".join(name for name in names if name not in by_name)
@@ -310,7 +180,7 @@ def locked(names: tuple[str, ...], lock_text: str) -> str:
 
 
 def stamp() -> str:
-    """Digest of everything .venv is made from: equal stamps mean an up-to-date .venv."""
+    """Digest everything that .venv is made from: equal stamps mean an up-to-date .venv."""
     import tomllib  # here, so that an older Python reaches the message about its version
 
     table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -318,8 +188,9 @@ def stamp() -> str:
     parts = [
         LOCK_FILE.read_bytes(),
         Path(__file__).read_bytes(),
+        Path(host_module.__file__).read_bytes(),
         json.dumps(installed, sort_keys=True).encode(),
-        f"{sys.version} {sys.base_prefix} {ROOT} {_glibc_version()}".encode(),
+        f"{sys.version} {sys.base_prefix} {ROOT} {glibc_version()}".encode(),
     ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
@@ -368,12 +239,10 @@ def install(extras: Sequence[str]) -> None:
 
 
 def selected(extras: Sequence[str], lock_text: str) -> str:
-    """The entries of the lock file, hashes included, for runs and for `extras`."""
+    """Return the entries of the lock file, hashes included, for runs and for `extras`."""
     if DEV in extras:
         return lock_text
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))  # a script finds only its own folder
-    from kubeflow.image import requirements
+    from kubeflow.image import requirements  # here, because it imports tomllib
 
     entries = requirements.entries(lock_text)
     try:
@@ -395,7 +264,7 @@ def _uv_install(*what: str) -> None:
 
 
 def uv_environment(pip_config: str) -> dict[str, str]:
-    """What uv must be told in environment variables to reach what pip reaches.
+    """Return the environment variables with which uv uses the same index as pip.
 
     Args:
         pip_config: what `pip config list` prints. uv reads no pip settings by itself.
@@ -412,18 +281,10 @@ def uv_environment(pip_config: str) -> dict[str, str]:
     return {key: value for key, value in values.items() if key not in os.environ}
 
 
-def existing_parent(path: Path) -> Path:
-    """`path` itself, or the nearest folder above it that exists."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
-
-
 def _call(
     command: list[str], remedy: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> str:
-    """Run `command` and return what it printed; what went wrong is only shown if it fails."""
+    """Run `command` and return its output; its errors are shown only if it fails."""
     # Without this variable pip and uv compile; where a container sets it, imports take 3x as long.
     inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     started = time.monotonic()
@@ -478,7 +339,7 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 def _state() -> tuple[str, set[str]]:
-    """The stamp of .venv and the extras in it; "" where it is not complete."""
+    """Read the stamp of .venv and the extras in it; "" where it is not complete."""
     stamped, *extras = READY.read_text().split("\n") if READY.is_file() else [""]
     return stamped, set(extras)
 
@@ -489,13 +350,14 @@ def _is_ready(wanted: str, extras: Sequence[str]) -> bool:
 
 
 def _leave_virtual_environment() -> None:
-    """Go on in the base interpreter: .venv cannot rebuild itself, and hides the host's glibc."""
+    """Continue in the base interpreter: .venv cannot rebuild itself, and hides the host's glibc."""
     if sys.prefix == sys.base_prefix:
         return
     base = Path(sys.base_prefix) / "bin" / f"python{dotted(PYTHON)}"
     if not base.is_file():
         raise BootstrapError(f"{base} is gone", "run this outside of the virtual environment")
-    os.execv(base, [str(base), *sys.argv])
+    os.chdir(ROOT)
+    os.execv(base, [str(base), "-m", "pipeline.bootstrap", *sys.argv[1:]])
 
 
 def main(extras: Sequence[str] = ()) -> int:

@@ -51,7 +51,7 @@ def main() -> None:
     try:
         app()
     finally:
-        # What TFX and TensorFlow made would take seconds to collect, and goes with the process.
+        # The objects of TFX and TensorFlow would take seconds to collect, and the process ends.
         gc.freeze()
 
 
@@ -95,7 +95,7 @@ def _fail_to_print(reason: str) -> NoReturn:
 
 
 def _listed(error: UserError) -> str:
-    """The message, with each finding that ends it on a line of its own, to be copied."""
+    """Put each finding that ends the message on a line of its own, to be copied."""
     text = " ".join(str(error).splitlines())
     if error.findings and text.endswith(error.findings[-1]):
         for finding in error.findings:

@@ -47,7 +47,7 @@ _ICONS = {  # in Unicode, in ASCII, and the style
 
 @dataclasses.dataclass
 class _Node:
-    """What is known of a node. started: epoch seconds."""
+    """State of a node. started: epoch seconds."""
 
     name: str
     state: str = "waiting"
@@ -74,7 +74,7 @@ class _Step:
     extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def is_due(self, now: float) -> bool:
-        """Whether it is time for another line; if so, the next one counts from here."""
+        """Tell whether it is time for another line; if so, the next one counts from here."""
         waited = now - self.shown_at
         moved = self.total is not None and (
             self.done - self.shown_done >= _STEP_FRACTION * self.total
@@ -95,7 +95,7 @@ class Console(logging.Handler, abc.ABC):
 
     @staticmethod
     def create(log_format: str, stream: TextIO) -> Console:
-        """A console for "rich", "plain" or "json" that writes to `stream`."""
+        """Make a console for "rich", "plain" or "json" that writes to `stream`."""
         kinds: dict[str, type[Console]]
         kinds = {"rich": _RichConsole, "plain": _PlainConsole, "json": _JsonConsole}
         return kinds[log_format](stream)
@@ -120,7 +120,7 @@ class Console(logging.Handler, abc.ABC):
         progress.LOGGER.setLevel(self._previous_level)
 
     def nodes(self) -> list[dict[str, Any]]:
-        """What became of each node so far: node, state, wall_s, cpu_s and peak_mb."""
+        """List the nodes so far, each with node, state, wall_s, cpu_s and peak_mb."""
         return [
             {
                 "node": node.name,
@@ -356,7 +356,7 @@ class _Terminal(rich.console.Console):
         return rich.console.ConsoleDimensions(columns or 80, lines or 25)
 
     def on_broken_pipe(self) -> None:
-        """Fall silent, where Rich would end the process."""
+        """Write nothing more, where Rich would end the process."""
         self.quiet = True
 
 

@@ -25,7 +25,7 @@ from components.infra_validator.component import InfraValidator
 from components.resolvers.baseline import BaselineStrategy
 from components.resolvers.previous_statistics import PreviousStatisticsStrategy
 from components.resolvers.warm_start import WarmStartStrategy
-from pipeline import fingerprint
+from pipeline.fingerprint import fingerprint
 from pipeline.settings import Config
 from trainer_module import recipes
 
@@ -51,25 +51,25 @@ def create_pipeline(
         input_base=config.data.source,
         splits=config.data.splits,
         options=config.data.options,
-        code=fingerprint.of("components.image_example_gen.component"),
+        code=fingerprint("components.image_example_gen.component"),
     ).with_id("ImageExampleGen")
 
     statistics_gen = ImageStatisticsGen(
         examples=example_gen.outputs["examples"],
-        code=fingerprint.of("components.image_statistics_gen.component"),
+        code=fingerprint("components.image_statistics_gen.component"),
     ).with_id("StatisticsGen")
 
     if config.data.schema_file:
         schema_gen = ImageSchemaImport(
             schema_file=str(config.data.schema_file),
             digest=hashlib.sha256(config.data.schema_file.read_bytes()).hexdigest(),
-            code=fingerprint.of("components.image_schema_gen.component"),
+            code=fingerprint("components.image_schema_gen.component"),
         ).with_id("SchemaGen")
     else:
         schema_gen = ImageSchemaGen(
             statistics=statistics_gen.outputs["statistics"],
             examples=example_gen.outputs["examples"],
-            code=fingerprint.of("components.image_schema_gen.component"),
+            code=fingerprint("components.image_schema_gen.component"),
         ).with_id("SchemaGen")
     schema = schema_gen.outputs["schema"]
 
@@ -85,7 +85,7 @@ def create_pipeline(
         schema=schema,
         previous=previous_statistics.outputs["previous"],
         policy=config.validation,
-        code=fingerprint.of("components.image_example_validator.component"),
+        code=fingerprint("components.image_example_validator.component"),
     ).with_id("ExampleValidator")
 
     transform = ImageTransform(
@@ -94,9 +94,7 @@ def create_pipeline(
         preprocessing_fn="trainer_module.transform.preprocessing_fn",
         custom_config={
             **config.transform.model_dump(mode="json"),
-            "code": fingerprint.of(
-                "trainer_module.transform", "components.image_transform.component"
-            ),
+            "code": fingerprint("trainer_module.transform", "components.image_transform.component"),
         },
     ).with_id("Transform")
     transform.add_upstream_node(example_validator)
@@ -121,7 +119,7 @@ def create_pipeline(
             **config.train.model_dump(mode="json"),
             "image_size": config.transform.image_size,
             "train_size": config.transform.train_size,
-            "code": fingerprint.of(
+            "code": fingerprint(
                 "trainer_module.run_fn",
                 *(f"trainer_module.recipes.{name}" for name in _recipes(config)),
             ),
@@ -140,7 +138,7 @@ def create_pipeline(
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
         bounds=config.evaluate,
-        code=fingerprint.of("components.image_evaluator.component"),
+        code=fingerprint("components.image_evaluator.component"),
     ).with_id("Evaluator")
 
     infra_validator = _infra_validator(config, trainer, example_gen)
@@ -185,7 +183,7 @@ def create_pipeline(
 
 
 def _recipes(config: Config) -> set[str]:
-    """The recipe, and the one that it builds upon, if any."""
+    """Return the recipe, and the one that it builds upon, if any."""
     base = recipes.get(config.train.recipe).built_on(config.train.hyperparameters)
     return {config.train.recipe, base or config.train.recipe} & set(recipes.names())
 
@@ -199,7 +197,7 @@ def _infra_validator(
         model=trainer.outputs["model"],
         examples=example_gen.outputs["examples"],
         server=f"{_LAUNCH}.serve_folder",
-        code=fingerprint.of("components.infra_validator.component", _LAUNCH),
+        code=fingerprint("components.infra_validator.component", _LAUNCH),
         # TensorFlow Serving and its protocol's package are released under the same number.
         image_tag=importlib.metadata.version("tensorflow-serving-api"),
         num_examples=config.infra_validation.examples,

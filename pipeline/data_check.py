@@ -15,6 +15,7 @@ from components.image_example_gen import assignments
 from components.image_example_gen.accounting import Accounting, varied
 from components.image_example_gen.dataset import list_data
 from components.progress import report
+from components.wording import counted
 from pipeline.commands.files import write
 from pipeline.config import check_data
 from pipeline.console import Console
@@ -72,7 +73,7 @@ def _rows(record: Accounting, bad: Sequence[Mapping[str, Any]]) -> list[tuple[st
     for split, counts in record.splits.items():
         shown = ", ".join(f"{count:,} {label}" for label, count in _most(counts))
         if (more := len(counts) - MAX_SHOWN) > 0:
-            shown += f" and {more:,} more classes"
+            shown += f" and {counted(more, 'more class', 'more classes')}"
         rows.append((f"In {split}", f"{record.examples(split):,}: {shown}"))
     for name, counts in (
         ("Normalised", record.normalized),

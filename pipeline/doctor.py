@@ -1,4 +1,4 @@
-"""What `perennial doctor` shows: what this machine has, what it lacks and what to do about it.
+"""Checks of this machine for `perennial doctor`, each problem with its remedy.
 
 TensorFlow is never imported, so that it also answers where TensorFlow cannot start.
 """
@@ -27,6 +27,15 @@ from rich.text import Text
 from components import environment
 from pipeline import beam_runner, bootstrap
 from pipeline.errors import ConfigError
+from pipeline.host import (
+    BootstrapError,
+    Host,
+    check_host,
+    check_python,
+    dotted,
+    existing_parent,
+    inspect_host,
+)
 from pipeline.installed import version_of
 from pipeline.noise import redirect_output
 from pipeline.settings import BeamConfig
@@ -51,7 +60,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """One thing found. `problem` is empty if it is as it should be, else `remedy` says what to do.
+    """One finding. `problem` is empty if all is well; otherwise `remedy` tells what to do.
 
     `unit` is that of `value`; `note` is for people.
     """
@@ -107,9 +116,9 @@ def render(facts: list[Fact], console: Console, as_table: bool) -> None:
 
 
 def collect(workspace: Path) -> list[Fact]:
-    """Everything that decides whether, and how fast, a run works here."""
+    """Collect everything that decides whether, and how fast, a run works here."""
     return [
-        *runtime_facts(bootstrap.inspect_host()),
+        *runtime_facts(inspect_host()),
         *_machine_facts(),
         disk_fact(workspace),
         *environment_facts(),
@@ -118,16 +127,16 @@ def collect(workspace: Path) -> list[Fact]:
     ]
 
 
-def runtime_facts(host: bootstrap.Host) -> Iterator[Fact]:
-    """Operating system, interpreter and the libraries that the native wheels are bound to."""
-    problem, remedy = _failure(bootstrap.check_host, host)
+def runtime_facts(host: Host) -> Iterator[Fact]:
+    """Describe operating system, interpreter and the libraries that native wheels are bound to."""
+    problem, remedy = _failure(check_host, host)
     yield Fact("system", f"{_release()}, {host.machine}", problem=problem, remedy=remedy)
     # Where the check of the host passes, a new environment gets what this one lacks.
     lacking = f"the native wheels need {host.lacking}" if host.lacking and not problem else ""
-    problem, remedy = _failure(bootstrap.check_python, host.python)
+    problem, remedy = _failure(check_python, host.python)
     version = platform.python_version()
     yield Fact("python", version, note=sys.executable, problem=problem, remedy=remedy)
-    glibc = bootstrap.dotted(host.glibc) if host.glibc else None
+    glibc = dotted(host.glibc) if host.glibc else None
     yield Fact("glibc", glibc, problem=lacking, remedy=REBUILD if lacking else "")
     private = host.libstdcxx is not None and Path(host.libstdcxx).is_relative_to(sys.prefix)
     yield Fact("libstdc++", host.libstdcxx, note="private copy of this environment" * private)
@@ -136,7 +145,7 @@ def runtime_facts(host: bootstrap.Host) -> Iterator[Fact]:
 def _failure(check: Callable[[T], None], subject: T) -> tuple[str, str]:
     try:
         check(subject)
-    except bootstrap.BootstrapError as error:
+    except BootstrapError as error:
         return error.problem, error.remedy
     return "", ""
 
@@ -162,7 +171,7 @@ def _read(path: str | Path) -> str:
 
 
 def cpu_fact(cpuinfo: str, cores: int) -> Fact:
-    """Cores that this process may use, from `cpuinfo` in the format of /proc/cpuinfo."""
+    """Count the cores that this process may use, from `cpuinfo` in the format of /proc/cpuinfo."""
     model = re.search(r"^model name\s*: (.*)$", cpuinfo, re.MULTILINE)
     flags = re.search(r"^flags\s*: (.*)$", cpuinfo, re.MULTILINE)
     no_avx = flags is not None and "avx" not in flags[1].split()
@@ -177,13 +186,13 @@ def cpu_fact(cpuinfo: str, cores: int) -> Fact:
 
 
 def memory_bytes() -> float | None:
-    """Memory that a run can use, in bytes; None where that cannot be told."""
+    """Return the memory that a run can use, in bytes; None where it is not known."""
     found = memory_fact(_read("/proc/meminfo"), [_read(path) for path in MEMORY_LIMITS]).value
     return None if found is None else float(found) * 1e9
 
 
 def memory_fact(meminfo: str, limits: list[str]) -> Fact:
-    """Memory that a run can use, in GB.
+    """Describe the memory that a run can use, in GB.
 
     Args:
         meminfo: text in the format of /proc/meminfo.
@@ -222,8 +231,8 @@ def _gpu_fact() -> Fact:
 
 
 def disk_fact(workspace: Path) -> Fact:
-    """Space for `workspace` in GB, and whether this user may write there."""
-    folder = bootstrap.existing_parent(workspace)
+    """Describe the space for `workspace` in GB, and whether this user may write there."""
+    folder = existing_parent(workspace)
     free = round(shutil.disk_usage(folder).free / 1e9, 1)
     problem = ""
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
@@ -235,7 +244,7 @@ def disk_fact(workspace: Path) -> Fact:
 
 
 def environment_facts() -> Iterator[Fact]:
-    """What is set for Keras and TensorFlow by files and variables of this user."""
+    """Describe the settings of Keras and TensorFlow in files and variables of this user."""
     try:
         overruled = environment.overruled()
         note = ", ".join(f"{name} = {value} is overruled" for name, value in overruled.items())
@@ -249,7 +258,7 @@ def environment_facts() -> Iterator[Fact]:
 
 
 def beam_facts(beam: BeamConfig, workspace: Path) -> Iterator[Fact]:
-    """Whether Beam's runners answer, and their workers can do the work of the nodes."""
+    """Check that Beam's runners answer and that their workers can do the work of the nodes."""
     for job in beam_runner.jobs(beam):
         problem = remedy = note = ""
         try:
@@ -264,7 +273,7 @@ def beam_facts(beam: BeamConfig, workspace: Path) -> Iterator[Fact]:
 
 
 def package_facts(lock_file: Path) -> Iterator[Fact]:
-    """Versions of what a run stands on, compared with `lock_file` if there is one."""
+    """Compare the versions of the packages that a run needs with `lock_file`, if there is one."""
     pinned = dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", _read(lock_file), re.MULTILINE))
     for package in PACKAGES:
         version = version_of(package)
@@ -278,7 +287,7 @@ def package_facts(lock_file: Path) -> Iterator[Fact]:
 
 
 def bytecode_fact() -> Fact:
-    """Whether imports find compiled bytecode: without it each start costs 20 s of CPU more."""
+    """Check that imports find compiled bytecode: without it each start takes 20 s of CPU more."""
     origins = [spec.origin for name in SLOW_IMPORTS if (spec := importlib.util.find_spec(name))]
     compiled = all(
         Path(importlib.util.cache_from_source(origin)).is_file() for origin in origins if origin

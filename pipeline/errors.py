@@ -93,13 +93,13 @@ class DatabaseLost(UserError):
 
 
 def data_error(error: BadDataError, message: str | None = None) -> DataError:
-    """What a user is told of data that cannot be used; `message` where not the error's own."""
+    """Make the error of the command line of a component's; `message` replaces its text."""
     kind = DataLost if isinstance(error, DataLossError) else DataError
     return kind(str(error) if message is None else message, error.findings)
 
 
 def kinds(kind: type[UserError] = UserError) -> Iterator[type[UserError]]:
-    """All kinds of failures below one that have an exit code of their own."""
+    """Yield all kinds of failures below one that have an exit code of their own."""
     for each in kind.__subclasses__():
         if "exit_code" in vars(each):
             yield each

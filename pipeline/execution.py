@@ -14,7 +14,7 @@ from components import reuse
 from components.image_evaluator.summary import Summary, summarize
 from components.image_example_gen.accounting import Accounting, read_accounting
 from components.image_example_gen.sources import digits
-from components.image_example_validator.executor import read_warnings
+from components.image_example_validator.findings import read_findings
 from pipeline import local_runner
 from pipeline.dag import Locations, create_pipeline
 from pipeline.local_runner import NodeResult, RunResult
@@ -48,7 +48,7 @@ def execute(config: Config, workspace: Workspace, run_id: str) -> Outcome:
     (pushed,) = outputs["Pusher"]["pushed_model"]
     return Outcome(
         run=result,
-        warnings=read_warnings(outputs["ExampleValidator"]["anomalies"][0].uri),
+        warnings=list(map(str, read_findings(outputs["ExampleValidator"]["anomalies"][0].uri))),
         accounting=read_accounting(outputs["ImageExampleGen"]["examples"][0].uri),
         verdict=summarize(
             outputs["Evaluator"]["evaluation"][0].uri, outputs["Evaluator"]["blessing"][0].uri

@@ -22,7 +22,7 @@ class _Module(NamedTuple):
     """Dotted names in it that may be modules."""
 
 
-def of(*modules: str, root: Path = ROOT) -> str:
+def fingerprint(*modules: str, root: Path = ROOT) -> str:
     """Digest the named modules and every module of ours that they name, however deep.
 
     A module names another one by an import, or by a string that is its dotted name, as in

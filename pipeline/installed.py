@@ -8,7 +8,7 @@ PACKAGES = ("perennial", "tfx", "tensorflow", "keras")  # what a model depends o
 
 
 def version_of(package: str) -> str | None:
-    """The version that is installed; None for none."""
+    """Return the installed version of a package; None for none."""
     # The container image for CPUs has a TensorFlow without the kernels for GPUs.
     for name in (package, f"{package}-cpu"):
         try:

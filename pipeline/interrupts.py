@@ -19,12 +19,12 @@ import psutil
 from components import progress
 from pipeline.errors import INTERRUPTED, NodeFailed
 
-_GRACE_S = 60.0  # for a node that takes too long to end when it is told to
+_GRACE_S = 60.0  # for a node that takes too long to end after a signal
 _LOG_DESCRIPTOR = 2  # where `noise.redirect_output` sends it
 
 
 class Interrupts:
-    """Turns SIGINT and SIGTERM into KeyboardInterrupt, and remembers that they came.
+    """Handlers that turn SIGINT and SIGTERM into KeyboardInterrupt, and remember the signals.
 
     Beam and TensorFlow catch everything, KeyboardInterrupt included, and raise an error of their
     own, which would make an interrupted node look like a failed one. A node that takes longer than
@@ -32,7 +32,7 @@ class Interrupts:
 
     A second signal ends the process at once, whatever it does, and so does the first one after
     _GRACE_S: Python's handlers do not run while the main thread waits in native code. Where that
-    code keeps all of Python waiting, the kernel does it.
+    code blocks all of Python, the kernel ends the process.
     """
 
     def __init__(self, node_timeout: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Run a TFX pipeline in this process, node by node, saying what happens to each.
+"""Run a TFX pipeline in this process, node by node, and report progress.
 
 TFX's own LocalDagRunner does the same work silently, takes a node whose inputs cannot be resolved
 for a success, and leaves the node that Ctrl-C hit running forever in the metadata.
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("perennial.runner")
 _LONGEST_MESSAGE = 300
 _OWN = ("components.", "trainer_module.")
-# What TensorFlow says of a graph before it says what is wrong.
+# Beginnings of TensorFlow's messages, before the reason.
 _GRAPH_PREAMBLE = ("Graph execution error", "Detected at node", "<stack traces unavailable>")
 _FULL_BYTES = 64 * 1024  # a disk that has no more left is taken for full
 
@@ -72,10 +72,10 @@ State = Literal["complete", "cached", "resolved", "skipped"]
 
 @dataclasses.dataclass(frozen=True)
 class NodeResult:
-    """What became of one node.
+    """Outcome of one node.
 
     state: complete (it ran), cached (its outputs are those of an earlier execution), resolved (it
-    only looks artifacts up, which it does every time) or skipped (a condition in the pipeline left
+    only looks artifacts up, in every run) or skipped (a condition in the pipeline left
     it out). execution_id: its execution in ML Metadata, None when skipped. outputs: the artifacts
     by output name, cached or not. Usage as in `usage.Usage`.
     """
@@ -109,7 +109,7 @@ def run(
     Raises:
         DataError: a node blamed its data (BadDataError); the message is the node's own.
         NotBlessed: no model server serves the candidate as it should (NotServableError).
-        PromotionFailed: what was pushed is not served as push.promote wants it.
+        PromotionFailed: the pushed version is not served as push.promote demands.
         NodeFailed: a node failed otherwise, or took too long.
         KeyboardInterrupt: SIGINT or SIGTERM came. The interrupted node's execution is FAILED and
             its partial outputs are gone.
@@ -130,7 +130,7 @@ class NodeRunner:
         ir: the whole DAG, with the run's id in it.
         handle: of ML Metadata; it is entered anew for each part of the work.
         undo: called after a failure, to mark what was cut off and to remove its partial output.
-        log: where to find what libraries said, for messages.
+        log: file with the output of libraries, for messages.
         node_timeout: seconds after which a node is stopped.
         metadata_file: what ML Metadata is in, where it is a file.
     """
@@ -205,7 +205,7 @@ class NodeRunner:
         return (info.execution_id if info else None) or None
 
     def _operators(self, spec: Message | None) -> dict[Any, Callable[..., Any]]:
-        """What runs executors, by the kind of their specification."""
+        """Return the operators that run executors, by the kind of their specification."""
         beam = _operator(spec)
         root = self._ir.runtime_spec.pipeline_root.field_value.string_value
         if not storage.is_uri(root) or not staged.is_staged(spec):
@@ -336,7 +336,7 @@ class _Run:
 
 
 def _without_beam_args(spec: Message | None) -> Message | None:
-    """What an executor is, without how it is run: TFX makes a node's cache key of all of it."""
+    """Return a specification without arguments of Beam, which would be part of cache keys."""
     if not isinstance(spec, BeamExecutableSpec):
         return spec
     rest = copy.deepcopy(spec)
@@ -346,7 +346,7 @@ def _without_beam_args(spec: Message | None) -> Message | None:
 
 
 def _operator(spec: Message | None) -> Callable[..., BeamExecutorOperator]:
-    """Makes what runs an executor, with the arguments for Beam that the launcher is not shown."""
+    """Make the operator of an executor, with the arguments of Beam."""
 
     def make(executor_spec: Message, platform_config: Message | None) -> BeamExecutorOperator:
         del executor_spec

@@ -42,10 +42,8 @@ def log(uri: str, facts: Facts, folder: Path) -> str:
             if (folder / name).exists():
                 client.log_artifact(created, str(folder / name))
     except MlflowException as error:
-        progress.report(
-            "note",
-            text=f"the report was not logged to MLflow: {' '.join(str(error).split())[:300]}",
-        )
+        reason = " ".join(str(error).split())[:300]
+        progress.report("note", text=f"the report was not logged to MLflow: {reason}")
     client.set_terminated(created, _STATES.get(run.state, "FAILED"), end_time=ended)
     return created
 

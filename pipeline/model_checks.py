@@ -85,7 +85,7 @@ def _without_values(recipe: Recipe, config: Config) -> keras.Model:
 
     settings = config.train.hyperparameters
     try:
-        # What is assigned to a weight stays in the scope, after a look at its shape.
+        # Values of weights stay in the scope; only their shapes are checked.
         with keras.StatelessScope(initialize_variables=False):
             return build()
     except (ValueError, WeightsError) as error:
@@ -118,7 +118,7 @@ def _gpus(place: PreflightContext) -> str:
     used = len(tf.config.list_physical_devices("GPU"))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     why = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
-    return f"{used} of the {there} GPUs here are used{why}" if used < there else ""
+    return f"{used} of {counted(there, 'GPU')} used{why}" if used < there else ""
 
 
 def _workers(place: PreflightContext) -> str:
@@ -146,11 +146,11 @@ def _recipe(place: PreflightContext, model: keras.Model | None) -> str:
         return NOT_HERE if place.pod else "left to the Trainer"
     config = place.config
     count = len(model.weights)
-    return f"{config.train.recipe} at {config.transform.image_size} px, {count} weights"
+    return f"{config.train.recipe} at {config.transform.image_size} px, {counted(count, 'weight')}"
 
 
 def _alternative(place: PreflightContext) -> str:
-    """What more can be done where the recipe was not chosen by a person."""
+    """Name another recipe, where this one was not chosen by a person."""
     origin = place.origins.get("train.recipe", "")
     if not origin.startswith(AUTO):
         return ""
@@ -187,7 +187,7 @@ def memory(place: PreflightContext, model: keras.Model | None) -> str:
         return f"{least}{f', a batch in {parts} parts' if parts > 1 else ''}"
     raise ConfigError(
         f"train.batch_size = {config.train.batch_size}: a step of {config.train.recipe} with "
-        f"{part} images of {size} px takes {size_text(needs.of(part))} or more, "
+        f"{counted(part, 'image')} of {size} px takes {size_text(needs.of(part))} or more, "
         f"and {where} has {size_text(room)}; {_smaller(share, needs, room)}"
     )
 

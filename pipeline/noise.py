@@ -1,4 +1,4 @@
-"""Keep the terminal for what the product says: everything else goes to a log file.
+"""Output of libraries, which goes to a log file and not to the terminal.
 
 TensorFlow, Beam, absl and their native libraries write to file descriptors 1 and 2 whenever they
 like, some of it before their own logging is set up. So the descriptors themselves are redirected.
@@ -18,7 +18,7 @@ from components.redaction import redact
 
 
 class Terminal(NamedTuple):
-    """The process's own stdout and stderr, out of the reach of any library."""
+    """The process's own stdout and stderr, which no library can write to."""
 
     stdout: TextIO
     stderr: TextIO
@@ -66,7 +66,7 @@ def _duplicate(descriptor: int) -> TextIO:
 
 
 def _by_line(file: Path | int, mode: str, encoding: str = "utf-8") -> TextIO:
-    """A writer that holds no finished line back, so that none is lost if the process is killed."""
+    """Open a writer that flushes each line, so that none is lost if the process is killed."""
     return open(file, mode, 1, encoding=encoding, errors="backslashreplace")  # type: ignore[return-value]
 
 
@@ -109,7 +109,7 @@ class _Formatter(logging.Formatter):
 def _logging_to(log: TextIO) -> Iterator[None]:
     handler = logging.StreamHandler(log)
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    # Beam says hundreds of times at INFO which type hints it cannot use.
+    # Beam logs hundreds of lines at INFO about type hints.
     with records_to(handler, ("apache_beam",)):
         yield
 

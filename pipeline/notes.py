@@ -1,4 +1,4 @@
-"""What a command has noticed by the way, on standard error."""
+"""Notes of a command, on standard error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from components import progress
 
 
 class _Notes(logging.Handler):
-    """Prints the notes, or keeps them while standard output and error go elsewhere."""
+    """Printer of notes, which keeps them while standard output and error are redirected."""
 
     def __init__(self, stream: TextIO | None) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         others = set(progress.LOGGER.handlers) - {self}
         if record.msg != "note" or others:
-            return  # who shows progress shows them too
+            return  # a console shows them
         text = str(record.__dict__["fields"]["text"])
         if text not in self._kept:
             self._kept.append(text)
@@ -30,7 +30,7 @@ class _Notes(logging.Handler):
             self.flush()
 
     def flush(self) -> None:
-        """Print what was kept."""
+        """Print the notes that were kept."""
         kept, self._kept = self._kept, []
         with contextlib.suppress(OSError, ValueError):
             for text in kept:
@@ -39,7 +39,7 @@ class _Notes(logging.Handler):
 
 @contextlib.contextmanager
 def shown() -> Iterator[None]:
-    """Show the notes of what is done inside, unless something else shows them as they come."""
+    """Show the notes of the block, unless a console shows them as they come."""
     handler = _Notes(sys.stderr)
     level = progress.LOGGER.level
     progress.LOGGER.setLevel(logging.INFO)

@@ -1,7 +1,7 @@
-"""Whether what a command prints arrives.
+"""Losses of standard output.
 
-A reader that is gone is no failure, as in `perennial runs | head`. A full disk is one: whoever
-reads the file later would take what is missing for nothing.
+A reader that is gone is no failure, as in `perennial runs | head`. A full disk is one: the file
+would be incomplete without a sign of it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _lost: list[OSError] = []
 
 
 def lost(error: OSError) -> None:
-    """Remember that something could not be printed."""
+    """Note that something could not be printed."""
     if error.errno != errno.EPIPE:
         _lost.append(error)
 
 
 def blamed(error: Exception) -> bool:
-    """Whether it is standard output that could not be written."""
+    """Tell whether it is standard output that could not be written."""
     if not isinstance(error, OSError) or error.errno not in _FULL or error.filename is not None:
         return False
     try:
@@ -43,7 +43,7 @@ def blamed(error: Exception) -> bool:
 
 
 def failure() -> str:
-    """Why standard output has not got all that was printed; "" where it has. Forgets it."""
+    """Return why standard output is incomplete, "" where it is whole, and forget it."""
     if sys.stdout is not None:
         try:
             sys.stdout.flush()
@@ -58,7 +58,7 @@ def failure() -> str:
 
 
 def _discard() -> None:
-    """Let the interpreter end without trying, and complaining, once more."""
+    """Let the interpreter end without another attempt, and its message."""
     with contextlib.suppress(OSError, ValueError):
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())

@@ -25,8 +25,8 @@ def run_nodes(
 ) -> Iterator[Mapping[str, Mapping[str, Sequence[Artifact]]]]:
     """Run the nodes with the given ids, whose inputs all come from each other, in the workspace.
 
-    Yields the artifacts by node and output name, with the workspace still locked and libraries
-    still quiet. What the nodes did is in the cache for the next run. Raises UserError, as a run.
+    Yields the artifacts by node and output name, with the workspace still locked and output still
+    redirected. The next run takes them from the cache. Raises UserError, as a run.
     With `check_all`, everything that a run of the whole DAG needs is checked first.
     """
     # Not needed here, and not necessarily there yet.

@@ -42,14 +42,14 @@ _TRY_XLA = "import tensorflow as tf; tf.function(lambda: tf.constant(1) + 1, jit
 
 @dataclasses.dataclass
 class PreflightContext:
-    """Where a run is about to begin.
+    """The settings and surroundings of a run that is about to begin.
 
     Attributes:
       config: all settings.
       origins: the layer that set each of them.
       connection: to ML Metadata, None where there is none yet.
       pod: whether nodes run in pods of their own, which need not find what this process does.
-      scheduled: whether it is a retraining, which labels versions and tells people.
+      scheduled: whether it is a retraining, which labels versions and sends notifications.
     """
 
     config: Config
@@ -188,7 +188,7 @@ def _xla(place: PreflightContext) -> str:
     command = [sys.executable, "-P", "-c", _TRY_XLA]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
-        # What ends a process is a line of its log of the level F.
+        # The reason is a line of its log of the level F.
         fatal = re.findall(r"^F\d{4} .*?\] (.+)$", done.stderr, re.MULTILINE)
         raise ConfigError(
             f"{' '.join(given)}: TensorFlow cannot start with this: "
@@ -230,7 +230,7 @@ def _disk_needed(config: Config, found: probe.Survey | None) -> int:
 
 
 def is_elsewhere(path: str) -> bool:
-    """Whether even the folder of a path is missing: in a pod, a volume that others have."""
+    """Tell whether even the folder of a path is missing: in a pod, a volume of other pods."""
     return not storage.is_uri(path) and not Path(path).parent.is_dir()
 
 

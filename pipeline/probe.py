@@ -1,4 +1,4 @@
-"""A look at a data set before anything is run: how many images it has and how large they are."""
+"""Number and size of the images of a data set, before anything is run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAMPLE = 100
 
 
 class Survey(NamedTuple):
-    """What is known of a data set: `images` it has, median `height` and `width` in pixels."""
+    """Number of `images`, None where it is not known, and median `height` and `width` in pixels."""
 
     images: int | None
     height: float
@@ -28,9 +28,9 @@ DIGITS = Survey(1797, 8.0, 8.0)
 
 
 def survey(source: str) -> Survey | None:
-    """Look at about `SAMPLE` images from all over the data set.
+    """Measure about `SAMPLE` images from all over the data set.
 
-    `source` is what data.source may be. None for what is not on this machine, is split into spans,
+    source: as data.source. Returns None for data that is not on this machine, is split into spans,
     or has no readable image.
     """
     name = source_name.parse(source)
@@ -42,7 +42,7 @@ def survey(source: str) -> Survey | None:
     from components.image_example_gen.sources import list_source
 
     try:
-        # What the folders mean is for the run to find out.
+        # The run finds out whether folders are splits.
         listing = list_source(name, Options(layout="classes"))
     except BadDataError:
         return None

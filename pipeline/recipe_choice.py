@@ -15,7 +15,7 @@ SMALL = 64  # pixels of a side: below, images are too small for networks that sh
 MANY = 20_000  # images: below, training from scratch falls behind
 LEAST_MEMORY = 3e9  # bytes: what mobilenet takes beside TensorFlow, at 256 px
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
-# Where keras.applications fetches from, and what it calls the file of MobileNetV2.
+# Server of keras.applications, and its file of MobileNetV2.
 PUBLISHER = ("storage.googleapis.com", 443)
 WEIGHTS = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
 WAIT_S = 3.0
@@ -42,11 +42,11 @@ def choose(
     must be named.
 
     Args:
-        images: how many there are; None: nothing is known before they are fetched.
+        images: their number; None: not known before they are fetched.
         side: their usual shorter side in pixels; None as for `images`.
         gpus: of this machine.
-        weights: whether those of ImageNet can be had.
-        memory: bytes of this machine, None where that cannot be told.
+        weights: whether those of ImageNet are available.
+        memory: bytes of this machine, None where it is not known.
     """
     if side is not None and side < TINY:
         return Choice(
@@ -59,9 +59,9 @@ def choose(
     if not weights:
         return Choice(
             "vit",
-            f"the weights of ImageNet are neither in {environment.keras_home() / 'models'} nor to "
-            f"be had from {PUBLISHER[0]}, so a small network is trained from scratch; with a file "
-            "of weights, mobilenet is far better",
+            f"the weights of ImageNet are not in {environment.keras_home() / 'models'}, and "
+            f"{PUBLISHER[0]} cannot be reached, so a small network is trained from scratch; with a "
+            "file of weights, mobilenet is far better",
         )
     if memory is not None and memory < LEAST_MEMORY and not gpus:
         return Choice("vit", f"{memory / 1e9:.1f} GB of memory are too few for mobilenet")
@@ -72,7 +72,7 @@ def choose(
             "than by a small one from scratch",
         )
     if images is None:
-        return Choice("mobilenet", "nothing is known of the data before it is fetched")
+        return Choice("mobilenet", "the data is not on this machine yet")
     if images < MANY:
         return Choice(
             "mobilenet", f"{images:,} images are too few to train from scratch (below {MANY:,})"

@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def configuration() -> str:
-    """All settings with their types, ranges and defaults, as Markdown."""
+    """Describe all settings with their types, ranges and defaults, as Markdown."""
     page = [
         "# Settings",
         f"{_MAKE} Each setting can be given in a TOML file (`--config`) or as `--set KEY=VALUE`; "
@@ -54,7 +54,7 @@ def configuration() -> str:
 
 
 def command_line() -> str:
-    """All commands with their arguments, options, examples and exit codes, as Markdown."""
+    """Describe all commands with their arguments, options, examples and exit codes, as Markdown."""
     command: Any = typer.main.get_command(app)
     for name in [name for name, each in command.commands.items() if each.hidden]:
         del command.commands[name]
@@ -92,7 +92,7 @@ def _section(schema: Schema, prefix: str) -> Iterator[str]:
 
 
 def _inner(field: Schema, definitions: Schema) -> Iterator[tuple[str, Schema]]:
-    """The tables that a field is or holds, and what stands between their keys and the field's."""
+    """Yield the tables that a field is or holds, each after the text between its key and theirs."""
     for option in [field, *field.get("anyOf", ())]:
         # Of a table whose names must have a form, what they hold is by its pattern.
         named = [option.get("additionalProperties"), *option.get("patternProperties", {}).values()]

@@ -1,4 +1,4 @@
-"""A workspace that was moved or copied: what it has written down of its own folder is put right.
+"""Correct the paths that a workspace has stored, after it was moved or copied.
 
 ML Metadata and the configuration of model servers hold absolute paths. Of a copy they would be
 those of the original, which it must neither read nor change. Runs' records stay as they were.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def has_moved(recorded: str, root: Path) -> bool:
-    """Whether `root` is another folder than the one that was written down.
+    """Tell whether `root` is another folder than the recorded one.
 
     Another path of the same folder, such as a link to it, is none.
     """
@@ -34,10 +34,10 @@ def relocate(lineage: Lineage | None, serving: Path, old: str, new: str) -> int:
     Args:
       lineage: of the workspace, if it has any.
       serving: folder with configurations of model servers.
-      old: as it was written down.
-      new: where it is now.
+      old: the recorded folder.
+      new: the present one.
 
-    Returns how many artifacts are at a new place. Raises OSError.
+    Returns the number of changed artifacts. Raises OSError.
     """
     for path in sorted(serving.glob("*.config")):
         text = path.read_text(encoding="utf-8")

@@ -100,7 +100,7 @@ def run_locked(
                 _write(folder, record | _failure(error))
             except OSError as lost:  # on a full disk, whose being full is what the run failed of
                 progress.report("note", text=f"{folder / RECORD} could not be written: {lost}")
-            # Whoever interrupts a run wants to be gone.
+            # An interrupt ends the process at once.
             if isinstance(error, Exception):
                 if page := _report(workspace, run_id):
                     progress.report("note", text=f"report: {page}")
@@ -121,7 +121,7 @@ def run_locked(
 
 
 def new_run_id(workspace: Workspace | None = None) -> str:
-    """A name that sorts by time and that no other run has.
+    """Make a unique id that sorts by time.
 
     In a workspace it sorts after all runs that are there, also where the clock was set back.
     """
@@ -134,7 +134,7 @@ def new_run_id(workspace: Workspace | None = None) -> str:
 
 
 def beginning(config: Config, origins: Mapping[str, str], run_id: str) -> dict[str, Any]:
-    """What is known of a run before it does anything; see `report.facts.Run`.
+    """Make the record of a run that has not begun; see `report.facts.Run`.
 
     preflight: what `preflight.check` has found, which is not yet done.
     """
@@ -211,7 +211,7 @@ def _rows(outcome: Outcome, workspace: Workspace, page: Path | None) -> list[tup
 
 
 def _checks(checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """All that failed, and so many of the others that a bound on every class fits a screen."""
+    """List the checks that failed, and so many of the others that they fit a screen."""
     failed = [f"NO  {check['reason']}" for check in checks if not check["passed"]]
     passed = [f"ok  {check['reason']}" for check in checks if check["passed"]]
     more = len(passed) - _PASSED_CHECKS
@@ -245,7 +245,7 @@ def _work(outcome: Outcome) -> str:
 
 
 def _ran(outcome: Outcome) -> list[str]:
-    """Nodes that did their work in this run."""
+    """List the nodes that ran, and were not taken from the cache."""
     return [node.node for node in outcome.run.nodes if node.state == "complete"]
 
 

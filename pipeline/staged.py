@@ -1,4 +1,4 @@
-"""Runs a node's executor on copies of its artifacts, where they are in an object store."""
+"""Execution of a node on local copies of artifacts that are in an object store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LOCAL = ("--runner=FnApiRunner", "--runner=DirectRunner")
 
 
 def is_staged(spec: object) -> bool:
-    """Whether an executor can run on copies that are on this machine."""
+    """Tell whether an executor can run on copies that are on this machine."""
     if not isinstance(spec, executable_spec_pb2.BeamExecutableSpec):
         return True
     placed = [each.value.string_value for each in spec.beam_pipeline_args_placeholders]
@@ -37,7 +37,7 @@ class StagedOperator(base_executor_operator.BaseExecutorOperator):
     """Runs an executor by another operator, on copies, and uploads what it has put out.
 
     Temporary files are on this machine too. The folder that attempts at a node share stays where it
-    is: whoever writes there writes to the store.
+    is: writers use the store.
     """
 
     SUPPORTED_EXECUTOR_SPEC_TYPE = [
@@ -59,7 +59,7 @@ class StagedOperator(base_executor_operator.BaseExecutorOperator):
     def run_executor(
         self, execution_info: data_types.ExecutionInfo
     ) -> execution_result_pb2.ExecutorOutput | None:
-        """As the other operator. What is returned names the artifacts in the store.
+        """Run the other operator on copies, and return its output with the URIs of the store.
 
         Raises OSError where artifacts cannot be copied; then none is in the store.
         """
@@ -97,7 +97,7 @@ def _staged(info: data_types.ExecutionInfo) -> Iterator[data_types.ExecutionInfo
 
 
 def _uris(artifacts: _Artifacts, kind: type[Artifact] = Artifact) -> Iterator[str]:
-    """The URIs in a store."""
+    """Return the URIs in a store."""
     for each in artifacts.values():
         for artifact in each:
             if storage.is_uri(artifact.uri) and isinstance(artifact, kind):

@@ -1,9 +1,9 @@
-"""Questions that TFX asks ML Metadata in a way that costs more with every run behind.
+"""Queries of TFX to ML Metadata whose cost grows with every run, replaced by others.
 
 For each input of a node, and to register an execution, TFX 1.21 reads all executions of the
-pipeline (channel_resolver.py:31, mlmd/execution_lib.py:629, whose query ML Metadata 1.21 does not
-know any more), and all that ever had a node's cache key (cache_utils.py:147). These read what is
-wanted only, with the same answers.
+pipeline (channel_resolver.py:31, mlmd/execution_lib.py:629, whose query ML Metadata 1.21 no
+longer has), and all that ever had a node's cache key (cache_utils.py:147). These read only
+what is needed, with the same results.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _get_cache_context = cache_utils.get_cache_context
 
 
 def install() -> None:
-    """Have TFX ask so, from now on in this process."""
+    """Replace the queries of TFX in this process."""
     channel_resolver._get_executions_by_all_contexts = executions_in
     channel_resolver.resolve_single_channel = _resolve
     execution_lib.get_executions_associated_with_all_contexts = _executions_of_handle
@@ -42,7 +42,7 @@ def install() -> None:
 def executions_in(
     store: ml_metadata.MetadataStore, contexts: Iterable[metadata_store_pb2.Context]
 ) -> list[metadata_store_pb2.Execution]:
-    """The executions that are in all of these contexts, the first one first."""
+    """Return the executions that are in all of these contexts, the first one first."""
     # Those of a run are few, those of a pipeline are all that there are.
     smallest, *others = sorted(contexts, key=lambda each: (each.type == PIPELINE, each.type != RUN))
     wanted = {each.id for each in others}
@@ -65,7 +65,7 @@ def _executions_of_handle(
 
 
 def _cache_context(*args: Any, **kwargs: Any) -> metadata_store_pb2.Context:
-    """The cache key, which does not change where the folder of all artifacts is moved."""
+    """Return the cache key, which stays the same where the folder of all artifacts is moved."""
     inputs = copy.deepcopy(dict(kwargs["input_artifacts"]))
     for artifact in itertools.chain(*inputs.values()):
         artifact.uri = "/".join(artifact.uri.rstrip("/").rsplit("/", 3)[1:])
@@ -76,7 +76,7 @@ def _cache_context(*args: Any, **kwargs: Any) -> metadata_store_pb2.Context:
 def _cached_outputs(
     metadata_handle: Any, cache_context: metadata_store_pb2.Context
 ) -> dict[str, list[Any]] | None:
-    """The outputs of the newest execution with this cache key whose outputs are all there.
+    """Return the outputs of the newest execution with this cache key whose outputs all exist.
 
     Older ones have the same outputs: each has taken them from the one before.
     """
@@ -94,7 +94,7 @@ def _cached_outputs(
 
 
 def _resolve(handle_like: Any, channel: Any) -> list[Any]:
-    """The artifacts of a channel; of one of all nodes of a pipeline, by their type."""
+    """Return the artifacts of a channel; of one of all nodes of a pipeline, by their type."""
     if channel.output_key or [each.type.name for each in channel.context_queries] != [PIPELINE]:
         return list(_resolve_single_channel(handle_like, channel))
     known = Lineage(channel_resolver.mlmd_cm.get_handle(handle_like).store)
@@ -110,7 +110,7 @@ def _resolve(handle_like: Any, channel: Any) -> list[Any]:
 
 
 def _blessed(known: Lineage) -> set[int]:
-    """The ids of blessed models, and of their blessings."""
+    """Return the ids of blessed models, and of their blessings."""
     found = [each for each in known.of_type(BLESSING) if each.custom_properties[BLESSED].int_value]
     return {
         number

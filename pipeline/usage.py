@@ -1,4 +1,4 @@
-"""What a stretch of work costs this process: wall time, CPU time and peak memory."""
+"""Wall time, CPU time and peak memory of a block of code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SAMPLE_S = 0.05
 
 @dataclasses.dataclass
 class Usage:
-    """Filled in when the measured block ends, however it ends.
+    """Measurements, filled in when the measured block ends, however it ends.
 
     wall_s: elapsed seconds. cpu_s: CPU seconds of this process, all threads, and of the child
     processes that ended meanwhile. peak_mb: the most resident memory that this process had, in

@@ -1,7 +1,7 @@
 """Processes that do Beam's work for a job server, on the same machine as `perennial worker`.
 
 Beam's own pool leaves its processes behind when it is killed, never reads what they print, and
-starts whatever Python is first in PATH.
+starts the first Python in PATH.
 """
 
 from __future__ import annotations

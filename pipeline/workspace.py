@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from components import progress, storage
 from components.lineage import Lineage
+from components.wording import counted
 from pipeline import relocation
 from pipeline.errors import ConfigError, WorkspaceBusy
 
@@ -27,15 +28,15 @@ if TYPE_CHECKING:
 # A run that dies leaves one execution behind and the next start recovers it, so what was abandoned
 # is always among the newest; reading all of them would slow down every start as history grows.
 _RECENT_EXECUTIONS = 100
-# Of the folder. Where it changes, `_check_format` brings older ones to it or says what to do.
+# Of the folder. After a change, `_check_format` converts older ones or refuses them.
 FORMAT = 1
 
 
 class Workspace:
     """Paths below one root, the lock that makes a run its only user, and recovery after a crash.
 
-    metadata: SQLite file of ML Metadata. artifacts: the pipeline root of TFX. runs, logs: what each
-    run reported, and what libraries said meanwhile. stamp: says which format the folder has.
+    metadata: SQLite file of ML Metadata. artifacts: the pipeline root of TFX. runs: reports. logs:
+    output of libraries. stamp: file with the format of the folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -57,7 +58,7 @@ class Workspace:
         return self.logs / f"{run_id}.log"
 
     def connection(self) -> metadata_store_pb2.ConnectionConfig:
-        """How TFX connects to `metadata`, which `recover` makes and nothing else may.
+        """Return the connection to `metadata`, which only `recover` creates.
 
         Raises what `settle` raises.
         """
@@ -75,7 +76,7 @@ class Workspace:
         )
 
     def settle(self) -> None:
-        """Put paths right where the folder was moved or copied since it was used last.
+        """Correct paths where the folder was moved or copied since it was used last.
 
         Raises what `lock` raises.
         """
@@ -120,7 +121,7 @@ class Workspace:
                 file.truncate(0)
 
     def is_busy(self) -> bool:
-        """Whether another run holds the workspace."""
+        """Tell whether another run holds the workspace."""
         try:
             with open(self.root / "run.lock", "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -146,9 +147,8 @@ class Workspace:
         if not self._locked:
             raise RuntimeError(f"{self.root} must be locked while it is recovered")
         import ml_metadata
-        from ml_metadata.proto import metadata_store_pb2
 
-        states = metadata_store_pb2.Execution
+        states = ml_metadata.proto.metadata_store_pb2.Execution
         try:
             if not self.metadata.exists() and not any(self.artifacts.iterdir()):
                 self.metadata.touch()
@@ -194,7 +194,7 @@ class Workspace:
             )
 
     def _read_stamp(self) -> _Stamp:
-        """What the stamp tells; workspaces without one are from before there was one."""
+        """Read the stamp; a workspace without one is of format 0."""
         text = storage.read_text(str(self.stamp))
         try:
             return _Stamp.model_validate_json(text) if text else _Stamp(format=0)
@@ -209,16 +209,15 @@ class Workspace:
         if found.format > FORMAT:
             raise ConfigError(
                 f"workspace {self.root} was made by a newer version of perennial: its format is "
-                f"{found.format}, and this version knows {FORMAT} and older ones; use that "
+                f"{found.format}, and this version reads {FORMAT} and older ones; use that "
                 "version, or choose another workspace with --workspace"
             )
         if relocation.has_moved(found.root, self.root):
             known = Lineage.at(self._connection()) if self.metadata.exists() else None
             moved = relocation.relocate(known, self.root / "serving", found.root, str(self.root))
-            progress.report(
-                "note",
-                text=f"workspace {self.root} was at {found.root}: {moved} artifacts are found here",
-            )
+            artifacts = counted(moved, "artifact")
+            text = f"workspace {self.root} was at {found.root}: {artifacts} moved with it"
+            progress.report("note", text=text)
         wanted = _Stamp(format=FORMAT, root=str(self.root))
         if found != wanted:
             storage.write_text(str(self.stamp), wanted.model_dump_json() + "\n")
@@ -256,7 +255,7 @@ class Workspace:
 
 
 class _Stamp(BaseModel):
-    """What a workspace tells of itself: its format, and the folder that it was used at last."""
+    """The format of a workspace, and the folder in which it was used last."""
 
     format: int
     root: str = ""

@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -54,11 +54,12 @@ _MARKED: Mapping[str, Sequence[str]] = {
 _UNIT = "unit"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     """Mark the tests by their files, and put the longest files first.
 
-    It comes before pytest's own, which selects by markers.
+    It comes before pytest's own hook, which selects by markers. Plugins may then shuffle the tests,
+    after which those with the marker `in_order` are put into the order of their file again.
     """
     for item in items:
         if item.path.parent.name == _UNIT:
@@ -67,6 +68,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.path.stem in stems:
                 item.add_marker(marker)
     items.sort(key=lambda item: item.path.stem not in _LONGEST)
+    yield
+    sequences: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("in_order"):
+            sequences.setdefault(item.nodeid.rpartition("::")[0], []).append(item)
+    for sequence in sequences.values():
+        first = items.index(sequence[0])
+        items[:] = [item for item in items if item not in sequence]
+        items[first:first] = sorted(sequence, key=lambda item: item.location[1] or 0)
 
 
 def pytest_configure() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,11 +30,11 @@ from trainer_module import (
     transform,
     warm_start,
 )
+from trainer_module.history import HISTORY_FILE, History
 from trainer_module.input_pipeline import Split
 from trainer_module.recipes.base import Phase
 from trainer_module.settings import RunConfig
 
-HISTORY_FILE = "history.json"
 VERIFIED_IMAGES = 8
 
 
@@ -128,16 +127,16 @@ def _run(
         mixed = keras.config.dtype_policy().name != "float32"
     if not writes:
         return
-    history = {
-        "images": {"train": train.size, "eval": evaluation.size},
-        "base_model": staging.origin(fn_args.base_model or ""),
-        "seconds": time.monotonic() - started,
-        "steps": trained.steps,
-        "best_epoch": trained.best["epoch"],
-        "phase_starts": trained.phase_starts,
-        "epochs": trained.epochs,
-    }
-    _write(fn_args, HISTORY_FILE, (json.dumps(history, indent=2) + "\n").encode())
+    history = History(
+        images={"train": train.size, "eval": evaluation.size},
+        base_model=staging.origin(fn_args.base_model or ""),
+        seconds=time.monotonic() - started,
+        steps=trained.steps,
+        best_epoch=trained.best["epoch"],
+        phase_starts=trained.phase_starts,
+        epochs=trained.epochs,
+    )
+    _write(fn_args, HISTORY_FILE, f"{history.model_dump_json(indent=2)}\n".encode())
 
     model = trained.model
     if mixed or strategy.num_replicas_in_sync > 1:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import os
 from collections import Counter
@@ -21,15 +19,15 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import writer_utils
 
 from components import features, storage
-from components.errors import BadDataError, read_back
+from components.errors import BadDataError
 from components.image_example_validator.findings import (
     DATASET,
-    FINDINGS_FILE,
     Finding,
     Level,
     Policy,
     class_findings,
     removal_findings,
+    write_findings,
 )
 from components.image_schema_gen.schema import class_counts, class_names, counted, load
 from components.progress import report
@@ -93,19 +91,8 @@ class Executor(base_executor.BaseExecutor):
         anomalies.set_json_value_custom_property(
             example_validator.ARTIFACT_PROPERTY_BLESSED_KEY, blessed
         )
-        rows = [{**dataclasses.asdict(each), "level": policy.level(each)} for each in findings]
-        text = json.dumps(rows, indent=2) + "\n"
-        storage.write_text(storage.join(anomalies.uri, FINDINGS_FILE), text, durable=False)
+        write_findings(findings, policy, anomalies.uri)
         _act(findings, policy)
-
-
-def read_warnings(anomalies_uri: str) -> list[str]:
-    """One line for each finding that an ExampleAnomalies artifact keeps; they all only warned."""
-    location = storage.join(anomalies_uri, FINDINGS_FILE)
-    content = storage.read_bytes(location)
-    with read_back(location):
-        rows = [{k: v for k, v in row.items() if k != "level"} for row in json.loads(content)]
-        return [str(Finding(**row)) for row in rows]
 
 
 def validate(

@@ -10,12 +10,14 @@ import dataclasses
 import enum
 import fnmatch
 import functools
-from collections.abc import Collection, Iterator
+import json
+from collections.abc import Collection, Iterable, Iterator
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
-from components import features
+from components import features, storage
+from components.errors import read_back
 from components.wording import counted, quoted
 
 CLASS_IMBALANCE = "CLASS_IMBALANCE"  # the largest class is too many times the smallest
@@ -46,6 +48,13 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.split}: {self.feature}: {self.text} [{self.type}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgedFinding(Finding):
+    """A finding, and what it did to the run."""
+
+    level: Level
 
 
 def _known_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
@@ -133,6 +142,24 @@ def _all_names() -> tuple[str, ...]:
 
 def _any_matches(patterns: Collection[str], names: Collection[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names)
+
+
+def write_findings(findings: Iterable[Finding], policy: Policy, anomalies_uri: str) -> None:
+    """Write the findings, each with its level, into an ExampleAnomalies artifact."""
+    rows = [{**dataclasses.asdict(each), "level": policy.level(each)} for each in findings]
+    location = storage.join(anomalies_uri, FINDINGS_FILE)
+    storage.write_text(location, json.dumps(rows, indent=2) + "\n", durable=False)
+
+
+def read_findings(anomalies_uri: str) -> list[JudgedFinding]:
+    """Read the findings of an ExampleAnomalies artifact.
+
+    Raises FileNotFoundError where there are none, DamagedFileError where they cannot be read.
+    """
+    location = storage.join(anomalies_uri, FINDINGS_FILE)
+    content = storage.read_bytes(location)
+    with read_back(location):
+        return TypeAdapter(list[JudgedFinding]).validate_json(content)
 
 
 def class_findings(

@@ -1,4 +1,4 @@
-# Beam's runner for one machine, of the version of apache-beam in requirements.lock:
+# Prism, Beam's runner for one machine, of the version of apache-beam in requirements.lock:
 # docker build -f kubeflow/image/prism.Dockerfile -t REGISTRY/perennial-prism .
 FROM golang:1.26-trixie AS build
 RUN CGO_ENABLED=0 go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0

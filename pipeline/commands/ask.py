@@ -26,7 +26,7 @@ from pipeline.noise import redirect_output
 def ask(
     logs: LogsArgument,
     output: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")],
-    number: Annotated[int, typer.Option(min=1, metavar="N", help="Most images.")] = 50,
+    number: Annotated[int, typer.Option(min=1, metavar="N", help="Largest number of images.")] = 50,
     config: ConfigOption = None,
     workspace: WorkspaceOption = None,
     days: DaysOption = None,
@@ -37,9 +37,10 @@ def ask(
 ) -> None:
     """Choose the recorded images that are most worth a label, and write them with a table.
 
-    Least sure, far from what was trained on, in dispute between versions; diverse, and no near
-    duplicates. Fill in the column label of FOLDER/labels.csv, by `perennial label FOLDER` or any
-    spreadsheet, and give it to `perennial feedback`, which leaves out lines without a label.
+    Images with the least certain predictions, far from the training images, or with different
+    predictions by two versions; diverse, without near duplicates. Fill in the column label of
+    FOLDER/labels.csv, by `perennial label FOLDER` or any spreadsheet, and pass it to `perennial
+    feedback`, which skips lines without a label.
     """
     loaded = load(config, {"workspace": workspace}, settings).config
     end = instant(until)
@@ -55,7 +56,9 @@ def ask(
 
 
 def label(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="As `perennial ask` made it.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder written by `perennial ask`.")
+    ],
     port: Annotated[int, typer.Option(min=1, max=65535, help="On loopback.")] = 8701,
 ) -> None:
     """Serve a page on which images are labelled by the keys 1 to 9, until it is interrupted."""

@@ -21,7 +21,7 @@ def write(path: Path, text: str) -> None:
 
 
 def read_labels(path: Path) -> list[str]:
-    """The names of classes, one a line. Raises ConfigError."""
+    """Read the names of classes, one a line. Raises ConfigError."""
     try:
         # Windows editors begin a file with a byte-order mark, which belongs to no name.
         return path.read_text(encoding="utf-8-sig").splitlines()

@@ -31,8 +31,8 @@ def collect(
     """Remove the artifacts of old runs.
 
     Artifacts of a baseline and of pushed versions are kept, and so are reports, logs and history.
-    Without --apply the command lists what it would remove. Recorded traffic in monitor.logs goes
-    when it is older than monitor.retention_days.
+    Without --apply the command lists what it would remove. Recorded traffic in monitor.logs is
+    removed when it is older than monitor.retention_days.
     """
     settings = load(config, {"workspace": workspace}, None).config
     place = Workspace(settings.workspace)
@@ -66,7 +66,7 @@ def _expire(logs: Path, days: float, apply: bool) -> None:
     old = expired(logs, days)
     for path in old if apply else ():
         path.unlink(missing_ok=True)
-    done = "removed" if apply else "could be removed; --apply does it"
+    done = "removed" if apply else "not removed; add --apply to remove them"
     if old:
         files, age = counted(len(old), "file"), counted(days, "day")
         print(f"{files} of traffic older than {age}: {done}")

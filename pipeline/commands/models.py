@@ -24,8 +24,6 @@ from pipeline.commands.tables import percent, table
 from pipeline.errors import ConfigError
 from pipeline.noise import redirect_output
 
-_UNHEARD = Path(os.devnull)  # for what TensorFlow prints while it is loaded
-
 
 class Label(enum.StrEnum):
     """Labels that a version can be given."""
@@ -36,7 +34,7 @@ class Label(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class TargetOptions:
-    """The model whose versions are meant, and the configuration that its servers follow."""
+    """The model, and the configuration that its servers follow."""
 
     model: Annotated[
         str | None,
@@ -88,7 +86,7 @@ class TargetOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ChangeOptions:
-    """How a change of what is served is checked."""
+    """Checks of a promotion or rollback."""
 
     server: Annotated[
         list[str] | None,
@@ -181,7 +179,7 @@ def _absolute(location: str) -> str:
 
 
 class _Notes(logging.Handler):
-    """Prints what a promotion waits for, as it goes."""
+    """Printer of notes, as a promotion waits for servers."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -194,15 +192,16 @@ class _Notes(logging.Handler):
 
 @contextlib.contextmanager
 def _changing() -> Iterator[None]:
-    """Print notes, and not what TensorFlow prints while it is loaded.
+    """Print notes, and not the output of TensorFlow.
 
-    SIGTERM, which a pod gets that is deleted, interrupts: so the old configuration is put back.
+    SIGTERM, which Kubernetes sends to a pod that is deleted, interrupts the change, so that the old
+    configuration is restored.
     """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with redirect_output(_UNHEARD) as terminal:
+    with redirect_output(Path(os.devnull)) as terminal:
         handler = _Notes(terminal.stderr)
         progress.LOGGER.addHandler(handler)
         before = signal.signal(signal.SIGTERM, interrupt)

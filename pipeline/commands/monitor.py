@@ -1,10 +1,9 @@
-"""`perennial monitor`: what is served, compared with what the baseline was made of."""
+"""`perennial monitor`: recorded traffic, compared with the data of the baseline."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +45,7 @@ OutputOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Write nothing, and tell nobody.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Write nothing, and notify nobody.")]
 
 
 def monitor(
@@ -66,23 +65,18 @@ def monitor(
 
     Statistics of the images, predicted classes, confidence, entropy and the distance of embeddings,
     for each version and label. Exit code 9 where they have drifted, 12 where there is too little
-    traffic to tell. An undisturbed window has a finding with a chance of monitor.false_alarms. What
-    is found is told to the webhook, once in a cool-down, and to `perennial retrain`.
+    traffic to compare. An undisturbed window has a finding with a probability of
+    monitor.false_alarms. Findings are sent to the webhook, once in a cool-down, and recorded for
+    `perennial retrain`.
     """
     loaded = load(config, {"workspace": workspace}, settings).config
-    find = functools.partial(_find, loaded, examples, models)
-    Window(logs, days, until, output, as_json, dry_run).compare(loaded, find)
-
-
-def _find(config: Config, examples: str | None, models: str | None) -> MonitorInputs:
-    from pipeline.monitoring import monitor as monitoring
-
-    return monitoring.find_place(config, examples, models)
+    window = Window(logs, days, until, output, as_json, dry_run)
+    window.compare(loaded, examples=examples, models=models)
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """What is compared, and where the outcome goes: the options of the command."""
+    """The window to compare, and the outputs: the options of the command."""
 
     logs: Path
     days: float | None
@@ -91,14 +85,24 @@ class Window:
     as_json: bool
     dry_run: bool
 
-    def compare(self, config: Config, find: Callable[[], MonitorInputs]) -> None:
-        """Compare, print, keep and tell. Raises DriftFound, DataLost, ConfigError, DataError."""
+    def compare(
+        self,
+        config: Config,
+        find: Callable[[], MonitorInputs] | None = None,
+        *,
+        examples: str | None = None,
+        models: str | None = None,
+    ) -> None:
+        """Compare, print, write and notify. Raises DriftFound, DataLost, ConfigError, DataError.
+
+        find: returns the inputs; without it, `monitor.find_place` does, by examples and models.
+        """
         end = instant(self.until)
         since = end - datetime.timedelta(days=self.days or config.monitor.window_days)
         with redirect_output(Path(os.devnull)):
             from pipeline.monitoring import figures, gauges, monitor, page
 
-            place = find()
+            place = find() if find else monitor.find_place(config, examples, models)
             report = monitor.look(config, self.logs, place, since, end)
         as_json = report.model_dump_json(indent=1)
         print(as_json if self.as_json else "\n".join(monitor.lines(report)))
@@ -119,7 +123,7 @@ class Window:
 
 
 def instant(text: str | None) -> datetime.datetime:
-    """A time in UTC; now for None. Raises ConfigError."""
+    """Parse a time, as UTC; None is now. Raises ConfigError."""
     if text is None:
         return datetime.datetime.now(datetime.UTC)
     try:

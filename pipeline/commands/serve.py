@@ -104,7 +104,7 @@ def _source(serving: Path, model: str | None) -> launch.Source:
 
 
 def _check_signed(source: launch.Source, public_key: Path, kind: launch.Kind) -> None:
-    """Refuse to begin with a version that would not be served, or must not be."""
+    """Refuse to start with a version that is not signed, or would be served unchecked."""
     for name, base in source.models.items():
         registry = Registry(str(base), str(source.config_file), name, public_key)
         loaded = registry.serving().loaded
@@ -119,9 +119,9 @@ def _check_signed(source: launch.Source, public_key: Path, kind: launch.Kind) ->
 
 
 def _check_ports(host: str, ports: Mapping[str, int]) -> None:
-    """Refuse ports that another process has, before it is told that they are served on.
+    """Refuse ports that another process has, before anything is printed.
 
-    An address that is none here is left to the server to refuse.
+    The server refuses addresses that this machine does not have.
     """
     for option, port in ports.items():
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -141,7 +141,7 @@ def _check_ports(host: str, ports: Mapping[str, int]) -> None:
 
 
 def pushed_model(serving: Path, model: str | None) -> str:
-    """The name of the pushed model that is meant.
+    """Return the name of the pushed model: `model`, or the only one.
 
     Raises:
         ConfigError: there is none of that name or, without a name, not exactly one.

@@ -1,4 +1,4 @@
-"""`perennial traffic`: record what a model server is asked."""
+"""`perennial traffic`: record the requests to a model server."""
 
 from __future__ import annotations
 
@@ -36,11 +36,15 @@ def record(
         list[str] | None,
         typer.Option(
             metavar="LABEL",
-            help="Also ask this label about each recorded image, such as canary; can be repeated.",
+            help="Also record the predictions of the version with this label, such as canary. "
+            "Repeatable.",
         ),
     ] = None,
     max_mb: Annotated[
-        float, typer.Option(min=1, metavar="MB", help="Most that the folder takes; oldest go.")
+        float,
+        typer.Option(
+            min=1, metavar="MB", help="Largest size of the folder; the oldest files are removed."
+        ),
     ] = 1000.0,
     file_mb: Annotated[
         float, typer.Option(min=0.1, metavar="MB", help="Size after which a file is closed.")
@@ -49,14 +53,15 @@ def record(
         float, typer.Option(min=0.1, metavar="MIN", help="Age after which a file is closed.")
     ] = 60.0,
     days: Annotated[
-        float, typer.Option(min=0, metavar="DAYS", help="Age from which files go; 0: none.")
+        float,
+        typer.Option(min=0, metavar="DAYS", help="Age from which files are removed; 0: never."),
     ] = 30.0,
 ) -> None:
     """Record the requests that the proxy mirrors, until it is stopped.
 
-    Writes TFRecords of tf.Example, one for each image, with the id in the answer's header, what the
-    server answers and its version. Records may hold what people have sent: only this user can read
-    them, they are gone after --days, and `perennial traffic forget` removes single requests.
+    Writes TFRecords of tf.Example, one for each image, with the request id of the response's
+    header, the response and its version. Records may hold personal data: only this user can read
+    them, they are removed after --days, and `perennial traffic forget` removes single requests.
     """
     addresses.check("--server", server)
     if 2 * file_mb > max_mb:
@@ -82,32 +87,34 @@ def proxy(
         float, typer.Option(min=0, max=1, help="Share of the requests that is recorded.")
     ] = 0.1,
     rest_listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where callers ask over REST.")
+        str, typer.Option(metavar="HOST:PORT", help="Where clients connect for REST.")
     ] = "127.0.0.1:8601",
     grpc_listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where callers ask over gRPC.")
+        str, typer.Option(metavar="HOST:PORT", help="Where clients connect for gRPC.")
     ] = "127.0.0.1:8600",
     rest: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="The model server's REST.")
+        str, typer.Option(metavar="HOST:PORT", help="The model server's REST address.")
     ] = "127.0.0.1:8501",
     grpc: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="The model server's gRPC.")
+        str, typer.Option(metavar="HOST:PORT", help="The model server's gRPC address.")
     ] = "127.0.0.1:8500",
     recorder: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where the recorder is.")
+        str, typer.Option(metavar="HOST:PORT", help="Address of the recorder.")
     ] = "127.0.0.1:8700",
     only_print: Annotated[
         bool, typer.Option("--print", help="Print nginx.conf instead, for a container.")
     ] = False,
     folder: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="For nginx's files (default: /tmp, or one made for it)."),
+        typer.Option(
+            metavar="DIR", help="For nginx's files. Default: /tmp with --print, else a new one."
+        ),
     ] = None,
 ) -> None:
     """Run nginx in front of a model server, which mirrors a share of the requests to the recorder.
 
-    Each answer gets a header X-Request-Id, the caller's own or a new one. No caller gets an error
-    where the recorder is slow, full or not there.
+    Each response has a header X-Request-Id, the client's own or a new one. A recorder that is slow,
+    full or down causes no errors for clients.
     """
     for option, address in {
         "--rest-listen": rest_listen,
@@ -135,9 +142,9 @@ def forget(
         list[str], typer.Argument(metavar="ID", help="As in the header X-Request-Id.")
     ],
 ) -> None:
-    """Remove all that was recorded of requests. Exit code 3 where nothing was found of one.
+    """Remove all records of requests. Exit code 3 if a request has none.
 
-    A recorder may go on meanwhile, and then may lose what it writes in this moment.
+    A recorder may run meanwhile, but may lose what it writes at that moment.
     """
     from pipeline.monitoring import logs
 

@@ -72,7 +72,7 @@ __all__ = [
 ]
 
 PHOTOGRAPHS = Survey(None, height=480.0, width=640.0)
-# Whoever gives one node a pool does not mean to take another off its GPU.
+# A pool for one node must not move another one off its GPU.
 _NODES = "kubeflow.nodes"
 
 
@@ -106,12 +106,12 @@ def load(
 
 
 def load_given(given: Mapping[str, Mapping[str, Any]], *, scheduled: bool = False) -> Loaded:
-    """As `load`, of layers by origin, each with its dotted keys and values; later ones win."""
+    """Build the configuration from layers by origin, of dotted keys and values; later ones win."""
     return _load(layers.of_values(given), scheduled)
 
 
 def given_settings(loaded: Loaded) -> dict[str, Any]:
-    """What the file and the command line set, as JSON-able values by dotted key.
+    """Return the settings of the file and the command line, as JSON-able values by dotted key.
 
     `load_given` makes the same configuration of it, unless presets or images have changed. Raises
     ConfigError where a URL with a secret is among them.
@@ -132,7 +132,7 @@ def given_settings(loaded: Loaded) -> dict[str, Any]:
 
 
 def glance(path: Path | None, overrides: Mapping[str, Any], key: str) -> Any:
-    """What the command line or else the file give for one setting, whatever else is wrong there.
+    """Return one setting of the command line or else the file, whatever else is wrong there.
 
     Returns the default where neither does. Raises ConfigError where only the file could tell and
     it cannot be read.
@@ -149,12 +149,12 @@ def glance(path: Path | None, overrides: Mapping[str, Any], key: str) -> Any:
 
 
 def keys(recipe: str) -> set[str]:
-    """All dotted keys that there are with a recipe, one of `recipes.names()`."""
+    """Return all dotted keys that a recipe, one of `recipes.names()`, can have."""
     return set(tree.settings_of(config_class(recipe)))
 
 
 def setting(config: Config, key: str) -> tuple[FieldInfo, Any]:
-    """The declaration and the value of a dotted key. Raises KeyError where there is none."""
+    """Return the declaration and the value of a dotted key. Raises KeyError."""
     return tree.settings_of(type(config))[key], tree.at(config.model_dump(mode="json"), key)
 
 
@@ -217,17 +217,17 @@ def _load(given: list[Layer], scheduled: bool) -> Loaded:
 
 
 def _reach_storage(given: list[Layer]) -> None:
-    """Have this process reach object stores as is set: images are looked at to choose a recipe."""
+    """Apply the settings of object stores, because choosing a recipe reads images."""
     fields = StorageConfig.model_fields
     values = {name: layers.last(given, f"storage.{name}", None)[0] for name in fields}
-    with contextlib.suppress(ValidationError):  # which the whole configuration is told of, below
+    with contextlib.suppress(ValidationError):  # reported with all settings, below
         found = StorageConfig.model_validate({k: v for k, v in values.items() if v is not None})
         os.environ.update(found.environment())
 
 
 @functools.cache
 def config_class(recipe: str) -> type[Config]:
-    """`Config` with `train.hyperparameters` typed for `recipe`, one of `recipes.names()`."""
+    """Make a `Config` with the hyperparameters of `recipe`, one of `recipes.names()`."""
     hyperparameters = recipes.get(recipe).Config
     train = create_model(
         "TrainConfig",
@@ -245,7 +245,7 @@ def config_class(recipe: str) -> type[Config]:
 
 
 def dump_toml(config: Config, origins: Mapping[str, str]) -> str:
-    """The configuration as a TOML file that loads to the same one, each line with its origin.
+    """Write the configuration as a TOML file that loads to the same one, each line with its origin.
 
     A setting that is unset (None) is left out.
     """
@@ -253,14 +253,14 @@ def dump_toml(config: Config, origins: Mapping[str, str]) -> str:
 
 
 def items(config: Config, origins: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
-    """Each setting by its dotted key, as a JSON-able value."""
+    """Yield each setting by its dotted key, as a JSON-able value."""
     values = config.model_dump(mode="json")
     for key in origins:
         yield key, tree.at(values, key)
 
 
 def _sizes_by_recipe(recipe: str, values: Tree, source: object) -> dict[str, int]:
-    """The transform settings that the recipe derives from the size of the data set's images."""
+    """Return the sizes that the recipe derives from those of the images, by dotted key."""
     derive = recipes.get(recipe).image_sizes
     if derive is None:
         return {}
@@ -278,7 +278,7 @@ def _sizes_by_recipe(recipe: str, values: Tree, source: object) -> dict[str, int
 
 
 def _chosen(given: Iterable[Layer], source: object) -> Iterator[Layer]:
-    """Where the recipe is to be chosen, the layer that names it."""
+    """Yield the layer that names the recipe, where it is to be chosen."""
     if layers.last(given, "train.recipe", None)[0] != AUTO:
         return
     try:

@@ -1,4 +1,4 @@
-"""Whether what the settings point at is there and can be used."""
+"""Checks of the files and folders that settings name."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def check_paths(config: Config) -> None:
 
 
 def patterned(location: str) -> str:
-    """Why Beam and TensorFlow would take a place for nodes' output for a pattern; "" if not."""
+    """Tell why Beam would take a location for a pattern of names; "" if it would not."""
     found = sorted({char for char in location if char in "*?["})
     return f"holds {' and '.join(found)}, which Beam takes for a pattern of names" if found else ""
 
 
 def weights_of(config: Config) -> tuple[str, str]:
-    """The setting that says where the recipe takes weights from, and its value; "" without."""
+    """Return the setting of the recipe's pretrained weights, and its value; "" for none."""
     name, source = recipes.get(config.train.recipe).weights(config.train.hyperparameters)
     return f"{HYPERPARAMETERS}{name}", source
 

@@ -17,10 +17,12 @@ _SOURCE = "source-"
 
 
 def of_file(path: Path) -> Layer:
+    """Read a TOML file. Raises ConfigError."""
     return _layer(f"file:{path}", toml.read(path), path.absolute().parent)
 
 
 def of_values(values: Mapping[str, Mapping[str, Any]]) -> list[Layer]:
+    """Make a layer of each setting, given by origin and dotted key."""
     return [
         _layer(origin, tree.nested(key, value))
         for origin, settings in values.items()
@@ -34,6 +36,7 @@ def _layer(origin: str, given: toml.Tree, folder: Path | None = None) -> Layer:
 
 
 def presets(recipe: str, source: object, environment: object) -> Iterator[Layer]:
+    """Yield the presets of a recipe, a kind of cluster and a built-in data set."""
     names = [f"recipe-{recipe}", f"kubeflow-{environment}"]
     if source in BUILT_IN_SOURCES:
         names.append(f"data-{source}")
@@ -48,12 +51,12 @@ def presets(recipe: str, source: object, environment: object) -> Iterator[Layer]
 
 
 def published() -> list[str]:
-    """The names that `train.preset` may have."""
+    """Return the names that `train.preset` may have."""
     return sorted(path.stem.removeprefix(_SOURCE) for path in toml.PRESETS.glob(f"{_SOURCE}*.toml"))
 
 
 def published_of(given: Iterable[Layer]) -> Iterator[Layer]:
-    """The preset of a published document, where one is named."""
+    """Yield the preset of a published document, where one is named."""
     name, origin = last(given, "train.preset", None)
     if name is None:
         return
@@ -66,13 +69,14 @@ def published_of(given: Iterable[Layer]) -> Iterator[Layer]:
 
 
 def scheduled(source: object) -> Iterator[Layer]:
+    """Yield the presets of a retraining."""
     spans = isinstance(source, str) and source_name.parse(source).has_spans
     for name in ("retrain", *(("retrain-spans",) if spans else ())):
         yield Layer(f"preset:{name}", toml.read(toml.PRESETS / f"{name}.toml"))
 
 
 def last(given: Iterable[Layer], key: str, default: object) -> tuple[object, str]:
-    """The value of `key` that wins, and its origin."""
+    """Return the value of `key` in the last layer that has it, and its origin."""
     found: tuple[object, str] = (default, "default")
     for layer in given:
         value: Any = layer.tree

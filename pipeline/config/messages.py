@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one line: where, which key, what is allowed."""
+"""Messages about wrong settings: file, key, value and what is allowed, in one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.config import toml
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """A suggestion of the key whose last part is most like that of `name`; may be empty."""
+    """Suggest the key whose last part is most like that of `name`; "" for none."""
 
     def likeness(candidate: str) -> tuple[float, float]:
         last = difflib.SequenceMatcher(None, _last_part(name), _last_part(candidate)).ratio()
@@ -38,10 +38,10 @@ _WORDING = {
 def describe(
     error: ValidationError, origins: Mapping[str, str], recipe: str, unset: Iterable[str]
 ) -> str:
-    """All of pydantic's findings as one line: origin, key, value and what is allowed."""
+    """Write all of pydantic's findings as one line: origin, key, value and what is allowed."""
     items = error.errors(include_url=False)
     wrong = [item for item in items if item["type"] != "missing"]
-    # What is derived from other settings is missing where those are wrong.
+    # Settings that are derived from others are missing where those are wrong.
     if unset and not wrong:
         return (
             f"train.recipe = {recipe!r}: {', '.join(unset)} not set; put what goes with the recipe "
@@ -61,7 +61,7 @@ def describe(
 
 
 def origins_of(key: str, origins: Mapping[str, str]) -> list[str]:
-    """Origins of a setting, of the setting that holds an element, or of a table's settings."""
+    """Return the origins of a setting, of one that holds an element, or of a table's settings."""
     related = {
         origin: None
         for name, origin in origins.items()
@@ -71,10 +71,12 @@ def origins_of(key: str, origins: Mapping[str, str]) -> list[str]:
 
 
 def where(*origins: str) -> str:
+    """Write origins for a message."""
     return ", ".join(dict.fromkeys(origin.removeprefix("file:") for origin in origins))
 
 
 def shown(value: object) -> str:
+    """Write a value for a message, cut where it is long."""
     if isinstance(value, bool):
         return toml.value_of(value)
     short = reprlib.Repr()

@@ -43,6 +43,7 @@ def parse_set(text: str) -> tuple[str, Any]:
 
 
 def read(path: Path) -> dict[str, Any]:
+    """Read a TOML file. Raises ConfigError."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -38,7 +38,7 @@ def nested(key: str, value: object) -> dict[str, Any]:
 
 
 def joined(before: object, after: object) -> object:
-    """Two layers' tables of names and values as one, in which `after` wins."""
+    """Join two layers' tables of names and values; `after` wins."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         return {**before, **after}
     return after
@@ -62,7 +62,7 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def named_section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The kind of the tables in a table of tables, whose names are free."""
+    """Return the model of the tables in a table of named tables; None for another field."""
     if get_origin(field.annotation) is not Mapping:
         return None
     _, kind = get_args(field.annotation)
@@ -70,7 +70,7 @@ def named_section_of(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def settings_of(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
-    """All dotted keys that hold a value or tables with names of their own."""
+    """Return the fields by dotted key that hold a value or a table of named tables."""
     found: dict[str, FieldInfo] = {}
     for name, field in model.model_fields.items():
         section = section_of(field)
@@ -82,7 +82,7 @@ def settings_of(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo
 
 
 def flatten(layer: Layer, model: type[Config]) -> dict[str, Any]:
-    """The layer's settings by dotted key, its paths made absolute. Raises ConfigError."""
+    """Return a layer's settings by dotted key, its paths made absolute. Raises ConfigError."""
     return dict(_flat_items(layer, layer.tree, model, "", model))
 
 

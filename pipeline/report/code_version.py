@@ -1,4 +1,4 @@
-"""Which code a run ran on."""
+"""The version of the code that a run uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CODE = ("pipeline", "components", "trainer_module", "kubeflow", "requirements.l
 
 
 def find() -> Code:
-    """The checkout's commit, whether its files were changed since, and versions of packages."""
+    """Find the commit of the checkout, whether it has changes, and the versions of packages."""
     # A tree that only lies in another project's checkout has no commit of its own.
     top, commit = _git("rev-parse", "--show-toplevel"), _git("rev-parse", "HEAD")
     own = top == str(ROOT)
@@ -28,7 +28,7 @@ def find() -> Code:
 
 
 def _git(*arguments: str) -> str:
-    """What git prints; empty where there is no git, or no checkout."""
+    """Return the output of git; "" where there is no git, or no checkout."""
     try:
         done = subprocess.run(
             ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=30

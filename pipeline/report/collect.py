@@ -1,4 +1,4 @@
-"""Facts about a run, gathered from its artifacts; ML Metadata tells where those of a run are."""
+"""Facts about a run, from its artifacts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
+from pydantic import TypeAdapter
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
 from components import features, storage
 from components.image_evaluator import figures
 from components.image_evaluator.figures import EVAL, TEST, Figures, Verdict
 from components.image_example_gen.accounting import FILE_NAME, QUARANTINE, varied
-from components.image_example_validator.findings import FINDINGS_FILE
+from components.image_example_validator.findings import FINDINGS_FILE, read_findings
 from components.lineage import Lineage
 from components.progress import report
 from pipeline.report import labels as mislabelled
@@ -25,7 +26,6 @@ from pipeline.report.facts import (
     Data,
     Distance,
     Facts,
-    Finding,
     PairedOutcomes,
     Prediction,
     Predictions,
@@ -33,10 +33,10 @@ from pipeline.report.facts import (
     Sample,
     Spread,
     Suspect,
-    Training,
     Unusable,
 )
 from trainer_module import recipes
+from trainer_module.history import HISTORY_FILE, History
 
 if TYPE_CHECKING:
     from ml_metadata.proto import metadata_store_pb2
@@ -63,14 +63,14 @@ _SPREADS = (
 
 
 def artifacts_of(workspace: Workspace, run_id: str) -> list[Artifact]:
-    """As `artifacts_in`, of the workspace's metadata, if there is any."""
+    """List the outputs of a run in a workspace; none where it has no metadata."""
     if not workspace.metadata.exists():
         return []
     return artifacts_in(workspace.connection(), run_id)
 
 
 def artifacts_in(connection: metadata_store_pb2.ConnectionConfig, run_id: str) -> list[Artifact]:
-    """What the run's nodes put out or took from the cache, as ML Metadata has it.
+    """List the outputs of a run's nodes, cached or not, by ML Metadata.
 
     An infrastructure blessing is named "infra_blessing" and not, as its node does, "blessing".
     """
@@ -86,9 +86,9 @@ def artifacts_in(connection: metadata_store_pb2.ConnectionConfig, run_id: str) -
 
 
 def collect(run: Run, artifacts: Sequence[Artifact]) -> Facts:
-    """Read what there is of `artifacts`, by paths or URIs; what is no longer there is left out.
+    """Read `artifacts`, given by paths or URIs. Those that are no longer there are left out.
 
-    What is damaged is left out too, and named by a finding of the run and a note.
+    Damaged ones are left out too, and each is named by a finding of the run and a note.
     """
     where = {artifact.name: artifact.uri for artifact in artifacts}
     parts = _Parts()
@@ -122,18 +122,18 @@ def collect(run: Run, artifacts: Sequence[Artifact]) -> Facts:
     )
     for text in parts.damaged:
         report("note", text=text)
-    told = run.model_copy(update={"findings": [*run.findings, *parts.damaged]})
-    return facts.model_copy(update={"run": told})
+    complete = run.model_copy(update={"findings": [*run.findings, *parts.damaged]})
+    return facts.model_copy(update={"run": complete})
 
 
 class _Parts:
-    """Reads parts of what is known; `damaged` has a line for each that cannot be read."""
+    """Reader of parts; `damaged` has a line for each that cannot be read."""
 
     def __init__(self) -> None:
         self.damaged: list[str] = []
 
     def read(self, what: str, part: Callable[[], _Part]) -> _Part | None:
-        """What `part` returns, None where it raises."""
+        """Return what `part` returns, None where it raises."""
         try:
             return part()
         # A damaged file can stop its reading in many ways, which libraries have many kinds for.
@@ -144,7 +144,7 @@ class _Parts:
 
 
 def _content(uri: str | None, *names: str) -> bytes | None:
-    """A file below `uri`; None where there is none."""
+    """Read a file below `uri`; None where there is none."""
     if not uri:
         return None
     try:
@@ -160,15 +160,16 @@ def _data(where: Mapping[str, str]) -> Data | None:
     record = json.loads(accounting)
     lines = (_content(where.get("examples"), QUARANTINE) or b"").splitlines()
     rows = varied(map(json.loads, lines), MAX_UNUSABLE)
-    anomalies = _content(where.get("anomalies"), FINDINGS_FILE)
-    return Data(
-        **record,
-        unusable=[Unusable(input=row["path"], reason=row["reason"]) for row in rows],
-        anomalies=None
-        if anomalies is None
-        else [Finding(**finding) for finding in json.loads(anomalies)],
-        distances=list(_distances(where.get("anomalies"), record["splits"])),
-        spreads=list(_spreads(where.get("statistics"))),
+    anomalies = where.get("anomalies")
+    validated = _content(anomalies, FINDINGS_FILE) is not None
+    return TypeAdapter(Data).validate_python(
+        {
+            **record,
+            "unusable": [Unusable(input=row["path"], reason=row["reason"]) for row in rows],
+            "anomalies": read_findings(anomalies) if anomalies and validated else None,
+            "distances": list(_distances(anomalies, record["splits"])),
+            "spreads": list(_spreads(where.get("statistics"))),
+        }
     )
 
 
@@ -202,9 +203,9 @@ def _spreads(uri: str | None) -> Iterator[Spread]:
                 yield Spread(feature=name, low=stats.min, median=stats.median, high=stats.max)
 
 
-def _training(where: Mapping[str, str]) -> Training | None:
-    history = _content(where.get("model_run"), "history.json")
-    return Training.model_validate_json(history) if history else None
+def _training(where: Mapping[str, str]) -> History | None:
+    history = _content(where.get("model_run"), HISTORY_FILE)
+    return History.model_validate_json(history) if history else None
 
 
 def _samples(where: Mapping[str, str], run: Run, classes: Sequence[str]) -> list[Sample]:
@@ -276,7 +277,9 @@ def _predictions(
     shown = sorted({*mistakes, *grid})
     best = {row: np.argsort(-probabilities[row], kind="stable")[:TOP] for row in shown}
     digests, names = table["sha256"].to_pylist(), table["filename"].to_pylist()
-    images = _images(where.get("examples"), split, {digests[row] for row in shown})
+    images = _of_examples(
+        where.get("examples"), split, features.IMAGE, {digests[row] for row in shown}
+    )
     maps = _maps(where)
     known = {
         row: Prediction(
@@ -332,7 +335,7 @@ def _training_suspects(
         row for row in mislabelled.suspects(labels, probabilities) if chosen[row] != labels[row]
     ]
     wanted = {digests[row] for row in rows}
-    names = dict(_of_examples(where.get("examples"), _TRAIN, features.FILENAME, wanted))
+    names = _of_examples(where.get("examples"), _TRAIN, features.FILENAME, wanted)
     return [
         _suspect(
             run,
@@ -347,7 +350,7 @@ def _training_suspects(
 
 
 def _maps(where: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Where the network looked, uint8 [h, w] by SHA-256 of the original image."""
+    """Read the attention maps, uint8 [h, w] by SHA-256 of the original image."""
     content = _content(where.get("model_run"), "attention.npz")
     if content is None:
         return {}
@@ -367,7 +370,7 @@ def _heated(run: Run, image: bytes | None, looked: np.ndarray | None) -> bytes:
 
 
 def _matrix(column: Any, classes: int) -> np.ndarray:
-    """A column of lists as float32 [N, classes]."""
+    """Convert a column of lists to float32 [N, classes]."""
     values: np.ndarray = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return values.reshape(-1, classes)
 
@@ -385,34 +388,12 @@ def _duel(
     )
 
 
-def _images(uri: str | None, split: str, wanted: set[str]) -> dict[str, bytes]:
-    """Pictures of a split's images by SHA-256 of the original."""
-    found = _of_examples(uri, split, features.IMAGE, wanted)
-    return {name: pictures.thumbnail(encoded) for name, encoded in found}
-
-
 def _of_examples(
     uri: str | None, split: str, feature: str, wanted: set[str]
-) -> Iterator[tuple[str, bytes]]:
-    """A feature of the wanted images, after their SHA-256; reads no further than it must."""
+) -> Mapping[str, bytes]:
+    """Read a feature of the wanted images, as `images.read`."""
     if uri is None or not wanted:
-        return
-    import tensorflow as tf
+        return {}
+    from pipeline.report import images  # TensorFlow
 
-    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in (features.SHA256, feature)}
-    left = set(wanted)
-    folder = storage.join(uri, f"Split-{split}")
-    for name in storage.names(folder):
-        with storage.local_file(storage.join(folder, name)) as file:
-            for batch in (
-                tf.data.TFRecordDataset(file)
-                .batch(64)
-                .map(lambda records: tf.io.parse_example(records, spec))
-                .as_numpy_iterator()
-            ):
-                for digest, value in zip(batch[features.SHA256], batch[feature], strict=True):
-                    if (sha256 := digest.decode()) in left:
-                        left.remove(sha256)
-                        yield sha256, value
-                if not left:
-                    return
+    return images.read(storage.join(uri, f"Split-{split}"), feature, wanted)

@@ -1,16 +1,21 @@
-"""What is known of one run: JSON, but for the pictures."""
+"""Facts about one run: JSON, but for the pictures."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import enum
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import pydantic.dataclasses
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from components.image_evaluator.figures import Estimate, Figures, Verdict
+from components.image_example_gen.accounting import Accounting
+from components.image_example_validator.findings import JudgedFinding
 from pipeline.config import renamed
+from trainer_module.history import History
 
 RECORD = "run.json"
 
@@ -26,7 +31,7 @@ Moment = Annotated[str, AfterValidator(_moment)]
 
 
 class State(enum.StrEnum):
-    """How far a run came. The record of a killed one says RUNNING, and it is read as CUT_OFF."""
+    """State of a run. RUNNING in the record of a run that was killed is read as CUT_OFF."""
 
     RUNNING = "running"
     PUSHED = "pushed"
@@ -48,7 +53,7 @@ class Setting(_Fact):
 
 
 class Node(_Fact):
-    """What became of a node of the DAG: state as in `local_runner.NodeResult`, or "failed"."""
+    """Outcome of a node of the DAG: state as in `local_runner.NodeResult`, or "failed"."""
 
     node: str
     state: str
@@ -58,7 +63,7 @@ class Node(_Fact):
 
 
 class Code(_Fact):
-    """What the run ran on. commit: of the checkout, "" outside of one; modified: not as there."""
+    """Version of the code. commit: "" outside of a checkout; modified: with changes to it."""
 
     versions: dict[str, str]
     commit: str = ""
@@ -72,7 +77,7 @@ class RunData(_Fact):
 
 
 class Accuracies(_Fact):
-    """What a record keeps of a verdict: accuracy with its 95% interval, and the baseline's."""
+    """Accuracies in the record of a run: with a 95% interval, and the baseline's."""
 
     accuracy: float
     interval: tuple[float, float]
@@ -108,7 +113,7 @@ class Run(_Fact):
 
     @property
     def accuracy(self) -> Estimate | None:
-        """The candidate's."""
+        """The accuracy of the candidate."""
         if self.verdict is None:
             return None
         low, high = self.verdict.interval
@@ -116,7 +121,7 @@ class Run(_Fact):
 
     @property
     def baseline_accuracy(self) -> float | None:
-        """The latest blessed model's, on the same images."""
+        """The accuracy of the baseline on the same images."""
         return self.verdict.baseline_accuracy if self.verdict else None
 
     @property
@@ -125,7 +130,7 @@ class Run(_Fact):
         return self.pushed.rstrip("/").rpartition("/")[2] if self.pushed else None
 
     def value(self, key: str, default: Any = None) -> Any:
-        """The value of a setting."""
+        """Return the value of a setting."""
         return self.settings[key].value if key in self.settings else default
 
 
@@ -141,18 +146,8 @@ class Promotion(_Fact):
     result: str
 
 
-class Finding(_Fact):
-    """An anomaly, as in components/image_example_validator/findings.py."""
-
-    split: str
-    feature: str
-    type: str
-    text: str
-    level: str
-
-
 class Distance(_Fact):
-    """How far a feature's distribution is from the training split's, or from that of data before.
+    """Distance of a feature's distribution from the training split's, or from that of earlier data.
 
     compared: "skew" or "drift"; measure: L-infinity distance or Jensen-Shannon divergence, 0 to 1.
     """
@@ -185,36 +180,18 @@ class Unusable(_Fact):
     reason: str
 
 
-class Data(_Fact):
-    """What became of the images; counts as in components/image_example_gen/accounting.py.
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
+class Data(Accounting):
+    """The accounting of the images, with what the report shows beside it.
 
-    unusable: the first of the quarantined inputs.
+    unusable: the first of the quarantined inputs. anomalies: None where nothing was validated.
+    distances, spreads: of the features that TFDV measured.
     """
 
-    classes: list[str]
-    splits: dict[str, dict[str, int]]
-    inputs: int
-    duplicates: int
-    quarantined: dict[str, int]
-    ignored: dict[str, int]
-    normalized: dict[str, int]
-    spans: list[int]
-    span_names: list[str] = Field(default_factory=list)
-    near_duplicates: dict[str, int]
-    findings: list[str]
-    unusable: list[Unusable] = Field(default_factory=list)
-    anomalies: list[Finding] | None = None
-    distances: list[Distance] = Field(default_factory=list)
-    spreads: list[Spread] = Field(default_factory=list)
-
-    def images(self, split: str) -> int:
-        """Number of images of a split."""
-        return sum(self.splits[split].values())
-
-    @property
-    def all_images(self) -> int:
-        """Number of images of all splits."""
-        return sum(map(self.images, self.splits))
+    unusable: list[Unusable] = dataclasses.field(default_factory=list)
+    anomalies: list[JudgedFinding] | None = None
+    distances: list[Distance] = dataclasses.field(default_factory=list)
+    spreads: list[Spread] = dataclasses.field(default_factory=list)
 
 
 class Sample(_Fact):
@@ -226,26 +203,11 @@ class Sample(_Fact):
     after: list[bytes]
 
 
-class Training(_Fact):
-    """history.json of the Trainer's model_run; epochs and phase_starts count from 1.
-
-    base_model: what was begun with, the serving path of an earlier model; "" for none.
-    """
-
-    images: dict[str, int]
-    base_model: str = ""
-    seconds: float
-    steps: int
-    best_epoch: int
-    phase_starts: list[int]
-    epochs: list[dict[str, float]]
-
-
 class Prediction(_Fact):
-    """What the candidate said of an image.
+    """The candidate's prediction for an image.
 
-    probability: of its label. top: the likeliest classes. baseline: the class that it chose.
-    looked: the image, brighter where the network looked; of mistakes only, and not of each network.
+    probability: of its label. top: the likeliest classes. baseline: the baseline's class.
+    looked: the image lit by the attention map; of mistakes only, and not of each network.
     """
 
     filename: str
@@ -262,7 +224,7 @@ class Prediction(_Fact):
 
 
 class PairedOutcomes(_Fact):
-    """Candidate and baseline on the same images: number of images by who was right."""
+    """Candidate and baseline on the same images: number of images by which was right."""
 
     both: int
     only_candidate: int
@@ -287,7 +249,7 @@ class Predictions(_Fact):
     """Predictions on a split.
 
     grid: a draw from all of them. mistakes: the wrong ones, the most confident first; wrong: how
-    many of those there are in all. paired: where a baseline was asked about the same images.
+    many of those there are in all. paired: with a baseline's predictions on the same images.
     suspects: what is probably mislabelled, the clearest first.
     """
 
@@ -311,7 +273,7 @@ class Artifact(_Fact):
 
 
 class Facts(_Fact):
-    """All that is known of a run; parts that it did not get to are None or empty.
+    """All facts about a run; parts that it did not reach are None or empty.
 
     samples: of the training images; not in the JSON. suspects: of these what is probably
     mislabelled, the clearest first. predictions: on the evaluation split.
@@ -321,7 +283,7 @@ class Facts(_Fact):
     run: Run
     data: Data | None = None
     samples: list[Sample] = Field(default_factory=list, exclude=True, repr=False)
-    training: Training | None = None
+    training: History | None = None
     suspects: list[Suspect] = Field(default_factory=list)
     evaluation: Figures | None = None
     verdict: Verdict | None = None
@@ -330,5 +292,5 @@ class Facts(_Fact):
     artifacts: list[Artifact] = Field(default_factory=list)
 
     def artifact(self, name: str) -> Artifact | None:
-        """The output of that name."""
+        """Return the output of that name."""
         return next((each for each in self.artifacts if each.name == name), None)

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from pipeline.formatting import printable
 
-# Colours by the CSS property that stands in for them on a page. Blue and orange are told apart
-# by every kind of eye, and each comes with a line or a marker of its own.
+# Colours by the CSS property that stands in for them on a page. Blue and orange differ
+# with any colour vision, and each has a line or a marker of its own.
 INK, MUTED, LINE, PAPER = "#1b1f25", "#5b6472", "#d5dae1", "#fefefe"
 FIRST, SECOND = "#1f63b4", "#b8500a"
 _PROPERTIES = {
@@ -85,6 +85,8 @@ class Plot(NamedTuple):
         svg = re.sub(r'<g id="[^"]*"', "<g", svg)
         svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{self.name}-", svg)
         svg = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+        # The first is the paper, which the page has: its own shadows are seen through the figure.
+        svg = svg.replace(f"fill: {PAPER}", "fill: none", 1)
         for color, name in _PROPERTIES.items():
             svg = svg.replace(color, f"var({name})")
         return svg

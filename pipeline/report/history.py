@@ -1,4 +1,4 @@
-"""The runs of a workspace, as their records and the log of promotions tell."""
+"""The runs and promotions of a workspace."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _ids(workspace: Workspace) -> list[str]:
 
 
 def find(workspace: Workspace, name: str) -> Run:
-    """The run of an id, of the beginning or the end of one, or the "latest".
+    """Find the run of an id, of the beginning or the end of one, or the "latest".
 
     Raises ConfigError where that is not exactly one.
     """
@@ -130,7 +130,7 @@ def find_finished(workspace: Workspace) -> Run:
 
 
 def read_facts(workspace: Workspace, run: Run) -> Facts:
-    """What the run's report has written down, without its pictures; the record alone without it."""
+    """Read the facts of a run's report, without pictures; without a report, its record."""
     try:
         content = json.loads((workspace.run_dir(run.run_id) / FACTS).read_bytes())
         return Facts.model_validate({**content, "run": run})
@@ -159,9 +159,9 @@ def summary(run: Run) -> Row:
 
 
 def promotions(workspace: Workspace) -> list[Promotion]:
-    """Changes of what is served from the workspace, newest first.
+    """List the promotions and rollbacks in the workspace, newest first.
 
-    One that was cut off is undone or finished before.
+    A promotion that was cut off is undone or finished first.
     """
 
     def promotion(entry: dict[str, Any]) -> Promotion:

@@ -9,11 +9,11 @@ import numpy as np
 
 from components.image_example_gen import source_name
 
-LEAST = 5  # images of a class: with fewer, no label of it can be told to be wrong
+LEAST = 5  # images of a class: with fewer, no label of it is judged
 
 
 def suspects(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:
-    """The rows whose label is probably wrong, the most clearly so first.
+    """Find the rows whose label is probably wrong, the most clearly so first.
 
     Confident learning (arXiv 1911.00068): an image counts where the model is as sure of another
     class as it usually is of images of that class.
@@ -42,7 +42,7 @@ def suspects(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:
 
 
 def original(source: str, filename: str) -> str:
-    """The path of an image, where it is a file on this machine; else its name in the data."""
+    """Return the path of an image that is a file on this machine; else its name in the data."""
     name = source_name.parse(source)
     if name.is_local:
         path = Path(source_name.fixed_part(name.location)).absolute() / filename

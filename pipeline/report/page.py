@@ -43,7 +43,7 @@ METRICS = {
 def render(
     facts: Facts, plots: Sequence[Plot], tables: Iterable[str] = (), index: str | None = None
 ) -> str:
-    """The page of a run, which needs no other file to be read.
+    """Render the page of a run, which needs no other file.
 
     Args:
       facts: about the run.
@@ -93,12 +93,12 @@ def render_index(
 
 
 def headline(facts: Facts) -> tuple[str, str]:
-    """What came of the run in a few words, and why."""
+    """Summarize the outcome of a run in a few words, and the reason."""
     run, verdict = facts.run, facts.verdict
     failed = [check.reason for check in verdict.checks if not check.passed] if verdict else []
     match run.state:
         case State.PUSHED:
-            passed = f"all {len(verdict.checks)} checks passed" if verdict else ""
+            passed = f"{counted(len(verdict.checks), 'check')} passed" if verdict else ""
             return f"Blessed and pushed as version {run.version}", passed
         case State.REJECTED:
             return "Not blessed, so not pushed", "; ".join(failed) or run.error or ""
@@ -110,9 +110,9 @@ def headline(facts: Facts) -> tuple[str, str]:
 
 
 def metric_rows(evaluation: Figures) -> list[dict[str, Any]]:
-    """Each metric with its values: key, title, share, candidate, baseline, test, better.
+    """List the metrics, each with key, title, share, candidate, baseline, test and better.
 
-    better: whether the candidate is better than the baseline, None where that cannot be said.
+    better: whether the candidate is better than the baseline, None where they cannot be compared.
     """
     found = evaluation.candidate.metrics
     rows = []
@@ -142,7 +142,7 @@ def _better(candidate: Estimate, baseline: Estimate | None, higher: bool) -> boo
 
 
 def confusions(evaluation: Figures) -> list[tuple[str, str, int, float]]:
-    """True class, predicted class, images and their share of the true class; most images first."""
+    """List true class, predicted class, images and their share of the true class; most first."""
     names = evaluation.candidate.classes
     of_class = evaluation.candidate.per_class
     found = [
@@ -154,7 +154,7 @@ def confusions(evaluation: Figures) -> list[tuple[str, str, int, float]]:
 
 
 def worst_first(evaluation: Figures) -> list[dict[str, Any]]:
-    """The classes by F1, with the baseline's figures where it knows the class."""
+    """Sort the classes by F1, with the baseline's figures where it knows the class."""
     before = (
         {each.name: each for each in evaluation.baseline.per_class} if evaluation.baseline else {}
     )
@@ -166,7 +166,7 @@ def worst_first(evaluation: Figures) -> list[dict[str, Any]]:
 
 
 def _weakest(evaluation: Figures) -> ClassFigures | None:
-    """The class of the lowest recall."""
+    """Return the class of the lowest recall."""
     judged = [each for each in evaluation.candidate.per_class if each.recall.value is not None]
     return min(judged, key=lambda each: each.recall.value or 0.0, default=None)
 
@@ -177,7 +177,7 @@ def _slices(evaluation: Figures) -> list[dict[str, Any]]:
         if evaluation.baseline
         else {}
     )
-    # One that holds all images says what the accuracy has said.
+    # One that holds all images repeats the accuracy.
     found = [
         each for each in evaluation.candidate.slices if each.support < evaluation.candidate.examples
     ]
@@ -188,7 +188,7 @@ def _slices(evaluation: Figures) -> list[dict[str, Any]]:
 
 
 def rerun(facts: Facts) -> list[str]:
-    """The commands that do the same run again, from the root of the checkout."""
+    """List the commands that repeat a run, from the root of the checkout."""
     run = facts.run
     folder = Path(str(run.value("workspace", "workspace"))) / "runs" / run.run_id
     command = f".venv/bin/perennial run --config {shlex.quote(str(folder / 'config.toml'))}"
@@ -200,7 +200,7 @@ def rerun(facts: Facts) -> list[str]:
 
 
 def _weights(run: Run) -> Mapping[str, Any] | None:
-    """Source, sha256 and licence of the pretrained weights."""
+    """Return source, sha256 and licence of the pretrained weights."""
     prefix = "train.hyperparameters.weights."
     found = {key.removeprefix(prefix): s.value for key, s in run.settings.items() if prefix in key}
     # Some recipes' weights are a name or a path, and not confirmed by a digest.
@@ -211,7 +211,7 @@ def _weights(run: Run) -> Mapping[str, Any] | None:
 
 
 def template(name: str) -> jinja2.Template:
-    """A file of templates/, which escapes what it is given."""
+    """Return a file of templates/, which escapes its values."""
     return _environment().get_template(name)
 
 
@@ -239,7 +239,7 @@ def _environment() -> jinja2.Environment:
 
 
 def figure(value: float | None, share: bool = False) -> str:
-    """`98.91%` for a share, `0.0136` or `12,345` for another value."""
+    """Write a share as `98.91%`, and another value as `0.0136` or `12,345`."""
     if value is None:
         return NOTHING
     if share:
@@ -248,7 +248,7 @@ def figure(value: float | None, share: bool = False) -> str:
 
 
 def interval(estimate: Estimate, share: bool = False) -> str:
-    """`97.9 to 99.5%`; empty where there is none."""
+    """Write an interval as `97.9 to 99.5%`; "" for none."""
     if estimate.low is None or estimate.high is None:
         return ""
     if share:
@@ -257,11 +257,11 @@ def interval(estimate: Estimate, share: bool = False) -> str:
 
 
 def _picture(image: bytes) -> str:
-    """A data URI."""
+    """Make a data URI."""
     kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
 def _moment(text: str) -> str:
-    """`2026-11-22 04:11 UTC`."""
+    """Write a time as `2026-11-22 04:11 UTC`."""
     return f"{text[:16].replace('T', ' ')} UTC"

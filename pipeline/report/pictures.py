@@ -1,4 +1,4 @@
-"""Small pictures for the pages: PNG where pixels are to be seen, JPEG for photographs."""
+"""Small pictures for the pages: PNGs that show single pixels, JPEGs of photographs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,8 @@ _GAP = 2  # pixels between patches
 _MOST_PATCHES = 32  # a side; of more nothing could be seen
 
 
-def thumbnail(encoded: bytes) -> bytes:
-    """A smaller version of an encoded image, as training and serving see it."""
-    from components import decoding
-
-    return encode(decoding.decode_now(encoded).pixels.numpy())
-
-
 def encode(pixels: Pixels) -> bytes:
-    """The same of an image that is not encoded."""
+    """Encode pixels as a small picture."""
     image, buffer = Image.fromarray(pixels), io.BytesIO()
     if max(image.size) <= _EXACT:
         image.save(buffer, "PNG", optimize=True)
@@ -37,7 +30,7 @@ def encode(pixels: Pixels) -> bytes:
 def heated(
     encoded: bytes, looked: npt.NDArray[np.uint8], *, resize_mode: str, crop_fraction: float
 ) -> bytes:
-    """An encoded picture that is bright where `looked`, uint8 [h, w], is, and dark elsewhere.
+    """Darken a picture where the attention map `looked`, uint8 [h, w], is dark.
 
     `resize_mode` and `crop_fraction` are the settings by which the picture became the square that
     `looked` covers.
@@ -57,7 +50,7 @@ def heated(
 
 
 def patches(pixels: Pixels, count: int) -> bytes | None:
-    """The image cut into `count` x `count` patches, as a vision transformer is given it.
+    """Cut an image into the `count` x `count` patches of a vision transformer.
 
     None where they would be too small to be seen.
     """

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from components.image_evaluator.figures import Figures, ModelFigures
+from components.wording import counted
 from pipeline.formatting import percent
 from pipeline.report import figure as styled
-from pipeline.report.facts import Data, Facts, Promotion, Run, Training
+from pipeline.report.facts import Data, Facts, Promotion, Run
 from pipeline.report.figure import (
     FIRST,
     HEIGHT,
@@ -31,11 +32,12 @@ from pipeline.report.figure import (
     legend,
     shortened,
 )
+from trainer_module.history import History
 
 _LABELLED = 40  # classes: of more no name would be readable
 _COUNTED = 16  # classes: of more no number would be
 _DRAWN = 640  # classes: of more a cell or a bar would be less than a pixel
-_FLAT = 20  # times the least value: on a linear axis that could not be told from none
+_FLAT = 20  # times the least value: on a linear axis it would look like zero
 
 
 def draw(facts: Facts) -> list[Plot]:
@@ -103,7 +105,7 @@ def _total(data: Data, name: str) -> int:
     return sum(counts.get(name, 0) for counts in data.splits.values())
 
 
-def _pair_of_curves(training: Training, key: str, title: str) -> Drawn:
+def _pair_of_curves(training: History, key: str, title: str) -> Drawn:
     figure, axes = styled.new_figure()
     epochs = [row["epoch"] for row in training.epochs]
     for name, prefix, color, style in (
@@ -125,27 +127,27 @@ def _pair_of_curves(training: Training, key: str, title: str) -> Drawn:
     return title, text, figure
 
 
-def _accuracy(training: Training) -> Drawn:
+def _accuracy(training: History) -> Drawn:
     return _pair_of_curves(training, "accuracy", "Accuracy")
 
 
-def _loss(training: Training) -> Drawn:
+def _loss(training: History) -> Drawn:
     return _pair_of_curves(training, "loss", "Loss")
 
 
-def _learning_rate(training: Training) -> Drawn:
+def _learning_rate(training: History) -> Drawn:
     rates = [row["learning_rate"] for row in training.epochs]
     text = f"Learning rate at the end of each epoch: from {rates[0]:.3g} to {rates[-1]:.3g}."
     return "Learning rate", text, _one_curve(training, rates)
 
 
-def _throughput(training: Training) -> Drawn:
+def _throughput(training: History) -> Drawn:
     speeds = [row["images_per_s"] for row in training.epochs]
-    text = f"Training images a second: {speeds[-1]:,.0f} in the last epoch."
-    return "Training images per second", text, _one_curve(training, speeds)
+    text = f"History images a second: {speeds[-1]:,.0f} in the last epoch."
+    return "History images per second", text, _one_curve(training, speeds)
 
 
-def _one_curve(training: Training, values: Sequence[float]) -> Figure:
+def _one_curve(training: History, values: Sequence[float]) -> Figure:
     figure, axes = styled.new_figure(height=150)
     epochs = [row["epoch"] for row in training.epochs]
     axes.plot(epochs, values, color=FIRST, **_marker(epochs))
@@ -172,7 +174,7 @@ def _marker(epochs: Sequence[float]) -> dict[str, object]:
     return {"marker": "o", "markersize": 3.5} if len(epochs) <= 5 else {}
 
 
-def _epochs(axes: Axes, training: Training) -> None:
+def _epochs(axes: Axes, training: History) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlim(0.5, len(training.epochs) + 0.5)
     axes.set_xlabel("epoch")
@@ -190,7 +192,7 @@ def _epochs(axes: Axes, training: Training) -> None:
         )
 
 
-_CURVES: dict[str, Callable[[Training], Drawn]] = {
+_CURVES: dict[str, Callable[[History], Drawn]] = {
     "accuracy": _accuracy,
     "loss": _loss,
     "learning_rate": _learning_rate,
@@ -368,7 +370,7 @@ def _history(runs: Sequence[Run], promotions: Sequence[Promotion]) -> Drawn:
     axes.set_ylabel("accuracy")
     legend(axes)
     last = f"; the latest is {percent(known[-1][1].value, 2)}" if known else ""
-    text = f"Accuracy of {len(known)} candidates in the order of their runs{last}."
+    text = f"Accuracy of {counted(len(known), 'candidate')} in the order of their runs{last}."
     return "Accuracy by run", text, figure
 
 

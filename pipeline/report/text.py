@@ -102,7 +102,7 @@ def differences(first: Facts, second: Facts) -> dict[str, list[dict[str, Any]]]:
 def _counts(facts: Facts) -> dict[str, Any]:
     found: dict[str, Any] = {"source": facts.run.data.source}
     if facts.data:
-        found |= {f"{split} images": facts.data.images(split) for split in facts.data.splits}
+        found |= {f"{split} images": facts.data.examples(split) for split in facts.data.splits}
         found["classes"] = len(facts.data.classes)
         found["duplicates"] = facts.data.duplicates
         found["quarantined"] = sum(facts.data.quarantined.values())
@@ -133,7 +133,7 @@ def show(facts: Facts) -> None:
         _show_checks(facts.verdict)
     if facts.data:
         data = facts.data
-        rows = [(split, counted(data.images(split), "image")) for split in data.splits]
+        rows = [(split, counted(data.examples(split), "image")) for split in data.splits]
         if data.spans not in ([], [0]):
             rows.append(("spans", ", ".join(data.span_names or map(str, data.spans))))
         rows += [("classes", str(len(data.classes))), ("duplicates", f"{data.duplicates:,}")]
@@ -206,7 +206,7 @@ def _show_evaluation(facts: Facts) -> None:
             )
             for each in weakest[:MAX_ROWS]
         ],
-        f"weakest {min(len(weakest), MAX_ROWS)} of {len(weakest)} classes",
+        f"weakest {min(len(weakest), MAX_ROWS)} of {counted(len(weakest), 'class')}",
     )
     table(
         ("true", "taken for", "images", "of the class"),

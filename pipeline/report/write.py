@@ -1,4 +1,4 @@
-"""Writes what is reported of runs: pages, and beside them the same as figures, JSON and CSV.
+"""Writes the reports of runs: pages, and beside them figures, JSON and CSV.
 
 runs/index.html, history.svg, history.png, runs.json, runs.csv
 runs/<run>/report.html, report.json, figures/*.svg, figures/*.png, tables/*.csv
@@ -57,7 +57,7 @@ def report(workspace: Workspace, run: Run) -> Path:
 
 
 def write_report(facts: Facts, folder: Path, index: str | None = None) -> Path:
-    """Write the page and what belongs to it, each file whole or not at all. Returns the page.
+    """Write the page and its figures and tables, each file atomically. Returns the page.
 
     index: link to the page of all runs, if there is one. Raises OSError.
     """
@@ -94,7 +94,7 @@ def write_index(workspace: Workspace) -> Path:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file that is either absent, as it was before, or whole."""
+    """Replace a file atomically."""
     encoded = content if isinstance(content, bytes) else content.encode()
     storage.write_bytes(str(path), encoded, durable=False)
 
@@ -220,6 +220,6 @@ def _csv(rows: Iterable[_Row]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A text that a spreadsheet does not take for a formula."""
+    """Quote a text that a spreadsheet would take for a formula."""
     is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
     return f"'{value}" if is_formula else value

@@ -105,7 +105,7 @@ __all__ = [
 
 
 class StorageConfig(Section, StorageOptions):
-    """How object stores are reached, and where nodes have copies of what is in them."""
+    """Access to object stores, and the folder for copies of their files."""
 
 
 class Config(Section):

@@ -1,4 +1,4 @@
-"""Settings of Beam, and what its jobs are given."""
+"""Settings of Beam, and the arguments of its jobs."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class BeamConfig(Section):
 
     @property
     def jobs(self) -> dict[str, BeamJob]:
-        """What each node with a Beam pipeline gives to Beam, by its id."""
+        """The jobs of the nodes that use Beam, by node id."""
         return {node: self._job(self.nodes.get(node, BeamNode()), node) for node in BEAM_NODES}
 
     def _job(self, own: BeamNode, node: str) -> BeamJob:
@@ -100,7 +100,7 @@ class BeamConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class BeamJob:
-    """What Beam is given. key: the table of settings that it comes from."""
+    """Arguments of Beam. key: the table of settings that they come from."""
 
     key: str
     runner: str
@@ -114,7 +114,7 @@ class BeamJob:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether the work is done by other processes than those that Beam starts here."""
+        """Whether other processes than those that Beam starts here do the work."""
         return self.runner not in (LOCAL_RUNNER, "DirectRunner")
 
     @property

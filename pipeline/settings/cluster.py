@@ -20,7 +20,7 @@ from pipeline.settings.paths import LOCATION
 def _kubernetes_resource(value: str) -> str:
     if re.fullmatch(r"[A-Z0-9_]+", value):
         raise ValueError(
-            "is a name of Vertex AI: Kubernetes wants the resource of the device plugin, such as "
+            "is a name of Vertex AI: Kubernetes needs the resource of the device plugin, such as "
             "nvidia.com/gpu, and the kind of GPU in node_selector"
         )
     if not re.fullmatch(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", value):
@@ -190,7 +190,7 @@ def _with_default_pool(pools: object) -> object:
 
 
 class KubeflowConfig(PodSettings):
-    """How `perennial compile` turns the DAG into a pipeline of Kubeflow.
+    """Settings of the compiled pipeline and its pods on Kubeflow.
 
     A node runs in a pod of the pool that `nodes` names, or of the pool `cpu`. A pool's settings add
     to those for all pods.

@@ -30,7 +30,7 @@ def _pattern(value: str) -> str:
 
 
 class DataConfig(Section):
-    """Where the images come from and how they are split.
+    """Source and splits of the images.
 
     Splits are shares of content-hash buckets: with 80, 20 and 0, eight images in ten train. An
     image stays in its split across runs and as data grows, until the shares change, and every class
@@ -122,12 +122,12 @@ class DataConfig(Section):
         le=1,
         description="Share of unusable files beyond which the run is stopped.",
     )
-    # What the gate's test takes: of five images that are all right chance explains 1 / 2^5 = 3 %.
+    # The gate's test needs them: five correct predictions have a probability of 1 / 2^5 = 3 %.
     min_eval: int = Field(
         default=5,
         ge=0,
         description="Images that the eval split must have outside its largest class; with fewer, "
-        "a model that is always right cannot be told from chance, and the run is stopped.",
+        "even a perfect model is not significantly better than chance, and the run stops.",
     )
     group_near_duplicates: bool = Field(
         default=Options.group_near_duplicates,
@@ -142,7 +142,7 @@ class DataConfig(Section):
 
     @property
     def options(self) -> Options:
-        """What of this the ingest needs beside source and splits."""
+        """The options of the ingest, beside source and splits."""
         names = [field.name for field in dataclasses.fields(Options)]
         return Options(**{name: getattr(self, name) for name in names})
 

@@ -16,7 +16,7 @@ BUILT_IN_SOURCES = (source_name.DIGITS,)
 
 
 def is_unicode(text: str) -> bool:
-    """Whether `text` has no byte that Python could not decode from the command line."""
+    """Tell whether Python could decode all bytes of a text of the command line."""
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
@@ -50,7 +50,7 @@ def _absolute_source(value: object) -> object:
 
 
 def absolute_location(value: object) -> object:
-    """A path or URI that nodes write to, as it is used. Raises ValueError for what cannot be."""
+    """Make a path or URI that nodes write to absolute. Raises ValueError for a wrong one."""
     if isinstance(value, str) and storage.is_uri(value):
         if not value.partition("://")[2].strip("/"):
             raise ValueError("must name a bucket after ://")

@@ -1,4 +1,4 @@
-"""Settings of scheduled retraining: when, and who is told."""
+"""Settings of scheduled retraining, monitoring and notifications."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.settings.paths import PATH
 
 
 class DriftConfig(Section):
-    """When new images count as drifted from those that the baseline was trained on.
+    """Limits beyond which new images have drifted from the baseline's training images.
 
     Distances of labels and statistics lie in 0..1; with a limit of 1 nothing is ever found.
     """
@@ -47,13 +47,12 @@ class DriftConfig(Section):
 class MonitorConfig(Section):
     """Recorded traffic, and how `perennial monitor` compares it with the data of the baseline.
 
-    Each comparison is found where chance explains it with less than its share of false_alarms, and
-    where it is larger than its limit: a change that matters to nobody is significant in much
-    traffic.
+    A comparison is a finding only if it is statistically significant, at its share of false_alarms,
+    and larger than its limit: in much traffic, tiny changes are significant.
     """
 
     logs: Annotated[Path, PATH] | None = Field(
-        default=None, description="Folder of recorded traffic, of which gc removes what is old."
+        default=None, description="Folder of recorded traffic, of which gc removes old files."
     )
     retention_days: float = Field(
         default=30.0, gt=0, description="Age from which gc removes recorded traffic."
@@ -62,7 +61,7 @@ class MonitorConfig(Section):
         default=1.0, gt=0, description="Traffic that is compared at a time, up to now."
     )
     min_images: int = Field(
-        default=100, ge=20, description="Different images below which traffic is too little."
+        default=100, ge=20, description="Least number of different images to compare."
     )
     false_alarms: float = Field(
         default=0.01,
@@ -87,26 +86,25 @@ class MonitorConfig(Section):
         default=0.2, ge=0, lt=1, description="Share of images in which two versions disagree."
     )
     max_accuracy_drop: float = Field(
-        default=0.05, ge=0, le=1, description="Fall of the accuracy estimated from confidence."
+        default=0.05, ge=0, le=1, description="Drop of the accuracy estimated from confidence."
     )
 
 
 class ReasonConfig(Section):
-    """Whether a finding of `perennial monitor` is a reason to retrain on what images are new."""
+    """A finding of `perennial monitor` as a reason to retrain on new images."""
 
     retrains: bool = Field(
-        default=False, description="Whether it is a reason to retrain, not only told."
+        default=False, description="Retrain on it, instead of reporting it only."
     )
     cooldown_days: float = Field(
         default=7.0,
         ge=0,
-        description="Days after it was a reason in which it is none, and after the webhook was "
-        "told in which it is not told again.",
+        description="Days after a retraining or notification for this reason without another.",
     )
 
 
 class RetrainConfig(Section):
-    """When `perennial retrain` retrains, and what follows."""
+    """Reasons for `perennial retrain` to retrain, and the promotion afterwards."""
 
     min_new_examples: int = Field(
         default=1,
@@ -145,7 +143,7 @@ class RetrainConfig(Section):
     drift: DriftConfig = Field(default=DriftConfig(), description="Drift of new images.")
     traffic: ReasonConfig = Field(default=ReasonConfig(), description="Drift of the traffic.")
     accuracy: ReasonConfig = Field(
-        default=ReasonConfig(), description="A fall of the accuracy estimated from the traffic."
+        default=ReasonConfig(), description="A drop of the accuracy estimated from the traffic."
     )
 
 

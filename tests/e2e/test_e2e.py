@@ -68,11 +68,11 @@ class TestDigits:
         assert facts.run.state is State.PUSHED
         assert facts.run.settings["evaluate.min_accuracy"].origin == "preset:data-digits"
         assert facts.data
-        assert facts.data.all_images == 1797
+        assert facts.data.all_examples == 1797
         assert facts.training
         assert len(facts.training.epochs) == 30
         assert facts.evaluation
-        assert facts.evaluation.examples == facts.data.images("eval")
+        assert facts.evaluation.examples == facts.data.examples("eval")
         assert facts.verdict
         assert facts.predictions
         confusion = facts.evaluation.candidate.confusion_matrix()
@@ -241,8 +241,9 @@ class Tree(NamedTuple):
             file.write("\n_EDITED = True\n")
 
 
+@pytest.mark.in_order
 class TestChanges:
-    """What each kind of change makes run again; in order, in one workspace."""
+    """The nodes that run again after each kind of change, in one workspace."""
 
     @pytest.fixture(scope="class")
     def tree(

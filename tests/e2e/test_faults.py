@@ -45,8 +45,9 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.in_order
 class TestOneRunAfterTheOther:
-    """In order, in one workspace, so that each run begins with what the one before has finished."""
+    """Runs in one workspace, each of which begins with the finished nodes of the one before."""
 
     @pytest.fixture(scope="class")
     def arguments(self, few_digits: Callable[..., Path], disks: tuple[Path, Path]) -> list[str]:

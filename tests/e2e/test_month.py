@@ -37,8 +37,8 @@ cooldown_days = 30.0
 """
 
 
-# All of it happens before the first test.
-pytestmark = pytest.mark.timeout(1800)
+# All of it happens before the first test, and the last one changes the workspace.
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.in_order]
 
 
 class Night(NamedTuple):

@@ -173,9 +173,8 @@ def test_a_saved_model_brings_its_values(
 ) -> None:
     spec = saved_model(tmp_path / "module")
     settings = {**TINY_BIT, f"{HYPER}weights.source": spec.source}
-    assert (
-        model_checks.build(place({**settings, f"{HYPER}weights.sha256": spec.sha256})) is not None
-    )
+    settings[f"{HYPER}weights.sha256"] = spec.sha256
+    assert model_checks.build(place(settings)) is not None
 
 
 class TestKeys:
@@ -216,7 +215,7 @@ class TestMemory:
         settings.pop(PARTS)
         assert f"a batch in {number} parts" in memory_of(place(settings))
         monkeypatch.setattr(doctor, "memory_bytes", lambda: 3e7)
-        with pytest.raises(ConfigError, match="with 1 images of 480 px"):
+        with pytest.raises(ConfigError, match="with 1 image of 480 px"):
             memory_of(place(settings))
 
     def test_a_step_that_may_not_fit_is_told(
@@ -383,7 +382,7 @@ class TestMachine:
         assert not model_checks._gpus(place({}))
         monkeypatch.setattr(model_checks, "count_gpus", lambda: 2)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-gone")
-        assert "0 of the 2 GPUs" in model_checks._gpus(place({}))
+        assert "0 of 2 GPUs" in model_checks._gpus(place({}))
         assert "GPU-gone" in model_checks._gpus(place({}))
 
     def test_flags_that_tensorflow_does_not_know(

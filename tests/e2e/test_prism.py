@@ -154,8 +154,9 @@ def written(workspace: Path) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.in_order
 class TestTheWholePipeline:
-    """In order: on Prism, then in the process itself with and without the same workspace."""
+    """Runs on Prism, then in the process itself with and without the same workspace."""
 
     @pytest.fixture(scope="class")
     def places(

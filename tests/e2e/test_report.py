@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import html.parser
 import io
@@ -24,7 +25,7 @@ from components.image_evaluator import figures
 from components.image_evaluator.figures import Figures
 from pipeline.errors import ConfigError
 from pipeline.report import figure as figure_style
-from pipeline.report import history, page, pictures, plots, write
+from pipeline.report import history, images, page, plots, write
 from pipeline.report.collect import UNKNOWN, collect
 from pipeline.report.facts import Artifact, Facts, Run, Setting, State
 from pipeline.report.text import differences
@@ -61,7 +62,7 @@ class TestCollect:
 
     def test_data(self, facts: Facts) -> None:
         assert facts.data
-        assert facts.data.images("train") == 5
+        assert facts.data.examples("train") == 5
         assert facts.data.duplicates == 1
         assert [each.reason for each in facts.data.unusable] == ["not an image"]
         assert [each.text for each in facts.data.anomalies or []] == ["few"]
@@ -112,12 +113,12 @@ class TestCollect:
         assert facts.predictions
         for each in facts.predictions.grid:
             number = int(each.filename.removesuffix(".png"))
-            assert each.image == pictures.thumbnail(report_kit.picture(number))
+            assert each.image == images.thumbnail(report_kit.picture(number))
 
     def test_pictures_are_as_the_model_sees_them(self) -> None:
         buffer = io.BytesIO()
         Image.new("RGBA", (8, 6), (0, 0, 255, 0)).save(buffer, "PNG")
-        with Image.open(io.BytesIO(pictures.thumbnail(buffer.getvalue()))) as shown:
+        with Image.open(io.BytesIO(images.thumbnail(buffer.getvalue()))) as shown:
             assert shown.size == (8, 6)
             assert shown.getpixel((0, 0)) == (255, 255, 255)
 
@@ -126,7 +127,7 @@ class TestCollect:
         (only,) = facts.test_predictions.mistakes
         assert facts.test_predictions.grid == [only]
         assert (only.filename, only.label, only.top[0][0]) == ("of the test.png", "cat", EVIL)
-        assert only.image == pictures.thumbnail(report_kit.picture(5))
+        assert only.image == images.thumbnail(report_kit.picture(5))
         assert (only.baseline, facts.test_predictions.paired) == (None, None)
         assert "of the test.png" in page.render(facts, [])
 
@@ -449,7 +450,7 @@ class TestPage:
     def test_what_blocked_a_run_is_listed_first(self) -> None:
         facts = report_kit.facts(State.FAILED)
         assert facts.data
-        data = facts.data.model_copy(update={"anomalies": None, "findings": []})
+        data = dataclasses.replace(facts.data, anomalies=None, findings=[])
         text = page.render(facts.model_copy(update={"data": data}), [])
         assert text.index("no image</li>") < text.index("<main")
         assert "was not validated" not in text

@@ -14,6 +14,7 @@ import pytest
 import requests
 from mlflow.tracking import MlflowClient
 
+import pipeline
 from pipeline import tracking
 from pipeline.report import history, write
 from pipeline.report.facts import Facts, Setting, State
@@ -149,6 +150,8 @@ def test_without_mlflow_a_note_names_the_command_that_installs_it(
 ) -> None:
     monkeypatch.setenv(tracking.VARIABLE, "http://127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
+    monkeypatch.delitem(sys.modules, "pipeline.mlflow_log", raising=False)
+    monkeypatch.delattr(pipeline, "mlflow_log", raising=False)
     assert tracking.log(Workspace(tmp_path), "none") is None
     [note] = recorder.of("note", "text")
     assert "make venv EXTRAS=mlflow" in str(note)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipeline.bootstrap import Host
+from pipeline.host import Host
 
 BOOKWORM = Host(
     system="Linux",

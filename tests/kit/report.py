@@ -20,6 +20,7 @@ from components.image_evaluator.figures import (
     SliceFigures,
     Verdict,
 )
+from components.image_example_validator.findings import JudgedFinding, Level
 from pipeline.report.facts import (
     Accuracies,
     Artifact,
@@ -27,7 +28,6 @@ from pipeline.report.facts import (
     Data,
     Distance,
     Facts,
-    Finding,
     Node,
     PairedOutcomes,
     Prediction,
@@ -38,11 +38,11 @@ from pipeline.report.facts import (
     Setting,
     Spread,
     State,
-    Training,
     Unusable,
 )
 from pipeline.workspace import Workspace
 from tests.kit import image_corpus
+from trainer_module.history import History
 
 EVIL = '<script>alert("1")</script>'
 NAMES = (
@@ -186,12 +186,12 @@ def facts(
             findings=["2 images are 8 times smaller than the others"],
             unusable=[Unusable(input=f"{EVIL}/a.png", reason="not an image")] * 2,
             anomalies=[
-                Finding(
+                JudgedFinding(
                     split="eval",
                     feature="image/class/text",
                     type="CLASS_IMBALANCE",
                     text=f"62 images of {classes[-1]!r}, 20 of {classes[0]!r}",
-                    level="warn",
+                    level=Level.WARN,
                 )
             ],
             distances=[
@@ -216,7 +216,7 @@ def facts(
             )
             for index, name in enumerate(classes[:8])
         ],
-        training=Training(
+        training=History(
             images={"train": sum(counts.values()), "eval": 20 * len(classes)},
             seconds=30.5,
             steps=480,

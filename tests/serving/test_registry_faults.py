@@ -24,8 +24,7 @@ from components import records, servable, storage
 from components.errors import DamagedFileError
 from components.image_evaluator import figures
 from components.image_example_gen.accounting import FILE_NAME, read_accounting
-from components.image_example_validator.executor import read_warnings
-from components.image_example_validator.findings import FINDINGS_FILE
+from components.image_example_validator.findings import FINDINGS_FILE, read_findings
 from components.model_registry import CANARY, STABLE, Registry, Serving, configuration, versions
 from components.model_server import launch
 from pipeline.errors import ConfigError
@@ -245,7 +244,7 @@ class TestReading:
             figures.VERDICT: lambda: figures.read_verdict(str(folder)),
             figures.PREDICTIONS: lambda: figures.read_predictions(str(folder)),
             FILE_NAME: lambda: read_accounting(str(folder)),
-            FINDINGS_FILE: lambda: read_warnings(str(folder)),
+            FINDINGS_FILE: lambda: read_findings(str(folder)),
             "inputs.jsonl": lambda: inventory.read_inputs(str(folder / "inputs.jsonl")),
         }
         for name, read in readers.items():
@@ -272,7 +271,7 @@ class TestReading:
         folder = tmp_path_factory.getbasetemp() / "findings"
         folder.mkdir(exist_ok=True)
         (folder / FINDINGS_FILE).write_text(json.dumps(rows))
-        failed = _failure_of(lambda: read_warnings(str(folder)))
+        failed = _failure_of(lambda: read_findings(str(folder)))
         assert failed == "" or str(folder / FINDINGS_FILE) in failed
 
     @given(

@@ -20,6 +20,7 @@ from components import features, progress
 from components.errors import BadDataError
 from tests.kit.transformed import Transformed, run_transform, serialized
 from trainer_module import export, fit, input_pipeline, recipes, reports, run_fn, transform
+from trainer_module.history import HISTORY_FILE
 from trainer_module.input_pipeline import Replicas, Split
 from trainer_module.recipes.base import Module, Phase
 
@@ -301,7 +302,7 @@ class TestRunFn:
 
     @pytest.fixture(scope="class")
     def history(self, output: Path) -> dict[str, Any]:
-        return json.loads((output / "run" / run_fn.HISTORY_FILE).read_text())
+        return json.loads((output / "run" / HISTORY_FILE).read_text())
 
     def test_history_tells_data_epochs_and_the_best_one(self, history: dict[str, Any]) -> None:
         assert history["images"] == {"train": 70, "eval": 30}
@@ -392,7 +393,7 @@ class TestRunFn:
         )
         args.base_model = str(output / "serving")
         run_fn.run_fn(args)
-        told = json.loads((tmp_path / "run" / run_fn.HISTORY_FILE).read_text())
+        told = json.loads((tmp_path / "run" / HISTORY_FILE).read_text())
         warm = told["epochs"][0]
         best = history["epochs"][history["best_epoch"] - 1]
         assert warm["val_loss"] == pytest.approx(best["val_loss"], rel=1e-4)

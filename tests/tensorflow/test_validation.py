@@ -13,12 +13,13 @@ from tfx.types import Artifact, artifact_utils, standard_artifacts
 
 from components import features
 from components.errors import BadDataError
-from components.image_example_validator.executor import Executor, read_warnings, validate
+from components.image_example_validator.executor import Executor, validate
 from components.image_example_validator.findings import (
     Finding,
     Level,
     Policy,
     class_findings,
+    read_findings,
     removal_findings,
 )
 from components.image_schema_gen.inference import infer
@@ -217,11 +218,11 @@ class TestExecutor:
         anomalies = self.run(tmp_path, statistics(["a", "b", "q"]), warn=["ENUM_TYPE_*"])
         notes = recorder.of("note", "text")
         assert [note.startswith("warning: train: image/class/text") for note in notes] == [True]
-        assert [f"warning: {line}" for line in read_warnings(anomalies.uri)] == notes
+        assert [f"warning: {line}" for line in read_findings(anomalies.uri)] == notes
 
     def test_what_passed_can_be_found_by_the_next_run(self, tmp_path: Path) -> None:
         anomalies = self.run(tmp_path, statistics(["a", "b"]))
-        assert read_warnings(anomalies.uri) == []
+        assert read_findings(anomalies.uri) == []
         assert anomalies.get_int_custom_property(STATISTICS_ID) == 7
         assert anomalies.span == 3
         assert (Path(anomalies.uri) / "Split-train" / "SchemaDiff.pb").exists()
@@ -253,5 +254,5 @@ class TestRemovals:
         stats = statistics(["a"] * 40)
         anomalies = TestExecutor().run(tmp_path, stats, EVEN, span, warn=["*"])
         kinds = ("CLASS_VANISHED", "IMAGES_REMOVED")
-        lines = read_warnings(anomalies.uri)
+        lines = list(map(str, read_findings(anomalies.uri)))
         assert sum(any(kind in line for kind in kinds) for line in lines) == expected

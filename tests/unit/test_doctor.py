@@ -15,6 +15,7 @@ from rich.console import Console
 
 from pipeline import bootstrap, doctor
 from pipeline.doctor import Fact
+from pipeline.host import inspect_host
 from tests.kit.hosts import BOOKWORM, TRIXIE
 
 FINE = Fact("cpu", 2, "cores", note="EPYC [2]")
@@ -80,7 +81,7 @@ class TestCollected:
             assert repr(name) in names
 
     def test_this_environment_has_no_problem_with_its_libraries(self) -> None:
-        facts = list(doctor.runtime_facts(bootstrap.inspect_host()))
+        facts = list(doctor.runtime_facts(inspect_host()))
         assert [fact.problem for fact in facts] == [""] * 4
         assert facts[1].value == ".".join(map(str, sys.version_info[:3]))
 

@@ -23,9 +23,9 @@ def tree(tmp_path: Path) -> Path:
 
 def counts(tree: Path, module: str, text: str) -> bool:
     """Whether an edit of a module changes the fingerprint of `a`."""
-    before = fingerprint.of("trainer_module.a", root=tree)
+    before = fingerprint.fingerprint("trainer_module.a", root=tree)
     (tree / "trainer_module" / f"{module}.py").write_text(text)
-    return fingerprint.of("trainer_module.a", root=tree) != before
+    return fingerprint.fingerprint("trainer_module.a", root=tree) != before
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_a_program_that_is_named_by_a_string_counts(tree: Path) -> None:
     (server / "__init__.py").write_text("")
     (server / "__main__.py").write_text("print(1)\n")
     (tree / "trainer_module" / "c.py").write_text('COMMAND = ["python", "-m", "pipeline.server"]')
-    before = fingerprint.of("trainer_module.a", root=tree)
+    before = fingerprint.fingerprint("trainer_module.a", root=tree)
     (server / "__main__.py").write_text("print(2)\n")
-    assert fingerprint.of("trainer_module.a", root=tree) != before
+    assert fingerprint.fingerprint("trainer_module.a", root=tree) != before
 
 
 def test_an_unknown_module_is_an_error(tree: Path) -> None:
     with pytest.raises(ValueError, match=r"trainer_module\.absent"):
-        fingerprint.of("trainer_module.absent", root=tree)
+        fingerprint.fingerprint("trainer_module.absent", root=tree)

@@ -28,7 +28,7 @@ HYPER = "train.hyperparameters."
         (19_999, 500, 1, "mobilenet", "19,999 images are too few"),
         (20_000, 500, 1, "fixres", "20,000 images"),
         (20_000, 500, 0, "mobilenet", "no GPU"),
-        (None, None, 1, "mobilenet", "nothing is known"),
+        (None, None, 1, "mobilenet", "not on this machine"),
     ],
 )
 def test_choice_follows_data_and_hardware(
@@ -43,8 +43,8 @@ def test_choice_follows_data_and_hardware(
 @pytest.mark.parametrize(
     ("images", "gpus", "weights", "memory", "recipe", "reason"),
     [
-        (500, 0, False, 16e9, "vit", "weights of ImageNet are neither in"),
-        (None, 1, False, 16e9, "vit", "weights of ImageNet are neither in"),
+        (500, 0, False, 16e9, "vit", "weights of ImageNet are not in"),
+        (None, 1, False, 16e9, "vit", "weights of ImageNet are not in"),
         (20_000, 1, False, 16e9, "fixres", "and a GPU"),
         (500, 0, True, 2e9, "vit", "2.0 GB of memory are too few"),
         (500, 1, True, 2e9, "mobilenet", "500 images are too few"),
@@ -108,7 +108,7 @@ def test_loading_replaces_auto_and_keeps_the_reason(
     monkeypatch.setattr(config_module, "weights_at_hand", lambda: False)
     without = load(overrides={"train.recipe": "auto", "data.source": source})
     assert without.config.train.recipe == "vit"
-    assert "weights of ImageNet are neither" in without.origins["train.recipe"]
+    assert "weights of ImageNet are not in" in without.origins["train.recipe"]
     own = {f"{HYPER}weights": "/own.h5"}
     given = load(overrides={"train.recipe": "auto", "data.source": source, **own})
     assert given.config.train.recipe == "mobilenet"

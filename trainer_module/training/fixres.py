@@ -156,7 +156,7 @@ def _random_crops(config: Config, size: int, then: Augment | None) -> Augment:
     def augment(
         images: tf.Tensor | Framed, labels: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        crop_seed, next_seed = tf.unstack(tf.random.experimental.statelessepochs_of(seed, 2))
+        crop_seed, next_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
         images = augmentation.random_resized_crop(
             images, crop_seed, size, min_area=config.min_area, antialias=config.antialias
         )
