@@ -193,7 +193,7 @@ class Meter:
 
 
 class _Attempts(beam.DoFn):
-    """Makes an attempt at each task; yields the path of the task and the name of the attempt."""
+    """Attempts at tasks; yields the path of each task and the name of the attempt."""
 
     def __init__(self, worker: Worker[Any], output: str) -> None:
         self._worker = worker

@@ -4,35 +4,32 @@ from __future__ import annotations
 
 from tfx import types
 from tfx.dsl.components.base import base_beam_component, executor_spec
-from tfx.types import component_spec, standard_artifacts, standard_component_specs
+from tfx.types import standard_artifacts, standard_component_specs
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components.image_evaluator import executor
 from components.image_evaluator.bounds import Bounds
 
 
-class ImageEvaluatorSpec(component_spec.ComponentSpec):
+class ImageEvaluatorSpec(ComponentSpec):
     """Parameters, inputs and outputs of ImageEvaluator."""
 
     PARAMETERS = {
-        executor.BOUNDS_KEY: component_spec.ExecutionParameter(type=str),
-        "code": component_spec.ExecutionParameter(type=str),
+        executor.BOUNDS_KEY: ExecutionParameter(type=str),
+        "code": ExecutionParameter(type=str),
     }
     INPUTS = {
-        standard_component_specs.EXAMPLES_KEY: component_spec.ChannelParameter(
-            type=standard_artifacts.Examples
-        ),
-        standard_component_specs.MODEL_KEY: component_spec.ChannelParameter(
-            type=standard_artifacts.Model
-        ),
-        standard_component_specs.BASELINE_MODEL_KEY: component_spec.ChannelParameter(
+        standard_component_specs.EXAMPLES_KEY: ChannelParameter(type=standard_artifacts.Examples),
+        standard_component_specs.MODEL_KEY: ChannelParameter(type=standard_artifacts.Model),
+        standard_component_specs.BASELINE_MODEL_KEY: ChannelParameter(
             type=standard_artifacts.Model, optional=True
         ),
     }
     OUTPUTS = {
-        standard_component_specs.EVALUATION_KEY: component_spec.ChannelParameter(
+        standard_component_specs.EVALUATION_KEY: ChannelParameter(
             type=standard_artifacts.ModelEvaluation
         ),
-        standard_component_specs.BLESSING_KEY: component_spec.ChannelParameter(
+        standard_component_specs.BLESSING_KEY: ChannelParameter(
             type=standard_artifacts.ModelBlessing
         ),
     }

@@ -15,7 +15,7 @@ from components.image_example_gen import files, scratch, source_name, spans
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources import list_source
 from components.image_example_gen.sources.base import Item, Listing, Unit
-from components.parallel import in_order
+from components.parallel import quick_in_order
 
 MAX_READINGS = 6  # most that are shown, if spans are read differently
 
@@ -158,7 +158,7 @@ def fingerprint(data: DataSet, hashes: Iterator[str] | None = None) -> str:
     total = hashlib.sha256()
     if not all(part.listing.are_files for part in data.parts):
         hashes = None
-    for line in in_order(entry, _sorted(data.contents(hashes)), lambda _: 0):
+    for line in quick_in_order(entry, _sorted(data.contents(hashes)), lambda _: 0):
         total.update(f"{line}\n".encode())
     return total.hexdigest()
 

@@ -12,7 +12,7 @@ from components.image_example_gen import spans, splitting
 from components.image_example_gen.dataset import DataSet, SpanUnit
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.sources.base import Item
-from components.parallel import in_order
+from components.parallel import quick_in_order
 from components.progress import Counter
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def read_here(units: Iterable[SpanUnit], inputs: int | None) -> Iterator[list[Ro
 def read_unit(unit: SpanUnit, counter: Counter) -> list[Row]:
     """Read and hash every input of a unit."""
     rows: list[Row] = []
-    for item, sha256, problem in in_order(_hashed, unit.items(), lambda item: item.size):
+    for item, sha256, problem in quick_in_order(_hashed, unit.items(), lambda item: item.size):
         rows.append((item.name, item.label, item.split, sha256, problem))
         counter.add()
     return rows

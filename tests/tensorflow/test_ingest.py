@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import threading
+import types
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -628,6 +629,24 @@ class TestInOrder:
             done += 1
         assert found == list(range(0, 4000, 2))
         assert most <= (threads + 3) * parallel.BATCH_ITEMS
+
+    def test_what_is_quick_is_done_here_and_what_is_slow_in_threads(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        names: list[str] = []
+        clock = [0.0]
+        monkeypatch.setattr(parallel, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+
+        def work(seconds: float) -> float:
+            clock[0] += seconds
+            names.append(threading.current_thread().name)
+            return seconds
+
+        values = [0.0] * 64 + [0.001] * 64 + [0.0] * 64
+        assert list(parallel.quick_in_order(work, values, lambda _: 1)) == values
+        here = threading.current_thread().name
+        assert set(names[:64]) == {here}
+        assert here not in names[96:]
 
     def test_large_values_go_one_by_one(self) -> None:
         sizes = list(parallel._batches([1, 1, 10**9, 1, 10**9], lambda size: size))
