@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components import progress
@@ -47,8 +47,6 @@ def follow(
     kubeflow: Kubeflow,
     run_id: str,
     nodes: Sequence[str],
-    look_every_s: float | None = None,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> Ending:
     """Report the progress of a run as events (components/progress.py), until it has ended.
 
@@ -58,8 +56,6 @@ def follow(
       kubeflow: the installation.
       run_id: Kubeflow's id of the run.
       nodes: ids of the DAG's nodes in order.
-      look_every_s: seconds between two polls.
-      sleep: waits for seconds.
 
     Raises NodeFailed with the reason if the run failed or was ended, and KubeflowUnreachable
     after ten minutes without an answer.
@@ -71,7 +67,7 @@ def follow(
         run = follower.look()
         if run.over:
             break
-        sleep(LOOK_EVERY_S if look_every_s is None else look_every_s)
+        time.sleep(LOOK_EVERY_S)
     wall_s = time.time() - min(started, run.created)
     state = "complete" if run.state == "SUCCEEDED" else run.state.lower()
     progress.report("run_end", run_id=run_id, state=state, wall_s=round(wall_s, 3))

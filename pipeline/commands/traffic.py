@@ -87,10 +87,10 @@ def proxy(
         float, typer.Option(min=0, max=1, help="Share of the requests that is recorded.")
     ] = 0.1,
     rest_listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where clients connect for REST.")
+        str, typer.Option(metavar="[HOST:]PORT", help="Address for REST clients.")
     ] = "127.0.0.1:8601",
     grpc_listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where clients connect for gRPC.")
+        str, typer.Option(metavar="[HOST:]PORT", help="Address for gRPC clients.")
     ] = "127.0.0.1:8600",
     rest: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="The model server's REST address.")
@@ -123,7 +123,9 @@ def proxy(
         "--grpc": grpc,
         "--recorder": recorder,
     }.items():
-        addresses.check(option, address)
+        # nginx listens on all addresses for a port alone, as in the pods of servers.
+        if not (option.endswith("-listen") and address.isdecimal()):
+            addresses.check(option, address)
     place = folder or Path("/tmp" if only_print else tempfile.mkdtemp(prefix="perennial-proxy-"))
     made = Proxy(rest_listen, grpc_listen, rest, grpc, recorder, share, str(place.absolute()))
     if only_print:
