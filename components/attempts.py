@@ -43,7 +43,7 @@ class Attempt:
         self._paths: dict[str, str] = {}
 
     def path(self, target: str) -> str:
-        """Where to write the file that is to be `target` in the artifact, if this attempt wins."""
+        """Return where to write the file that becomes `target` if this attempt wins."""
         if target not in self._paths:
             if not storage.is_uri(self._folder):
                 Path(self._folder).mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,15 @@
-"""Image bytes to pixels: the one reading that ingest, training, evaluation and serving share.
+"""The decoder of images that ingest, training, evaluation and serving share.
 
-It is a graph of TensorFlow's own ops, so that an exported model holds it, and it shows images as a
-viewer would: EXIF orientation is applied, and what is transparent is put on white. CMYK becomes RGB
-and 16 bits are cut to their upper 8 by TensorFlow. Pixels are Pillow's, bit for bit: JPEGs are
-decoded with libjpeg's accurate DCT. The fast one, which `tf.io.decode_image` cannot do without
-and `tf.io.decode_jpeg` takes by default, overflows at hard edges.
+It consists of TensorFlow ops, so that an exported model contains it. EXIF orientation is applied,
+and transparent pixels are blended with white. TensorFlow converts CMYK to RGB and cuts 16 bits to
+the upper 8. The pixels equal Pillow's, bit for bit: JPEGs are decoded with libjpeg's accurate DCT.
+The fast DCT, which `tf.io.decode_image` always uses and `tf.io.decode_jpeg` uses by default,
+overflows at hard edges.
 
-It reads JPEG and PNG, which clients send, and refuses all else: of TensorFlow's other decoders
-BMP's takes palette indices for colours, GIF's makes every frame to return the first, and WebP's is
-missing from older servers and writes beyond its buffer for animations.
-`components.image_example_gen.conversion` makes PNGs of such files.
+Only JPEG and PNG are accepted. TensorFlow's other decoders are not reliable: BMP's returns palette
+indices as colours, GIF's decodes every frame to return the first, and WebP's is missing from older
+servers and writes beyond its buffer for animations. `components.image_example_gen.conversion`
+converts such files to PNG.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from components.servable import JPEG, PNG
 REFUSAL = "unreadable image: only JPEG and PNG can be decoded here; convert it to PNG"
 REFUSAL_LONG = "unreadable image: too many segments or chunks around its EXIF data"
 
-# Segments or chunks that are walked through; each takes some 30 microseconds.
+# Segments or chunks that are read; each takes some 30 microseconds.
 MAX_SEGMENTS = 1024
 TOGETHER = 8  # images that `decode_together` takes
 _EXIF, _PNG_EXIF = b"Exif\0\0", b"eXIf"
@@ -35,7 +35,7 @@ _HEAD = 41
 
 
 def _template(expected: Mapping[int, bytes]) -> list[list[int]]:
-    """[2, _HEAD]: the bytes expected from some positions on, and 255 for each that counts."""
+    """Return [2, _HEAD]: the expected bytes by position, and 255 for each byte that is compared."""
     values, masks = [0] * _HEAD, [0] * _HEAD
     for at, part in expected.items():
         values[at : at + len(part)] = part
@@ -43,9 +43,9 @@ def _template(expected: Mapping[int, bytes]) -> list[list[int]]:
     return [values, masks]
 
 
-# First bytes of images of which TensorFlow's decoder alone makes the right pixels where they hold
-# no EXIF: JPEGs, and PNGs of 8 bits, gray or RGB, whose pixels follow at once.
-# Nearly all are of these kinds, and are spared a walk through their segments.
+# First bytes of images that TensorFlow's decoder reads correctly if they have no EXIF: JPEGs, and
+# 8-bit PNGs in gray or RGB without chunks before the pixels. Nearly all images are of these kinds,
+# and their segments need not be read.
 _ORDINARY = np.array(
     [
         _template({0: JPEG}),
@@ -63,8 +63,8 @@ class Decoded(NamedTuple):
 
     Attributes:
       pixels: uint8 [H, W, 3], RGB, upright, on white.
-      orientation: int64, that of EXIF by which `pixels` were turned, 1 where they were not.
-      is_clear: bool, whether white was put under anything.
+      orientation: int64, EXIF's, which was applied to `pixels`; 1 if there is none.
+      is_clear: bool, whether any pixel was transparent.
     """
 
     pixels: tf.Tensor
@@ -73,7 +73,7 @@ class Decoded(NamedTuple):
 
 
 def decode(encoded: tf.Tensor) -> Decoded:
-    """Decode a scalar string, in a graph. Fails with InvalidArgumentError where it is no image."""
+    """Decode a scalar string, in a graph. Fails with InvalidArgumentError for other data."""
     head = tf.io.decode_raw(tf.strings.substr(encoded, 0, _HEAD), tf.uint8, fixed_length=_HEAD)
     is_known = tf.reduce_any(tf.reduce_all((head ^ _VALUES) & _MASKS == 0, axis=1))
     has_exif = _holds(encoded, _EXIF) | _holds(encoded, _PNG_EXIF)
@@ -87,11 +87,11 @@ def decode(encoded: tf.Tensor) -> Decoded:
 
 
 def decode_now(encoded: bytes, ratio: int = 1, pixels: tf.Tensor | None = None) -> Decoded:
-    """Decode a file at once: a few eager ops cost less than calling a graph.
+    """Decode bytes eagerly, which is faster than a graph for the few ops of an ordinary image.
 
-    `ratio`, for JPEGs only, is 1, 2, 4 or 8: one pixel is made for so many in each direction.
-    The file is read and checked to its end all the same; what libjpeg spares is the transforms.
-    `pixels`, of a JPEG, are what `decode_together` has made of it.
+    `ratio` is 1, 2, 4 or 8: JPEGs are reduced by this factor in each direction. libjpeg still reads
+    and checks the whole file, but does fewer transforms. `pixels` are those of a JPEG that
+    `decode_together` has decoded.
     """
     if encoded.startswith(JPEG):
         pixels = _image(tf.constant(encoded), 3, ratio) if pixels is None else pixels
@@ -108,7 +108,7 @@ def decode_now(encoded: bytes, ratio: int = 1, pixels: tf.Tensor | None = None) 
 
 
 def decode_together(encoded: Sequence[bytes], ratio: int) -> list[tf.Tensor]:
-    """Decode TOGETHER JPEGs in one call, for `decode_now` to turn. Fails where any is damaged."""
+    """Decode TOGETHER JPEGs in one call, for `decode_now`. Fails if any of them is damaged."""
     return _together(ratio)(tf.constant(encoded))
 
 
@@ -121,11 +121,10 @@ def _together(ratio: int) -> Callable[[tf.Tensor], list[tf.Tensor]]:
     return decode_each
 
 
-# What each of the following returns: pixels, orientation, `is_clear`.
-_Parts = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+_Parts = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # pixels, orientation, `is_clear`
 
 
-# Inlined, its two hundred ops would cost every ordinary image some microseconds each.
+# Inlined, these two hundred ops would slow down the decoding of ordinary images too.
 @tf.function(autograph=False, experimental_attributes={"_noinline": True})
 def _examined(encoded: tf.Tensor) -> _Parts:
     # `_image` reads other formats too, and each by its first bytes.
@@ -146,7 +145,7 @@ def _jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
     return _orientation(_accepted(encoded, exif >= 0, REFUSAL_LONG), exif)
 
 
-# What a reader returns: pixels, position of EXIF's TIFF header or 0, `is_clear`.
+# Pixels, position of EXIF's TIFF header or 0, `is_clear`.
 _Read = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
@@ -158,10 +157,10 @@ def _jpeg(encoded: tf.Tensor) -> _Read:
 
 
 def _jpeg_exif(encoded: tf.Tensor) -> tf.Tensor:
-    """Position of the TIFF header in the first EXIF segment before the pixels.
+    """Find the TIFF header in the first EXIF segment before the pixels.
 
-    It is 0 where there is none, -1 after too many segments. Segments are found as libjpeg finds
-    them, which skips what stands between two of them.
+    Returns its position, 0 without EXIF, -1 after too many segments. As in libjpeg, bytes between
+    two segments are skipped.
     """
 
     def is_exif(head: tf.Tensor) -> tf.Tensor:
@@ -193,7 +192,7 @@ def _png(encoded: tf.Tensor) -> _Read:
     )
     encoded = _accepted(encoded, exif >= 0, REFUSAL_LONG)
     (color_type,) = tf.unstack(_bytes(encoded, 25, 1))
-    # Asked for alpha where there is none, TensorFlow makes up a wrong one below 8 bits.
+    # Below 8 bits, TensorFlow returns a wrong alpha channel for a PNG that has none.
     has_alpha = (color_type >= 4) | (transparency > 0)
     pixels, is_clear = tf.cond(
         has_alpha,
@@ -204,10 +203,10 @@ def _png(encoded: tf.Tensor) -> _Read:
 
 
 def _png_chunks(encoded: tf.Tensor) -> tf.Tensor:
-    """Where the data of eXIf, anywhere, and of tRNS, before the pixels, begins; int64 [2].
+    """Find where the data of eXIf (anywhere) and of tRNS (before the pixels) begin.
 
-    0 stands for none, and [-1, 0] is the outcome of too many chunks. A chunk is its length, name,
-    data and checksum.
+    Returns int64 [2]; 0 for a missing chunk, [-1, 0] after too many chunks. A chunk consists of
+    length, name, data and checksum.
     """
 
     def is_open(at: tf.Tensor, name: tf.Tensor, _found: tf.Tensor, _names: tf.Tensor) -> tf.Tensor:
@@ -234,7 +233,7 @@ def _refused(encoded: tf.Tensor) -> _Read:
 
 
 def _image(encoded: tf.Tensor, channels: int, ratio: int = 1) -> tf.Tensor:
-    """uint8 [H, W, channels]; the op reads PNG as well."""
+    """Decode JPEG or PNG to uint8 [H, W, channels]."""
     return tf.io.decode_jpeg(
         encoded,
         channels=channels,
@@ -245,25 +244,26 @@ def _image(encoded: tf.Tensor, channels: int, ratio: int = 1) -> tf.Tensor:
 
 
 def _accepted(encoded: tf.Tensor, condition: tf.Tensor, refusal: str) -> tf.Tensor:
-    """Pass `encoded` on where the condition holds; fail with `refusal` in the message where not.
+    """Return `encoded` if the condition holds, else fail with `refusal` in the message.
 
-    An assertion would be run with the rest of a graph even where nobody asks for its images.
+    An assertion op would also run in graphs whose images are not used.
     """
 
     def refuse() -> tf.Tensor:
-        message = tf.strings.join([refusal, _text(encoded, 0, 0)])  # else it is folded, and logged
+        # A part of the image, as TensorFlow would fold a constant, and log it.
+        message = tf.strings.join([refusal, _text(encoded, 0, 0)])
         return tf.strings.as_string(tf.strings.to_number(message))
 
     return tf.cond(condition, lambda: encoded, refuse)
 
 
 def _on_white(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """RGB of uint8 [H, W, 4], and whether anything shone through."""
+    """Blend uint8 [H, W, 4] with white; also return whether any pixel was transparent."""
     color, alpha = image[..., :3], image[..., 3:]
     is_clear = tf.reduce_min(alpha) < 255
 
     def mixed() -> tf.Tensor:
-        # 255 * 255 + 127 is the most that can come out, and fits 16 bits.
+        # The maximum, 255 * 255 + 127, fits 16 bits.
         weight = tf.cast(alpha, tf.uint16)
         total = tf.cast(color, tf.uint16) * weight + _WHITE * (255 - weight)
         return tf.cast((total + 127) // 255, tf.uint8)
@@ -272,7 +272,7 @@ def _on_white(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """By EXIF: 2 mirror, 3 half turn, 4 flip, 5 transpose, 6 and 8 quarter turns, 7 transverse."""
+    """Turn by EXIF: 2 mirror, 3 half turn, 4 flip, 5 transpose, 6, 8 quarter turn, 7 transverse."""
     pixels = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
     is_reversed = [
         tf.reduce_any(orientation == [3, 4, 7, 8]),
@@ -282,10 +282,9 @@ def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 
 def _orientation(encoded: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
-    """EXIF's tag 0x112 in the first directory of the TIFF that begins at `at`.
+    """Read EXIF's tag 0x112 from the first directory of the TIFF that begins at `at`.
 
-    It is 1 for nonsense, and where `at` is 0. It should be one number of 16 bits; some write it
-    with 32.
+    Returns 1 for invalid values, and if `at` is 0. Both 16 and 32 bits are accepted.
     """
     return tf.cond(at > 0, lambda: _orientation_tag(encoded, at), lambda: tf.constant(_ONE))
 
@@ -305,15 +304,15 @@ def _orientation_tag(encoded: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
     is_it = (number(entries[:, :2]) == 0x112) & (number(entries[:, 4:8]) == 1)
     values = tf.where(kinds == 3, number(entries[:, 8:10]), number(entries[:, 8:]))
     is_it &= (kinds == 3) | (kinds == 4)
-    # Of several the last one counts.
+    # If the tag is repeated, the last one counts.
     value = tf.concat([tf.constant([1], tf.int64), tf.boolean_mask(values, is_it)], 0)[-1]
     is_valid = (number(head[2:4]) == 42) & (value >= 2) & (value <= 8)
     return tf.where(is_valid, value, 1)
 
 
 def _holds(encoded: tf.Tensor, part: bytes) -> tf.Tensor:
-    """Whether `part`, of letters and zeros, is anywhere in it."""
-    # The fastest way to look for some bytes.
+    """Return whether `part`, of letters and zeros, is anywhere in `encoded`."""
+    # The fastest of TensorFlow's ways to search for bytes.
     pattern = part.decode().replace("\0", "\\x00")
     without = tf.strings.regex_replace(encoded, pattern, "", replace_global=False)
     return tf.strings.length(without) != tf.strings.length(encoded)
@@ -328,13 +327,13 @@ def _length(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _text(encoded: tf.Tensor, at: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:
-    """`count` bytes from `at` on, fewer where the file ends."""
+    """Return `count` bytes from `at` on, fewer at the end of the file."""
     at = tf.minimum(tf.cast(at, tf.int64), _length(encoded))
     return tf.strings.substr(encoded, at, tf.cast(count, tf.int64))
 
 
 def _bytes(encoded: tf.Tensor, at: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:
-    """Return `_text` as int64 [count], with zeros beyond the end of the file."""
+    """Return `count` bytes from `at` on as int64 [count], with zeros after the end of the file."""
     fixed = tf.cast(count, tf.int32)
     raw = tf.io.decode_raw(_text(encoded, at, count), tf.uint8, fixed_length=fixed)
     return tf.cast(raw, tf.int64)

@@ -1,6 +1,6 @@
-"""What a process finds around it, made the same on every machine before anything heavy is loaded.
+"""Set-up of a process before heavy imports, so that it behaves the same on every machine.
 
-The one home of this for the command line, pods, model servers, Beam's workers and tests.
+Used by the command line, pods, model servers, Beam's workers and tests.
 """
 
 from __future__ import annotations
@@ -20,30 +20,29 @@ DATA_FORMAT = "channels_last"
 FLOATX = "float32"
 EPSILON = 1e-7
 _FLOATS = ("float32", "float16", "float64")
-# What else changes Keras: a limit on epochs or steps also cuts predictions off.
+# Limits on epochs or steps would cut off training, and also predictions.
 _KERAS_VARIABLES = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy")
 
-
-# What pin_keras has found and overruled, by name.
+# User settings that pin_keras has replaced, by name.
 _overruled: dict[str, str] = {}
 
 
 def prepare() -> None:
-    """Set up a process of the project's own, at its very start."""
+    """Set up this process; to be called before other imports."""
     open_standard_streams()
     name_user()
     pin_keras()
     keep_calls_direct()
-    # For processes that this one starts: a user's pipeline.py in the working directory is not ours.
+    # For child processes: a user's pipeline.py in the working directory must not be imported.
     os.environ["PYTHONSAFEPATH"] = "1"
 
 
 def pin_keras() -> None:
-    """Have Keras, once it is imported, as its recipes expect it, whatever the user has set up.
+    """Make Keras, once it is imported, ignore the settings of the user.
 
-    That is KERAS_BACKEND, and the backend, image_data_format, floatx and epsilon of keras.json.
+    These are KERAS_BACKEND, and the backend, image_data_format, floatx and epsilon of keras.json.
     """
     if (backend := os.environ.get("KERAS_BACKEND") or BACKEND) != BACKEND:
         _overruled["KERAS_BACKEND"] = backend
@@ -61,9 +60,9 @@ def _set_up_keras(keras: ModuleType) -> None:
 
 
 def keep_calls_direct() -> None:
-    """Name loopback, and the training processes of TF_CONFIG, among what no proxy is for.
+    """Exempt loopback and the training processes of TF_CONFIG from a proxy, if one is set.
 
-    Only where the environment names a proxy. gRPC, Beam and TensorFlow read the same variables.
+    gRPC, Beam and TensorFlow read the same variables.
     """
     if not any(os.environ.get(form) for name in _PROXIES for form in (name, name.upper())):
         return
@@ -75,7 +74,7 @@ def keep_calls_direct() -> None:
 
 
 def cluster_hosts(environment: Mapping[str, str]) -> list[str]:
-    """Return the hosts of TF_CONFIG's training processes; none where it cannot be read."""
+    """Return the hosts of TF_CONFIG's training processes; none if it cannot be parsed."""
     try:
         cluster = json.loads(environment.get("TF_CONFIG") or "{}").get("cluster", {})
         addresses = [str(address) for each in cluster.values() for address in each]
@@ -85,9 +84,9 @@ def cluster_hosts(environment: Mapping[str, str]) -> list[str]:
 
 
 def name_user() -> None:
-    """Give a user without an entry in the system's list a name: containers often have just an id.
+    """Set LOGNAME for a user id without a name, as in many containers.
 
-    `getpass.getuser`, which libraries call too, fails there otherwise.
+    Libraries call `getpass.getuser`, which would fail.
     """
     try:
         getpass.getuser()
@@ -96,15 +95,15 @@ def name_user() -> None:
 
 
 def open_standard_streams() -> None:
-    """Open what of the three standard streams is closed, on nothing.
+    """Open closed standard streams on /dev/null.
 
-    Else files that are opened later would take their place, and get what is printed.
+    Otherwise a file that is opened later gets the same descriptor, and receives printed text.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free one: this
             os.set_inheritable(descriptor, True)
         if getattr(sys, name) is None:
             stream = os.fdopen(descriptor, "r" if name == "stdin" else "w", closefd=False)
@@ -113,10 +112,10 @@ def open_standard_streams() -> None:
 
 
 def overruled() -> dict[str, str]:
-    """Return the user's own settings of Keras that `pin_keras` overrules: values by name.
+    """Return the user's Keras settings that `pin_keras` replaces: values by name.
 
     Raises:
-        ValueError: Keras cannot read its file, and so cannot be imported; the message names it.
+        ValueError: Keras cannot read keras.json, and so cannot be imported; the message names it.
     """
     path = keras_home() / "keras.json"
     wanted = {
@@ -128,7 +127,7 @@ def overruled() -> dict[str, str]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        values = {}  # of which Keras takes no notice either
+        values = {}  # Keras ignores such a file, too
     allowed = {"image_data_format": ("channels_last", "channels_first"), "floatx": _FLOATS}
     if not isinstance(values, dict):
         raise ValueError(f"{path} is no JSON object; remove it")
@@ -146,7 +145,7 @@ def overruled() -> dict[str, str]:
 
 
 def keras_home() -> Path:
-    """Return Keras's folder, for its settings and downloads."""
+    """Return the folder of Keras's settings and downloads."""
     if home := os.environ.get("KERAS_HOME"):
         return Path(home)
     base = os.path.expanduser("~")  # noqa: PTH111 - Path fails for a user without a home

@@ -1,7 +1,7 @@
-"""Runs work of a component with Beam, on whichever runner, and brings home what became of it.
+"""Runs a component's tasks on any Beam runner, and collects the outcomes.
 
-What crosses Beam is small and of one size: tasks are passed by the path of a file, and outcomes by
-the name of the attempt that has them.
+Only short strings pass through Beam: the path of each task's file, and the name of the attempt that
+holds its outcome.
 """
 
 from __future__ import annotations
@@ -33,20 +33,18 @@ from components.progress import report
 Task = TypeVar("Task")
 
 _NAMESPACE = "perennial"
-_DONE, _CPU = "done", "cpu_ms"  # counters: of the work, and of what it took
+_DONE, _CPU = "done", "cpu_ms"  # names of Beam counters
 _POLL_S = 0.5
 _REPORT_S = 2.0
-_MESSAGES_S = 5.0  # for the last of a job server's messages
-_CANCEL_S = (
-    40.0  # in which a runner has to end what is cancelled; less than an interrupted node has
-)
+_MESSAGES_S = 5.0  # to wait for the last messages of a job server
+_CANCEL_S = 40.0  # to wait for a cancelled job; less than the grace period of a node
 
 
 class Worker(abc.ABC, Generic[Task]):
-    """What is done to each task, wherever Beam runs it; can be pickled."""
+    """The work on each task, in any process; can be pickled."""
 
     def prepare(self) -> None:
-        """Load what all tasks need, once in each process."""
+        """Load shared resources, once in each process."""
 
     @abc.abstractmethod
     def work(self, task: Task, attempt: Attempt) -> Any:
@@ -57,14 +55,16 @@ class Job:
     """One component's use of Beam, for as long as its executor runs.
 
     Attributes:
-      cpu_s: seconds of CPU that were spent in processes that are not on this machine, or that this
-        one has not started.
+      cpu_s: CPU seconds of workers that are neither this process nor its children.
     """
 
     def __init__(self, what: str, unit: str, limit_s: float | None = None) -> None:
-        """Name the work and what it is counted in, for the progress shown.
+        """Create a job.
 
-        limit_s: seconds after which a job on a job server is cancelled; None: never.
+        Args:
+          what: name of the work, for the progress shown.
+          unit: of its counts, such as "images".
+          limit_s: seconds after which a job on a job server is cancelled; None: never.
         """
         self._what, self._unit, self._limit_s = what, unit, limit_s
         self._done = 0
@@ -78,16 +78,16 @@ class Job:
         output: str,
         total: int | None,
     ) -> Iterator[Any]:
-        """Yield the outcome of each task, in their order, when all are done.
+        """Run all tasks, then yield their outcomes in order.
 
-        The files of a task have their names when its outcome comes.
+        When an outcome is yielded, the files of its task have their final names.
 
         Args:
           pipeline: an empty one.
           worker: does the work.
-          tasks: any that can be pickled.
+          tasks: can be pickled.
           output: folder of an artifact.
-          total: of what the worker counts.
+          total: sum of the worker's counts, for the progress shown.
         """
         folder = posixpath.join(output, attempts.FOLDER)
         try:
@@ -100,7 +100,7 @@ class Job:
                 | "Tasks" >> beam.Create(paths, reshuffle=True)
                 | "Work" >> beam.ParDo(_Attempts(worker, output))
                 | "Won" >> beam.combiners.ToList()
-                | "Keep" >> beam.Map(_write_names, won)
+                | "Keep" >> beam.Map(_write, won)
             )
             self.run(pipeline, total)
             names = dict(_read(won))
@@ -110,9 +110,9 @@ class Job:
             attempts.clean_up(output)
 
     def run(self, pipeline: beam.Pipeline, total: int | None = None) -> None:
-        """Run a pipeline to its end, and cancel it where this process is interrupted.
+        """Run a pipeline to its end; cancel it if this process is interrupted.
 
-        Raises JobError where its runner cannot be reached or gives up.
+        Raises JobError if the runner cannot be reached or the job fails.
         """
         self._done = 0
         try:
@@ -127,18 +127,18 @@ class Job:
             raise JobError("Beam's job server does not answer (nothing listens there)") from error
 
     def _follow(self, result: portable_runner.PipelineResult, total: int | None) -> None:
-        """Wait for a job on a job server, which tells of its progress only when asked."""
+        """Wait for a job on a job server, whose progress has to be polled."""
         messages: list[str] = []
         reader = threading.Thread(target=_read_messages, args=(result, messages), daemon=True)
         reader.start()
         try:
             _or_cancel(result, lambda: self._wait(result, total))
         finally:
-            result._cleanup()  # of what serves LOOPBACK, which Beam does where it waits itself
+            result._cleanup()  # ends the LOOPBACK server; Beam does so only in wait_until_finish
         state = result.state
         if state != PipelineState.DONE:
             reader.join(_MESSAGES_S)
-            why = _reason(messages[-1]) if messages else "it tells no reason"
+            why = _reason(messages[-1] if messages else "")
             raise JobError(f"the job ended as {state} on Beam's job server: {why}")
         self._report(result, total)
         self.cpu_s += _counters(result).get(_CPU, 0) / 1000
@@ -165,24 +165,24 @@ class Job:
 
 
 class Meter:
-    """Counts, in workers that the driver neither is nor has started, what it has to be told of."""
+    """Beam counters of workers in other processes, whose events the driver does not receive."""
 
     _counting: ClassVar[threading.Lock] = threading.Lock()
-    _counted_s: ClassVar[float] = 0.0  # of this process's CPU time
+    _counted_s: ClassVar[float] = 0.0  # CPU time of this process
 
     def __init__(self) -> None:
-        """Take this process for the driver."""
+        """Remember this process as the driver."""
         self._driver = socket.gethostname(), os.getpid()
 
     @property
     def advance(self) -> Callable[[int], None] | None:
-        """Tells how much of the work is done; None where the driver hears it by itself."""
+        """Function that counts finished work; None in the driver, which receives the events."""
         if self._driver == (socket.gethostname(), os.getpid()):
             return None
         return Metrics.counter(_NAMESPACE, _DONE).inc
 
     def pay(self) -> None:
-        """Tell of the CPU time that this process took since the last call."""
+        """Count the CPU time of this process since the last call."""
         host, driver = self._driver
         if host == socket.gethostname() and driver in (os.getpid(), os.getppid()):
             return
@@ -193,7 +193,7 @@ class Meter:
 
 
 class _Attempts(beam.DoFn):
-    """Makes an attempt at each task; yields the path of the task and the name of the attempt."""
+    """Attempts at tasks; yields the path of each task and the name of the attempt."""
 
     def __init__(self, worker: Worker[Any], output: str) -> None:
         self._worker = worker
@@ -223,21 +223,21 @@ def _or_cancel(result: Any, wait: Callable[[], object]) -> None:
 
 
 def _cancel(result: Any) -> None:
-    """Cancel a job and wait until nothing of it runs, as far as its runner can tell."""
+    """Cancel a job and wait until its runner reports an end."""
     try:
         result.cancel()
         deadline = time.monotonic() + _CANCEL_S
         while not PipelineState.is_terminal(result.state) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
-    except Exception as error:  # of any runner: nothing must hide the interrupt
+    except Exception as error:  # any runner's: must not hide the interrupt
         report("note", text=f"the job could not be cancelled: {_cause(error)}")
 
 
 def _read_messages(result: portable_runner.PipelineResult, messages: list[str]) -> None:
-    """Collect the errors that a job server tells of until the job ends."""
+    """Collect a job server's error messages until the job ends."""
     request = beam_job_api_pb2.JobMessagesRequest(job_id=result._job_id)
     with contextlib.suppress(grpc.RpcError):
-        # Its own stream: Beam's ends after job_server_timeout, however long a job takes.
+        # Beam's own stream ends after job_server_timeout, even if the job runs longer.
         for message in result._job_service.GetMessageStream(request):
             found = message.message_response
             if found.importance == beam_job_api_pb2.JobMessage.JOB_MESSAGE_ERROR:
@@ -245,15 +245,15 @@ def _read_messages(result: portable_runner.PipelineResult, messages: list[str]) 
 
 
 def _reason(message: str) -> str:
-    """Pick the most telling line of a message: of a traceback, that of its last exception."""
+    """Return the last exception of a traceback, else the first line."""
     lines = [line for line in message.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
-    return [*lines[:1], *errors][-1] if lines else "it tells no reason"
+    return [*lines[:1], *errors][-1] if lines else "no reason given"
 
 
 def _counters(result: portable_runner.PipelineResult) -> dict[str, int]:
-    """Return the workers' counters so far, by name; {} where a job server has none."""
-    result._metrics = None  # which Beam keeps once it was asked for
+    """Return the counters so far, by name; empty if the job server provides none."""
+    result._metrics = None  # Beam's cache of the first answer
     try:
         found = result.metrics().query(MetricsFilter().with_namespace(_NAMESPACE))["counters"]
     except Exception:
@@ -265,7 +265,7 @@ def _counters(result: portable_runner.PipelineResult) -> dict[str, int]:
 
 
 def _cause(error: BaseException) -> str:
-    """One line for an error of gRPC, whose own text has many."""
+    """Return one line for an error; the text of gRPC's has many."""
     code = getattr(error, "code", None)
     if callable(code) and (status := code()) is not None:
         details = str(error.details() or "").splitlines()  # type: ignore[attr-defined]
@@ -274,17 +274,12 @@ def _cause(error: BaseException) -> str:
 
 
 def _write_tasks(tasks: Iterable[Any], folder: str) -> list[str]:
-    """Write each task to a file, so that a job does not grow with them. Returns the paths."""
+    """Write each task to a file, to keep the job small. Returns the paths."""
     paths = []
     for index, task in enumerate(tasks):
         paths.append(posixpath.join(folder, f"{index:06d}"))
         _write(task, paths[-1])
     return paths
-
-
-def _write_names(won: list[tuple[str, str]], path: str) -> None:
-    """Write which attempts won, which is how that gets out of Beam."""
-    _write(won, path)
 
 
 def _write(value: Any, path: str) -> None:

@@ -1,7 +1,7 @@
 """Requests to Kubernetes' API.
 
-Its client library is imported only where it is used. It comes with kfp, and knows what a person's
-kubeconfig and a pod's token can be: exec plugins, certificates, tokens that are renewed.
+The client library supports exec plugins, certificates and renewed tokens, in a kubeconfig or a pod.
+It comes with kfp, and is slow to import.
 """
 
 from __future__ import annotations
@@ -25,29 +25,30 @@ Json = dict[str, Any]
 
 
 class ConflictError(ConfigError):
-    """Somebody else changed the object since it was read."""
+    """The object was changed by another client since it was read."""
 
 
 def request(what: str, api: str, method: str, *arguments: Any, **options: Any) -> Json:
-    """Call a method of an API; returns the answer's JSON as it is.
+    """Call a method of an API and return the JSON of the response.
 
     Args:
         what: verb and object, such as "get configmaps", for the message.
         api: class of `kubernetes.client`.
-        method: of it.
-        arguments: of it.
-        options: of it.
+        method: name of one of its methods.
+        arguments: positional arguments of the method.
+        options: keyword arguments of the method.
 
     Raises:
-        ConfigError: no cluster is named, or it refused. ConflictError is a kind of it.
-        KubernetesUnreachable: it does not answer.
+        ConfigError: no cluster is configured, or it refused the request.
+        ConflictError: the object was changed by another client.
+        KubernetesUnreachable: the cluster does not answer.
     """
-    import kubernetes  # a second
+    import kubernetes
 
     client = connection()
     call = getattr(getattr(kubernetes.client, api)(client), method)
     try:
-        # Not as the library's models: they leave out what is newer than themselves.
+        # Not as the library's models, which drop fields that are newer than the library.
         answer = call(*arguments, _preload_content=False, _request_timeout=TIMEOUT, **options)
         found: Json = json.loads(answer.data)
     except kubernetes.client.ApiException as error:
@@ -61,13 +62,13 @@ def request(what: str, api: str, method: str, *arguments: Any, **options: Any) -
 
 
 def connection(retries: int = _RETRIES) -> Any:
-    """Connect to the cluster of KUBECONFIG, else to the pod's own, else to that of ~/.kube/config.
+    """Return a client of the cluster in KUBECONFIG, else of the pod, else in ~/.kube/config.
 
     Args:
-        retries: of requests that were not answered.
+        retries: of requests without an answer.
 
     Raises:
-        ConfigError: none is named, or what is named cannot be used.
+        ConfigError: no cluster is configured, or the configuration is invalid.
     """
     return _connection(os.environ.get("KUBECONFIG") or None, os.environ.get(_IN_POD), retries)
 

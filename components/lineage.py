@@ -1,4 +1,4 @@
-"""What ML Metadata has of runs, artifacts and models: the only part that asks it.
+"""Runs, artifacts and models in ML Metadata: the only module that queries it.
 
 TFX's launcher registers executions by itself; everything else is asked here, and answered by typed
 records. Each question costs the same whatever is behind it, but for those for all of a kind.
@@ -126,7 +126,7 @@ class Lineage:
         )
 
     def artifacts(self) -> list[metadata_store_pb2.Artifact]:
-        """All artifacts there ever were."""
+        """Return all artifacts there ever were."""
         return list(self.store.get_artifacts())
 
     def delete(self, artifacts: Collection[int]) -> None:
@@ -173,7 +173,7 @@ class Lineage:
     # Runs
 
     def runs(self) -> list[metadata_store_pb2.Context]:
-        """All runs, oldest first."""
+        """Return all runs, oldest first."""
         return sorted(self.store.get_contexts_by_type(RUN), key=lambda run: run.id)
 
     def touched(self, runs: Iterable[int]) -> set[int]:
@@ -220,7 +220,7 @@ class Lineage:
     def of_pipeline(
         self, artifacts: Iterable[metadata_store_pb2.Artifact], pipeline: str
     ) -> Iterator[metadata_store_pb2.Artifact]:
-        """Those that are of a pipeline: databases may be shared."""
+        """Yield the artifacts of a pipeline: databases may be shared."""
         for each in artifacts:
             contexts = self.store.get_contexts_by_artifact(each.id)
             if any(found.type == PIPELINE and found.name == pipeline for found in contexts):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +16,7 @@ Out = TypeVar("Out")
 # Handing work to a thread costs as much as hashing a small file, so it is done for several at once.
 BATCH_ITEMS = 32
 BATCH_BYTES = 8 * 2**20
+QUICK_S = 0.00025
 
 
 def in_order(
@@ -21,6 +24,24 @@ def in_order(
 ) -> Iterator[Out]:
     """Yield `function` of each value, in their order, computed on all cores; see `batched`."""
     yield from batched(lambda batch: [function(value) for value in batch], values, size)
+
+
+def quick_in_order(
+    function: Callable[[In], Out], values: Iterable[In], size: Callable[[In], int]
+) -> Iterator[Out]:
+    """Do what `in_order` does, but without threads as long as a value takes less than QUICK_S.
+
+    Hashing small local files in two threads takes twice the CPU time and no less time.
+    """
+    batches = _batches(values, size)
+    for batch in batches:
+        started = time.monotonic()
+        found = [function(value) for value in batch]
+        is_slow = time.monotonic() - started > QUICK_S * len(batch)
+        yield from found
+        if is_slow:
+            break
+    yield from in_order(function, itertools.chain.from_iterable(batches), size)
 
 
 def batched(

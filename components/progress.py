@@ -1,7 +1,7 @@
-"""The one channel on which components and the trainer report their progress.
+"""Progress reports of components and the trainer.
 
-Events are ordinary log records, so any runner shows them the way that fits it: bars on a terminal,
-plain lines in a log, JSON in a pod.
+Events are log records, which each runner formats: bars on a terminal, plain lines in a log, JSON in
+a pod.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from components.redaction import redact_all
 T = TypeVar("T")
 
 LOGGER = logging.getLogger("perennial.progress")
-EVERY = 200  # of what a `Counter` counts it reports once
+EVERY = 200  # counts between two reports of a `Counter`
 SECONDS_LEFT = "seconds_left"  # extra of a `step`: the estimated rest of all steps
-_SOON_S = 0.5  # and after this many seconds, for what is slow
+_SOON_S = 0.5  # longest time between two reports, while it counts
 
 
 def report(event: str, **fields: object) -> None:
     """Emit `event` with JSON-able `fields`, carried on the record as `record.fields`, redacted.
 
-    Events: `step` (what, unit, total or None, extras such as loss, and either `done` so far or,
-    from workers that do not know of each other, `advance` since their last), `epoch` (epoch,
-    epochs, metrics) and `note` (text). A runner adds those of the run and its nodes. `stage` is
-    for a step that cannot be counted.
+    Events: `step` (what, unit, total or None, extras such as loss, and either the total `done` or,
+    from one of several workers, `advance` since its last event), `epoch` (epoch, epochs, metrics)
+    and `note` (text). A runner adds events of the run and its nodes.
     """
     LOGGER.info(event, extra={"fields": redact_all(fields)})
 
@@ -42,10 +41,9 @@ def stage(what: str) -> None:
 def as_line(event: str, fields: Mapping[str, object], moment: float | None = None) -> str:
     """Write an event as one JSON object on a line. moment: epoch seconds; None: now.
 
-    Besides `ts` in ISO 8601 there is `timestamp` in epoch seconds. That it is a number matters:
-    Kubeflow takes a JSON line of an archived log for one of a log collector, {"log": ..,
-    "timestamp": ..}, and of all that it can read so, it gives out nothing but `log`
-    (backend/src/apiserver/archive/log.go of 2.17). A number in that place it cannot read.
+    Besides `ts` in ISO 8601 there is `timestamp` in epoch seconds, which must be a number: Kubeflow
+    parses each line of an archived log as {"log": .., "timestamp": ..} with a text as timestamp,
+    and shows only `log` of a line that it can parse (backend/src/apiserver/archive/log.go of 2.17).
     """
     moment = time.time() if moment is None else moment
     ts = datetime.datetime.fromtimestamp(moment, datetime.UTC).isoformat(timespec="milliseconds")
@@ -54,10 +52,10 @@ def as_line(event: str, fields: Mapping[str, object], moment: float | None = Non
 
 
 class Counter:
-    """Counts what is worked off, and reports a `step` first, now and then, and last.
+    """Counts finished work, and reports it as `step` events: at once, regularly, and at the end.
 
-    Each of several workers has its own: it reports what it did since its last report. A worker
-    whose events nobody hears has `advance` called with that as well.
+    Each worker has its own counter, which reports the count since the last report. `advance` is
+    called with that count, too.
     """
 
     def __init__(
@@ -80,13 +78,13 @@ class Counter:
         self._report()
 
     def add(self, count: int = 1) -> None:
-        """Count one, or `count`."""
+        """Add to the count."""
         self._unreported += count
         if self._unreported >= EVERY or time.monotonic() - self._reported > _SOON_S:
             self._report()
 
     def each(self, values: Iterable[T]) -> Iterator[T]:
-        """Yield the values and count them."""
+        """Yield the values, and count each."""
         for value in values:
             self.add()
             yield value

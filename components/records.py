@@ -47,7 +47,7 @@ def read(location: str, check: Callable[[Entry], object] = lambda _: None) -> Re
 def parse(
     lines: list[str], location: str, check: Callable[[Entry], object] = lambda _: None
 ) -> Records:
-    """As `read`, of lines that are read already; `location` is for the texts."""
+    """Parse the lines of a file; `location` is for the texts."""
     found = Records([], [])
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -74,7 +74,7 @@ def _reason(error: Exception) -> str:
 
 
 def read_and_tell(location: str, check: Callable[[Entry], object] = lambda _: None) -> list[Entry]:
-    """As `read`, with a note for each line that is left out; of many, for the last one."""
+    """Read a file, and report a line that is left out; of several, the last one."""
     found = read(location, check)
     if found.damaged:
         others = len(found.damaged) - 1

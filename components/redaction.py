@@ -1,8 +1,8 @@
-"""URLs with secrets in them, which are kept out of everything that is written or sent.
+"""Removal of secrets in URLs from everything that is written or sent.
 
 The user info of a URL and the values of its query may be a password, a token or a signature. The
-configuration holds such a URL with MARK in their place; `reveal` gives back the whole one to what
-opens it, in the process that was given it and nowhere else.
+configuration has MARK in their place. `reveal` returns the full URL, but only in the process in
+which `hide` was called.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any
 from urllib.parse import unquote
 
 MARK = "***"
-ENV = "env:"  # such a setting names the environment variable that holds the value
-# Characters of a secret that is looked for outside of its URL too: shorter ones may be words.
+ENV = "env:"  # prefix of a setting: the rest names an environment variable
+# Minimal lengths of secrets that are also replaced outside of URLs: shorter ones may be words.
 _PASSWORD, _PARAMETER = 6, 16
 
 _URL = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>`]+")
 _USER = re.compile(r"(?<=://)[^/?#@]*(?:@[^/?#@]*)*(?=@)")
 _PARAMETERS = re.compile(r"([^&#;=]+=)?([^&#;]+)")
 
-# What was hidden in this process: URLs by what stands for them, and the secrets themselves.
+# Hidden in this process: full URLs by redacted URL, and the secrets themselves.
 _urls: dict[str, str] = {}
 _secrets: set[str] = set()
 
 
 def hide(text: str) -> str:
-    """`text` with its URLs' secrets replaced; `reveal` of the result gives `text` here."""
+    """Replace the secrets of URLs in `text`; `reveal` undoes it in this process."""
     hidden = _URL.sub(lambda url: _without_secrets(url[0], remember=True), text)
     if hidden != text:
         _urls[hidden] = text
@@ -36,7 +36,7 @@ def hide(text: str) -> str:
 
 
 def hide_all(value: Any) -> Any:
-    """`hide` for every string in mappings, lists and tuples."""
+    """Apply `hide` to every string in mappings, lists and tuples."""
     match value:
         case str():
             return hide(value)
@@ -48,12 +48,12 @@ def hide_all(value: Any) -> Any:
 
 
 def is_hidden(text: str) -> bool:
-    """Whether secrets of a URL in `text` are replaced."""
+    """Return whether `text` has a URL with replaced secrets."""
     return any(f"://{MARK}@" in url or MARK in url.partition("?")[2] for url in _URL.findall(text))
 
 
 def reveal(text: str) -> str:
-    """Return the hidden text, or the value of the variable that `text` names; else `text` itself.
+    """Return the hidden text, or the value of a variable for `env:NAME`, else `text` itself.
 
     Raises:
         ValueError: the environment variable is not set; the message names it.
@@ -64,22 +64,22 @@ def reveal(text: str) -> str:
     if not value:
         name = text.removeprefix(ENV)
         raise ValueError(f"{text}: the environment variable {name} is not set")
-    hide(value)  # so that no message holds its secrets
+    hide(value)  # so that its secrets are redacted in messages
     return value
 
 
 def redact(text: str) -> str:
-    """`text` for others: without the secrets of any URL in it, and without those hidden before."""
+    """Replace the secrets of all URLs in `text`, and all secrets that were hidden before."""
     if "://" in text:
         text = _URL.sub(lambda url: _without_secrets(url[0]), text)
-    # One may begin another.
+    # Longest first: one may be the beginning of another.
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, MARK)
     return text
 
 
 def redact_all(value: Any) -> Any:
-    """`redact` for every string in mappings, lists and tuples."""
+    """Apply `redact` to every string in mappings, lists and tuples."""
     match value:
         case str():
             return redact(value)

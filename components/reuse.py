@@ -1,8 +1,9 @@
-"""Takes over, file by file, what an earlier execution of a node wrote.
+"""Reuse of files that earlier executions of a node wrote.
 
-The name of such a file holds a digest of everything that its content depends on, so that a file of
-that name in an earlier artifact of the same output is the file that would be made. It appears when
-it is whole. Artifacts of an output are siblings, folders named after their executions.
+The name of such a file contains a digest of everything that its content depends on. A file of the
+same name in an earlier artifact of the same output therefore has the same content, and need not be
+made again. Files get their names only when they are complete. The artifacts of an output are
+sibling folders, named by execution id.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from components.wording import counted
 if TYPE_CHECKING:
     from tfx import types
 
-SHARD = "data_tfrecord-"  # what the names of ImageExampleGen's files begin with
-INPUTS_FILE = "inputs.jsonl"  # in an Examples artifact: every input and its fate
-SHARDS_FILE = "shards.json"  # in an Examples artifact: images by file, whose names hold digests
+SHARD = "data_tfrecord-"  # prefix of the names of ImageExampleGen's files
+INPUTS_FILE = "inputs.jsonl"  # in an Examples artifact: every input and its outcome
+SHARDS_FILE = "shards.json"  # in an Examples artifact: number of images by file
 DONE = "images_done"
 REUSED = "images_reused"
-CPU = "workers_cpu_s"  # seconds that Beam's workers spent outside of the node's own process
+CPU = "workers_cpu_s"  # CPU seconds of Beam's workers outside of the node's own process
 
 
 def key(*parts: object) -> str:
-    """Digest of JSON-able values, for a file's name."""
+    """Return a digest of JSON-able values, for a file name."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
 def key_of_all(values: Iterable[object]) -> str:
-    """`key` of the list of the values, which are not in memory together."""
+    """Return `key` of the list of the values, without holding them all in memory."""
     digest = hashlib.sha256(b"[[")
     for index, value in enumerate(values):
         digest.update(f"{', ' if index else ''}{json.dumps(value)}".encode())
@@ -47,33 +48,29 @@ def key_of_all(values: Iterable[object]) -> str:
 
 
 def earlier(uri: str, folders: str) -> dict[str, str]:
-    """Files in the earlier artifacts beside `uri`: location by path in the artifact.
+    """List files of earlier artifacts of an output: location by path in the artifact.
 
     Args:
-      uri: of the artifact that is being written, or of its copy.
-      folders: the folder in it that they are directly in, or a glob pattern of such folders.
+      uri: of the artifact that is being written, or of its local copy.
+      folders: folder in the artifact, or a glob pattern of folders; not searched recursively.
     """
     found: dict[str, str] = {}
     for artifact in _siblings(uri):
-        for folder in _matching(artifact, folders):
+        is_pattern = "*" in folders
+        for folder in fnmatch.filter(storage.names(artifact), folders) if is_pattern else [folders]:
             for name in storage.names(storage.join(artifact, folder)):
                 found[f"{folder}/{name}"] = storage.join(artifact, folder, name)
     return found
 
 
-def _matching(artifact: str, folders: str) -> list[str]:
-    is_pattern = "*" in folders
-    return fnmatch.filter(storage.names(artifact), folders) if is_pattern else [folders]
-
-
 def siblings(uri: str, *names: str) -> list[str]:
-    """Find files of these names in the earlier artifacts beside `uri`, the latest first."""
+    """Find the files called one of `names` in earlier artifacts beside `uri`, the latest first."""
     found = [storage.join(artifact, name) for artifact in _siblings(uri) for name in names]
     return [path for path in reversed(found) if storage.exists(path)]
 
 
 def _siblings(uri: str) -> list[str]:
-    """Find the earlier artifacts of the same output, the latest last."""
+    """List the other artifacts of the output that `uri` is one of, the latest last."""
     uri = staging.origin(uri.rstrip("/"))
     folder, own = posixpath.split(uri)
     executions = {each for each in storage.names(folder) if each.isdecimal() and each != own}
@@ -81,19 +78,19 @@ def _siblings(uri: str) -> list[str]:
 
 
 def span_of(path: str) -> int | None:
-    """Tell the span of a shard, or of a file made of it, from its name; None if unknown."""
+    """Return the span of a shard, or of a file made from one; None if unknown."""
     found = re.search(rf"{SHARD}(\d+)-[^/]*$", path)
     return int(found[1]) if found else None
 
 
 def write_shards(examples_uri: str, images: Mapping[str, int]) -> None:
-    """Note how many images each file of an Examples artifact has, by path in it."""
+    """Write the number of images in each file of an Examples artifact, by path in it."""
     path = posixpath.join(examples_uri, SHARDS_FILE)
     storage.write_text(path, json.dumps(dict(images), indent=2), durable=False)
 
 
 def read_shards(examples_uri: str) -> dict[str, int]:
-    """Read the counts of `write_shards`; {} where files are not named after their content."""
+    """Read the numbers that `write_shards` wrote; {} if the names of the files have no digests."""
     path = posixpath.join(examples_uri, SHARDS_FILE)
     content = storage.read_text(path)
     if content is None:
@@ -103,9 +100,9 @@ def read_shards(examples_uri: str) -> dict[str, int]:
 
 
 def files_of(examples_uri: str, splits: Iterable[str]) -> dict[str, list[str]]:
-    """List the files of each split of an Examples artifact, by path in it.
+    """Return the files of each split of an Examples artifact, as paths in it.
 
-    Those that its writer has noted, where it has: a listing may hold what nobody counted.
+    These are the files in `SHARDS_FILE` if it exists: a folder may contain others.
     """
     if images := read_shards(examples_uri):
         return {
@@ -122,15 +119,15 @@ def files_of(examples_uri: str, splits: Iterable[str]) -> dict[str, list[str]]:
 def take_over_known(
     examples_uri: str, artifact: types.Artifact, made: Mapping[str, str]
 ) -> dict[str, str]:
-    """Take over what was made before of the files of an Examples artifact, and account for it.
+    """Reuse files that were made before from the same files of an Examples artifact.
 
     Args:
       examples_uri: of the examples.
       artifact: the output, which is being written.
-      made: for each file of the examples, by path in them, the path in the output of what becomes
-        of it; its name must hold a digest of all that is done to it.
+      made: path in the output by path in the examples; the names in the output must contain a
+        digest of everything that their content depends on.
 
-    Returns the part of `made` that is still to be made.
+    Returns the part of `made` that is still to be made. Sets the properties of `account`.
     """
     images = read_shards(examples_uri)
     folders = {posixpath.dirname(target) for target in made.values()}
@@ -146,7 +143,7 @@ def take_over_known(
 
 
 def account(artifact: types.Artifact, done: int, reused: int) -> None:
-    """Note on an output how many images were worked on, and how many were taken over."""
+    """Record on an output how many images were processed, and how many were reused."""
     artifact.set_int_custom_property(DONE, done)
     artifact.set_int_custom_property(REUSED, reused)
     if reused:
@@ -155,6 +152,6 @@ def account(artifact: types.Artifact, done: int, reused: int) -> None:
 
 
 def pay(artifact: types.Artifact, cpu_s: float) -> None:
-    """Note on an output what CPU time its making took in other processes."""
+    """Record on an output the CPU seconds that other processes spent on it."""
     if cpu_s:
         artifact.set_float_custom_property(CPU, cpu_s)

@@ -1,4 +1,4 @@
-"""What the settings of all parts are made of."""
+"""The base class of all settings."""
 
 from __future__ import annotations
 

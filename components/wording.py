@@ -1,4 +1,4 @@
-"""How the messages of components are worded."""
+"""Wording of messages."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ MOST = 5
 
 
 def shortened(parts: Iterable[object], joiner: str = ", ", limit: int = MOST) -> str:
-    """Join the first few of the parts, and add how many more there are."""
+    """List the first few parts, and count the rest."""
     found = list(map(str, parts))
     more = f" and {len(found) - limit:,} more" if len(found) > limit else ""
     return joiner.join(found[:limit]) + more
 
 
 def quoted(names: Iterable[str]) -> str:
-    """Quote the first few names."""
+    """List the first few names, in quotes, and count the rest."""
     return shortened(map(repr, names))
 
 
 def counted(number: float, noun: str, plural: str = "") -> str:
     """Write a number with its noun: `1 image`, `1,797 images`, `2 classes`.
 
-    plural: the noun for other numbers than 1; by default with an s, or es after s, x and ch.
+    plural: the noun for other numbers than 1; default: with s, or es after s, x and ch.
     """
     ending = "es" if noun.endswith(("s", "x", "ch")) else "s"
     shown = f"{number:,}" if isinstance(number, int) else f"{number:,g}"
@@ -31,7 +31,7 @@ def counted(number: float, noun: str, plural: str = "") -> str:
 
 
 def other_files(number: int) -> str:
-    """How many files there are that are no inputs."""
+    """Write the number of files that are no inputs."""
     return counted(number, "other file")
 
 
@@ -50,19 +50,19 @@ _REFUSED = "StringToNumberOp could not correctly convert string: "
 
 
 def of_op(message: str, most: int = LONGEST) -> str:
-    """Extract the cause, in one line, from the message of a failed TensorFlow op.
+    """Extract the reason, in one line, from the error message of a TensorFlow op.
 
-    Around it, TensorFlow names nodes, devices and lines of Python, in another way for each of eager
-    ops, functions and sessions.
+    TensorFlow adds nodes, devices and lines of Python, in different ways for eager ops, functions
+    and sessions.
     """
-    # Cut first: a message may hold a whole image.
+    # Cut first: a message may contain a whole image.
     text = _NODES.sub("", _FUNCTION.sub("", message[: 16 * most]))
     lines = [_FIRST.sub("", line) for line in text.splitlines() if not _TRACE.fullmatch(line)]
     return bounded(" ".join(lines).replace(_REFUSED, ""), most)
 
 
 def bounded(text: str, most: int = LONGEST) -> str:
-    """Bring a text to one line of at most `most` characters."""
-    # Cut before it is split: it may hold a whole image.
+    """Put a text into one line of at most `most` characters."""
+    # Cut before it is split: it may contain a whole image.
     line = " ".join(text[: 8 * most].split())
     return line if len(line) <= most and len(text) <= 8 * most else f"{line[:most]}..."

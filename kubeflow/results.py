@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import progress
-from components.image_evaluator.summary import summarize
+from components.image_evaluator.figures import summarize
 
 if TYPE_CHECKING:
     from pipeline.local_runner import NodeResult

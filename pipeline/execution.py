@@ -11,7 +11,7 @@ from typing import Any
 from tfx.orchestration.pipeline import Pipeline
 
 from components import reuse
-from components.image_evaluator.summary import Summary, summarize
+from components.image_evaluator.figures import Summary, summarize
 from components.image_example_gen.accounting import Accounting, read_accounting
 from components.image_example_gen.sources import digits
 from components.image_example_validator.findings import read_findings

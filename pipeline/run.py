@@ -31,7 +31,7 @@ from pipeline.settings import Config
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from components.image_evaluator.summary import Summary
+    from components.image_evaluator.figures import Summary
     from pipeline.execution import Outcome
 
 

@@ -1,8 +1,8 @@
-"""One pass of TFMA over a split: it asks the models' signatures, and every answer is kept.
+"""One pass of TFMA over a split, which calls the models' signatures and keeps every prediction.
 
-Each image is read once and each model answers once about it. A batch has so few images that memory
-does not follow their number, and their bytes are dropped as soon as the models have answered, so
-that they cross no Beam stage.
+Each image is read once, and each model is called once for it. Batches are small, and the bytes of
+images are dropped right after the prediction: they pass no Beam stage, and memory does not grow
+with the number of images.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from components.servable import EXAMPLES, LABELS
 CANDIDATE, BASELINE = "candidate", "baseline"
 PROBABILITIES = "probabilities"
 BATCH = 64  # images
-BATCH_BYTES = 2**24  # of encoded images: few photographs, lest they all be decoded together
+BATCH_BYTES = (
+    2**24
+)  # of encoded images: a batch is decoded at once, so it must have few photographs
 
 SCHEMA = pa.schema(
     [
@@ -49,11 +51,11 @@ SCHEMA = pa.schema(
 
 
 def eval_config(models: Iterable[str], classes: int) -> config_pb2.EvalConfig:
-    """Configure what TFMA computes and is right about: counts and top-k accuracies, by slice.
+    """Configure TFMA to compute counts and top-k accuracies by slice, which it does correctly.
 
     Args:
         models: `CANDIDATE`, and perhaps `BASELINE`.
-        classes: how many the candidate knows.
+        classes: number of the candidate's classes.
     """
     metrics = [
         config_pb2.MetricConfig(class_name="ExampleCount"),
@@ -103,10 +105,10 @@ def analyse(
         pipeline: to add it to.
         split: name.
         shards: TFRecord files of the split.
-        images: how many they hold, for the progress shown.
+        images: number of images in them, for the progress shown.
         models: folders of SavedModels by `CANDIDATE` and perhaps `BASELINE`.
-        classes: how many the candidate knows.
-        spans: names of spans by number; one that is not among them is called by its number.
+        classes: number of the candidate's classes.
+        spans: names of spans by number; other spans are called by their number.
         output: folder for TFMA's result.
         predictions: Parquet file to write, of `SCHEMA`, ordered by content.
     """
@@ -130,7 +132,11 @@ def analyse(
             extractors=_extractors(config, eval_models),
             evaluators=[
                 *tfma.default_evaluators(eval_config=config, eval_shared_model=eval_models),
-                _keep_predictions(split, names, images),
+                evaluator.Evaluator(
+                    stage_name="KeepPredictions",
+                    run_after="DropImages",
+                    ptransform=_KeepPredictions(split, names, images),
+                ),
             ],
             writers=[
                 *tfma.default_writers(output, eval_models, config),
@@ -141,7 +147,7 @@ def analyse(
 
 
 def read_batches(shard: str, spans: Mapping[int, str]) -> Iterator[dict[str, Any]]:
-    """TFMA's extracts of the images of a TFRecord file, `BATCH` at most at a time."""
+    """Yield TFMA's extracts of the images of a TFRecord file, at most `BATCH` at a time."""
     batch: list[bytes] = []
     size = 0
     for record in tf.data.TFRecordDataset(shard, buffer_size=2**20).as_numpy_iterator():
@@ -163,7 +169,7 @@ def _extracts(records: list[bytes], spans: Mapping[int, str]) -> dict[str, Any]:
 
 
 def _properties(example: tf.train.Example, spans: Mapping[int, str]) -> dict[str, str]:
-    """Return the name of an image and the properties that it is counted under."""
+    """Return the identity, label and slices of an image."""
     values = example.features.feature
 
     def text(name: str) -> str:
@@ -187,7 +193,7 @@ def _properties(example: tf.train.Example, spans: Mapping[int, str]) -> dict[str
 
 
 def _extractors(config: config_pb2.EvalConfig, models: Any) -> list[extractor.Extractor]:
-    """TFMA's own, and after the predictions one that drops what nobody needs any more."""
+    """Return TFMA's extractors, and one that drops the images after the predictions."""
     found = []
     for each in tfma.default_extractors(eval_config=config, eval_shared_model=models):
         found.append(each)
@@ -200,16 +206,8 @@ def _without_images(extracts: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in extracts.items() if key != tfma.INPUT_KEY}
 
 
-def _keep_predictions(split: str, models: Sequence[str], images: int) -> evaluator.Evaluator:
-    return evaluator.Evaluator(
-        stage_name="KeepPredictions",
-        run_after="DropImages",
-        ptransform=_KeepPredictions(split, models, images),
-    )
-
-
 class _KeepPredictions(beam.PTransform):
-    """From the extracts to tables of `SCHEMA`."""
+    """Converts extracts to tables of `SCHEMA`."""
 
     def __init__(self, split: str, models: Sequence[str], images: int) -> None:
         super().__init__()
@@ -254,7 +252,7 @@ def _to_table(
 
 
 class _WritePredictions(beam.PTransform):
-    """Write all tables, of some kB an image at most, as one file."""
+    """Writes all tables, of at most some kB per image, to one file."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -269,13 +267,13 @@ class _WritePredictions(beam.PTransform):
 
 
 def _write(tables: list[pa.Table], path: str) -> None:
-    # Workers finish in any order, and the same models are to give the same file.
+    # Workers finish in any order, and the same models must result in the same file.
     table = pa.concat_tables([SCHEMA.empty_table(), *tables])
     write_table(table.take(pc.sort_indices(table, sort_keys=[("sha256", "ascending")])), path)
 
 
 def write_table(table: pa.Table, path: str) -> None:
-    """Write Parquet to a path or URI; two attempts may do so at once."""
+    """Write Parquet to a path or URI; several attempts may write at the same time."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     storage.write_bytes(path, buffer.getvalue(), durable=False)

@@ -1,4 +1,4 @@
-"""What a model must keep to be blessed. Nothing heavy is imported: the configuration needs it."""
+"""The bounds that a model must keep to be blessed; no heavy imports, for the configuration."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from components.image_evaluator.figures import SLICES
 
-CLASS = "class"  # among the names of slices
-# Every bound on a metric over all images: the field, and the metric that it is about.
+CLASS = "class"  # one of the names of slices
+# The metric over all images that each field bounds.
 FLOORS = {
     f"min_{name}": name
     for name in (
@@ -42,10 +42,10 @@ _Floor = Annotated[float | None, Field(ge=0, le=1)]
 
 
 class Bounds(BaseModel):
-    """The gate's bounds, which are `[evaluate]` of the configuration; None for no bound.
+    """The gate's bounds: `[evaluate]` of the configuration; None for no bound.
 
-    In `max_drop` the more specific name wins. The first four are those of `learned`, and have
-    defaults that a model which has learned something passes on any data set.
+    In `max_drop` the more specific name wins. The first four are used by `learned`; with their
+    defaults a trained model passes on any data set.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -55,28 +55,29 @@ class Bounds(BaseModel):
         gt=0,
         le=1,
         description="The model must be right more often than by always answering the largest class "
-        "of the train split; how likely chance may be to explain that. 1: no such check.",
+        "of the train split, with a p-value of at most this. 1: no such check.",
     )
-    # Of ten images, a class that is recognised half of the time has none right once in a thousand.
+    # A class with a recall of 0.5 has none of ten images right with a probability of 0.001.
     zero_recall_images: int = Field(
         default=10,
         ge=0,
-        description="Classes with as many eval images must have one that is right; 0: none must.",
+        description="Classes with this many eval images must have one that is right; 0: no such "
+        "check.",
     )
-    # Not 1: a model that is all but indifferent stays below by a rounding error.
+    # Not 1: a model that has learned nothing may be below by a rounding error.
     max_log_loss_ratio: float = Field(
         default=0.99,
         ge=0,
-        description="Highest log loss, as a share of that of answering the frequencies of the "
-        "classes; 0: no such check.",
+        description="Highest log loss, as a share of the log loss of always answering the "
+        "frequencies of the classes; 0: no such check.",
     )
-    # Training with mixup or for a few epochs only leaves good models at 0.1 to 0.15.
+    # Good models that are trained with mixup or for a few epochs only have 0.1 to 0.15.
     max_ece: float | None = Field(
         default=0.2,
         gt=0,
         le=1,
         description="Highest calibration error, the mean distance of confidence and accuracy, "
-        "unless a calibrated model has as much by chance; 1: no such check.",
+        "unless a calibrated model could have it by chance; 1: no such check.",
     )
     min_accuracy: _Floor = Field(
         default=0.5, description="Lowest accuracy on the eval split that is blessed, 0 to 1."
@@ -110,7 +111,7 @@ class Bounds(BaseModel):
     max_latency_p95_ms: float | None = Field(
         default=None, gt=0, description="Highest time for 95 in 100 single images, in milliseconds."
     )
-    # Not more by default: a tolerance lets accuracy slide by that much with every run.
+    # 0 by default: with a tolerance, accuracy could drop by that much in every run.
     max_accuracy_drop: float = Field(
         default=0.0,
         ge=0,
@@ -158,10 +159,10 @@ class Bounds(BaseModel):
         return self
 
     def of(self, field: str) -> float | None:
-        """Return the bound in the field of that name."""
+        """Return the bound in a field."""
         value: float | None = getattr(self, field)
         return value
 
     def applies(self, name: str, label: str) -> bool:
-        """Whether a bound in `max_drop` is the one for a slice such as "brightness=dark"."""
+        """Return whether the bound `name` of `max_drop` applies to a slice (brightness=dark)."""
         return name == label or (name == label.partition("=")[0] and label not in self.max_drop)

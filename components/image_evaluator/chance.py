@@ -1,4 +1,4 @@
-"""What chance alone explains, by exact tests and, of a calibration error, by seeded draws."""
+"""Tests of significance: exact ones, and for a calibration error seeded draws."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ _DRAWS = 2000
 
 
 def mcnemar(lost: int, gained: int, images: int, margin: float = 0.0) -> float:
-    """Return the chance that a candidate which is exactly `margin` worse loses at least as many.
+    """Return the p-value of McNemar's exact one-sided test.
 
-    McNemar's exact one-sided test: an image that only one of the models has right is as likely to
-    be lost as gained where they are equally good. With a margin, of the share s of such images
-    (s + margin) / 2 are lost, which makes (s + margin) / 2s of them, and 1 where s <= margin.
+    It is the probability of at least `lost` losses for a candidate whose accuracy is exactly
+    `margin` lower. If both models are equally good, an image that only one of them has right is
+    lost with a probability of 1/2. With a margin, and a share s of such images, the probability is
+    (s + margin) / 2s, and 1 if s <= margin.
+
+    Args:
+        lost: images that only the baseline has right.
+        gained: images that only the candidate has right.
+        images: number of all images.
+        margin: drop of accuracy that is allowed, 0 to 1.
     """
     changed = lost + gained
     if not changed:
@@ -25,27 +32,26 @@ def mcnemar(lost: int, gained: int, images: int, margin: float = 0.0) -> float:
 
 
 def fewest(significance: float) -> int:
-    """Return the fewest images with which `mcnemar` can show that a faultless model is better.
+    """Return how many gained images, with none lost, `mcnemar` takes for significant.
 
-    At 0.05 there are five, as 1/2^5 = 0.03 and 1/2^4 = 0.06.
+    For 0.05 it is five, as 1/2^5 = 0.03 and 1/2^4 = 0.06.
     """
-    # 1/2^n of a significance that is itself a power of two is exact.
     return max(0, math.ceil(-math.log2(significance)))
 
 
 def calibrated(counts: np.ndarray, confidence: np.ndarray, error: float) -> float:
-    """Return the chance that a calibrated model has at least this calibration error.
+    """Return the probability that a calibrated model has at least this calibration error.
 
-    The fewer images there are, the larger the error that such a model shows: in a bin of one image
-    it is the distance of its confidence from 0 or 1.
+    Even a calibrated model has an error, which is larger for fewer images: in a bin of one image it
+    is the distance of the confidence from 0 or 1.
 
     Args:
         counts: images of each bin, int [B], positive.
         confidence: their mean confidences, float [B], 0 to 1.
         error: the weighted mean distance of accuracy and confidence, 0 to 1.
 
-    The same arguments always give the same chance. Within a bin all confidences are taken for
-    equal, which makes the spread of its accuracy no smaller.
+    The result is deterministic. All confidences of a bin are taken as equal, which does not reduce
+    the variance of its accuracy.
     """
     random = np.random.default_rng(0)
     right = random.binomial(counts, confidence.clip(0, 1), (_DRAWS, len(counts)))

@@ -4,47 +4,44 @@ from __future__ import annotations
 
 from tfx import types
 from tfx.dsl.components.base import base_beam_component, executor_spec
-from tfx.types import component_spec, standard_artifacts, standard_component_specs
+from tfx.types import standard_artifacts, standard_component_specs
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components.image_evaluator import executor
 from components.image_evaluator.bounds import Bounds
 
 
-class ImageEvaluatorSpec(component_spec.ComponentSpec):
+class ImageEvaluatorSpec(ComponentSpec):
     """Parameters, inputs and outputs of ImageEvaluator."""
 
     PARAMETERS = {
-        executor.BOUNDS_KEY: component_spec.ExecutionParameter(type=str),
-        "code": component_spec.ExecutionParameter(type=str),
+        executor.BOUNDS_KEY: ExecutionParameter(type=str),
+        "code": ExecutionParameter(type=str),
     }
     INPUTS = {
-        standard_component_specs.EXAMPLES_KEY: component_spec.ChannelParameter(
-            type=standard_artifacts.Examples
-        ),
-        standard_component_specs.MODEL_KEY: component_spec.ChannelParameter(
-            type=standard_artifacts.Model
-        ),
-        standard_component_specs.BASELINE_MODEL_KEY: component_spec.ChannelParameter(
+        standard_component_specs.EXAMPLES_KEY: ChannelParameter(type=standard_artifacts.Examples),
+        standard_component_specs.MODEL_KEY: ChannelParameter(type=standard_artifacts.Model),
+        standard_component_specs.BASELINE_MODEL_KEY: ChannelParameter(
             type=standard_artifacts.Model, optional=True
         ),
     }
     OUTPUTS = {
-        standard_component_specs.EVALUATION_KEY: component_spec.ChannelParameter(
+        standard_component_specs.EVALUATION_KEY: ChannelParameter(
             type=standard_artifacts.ModelEvaluation
         ),
-        standard_component_specs.BLESSING_KEY: component_spec.ChannelParameter(
+        standard_component_specs.BLESSING_KEY: ChannelParameter(
             type=standard_artifacts.ModelBlessing
         ),
     }
 
 
 class ImageEvaluator(base_beam_component.BaseBeamComponent):
-    """Evaluates a candidate and the latest blessed model on the same images, and judges.
+    """Evaluates a candidate and the baseline on the same images, and blesses the candidate or not.
 
-    TFMA asks the models' exported signatures, as it does for TFX's Evaluator. That one judges by
-    the plain difference, whatever chance explains, by one threshold for every slice, and passes a
-    class that has no image. Here every prediction is kept, figures have intervals, and `gate` holds
-    the checks. Outputs are those of TFX's Evaluator, with the files that `figures` describes.
+    As in TFX's Evaluator, TFMA calls the exported signatures, and the outputs have the same types.
+    TFX's Evaluator compares plain differences without a test of significance, has one threshold for
+    all slices, and passes a class without images. Here every prediction is kept, figures have
+    intervals, and the checks are those in `gate`. `figures` describes the files.
     """
 
     SPEC_CLASS = ImageEvaluatorSpec
@@ -61,11 +58,11 @@ class ImageEvaluator(base_beam_component.BaseBeamComponent):
         """Construct the component.
 
         Args:
-            examples: ImageExampleGen's output; the eval split judges, a test split is reported.
+            examples: ImageExampleGen's output; models are compared on eval, test is only reported.
             model: the candidate, with the signatures and classes.json of the trainer's export.
-            baseline_model: the latest blessed one; may turn out empty.
+            baseline_model: the model to compare with; may be empty.
             bounds: of the gate.
-            code: fingerprint of the executor's source, so that a change of it misses the cache.
+            code: fingerprint of the executor's source, as a part of the cache key.
         """
         super().__init__(
             spec=ImageEvaluatorSpec(

@@ -1,6 +1,6 @@
-"""95 % intervals, all in closed form, so that the same predictions always give the same figures.
+"""95 % intervals in closed form, so that the same predictions always have the same figures.
 
-None of them shrinks to a point where nothing went wrong, as a bootstrap's does.
+Unlike a bootstrap's, they have a width even if all predictions are right.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ UNDEFINED = Estimate(value=None)
 
 
 def share(value: float, images: float) -> Estimate:
-    """Estimate a share of `images` > 0, which need not be whole, with Wilson's score interval."""
+    """Estimate a share of `images` > 0 (need not be whole), with Wilson's score interval."""
     centre = (value + Z**2 / (2 * images)) / (1 + Z**2 / images)
     half = Z * math.sqrt(value * (1 - value) / images + (Z / (2 * images)) ** 2)
     half /= 1 + Z**2 / images
-    # The ends at 0 and 1 are exact but for rounding.
+    # Rounding must not exclude the value.
     return Estimate(
         value=value,
         low=max(0.0, min(centre - half, value)),
@@ -31,15 +31,14 @@ def share(value: float, images: float) -> Estimate:
 
 
 def proportion(successes: int, trials: int) -> Estimate:
-    """`share`, which is undefined without trials."""
+    """Estimate a share with Wilson's score interval; undefined without trials."""
     return share(successes / trials, trials) if trials else UNDEFINED
 
 
 def f1(right: int, missed: int, wrong: int) -> Estimate:
-    """2 TP / (2 TP + FN + FP) of a class; undefined where it has no image.
+    """Estimate F1 = 2 TP / (2 TP + FN + FP) of a class; undefined if it has no image.
 
-    It is 2 J / (1 + J) of J = TP / (TP + FN + FP), which is a share of images and so has Wilson's
-    interval.
+    F1 = 2 J / (1 + J) with J = TP / (TP + FN + FP), a share of images with Wilson's interval.
     """
     if not right + missed:
         return UNDEFINED
@@ -48,21 +47,23 @@ def f1(right: int, missed: int, wrong: int) -> Estimate:
 
 
 def average(value: float, variance: float, images: float) -> Estimate:
-    """Estimate an average of shares, with Wilson's interval for images of that variance.
+    """Estimate an average of shares, with Wilson's interval for an effective number of images.
+
+    A single share of that many images has the same variance.
 
     Args:
         value: the average, 0 to 1.
-        variance: its variance, estimated from all that each image contributes; 0 where nothing
-            went wrong, or nothing right.
-        images: how many have its variance where all shares are equal and independent, which is
-            taken where it is less: a variance estimated from few mistakes may be far too small.
+        variance: of the average, estimated from the contribution of each image; 0 if all
+            predictions are right, or all wrong.
+        images: upper limit of the effective number, that of equal and independent shares: a
+            variance that is estimated from few mistakes may be far too small.
     """
     effective = value * (1 - value) / variance if variance else math.inf
     return share(value, min(effective, images))
 
 
 def sample_mean(values: np.ndarray) -> Estimate:
-    """Estimate the mean of float [N] non-negative values, N > 0, with Student's interval."""
+    """Estimate the mean of non-negative values, float [N], N > 0, with Student's interval."""
     value = float(values.mean())
     if len(values) == 1:
         return Estimate(value=value)
@@ -71,16 +72,16 @@ def sample_mean(values: np.ndarray) -> Estimate:
 
 
 def calibration_error(right: np.ndarray, confidence: np.ndarray, bins: np.ndarray) -> Estimate:
-    """Estimate the mean distance of confidence and accuracy over bins, weighted by their images.
+    """Estimate the mean distance of confidence and accuracy in the bins, weighted by images.
 
     Args:
         right: bool [N], N > 0.
         confidence: float [N].
         bins: number of each image's bin, int [N].
 
-    The interval is the normal one, with Agresti and Coull's variance of each bin's accuracy, and
-    the variance of confidence within and of the distance between bins. Its lower end leaves room
-    for what chance adds: also a perfectly calibrated model has a distance in every bin.
+    The interval is normal. Its variance consists of Agresti and Coull's variance of each bin's
+    accuracy, the variance of confidence within bins, and that of the distance between bins. The
+    lower end is reduced by the expected distance of a perfectly calibrated model.
     """
     counts = np.bincount(bins)
     filled = counts > 0

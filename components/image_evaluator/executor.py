@@ -1,8 +1,9 @@
-"""Runs the models on the images, computes the figures, and asks the gate."""
+"""Runs the models on the images, computes the figures, and decides by the gate."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from tfx.utils import path_utils
 
 from components import features, reuse, storage
 from components.errors import BadDataError, NotServableError
-from components.image_evaluator import figures, gate, latency
+from components.image_evaluator import figures, gate
 from components.image_evaluator.analysis import (
     BASELINE,
     CANDIDATE,
@@ -32,12 +33,14 @@ from components.image_evaluator.figures import EVAL, SLICES, TEST, TRAIN, Figure
 from components.image_evaluator.metrics import model_figures
 from components.image_example_gen.accounting import read_accounting
 from components.jobs import Job
-from components.servable import CLASSES_FILE, read_classes
+from components.servable import CLASSES_FILE, IMAGES, read_classes
 from components.storage import staging
 
 BOUNDS_KEY = "bounds"
 _LATENCY_IMAGES = 32
-_SLACK = 0.05  # of a sum of probabilities
+WARM_UP, FEWEST, MOST = 5, 20, 200  # requests
+_SECONDS = 5.0  # after which FEWEST requests are enough
+_SLACK = 0.05  # tolerance of a sum of probabilities
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -49,11 +52,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Write TFMA's result, figures and predictions; bless the candidate, or do not.
+        """Write TFMA's result, figures, predictions, verdict and blessing.
 
         Raises:
-            BadDataError: an image is of a class that the candidate does not know.
-            NotServableError: a model's probabilities are no numbers.
+            BadDataError: the candidate does not know the class of an image.
+            NotServableError: a model's probabilities are invalid.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         examples = artifact_utils.get_single_instance(
@@ -109,7 +112,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         classes: int,
         evaluation: types.Artifact,
     ) -> pa.Table:
-        """Every model's probabilities for the eval split, and the candidate's for a test split."""
+        """Run all models on the eval split, and the candidate on a test split."""
         splits = artifact_utils.decode_split_names(examples.split_names)
         accounting = read_accounting(examples.uri)
         output = evaluation.uri
@@ -139,7 +142,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 
 def pairs(table: pa.Table, classes: Mapping[str, Sequence[str]]) -> gate.Pairs:
-    """Compare candidate and baseline on the images in `table` whose class both know."""
+    """Pair the predictions of candidate and baseline for images whose class both know."""
     candidate, baseline = classes[CANDIDATE], classes[BASELINE]
     shared = [name for name in candidate if name in set(baseline)]
     labels = np.array(candidate, object)[table["label"].to_numpy()]
@@ -168,7 +171,7 @@ def _figures(
 ) -> Figures:
     judged, test = _of_split(table, EVAL), _of_split(table, TEST)
     by_model = {
-        name: _model_figures(judged, name, classes, latency.measure(path, images))
+        name: _model_figures(judged, name, classes, measure_latency(path, images))
         for name, path in models.items()
     }
     return Figures(
@@ -186,7 +189,7 @@ def _model_figures(
     classes: Mapping[str, list[str]],
     measured: figures.Latency | None = None,
 ) -> ModelFigures | None:
-    """Judge a model on the images whose class it knows; None where there is none."""
+    """Compute the figures on the images whose class the model knows; None if there are none."""
     position = {name: index for index, name in enumerate(classes[model])}
     own = np.array([position.get(name, -1) for name in classes[CANDIDATE]])
     labels = own[table["label"].to_numpy()]
@@ -202,12 +205,27 @@ def _model_figures(
     )
 
 
+def measure_latency(model_path: str, images: Sequence[bytes]) -> figures.Latency:
+    """Measure requests of one encoded image each, after some requests to warm up."""
+    predict = tf.saved_model.load(model_path).signatures[IMAGES]
+    taken: list[float] = []
+    while len(taken) < WARM_UP + MOST:
+        if len(taken) >= WARM_UP + FEWEST and sum(taken[WARM_UP:]) > _SECONDS:
+            break
+        image = tf.constant([images[len(taken) % len(images)]])
+        started = time.perf_counter()
+        predict(image)["probabilities"].numpy()
+        taken.append(time.perf_counter() - started)
+    p50, p95 = np.percentile(np.array(taken[WARM_UP:]) * 1000, [50, 95])
+    return figures.Latency(p50_ms=float(p50), p95_ms=float(p95), requests=len(taken) - WARM_UP)
+
+
 def _of_split(table: pa.Table, split: str) -> pa.Table:
     return table.filter(pc.equal(table["split"], split))
 
 
 def _probabilities(table: pa.Table, model: str) -> np.ndarray:
-    """Of a model, float32 [N, its classes]."""
+    """Return a model's probabilities, float32 [N, classes]."""
     column = table[model].combine_chunks()
     return column.flatten().to_numpy().reshape(len(table), -1)
 
@@ -217,7 +235,7 @@ def _slices(table: pa.Table) -> dict[str, np.ndarray]:
 
 
 def _check_predictions(table: pa.Table, classes: Mapping[str, Sequence[str]]) -> None:
-    """Raise what `Executor.Do` raises."""
+    """Raise BadDataError or NotServableError, as described in `Executor.Do`."""
     unknown = np.flatnonzero(table["label"].to_numpy() < 0)
     if len(unknown):
         name, split = (table[column][int(unknown[0])].as_py() for column in ("filename", "split"))
@@ -237,9 +255,9 @@ def _check_predictions(table: pa.Table, classes: Mapping[str, Sequence[str]]) ->
 
 
 def _check_probabilities(model: str, found: np.ndarray, names: pa.ChunkedArray) -> None:
-    """Raise NotServableError where float32 [N, classes] are no probabilities."""
+    """Raise NotServableError if float32 [N, classes] are no probabilities."""
     is_number = np.isfinite(found).all(axis=1)
-    # Of float16 a sum of thousands is off by some hundredths.
+    # The sum of thousands of float16 values is off by some hundredths.
     is_share = (found >= -_SLACK).all(axis=1) & (np.abs(found.sum(axis=1) - 1) <= _SLACK)
     for is_good, what, advice in (
         (is_number, "no numbers", "train with a lower learning rate, or in float32"),
@@ -254,7 +272,7 @@ def _check_probabilities(model: str, found: np.ndarray, names: pa.ChunkedArray) 
 
 
 def _check_count(evaluation_uri: str, model_name: str, candidate: ModelFigures) -> None:
-    """Raise RuntimeError where TFMA counted otherwise: then an image was lost, or came twice."""
+    """Raise RuntimeError if TFMA's counts differ, as an image was lost or counted twice."""
     result = tfma.load_eval_result(evaluation_uri, model_name=model_name)
     (found,) = (metrics[""][""] for key, metrics in result.slicing_metrics if key == ())
     counted = found["example_count"]["doubleValue"]
@@ -289,7 +307,7 @@ def _write_json(record: BaseModel, path: str) -> None:
 def _bless(
     blessing: types.Artifact, verdict: figures.Verdict, artifacts: Mapping[str, types.Artifact]
 ) -> None:
-    """Say it as TFX's Evaluator does, for Pusher and resolvers."""
+    """Write the blessing as TFX's Evaluator does, for Pusher and resolvers."""
     name = constants.BLESSED_FILE_NAME if verdict.blessed else constants.NOT_BLESSED_FILE_NAME
     storage.write_text(storage.join(blessing.uri, name), "", durable=False)
     blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(verdict.blessed))

@@ -1,4 +1,4 @@
-"""What ImageEvaluator writes, and how to read it: everything that a report or a gate is made of.
+"""The files that ImageEvaluator writes, and their readers.
 
 - `FIGURES` in the evaluation artifact: `Figures`, JSON.
 - `PREDICTIONS` beside it: one row an image, Parquet, read with `read_predictions`:
@@ -7,14 +7,14 @@
   the order of the baseline's, null without one), and a string column for each of `SLICES`.
 - `VERDICT` in the blessing artifact: `Verdict`, JSON.
 
-Nothing heavy is imported here, so that a command can read a run in a moment.
+NumPy and PyArrow are imported where they are used, as commands read figures only.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -40,7 +40,7 @@ class _Frozen(BaseModel):
 
 
 class Estimate(_Frozen):
-    """A metric with its 95 % interval; None where it is not defined, as the recall of no image."""
+    """A metric with its 95 % interval; None if undefined, such as the recall without images."""
 
     value: float | None
     low: float | None = None
@@ -48,7 +48,7 @@ class Estimate(_Frozen):
 
 
 class ClassFigures(_Frozen):
-    """One class: `support` images are of it, and `predicted` images were taken for it."""
+    """The figures of a class: `support` images belong to it, `predicted` were predicted as it."""
 
     name: str
     support: int
@@ -60,7 +60,7 @@ class ClassFigures(_Frozen):
 
 
 class ReliabilityBin(_Frozen):
-    """Images whose highest probability lies in (low, high]; means are None where there are none."""
+    """Images whose highest probability is in (low, high]; the means are None without images."""
 
     low: float
     high: float
@@ -87,20 +87,20 @@ class Latency(_Frozen):
 
 
 class ModelFigures(_Frozen):
-    """What one model came to on one split.
+    """The figures of one model on one split.
 
     Attributes:
       classes: in the order of its probabilities.
-      examples: images that it was judged on.
+      examples: number of images.
       metrics: accuracy, top_5_accuracy (with more than five classes), balanced_accuracy,
-        macro_precision, macro_recall, macro_f1, macro_auc, log_loss (nats) and ece. All but
-        log_loss lie in 0..1.
+        macro_precision, macro_recall, macro_f1, macro_auc, log_loss (nats) and ece. All except
+        log_loss are in 0..1.
       per_class: in the order of `classes`.
-      confusion: true class, predicted class (positions in `classes`) and images, where there are
-        any: a full matrix of 10,000 classes would take a gigabyte.
+      confusion: true class, predicted class (positions in `classes`) and number of images, if
+        not 0: a full matrix of 10,000 classes would take a gigabyte.
       reliability: bins of equal width over 0..1.
       slices: by each feature of `SLICES`.
-      latency: of the model; None for a split on which it was not measured again.
+      latency: None for the test split, on which it is not measured.
     """
 
     classes: list[str]
@@ -113,7 +113,7 @@ class ModelFigures(_Frozen):
     latency: Latency | None = None
 
     def confusion_matrix(self) -> np.ndarray:
-        """Images by true class (row) and predicted class (column), int [classes, classes]."""
+        """Count images by true class (row) and predicted class (column), int [classes, classes]."""
         import numpy as np
 
         matrix = np.zeros([len(self.classes)] * 2, int)
@@ -123,7 +123,7 @@ class ModelFigures(_Frozen):
 
 
 class Figures(_Frozen):
-    """All models on the splits that were evaluated. `test`: the candidate on the held-out split."""
+    """The figures of all models on the eval split, and of the candidate on a test split."""
 
     format: Literal[1] = 1
     split: str = EVAL
@@ -135,7 +135,7 @@ class Figures(_Frozen):
 
 
 class Check(_Frozen):
-    """One condition of the gate: `reason` is a line that says what was found, passed or not."""
+    """The outcome of a gate check; `reason` is one line, whether it passed or not."""
 
     name: str
     passed: bool
@@ -145,7 +145,7 @@ class Check(_Frozen):
 
 
 class Baseline(_Frozen):
-    """The blessed model that was compared with: its artifact."""
+    """The artifact of the baseline."""
 
     id: int
     uri: str
@@ -158,8 +158,8 @@ class Verdict(_Frozen):
       blessed: every check passed.
       baseline: None for the first model.
       compared_classes: those that both models know; empty without a baseline.
-      note: one line: what was compared with, and over what.
-      checks: in the order in which they were made.
+      note: one line about the comparison with the baseline.
+      checks: in order.
     """
 
     format: Literal[1] = 1
@@ -171,7 +171,7 @@ class Verdict(_Frozen):
 
     @property
     def reasons(self) -> list[str]:
-        """Why it was not blessed: the lines of the checks that failed."""
+        """The lines of the checks that failed."""
         return [check.reason for check in self.checks if not check.passed]
 
 
@@ -195,7 +195,7 @@ def read_table(path: str) -> pa.Table:
     import pyarrow.parquet as pq
 
     with read_back(path):
-        # Arrow's threads sometimes abort a process that ends soon after.
+        # With threads, Arrow sometimes aborts a process that ends soon afterwards.
         return pq.read_table(
             io.BytesIO(storage.read_bytes(path)), use_threads=False, pre_buffer=False
         )
@@ -204,3 +204,54 @@ def read_table(path: str) -> pa.Table:
 def _read(path: str, kind: type[_Record]) -> _Record:
     with read_back(path):
         return kind.model_validate_json(storage.read_bytes(path))
+
+
+class Summary(_Frozen):
+    """The gate's decision on a candidate.
+
+    Accuracies are shares of the `examples` of the eval split, with a 95 % `interval`;
+    `baseline_accuracy` is None without a baseline, and classes without images are left out. `note`
+    describes the comparison; `checks` are those of the gate, and `reasons` the lines of those that
+    failed.
+    """
+
+    blessed: bool
+    examples: int
+    accuracy: float
+    interval: tuple[float, float]
+    test_accuracy: float | None
+    baseline_accuracy: float | None
+    class_accuracy: dict[str, float]
+    note: str
+    checks: list[dict[str, Any]]
+    reasons: list[str]
+
+
+def summarize(evaluation_uri: str, blessing_uri: str) -> Summary:
+    """Summarize the outputs of the Evaluator node."""
+    found, verdict = read_figures(evaluation_uri), read_verdict(blessing_uri)
+    with read_back(storage.join(evaluation_uri, FIGURES)):
+        accuracy = found.candidate.metrics["accuracy"]
+        if accuracy.value is None or accuracy.low is None or accuracy.high is None:
+            raise ValueError("the candidate has no accuracy")
+        others = _accuracy(found.test), _accuracy(found.baseline)
+    return Summary(
+        blessed=verdict.blessed,
+        examples=found.examples,
+        accuracy=accuracy.value,
+        interval=(accuracy.low, accuracy.high),
+        test_accuracy=others[0],
+        baseline_accuracy=others[1],
+        class_accuracy={
+            each.name: each.recall.value
+            for each in found.candidate.per_class
+            if each.recall.value is not None
+        },
+        note=verdict.note,
+        checks=[check.model_dump() for check in verdict.checks],
+        reasons=verdict.reasons,
+    )
+
+
+def _accuracy(model: ModelFigures | None) -> float | None:
+    return model.metrics["accuracy"].value if model else None

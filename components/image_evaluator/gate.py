@@ -1,7 +1,7 @@
-"""The gate: every check that a candidate must pass to be blessed.
+"""The checks that a candidate must pass to be blessed.
 
-A check is a function from the `Evidence` to the lines it comes to, none where no bound asks for it.
-To add one, write it, name it in `CHECKS`, and give its bound a field in `bounds.Bounds`.
+Each check is a function that yields its outcomes for an `Evidence`, none if no bound is set. To add
+one, write the function, list it in `CHECKS`, and add a field for its bound to `bounds.Bounds`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from components.image_evaluator.chance import mcnemar
 from components.image_evaluator.figures import Baseline, Check, Estimate, ModelFigures, Verdict
 from components.wording import quoted
 
-_TOLD = 20  # slices that a bound fails on, each with a line of its own
+_TOLD = 20  # most failed slices of a bound that are listed
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """What candidate and baseline made of the same N images, all of classes that both know.
+    """The predictions of candidate and baseline for the same N images, of classes that both know.
 
-    Each model chooses among all of its own classes, as it does when served.
+    As in serving, each model chooses among all of its own classes.
 
     Attributes:
         classes: those that both know.
         added: those that only the candidate knows.
         removed: those that only the baseline knows.
-        candidate: whether it was right, bool [N].
+        candidate: whether its prediction is right, bool [N].
         baseline: the same.
         slices: by "class" and each of `figures.SLICES`, strings [N].
     """
@@ -51,13 +51,13 @@ class Pairs:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What the checks go by.
+    """The input of the checks.
 
     Attributes:
         bounds: of the gate.
-        candidate: what it came to on the eval split.
+        candidate: its figures on the eval split.
         pairs: None without a baseline.
-        train: images of the train split by class; empty where that is not known.
+        train: number of images of the train split by class; empty if unknown.
     """
 
     bounds: Bounds
@@ -67,7 +67,7 @@ class Evidence:
 
 
 def decide(evidence: Evidence, baseline: Baseline | None) -> Verdict:
-    """Make every check."""
+    """Run every check."""
     checks = [check for make in CHECKS for check in make(evidence)]
     return Verdict(
         blessed=all(check.passed for check in checks),
@@ -101,7 +101,7 @@ def _note(pairs: Pairs | None) -> str:
 
 
 def absolute(evidence: Evidence) -> Iterator[Check]:
-    """Metrics over all images."""
+    """Check the metrics over all images."""
     metrics = evidence.candidate.metrics
     for field, name in {**FLOORS, **CEILINGS}.items():
         bound = evidence.bounds.of(field)
@@ -110,11 +110,11 @@ def absolute(evidence: Evidence) -> Iterator[Check]:
 
 
 def every_class(evidence: Evidence) -> Iterator[Check]:
-    """Precision and recall of the class that has the lowest."""
+    """Check the lowest precision and the lowest recall of a class."""
     for field, name in CLASS_FLOORS.items():
         bound = evidence.bounds.of(field)
         if bound is not None:
-            # What was never predicted has no precision, and is none the better for it.
+            # A class that is never predicted has no precision; it counts as 0.
             values = {
                 each.name: getattr(each, name).value or 0.0
                 for each in evidence.candidate.per_class
@@ -125,7 +125,7 @@ def every_class(evidence: Evidence) -> Iterator[Check]:
 
 
 def learned_something(evidence: Evidence) -> Iterator[Check]:
-    """Yield the checks of `learned`, which every model must pass."""
+    """Run the checks of `learned`."""
     for check in (
         learned.beats_largest_class,
         learned.every_class_recognised,
@@ -136,7 +136,7 @@ def learned_something(evidence: Evidence) -> Iterator[Check]:
 
 
 def coverage(evidence: Evidence) -> Iterator[Check]:
-    """Every class has images to be judged on: metrics only skip one that has none."""
+    """Check that every class has eval images: metrics skip classes without images."""
     missing = [each.name for each in evidence.candidate.per_class if not each.support]
     total = len(evidence.candidate.classes)
     yield Check(
@@ -145,15 +145,15 @@ def coverage(evidence: Evidence) -> Iterator[Check]:
         value=total - len(missing),
         bound=total,
         reason=(
-            f"no image of {quoted(missing)} to judge the model on; add some, or raise data.eval"
+            f"no image of {quoted(missing)} in the eval split; add some, or raise data.eval"
             if missing
-            else f"all {total:,} classes have images to judge the model on"
+            else f"all {total:,} classes have eval images"
         ),
     )
 
 
 def latency(evidence: Evidence) -> Iterator[Check]:
-    """Milliseconds for one image."""
+    """Check the milliseconds for one image."""
     measured = evidence.candidate.latency
     for field, name in LATENCIES.items():
         bound = evidence.bounds.of(field)
@@ -163,7 +163,7 @@ def latency(evidence: Evidence) -> Iterator[Check]:
 
 
 def no_worse(evidence: Evidence) -> Iterator[Check]:
-    """Check the accuracy over all images against the baseline's."""
+    """Compare the accuracy over all images with the baseline's."""
     pairs, bounds = evidence.pairs, evidence.bounds
     if pairs and len(pairs.candidate):
         everything = np.ones(len(pairs.candidate), bool)
@@ -175,10 +175,10 @@ def no_worse(evidence: Evidence) -> Iterator[Check]:
 
 
 def no_slice_worse(evidence: Evidence) -> Iterator[Check]:
-    """Check the accuracy on each class or slice with a bound against the baseline's.
+    """Compare the accuracy on each class or slice that has a bound with the baseline's.
 
-    A line for each that fails, of many the worst and their number, and where none does one for all
-    that the bound is about.
+    Yields one check for each slice that fails (of many, for the worst ones, and one that counts
+    all); if none fails, one check for all slices of the bound.
     """
     pairs, bounds = evidence.pairs, evidence.bounds
     if not (pairs and len(pairs.candidate)):
@@ -204,7 +204,7 @@ def no_slice_worse(evidence: Evidence) -> Iterator[Check]:
 
 
 def _slices(pairs: Pairs) -> Iterator[tuple[str, np.ndarray]]:
-    """Every slice's name, such as "brightness=dark", and which images are in it."""
+    """Yield the name of each slice, such as "brightness=dark", and which images are in it."""
     for feature, values in pairs.slices.items():
         for value in sorted(set(values.tolist())):
             yield f"{feature}={value}", values == value
@@ -271,17 +271,17 @@ def _held(field: str, what: str, value: float | None, bound: float) -> Check:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Two models on the same images.
+    """Comparison of two models on the same images.
 
     Attributes:
-        candidate: share of the images that it had right.
+        candidate: its accuracy, 0 to 1.
         baseline: the same.
-        images: how many there are.
-        lost: those that only the baseline had right.
-        gained: those that only the candidate had right.
-        bound: how far accuracy may fall.
-        p: of McNemar's test, where accuracy fell by more and there are enough images for a test.
-        too_few: there are not.
+        images: number of images.
+        lost: images that only the baseline has right.
+        gained: images that only the candidate has right.
+        bound: largest drop of accuracy that is allowed.
+        p: of McNemar's test; None if the drop is within the bound, or there are too few images.
+        too_few: fewer images than a test needs.
         passed: the verdict.
     """
 
@@ -300,7 +300,7 @@ class Comparison:
         return (self.lost - self.gained) / self.images
 
     def check(self, name: str, what: str, key: str) -> Check:
-        """As a line of the gate."""
+        """Convert to a gate check."""
         if self.fall <= 0:
             found = "no drop"
         elif self.passed and self.p is None:
@@ -322,16 +322,15 @@ class Comparison:
 
 
 def compare(pairs: Pairs, chosen: np.ndarray, bounds: Bounds, bound: float) -> Comparison:
-    """Whether the candidate's accuracy on the `chosen` images fell by more than `bound`.
+    """Compare the accuracy on the `chosen` images, bool [N], which may fall by `bound`.
 
-    Such a fall fails where chance does not explain it, by McNemar's exact test on the images that
-    one of the two models had right and the other wrong. A test on few images explains everything
-    by chance, so with fewer than `min_examples` any fall by more than `bound` fails.
+    A larger drop fails if it is significant by McNemar's exact test. As no drop is significant on
+    few images, any drop by more than `bound` fails with fewer than `min_examples`.
     """
     candidate, baseline = pairs.candidate[chosen], pairs.baseline[chosen]
     images = len(candidate)
     lost, gained = int((baseline & ~candidate).sum()), int((candidate & ~baseline).sum())
-    fell = lost - gained > bound * images + 1e-9  # the product may be a rounding error short
+    fell = lost - gained > bound * images + 1e-9  # tolerance for rounding of the product
     too_few = images < bounds.min_examples
     p = mcnemar(lost, gained, images, bound) if fell and not too_few else None
     return Comparison(

@@ -1,8 +1,7 @@
-"""Checks that any model must pass: that it has learned something, whatever the data set.
+"""Gate checks that a model has learned something, on any data set and without a baseline.
 
-They go by the candidate alone, so that also the first model is held to them. A model that answers
-one class for every image fails the first, whichever class that is; one whose probabilities are
-those of the classes' frequencies, or all equal, fails the third.
+A model that always answers the same class fails the first check. A model whose probabilities are
+the frequencies of the classes, or all equal, fails the third.
 """
 
 from __future__ import annotations
@@ -20,11 +19,10 @@ from components.wording import quoted, shortened
 def beats_largest_class(
     model: ModelFigures, train: Mapping[str, int], bounds: Bounds
 ) -> Iterator[Check]:
-    """More images are right than by always answering the largest class, and not by chance.
+    """Check that significantly more images are right than by always answering the largest class.
 
-    That class is the train split's, which is what can be known without looking at the images that
-    judge. Where several are largest, or another class is larger among those images, the one that
-    is hardest to beat counts.
+    This is the largest class of the train split, or of the eval images. Of several such classes the
+    one that is hardest to beat counts.
     """
     level = bounds.majority_significance
     if level == 1:
@@ -32,12 +30,12 @@ def beats_largest_class(
     hits = _right(model)
     right = sum(hits.values())
     support = {each.name: each.support for each in model.per_class}
-    # By images that are gained and lost, as thousands of classes may be as large; train's first.
+    # By gained and lost images, as thousands of classes may be equally large; train's first.
     answers: dict[tuple[int, int], str] = {}
     for name in {**_largest(train), **_largest(support)}:
         both = hits.get(name, 0)
         answers.setdefault((right - both, support.get(name, 0) - both), name)
-    # The chance that answers which are no better gain as many.
+    # The largest p-value, and its counts.
     p, (gained, lost) = max(
         ((chance.mcnemar(*counts, model.examples), counts) for counts in answers),
         key=lambda each: each[0],
@@ -51,16 +49,14 @@ def beats_largest_class(
         f"evaluate.majority_significance = {level:g}"
     )
     if not passed and model.examples - support.get(name, 0) < (needed := chance.fewest(level)):
-        reason += (
-            f"; it takes {needed} images of other classes to tell: add some or raise data.eval"
-        )
+        reason += f"; a test needs {needed} images of other classes: add some or raise data.eval"
     yield Check(name="majority_significance", passed=passed, value=p, bound=level, reason=reason)
 
 
 def every_class_recognised(
     model: ModelFigures, _: Mapping[str, int], bounds: Bounds
 ) -> Iterator[Check]:
-    """No class with enough images has all of them wrong."""
+    """Check that every class with enough images has at least one right."""
     enough = bounds.zero_recall_images
     if not enough:
         return
@@ -70,12 +66,12 @@ def every_class_recognised(
     if never:
         reason = (
             f"no image of {quoted([each.name for each in never])} is right, of "
-            f"{_counts(never)} images; a class of as many as {key} must have one"
+            f"{_counts(never)} images; every class with {key} images or more must have one"
         )
     elif judged:
-        reason = f"each of the {len(judged):,} classes of as many images as {key} has one right"
+        reason = f"each of the {len(judged):,} classes with {key} images or more has one right"
     else:
-        reason = f"no class has as many images as {key}, so that none is judged by itself"
+        reason = f"no class has {key} images, so that none is checked by itself"
     yield Check(
         name="zero_recall_images", passed=not never, value=len(never), bound=enough, reason=reason
     )
@@ -84,9 +80,9 @@ def every_class_recognised(
 def beats_class_frequencies(
     model: ModelFigures, train: Mapping[str, int], bounds: Bounds
 ) -> Iterator[Check]:
-    """Check that the log loss is below that of always predicting the classes' frequencies.
+    """Check that the log loss is below that of always answering the frequencies of the classes.
 
-    They are the train split's; where equal ones do better on these images, they count.
+    These are the frequencies in the train split, or equal ones if their log loss is lower.
     """
     bound = bounds.max_log_loss_ratio
     if not bound:
@@ -100,7 +96,7 @@ def beats_class_frequencies(
         known = (frequencies / frequencies.sum()).clip(np.finfo(np.float32).eps)
         reference = min(equal, float(-(share @ np.log(known))))
     loss = model.metrics["log_loss"].value
-    # Of one class nothing is uncertain, and nothing can be learned.
+    # With a single class the reference is 0.
     ratio = loss / reference if loss is not None and reference > 0 else None
     passed = ratio is not None and ratio <= bound
     reason = (
@@ -111,7 +107,7 @@ def beats_class_frequencies(
 
 
 def is_calibrated(model: ModelFigures, _: Mapping[str, int], bounds: Bounds) -> Iterator[Check]:
-    """Check that the calibration error is within its bound, or explained by chance."""
+    """Check that the calibration error is within its bound, or not significantly above it."""
     bound = bounds.max_ece
     if bound is None or bound == 1:
         return
@@ -136,7 +132,7 @@ def is_calibrated(model: ModelFigures, _: Mapping[str, int], bounds: Bounds) -> 
 
 
 def _right(model: ModelFigures) -> dict[str, int]:
-    """Images of each class that were recognised."""
+    """Count the right predictions by class."""
     return {
         model.classes[true]: images
         for true, predicted, images in model.confusion
@@ -145,7 +141,7 @@ def _right(model: ModelFigures) -> dict[str, int]:
 
 
 def _largest(counts: Mapping[str, int]) -> dict[str, None]:
-    """Return the names with the largest count, all of them where several have it."""
+    """Return all names that have the largest count."""
     most = max(counts.values(), default=0)
     return {name: None for name, count in counts.items() if count == most}
 

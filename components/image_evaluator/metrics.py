@@ -1,7 +1,7 @@
-"""All figures of a model, from its probabilities for images whose class is known.
+"""Computation of all figures of a model from its probabilities.
 
-They are computed here and not by TFMA, whose per-class and macro metrics are wrong or missing for a
-model with more than two classes, and whose intervals are random.
+TFMA's per-class and macro metrics are wrong or missing for models with more than two classes, and
+its intervals are random.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from components.image_evaluator.figures import (
 
 BINS = 15  # as in Guo et al., "On calibration of modern neural networks" (2017)
 EDGES = np.linspace(0, 1, BINS + 1)
-MOST_VALUES = 20  # of a feature, those with the most images
+MOST_VALUES = 20  # slices of a feature: those with the most images
 TOP = 5
 
 
@@ -36,17 +36,17 @@ def model_figures(
     slices: Mapping[str, np.ndarray],
     latency: Latency | None = None,
 ) -> ModelFigures:
-    """Judge a model by its predictions.
+    """Compute the figures of a model from its predictions.
 
     Args:
         classes: names, in the order of the probabilities.
         labels: true classes, int [N], positions in `classes`; N > 0.
         probabilities: float [N, classes], finite.
         slices: by each of `figures.SLICES`, strings [N].
-        latency: to be kept with the figures.
+        latency: is added to the figures.
 
-    Macro averages are over the classes that have images; a precision without predictions counts as
-    0 in them. The macro AUC is of each class against the rest. The log loss clips probabilities at
+    Macro averages are over the classes with images, in which an undefined precision counts as 0.
+    The macro AUC compares each class with the rest. For the log loss, probabilities are clipped at
     float32's epsilon.
     """
     ranks = _ranks(labels, probabilities)
@@ -54,7 +54,7 @@ def model_figures(
     confusion = _confusion(labels, probabilities.argmax(axis=1), len(classes))
     cells = confusion.tocoo()
     areas, macro_auc = _areas(labels, probabilities)
-    # Of (low, high] each, as `figures.ReliabilityBin` has them.
+    # (low, high], as in `figures.ReliabilityBin`.
     bins = np.digitize(confidence, EDGES[1:-1], right=True)
     macro = _macro(confusion)
     metrics = {
@@ -95,7 +95,7 @@ def _share(chosen: np.ndarray) -> Estimate:
 
 
 def _ranks(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """How many classes come before the true one, int [N]; of equal ones the first, as in argmax."""
+    """Count the classes ranked before the true one, int [N]; ties are broken as in argmax."""
     own = np.take_along_axis(probabilities, labels[:, None], axis=1)
     earlier = np.arange(probabilities.shape[1]) < labels[:, None]
     before = (probabilities > own) | (earlier & (probabilities == own))
@@ -104,7 +104,7 @@ def _ranks(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> sparse.csr_array:
     ones = np.ones(len(labels), int)
-    # Sums what falls into the same cell.
+    # Entries of the same cell are added.
     return sparse.csr_array((ones, (labels, predicted)), shape=(classes, classes))
 
 
@@ -123,9 +123,9 @@ def _class_figures(
 
 
 def _macro(confusion: sparse.csr_array) -> dict[str, Estimate]:
-    """Averages over the classes with images, in which precision without predictions counts as 0.
+    """Estimate averages over the classes with images; an undefined precision counts as 0.
 
-    Each image's contribution to an average is what its derivative by the image's weight is.
+    The contribution of an image to an average is the derivative by the weight of the image.
     """
     support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     present = support > 0
@@ -136,7 +136,7 @@ def _macro(confusion: sparse.csr_array) -> dict[str, Estimate]:
     either = support + predicted
     f1 = 2 * hits / np.maximum(either, 1)
     by_either = np.where(present, 1 / np.maximum(either, 1), 0)
-    # Of the cells with images, by true class (row) and predicted class (column).
+    # Cells with images, by true class (row) and predicted class (column).
     cells = confusion.tocoo()
     row, column = cells.row, cells.col
     right = row == column
@@ -161,8 +161,8 @@ def _macro(confusion: sparse.csr_array) -> dict[str, Estimate]:
 def _areas(labels: np.ndarray, probabilities: np.ndarray) -> tuple[list[float | None], Estimate]:
     """Compute the area under each class's one-against-rest ROC curve, and their mean.
 
-    An area is the share of pairs of a positive and a negative of which the positive has the higher
-    score; an image contributes to it by the share of its own pairs, as in DeLong et al.,
+    The area is the share of pairs of a positive and a negative image in which the positive has the
+    higher score. An image's contribution is this share among its own pairs, as in DeLong et al.,
     "Comparing the areas under two or more correlated ROC curves", Biometrics 44 (1988).
     """
     images, classes = probabilities.shape
@@ -197,10 +197,10 @@ def _areas(labels: np.ndarray, probabilities: np.ndarray) -> tuple[list[float | 
 
 
 def _area_images(area: float, positives: int, negatives: int) -> float:
-    """How many images' share has the variance of an area, after Hanley and McNeil.
+    """Return the number of images whose share has the variance of an area.
 
-    In the form of Newcombe, "Confidence intervals for an effect size measure based on the
-    Mann-Whitney statistic, part 2", Statistics in Medicine 25 (2006), method 4.
+    It follows Hanley and McNeil, as in Newcombe, "Confidence intervals for an effect size measure
+    based on the Mann-Whitney statistic, part 2", Statistics in Medicine 25 (2006), method 4.
     """
     others = (positives + negatives) / 2 - 1
     return positives * negatives / (1 + others * ((1 - area) / (2 - area) + area / (1 + area)))

@@ -1,10 +1,10 @@
-"""The values of an image's properties that it is counted under."""
+"""The slice of an image by each of its properties."""
 
 from __future__ import annotations
 
 import posixpath
 
-# Shortest side in pixels, width / height, and mean luminance: lower ends, each with a name.
+# Lower ends and names of ranges: shorter side in pixels, width / height, mean luminance.
 _SIZES = (
     (0, "under 64 px"),
     (64, "64-127 px"),
@@ -18,24 +18,24 @@ _BRIGHTNESSES = ((0, "dark"), (85, "medium"), (170, "bright"))
 
 
 def size(height: int, width: int) -> str:
-    """By the shorter side."""
+    """Return the range of the shorter side, in pixels."""
     return _under(min(height, width), _SIZES)
 
 
 def aspect(ratio: float) -> str:
-    """By width / height: square is anything from 4:5 to below 5:4."""
+    """Return the range of width / height; square is from 4:5 to below 5:4."""
     return _under(ratio, _ASPECTS)
 
 
 def brightness(mean: float) -> str:
-    """By the mean luminance, 0 to 255."""
+    """Return the range of the mean luminance, 0 to 255."""
     return _under(mean, _BRIGHTNESSES)
 
 
 def source(filename: str, label: str) -> str:
-    """By the uppermost folder that is not the class's, such as that of a camera; "." for none.
+    """Return the first folder in the path that is not the class, such as a camera; "." for none.
 
-    Where one file holds many images, as TFRecords do (`name#number`), it is that file.
+    For a record in a file of many images (`name#number`) it is the file.
     """
     file, mark, _ = filename.rpartition("#")
     if mark:

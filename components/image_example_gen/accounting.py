@@ -1,4 +1,4 @@
-"""The record of what became of the data: written by ImageExampleGen, read by whoever reports."""
+"""The record of an ingest: written by ImageExampleGen, read by reports and other components."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ FILE_NAME = "accounting.json"
 QUARANTINE = "quarantine.jsonl"
 DUPLICATES = "duplicates.jsonl"
 NEAR_DUPLICATES = "near_duplicates.jsonl"
-MIN_IMAGES = 2  # of a class: one to train on and one to be judged on
+MIN_IMAGES = 2  # of a class: one to train on and one to evaluate on
 
-_PARTICULAR = re.compile(r"\d[\d,.]*|'[^']*'")  # what tells two equal reasons apart
+_PARTICULAR = re.compile(r"\d[\d,.]*|'[^']*'")  # differs between reasons of the same kind
 
 
 @dataclasses.dataclass(frozen=True)
 class Accounting:
-    """What became of every input.
+    """The numbers of inputs by outcome.
 
     Attributes:
       classes: sorted class names; a label id is a position in it.
       splits: number of examples by split and class name.
-      inputs: number of inputs: examples + duplicates + those quarantined.
-      duplicates: inputs with the bytes of an example, which count once.
+      inputs: number of inputs: examples + duplicates + quarantined ones.
+      duplicates: number of inputs with the same bytes as an example.
       quarantined: number of unusable inputs by kind of problem.
       ignored: number of files that are no inputs, by reason.
-      normalized: number of examples by what was changed in them.
+      normalized: number of converted examples by kind of conversion.
       spans: numbers of the spans that were read.
-      span_names: the same as people know them, such as dates.
-      held_out: digest of the images and labels of each split that is not trained on: equal ones
-        make the figures of two models comparable.
+      span_names: their names, such as dates.
+      held_out: digest of the images and labels of each split that is not trained on. The figures
+        of two models are comparable if it is the same.
       near_duplicates: pairs of examples that look the same: "pairs", and of them "across_splits"
         and "across_classes", which suggests a wrong label.
-      findings: what a person should look at, one line each.
+      findings: warnings about the data, one line each.
       similar: groups of class names that look alike, and so may mean the same.
-      reading: how the source was read: pairs of what and how, such as classes and splits.
+      reading: how the source was read: pairs of a topic, such as classes, and a description.
     """
 
     classes: list[str]
@@ -76,7 +76,7 @@ class Accounting:
 
     @property
     def balance(self) -> str:
-        """The sum that has to be right, as a sentence."""
+        """The equation of inputs and outcomes, as a sentence."""
         others = sum(self.ignored.values())
         ignored = f"; {other_files(others)} ignored" if others else ""
         return (
@@ -86,14 +86,14 @@ class Accounting:
         )
 
     def check_balance(self) -> None:
-        """Raise RuntimeError where an input is not accounted for."""
+        """Raise RuntimeError if an input has no outcome."""
         if self.inputs != self.all_examples + self.duplicates + self.all_quarantined:
             raise RuntimeError(f"an input is not accounted for: {self.balance}")
 
     def check_splits(self, names: Iterable[str], root: str) -> None:
-        """Raise BadDataError where a class is missing from one of the splits.
+        """Raise BadDataError if a class is missing from a split.
 
-        A test split needs none of a class that has no more images than train and eval take.
+        A class of two images, which train and eval take, may be missing from a test split.
         """
         sizes = {name: self.images(name) for name in self.classes}
         for split in names:
@@ -107,30 +107,30 @@ class Accounting:
                 continue
             few = [name for name in missing if sizes[name] < MIN_IMAGES]
             advice = (
-                f"a class needs {MIN_IMAGES} distinct images at least, one to train on and one to "
-                f"be judged on: add images of {quoted(few)}, or leave the class out (data.ignore)"
+                f"a class needs at least {MIN_IMAGES} distinct images, one to train on and one to "
+                f"evaluate on: add images of {quoted(few)}, or leave the class out (data.ignore)"
                 if few
-                else "add images of these classes that are in no other split, nor look like such"
+                else "add images of these classes that differ from those in other splits"
             )
             raise BadDataError(
                 f"{root}: the {split} split has no image of {quoted(missing)}; {advice}"
             )
 
     def images(self, label: str) -> int:
-        """How many examples a class has in all splits together."""
+        """Return the number of examples of a class in all splits."""
         return sum(counts.get(label, 0) for counts in self.splits.values())
 
     def check_eval(self, fewest: int, root: str) -> None:
-        """Raise DataLossError where too few eval images are of other classes than the largest.
+        """Raise DataLossError if fewer than `fewest` eval images are outside the largest class.
 
-        An image of the largest class does not tell a model from the answer that is always that
-        class. Of N others that a perfect model has all right, chance explains 1 / 2^N.
+        Only these images distinguish a model from always answering the largest class. A perfect
+        model has a p-value of 1 / 2^N for N of them.
         """
         counts = self.splits.get("eval", {}).values()
         others = sum(counts) - max(counts, default=0)
         if others < fewest:
             raise DataLossError(
-                f"{root}: the eval split is too small to tell a good model from none: "
+                f"{root}: the eval split is too small to evaluate a model: "
                 f"{others} of its {sum(counts)} images are outside its largest class, fewer than "
                 f"data.min_eval = {fewest}; add images, raise data.eval, or set data.min_eval"
             )
@@ -158,9 +158,9 @@ def write_lines(rows: Iterable[object], path: str) -> None:
 
 
 def varied(quarantine: Iterable[Mapping[str, Any]], limit: int) -> list[Mapping[str, Any]]:
-    """Return the first lines of the quarantine, each reason once before one is repeated.
+    """Choose lines of the quarantine so that no reason is repeated before all are listed.
 
-    Reasons that differ in numbers or names only are the same.
+    Reasons that differ only in numbers or names count as the same.
     """
     seen: Counter[str] = Counter()
 

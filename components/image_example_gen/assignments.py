@@ -1,4 +1,4 @@
-"""The splits that earlier ingests decided on, kept beside the examples."""
+"""The assignment of images to splits by earlier ingests, in a file beside the examples."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from components import reuse, storage
 from components.image_example_gen import scratch
 from components.image_example_gen.accounting import write_lines
 
-FILE = "assignments.jsonl"  # in an Examples artifact: the splits of all images ever in one
-_OLD = "assignments.json"  # of earlier versions: all on one line
+FILE = "assignments.jsonl"  # in an Examples artifact: the splits of all images of all ingests
+_OLD = "assignments.json"  # format of earlier versions, in one line
 
-_DIGITS = 16  # of a SHA-256 that are kept: enough to tell images apart
+_DIGITS = 16  # hex digits of a SHA-256 that are stored; enough to identify an image
 _TABLE = "CREATE TABLE splits (image TEXT PRIMARY KEY, split TEXT) WITHOUT ROWID"
 
 
 class Assignments:
-    """The splits that were decided on: split by the beginning of an image's SHA-256.
+    """Table of splits by the first digits of an image's SHA-256.
 
-    `rule` is a digest of the settings that they follow from; those of other settings do not count.
+    `rule` is a digest of the settings: a table that was made with other settings is not used.
     """
 
     def __init__(self, rule: str, splits: Mapping[str, str] | None = None) -> None:
@@ -33,7 +33,7 @@ class Assignments:
         yield from self._base.execute("SELECT image, split FROM splits ORDER BY image")
 
     def of(self, sha256: str) -> str:
-        """Return the split of an image, "" where none was decided on."""
+        """Return the split of an image, "" if it has none yet."""
         found = self._base.execute(
             "SELECT split FROM splits WHERE image = ?", (sha256[:_DIGITS],)
         ).fetchone()
@@ -53,7 +53,7 @@ class Assignments:
 
 
 def read(uri: str, shares: Mapping[str, int], group: bool) -> Assignments:
-    """Read the decisions of the latest ingest with these settings beside the artifact at `uri`."""
+    """Read the table of the latest ingest beside the artifact at `uri` with the same settings."""
     rule = reuse.key(dict(shares), group)
     known = Assignments(rule)
     for path in reuse.siblings(uri, FILE, _OLD):

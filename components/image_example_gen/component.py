@@ -7,26 +7,25 @@ from collections.abc import Mapping
 
 from tfx import types
 from tfx.dsl.components.base import base_beam_component, executor_spec
-from tfx.types import component_spec, standard_artifacts, standard_component_specs
+from tfx.types import standard_artifacts, standard_component_specs
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components.image_example_gen import driver, executor
 from components.image_example_gen.options import Options
 
 
-class ImageExampleGenSpec(component_spec.ComponentSpec):
+class ImageExampleGenSpec(ComponentSpec):
     """Parameters and output of ImageExampleGen."""
 
     PARAMETERS = {
-        standard_component_specs.INPUT_BASE_KEY: component_spec.ExecutionParameter(type=str),
-        executor.SPLITS_KEY: component_spec.ExecutionParameter(type=str),
-        executor.OPTIONS_KEY: component_spec.ExecutionParameter(type=str),
-        "code": component_spec.ExecutionParameter(type=str),
+        standard_component_specs.INPUT_BASE_KEY: ExecutionParameter(type=str),
+        executor.SPLITS_KEY: ExecutionParameter(type=str),
+        executor.OPTIONS_KEY: ExecutionParameter(type=str),
+        "code": ExecutionParameter(type=str),
     }
-    INPUTS: dict[str, component_spec.ChannelParameter] = {}
+    INPUTS: dict[str, ChannelParameter] = {}
     OUTPUTS = {
-        standard_component_specs.EXAMPLES_KEY: component_spec.ChannelParameter(
-            type=standard_artifacts.Examples
-        ),
+        standard_component_specs.EXAMPLES_KEY: ChannelParameter(type=standard_artifacts.Examples),
     }
 
 
@@ -55,8 +54,8 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
         Args:
           input_base: the source: see `source_name`.
           splits: split name to its share, a positive number of hash buckets: see `splitting`.
-          code: fingerprint of the executor's source, so that a change of it misses the cache.
-          options: how the source is read, and what is refused.
+          code: fingerprint of the executor's source, as a part of the cache key.
+          options: how the source is read, and which data is rejected.
         """
         if not splits or any(share < 1 for share in splits.values()):
             raise ValueError(f"every split needs at least one hash bucket, got {dict(splits)}")

@@ -1,6 +1,6 @@
-"""Makes PNGs of the image files that `components.decoding` cannot read.
+"""Conversion to PNG of image files that `components.decoding` cannot read.
 
-It needs Pillow and no TensorFlow, so that a client of a model server can do what the ingest does.
+It needs Pillow but not TensorFlow, so that clients of a model server can use it as well.
 """
 
 from __future__ import annotations
@@ -18,16 +18,24 @@ from components.image_example_gen.formats import Header
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 
-# Pillow loads these plugins on demand only, and knows them only once they are loaded.
+# Importing these plugins registers their formats with Pillow.
 _ON_DEMAND = (TiffImagePlugin, WebPImagePlugin)
 _FORMATS = ("GIF", "BMP", "DIB", "WEBP", "TIFF")
-_BLOCK = 2**20  # pixels that are blended at a time
+_BLOCK = 2**20  # pixels blended at a time
+
+
+def readable(data: bytes, max_pixels: int) -> bytes:
+    """Return `data` if an exported model can read it, else a PNG of the same pixels.
+
+    Raises Unusable if it is no image, has more than `max_pixels`, or is damaged and not converted.
+    """
+    return data if header(data, max_pixels) else to_png(data, max_pixels)[0]
 
 
 def header(data: bytes, max_pixels: int) -> Header | None:
-    """Read the header of an image that is kept as it is; None for one that must be converted.
+    """Read the header of a JPEG or PNG; None for data that has to be converted.
 
-    Raises Unusable where it is damaged, or has more than `max_pixels`.
+    Raises Unusable if it is damaged, or has more than `max_pixels`.
     """
     found = formats.header(data)
     if found:
@@ -36,11 +44,9 @@ def header(data: bytes, max_pixels: int) -> Header | None:
 
 
 def to_png(data: bytes, max_pixels: int) -> tuple[bytes, Pixels, str]:
-    """Make a PNG of the first frame, upright and on white.
+    """Convert the first frame to PNG, upright and on white.
 
-    Returns it, its pixels, and the name of the old format.
-
-    Raises Unusable.
+    Returns the PNG, its pixels, and the name of the old format. Raises Unusable.
     """
     with _open(data) as image:
         _check_size(image.width, image.height, max_pixels)
@@ -54,13 +60,24 @@ def to_png(data: bytes, max_pixels: int) -> tuple[bytes, Pixels, str]:
             raise _damaged(error) from error
         name = {"DIB": "bmp"}.get(str(image.format), str(image.format).lower())
     buffer = io.BytesIO()
-    # Higher levels take six times as long to save a twelfth.
+    # Higher levels take six times as long, and save a twelfth of the bytes.
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue(), pixels, name
 
 
+def to_bmp(pixels: Pixels) -> bytes:
+    """Encode pixels as BMP.
+
+    Unlike PNG, whose bytes depend on the version of the compressor, it always gives the same pixels
+    the same hash, and therefore the same split.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "BMP")
+    return buffer.getvalue()
+
+
 class Summary(NamedTuple):
-    """A JPEG or PNG, as `images.Picture` has it."""
+    """Properties of a JPEG or PNG, as in `images.Picture`."""
 
     format: str
     width: int
@@ -71,11 +88,11 @@ class Summary(NamedTuple):
 
 
 def summary(data: bytes, max_pixels: int) -> Summary | None:
-    """Summarize a JPEG or PNG by Pillow alone; None for anything else.
+    """Summarize a JPEG or PNG without TensorFlow; None for other data.
 
-    The figures are those of `images.read_image`, up to the rounding of colours in a CMYK image.
+    The figures equal those of `images.read_image`, except for rounded colours of a CMYK image.
 
-    Raises Unusable where it is damaged, or has more than `max_pixels`.
+    Raises Unusable if it is damaged, or has more than `max_pixels`.
     """
     found = header(data, max_pixels)
     if found is None:
@@ -96,9 +113,9 @@ def summary(data: bytes, max_pixels: int) -> Summary | None:
 
 
 def _open(data: bytes, kinds: tuple[str, ...] = _FORMATS) -> Image.Image:
-    """Open an image, of which only the header is read. Raises Unusable."""
+    """Open an image without reading its pixels. Raises Unusable."""
     assert _ON_DEMAND
-    # Our own limit is checked before any pixel is read; Pillow's is another.
+    # Pillow's limit; ours is checked before any pixel is read.
     Image.MAX_IMAGE_PIXELS = None
     try:
         return Image.open(io.BytesIO(data), formats=kinds)
@@ -109,7 +126,7 @@ def _open(data: bytes, kinds: tuple[str, ...] = _FORMATS) -> Image.Image:
         if name:
             raise Unusable("unsupported", f"{name}; {formats.ADVICE}") from None
         raise Unusable("not an image", "of no known format, or with a damaged header") from None
-    # Pillow's plugins meet damaged files with almost any exception there is.
+    # Pillow's plugins raise almost any exception for damaged files.
     except Exception as error:
         raise _damaged(error) from error
 
@@ -125,7 +142,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def _damaged(error: Exception) -> Unusable:
-    """Translate an exception of Pillow's."""
+    """Convert an exception of Pillow."""
     return Unusable("damaged", f"{type(error).__name__}: {error}")
 
 
@@ -146,7 +163,7 @@ def _pixels(image: Image.Image) -> Pixels:
         rgb = np.asarray(image.convert("RGB"))
     if frame in (None, (0, 0, *image.size)):
         return rgb
-    # What a GIF's frame does not cover is transparent, whatever colour Pillow gives it.
+    # Pixels outside of a GIF's frame are transparent, but Pillow gives them a colour.
     left, top, right, bottom = frame
     canvas = np.full_like(rgb, 255)
     canvas[top:bottom, left:right] = rgb[top:bottom, left:right]
@@ -154,7 +171,7 @@ def _pixels(image: Image.Image) -> Pixels:
 
 
 def _on_white(rgba: Pixels) -> Pixels:
-    """As `components.decoding` does it, some rows at a time."""
+    """Blend with white as in `components.decoding`, some rows at a time."""
     rgb = np.empty((*rgba.shape[:2], 3), np.uint8)
     rows = max(1, _BLOCK // rgba.shape[1])
     for top in range(0, len(rgba), rows):

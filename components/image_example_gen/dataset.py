@@ -1,4 +1,4 @@
-"""A data set: the listings of a source's spans, and the digest of all that they hold."""
+"""A data set: the listings of a source's spans, and a digest of their content."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from components.image_example_gen import files, scratch, source_name, spans
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources import list_source
 from components.image_example_gen.sources.base import Item, Listing, Unit
-from components.parallel import in_order
+from components.parallel import quick_in_order
 
-MAX_READINGS = 6  # that are shown, of spans that are read differently
+MAX_READINGS = 6  # most that are shown, if spans are read differently
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class SpanUnit:
 
 
 class Hashed(NamedTuple):
-    """A `Content`, and the digest of its bytes where it is known."""
+    """A `Content`, and the digest of its bytes if known."""
 
     identity: str
     path: str
@@ -42,7 +42,7 @@ class Hashed(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A span, what its inputs' names begin with, and its listing."""
+    """A span, the prefix of its inputs' names, and its listing."""
 
     span: int
     prefix: str
@@ -53,9 +53,8 @@ class Part(NamedTuple):
 class DataSet:
     """Everything that an ingest reads.
 
-    `source` is for messages. `window` has the numbers of the spans to train on; of others only what
-    is held out counts. `reading` tells how the source was read, and `declared` which classes it
-    says it has; see `Listing`.
+    `source` is for messages. `window` has the numbers of the spans to train on; from other spans
+    only held-out images are used. For `reading` and `declared` see `Listing`.
     """
 
     source: str
@@ -75,21 +74,21 @@ class DataSet:
 
     @property
     def inputs(self) -> int | None:
-        """How many inputs there are, where all parts know."""
+        """The number of inputs, None if a listing does not know it."""
         counts = [part.listing.inputs for part in self.parts]
         return None if None in counts else sum(count or 0 for count in counts)
 
     @property
     def units(self) -> Iterator[SpanUnit]:
-        """All units, made when they are asked for: together they name every input."""
+        """All units, created one at a time, as together they name every input."""
         for part in self.parts:
             for index in range(len(part.listing.units)):
                 yield SpanUnit(part.listing.units[index], part.span, part.prefix)
 
     def contents(self, hashes: Iterator[str] | None = None) -> Iterator[Hashed]:
-        """Yield all that the outcome depends on, in any order.
+        """Yield everything that the outcome of an ingest depends on, in any order.
 
-        hashes: SHA-256 of each input in turn, "" where it is not known; None: none are known.
+        hashes: SHA-256 of each input in order, "" if unknown; None if all are unknown.
         """
         for part in self.parts:
             listing = part.listing
@@ -99,14 +98,14 @@ class DataSet:
             for identity, path in listing.contents():
                 told = json.dumps([part.span, part.prefix, identity])
                 sha256 = next(known, "")
-                # A store has digests of its own, which cost no reading.
+                # An object store has its own digests, for which no file is read.
                 yield Hashed(told, path, "" if storage.is_uri(path) else sha256)
 
 
 def list_data(
     source: str, options: Options, resolved: Sequence[spans.Span] | None = None
 ) -> DataSet:
-    """List `source`, or of its spans those that were `resolved` before. Raises BadDataError."""
+    """List the spans of `source`, or those in `resolved`. Raises BadDataError."""
     kind, location = source_name.parse(source)
     chosen = spans.resolve(location, options) if resolved is None else resolved
     parts = [
@@ -121,7 +120,7 @@ def list_data(
     ignored = +sum((each.ignored for each in listings), Counter[str]())  # without zeros
     window = spans.window(chosen, options)
     told = spans.told(location, chosen, window)
-    # Spans are mostly read alike.
+    # Most spans are read in the same way.
     lines = [line for each in listings for line in each.reading]
     merged = list(dict.fromkeys(lines))[:MAX_READINGS]
     if ignored:
@@ -140,12 +139,14 @@ def list_data(
 
 
 def fingerprint(data: DataSet, hashes: Iterator[str] | None = None) -> str:
-    """Digest of every input's name, class, split and bytes; of no time of modification.
+    """Compute a digest of the name, class, split and bytes of every input.
+
+    Times of modification do not count.
 
     Args:
-      data: what is read.
-      hashes: SHA-256 of each input, in their order, where they were read already; "" where an input
-        could not be. None: every file is read.
+      data: the data set.
+      hashes: SHA-256 of each input in order, "" for inputs that could not be read; None: every file
+        is read.
     """
 
     def entry(content: Hashed) -> str:
@@ -157,7 +158,7 @@ def fingerprint(data: DataSet, hashes: Iterator[str] | None = None) -> str:
     total = hashlib.sha256()
     if not all(part.listing.are_files for part in data.parts):
         hashes = None
-    for line in in_order(entry, _sorted(data.contents(hashes)), lambda _: 0):
+    for line in quick_in_order(entry, _sorted(data.contents(hashes)), lambda _: 0):
         total.update(f"{line}\n".encode())
     return total.hexdigest()
 

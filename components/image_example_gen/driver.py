@@ -1,4 +1,4 @@
-"""Decides, before the cache is asked, which data an ImageExampleGen execution stands for."""
+"""Driver that makes the content of the data a part of ImageExampleGen's cache key."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from components.image_example_gen.executor import OPTIONS_KEY, SPANS_KEY
 from components.image_example_gen.options import Options
 
 
-# Only the portable driver runs; components must name a class that is the older kind as well.
+# Only the portable driver runs, but TFX requires a subclass of both.
 class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):
-    """Adds the data's spans and content fingerprint to the execution, which makes them part of the
-    cache key.
+    """Adds the spans and the content fingerprint of the data to the execution's properties.
 
-    TFX's own file-based driver fingerprints count, size and modification time, and so misses an
-    image that moved to another class while it sees news in a `touch`.
+    TFX's file-based driver fingerprints count, size and modification time. It would miss an image
+    that moved to another class, and run again after a `touch`.
     """
 
     def __init__(self, metadata_handle: metadata.Metadata) -> None:

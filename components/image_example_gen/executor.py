@@ -1,5 +1,6 @@
-"""Runs the ingest as a Beam pipeline. Image bytes cross no stage: a unit is read, decoded and
-written in one, and only what is known of its images leaves it.
+"""Runs the ingest as Beam pipelines.
+
+Image bytes pass no stage: a unit is read, decoded and written in one step.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from components.image_example_gen.dataset import SpanUnit, fingerprint, list_dat
 from components.image_example_gen.ingest import ingest, split_names
 from components.image_example_gen.inputs import Row, read_unit
 from components.image_example_gen.options import Options
-from components.image_example_gen.pieces import Pieces
+from components.image_example_gen.pieces import Pieces, Units, decode, encode, keep
 from components.image_example_gen.spans import Span
-from components.image_example_gen.units import Units, decode, encode, keep
 from components.image_example_gen.writing import Outcome, Work
 from components.jobs import Job, Worker
 from components.progress import Counter, report
@@ -66,9 +66,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Write `Split-<name>/data_tfrecord-*`, `accounting.json` and the lists that go with it.
+        """Write `Split-<name>/data_tfrecord-*`, `accounting.json` and its lists.
 
-        Raises BadDataError where the data cannot be trained on.
+        Raises BadDataError if the data cannot be trained on.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         source = exec_properties[standard_component_specs.INPUT_BASE_KEY]
@@ -115,8 +115,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         for finding in result.accounting.findings:
             report("note", text=finding)
         result.check(names, source, options)
-        # Else the cache would give what was read for what was to be read, also in later runs. No
-        # file is read again for it: workers hash them, and write only what has the same hash.
+        # Otherwise the cache would return examples of other data, also in later runs. No file is
+        # read again: workers hash each file, and write only those with the same hash.
         expected = exec_properties.get(utils.FINGERPRINT_PROPERTY_NAME)
         if expected and fingerprint(data, result.ledger.hashes()) != expected:
             raise BadDataError(

@@ -1,4 +1,4 @@
-"""Local files and those of object stores, read the same way."""
+"""Reading of local files and of objects in stores."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import queue
 import stat
 import threading
 from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from components import storage
 from components.errors import BadDataError
 from components.progress import report
 
-REACH_S = 20.0  # in which a store must answer once, before all of its files are given up
+REACH_S = 20.0  # a store without an answer in this time is unreachable, with all its files
 
 
-class Unusable(Exception):  # noqa: N818 - not an error of the program: it becomes a line of a report
+class Unusable(Exception):  # noqa: N818 - not an error: it becomes a line of a report
     """An input that cannot become an example.
 
-    `kind` is what such inputs are counted under, `detail` says what is wrong with this one.
+    Inputs are counted by `kind`; `detail` describes the problem of this one.
     """
 
     def __init__(self, kind: str, detail: str = "") -> None:
@@ -30,20 +30,13 @@ class Unusable(Exception):  # noqa: N818 - not an error of the program: it becom
         self.detail = detail
 
 
-class RemoteFile(NamedTuple):
-    """Path relative to the listed root, and bytes."""
-
-    name: str
-    size: int
-
-
 def join(root: str, name: str) -> str:
-    """`name`, taken from `root` where it is relative."""
+    """Join `root` and `name`, unless `name` is absolute or a URI."""
     return name if storage.is_uri(name) else os.path.join(root, name)
 
 
 def read(path: str, limit: int) -> bytes:
-    """Read a file of at most `limit` bytes. Raises Unusable where that fails."""
+    """Read a file of at most `limit` bytes. Raises Unusable if that fails."""
     try:
         if storage.is_uri(path):
             _check_supported(path)
@@ -62,9 +55,9 @@ def read(path: str, limit: int) -> bytes:
 
 @contextlib.contextmanager
 def stream(path: str) -> Iterator[BinaryIO]:
-    """Open a file to read it bit by bit; a remote one is copied to this machine first.
+    """Open a file, of which a remote one is copied to this machine first.
 
-    Raises Unusable where it cannot be read.
+    Raises Unusable if that fails.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -83,7 +76,7 @@ def _unusable(path: str, error: OSError) -> Unusable:
 
 
 def digest(path: str) -> str:
-    """Return SHA-256 of a file, or the remote store's checksum; "" where it cannot be read."""
+    """Return the SHA-256, or a remote store's own digest; "" if unreadable."""
     try:
         if storage.is_uri(path):
             return storage.checksum(path)
@@ -93,28 +86,31 @@ def digest(path: str) -> str:
         return ""
 
 
-def list_remote(root: str) -> list[RemoteFile]:
-    """All files below `root`, or `root` itself where it is one, sorted. Raises BadDataError."""
+def list_remote(root: str) -> dict[str, int]:
+    """List the files below `root`, sorted: bytes by relative path, "" if `root` is a file itself.
+
+    Raises BadDataError.
+    """
     _check_supported(root)
-    # Without network or credentials, clients try for minutes before they give up.
+    # Without network or credentials, this takes minutes.
     report("note", text=f"listing {root}")
     try:
         found = storage.files(root)
         if not found and storage.exists(root):
-            return [RemoteFile("", storage.size(root))]
+            return {"": storage.size(root)}
     except OSError as error:
         raise BadDataError(
             f"{root}: cannot be read: {error.strerror}; check the name, your network and your "
             "access"
         ) from error
-    return [RemoteFile(name, size) for name, size in found.items()]
+    return found
 
 
 def unreachable(path: str) -> str:
-    """Why the store of a remote file cannot be asked about it within some seconds, or "".
+    """Return why the store of a remote file does not answer within REACH_S, "" if it does.
 
-    A file that is not there is no reason. Clients without a network try for minutes; the thread
-    that still does is left behind, as there is no way to end it.
+    A missing file is no reason. Without a network, clients try for minutes; their thread cannot be
+    ended, and is left running.
     """
     outcome: queue.Queue[str] = queue.Queue()
 
@@ -136,7 +132,7 @@ def unreachable(path: str) -> str:
 
 @contextlib.contextmanager
 def local_copy(path: str) -> Iterator[str]:
-    """`path` where it is local, else a temporary copy of it."""
+    """Return `path` if it is local, else a temporary copy of it."""
     _check_supported(path)
     with storage.local_file(path) as copied:
         yield copied
@@ -144,7 +140,7 @@ def local_copy(path: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _open(path: str) -> Iterator[Any]:
-    # O_NONBLOCK: a pipe among the images must not be waited for.
+    # O_NONBLOCK: do not wait for a pipe.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(0, "not a regular file")
@@ -152,6 +148,6 @@ def _open(path: str) -> Iterator[Any]:
 
 
 def _check_supported(path: str) -> None:
-    """Raise BadDataError where there is no client for a URI."""
+    """Raise BadDataError if there is no client for a URI."""
     if why := storage.unsupported(path):
         raise BadDataError(f"{path}: {why}; or copy the data to a local folder")

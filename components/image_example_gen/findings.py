@@ -1,4 +1,4 @@
-"""What a person should look at in data that can be trained on, one line each."""
+"""Warnings about data that can be trained on, one line each."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 
 from components.image_example_gen.inputs import KEPT, Input
 from components.image_example_gen.ledger import Ledger
-from components.wording import counted, quoted
+from components.wording import counted, quoted, shortened
 
 SHOWN = 3  # names of images
 IMBALANCE = 10  # times as many images in one class as in another
 TINY = 8  # times smaller than the median image, by the shorter side
 EXTREME_ASPECT = 5  # times longer than wide, or the reverse
 
-# What programs write where there is no value.
+# Texts that programs write for a missing value.
 _MISSING = frozenset(
     ("nan", "none", "null", "n/a", "na", "<na>", "#n/a", "nil", "undefined", "nat")
 )
 
-# Duplicates that are in another split, by their source, than what they are duplicates of.
+# Duplicates whose source puts them into another split than the original.
 _DIFFERS = (
     "kind IS NULL AND NOT is_outside AND is_given AND split != "
     "(SELECT split FROM inputs AS kept WHERE kept.id = inputs.same_as)"
@@ -28,24 +28,24 @@ Pair = tuple[Input, Input]
 
 
 def of_pairs(across_splits: list[Pair], across_classes: list[Pair]) -> list[str]:
-    """Pairs of images that look the same and are in different splits or classes."""
+    """Report pairs of images that look the same and are in different splits or classes."""
     found = []
     if across_splits:
         found.append(
             f"{len(across_splits):,} pairs look the same in different splits, which flatters the "
             f"evaluation (data.group_near_duplicates = true puts them together): "
-            f"{_named(across_splits)}"
+            f"{_pairs(across_splits)}"
         )
     if across_classes:
         found.append(
             f"{len(across_classes):,} pairs look the same in different classes, so one of each may "
-            f"be labelled wrong: {_named(across_classes)}"
+            f"be labelled wrong: {_pairs(across_classes)}"
         )
     return found
 
 
 def of_splits(ledger: Ledger) -> list[str]:
-    """Images that the source itself has in two splits."""
+    """Report images that the source has in two splits."""
     shared = ledger.count(_DIFFERS)
     if not shared:
         return []
@@ -58,9 +58,8 @@ def of_splits(ledger: Ledger) -> list[str]:
     ]
 
 
-def _named(pairs: Sequence[Pair]) -> str:
-    first = (f"{first.name} = {second.name}" for first, second in pairs[:SHOWN])
-    return _listed(first, len(pairs))
+def _pairs(pairs: Sequence[Pair]) -> str:
+    return shortened((f"{first.name} = {second.name}" for first, second in pairs), limit=SHOWN)
 
 
 def _listed(first: Iterable[str], count: int) -> str:
@@ -69,12 +68,12 @@ def _listed(first: Iterable[str], count: int) -> str:
 
 
 def of_names(declared: Set[str], classes: Sequence[str]) -> list[str]:
-    """Classes that the source says it has and that have no image, and names that stand for none."""
+    """Report declared classes without images, and classes called like a missing value."""
     found = []
     if missing := sorted(declared - set(classes)) if classes else []:
         found.append(
-            f"no image of {quoted(missing)}, which the file of class names has; where numbers are "
-            "off by one, every class has the name of another"
+            f"no image of {quoted(missing)}, which the file of class names has; check whether its "
+            "numbers are off by one, as then every class has a wrong name"
         )
     if empty := [name for name in classes if name.strip().lower() in _MISSING]:
         found.append(f"class {quoted(empty)} has the name of a missing value")
@@ -82,7 +81,7 @@ def of_names(declared: Set[str], classes: Sequence[str]) -> list[str]:
 
 
 def of_classes(counts: Mapping[tuple[str, str], int], classes: list[str]) -> list[str]:
-    """Classes of very different sizes, by the images of each split and class."""
+    """Report classes of very different sizes; counts: images by split and class."""
     sizes = {
         label: sum(count for (_, of), count in counts.items() if of == label) for label in classes
     }
@@ -98,7 +97,7 @@ def of_classes(counts: Mapping[tuple[str, str], int], classes: list[str]) -> lis
 
 
 def of_sizes(ledger: Ledger) -> list[str]:
-    """Images that are very small or long, by name."""
+    """Report very small and very long images."""
     median = ledger.median_side()
     found = []
     if tiny := ledger.count(f"{KEPT} AND MIN(width, height) * {TINY} < {median}"):

@@ -1,7 +1,7 @@
-"""What image files are, by their first bytes: the headers of JPEG and PNG, and names of the others.
+"""Recognition of image files by their first bytes, without TensorFlow and Pillow.
 
-The ingest and the model server bound what they decode by `header`, which reads JPEG as libjpeg does
-and PNG as libpng does. It needs neither TensorFlow nor Pillow.
+The ingest and the model server check the size of an image with `header` before they decode it. It
+reads JPEG as libjpeg does, and PNG as libpng does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from components.servable import JPEG, PNG
 
 ADVICE = "convert it to JPEG or PNG"
 
-_HEAD = 4096  # bytes in which a text file must show what it is
+_HEAD = 4096  # bytes of a text file that are examined
 _SIZE_FIELDS = struct.Struct(">BHHB")  # of a frame: bits, height, width, components
 _STANDALONE = frozenset([0x00, 0x01, *range(0xD0, 0xD8)])
 _FRAMES = {0xC0: "", 0xC1: "", 0xC2: "", 0xC3: "lossless"}
@@ -26,11 +26,11 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 4, 6: 4}
 
 
 class Header(NamedTuple):
-    """A JPEG or PNG as its header has it.
+    """The header of a JPEG or PNG.
 
     Attributes:
       format: "jpeg" or "png".
-      width, height: pixels as they are stored, before EXIF turns them.
+      width, height: pixels as stored, before EXIF orientation is applied.
       channels: 1 gray, 3 colour, 4 with alpha.
       is_cmyk: whether a JPEG has four colours.
       bits: of a channel.
@@ -45,9 +45,9 @@ class Header(NamedTuple):
 
 
 def header(data: bytes) -> Header | None:
-    """Read the header of a JPEG or PNG; None for anything else.
+    """Read the header of a JPEG or PNG; None for other data.
 
-    Raises Unusable where there is none, or of a variant that nothing here can decode.
+    Raises Unusable if it is incomplete, or of a variant that cannot be decoded.
     """
     if data.startswith(JPEG):
         return _jpeg(data)
@@ -57,7 +57,7 @@ def header(data: bytes) -> Header | None:
 def _jpeg(data: bytes) -> Header:
     at, size = 2, len(data)
     while True:
-        # What is between segments is skipped, as libjpeg does.
+        # As in libjpeg, bytes between segments are skipped.
         at = data.find(b"\xff", at)
         while 0 <= at < size and data[at] == 0xFF:
             at += 1
@@ -116,7 +116,7 @@ _BRANDS = {
 }
 _RAW = "a camera's raw file"
 _VIDEO = "a video"
-# The first that matches names the file.
+# The first match counts.
 _KNOWN = [
     (re.compile(pattern, re.DOTALL), name)
     for pattern, name in (
@@ -154,11 +154,11 @@ _PAGES = (b"<!doctype html", b"<html", b"<head", b"<body")
 
 
 def known(data: bytes) -> str:
-    """Name a format that cannot be decoded; "" for an unknown one."""
+    """Name the format of data that is neither JPEG nor PNG, "" if unknown."""
     if data[4:8] == b"ftyp":
         size = min(max(8, int.from_bytes(data[:4], "big")), 256)
         brands = {data[8:12], *(data[at : at + 4] for at in range(16, size, 4))}
-        # AVIF and HEIC name the family as well, which comes last.
+        # AVIF and HEIC also contain the brand of the family, which comes last in _BRANDS.
         return next((name for brand, name in _BRANDS.items() if brand in brands), _VIDEO)
     for pattern, name in _KNOWN:
         if pattern.match(data):
@@ -176,7 +176,7 @@ def _text(head: bytes) -> str:
 
 
 def _targa(data: bytes) -> str:
-    """TGA has no magic number: its end, or each field of its header, has to fit."""
+    """Recognise TGA by its footer or all fields of its header, as it has no magic number."""
     if data.endswith(_TARGA_FOOTER):
         return "TGA"
     if len(data) < 18:

@@ -1,4 +1,4 @@
-"""Settles the splits of images that are decoded, when it is known which look the same."""
+"""The final splits of images, after decoding, when it is known which look the same."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ def settle(
     group: bool,
     window: Collection[int] | None,
 ) -> None:
-    """Decide on the splits of the images that are kept, now that it is known what they look like.
+    """Decide on the final splits of the kept images.
 
     Args:
-      ledger: all inputs; those that cannot be in any split without a copy in another one become a
-        problem.
-      pairs: numbers of images that are kept and look the same.
+      ledger: all inputs; those that look like images in two splits are quarantined.
+      pairs: ids of kept images that look the same.
       shares: split name to its share.
       group: whether images that look the same are put into one split.
       window: numbers of the spans to train on, None for all.
@@ -43,7 +42,7 @@ def _bring_together(ledger: Ledger, pairs: Sequence[Pair], groups: Sequence[Sequ
         beside.setdefault(second, []).append(first)
     for members in groups:
         fixed = [at for at in members if kept[at].is_given or kept[at].is_known]
-        # What came first stays, so that later copies of it move no image into another split.
+        # The first image keeps its split, so that later copies move no image.
         first = min(members, key=lambda at: (kept[at].span, kept[at].sha256))
         splits = {kept[at].split for at in fixed or [first]}
         if len(splits) == 1:
@@ -57,9 +56,9 @@ def _bring_together(ledger: Ledger, pairs: Sequence[Pair], groups: Sequence[Sequ
 def _spread(
     kept: Mapping[int, Input], fixed: list[int], members: set[int], beside: Mapping[int, list[int]]
 ) -> None:
-    """Let the splits of the fixed members grow to their look-alikes; what is between two is none's.
+    """Give images the split of fixed images that look like them; quarantine those of two splits.
 
-    Whatever split such an image were in, a copy of it would be in the other one.
+    In either split, such an image would look like one in the other split.
     """
     settled, waiting = set(fixed), deque(fixed)
     while waiting:

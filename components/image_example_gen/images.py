@@ -1,8 +1,7 @@
-"""Decoding an image file once, and what of it is kept.
+"""Decoding of an image file at ingest.
 
-JPEG and PNG are kept byte for byte: `components.decoding`, which Transform and the exported model
-read them by, turns, blends and converts what is stored otherwise, and the record says so. Anything
-else becomes a PNG: see `conversion`.
+JPEG and PNG are stored unchanged: `components.decoding` turns, blends and converts them in
+Transform and in the exported model. Other formats are converted to PNG: see `conversion`.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ SMALL_PIXELS = 2**19  # of images that may be decoded together
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image as it is stored, and what is known of it.
+    """A stored image and its properties.
 
     Attributes:
-      encoded: the stored file's bytes.
+      encoded: the bytes of the stored file.
       format: "jpeg" or "png".
       width, height: pixels, upright.
       channels: 1 gray, 3 colour, 4 with alpha.
-      normalized: what is changed on the way to pixels, "none" for nothing: "orientation", "alpha",
+      normalized: the conversions on the way to pixels, "none" for none: "orientation", "alpha",
         "cmyk" and "16-bit" by `components.decoding`; "bmp", "gif", "tiff" and "webp" by the ingest,
         which stores a PNG.
       mean, contrast: mean and standard deviation of luminance, 0 to 255, of the image shrunk to
@@ -145,12 +144,13 @@ def _picture(
 ) -> Picture:
     width, height = size
     small, across, down = luminance.shrunk(pixels)
-    # Of a shrunk JPEG the last pixels stand for less than the others do, wherever they were turned.
+    # The last row and column of a reduced JPEG cover fewer pixels; orientation may have moved them.
     ratio = round(height / pixels.shape[0])
     top = pixels.shape[0] - height / ratio if orientation in (3, 4, 7, 8) else 0
     left = pixels.shape[1] - width / ratio if orientation in (2, 3, 6, 7) else 0
     rows = _averaging(small.height, top / down, height / (ratio * down))
     columns = _averaging(small.width, left / across, width / (ratio * across))
+    averages = (rows @ np.asarray(small).reshape(small.height, -1)).reshape(THUMB, -1, 3)
     mean, contrast = luminance.mean_and_contrast(small)
     return Picture(
         encoded=encoded,
@@ -161,20 +161,15 @@ def _picture(
         normalized=normalized,
         mean=mean,
         contrast=contrast,
-        thumb=np.rint(columns @ _across(rows, np.asarray(small))).astype(np.uint8).tobytes(),
+        thumb=np.rint(columns @ averages).astype(np.uint8).tobytes(),
     )
-
-
-def _across(rows: npt.NDArray[np.float32], pixels: Pixels) -> npt.NDArray[np.float32]:
-    averages: npt.NDArray[np.float32] = rows @ pixels.reshape(len(pixels), -1)
-    return averages.reshape(THUMB, -1, 3)
 
 
 @functools.lru_cache(1024)
 def _averaging(count: int, start: float, size: float) -> npt.NDArray[np.float32]:
-    """[THUMB, count]: the share of so many pixels in each of the thumbnail's.
+    """Return the weights, [THUMB, count], that average `count` pixels to those of the thumbnail.
 
-    It shows `size` of them from `start` on. Pillow's box filter counts whole pixels only.
+    It covers `size` pixels from `start` on. Pillow's box filter counts whole pixels only.
     """
     ends = start + np.linspace(0, size, THUMB + 1)
     firsts, places = ends[:-1, np.newaxis], np.arange(count)

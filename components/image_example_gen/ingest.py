@@ -1,4 +1,4 @@
-"""The ingest from end to end, whoever runs its heavy part: a Beam pipeline or this process."""
+"""The ingest from end to end; reading and decoding run in a Beam pipeline or in this process."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ from components.image_example_gen.splitting import SPLITS
 from components.image_example_gen.writing import Outcome, Work
 from components.wording import other_files, quoted, shortened
 
-# Does the work, in any order and anywhere, and yields the outcomes of each unit that has some. They
-# are in the ledger when the next is asked for.
+# Does the work in any order and process, and yields the outcomes of each unit. They are stored in
+# the ledger before the next unit is requested.
 Worker = Callable[[Pieces], Iterator[tuple[Work, list[Outcome]]]]
 
 HELD_OUT = SPLITS[1:]
 MAX_PAIRS_LISTED = 10_000
-MAX_BAD_LISTED = 20  # where there are too many to go on
+MAX_BAD_LISTED = 20  # in an error
 
 
 @dataclasses.dataclass(frozen=True)
 class Ingest:
-    """The outcome: the record, images by file, every input, and pairs that look the same."""
+    """The outcome: record, number of images by file, all inputs, and pairs that look the same."""
 
     accounting: Accounting
     shards: Mapping[str, int]
@@ -62,7 +62,7 @@ class Ingest:
 
     @property
     def quarantine(self) -> Iterator[dict[str, Any]]:
-        """The lines of the list of unusable inputs, by name."""
+        """The unusable inputs, by name."""
         for entry in self.ledger.entries(f"NOT ({USABLE})", "name, +id"):
             yield {
                 "path": entry.name,
@@ -73,13 +73,13 @@ class Ingest:
 
     @property
     def duplicates(self) -> Iterator[dict[str, Any]]:
-        """The lines of the list of duplicates, by name."""
+        """The duplicates, by name."""
         for entry in self.ledger.entries("same_as IS NOT NULL", "name, +id"):
             yield {"path": entry.name, "sha256": entry.sha256, "same_as": entry.duplicate_of}
 
     @property
     def inputs(self) -> Iterator[dict[str, Any]]:
-        """The lines of the list of all inputs, by unit."""
+        """All inputs, by unit."""
         for entry in self.ledger.entries():
             yield {
                 "path": entry.name,
@@ -100,7 +100,7 @@ class Ingest:
         write_lines(self.near_duplicates, os.path.join(folder, NEAR_DUPLICATES))
 
     def check(self, splits: Iterable[str], source: str, options: Options) -> None:
-        """Raise BadDataError where the data is not fit to train on."""
+        """Raise BadDataError if the data cannot be trained on."""
         record = self.accounting
         if record.all_quarantined > options.max_bad_fraction * record.inputs:
             worst = Counter(record.quarantined).most_common()
@@ -136,7 +136,7 @@ class Ingest:
         return f"{first.name} ({first.problem})"
 
     def _check_lost(self, source: str) -> None:
-        """Raise BadDataError where all that there is of a class is quarantined."""
+        """Raise BadDataError if all images of a class are quarantined."""
         record = self.accounting
         bad = set(self.ledger.values("label", f"NOT ({USABLE})"))
         lost = [name for name in record.classes if name in bad and not record.images(name)]
@@ -147,9 +147,8 @@ class Ingest:
                 for entry in self.ledger.bad_of_class(name, MAX_BAD_LISTED)
             ]
             raise BadDataError(
-                f"{source}: all that there is of {quoted(lost)} is quarantined, such as "
-                f"{found[0]}; put that right, or leave the class out (data.ignore, or without its "
-                "rows)",
+                f"{source}: all images of {quoted(lost)} are quarantined, such as {found[0]}; "
+                "correct them, or leave the class out (by data.ignore, or by removing its rows)",
                 findings=found[:MAX_BAD_LISTED],
             )
 
@@ -164,19 +163,19 @@ def ingest(
     earlier: Assignments | None = None,
     read: Reader = read_here,
 ) -> Ingest:
-    """Read, judge and decode every input, and account for it.
+    """Read every input, assign it to a split, decode it, and record the outcome.
 
     Args:
-      data: what to read.
-      shares: split name to its share of what the source itself does not put into a split.
+      data: the data set.
+      shares: split name to its share of the images that the source puts into no split.
       options: how it is read, and whether near duplicates are put into one split.
       work: runs `writing.write` on each piece of work.
-      output: folder of the Examples artifact, None where nothing is written.
+      output: folder of the Examples artifact; None to write nothing.
       code: fingerprint of the source code.
-      earlier: the splits that earlier ingests of the workspace decided on.
+      earlier: the splits that earlier ingests of the workspace assigned.
       read: reads and hashes the inputs.
 
-    Raises BadDataError where there is nothing to ingest.
+    Raises BadDataError if there are no inputs.
     """
     ledger = Ledger()
     for entries in scan(data, read):
@@ -272,7 +271,7 @@ def _near_duplicate_row(pair: Pair) -> dict[str, Any]:
 
 
 def _by_weight(pair: Pair) -> tuple[bool, bool]:
-    """Sorts those that matter most first, in case that there are too many."""
+    """Sort pairs of different classes or splits first, as only MAX_PAIRS_LISTED are kept."""
     first, second = pair
     return first.label == second.label, first.split == second.split
 
@@ -289,5 +288,5 @@ def work_here(options: Options) -> Worker:
 
 
 def split_names(shares: Mapping[str, int], accounting: Accounting) -> list[str]:
-    """List the splits that must have images: those with a share, and those of the source."""
+    """List the splits of the output: those with a share, and those that the source names."""
     return [name for name in SPLITS if name in shares or name in accounting.splits]

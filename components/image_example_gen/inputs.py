@@ -1,4 +1,4 @@
-"""What becomes of each input, before its image is looked at: duplicates, conflicts and splits."""
+"""The inputs and their outcomes before decoding: duplicates, conflicts and splits."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from components.image_example_gen import spans, splitting
 from components.image_example_gen.dataset import DataSet, SpanUnit
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.sources.base import Item
-from components.parallel import in_order
+from components.parallel import quick_in_order
 from components.progress import Counter
 
 if TYPE_CHECKING:
     from components.image_example_gen.ledger import Ledger
 
-# Of the inputs in a ledger, those that can be used, and those that become examples.
+# SQL conditions on a ledger: inputs that can be used, and those that become examples.
 USABLE = "kind IS NULL"
 KEPT = f"{USABLE} AND same_as IS NULL AND NOT is_outside"
 
-# Kinds of problems that may be gone, or come, with the content the same.
+# Kinds of problems that may appear or disappear while the content stays the same.
 PASSING = ("changed", "unreadable")
 
 QUARANTINED = "quarantined"
 RELABELLED = "relabelled"
 OUTSIDE = "of spans before the window"
 
-# An image that is in several splits stays where it is held out, so that these stay comparable.
+# Of copies in several splits the held-out one is kept, so that evaluations stay comparable.
 _HELD_OUT_FIRST = {"test": 0, "eval": 1}
 
 
 class Problem(NamedTuple):
-    """Why an input is quarantined: what it is counted under, and what is wrong with this one."""
+    """Why an input is quarantined: the kind that is counted, and the detail of this input."""
 
     kind: str
     detail: str
@@ -45,14 +45,24 @@ class Problem(NamedTuple):
 
 @dataclasses.dataclass(slots=True)
 class Input:
-    """One input and its fate: an example of `split`, a duplicate, or quarantined.
+    """One input and its outcome: an example of `split`, a duplicate, or quarantined.
 
-    `sha256` is "" where there are no bytes to be had. `span_name` is the span as people know it,
-    such as its date. `is_given` tells a split that the source names from one that follows from the
-    content, `is_known` one that an earlier ingest decided on. `drawn` is the split before any is
-    filled up. `is_outside` marks what is only of use for a training on its span, and that is not in
-    the window. `id` is its number in a ledger, `same_as` that of what it is a duplicate of, and
-    `is_done` tells that it is written.
+    Attributes:
+      name: unique path within the data set.
+      label: class name.
+      split: name of the split; "" if it is not decided yet.
+      sha256: hex digest of the bytes; "" if they cannot be read.
+      span: number of its span.
+      problem: why it is quarantined, if it is.
+      duplicate_of: name of the kept input with the same bytes.
+      span_name: such as a date.
+      is_given: the source names the split; otherwise it is drawn.
+      is_known: an earlier ingest assigned the split.
+      is_outside: a train image of a span outside of the window, which is not used.
+      drawn: the split before `splitting.fill`.
+      id: number in a ledger.
+      same_as: id of the kept input with the same bytes.
+      is_done: the example is written.
     """
 
     name: str
@@ -77,7 +87,7 @@ class Input:
 
     @property
     def fate(self) -> str:
-        """What became of it, in a word: the name of its split, or why it is in none."""
+        """The name of its split, or why it is in none."""
         if self.problem:
             return QUARANTINED
         if self.is_outside:
@@ -85,15 +95,14 @@ class Input:
         return "duplicate" if self.duplicate_of else self.split
 
 
-# What is known of an input when it was read, JSON-able: the name, class and split that its source
-# gives it, the SHA-256 of its bytes, and kind and detail of what is wrong with it, if anything.
+# JSON-able: name, class, split, SHA-256 of the bytes, and kind and detail of a problem.
 Row = tuple[str, str, str, str, tuple[str, str] | None]
-# Reads units, in any order and anywhere, and yields the rows of each one in their order.
+# Reads units in any order and process, and yields the rows of each unit, in the units' order.
 Reader = Callable[[Iterable[SpanUnit], int | None], Iterable[Iterable[Row]]]
 
 
 def read_here(units: Iterable[SpanUnit], inputs: int | None) -> Iterator[list[Row]]:
-    """Read units in this process, one after the other."""
+    """Read units one after the other in this process."""
     with Counter("read", inputs, "inputs") as counter:
         for unit in units:
             yield read_unit(unit, counter)
@@ -102,7 +111,7 @@ def read_here(units: Iterable[SpanUnit], inputs: int | None) -> Iterator[list[Ro
 def read_unit(unit: SpanUnit, counter: Counter) -> list[Row]:
     """Read and hash every input of a unit."""
     rows: list[Row] = []
-    for item, sha256, problem in in_order(_hashed, unit.items(), lambda item: item.size):
+    for item, sha256, problem in quick_in_order(_hashed, unit.items(), lambda item: item.size):
         rows.append((item.name, item.label, item.split, sha256, problem))
         counter.add()
     return rows
@@ -134,7 +143,7 @@ def _hashed(item: Item) -> tuple[Item, str, Problem | None]:
         return item, "", problem or Problem(error.kind, error.detail)
     if not data and problem is None:
         problem = Problem("empty", "zero bytes")
-    # What is in flight should not be what was read.
+    # Frees the memory of what was read.
     item = dataclasses.replace(item, load=bytes)
     return item, hashlib.sha256(data).hexdigest(), problem
 
@@ -145,17 +154,16 @@ def judge(
     window: Collection[int] | None = None,
     earlier: Callable[[str], str] | None = None,
 ) -> None:
-    """Decide on duplicates and conflicts, and on the split of what is kept, as in `splitting`.
+    """Find duplicates and conflicts, and assign the kept inputs to splits, as in `splitting`.
 
-    The outcome depends on the set of inputs and on `earlier` only, not on their order. What is held
-    out stays so: spans that are not in `window`, where there is one, still give what they hold out,
-    of classes that are still taught.
+    The outcome depends on the set of inputs and on `earlier`, not on the order of inputs. Held-out
+    images of spans outside of `window` are kept if their class has train images in the window.
 
     Args:
       ledger: all inputs.
       shares: split name to its share.
       window: numbers of the spans to train on, None for all.
-      earlier: the split that an earlier ingest decided on, by SHA-256; "" for none.
+      earlier: returns the split that an earlier ingest assigned to a SHA-256, "" for none.
     """
     given = set(ledger.values("split", f"{USABLE} AND split != ''"))
     for batch in ledger.batches(USABLE):
@@ -166,14 +174,14 @@ def judge(
     for copies in ledger.copies():
         _choose(_agreed(copies), window)
         ledger.update(copies)
-    # Before the images are decoded, so that few are to be moved when it is known which are alike.
+    # Before decoding, so that few images have to move afterwards, when near duplicates are known.
     splitting.fill(ledger, shares, window)
     if window is not None:
         ledger.leave_out(window)
 
 
 def _agreed(copies: list[Input]) -> list[Input]:
-    """Return those of identical inputs whose label is neither wrong nor in doubt.
+    """Return the inputs, all of the same bytes, without those of wrong or conflicting labels.
 
     A later span corrects the labels of earlier ones.
     """
@@ -192,7 +200,7 @@ def _agreed(copies: list[Input]) -> list[Input]:
 
 
 def _choose(copies: list[Input], window: Collection[int] | None) -> None:
-    """Keep one of the inputs, which are all the same."""
+    """Keep one of the inputs, which all have the same bytes and label."""
 
     def is_old(entry: Input) -> bool:
         return window is not None and entry.span not in window
@@ -214,7 +222,7 @@ def _choose(copies: list[Input], window: Collection[int] | None) -> None:
 def _split(entry: Input, shares: Mapping[str, int], given: set[str], known: str) -> None:
     entry.is_given = bool(entry.split) and (entry.split != "train" or "eval" in given)
     if entry.split == "train" and not entry.is_given:
-        # A source with no eval split: a part of its train split becomes one.
+        # Without an eval split in the source, a part of its train split becomes one.
         shares = {name: share for name, share in shares.items() if name not in given - {"train"}}
     if not entry.is_given:
         entry.is_known = bool(known)
@@ -223,7 +231,7 @@ def _split(entry: Input, shares: Mapping[str, int], given: set[str], known: str)
 
 
 def split_of(sha256: str, shares: Mapping[str, int]) -> str:
-    """Return the split of an image by its content alone.
+    """Draw the split of an image from its content, independent of its name and of other images.
 
     Args:
       sha256: hex digest of the input's bytes.

@@ -1,4 +1,4 @@
-"""Every input of an ingest and its fate, on disk: memory does not follow their number."""
+"""Table of all inputs of an ingest and their outcomes, on disk to bound memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _THUMB_BYTES = THUMB * THUMB * 3
 
 
 class Ledger:
-    """The inputs, in the order in which they are added, unit by unit."""
+    """The inputs, numbered in the order in which they are added, unit by unit."""
 
     def __init__(self) -> None:
         self._base = scratch.database(_TABLES)
@@ -51,7 +51,9 @@ class Ledger:
         for entry in entries:
             entry.id = self._added
             self._added += 1
-            rows.append((entry.id, *_origin(entry), *_fate(entry)))
+            name, label = scratch.to_blob(entry.name), scratch.to_blob(entry.label)
+            origin = name, label, entry.sha256, entry.span, entry.span_name
+            rows.append((entry.id, *origin, *_fate(entry)))
         self._base.executemany(
             f"INSERT INTO inputs (id, {_ORIGIN}, {_FATE}) "
             f"VALUES (?, {_marks(_ORIGIN)}, {_marks(_FATE)})",
@@ -59,7 +61,7 @@ class Ledger:
         )
 
     def update(self, entries: Iterable[Input]) -> None:
-        """Write down what has become of inputs."""
+        """Store the changed outcomes of inputs."""
         self._base.executemany(
             f"UPDATE inputs SET ({_FATE}) = ({_marks(_FATE)}) WHERE id = ?",
             ((*_fate(entry), entry.id) for entry in entries),
@@ -70,21 +72,21 @@ class Ledger:
         return self._base.execute(sql, values)
 
     def one(self, sql: str, *values: object) -> Any:
-        """Return the first value of the first row, None where there is none."""
+        """Return the first value of the first row, None without rows."""
         row = self.run(sql, *values).fetchone()
         return None if row is None else row[0]
 
     def count(self, condition: str = "TRUE") -> int:
-        """How many inputs meet an SQL condition."""
+        """Count the inputs that meet an SQL condition."""
         return int(self.one(f"SELECT COUNT(*) FROM inputs WHERE {condition}"))
 
     def values(self, column: str, condition: str) -> list[str]:
-        """Return the different values of a column, sorted."""
+        """Return the distinct values of a column, sorted."""
         found = self.run(f"SELECT DISTINCT {column} FROM inputs WHERE {condition} ORDER BY 1")
         return [_text(value) for (value,) in found]
 
     def counts(self, column: str, condition: str) -> dict[str, int]:
-        """How often each value of a column is there, the most frequent first."""
+        """Count each value of a column, the most frequent first."""
         found = self.run(
             f"SELECT {column}, COUNT(*) FROM inputs WHERE {condition} GROUP BY 1 "
             "ORDER BY 2 DESC, MIN(id)"
@@ -96,8 +98,7 @@ class Ledger:
     ) -> Iterator[Input]:
         """Yield the inputs that meet an SQL condition.
 
-        None may be changed before the last one came, unless `order` is by something else than their
-        numbers.
+        No input may be updated meanwhile, unless `order` is by another column than `id`.
         """
         for row in self.run(
             f"SELECT {_COLUMNS} FROM inputs WHERE {condition} ORDER BY {order}", *values
@@ -105,7 +106,7 @@ class Ledger:
             yield _input(row)
 
     def batches(self, condition: str = "TRUE") -> Iterator[list[Input]]:
-        """Yield lists of the inputs that meet an SQL condition, which may then be changed."""
+        """Yield lists of inputs that meet an SQL condition; these may be updated meanwhile."""
         last = -1
         while batch := list(self.entries(f"id > {last} AND {condition}", f"id LIMIT {_BATCH}")):
             last = batch[-1].id
@@ -118,14 +119,14 @@ class Ledger:
         return list(self.entries("id >= ? AND id < ?", "id", first, last))
 
     def copies(self) -> Iterator[list[Input]]:
-        """Usable inputs of the same bytes, where there are several, which may then be changed."""
+        """Yield lists of usable inputs of the same bytes; these may be updated meanwhile."""
         several = f"SELECT sha256 FROM inputs WHERE {USABLE} GROUP BY 1 HAVING COUNT(*) > 1"
         found = self.entries(f"{USABLE} AND sha256 IN ({several})", "sha256, +id")
         for _, copies in itertools.groupby(found, lambda entry: entry.sha256):
             yield list(copies)
 
     def leave_out(self, window: Collection[int]) -> None:
-        """Mark the usable inputs of classes that no span of the window teaches."""
+        """Mark usable inputs of older spans whose class has no train image in the window."""
         spans = ", ".join(map(str, sorted(window)))
         taught = f"SELECT label FROM inputs WHERE {KEPT} AND split = 'train'"
         self.run(
@@ -134,12 +135,12 @@ class Ledger:
         )
 
     def has_given(self, split: str) -> bool:
-        """Whether the source itself has put any of what is kept into a split."""
+        """Return whether the source names this split for any kept input."""
         found = f"SELECT 1 FROM inputs WHERE {KEPT} AND is_given AND split = ? LIMIT 1"
         return self.one(found, split) is not None
 
     def by_class(self) -> Iterator[tuple[str, int, str, int, int]]:
-        """Label, span, split, and how many are kept of these, in all and drawn; sorted."""
+        """Yield label, span, split, number of kept inputs, and of those whose split is drawn."""
         for label, *rest in self.run(
             "SELECT label, span, split, COUNT(*), SUM(NOT is_given) FROM inputs "
             f"WHERE {KEPT} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
@@ -147,17 +148,17 @@ class Ledger:
             yield scratch.to_text(label), *rest
 
     def of_class(self, label: str) -> Iterator[Input]:
-        """Yield the inputs of a class that are kept."""
+        """Yield the kept inputs of a class."""
         yield from self.entries(f"{KEPT} AND label = ?", "id", scratch.to_blob(label))
 
     def redraw(self) -> None:
-        """Give what is kept the split that was drawn for it."""
+        """Reset the split of kept inputs to the drawn one."""
         self.run(f"UPDATE inputs SET split = drawn WHERE {KEPT} AND split != drawn")
 
     def moves(self) -> dict[str, tuple[str, str]]:
-        """Examples that are not to stay where they were written: SHA-256 to old and new split.
+        """Return the written examples whose split changed: SHA-256 to old and new split.
 
-        The new one is "" for what is kept no more.
+        The new one is "" for an example that is no longer kept.
         """
         found = self.run(
             f"SELECT sha256, written, CASE WHEN {KEPT} THEN split ELSE '' END AS now FROM inputs "
@@ -166,7 +167,7 @@ class Ledger:
         return {sha256: (before, now) for sha256, before, now in found}
 
     def of(self, ids: Collection[int]) -> dict[int, Input]:
-        """Return inputs by their number."""
+        """Return inputs by id."""
         found = {}
         for each in ids:
             for entry in self.entries("id = ?", "id", each):
@@ -174,7 +175,7 @@ class Ledger:
         return found
 
     def settle(self, unit: int, outcomes: Iterable[Outcome]) -> None:
-        """Write down what became of inputs, by their position in a unit, when they were decoded."""
+        """Store the outcomes of decoding, by the positions of inputs in a unit."""
         first = self._first[unit]
         broken, written = [], []
         for position, fate in outcomes:
@@ -192,7 +193,7 @@ class Ledger:
         )
 
     def share_problems(self) -> None:
-        """Have the duplicates of inputs with a problem share it."""
+        """Give the duplicates of an input with a problem the same problem."""
         self.run(
             "UPDATE inputs SET (kind, detail) = (SELECT kind, detail FROM inputs AS kept "
             "WHERE kept.id = inputs.same_as), same_as = NULL, duplicate_of = x'' "
@@ -200,7 +201,7 @@ class Ledger:
         )
 
     def thumbs(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """uint8 [N, bytes] on disk, a row for each input; and the rows of those that are kept."""
+        """Return uint8 [N, bytes] on disk, a row for each input, and the numbers of kept rows."""
         kept = self.count(KEPT)
         rows = np.fromiter(
             (number for (number,) in self.run(f"SELECT id FROM inputs WHERE {KEPT} ORDER BY id")),
@@ -215,9 +216,9 @@ class Ledger:
         return np.memmap(self._thumbs.name, np.uint8, "r", shape=shape), rows
 
     def classes(self, window: Collection[int]) -> list[str]:
-        """Names of the classes, also of those of which no image can be used.
+        """Return the names of the classes.
 
-        A class of which everything is quarantined is not to go without a word.
+        These include classes without usable images, which must not disappear unnoticed.
         """
         spans = ", ".join(map(str, sorted(window)))
         return self.values(
@@ -232,11 +233,11 @@ class Ledger:
         return list(self.entries(condition, f"name, +id LIMIT {limit}", scratch.to_blob(label)))
 
     def splits(self) -> Iterator[tuple[str, str]]:
-        """SHA-256 and split of each example."""
+        """Yield SHA-256 and split of each example."""
         yield from self.run(f"SELECT sha256, split FROM inputs WHERE {KEPT}")
 
     def hashes(self) -> Iterator[str]:
-        """SHA-256 of each input, "" where there is none, or may be another one by now."""
+        """Yield the SHA-256 of each input, "" if there is none, or if it may have changed."""
         passing = ", ".join(f"'{kind}'" for kind in PASSING)
         for (sha256,) in self.run(
             f"SELECT CASE WHEN kind IN ({passing}) THEN '' ELSE sha256 END FROM inputs ORDER BY id"
@@ -244,14 +245,14 @@ class Ledger:
             yield sha256
 
     def digest(self, split: str) -> str:
-        """Equal for splits of the same images with the same labels."""
+        """Return a digest of the images and labels of a split."""
         found = self.run(
             f"SELECT sha256, label FROM inputs WHERE {KEPT} AND split = ? ORDER BY 1, 2", split
         )
         return reuse.key_of_all([sha256, scratch.to_text(label)] for sha256, label in found)
 
     def median_side(self) -> float:
-        """Return the median of the shorter sides of examples, in pixels; 0 for none."""
+        """Return the median of the shorter sides of examples, in pixels; 0 without examples."""
         count = self.count(KEPT)
         sides = self.run(
             f"SELECT MIN(width, height) FROM inputs WHERE {KEPT} ORDER BY 1 "
@@ -268,18 +269,13 @@ class Ledger:
         return [(scratch.to_text(name), width, height) for name, width, height in found]
 
     def table(self) -> Counter[tuple[str, str]]:
-        """Count the examples by split and label."""
+        """Count examples by split and label."""
         found = self.run(f"SELECT split, label, COUNT(*) FROM inputs WHERE {KEPT} GROUP BY 1, 2")
         return Counter({(split, _text(label)): count for split, label, count in found})
 
 
 def _marks(columns: str) -> str:
     return ", ".join("?" for _ in columns.split(","))
-
-
-def _origin(entry: Input) -> tuple[object, ...]:
-    name, label = scratch.to_blob(entry.name), scratch.to_blob(entry.label)
-    return name, label, entry.sha256, entry.span, entry.span_name
 
 
 def _fate(entry: Input) -> tuple[object, ...]:

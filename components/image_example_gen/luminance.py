@@ -1,4 +1,4 @@
-"""Brightness and contrast of an image, from a small version of it; without TensorFlow."""
+"""Brightness and contrast of an image, computed from a reduced one, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEVELS = np.arange(256)
 
 
 class Small(NamedTuple):
-    """An image made smaller: `across` and `down` are the pixels that each one stands for."""
+    """A reduced image: each pixel is the mean of `across` x `down` pixels."""
 
     image: Image.Image
     across: int
@@ -22,7 +22,7 @@ class Small(NamedTuple):
 
 
 def jpeg_ratio(width: int, height: int) -> int:
-    """Return 1, 2, 4 or 8: how many pixels a decoder may merge in each direction."""
+    """Return the factor, 1, 2, 4 or 8, by which a JPEG may be reduced while it is decoded."""
     least = min(width, height) // STATISTICS_SIZE
     return next((ratio for ratio in (8, 4, 2) if ratio <= least), 1)
 
@@ -30,7 +30,7 @@ def jpeg_ratio(width: int, height: int) -> int:
 def shrunk(pixels: npt.NDArray[np.uint8]) -> Small:
     """Shrink RGB pixels [H, W, 3] to about STATISTICS_SIZE."""
     factor = max(1, min(pixels.shape[:2]) // STATISTICS_SIZE)
-    # Two rows for each that is left are enough, and spare most of the copying.
+    # Two rows for each one of the result are enough, and faster.
     step = max(1, factor // 2)
     down = factor // step
     small = Image.fromarray(pixels[::step])

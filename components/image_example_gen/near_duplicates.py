@@ -1,8 +1,8 @@
-"""Images that look the same: resized, re-encoded or slightly retouched copies.
+"""Search for images that look the same: resized, re-encoded or slightly retouched copies.
 
-A difference hash says of each two neighbours of the 9 x 9 thumbnail which one is brighter. Pairs
-with hashes that differ in few bits are candidates, and are the same where their thumbnails are: a
-hash alone takes all plain images for one.
+Each bit of a difference hash is whether one of two neighbours in the 9 x 9 thumbnail is brighter.
+Pairs whose hashes differ in few bits are candidates. Their thumbnails are compared too, as all
+plain images have the same hash.
 """
 
 from __future__ import annotations
@@ -12,42 +12,44 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
+from scipy.sparse import csgraph
 
 from components.image_example_gen.images import THUMB
 
 MAX_BITS = 7  # of 128: pairs this near share at least one of the eight 16-bit words
 MAX_DIFFERENCE = 6.0  # mean difference of the thumbnails' values, 0 to 255
-# Neighbours that an image is compared with within a word: bounds the work where all are alike.
+# Most images with an equal word that an image is compared with; bounds the work if all are alike.
 NEIGHBOURS = 32
-_COMPARED = 20_000  # thumbnails, or pairs of them, that are in memory at a time
+_COMPARED = 20_000  # thumbnails, or pairs of them, in memory at a time
 
 Thumbs = npt.NDArray[np.uint8]
 
 
 class Pair(NamedTuple):
-    """Numbers of two images that look the same, first < second."""
+    """Ids of two images that look the same, first < second."""
 
     first: int
     second: int
 
 
 def find(thumbs: Thumbs, rows: npt.NDArray[np.int64] | None = None) -> list[Pair]:
-    """Pairs among thumbnails, sorted.
+    """Find pairs of thumbnails that look the same, sorted.
 
     Args:
-      thumbs: uint8 [N, 3 * THUMB**2], THUMB x THUMB RGB pixels each; may be on disk, and then never
-        are many of them in memory, but 30 bytes an image.
-      rows: sorted numbers of those that are compared, None for all.
+      thumbs: uint8 [N, 3 * THUMB**2], THUMB x THUMB RGB pixels each. If it is on disk, only a part
+        of it and 30 bytes per image are in memory.
+      rows: sorted numbers of the rows to compare, None for all.
     """
     rows = np.arange(len(thumbs)) if rows is None else rows
     if len(rows) < 2:
         return []
     words, brightness = _hashes(thumbs, rows)
-    # A pair as one number, first * count + second, so that telling them apart is fast.
+    # A pair is one number, first * count + second, which is fast to compare.
     found = np.empty(0, np.int64)
     for word in words.T:
         near = [_near(words, *pair) for pair in _neighbours(word, brightness)]
-        # Most pairs share several words.
+        # Most pairs have several equal words.
         fresh = _new(np.concatenate([found[:0], *near]), found)
         found = np.sort(np.concatenate([found, _alike(thumbs, rows, fresh)]))
     first, second = np.divmod(found, len(rows))
@@ -55,28 +57,22 @@ def find(thumbs: Thumbs, rows: npt.NDArray[np.int64] | None = None) -> list[Pair
 
 
 def groups(pairs: Sequence[Pair]) -> list[list[int]]:
-    """Numbers connected by pairs, each group and all of them sorted."""
-    root: dict[int, int] = {}
-
-    def find_root(position: int) -> int:
-        while (parent := root.setdefault(position, position)) != position:
-            root[position] = root.get(parent, parent)
-            position = parent
-        return position
-
-    for first, second in pairs:
-        low, high = sorted((find_root(first), find_root(second)))
-        root[high] = low
+    """Group ids that are connected by pairs; all sorted."""
+    if not pairs:
+        return []
+    ids, edges = np.unique(np.array(pairs), return_inverse=True)
+    first, second = edges.reshape(-1, 2).T
+    graph = sparse.coo_array((np.ones(len(pairs)), (first, second)), shape=(len(ids), len(ids)))
     members: dict[int, list[int]] = {}
-    for position in sorted(root):
-        members.setdefault(find_root(position), []).append(position)
+    for number, group in zip(ids, csgraph.connected_components(graph)[1], strict=True):
+        members.setdefault(int(group), []).append(int(number))
     return sorted(members.values())
 
 
 def _hashes(
     thumbs: Thumbs, rows: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16]]:
-    """[N, 8] words of 16 bits, and the sum of each image's values."""
+    """Compute hashes, [N, 8] words of 16 bits, and the sum of each image's values, [N]."""
     words = np.empty((len(rows), 8), np.uint16)
     brightness = np.empty(len(rows), np.uint16)
     for start in range(0, len(rows), _COMPARED):
@@ -91,7 +87,7 @@ def _hashes(
 
 
 def _read(thumbs: Thumbs, rows: npt.NDArray[np.int64]) -> Thumbs:
-    """[N, THUMB, THUMB, 3]. What is on disk is mapped for as long as it is read."""
+    """Read thumbnails, [N, THUMB, THUMB, 3]; maps a file anew each time, to release its pages."""
     if isinstance(thumbs, np.memmap) and thumbs.filename:
         thumbs = np.memmap(thumbs.filename, np.uint8, "r", shape=thumbs.shape)
     return np.asarray(thumbs[rows]).reshape(-1, THUMB, THUMB, 3)
@@ -117,14 +113,14 @@ def _neighbours(
 def _near(
     words: npt.NDArray[np.uint16], first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """Those of the pairs whose hashes differ in few bits, as numbers."""
+    """Return the pairs whose hashes differ in few bits, as numbers."""
     near = np.bitwise_count(words[first] ^ words[second]).sum(axis=1) <= MAX_BITS
     first, second = first[near], second[near]
     return np.minimum(first, second) * len(words) + np.maximum(first, second)
 
 
 def _new(numbers: npt.NDArray[np.int64], known: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Each number once that is not known, sorted as `known` is. NumPy's own ways hash, slowly."""
+    """Return the distinct numbers that are not in `known`, sorted; faster than `np.setdiff1d`."""
     numbers = np.sort(numbers)
     numbers = numbers[np.diff(numbers, prepend=-1) > 0]
     if not len(known):
@@ -136,7 +132,7 @@ def _new(numbers: npt.NDArray[np.int64], known: npt.NDArray[np.int64]) -> npt.ND
 def _alike(
     thumbs: Thumbs, rows: npt.NDArray[np.int64], pairs: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """Those of the pairs whose thumbnails are the same."""
+    """Return the pairs whose thumbnails look the same."""
     same = np.empty(len(pairs), np.bool_)
     for start in range(0, len(pairs), _COMPARED):
         first, second = np.divmod(pairs[start : start + _COMPARED], len(rows))

@@ -1,4 +1,4 @@
-"""The settings of an ingest beside its source and splits, as they travel through MLMD."""
+"""The settings of an ingest besides its source and splits, which are stored in MLMD."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import json
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How data is read, and what is refused.
+    """How data is read, and which data is rejected.
 
     Attributes:
       depth: level of the folder that names the class, 1 for ROOT/<class>/..., 2 for
         ROOT/<anything>/<class>/...; folder sources only.
-      layout: what the folders of the root are: "classes", "splits" above class folders, or "auto"
-        where their names tell; folder sources only, as all up to `ignore`.
-      train_folder, eval_folder, test_folder: patterns of the folders that are these splits.
-      name_pattern: regular expression that whole names of files match and whose first group is the
-        class; "" where folders name the classes.
+      layout: meaning of the folders of the root: "classes", "splits" above class folders, or "auto"
+        to decide by their names; folder sources only, like all up to `ignore`.
+      train_folder, eval_folder, test_folder: patterns of the folders of these splits.
+      name_pattern: regular expression for whole file names, whose first group is the class; "" if
+        folders name the classes.
       ignore: patterns of names of files and folders that are left out.
       image_feature, label_feature: features of tf.Examples; empty: the names in general use.
-      spans: number of latest spans to read; for sources with {SPAN} or a date.
+      spans: number of spans to read, the latest ones; for sources with {SPAN} or a date.
       first_span, last_span: read these spans, ends included, instead of the latest.
-      held_out: "all" reads the eval and test images of all spans up to the latest that is read,
-        and train images of those only; "window" reads all images of those only.
+      held_out: "window" reads only these spans; "all" also reads the eval and test images of all
+        earlier spans.
       max_pixels: images of more pixels are quarantined without being decoded.
-      max_bad_fraction: share of quarantined inputs, 0 to 1, beyond which the data is refused.
-      min_eval: images that the eval split must have outside its largest class.
+      max_bad_fraction: largest share of quarantined inputs, 0 to 1.
+      min_eval: fewest images of the eval split outside its largest class.
       group_near_duplicates: put images that look the same into the same split.
-      similar_classes: "stop" refuses class names that look alike, "keep" takes them as they are.
+      similar_classes: "stop" rejects class names that look alike, "keep" accepts them.
     """
 
     depth: int = 1
@@ -52,7 +52,7 @@ class Options:
 
     @property
     def max_bytes(self) -> int:
-        """Bytes that no image of `max_pixels` exceeds: 16-bit RGBA, and 1 MiB more."""
+        """The largest size of a file in bytes: `max_pixels` of 16-bit RGBA, and 1 MiB more."""
         return 8 * self.max_pixels + 2**20
 
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""Tables on disk, for what would not fit into memory where there are millions of inputs."""
+"""Temporary tables on disk, as millions of inputs do not fit into memory."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _CACHE_KB = 8192
 
 
 def database(tables: str) -> sqlite3.Connection:
-    """Make an empty database with `tables`, in a temporary file that goes with its connection.
+    """Create an empty database with `tables`, in a temporary file that is deleted on closing.
 
-    A few megabytes of it are in memory, however much is in it; a small one is never written. There
-    is no way back from a change: the one who makes it is the only one who uses it.
+    At most a few megabytes of it are in memory; a small one is never written. For a single user:
+    changes cannot be rolled back.
     """
     made = sqlite3.connect("", isolation_level=None, check_same_thread=False)
     made.executescript(
@@ -22,7 +22,7 @@ def database(tables: str) -> sqlite3.Connection:
 
 
 def to_blob(text: str) -> bytes:
-    """Encode a text that may hold a file name's undecodable bytes; blobs sort as the texts do."""
+    """Encode a text that may contain a file name's undecodable bytes; blobs sort like texts."""
     return text.encode("utf-8", "surrogatepass")
 
 

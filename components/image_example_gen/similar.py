@@ -1,4 +1,4 @@
-"""Names of classes that look alike, and so may mean the same."""
+"""Class names that look alike, and so may mean the same."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable
 
-# Letters of other alphabets that look like Latin ones; of these, what Unicode's confusables.txt
-# has for single Cyrillic and Greek letters that are in use.
+# Cyrillic and Greek letters that look like Latin ones, from Unicode's confusables.txt.
 _LOOKS_LIKE = str.maketrans(
     "авекмнорстухіјѕԁԛԝАВЕКМНОРСТУХІЈЅαβεικνορτυχγΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
     "abekmhopctyxijsdqwABEKMHOPCTYXIJSabeikvoptuxyABEZHIKMNOPTYX",
 )
-_VARIATIONS = re.compile("[\u034f\ufe00-\ufe0f]")  # of how a character is drawn
+_VARIATIONS = re.compile("[\u034f\ufe00-\ufe0f]")  # variation selectors
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 
 
 def skeleton(name: str) -> str:
-    """Equal for names that differ only in what is hardly seen, or in how a number is written.
+    """Return a text that is equal for names that look alike.
 
-    Case, accents' encoding (NFC, NFD), widths, blanks, underscores and hyphens, characters without
-    a width, letters that look like Latin ones, zeros before a number and behind its point.
+    Ignored are case, the encoding of accents (NFC, NFD), widths, blanks, underscores and hyphens,
+    invisible characters, alphabets of letters that look alike, and zeros at the ends of a number.
     """
     text = unicodedata.normalize("NFKC", name)
     text = "".join(
@@ -35,7 +34,7 @@ def skeleton(name: str) -> str:
 
 
 def _number(text: str) -> str:
-    """Strip a number of leading zeros."""
+    """Remove leading zeros, and trailing ones after the point."""
     whole, _, fraction = text.lstrip("+-").partition(".")
     fraction = fraction.rstrip("0")
     sign = "-" if text.startswith("-") else ""
@@ -43,7 +42,7 @@ def _number(text: str) -> str:
 
 
 def groups(names: Iterable[str]) -> list[list[str]]:
-    """Those of the names that look alike, sorted."""
+    """Group the names that look alike, sorted."""
     found: dict[str, list[str]] = {}
     for name in sorted(set(names)):
         found.setdefault(skeleton(name), []).append(name)
@@ -51,7 +50,7 @@ def groups(names: Iterable[str]) -> list[list[str]]:
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """Return the one of `known` that is most likely meant, "" where none is near."""
+    """Return the name in `known` that is most similar, "" if none is."""
     by_skeleton = {skeleton(each): each for each in sorted(known, reverse=True)}
     found = difflib.get_close_matches(skeleton(name), by_skeleton, n=1)
     return by_skeleton[found[0]] if found else ""

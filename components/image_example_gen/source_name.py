@@ -1,4 +1,4 @@
-"""What the text of a data source says, read without touching any file."""
+"""Parsing of the name of a data source, without access to files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MANIFEST = "manifest"
 TFRECORD = "tfrecord"
 TFDS = "tfds"
 CIFAR10 = "cifar10"
-UNSET = "unset"  # a reference to an environment variable that is not set
+UNSET = "unset"  # refers to an environment variable that is not set
 PREFIXES = (FOLDER, MANIFEST, TFRECORD, TFDS, CIFAR10)
 
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -25,10 +25,7 @@ _SPEC = re.compile(r"\{(SPAN|VERSION|YYYY|MM|DD)(:[^}]*)?\}")
 
 
 class SourceName(NamedTuple):
-    """A parsed source. `kind` "" leaves it to the content.
-
-    `location` is a path, a URI or the name of a TFDS data set.
-    """
+    """A parsed source: its kind, "" to decide by the content, and a path, URI or TFDS name."""
 
     kind: str
     location: str
@@ -40,20 +37,20 @@ class SourceName(NamedTuple):
 
     @property
     def has_spans(self) -> bool:
-        """Whether `location` holds {SPAN}, {VERSION} or a date."""
+        """Whether `location` contains {SPAN}, {VERSION} or a date."""
         return _SPEC.search(self.location) is not None
 
     @property
     def text(self) -> str:
-        """The text that parses to this."""
+        """The text that `parse` reads as this."""
         return f"{self.kind}:{self.location}" if self.kind in PREFIXES else self.location
 
 
 def parse(text: str) -> SourceName:
-    """Read `digits`, `tfds:NAME`, `[folder|manifest|tfrecord|cifar10:]PATH-OR-URI`.
+    """Parse `digits`, `tfds:NAME` or `[folder|manifest|tfrecord|cifar10:]PATH-OR-URI`.
 
-    `env:NAME` stands for what the environment variable holds, and a URL comes back with the secrets
-    that the configuration hides.
+    `env:NAME` is replaced by the value of the environment variable, and the hidden secrets of a URL
+    are restored.
     """
     try:
         text = redaction.reveal(text)
@@ -68,13 +65,13 @@ def parse(text: str) -> SourceName:
 
 
 def kind_of_file(location: str) -> str:
-    """Tell the kind of source from a file's name; "" where that is not possible."""
+    """Return the kind of source by the name of a file, "" if unknown."""
     if location.lower().endswith(MANIFESTS):
         return MANIFEST
     return TFRECORD if RECORDS.search(location) else ""
 
 
 def fixed_part(location: str) -> str:
-    """Return the longest leading path of `location` without a span, version or date in it."""
+    """Return the longest leading path of `location` without a span, version or date."""
     match = _SPEC.search(location)
     return location[: match.start()].rpartition("/")[0] or "/" if match else location

@@ -1,12 +1,11 @@
-"""Spans: TFX's numbered or dated parts of a data set, of which a run takes the latest or a range.
+"""Spans: TFX's numbered or dated parts of a data set, of which a run reads the latest or a range.
 
-A location may hold `{SPAN}`, or `{YYYY}`, `{MM}` and `{DD}` (the span is then the number of days
-since 1970-01-01), and `{VERSION}`, of which the highest counts; `{SPAN:3}` is a number of three
-digits. As in TFX, numbers need not follow on each other: the last N spans are the N highest that
-are there.
+A location may contain `{SPAN}`, or `{YYYY}`, `{MM}` and `{DD}` (the span is then the number of days
+since 1970-01-01), and `{VERSION}`, of which the highest counts. `{SPAN:3}` is a number of three
+digits. As in TFX, numbers need not be consecutive: the last N spans are the N highest that exist.
 """
 
-# Locations may be URIs, and pathlib would make other ones of them.
+# Locations may be URIs, which pathlib would change.
 # ruff: noqa: PTH207
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _PART = re.compile(r"\{(SPAN|VERSION|YYYY|MM|DD)(?::([^}]*))?\}")
 
 
 class Span(NamedTuple):
-    """A part of the data: its number, its version (None without), and the path or URI it is at."""
+    """A part of the data: number, version (None without), and path or URI."""
 
     number: int
     version: int | None
@@ -39,9 +38,9 @@ class Span(NamedTuple):
 
 
 def resolve(location: str, options: Options) -> list[Span]:
-    """Find the spans that `options` select, oldest first; one of number 0 for a source without.
+    """Find the spans to read, oldest first; a single span 0 for a location without spans.
 
-    Raises BadDataError where the pattern is not one of TFX's or finds no span.
+    Raises BadDataError if the pattern is invalid or no span matches.
     """
     windowed = options.spans != 1 or options.first_span is not None or options.last_span is not None
     if not source_name.parse(location).has_spans:
@@ -68,7 +67,7 @@ def resolve(location: str, options: Options) -> list[Span]:
 
 
 def name(number: int, source: str) -> str:
-    """Name a span: by its date where the source has dated spans, else by its number."""
+    """Return the date of a span if the source has dated spans, else its number."""
     is_dated = "{YYYY}" in source
     return (_EPOCH + datetime.timedelta(days=number)).isoformat() if is_dated else str(number)
 
@@ -91,22 +90,22 @@ def location(pattern: str, number: int, version: int = 1) -> str:
 
 
 def is_one(path: str, pattern: str) -> bool:
-    """Whether a path or URI is that of a span of the pattern."""
+    """Return whether a path or URI is one of the pattern's spans."""
     return re.fullmatch(_expression(pattern), path) is not None
 
 
 def window(spans: Sequence[Span], options: Options) -> frozenset[int]:
-    """Of the spans that `resolve` found, the numbers of those to train on."""
+    """Return the numbers of the spans to train on, among those that `resolve` found."""
     return frozenset(span.number for span in _chosen(list(spans), options))
 
 
 def told(location: str, found: Sequence[Span], window: Collection[int]) -> str:
-    """Which spans are read, for people; "" for a source without spans."""
+    """Describe which spans are read; "" for a source without spans."""
     if not source_name.parse(location).has_spans:
         return ""
     names = [prefix(span, location).rstrip("/") for span in found]
     judged = [span for span in found if span.number not in window]
-    older = f"; of {len(judged):,} of them only what is held out" if judged else ""
+    older = f"; only the held-out images of {len(judged):,} of them" if judged else ""
     return f"{len(found):,} of {location}: {shortened(names)}{older}"
 
 
@@ -133,9 +132,9 @@ def _found(location: str) -> list[Span]:
 
 def _candidates(location: str) -> list[str]:
     if storage.is_uri(location):
-        # Object stores have no folders to list: a span is there because a file in it is.
+        # Object stores have no folders: a span exists if it has files.
         root = source_name.fixed_part(location)
-        return [f"{root}/{entry.name}" for entry in files.list_remote(root)]
+        return [f"{root}/{name}" for name in files.list_remote(root)]
     wild = _NUMBER.sub("*", glob.escape(location))
     for part in _DATE:
         wild = wild.replace(part, "*")
@@ -143,13 +142,13 @@ def _candidates(location: str) -> list[str]:
 
 
 def _expression(location: str) -> str:
-    """Make a regular expression that matches a span's path, or one below it, from its beginning."""
+    """Return a regular expression for the path of a span, or one below it."""
     names = [match[1] for match in _NUMBER.finditer(location)]
     dates = [location.count(part) for part in _DATE]
     if names.count("SPAN") + max(dates) != 1 or names.count("VERSION") > 1 or len(set(dates)) != 1:
         raise BadDataError(
-            f"{location}: must hold {{SPAN}} or all of {{YYYY}}, {{MM}} and {{DD}}, each once, and "
-            "{VERSION} at most once"
+            f"{location}: must contain {{SPAN}} or all of {{YYYY}}, {{MM}} and {{DD}}, each once, "
+            "and {VERSION} at most once"
         )
     expression, end = "", 0
     for match in _PART.finditer(location):
@@ -174,7 +173,7 @@ def _day(values: dict[str, str]) -> int | None:
 
 
 def prefix(span: Span, location: str) -> str:
-    """Return the prefix that sets names of a span's inputs apart from those of other spans."""
+    """Return the prefix of the names of a span's inputs."""
     if span.location == location:
         return ""
     return os.path.relpath(span.location, source_name.fixed_part(location)) + "/"

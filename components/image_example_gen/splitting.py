@@ -1,17 +1,16 @@
-"""Which split an image is in, and that it stays there.
+"""Assignment of images to splits, which is kept in later ingests.
 
-1. A split that the source names stays, and so does one that an earlier ingest of the workspace
-   decided on.
-2. Otherwise it follows from the SHA-256 of the image's bytes.
-3. Images that look the same follow one of them, where `data.group_near_duplicates` is set.
-4. A class that is then missing from train or eval, or from a drawn test split, gives it images:
-   new ones before such as earlier ingests decided on, those of later spans before those of earlier
-   ones, those that look like no other first, and of these the one with the lowest SHA-256.
+1. A split that the source names is kept, as is one that an earlier ingest assigned.
+2. Otherwise the split is drawn from the SHA-256 of the image's bytes.
+3. With `data.group_near_duplicates`, images that look the same follow one of them.
+4. If a class is then missing from train, eval or a drawn test split, one of its images is moved
+   there: preferably a new one, then one of the latest span, then one that looks like no other, then
+   the one with the lowest SHA-256.
 
-No rule that only looks at the images could keep them where they are: of three images of a class two
-are in the same split of two, and these two alone would have been apart. So what was decided is
-written down beside the examples, and read by the next ingest. Step 4 goes span by span, so that
-spans that are only added to need no memory.
+A rule without memory could not keep images in their splits: of three images of a class two share a
+split, but as the only two images of the class they must be in different ones. Therefore the
+assignments are stored beside the examples, and read by the next ingest. Step 4 is done span by
+span, so that new spans do not change the outcome for earlier ones.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ def fill(
     groups: Sequence[Sequence[int]] = (),
     group: bool = False,
 ) -> None:
-    """Have every class of two images in train and eval, and of three in a drawn test split too.
+    """Move images so that each class is in train and eval, and with three images in a drawn test.
 
     Args:
-      ledger: the inputs, of which those that are kept have splits.
+      ledger: the inputs; those that are kept have splits.
       shares: split name to its share.
       window: numbers of the spans to train on, None for all.
-      groups: numbers of images that look the same.
-      group: whether these are in one split, and stay so.
+      groups: ids of images that look the same.
+      group: whether these are in one split, and must stay together.
     """
     of = {at: number for number, members in enumerate(groups) for at in members}
     entries = ledger.of(of) if group else {}
@@ -58,7 +57,7 @@ def fill(
     for label in list(_lacking(ledger, names)):
         places, before = [], {}
         for entry in ledger.of_class(label):
-            # A place of its own where it looks like no other.
+            # A group of its own if it looks like no other.
             number = of.get(entry.id, len(groups) + entry.id)
             movable = not entry.is_given and number not in mixed
             alike = len(groups[number]) if entry.id in of else 1
@@ -69,7 +68,7 @@ def fill(
 
 
 def _lacking(ledger: Ledger, names: Sequence[str]) -> Iterator[str]:
-    """Classes that are to be looked at, as they lack a split that they might have, up to a span."""
+    """Yield the classes that, up to some span, lack a split that an image could move to."""
     for label, counts in itertools.groupby(ledger.by_class(), lambda row: row[0]):
         there: set[str] = set()
         images = movable = 0
@@ -86,7 +85,7 @@ def _lacking(ledger: Ledger, names: Sequence[str]) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """An image, the number of its group, whether it may move, and how many are in the group."""
+    """An image, the number of its group, whether it may move, and the size of the group."""
 
     entry: Input
     group: int
@@ -106,13 +105,13 @@ def _fill_class(
             if all(place.entry.split != name for place in there):
                 _give(there, name, span, window, group)
         if {place.entry.split for place in there}.issuperset(names):
-            return  # what is added later takes nothing away
+            return  # later spans only add images
 
 
 def _give(
     there: Sequence[_Place], name: str, span: int, window: Collection[int] | None, group: bool
 ) -> None:
-    """Move an image, and what looks the same, to the split `name` from one that keeps some."""
+    """Move an image, or its group, to the split `name` from one that can spare it."""
     candidates = []
     for members in _spare(there, name, group):
         if all(
@@ -129,7 +128,7 @@ def _give(
 
 
 def _spare(there: Sequence[_Place], name: str, group: bool) -> Iterator[list[_Place]]:
-    """Images that look the same, of which their split has others, or that it can do without."""
+    """Yield the groups that their split can spare."""
     splits: dict[str, dict[int, list[_Place]]] = {}
     for place in there:
         splits.setdefault(place.entry.split, {}).setdefault(place.group, []).append(place)

@@ -1,8 +1,8 @@
-"""What must be known of a TIFF before Pillow reads it: it drops what libtiff complains about.
+"""Check of a TIFF before Pillow reads it, as Pillow discards libtiff's warnings.
 
-Of damaged fax and JPEG data libtiff leaves parts of the image as they were in memory, and warns.
-Pillow discards the warnings, so its pixels can differ from one reading to the next. Here the same
-libtiff, the one that Pillow is linked to, reads the image first, with handlers of our own.
+For damaged fax and JPEG data libtiff warns, and leaves parts of the image uninitialized: Pillow's
+pixels can differ between two readings. Here the libtiff that Pillow is linked to decodes the image
+first, with handlers for its warnings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DNG_VERSION = 50706
 _SENSOR = (32803, 34892)  # values of `_PHOTOMETRIC`: a colour filter array, and linear raw
 _REDUCED = 1  # bit of `_SUBFILE_TYPE`
 _NONE = 1  # value of `_COMPRESSION`
-_LONGEST = 200  # characters of a complaint
+_LONGEST = 200  # characters of a warning
 
 # int handler(TIFF*, void* user_data, const char* module, const char* format, va_list)
 _Handler = ctypes.CFUNCTYPE(
@@ -33,12 +33,12 @@ _Handler = ctypes.CFUNCTYPE(
 
 
 def check(data: bytes, image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
-    """Raise Unusable where the first page is not the image, too large, or damaged.
+    """Raise Unusable if the first page is a thumbnail, too large, or damaged.
 
     Args:
       data: the file.
-      image: the same, opened, its pixels not read.
-      max_pixels: of the image and of each of its tiles.
+      image: the opened file; its pixels are not read.
+      max_pixels: of the image and of each tile.
     """
     tags = image.tag_v2
     is_raw = _DNG_VERSION in tags or tags.get(_PHOTOMETRIC) in _SENSOR
@@ -51,7 +51,7 @@ def check(data: bytes, image: TiffImagePlugin.TiffImageFile, max_pixels: int) ->
     tile = int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_LENGTH, 0))
     if tile > max_pixels:
         raise Unusable("too large", f"tiles of {tile:,} pixels, data.max_pixels = {max_pixels:,}")
-    # Pillow reads the others on its own, and notices what is missing.
+    # Pillow reads uncompressed data itself, and notices if some is missing.
     if int(tags.get(_COMPRESSION, _NONE)) == _NONE:
         return
     library = _libtiff()
@@ -66,18 +66,18 @@ def check(data: bytes, image: TiffImagePlugin.TiffImageFile, max_pixels: int) ->
 
 
 def _complaint(library: ctypes.CDLL, data: bytes) -> str:
-    """Return libtiff's first message while it decodes the first page, "" for none."""
+    """Decode the first page and return libtiff's first warning, "" for none."""
     complaints: list[str] = []
     is_open = False
 
     def note(_tiff: int, _data: int, module: bytes, form: bytes, arguments: int) -> int:
-        # Of tags that it does not know, libtiff warns as well.
+        # While it opens the file, libtiff also warns about unknown tags.
         if is_open:
             text = ctypes.create_string_buffer(_LONGEST)
             _c_library().vsnprintf(text, _LONGEST, form, ctypes.c_void_p(arguments))
             name = (module or b"").decode(errors="replace")
             complaints.append(f"{name}: {text.value.decode(errors='replace')}")
-        return 1  # handled: not for the handlers of the process
+        return 1  # handled: the process's handlers are not called
 
     handler = _Handler(note)
     with _descriptor(data) as descriptor, _options(library, handler) as options:
@@ -95,7 +95,7 @@ def _complaint(library: ctypes.CDLL, data: bytes) -> str:
 
 
 def _decode(library: ctypes.CDLL, handle: int, complaints: list[str]) -> None:
-    """Read all strips or tiles, and forget them; the first complaint ends it."""
+    """Decode strips or tiles up to the first warning."""
     is_tiled = library.TIFFIsTiled(handle)
     kind = "Tile" if is_tiled else "Strip"
     size = getattr(library, f"TIFF{kind}Size")(handle)
@@ -141,10 +141,9 @@ def _c_library() -> ctypes.CDLL:
 
 @functools.cache
 def _libtiff() -> ctypes.CDLL | None:
-    """Load the library of Pillow's extension, through which libtiff's functions are found.
+    """Load libtiff through Pillow's extension, which is linked to it.
 
-    It is None where a Pillow was built without it, with one that hides its functions, or with one
-    from before version 4.5.
+    Returns None if Pillow was built without libtiff, with hidden functions, or with libtiff < 4.5.
     """
     try:
         return _declared(ctypes.CDLL(_imaging.__file__))
@@ -153,7 +152,7 @@ def _libtiff() -> ctypes.CDLL | None:
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Declare the types of the library's functions. Raises AttributeError where one is missing."""
+    """Declare the types of the functions. Raises AttributeError if one is missing."""
     pointer, number, size = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_ssize_t
     integer, text = ctypes.c_int, ctypes.c_char_p
     prototypes: dict[str, tuple[Any, tuple[Any, ...]]] = {

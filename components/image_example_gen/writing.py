@@ -1,4 +1,4 @@
-"""Decodes the inputs that are kept, once, and writes them as tf.Examples."""
+"""Decoding of the kept inputs, and writing of tf.Examples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from components.storage import staging
 
 
 class Target(NamedTuple):
-    """What an input is to become: position of its class, split, and the digest of its bytes."""
+    """The intended outcome of an input: position of its class, split, and SHA-256 of its bytes."""
 
     label_id: int
     split: str
@@ -32,7 +32,7 @@ class Target(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is known of a written example. thumb: `images.THUMB` squared RGB pixels."""
+    """Properties of a written example. thumb: `images.THUMB` squared RGB pixels."""
 
     width: int
     height: int
@@ -42,9 +42,9 @@ class Facts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A unit with the target of each of its inputs, None for those that are not to be written.
+    """A unit with the target of each input, None for inputs that are not written.
 
-    `keys` has, by split, a digest of all that the outcome of its inputs depends on.
+    `keys` is a digest, by split, of everything that the outcome of its inputs depends on.
     """
 
     index: int
@@ -53,21 +53,21 @@ class Work:
     targets: tuple[Target | None, ...]
 
     def shard(self, split: str) -> str:
-        """Path in the artifact of the file for the inputs of a split."""
+        """Return the path in the artifact of the file for a split."""
         return f"Split-{split}/{reuse.SHARD}{self.unit.span:05d}-{self.keys[split]}"
 
     @property
     def images(self) -> int:
-        """How many are to be written."""
+        """The number of inputs to write."""
         return sum(target is not None for target in self.targets)
 
 
-# The outcome of one input: its position in its unit, and what it became.
+# The outcome of one input: position in its unit, and properties or problem.
 Outcome = tuple[int, Facts | Problem]
 
 
 def shards(work: Work, outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """Images in each file that `write` writes for a unit, by path in the artifact."""
+    """Count the images in each file that `write` writes for a unit, by path in the artifact."""
     written = Counter(
         target.split
         for position, fate in outcomes
@@ -88,10 +88,10 @@ def write(work: Work, max_pixels: int, images: int, attempt: Attempt | None) -> 
     """Decode a unit's inputs and write them as `Split-<name>/<shard>`.
 
     Args:
-      work: the unit, and what its inputs are to become.
+      work: the unit and its targets.
       max_pixels: see `Options`.
-      images: how many there are in all units, for the progress shown.
-      attempt: at the unit, of an Examples artifact; None decodes only.
+      images: number of images in all units, for the progress shown.
+      attempt: to write the unit to an Examples artifact; None: decode only.
     """
     writers: dict[str, tf.io.TFRecordWriter] = {}
     outcomes: list[Outcome] = []
@@ -172,7 +172,7 @@ def to_example(picture: Picture, item: Item, target: Target, span: int) -> tf.tr
     example = tf.train.Example()
     made = example.features.feature
     for name, value in values.items():
-        # In place: a message made of others copies them, the image too.
+        # In place, as a message that is made of others copies them, including the image.
         if isinstance(value, int):
             made[name].int64_list.value.append(value)
         elif isinstance(value, float):
@@ -186,15 +186,14 @@ def to_example(picture: Picture, item: Item, target: Target, span: int) -> tf.tr
 def move(
     output: str, files: Iterable[str], moves: Mapping[str, tuple[str, str]]
 ) -> dict[str, int | None]:
-    """Move written examples to another split. Files that they leave or enter get other names.
+    """Move written examples to another split. Files that they leave or enter get new names.
 
     Args:
       output: folder of an Examples artifact.
-      files: all that hold examples, as paths in it.
-      moves: SHA-256 of an example to the split that it is in and the one that it goes to, "" for
-        none.
+      files: all files with examples, as paths in it.
+      moves: SHA-256 of an example to its old and new split, "" to remove it.
 
-    Returns the images in each file that is new, by path in the artifact; None for one that is gone.
+    Returns the number of images in each new file, by path in the artifact; None for removed files.
     """
     moving = _Moving(output, moves)
     by_split = {f"Split-{split}": split for split, _ in moves.values()}
@@ -215,7 +214,7 @@ class _Moving:
         self.changed: dict[str, int | None] = {}
 
     def split_off(self, split: str, name: str) -> None:
-        """Copy a file without what is to move, and add that to the files that are for it."""
+        """Copy a file without moved examples, which are added to the files of their new splits."""
         path = os.path.join(self._output, f"Split-{split}", name)
         staying, leaving = 0, []
         with tf.io.TFRecordWriter(f"{path}.partial") as writer:
@@ -237,7 +236,7 @@ class _Moving:
         self.changed |= {f"Split-{split}/{name}": None, f"Split-{split}/{rest}": staying}
 
     def close(self) -> None:
-        """Give the files that were added to their names."""
+        """Close the files of moved examples, and give them their names."""
         for split, writer in self._writers.items():
             writer.close()
             path = self._partial(split)

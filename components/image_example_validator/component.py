@@ -4,40 +4,37 @@ from __future__ import annotations
 
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
-from tfx.types import component_spec, standard_artifacts, standard_component_specs
+from tfx.types import standard_artifacts, standard_component_specs
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components.image_example_validator import executor
 from components.image_example_validator.findings import Policy
 from components.resolvers.previous_statistics import PREVIOUS
 
 
-class ImageExampleValidatorSpec(component_spec.ComponentSpec):
+class ImageExampleValidatorSpec(ComponentSpec):
     """Parameters, inputs and output of ImageExampleValidator."""
 
     PARAMETERS = {
-        executor.POLICY_KEY: component_spec.ExecutionParameter(type=str),
-        "code": component_spec.ExecutionParameter(type=str),
+        executor.POLICY_KEY: ExecutionParameter(type=str),
+        "code": ExecutionParameter(type=str),
     }
     INPUTS = {
-        standard_component_specs.STATISTICS_KEY: component_spec.ChannelParameter(
+        standard_component_specs.STATISTICS_KEY: ChannelParameter(
             type=standard_artifacts.ExampleStatistics
         ),
-        standard_component_specs.SCHEMA_KEY: component_spec.ChannelParameter(
-            type=standard_artifacts.Schema
-        ),
-        PREVIOUS: component_spec.ChannelParameter(
-            type=standard_artifacts.ExampleStatistics, optional=True
-        ),
+        standard_component_specs.SCHEMA_KEY: ChannelParameter(type=standard_artifacts.Schema),
+        PREVIOUS: ChannelParameter(type=standard_artifacts.ExampleStatistics, optional=True),
     }
     OUTPUTS = {
-        standard_component_specs.ANOMALIES_KEY: component_spec.ChannelParameter(
+        standard_component_specs.ANOMALIES_KEY: ChannelParameter(
             type=standard_artifacts.ExampleAnomalies
         ),
     }
 
 
 class ImageExampleValidator(base_component.BaseComponent):
-    """Validates statistics, and stops the run on findings that the policy does not let pass.
+    """Validator of statistics that stops the run on findings which the policy refuses.
 
     TFX's ExampleValidator only sets a property on its output, and the run goes on; nor does it
     compare splits with each other or with the data before.

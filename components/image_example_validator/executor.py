@@ -1,4 +1,4 @@
-"""Validates statistics against the schema, the other splits and the statistics before."""
+"""Validation of statistics against the schema, the other splits and earlier statistics."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def removed(
 
 
 def _all(statistics: Statistics) -> dict[str, int]:
-    """Images of each class, of all splits."""
+    """Count the images of each class, of all splits."""
     total: Counter[str] = Counter()
     for split in statistics.values():
         total.update(class_counts(split))

@@ -123,7 +123,7 @@ class Policy(BaseModel):
     )
 
     def level(self, finding: Finding) -> Level:
-        """Whether `finding` stops the run."""
+        """Tell whether `finding` stops the run."""
         names = (finding.type, finding.feature, f"{finding.feature} {finding.type}")
         if _any_matches(self.warn, names) and not _any_matches(self.block, names):
             return Level.WARN

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
-from tfx.types import component_spec, standard_artifacts, standard_component_specs
+from tfx.types import standard_artifacts, standard_component_specs
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components.image_schema_gen import executor
 
 
-class ImageSchemaGenSpec(component_spec.ComponentSpec):
+class ImageSchemaGenSpec(ComponentSpec):
     """Inputs and output of ImageSchemaGen."""
 
-    PARAMETERS = {"code": component_spec.ExecutionParameter(type=str)}
+    PARAMETERS = {"code": ExecutionParameter(type=str)}
     INPUTS = {
-        standard_component_specs.STATISTICS_KEY: component_spec.ChannelParameter(
+        standard_component_specs.STATISTICS_KEY: ChannelParameter(
             type=standard_artifacts.ExampleStatistics
         ),
-        standard_component_specs.EXAMPLES_KEY: component_spec.ChannelParameter(
-            type=standard_artifacts.Examples
-        ),
+        standard_component_specs.EXAMPLES_KEY: ChannelParameter(type=standard_artifacts.Examples),
     }
     OUTPUTS = {
-        standard_component_specs.SCHEMA_KEY: component_spec.ChannelParameter(
-            type=standard_artifacts.Schema
-        ),
+        standard_component_specs.SCHEMA_KEY: ChannelParameter(type=standard_artifacts.Schema),
     }
 
 
 class ImageSchemaGen(base_component.BaseComponent):
-    """Writes a schema whose label domain is the data set's sorted class list.
+    """Writer of a schema whose label domain is the data set's sorted class list.
 
     TFX's SchemaGen sees statistics only, and those leave out the image bytes that Transform has
     to find in the schema; it also keeps no more than 100 label values, ordered by frequency.
@@ -52,24 +49,22 @@ class ImageSchemaGen(base_component.BaseComponent):
         )
 
 
-class ImageSchemaImportSpec(component_spec.ComponentSpec):
+class ImageSchemaImportSpec(ComponentSpec):
     """Parameters and output of ImageSchemaImport."""
 
     PARAMETERS = {
-        standard_component_specs.SCHEMA_FILE_KEY: component_spec.ExecutionParameter(type=str),
-        "digest": component_spec.ExecutionParameter(type=str),
-        "code": component_spec.ExecutionParameter(type=str),
+        standard_component_specs.SCHEMA_FILE_KEY: ExecutionParameter(type=str),
+        "digest": ExecutionParameter(type=str),
+        "code": ExecutionParameter(type=str),
     }
-    INPUTS: dict[str, component_spec.ChannelParameter] = {}
+    INPUTS: dict[str, ChannelParameter] = {}
     OUTPUTS = {
-        standard_component_specs.SCHEMA_KEY: component_spec.ChannelParameter(
-            type=standard_artifacts.Schema
-        ),
+        standard_component_specs.SCHEMA_KEY: ChannelParameter(type=standard_artifacts.Schema),
     }
 
 
 class ImageSchemaImport(base_component.BaseComponent):
-    """Brings a curated schema into the pipeline.
+    """Importer of a curated schema.
 
     TFX's ImportSchemaGen is cached by the file's name alone, so that an edited schema would be
     ignored, and takes any schema, be there a class list in it or not.

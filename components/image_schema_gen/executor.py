@@ -1,4 +1,4 @@
-"""Writes the schema: inferred from the data, or a curated one as it is."""
+"""The executors that write the schema: inferred from the data, or a curated one as it is."""
 
 from __future__ import annotations
 

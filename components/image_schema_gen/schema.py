@@ -1,4 +1,4 @@
-"""What the schema of ImageExampleGen's output says beyond what statistics can tell."""
+"""The parts of ImageExampleGen's schema that statistics do not cover."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def class_names(schema: schema_pb2.Schema) -> list[str]:
 
 
 def class_counts(statistics: statistics_pb2.DatasetFeatureStatisticsList) -> dict[str, int]:
-    """Images of each class that has any, from the statistics of one split."""
+    """Count the images of each class that has any, from the statistics of one split."""
     for feature in statistics.datasets[0].features:
         if list(feature.path.step) == [features.LABEL_TEXT]:
             buckets = feature.string_stats.rank_histogram.buckets

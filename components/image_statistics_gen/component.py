@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from tfx import types
 from tfx.dsl.components.base import base_beam_component, executor_spec
-from tfx.types import component_spec, standard_artifacts, standard_component_specs
+from tfx.types import standard_artifacts, standard_component_specs
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components.image_statistics_gen import executor
 
 
-class ImageStatisticsGenSpec(component_spec.ComponentSpec):
+class ImageStatisticsGenSpec(ComponentSpec):
     """Parameters, input and output of ImageStatisticsGen."""
 
-    PARAMETERS = {"code": component_spec.ExecutionParameter(type=str)}
+    PARAMETERS = {"code": ExecutionParameter(type=str)}
     INPUTS = {
-        standard_component_specs.EXAMPLES_KEY: component_spec.ChannelParameter(
-            type=standard_artifacts.Examples
-        ),
+        standard_component_specs.EXAMPLES_KEY: ChannelParameter(type=standard_artifacts.Examples),
     }
     OUTPUTS = {
-        standard_component_specs.STATISTICS_KEY: component_spec.ChannelParameter(
+        standard_component_specs.STATISTICS_KEY: ChannelParameter(
             type=standard_artifacts.ExampleStatistics
         ),
     }
 
 
 class ImageStatisticsGen(base_beam_component.BaseBeamComponent):
-    """Writes TFDV's statistics of `components.features.STATISTICS`, as TFX's StatisticsGen would.
+    """Writer of TFDV's statistics of `components.features.STATISTICS`, as TFX's StatisticsGen.
 
     That one puts whole records into batches of up to a thousand before it drops what it was told
     to: with phone photos, gigabytes.

@@ -1,4 +1,4 @@
-"""Reads the derived features of each shard as columns, and has TFDV count them."""
+"""TFDV's statistics of the derived features, which are read as columns, shard by shard."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 
 class _Columns(Worker[tuple[str, str]]):
-    """Reads the derived features of a shard, and keeps them as an Arrow file."""
+    """Reader of a shard's derived features, which are kept as an Arrow file."""
 
     def __init__(self, images: int) -> None:
         self._images = images
@@ -128,7 +128,7 @@ def read_columns(shard: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Read features of a TFRecord file, of which each example has one value.
 
     Batches of at most `ROWS` rows, in the file's order, with a list column for each name, which is
-    how TFDV wants them.
+    how TFDV takes them.
     """
     # tf.data takes three times as long for a record that is taken out of it.
     records = tf.compat.v1.io.tf_record_iterator(staging.here(shard))

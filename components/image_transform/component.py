@@ -8,31 +8,28 @@ from typing import Any
 
 from tfx import types
 from tfx.dsl.components.base import base_beam_component, executor_spec
-from tfx.types import component_spec, standard_artifacts, standard_component_specs
+from tfx.types import standard_artifacts, standard_component_specs
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components.image_transform import executor
 
 
-class ImageTransformSpec(component_spec.ComponentSpec):
+class ImageTransformSpec(ComponentSpec):
     """Parameters, inputs and outputs of ImageTransform."""
 
     PARAMETERS = {
-        standard_component_specs.PREPROCESSING_FN_KEY: component_spec.ExecutionParameter(type=str),
-        standard_component_specs.CUSTOM_CONFIG_KEY: component_spec.ExecutionParameter(type=str),
+        standard_component_specs.PREPROCESSING_FN_KEY: ExecutionParameter(type=str),
+        standard_component_specs.CUSTOM_CONFIG_KEY: ExecutionParameter(type=str),
     }
     INPUTS = {
-        standard_component_specs.EXAMPLES_KEY: component_spec.ChannelParameter(
-            type=standard_artifacts.Examples
-        ),
-        standard_component_specs.SCHEMA_KEY: component_spec.ChannelParameter(
-            type=standard_artifacts.Schema
-        ),
+        standard_component_specs.EXAMPLES_KEY: ChannelParameter(type=standard_artifacts.Examples),
+        standard_component_specs.SCHEMA_KEY: ChannelParameter(type=standard_artifacts.Schema),
     }
     OUTPUTS = {
-        standard_component_specs.TRANSFORM_GRAPH_KEY: component_spec.ChannelParameter(
+        standard_component_specs.TRANSFORM_GRAPH_KEY: ChannelParameter(
             type=standard_artifacts.TransformGraph
         ),
-        standard_component_specs.TRANSFORMED_EXAMPLES_KEY: component_spec.ChannelParameter(
+        standard_component_specs.TRANSFORMED_EXAMPLES_KEY: ChannelParameter(
             type=standard_artifacts.Examples
         ),
     }

@@ -1,4 +1,4 @@
-"""Saves preprocessing_fn as a graph and puts every example through it, shard by shard.
+"""The executor that saves preprocessing_fn as a graph and applies it, shard by shard.
 
 TFX's executor carries each image over Beam stages, as Arrow and as Python objects, and writes gzip,
 which costs more than the resize and does not make pixels smaller by much.
@@ -177,7 +177,7 @@ class _Group(NamedTuple):
 
 
 def _groups(records: Iterable[bytes]) -> Iterator[_Group]:
-    """At most GROUP records, and GROUP_PIXELS or a single larger image, at a time."""
+    """Group at most GROUP records, and GROUP_PIXELS or a single larger image."""
     group = _Group(0, [])
     room = GROUP_PIXELS
     for index, record in enumerate(records):
@@ -217,7 +217,7 @@ def _blame(record: bytes, otherwise: str, error: tf.errors.InvalidArgumentError)
 
 
 class _TransformShard(Worker[tuple[str, str]]):
-    """Reads, transforms and writes a shard: image bytes cross no Beam stage."""
+    """Reader, transformer and writer of a shard: image bytes cross no Beam stage."""
 
     def __init__(self, graph_uri: str, images: int) -> None:
         self._graph_uri = graph_uri

@@ -45,8 +45,9 @@ class Change(BaseModel):
     """A change that has begun.
 
     entry: of the audit log. before: the old text, None where there was no file. steps: the texts
-    that replace it, one after the other. followed: whether it counts only when servers follow.
-    until: when it is over at the latest.
+    that it may bring, the wanted one last. followed: whether servers have to load a version for the
+    last one; it counts only when they have. Else it is kept where it was cut off: a server that has
+    dropped a version would refuse to move a label back to it. until: when it is over at the latest.
     """
 
     entry: Entry

@@ -24,6 +24,7 @@ from components.model_server.config_file import NAME
 
 PUT_BACK = "The old configuration is back in force"
 _TRIES = 5
+_BACK_SECONDS = 60.0  # for servers to load again what a failed change dropped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,7 +351,13 @@ class Registry:
             "from": old.as_json(),
             "to": new.as_json(),
         }
-        found.begin(entry, len(steps) * timeout, texts, bool(followers))
+        loaded, last = (new.loaded or frozenset()), ([old, *steps][-2].loaded or frozenset())
+        back = Serving(new.labels, loaded | (old.loaded or frozenset()))
+        back_text = served.rewritten(self.base, back)
+        is_loading, is_dropping = bool(followers) and not loaded <= last, back.loaded != loaded
+        back_s = min(timeout, _BACK_SECONDS) if is_dropping else 0.0
+        found.begin(entry, len(steps) * timeout + back_s, [back_text, *texts], is_loading)
+        text = ""
         try:
             for step, text in zip(steps, texts, strict=True):
                 followers.hurry(found.write(text))
@@ -359,6 +366,11 @@ class Registry:
         except BaseException as error:
             if isinstance(error, ConflictError) and not found.written:
                 raise
+            if isinstance(error, PromotionFailed) and text == texts[-1] and is_dropping:
+                # Servers may have dropped what a label goes back to, and would refuse to move it.
+                with contextlib.suppress(OSError, UserError, KeyboardInterrupt):
+                    followers.hurry(found.write(back_text))
+                    followers.wait(self.name, back, back_s)
             raise self._failure(found, error) from error
 
     def _failure(self, found: Configuration, error: BaseException) -> BaseException:

@@ -1,1 +1,1 @@
-"""How nodes find artifacts of earlier runs: one strategy a file, which `pipeline.dag` wires in."""
+"""Resolver strategies for artifacts of earlier runs, which `pipeline.dag` wires in."""

@@ -1,4 +1,4 @@
-"""Finds the model that a candidate has to be at least as good as."""
+"""The resolver strategy for the baseline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODEL_BLESSING = "model_blessing"
 
 
 class BaselineStrategy(resolver.ResolverStrategy):
-    """Resolves `model` to the latest blessed Model that is not the `candidate`.
+    """A strategy that resolves `model` to the latest blessed Model that is not the `candidate`.
 
     TFX's LatestBlessedModelStrategy runs before the candidate exists, so that a rerun which takes
     the candidate from the cache finds that same model as its own baseline: it is then evaluated

@@ -1,4 +1,4 @@
-"""Finds the statistics that new ones are compared with."""
+"""The resolver strategy for the statistics that new ones are compared with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STATISTICS_ID = "statistics_id"  # property of an anomalies artifact: the statis
 
 
 class PreviousStatisticsStrategy(resolver.ResolverStrategy):
-    """Resolves `previous` to the latest statistics before `current` that passed validation.
+    """A strategy that resolves `previous` to the last valid statistics before `current`.
 
     Those of an earlier span where there are any, else those of the same span as it was before. A
     data set that was refused is no standard for the next one. Whatever is ingested later, the

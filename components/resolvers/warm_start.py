@@ -1,4 +1,4 @@
-"""Finds the model that a training may begin from."""
+"""The resolver strategy for the model that a training begins with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXAMPLES = "examples"
 
 
 class WarmStartStrategy(resolver.ResolverStrategy):
-    """Resolves `model` to the latest blessed Model that was not trained on `examples`.
+    """A strategy that resolves `model` to the latest blessed Model not trained on `examples`.
 
     Were it simply the latest one, a rerun on the same data would find the model of the run before,
     so that no training was ever taken from the cache. Nor is it one that has seen images in
@@ -46,7 +46,7 @@ class WarmStartStrategy(resolver.ResolverStrategy):
 
 
 def _known(store: mlmd.MetadataStore, model: int, examples: int) -> str:
-    """How a model knows of images that are held out from `examples`; "" where it does not."""
+    """Describe which images held out from `examples` a model was trained on; "" for none."""
     now = next(Lineage(store).ingested(examples), "")
     if not now:
         return ""

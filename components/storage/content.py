@@ -21,7 +21,7 @@ MANIFEST = ".files.json"
 
 
 def exists(location: str) -> bool:
-    """Whether there is a file, or a folder with something in it. Raises OSError if unreachable."""
+    """Tell whether there is a file, or a folder that is not empty. Raises OSError."""
     if not is_uri(location):
         return os.path.exists(location)  # noqa: PTH110 - no path is refused
     with _told(location):
@@ -29,7 +29,7 @@ def exists(location: str) -> bool:
 
 
 def size(location: str) -> int:
-    """Bytes of a file. Raises OSError."""
+    """Return the bytes of a file. Raises OSError."""
     if not is_uri(location):
         return Path(location).stat().st_size
     with _told(location):
@@ -78,7 +78,7 @@ def write_bytes(location: str, content: bytes, *, durable: bool = True) -> None:
 
 
 def write_text(location: str, text: str, *, durable: bool = True) -> None:
-    """As `write_bytes`, in UTF-8."""
+    """Write a text in UTF-8; see `write_bytes`."""
     write_bytes(location, text.encode(), durable=durable)
 
 
@@ -218,7 +218,7 @@ def move(source: str, target: str) -> None:
 
 
 def files(root: str) -> dict[str, int]:
-    """Bytes of every file below `root`, by path relative to it, sorted; nothing without one.
+    """List the bytes of every file below `root`, by path relative to it, sorted; {} for none.
 
     Raises OSError.
     """
@@ -254,7 +254,7 @@ def copy_tree(source: str, target: str) -> None:
 
 
 def changed(folder: str) -> float:
-    """When any file in a folder was written last, in epoch seconds; 0 without one."""
+    """Return when any file in a folder was last written, in epoch seconds; 0 without one."""
     if not is_uri(folder):
         return max((path.stat().st_mtime for path in Path(folder).glob("*")), default=0)
     with _told(folder):
@@ -264,7 +264,7 @@ def changed(folder: str) -> float:
 
 
 def names(folder: str) -> list[str]:
-    """Names directly in a folder, of files and of folders, sorted; nothing without one.
+    """List the files and folders directly in a folder, sorted; [] without one.
 
     Raises OSError.
     """

@@ -22,7 +22,7 @@ _MOST_TEXT = 300  # characters of a client's message
 
 
 def is_uri(location: str) -> bool:
-    """Whether it is something like s3://bucket/models, and not a path."""
+    """Tell whether it is a URI such as s3://bucket/models, and not a path."""
     return "://" in location
 
 
@@ -67,7 +67,7 @@ def filesystem(location: str) -> Any:
 
 
 def supported(location: str) -> bool:
-    """Whether files of this path or URI can be read and written here, as far as modules go."""
+    """Tell whether the client for a path or URI is installed."""
     return not unsupported(location)
 
 
@@ -85,7 +85,7 @@ def _missing(kind: str) -> str:
 
 
 def unsupported(location: str) -> str:
-    """Why files of a URI can be neither read nor written here; "" where they can."""
+    """Return why files of a URI can be neither read nor written here; "" where they can."""
     kind = scheme(location)
     if kind in ("http", "https", "ftp"):
         return f"{kind}:// is no storage: nothing can be listed or written there"
@@ -100,7 +100,7 @@ def _before_import(kind: str) -> None:
 
 
 def _options(kind: str) -> dict[str, Any]:
-    """How a client is made: no listing may be an old one, and no wait is without an end."""
+    """Return a client's options: no listing may be an old one, and no wait endless."""
     _before_import(kind)
     if kind in ("s3", "s3a"):
         retries = {} if "AWS_MAX_ATTEMPTS" in os.environ else {"total_max_attempts": 8}

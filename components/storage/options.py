@@ -1,4 +1,4 @@
-"""How object stores are reached, and where the copies of artifacts are; `[storage]`."""
+"""Settings of object stores and of the copies of artifacts; `[storage]`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NAME = r"^[^\x00-\x1f]+$"  # an environment variable holds it
 
 
 class Options(BaseModel):
-    """How S3 is reached, and the copies of artifacts that nodes work on.
+    """Settings of S3, and of the copies of artifacts that nodes work on.
 
     Keys are never settings: they come from the environment, from a profile of ~/.aws, or from a
     pod's web identity.

@@ -69,7 +69,7 @@ def area() -> Path:
 
 
 def local(uri: str) -> str:
-    """Where the copy of a URI is, or would be; a path as it is."""
+    """Return the path of the copy of a URI, there or not; a path as it is."""
     kind, mark, rest = uri.partition("://")
     return str(area() / kind / rest.strip("/")) if mark else uri
 
@@ -81,7 +81,7 @@ def origin(location: str) -> str:
 
 
 def here(path: str) -> str:
-    """`path`, which is there now if it is that of a copy. Raises OSError."""
+    """Fetch `path` if it is in a copy that is not whole yet. Returns it. Raises OSError."""
     uri = origin(path)
     if uri != path and not os.path.exists(path):  # noqa: PTH110
         root = _root(path)

@@ -21,7 +21,7 @@ PathType = bytes | str
 
 
 class ObjectStores(filesystem.Filesystem):
-    """What TFX asks of files, of the schemes that TensorFlow does not have.
+    """TFX's file system interface for the schemes that TensorFlow does not have.
 
     A store has no folders: to make one is nothing, and one is there where an object is below it, or
     the list of an artifact's files beside it.

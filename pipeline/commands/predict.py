@@ -84,7 +84,7 @@ def predict(
         if labels is None:
             raise ConfigError("--weights needs --labels: a file with the names of their classes")
     elif not images:
-        raise typer.BadParameter("name at least one image after the model", param_hint="IMAGE")
+        raise ConfigError(f"IMAGE is missing: perennial predict {model} IMAGE")
     names = read_labels(labels) if labels else []
 
     from pipeline import prediction

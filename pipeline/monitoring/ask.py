@@ -1,17 +1,18 @@
 """The images of the traffic that are most worth a person's label.
 
 Of the budget, at most a quarter each goes to images in which versions disagree and to images
-further from the training images than nearly all held-out ones. The rest goes to what the model is
-least sure of, spread over the penultimate layer: of three times as many, a greedy k-centre takes
-the one that is furthest from all that are chosen, again and again, so that no kind of image is
-asked for twice while another is not. Near duplicates are asked for once, and what was trained on
-not at all.
+further from the training images than nearly all held-out ones. The rest goes to those that the
+model is least sure of, of each predicted class in turn, as traffic is mostly of a few classes. Of
+three times as many, a greedy k-centre in the penultimate layer takes the one that is furthest from
+all that are chosen, again and again, so that they are diverse. Of near duplicates one is chosen,
+and no image that has a label.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -67,9 +68,19 @@ def choose(candidates: Candidates, number: int) -> list[tuple[int, str]]:
         few = min(-(-number // _SHARE), number - len(chosen))
         chosen |= dict.fromkeys(_diverse(candidates.points, found[: _POOL * few], few), reason)
     left = number - len(chosen)
-    pool = [int(index) for index in order if index not in chosen][: _POOL * left]
+    rest = [int(index) for index in order if index not in chosen]
+    pool = _by_turns(rest, candidates.probabilities.argmax(axis=1))[: _POOL * left]
     chosen |= dict.fromkeys(_diverse(candidates.points, pool, left, list(chosen)), UNSURE)
     return list(chosen.items())
+
+
+def _by_turns(indices: Sequence[int], predicted: np.ndarray) -> list[int]:
+    """Order `indices` so that each predicted class has its turn, its first index first."""
+    groups: dict[int, list[int]] = {}
+    for index in indices:
+        groups.setdefault(int(predicted[index]), []).append(index)
+    turns = itertools.zip_longest(*groups.values())
+    return [index for turn in turns for index in turn if index is not None]
 
 
 def _diverse(

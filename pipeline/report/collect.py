@@ -293,6 +293,7 @@ def _predictions(
         )
         for row in shown
     }
+    compared = verdict.compared_classes if verdict else ()
     return Predictions(
         grid=[known[row] for row in grid],
         mistakes=[known[row] for row in mistakes],
@@ -302,9 +303,7 @@ def _predictions(
             for row in mislabelled.suspects(labels, probabilities)
             if chosen[row] != labels[row]
         ],
-        paired=None
-        if baseline is None
-        else _duel(named, chosen == labels, baseline, verdict.compared_classes if verdict else ()),
+        paired=None if baseline is None else _paired(named, chosen == labels, baseline, compared),
     )
 
 
@@ -375,7 +374,7 @@ def _matrix(column: Any, classes: int) -> np.ndarray:
     return values.reshape(-1, classes)
 
 
-def _duel(
+def _paired(
     labels: np.ndarray, right: np.ndarray, baseline: np.ndarray, classes: Sequence[str]
 ) -> PairedOutcomes:
     compared = np.isin(labels, classes) if classes else np.ones(len(labels), bool)

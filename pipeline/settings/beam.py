@@ -59,9 +59,9 @@ class BeamNode(Section):
 class BeamConfig(Section):
     """Beam's settings for ImageExampleGen, StatisticsGen, Transform and Evaluator.
 
-    To run their work elsewhere, name a job server; the DAG and the cache stay as they are. Data and
-    workspace must be on storage that the workers share, and workers must have this version of the
-    project: `perennial worker`, in its image. See the README.
+    To run their work on other machines, name a job server; the DAG and the cache do not change.
+    Data and workspace must be on storage that the workers share, and workers must have this version
+    of the project: `perennial worker`, in its image. See the README.
     """
 
     # Named always: Beam's own choice of a runner may download a Go binary.

@@ -126,21 +126,23 @@ class Pool(PodSettings):
     timeout: int | None = Field(
         default=None,
         ge=1,
-        description="Seconds after which a pod that has a machine is given up; unset: never. For "
-        "one that waits there is kubeflow.start_timeout.",
+        description="Seconds after which a running pod is stopped; unset: never. For pods that "
+        "wait to start, see kubeflow.start_timeout.",
     )
     retries: int = Field(
         default=2,
         ge=0,
         le=100,
-        description="Further tries after an accident: a pod that was deleted or lost its machine, "
-        "a process that a signal ended, a database that went away. Bad settings, bad data and a "
-        "model that is not blessed are none.",
+        description="Retries after a pod was deleted or lost its machine, a signal ended its "
+        "process, or the database went away; not after bad settings, bad data or a model that is "
+        "not blessed.",
     )
-    retry_delay: int = Field(default=60, ge=0, le=3600, description="Seconds before the first one.")
+    retry_delay: int = Field(
+        default=60, ge=0, le=3600, description="Seconds before the first retry."
+    )
     # Argo takes no fractions.
     retry_factor: int = Field(
-        default=2, ge=1, le=10, description="Factor by which the delay grows from try to try."
+        default=2, ge=1, le=10, description="Factor by which the delay grows with each retry."
     )
 
     @model_validator(mode="after")
@@ -160,7 +162,7 @@ class MetadataConfig(Section):
 
     kind: Literal["mysql", "postgresql", "sqlite"] = Field(
         default="mysql",
-        description="mysql is MariaDB too; sqlite only where one node runs at a time.",
+        description="mysql is MariaDB too; sqlite only if one node runs at a time.",
     )
     host: str = Field(default="perennial-metadata", min_length=1, description="Host of the server.")
     port: int | None = Field(
@@ -223,8 +225,8 @@ class KubeflowConfig(PodSettings):
     metadata: MetadataConfig = Field(default=MetadataConfig(), description="ML Metadata.")
     grouping: Literal["stages", "nodes"] = Field(
         default="stages",
-        description="Pods: stages makes one of data, the Trainer and the judgement of its model "
-        "each, and more where nodes of a stage name different pools; nodes makes one of each node. "
+        description="Pods: stages makes one pod each for data, the Trainer and the checks of its "
+        "model, and more if nodes of a stage name different pools; nodes makes one for each node. "
         "Retries and timeout are those of the pod.",
     )
     nodes: Mapping[str, str] = Field(
@@ -245,8 +247,8 @@ class KubeflowConfig(PodSettings):
         default=86_400,
         ge=0,
         le=2**31 - 1,
-        description="Seconds after which Kubeflow ends a run, whatever its pods wait for; 0: "
-        "never, and for Kubeflow before 2.17, which does not know this.",
+        description="Seconds after which Kubeflow ends a run, running or not; 0: never, and for "
+        "Kubeflow before 2.17, which does not support this.",
     )
     start_timeout: int = Field(
         default=3600,

@@ -32,9 +32,9 @@ def _pattern(value: str) -> str:
 class DataConfig(Section):
     """Source and splits of the images.
 
-    Splits are shares of content-hash buckets: with 80, 20 and 0, eight images in ten train. An
-    image stays in its split across runs and as data grows, until the shares change, and every class
-    of two images is in train and in eval: see docs/how-to/own-images.md.
+    Splits are shares of content-hash buckets: with 80, 20 and 0, eight images in ten are in train.
+    An image stays in its split across runs and as data grows, until the shares change, and every
+    class of two images is in train and in eval: see docs/how-to/own-images.md.
     """
 
     source: Annotated[str, SOURCE] = Field(
@@ -46,13 +46,13 @@ class DataConfig(Section):
         default=80, ge=1, le=10_000, description="Share of images that train the model."
     )
     eval: int = Field(
-        default=20, ge=1, le=10_000, description="Share of images that judge the model."
+        default=20, ge=1, le=10_000, description="Share of images that evaluate the model."
     )
     test: int = Field(
         default=0,
         ge=0,
         le=10_000,
-        description="Share of images kept from both; 0 makes no such split.",
+        description="Share of images in neither; 0: no such split.",
     )
     schema_file: Annotated[Path | None, PATH] = Field(
         default=None,
@@ -154,19 +154,18 @@ class DataConfig(Section):
 
 
 class ValidationConfig(Section, Policy):
-    """Which findings about the data stop a run before training.
+    """Findings about the data that stop a run before training.
 
     A finding has a type, such as ENUM_TYPE_UNEXPECTED_STRING_VALUES (TFDV's names), CLASS_MISSING
     or CLASS_IMBALANCE, and a feature, such as image/class/text. Distances between distributions lie
-    in 0..1; at 1 nothing is ever found.
+    in 0..1; with a limit of 1 nothing is found.
 
-    The defaults are above what chance does to some hundred images. The largest of ten random
-    splits, of 500 flower photos, 1,500 of CIFAR-10 and the 1,797 digits: a fifth against the rest
-    is 0.20, 0.03 and 0.03 apart in numbers and 0.15, 0.05 and 0.05 in labels; halves are 0.17, 0.02
-    and 0.03 and 0.11, 0.04 and 0.04. Of 100 photos, a fifth is 0.38 and 0.22, and halves are 0.45
-    and 0.18, so that so few can be found to differ by chance. Photos of 0.7 times the brightness
-    are 0.33 from others, blurred ones (3 pixels) 0.41; a class cut to 30 % changes labels by 0.15
-    to 0.18.
+    The defaults are above the largest distances of ten random splits of some hundred images. Those
+    of 500 flower photos, 1,500 images of CIFAR-10 and the 1,797 digits: a fifth against the rest
+    0.20, 0.03 and 0.03 for numeric features and 0.15, 0.05 and 0.05 for labels; two halves 0.17,
+    0.02 and 0.03, and 0.11, 0.04 and 0.04. With 100 photos chance can exceed the defaults: a fifth
+    0.38 and 0.22, halves 0.45 and 0.18. Real changes: photos of 0.7 times the brightness 0.33,
+    blurred ones (3 pixels) 0.41; a class cut to 30 % changes labels by 0.15 to 0.18.
     """
 
 

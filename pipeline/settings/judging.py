@@ -1,4 +1,4 @@
-"""Settings of what happens to a trained model: the gate, the trial and the push."""
+"""Settings of the gate, the trial in a model server and the push."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class PushConfig(Section):
             place_of(where)
         elif self.promote != "none":
             raise ValueError(
-                "promote needs served_config = configmap://NAMESPACE/NAME: of no other place is "
-                "it known which servers follow it"
+                "promote needs served_config = configmap://NAMESPACE/NAME: for other places the "
+                "servers are not known"
             )
         if is_config_map(self.directory or ""):
             raise ValueError("directory must be a folder or a URI, not a ConfigMap")

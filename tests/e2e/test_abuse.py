@@ -2,7 +2,7 @@
 
 In tests/tensorflow, test_images.py and test_ingest.py have broken and huge images, test_sources.py
 links and damaged records, and test_weights.py pickles and unpinned weights; in tests/serving,
-test_serving_own.py and test_serving_tensors.py have clients of the server.
+test_serving_limits.py and test_serving_tensors.py have clients of the server.
 """
 
 from __future__ import annotations

@@ -5,21 +5,27 @@ from __future__ import annotations
 import base64
 import contextlib
 import shutil
+import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
+import pytest
 import requests
 from PIL import Image
 
 from components.features import IMAGE
-from components.model_server.client import Client
+from components.model_server.client import Client, strings
+from components.model_server.errors import ServingError
 from components.model_server.tensors import Arrays
 from tests.kit import image_corpus
+
+if TYPE_CHECKING:
+    from components.model_server.server import ModelServer
 
 MODEL = "colours"
 PREDICT = f"/v1/models/{MODEL}:predict"
@@ -117,3 +123,33 @@ def write_config(path: Path, base: Path, versions: Sequence[int], **labels: int)
     temporary = path.with_suffix(".new")
     temporary.write_text(text)
     temporary.replace(path)
+
+
+GOOD = {"instances": [b64(picture())]}
+Serve: TypeAlias = "Callable[..., ModelServer]"
+
+
+def refusal(call: Callable[..., object], *args: Any, **kwargs: Any) -> str:
+    """Return the code of the ServingError that a call raises."""
+    with pytest.raises(ServingError) as caught:
+        call(*args, **kwargs)
+    return caught.value.code
+
+
+def assert_serves(server: Running) -> None:
+    """Check that a server of version 1 answers over both protocols."""
+    assert post(server, PREDICT, GOOD).status_code == 200
+    with connected(server) as client:
+        assert client.predict(MODEL, {"image_bytes": strings([picture()])})[0] == 1
+
+
+def received_by(connection: socket.socket) -> bytes:
+    """Read until the other side hangs up."""
+    return b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+def script(path: Path, text: str) -> Path:
+    """Write an executable shell script."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path

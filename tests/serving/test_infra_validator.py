@@ -33,7 +33,7 @@ COLOURS = ("red", "green", "blue")
 
 
 class InThisProcess(ModelServer):
-    """What a server process is to the validator, without the seconds that one takes to start."""
+    """A server in this process, without the seconds that another one takes to start."""
 
     def __init__(self, base_path: str, model_name: str) -> None:
         super().__init__(base_path, model_name, load_retries=0)
@@ -46,7 +46,7 @@ class InThisProcess(ModelServer):
 
 
 class Confused(InThisProcess):
-    """Serves another model than it was given."""
+    """A server of another model than it was given."""
 
     other: Path
 

@@ -176,11 +176,24 @@ def candidates(seed: int, count: int = 200) -> Candidates:
 
 
 class TestChoice:
-    def test_the_least_sure_of_all_where_points_are_not_known(self) -> None:
+    def test_the_least_sure_of_each_class_where_points_are_not_known(self) -> None:
         given = candidates(0)._replace(points=np.zeros((200, 0)))
         ordered = np.sort(given.probabilities, axis=1)
-        least = np.argsort(ordered[:, -1] - ordered[:, -2])[:10]
-        assert [index for index, _ in choose(given, 10)] == list(least)
+        margins = ordered[:, -1] - ordered[:, -2]
+        predicted = given.probabilities.argmax(axis=1)
+        chosen = [index for index, _ in choose(given, 12)]
+        for kind in range(4):
+            of_kind = np.flatnonzero(predicted == kind)
+            least = of_kind[np.argsort(margins[of_kind])][:3]
+            assert [index for index in chosen if predicted[index] == kind] == list(least)
+
+    def test_a_frequent_class_leaves_room_for_rare_ones(self) -> None:
+        """Of 100 images, 96 are predicted to be of one class, and all are equally unsure."""
+        predicted = np.repeat([0, 1, 2], [96, 2, 2])
+        probabilities = np.where(predicted[:, None] == np.arange(3), 0.4, 0.3)
+        none = np.zeros(100, bool)
+        chosen = choose(Candidates(probabilities, np.zeros((100, 0)), none, none), 6)
+        assert np.bincount(predicted[[index for index, _ in chosen]]).tolist() == [2, 2, 2]
 
     def test_each_reason_gets_a_part(self) -> None:
         given = candidates(1)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -22,6 +23,7 @@ from components.model_registry import (
     STABLE,
     Registry,
     Serving,
+    configuration,
     versions,
 )
 from components.model_registry.configuration import AUDIT_FILE
@@ -32,7 +34,7 @@ from pipeline.commands.serve import _source
 from pipeline.errors import ConfigError, PromotionFailed
 from tests import REPO
 from tests.kit.cli import perennial
-from tests.kit.serving import MODEL, SECONDS, connected, picture
+from tests.kit.serving import MODEL, SECONDS, connected, picture, wait_until
 
 POLL_SECONDS = 0.05  # of the configuration file
 POLLS = 20
@@ -162,6 +164,39 @@ class TestWithServer:
         assert answering(client, STABLE) == 2
         assert str(audit(target)[-1]["result"]).startswith("failed: ")
 
+    def test_a_server_that_has_dropped_a_version_takes_it_back_where_another_fails(
+        self, target: Registry, server: ModelServer, client: Client
+    ) -> None:
+        """It would refuse to move the label to a version that it has not loaded."""
+        at = (address(server),)
+        target.promote(2, STABLE, at, SECONDS)
+        target.promote(3, STABLE, at, SECONDS)
+        with pytest.raises(PromotionFailed, match="is back in force"):
+            target.rollback((*at, "127.0.0.1:1"), 4)
+        assert target.serving() == Serving.of({STABLE: 3, "previous": 2})
+        wait_until(lambda: answering(client, STABLE) == 3)
+
+    def test_a_rollback_that_is_cut_off_when_a_version_was_dropped_is_kept(
+        self,
+        target: Registry,
+        server: ModelServer,
+        client: Client,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        at = (address(server),)
+        target.promote(2, STABLE, at, SECONDS)
+        target.promote(3, STABLE, at, SECONDS)
+        with monkeypatch.context() as killed:
+            killed.setattr(configuration._File, "end", mock.Mock(side_effect=KeyboardInterrupt))
+            killed.setattr(configuration._File, "put_back", lambda *_: "")
+            with pytest.raises(KeyboardInterrupt):
+                target.rollback(at, SECONDS)
+        target.recover()
+        assert target.serving() == Serving.of({STABLE: 2})
+        assert answering(client, STABLE) == 2
+        target.promote(3, CANARY, at, SECONDS)
+        assert (answering(client, STABLE), answering(client, CANARY)) == (2, 3)
+
     def test_an_error_of_before_the_change_does_not_count(
         self, target: Registry, server: ModelServer, client: Client
     ) -> None:
@@ -243,7 +278,7 @@ class TestWithServer:
         config = Path(target.config)
         target.promote(2, STABLE, (address(server),), SECONDS)
         text = (REPO / "kubeflow" / "serving" / "README.md").read_text()
-        steps = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        steps = re.findall(r"```sh\n(perennial [^\n]* \$CONFIG\n.*?)```", text, re.DOTALL)
         expected = [{STABLE: 2, CANARY: 3}, {"previous": 2, STABLE: 3}, {STABLE: 2}]
         assert len(steps) == len(expected)
         for step, labels in zip(steps, expected, strict=True):

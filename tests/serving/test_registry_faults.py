@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -54,37 +53,6 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
-
-
-STRACED = 12  # points of each kind: one takes some seconds where there is little time
-
-
-@pytest.mark.parametrize(
-    ("kind", "points", "fewest"),
-    [
-        ("kill", 100, 100),
-        *((kind, 40, 40) for kind in ("EIO", "ENOSPC", "EROFS")),
-        ("short", 0, 16),
-        *((f"strace-{kind}", STRACED, STRACED) for kind in ("EIO", "ENOSPC", "EROFS")),
-    ],
-)
-def test_push_promote_and_rollback_leave_one_of_two_states_and_tell_it(
-    tmp_path: Path, kind: str, points: int, fewest: int
-) -> None:
-    if kind.startswith("strace") and (os.geteuid() or not shutil.which("strace")):
-        pytest.skip("needs strace, and root to trace others")
-    # Each point syncs some dozen times, which a disk takes long for.
-    memory = Path("/dev/shm")
-    folder = memory / f"registry-{os.getpid()}-{kind}" if memory.is_dir() else tmp_path / "r"
-    command = [sys.executable, "-m", "tests.kit.registry_faults", kind, str(folder)]
-    done = subprocess.run(
-        [*command, *([str(points)] * (points > 0))], cwd=REPO, capture_output=True
-    )
-    shutil.rmtree(folder, ignore_errors=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
-    assert found["problems"] == []
-    assert found["points"] >= fewest
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from components import features
 from components.errors import BadDataError, NotServableError
-from components.image_evaluator import analysis, executor, latency
+from components.image_evaluator import analysis, executor
 from components.image_evaluator.bounds import Bounds
 from components.image_evaluator.figures import (
     Figures,
@@ -260,7 +260,7 @@ class TestFirstModel:
         measured = outputs.figures.candidate.latency
         assert measured
         assert 0 < measured.p50_ms <= measured.p95_ms
-        assert latency.FEWEST <= measured.requests <= latency.MOST
+        assert executor.FEWEST <= measured.requests <= executor.MOST
 
     def test_the_same_again_gives_the_same(
         self, outputs: Evaluated, evaluate: Evaluate, examples: standard_artifacts.Examples
@@ -306,7 +306,7 @@ class TestComparison:
         outputs = evaluate(examples, "good", "fewer")
         assert outputs.verdict.compared_classes == ["red", "green"]
         assert "1 added ('blue')" in outputs.verdict.note
-        assert "on their 80 images" in outputs.verdict.note
+        assert "on the 80 images of the 2 common classes" in outputs.verdict.note
         found = outputs.figures.baseline
         assert found
         assert found.classes == ["green", "red"]

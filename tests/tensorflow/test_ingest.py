@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import threading
+import types
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -473,7 +474,7 @@ class TestChecks:
         (tmp_path / "cat" / "1.png").touch()
         with pytest.raises(BadDataError, match="1 of 1 inputs cannot be used"):
             check(tmp_path).check(["train"], "x", Options())
-        with pytest.raises(BadDataError, match="all that there is of 'cat' is quarantined"):
+        with pytest.raises(BadDataError, match="all images of 'cat' are quarantined"):
             check(tmp_path).check(["train"], "x", Options(max_bad_fraction=1))
 
     @pytest.mark.parametrize("kind", ["empty", "conflict", "link", "unreadable", "unsupported"])
@@ -502,7 +503,7 @@ class TestChecks:
                 copied = (two_classes / "cat" / "00.png").read_bytes()
                 (owl / "1.png").write_bytes(content.get(kind, copied))
         result = check(two_classes)
-        with pytest.raises(BadDataError, match="all that there is of 'owl' is quarantined") as told:
+        with pytest.raises(BadDataError, match="all images of 'owl' are quarantined") as told:
             result.check(["train", "eval"], "x", Options(max_bad_fraction=1))
         assert kind in str(told.value)
         assert all(row.startswith("owl") for row in told.value.findings)
@@ -628,6 +629,24 @@ class TestInOrder:
             done += 1
         assert found == list(range(0, 4000, 2))
         assert most <= (threads + 3) * parallel.BATCH_ITEMS
+
+    def test_what_is_quick_is_done_here_and_what_is_slow_in_threads(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        names: list[str] = []
+        clock = [0.0]
+        monkeypatch.setattr(parallel, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+
+        def work(seconds: float) -> float:
+            clock[0] += seconds
+            names.append(threading.current_thread().name)
+            return seconds
+
+        values = [0.0] * 64 + [0.001] * 64 + [0.0] * 64
+        assert list(parallel.quick_in_order(work, values, lambda _: 1)) == values
+        here = threading.current_thread().name
+        assert set(names[:64]) == {here}
+        assert here not in names[96:]
 
     def test_large_values_go_one_by_one(self) -> None:
         sizes = list(parallel._batches([1, 1, 10**9, 1, 10**9], lambda size: size))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import typer
 
-from pipeline import cli, errors
+from pipeline import addresses, cli, errors
 from pipeline.commands.options import LogFormat
 from tests.kit.cli import perennial
 
@@ -330,3 +330,50 @@ class TestVersion:
         result = perennial("version")
         assert result.exit_code == 0
         assert "keras not installed" in result.stdout.splitlines()
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["traffic", "record", "{folder}", "--server", "nowhere"],
+            ["traffic", "proxy", "--print", "--rest", "nowhere"],
+            ["traffic", "proxy", "--print", "--recorder", "host:"],
+            ["traffic", "proxy", "--print", "--grpc-listen", "host:70000"],
+            ["promote", "1", "--to", "canary", "--server", ":8500"],
+        ],
+    )
+    def test_what_is_not_host_and_port_is_refused_with_the_option(
+        self, tmp_path: Path, arguments: list[str]
+    ) -> None:
+        done = perennial(*(each.format(folder=tmp_path / "logs") for each in arguments))
+        assert done.exit_code == 2
+        assert f"{arguments[-2]} {arguments[-1]}: must be HOST:PORT" in only_line(done.stderr)
+        assert not (tmp_path / "logs").exists()
+
+    @pytest.mark.parametrize(
+        ("address", "parts"),
+        [
+            ("localhost:8500", ("localhost", 8500)),
+            ("[::1]:8500", ("[::1]", 8500)),
+            ("localhost", ("", None)),
+            ("localhost:0", ("localhost", None)),
+            ("localhost:65536", ("localhost", None)),
+            ("localhost:8a", ("localhost", None)),
+            ("localhost:\u0663", ("localhost", None)),
+        ],
+    )
+    def test_they_are_split(self, address: str, parts: tuple[str, int | None]) -> None:
+        assert addresses.split(address) == parts
+
+
+class TestPredict:
+    def test_an_image_is_needed(self) -> None:
+        done = perennial("predict", "latest")
+        assert done.exit_code == 2
+        assert "IMAGE" in done.stderr
+
+    def test_weights_need_the_names_of_their_classes(self) -> None:
+        done = perennial("predict", "cat.jpg", "--weights", "bit.npz")
+        assert done.exit_code == 2
+        assert "--labels" in only_line(done.stderr)

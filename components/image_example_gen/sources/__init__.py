@@ -1,6 +1,6 @@
-"""Data sources: one small module each, with a function from a location to a `Listing`."""
+"""Data sources: a module each, with a function `listing` from a location to a `Listing`."""
 
-# Locations may be URIs, and pathlib would make other ones of them.
+# Locations may be URIs, which pathlib would change.
 # ruff: noqa: PTH112, PTH113
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TABLES = (".xlsx", ".xls", ".ods", ".numbers")
 
 
 def list_source(name: SourceName, options: Options) -> Listing:
-    """List one source, of the kind named or else recognised. Raises BadDataError."""
+    """List a source, whose kind is named or recognised. Raises BadDataError."""
     return _LISTINGS[name.kind or _recognised(name.location)](name.location, options)
 
 
@@ -46,7 +46,9 @@ def _recognised(location: str) -> str:
     kind = source_name.kind_of_file(location)
     if not kind and os.path.isfile(location):
         if lowered.endswith(_TABLES):
-            raise BadDataError(f"{location}: not a table that is read; save it as CSV UTF-8")
+            raise BadDataError(
+                f"{location}: tables of this kind are not supported; save it as CSV UTF-8"
+            )
         raise BadDataError(
             f"{location}: a file of unknown kind; give a folder of class folders, a manifest "
             "(.csv, .tsv, .jsonl or .parquet) or TFRecords"

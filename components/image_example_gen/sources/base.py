@@ -1,4 +1,4 @@
-"""The one seam between a kind of data source and the ingest."""
+"""The interface of a data source to the ingest."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _JSON_NAMES = {
     list: "a list",
 }
 
-# Control characters, line ends and what turns the direction of writing: in a class name they would
-# move the cursor, break lines or make a name look like another.
+# Control characters, line ends, and characters that change the direction of writing: in a name,
+# they would move the cursor, break lines or make it look like another name.
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
@@ -34,11 +34,11 @@ class Item:
 
     Attributes:
       name: unique path within the source.
-      label: class name; means nothing where there is a problem.
-      load: gives the image file's bytes, or raises Unusable.
-      size: about how many bytes `load` gives.
-      split: "train", "eval", "test", or "" for the content to decide.
-      problem: why it cannot be used, where that is known without the image: kind and detail.
+      label: class name; undefined if there is a problem.
+      load: returns the bytes of the image file, or raises Unusable.
+      size: approximate number of bytes.
+      split: "train", "eval", "test", or "" to decide by the content.
+      problem: kind and detail of a problem that is known without reading the image.
     """
 
     name: str
@@ -50,15 +50,15 @@ class Item:
 
 
 class Unit(abc.ABC):
-    """A part of a source that is read on its own, in order; small, and can be pickled."""
+    """A part of a source that is read on its own; small, and can be pickled."""
 
     @abc.abstractmethod
     def items(self) -> Iterator[Item]:
-        """Yield the inputs, the same ones in the same order each time."""
+        """Yield the inputs, in the same order each time."""
 
 
 class Content(NamedTuple):
-    """What the outcome depends on: a file, "" for none, and what it means to the ingest."""
+    """Something that the outcome of an ingest depends on: an identity, and a file, "" for none."""
 
     identity: str
     path: str = ""
@@ -66,18 +66,18 @@ class Content(NamedTuple):
 
 @dataclasses.dataclass
 class Listing:
-    """What a source holds.
+    """The content of a source.
 
     Attributes:
       units: all inputs.
-      contents: gives everything that the inputs are made of, in any order.
-      inputs: how many there are, None where that is not known without reading.
+      contents: returns everything that the inputs depend on, in any order.
+      inputs: number of inputs, None if unknown without reading.
       are_files: whether each input is a local or remote file, and `contents` are these, in order.
-      ignored: files that are no inputs, counted by reason.
-      notes: what else a person should know.
-      hint: what was expected, for a source without inputs.
-      reading: how it was read, for people: pairs of what and how, such as classes and splits.
-      declared: names of classes that it says it has, where it says so.
+      ignored: number of files that are no inputs, by reason.
+      notes: warnings.
+      hint: the expected form, for a source without inputs.
+      reading: how the source was read: pairs of a topic, such as classes, and a description.
+      declared: names of classes that the source lists.
     """
 
     units: Sequence[Unit]
@@ -92,14 +92,14 @@ class Listing:
 
 
 def split_name(text: str) -> str | None:
-    """Map a common name to its split; "" for no name, None for a name of no split."""
+    """Return the split that a common name stands for; "" for no name, None if unknown."""
     return SPLIT_OF.get(text.strip().lower()) if text.strip() else ""
 
 
 def label_of(value: object) -> str:
-    """Make a class name of a text, without the blanks around it, or of a whole number.
+    """Return a class name: a text without surrounding blanks, or a whole number as text.
 
-    Raises ValueError for anything else, and for a text of blanks.
+    Raises ValueError for other values, and for a blank text.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -112,6 +112,6 @@ def label_of(value: object) -> str:
 
 
 def printable(name: str) -> str:
-    """`name` as valid UTF-8 that does nothing to a terminal: file names may hold any bytes."""
+    """Escape invalid UTF-8 and control characters of a name, as a file name may contain both."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -1,7 +1,7 @@
-"""CIFAR-10 as it is published: the folder of the binary or of the Python version's batches.
+"""CIFAR-10 as published: a folder of batches, of the binary or the Python version.
 
-The Python version's batches are pickles, which can run any code when they are read. Here nothing
-can come out of one but dicts, lists, texts, bytes, numbers and arrays of bytes.
+The Python version's batches are pickles, which could run any code. Here only dicts, lists, texts,
+bytes, numbers and arrays of bytes can be unpickled.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ import numpy as np
 
 from components.errors import BadDataError
 from components.image_example_gen import files
-from components.image_example_gen.conversion import Pixels
+from components.image_example_gen.conversion import Pixels, to_bmp
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources.base import Content, Item, Listing, Unit
-from components.image_example_gen.sources.pixels import encode
 
 BATCH = re.compile(r"(data_batch_\d|test_batch)(\.bin)?")
 _META = ("batches.meta", "batches.meta.txt")
@@ -35,12 +34,12 @@ _MAX_BYTES = 2**28  # a published batch has 30 MB
 
 
 def recognises(location: str) -> bool:
-    """Whether a local folder holds batches."""
+    """Return whether a local folder contains batches."""
     return any(map(BATCH.fullmatch, _names(location)))
 
 
-def listing(location: str, options: Options) -> Listing:  # noqa: ARG001 - one of many
-    """List the batches. Raises BadDataError where there are none."""
+def listing(location: str, options: Options) -> Listing:  # noqa: ARG001 - the common interface
+    """List the batches. Raises BadDataError if there are none."""
     names = _names(location)
     batches = [name for name in names if BATCH.fullmatch(name)]
     if not batches:
@@ -96,7 +95,7 @@ class _Batch(Unit):
                 yield Item(
                     name=f"{name}#{rows:05d}",
                     label=self.classes[label],
-                    load=functools.partial(encode, pixels),
+                    load=functools.partial(to_bmp, pixels),
                     size=pixels.nbytes,
                     split=split,
                 )
@@ -107,11 +106,11 @@ class _Batch(Unit):
                 label="",
                 load=functools.partial(files.read, self.path, _MAX_BYTES),
                 size=0,
-                problem=("damaged", f"this image cannot be read, nor can those behind it: {error}"),
+                problem=("damaged", f"this image and all after it cannot be read: {error}"),
             )
 
     def _read(self, data: bytes) -> tuple[list[int], Pixels]:
-        """Labels, and uint8 [N, 3072]."""
+        """Return labels, and uint8 [N, 3072]."""
         if self.path.endswith(".bin"):
             whole, rest = divmod(len(data), _ROW)
             if rest or not whole:
@@ -128,26 +127,26 @@ class _Batch(Unit):
 
 
 def loads(data: bytes) -> Any:
-    """Unpickle plain values and arrays of bytes. Raises ValueError on anything else."""
+    """Unpickle plain values and arrays of bytes. Raises ValueError for other data."""
     try:
         return _resolve(_Unpickler(io.BytesIO(data), encoding="bytes").load())
-    # Unpickling meets damaged bytes with almost any exception there is.
+    # Unpickling damaged bytes raises almost any exception.
     except Exception as error:
         raise ValueError(f"not a plain pickle: {error}") from error
 
 
 class _Dtype:
-    """Stands in for numpy.dtype; knows its name only."""
+    """Replacement of numpy.dtype, which only has a name."""
 
     def __init__(self, name: object, *_: object) -> None:
         self.name = name
 
     def __setstate__(self, state: object) -> None:
-        pass  # byte order and alignment, which single bytes have not
+        pass  # byte order and alignment, which do not matter for bytes
 
 
 class _Array:
-    """Stands in for numpy.ndarray until its values are there."""
+    """Replacement of numpy.ndarray until its values are set."""
 
     values: Pixels
 
@@ -159,14 +158,14 @@ class _Array:
 
 
 def _resolve(value: Any) -> Any:
-    """Put the arrays where their stand-ins are, at the top level of a dict."""
+    """Replace `_Array` by its values, at the top level of a dict."""
     if not isinstance(value, dict):
         raise ValueError("not a dict")
     return {k: v.values if isinstance(v, _Array) else v for k, v in value.items()}
 
 
 class _Maker:
-    """Something that a pickle may call, and may not change."""
+    """A function that a pickle may call but not modify."""
 
     def __init__(self, make: Callable[..., Any]) -> None:
         self._make = make
@@ -179,7 +178,7 @@ class _Maker:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds stand-ins for what an array is made of, and nothing else."""
+    """Unpickler that finds only the replacements of the parts of an array."""
 
     _known: dict[tuple[str, str], Callable[..., Any]] = {
         ("numpy", "ndarray"): _Array,

@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn ships.
+"""The handwritten digits in scikit-learn.
 
 1,797 scans of 8x8 pixels with 17 gray levels (UCI ML hand-written digits, test set), by
 E. Alpaydin and C. Kaynak, CC BY 4.0.
@@ -14,18 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from components import storage
 from components.errors import BadDataError
+from components.image_example_gen.conversion import to_bmp
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources.base import Content, Item, Listing, Unit
-from components.image_example_gen.sources.pixels import encode
 
 IMAGES = 1797
 
 
-def listing(location: str, options: Options) -> Listing:  # noqa: ARG001 - one of many
-    """List the digits. Raises BadDataError where scikit-learn does not have them."""
+def listing(location: str, options: Options) -> Listing:  # noqa: ARG001 - the common interface
+    """List the digits. Raises BadDataError if scikit-learn does not have them."""
     path = str(_file())
     return Listing(
         units=[_Digits(path)],
@@ -47,15 +48,12 @@ def _file() -> Path:
 
 
 def write_folder(target: Path) -> None:
-    """Write `target`/<digit>/<index>.png, to look at and to ask a served model about.
+    """Write `target`/<digit>/<index>.png, to view, and to send to a model server.
 
-    The folder appears whole, in one rename; one that is there already stays as it is.
+    The folder is renamed when it is complete; an existing one is left unchanged.
     """
     if target.exists():
         return
-    # Slow to import, and only the first run needs it.
-    from PIL import Image
-
     with storage.writing_folder(target, durable=False) as staging:
         for index, (pixels, label) in enumerate(zip(*_read(_file()), strict=True)):
             folder = staging / str(label)
@@ -65,7 +63,7 @@ def write_folder(target: Path) -> None:
 
 def _read(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Read scans, uint8 [N, 8, 8] from 0 (paper) to 255 (ink), and their digits, int64 [N]."""
-    # In the file, 64 gray levels from 0 to 16 come before each digit.
+    # A row of the file has 64 gray levels, 0 to 16, and the digit.
     rows = np.loadtxt(path, delimiter=",", dtype=np.int64)
     scans = (rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
     return scans, rows[:, 64]
@@ -81,6 +79,6 @@ class _Digits(Unit):
             yield Item(
                 name=f"{label}/{index:04d}.png",  # as in `write_folder`
                 label=str(label),
-                load=functools.partial(encode, rgb),
+                load=functools.partial(to_bmp, rgb),
                 size=rgb.nbytes,
             )

@@ -1,4 +1,4 @@
-"""Labelled files of a source, on disk, and their units."""
+"""Table of the labelled files of a source, on disk, and their units."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, overload
 from components.image_example_gen import files, scratch
 from components.image_example_gen.sources.base import Content, Item, Unit, printable
 
-# A unit becomes a TFRecord shard per split, and is what one of several workers has at a time. They
-# follow from the data alone: the cache is that of every runner, with however many workers.
+# A unit becomes a TFRecord shard per split, and is processed by one worker. Units depend only on
+# the data, not on the runner or number of workers, so that the cache is valid for all.
 UNIT_BYTES = 64 * 2**20
 UNIT_FILES = 1_000
-MIN_UNITS = 2  # keeps a second worker busy on small sets
+MIN_UNITS = 2  # so that a second worker is used for small sets
 
-# Problems with files that are not even hashed: a link may lead to what is none of our business, and
-# clients of a store that does not answer try for minutes.
+# Files with these problems are not hashed: a link may lead outside of the data, and clients of an
+# unreachable store try for minutes.
 _NOT_READ = ("link", "manifest", "unreadable", "unreachable")
 
 _COLUMNS = "name, label, split, kind, detail, is_folder, size"
@@ -38,7 +38,7 @@ CREATE TABLE dealt (
 class SourceFile:
     """One labelled file. `name` is its path relative to the root, with forward slashes.
 
-    `is_folder` marks a folder that cannot be looked into, which has a problem.
+    `is_folder` marks a folder that cannot be listed, which has a problem.
     """
 
     name: str
@@ -51,7 +51,7 @@ class SourceFile:
 
 @dataclasses.dataclass(frozen=True)
 class FileUnit(Unit):
-    """Some of the files below a root."""
+    """A unit of files below a root."""
 
     root: str
     files: tuple[SourceFile, ...]
@@ -79,13 +79,13 @@ def _refuse(kind: str, detail: str) -> bytes:
 
 
 class FileTable(Sequence[Unit]):
-    """Files below a root, and the units that they are dealt to.
+    """The units of the files below a root.
 
     Args:
       root: path or URI.
       found: the files.
-      max_bytes: of a file, from which on it is none that can be used.
-      by_name: whether they are sorted; else they stay in their order.
+      max_bytes: largest size of a file that can be used.
+      by_name: whether they are sorted; otherwise their order is kept.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class FileTable(Sequence[Unit]):
 
     @property
     def contents(self) -> Iterator[Content]:
-        """One entry for each file; those with a problem may not even exist."""
+        """One entry for each file; a file with a problem may not exist."""
         for index in range(self._units):
             for file in self._found.of_unit(index):
                 yield Content(
@@ -124,7 +124,7 @@ class FileTable(Sequence[Unit]):
 
 
 class Files:
-    """Files on disk, in the order in which they come."""
+    """A list of files on disk."""
 
     def __init__(self, found: Iterable[SourceFile]) -> None:
         self._base = scratch.database(_TABLES)
@@ -137,12 +137,12 @@ class Files:
 
     @property
     def totals(self) -> tuple[int, int]:
-        """How many there are, and how many bytes they have together."""
+        """The number of files, and the sum of their bytes."""
         count, size = self._base.execute("SELECT COUNT(*), SUM(size) FROM found").fetchone()
         return count, size or 0
 
     def deal(self, units: int, order: str) -> None:
-        """Deal the files to so many units, in turns; they are no longer there otherwise."""
+        """Distribute the files to units, in turn, and drop the list."""
         rows = self._base.execute(f"SELECT {_COLUMNS} FROM found ORDER BY {order}")
         self._base.executemany(
             "INSERT INTO dealt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -157,7 +157,7 @@ class Files:
 
 
 class Names:
-    """The names of those files that have no problem, as often as they are asked for."""
+    """Iterable of the names of files without a problem."""
 
     def __init__(self, found: Iterable[SourceFile]) -> None:
         self._found = found

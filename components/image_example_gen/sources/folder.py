@@ -1,11 +1,11 @@
 """A folder of class folders: ROOT/[train|validation|test/]<class name>/.../<image file>.
 
-What the folders mean is read in `layout`. Links are followed inside the root only. Hidden files are
-not inputs, nor what `data.ignore` names or file servers leave there, nor files that neither are
-named nor begin like an image; every other file is one, also where it cannot be used.
+`layout` finds out what the folders mean. Links are followed only inside the root. Ignored are
+hidden files, files that match `data.ignore`, files of file servers, and files that have neither the
+name nor the first bytes of an image. All other files are inputs, even if they cannot be used.
 """
 
-# Locations may be URIs, and pathlib would make other ones of them.
+# Locations may be URIs, which pathlib would change.
 # ruff: noqa: PTH112, PTH122
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from components.image_example_gen.sources import folder_names, layout
 from components.image_example_gen.sources.base import Listing, printable
 from components.image_example_gen.sources.file_table import Files, FileTable, Names, SourceFile
 
-# Some of them only to be refused by name: nobody should miss their phone's photos without a word.
+# Includes formats that cannot be read, so that such photos are quarantined instead of ignored.
 EXTENSIONS = frozenset(
     [
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp"),
@@ -39,12 +39,12 @@ _HEAD_BYTES = 16
 
 
 def listing(location: str, options: Options) -> Listing:
-    """List a folder. Raises BadDataError where it cannot be read, or be read in several ways."""
+    """List a folder. Raises BadDataError if it cannot be read, or is ambiguous."""
     ignored: Counter[str] = Counter()
     if storage.is_uri(location):
         found = Files(_remote_entries(location, ignored, options.ignore))
     elif os.path.isdir(location):
-        # Millions of files, or a slow disk, take minutes.
+        # This takes minutes for millions of files, or on a slow disk.
         with progress.Counter("list", None, "entries") as counter:
             found = Files(counter.each(_Walk(location, ignored, options.ignore)))
     else:
@@ -66,9 +66,9 @@ def listing(location: str, options: Options) -> Listing:
 
 
 def _labelled(found: Files, read: layout.Layout, notes: list[str]) -> Iterator[SourceFile]:
-    """Give each file the class and split of its folders, or the class of its name.
+    """Give each file the class and split of its folders, or the class in its name.
 
-    When the last one was given, `notes` begins with the folders of classes that hold no image.
+    At the end, class folders without images are added to the beginning of `notes`.
     """
     level = read.level
     used: set[str] = set()
@@ -81,7 +81,10 @@ def _labelled(found: Files, read: layout.Layout, notes: list[str]) -> Iterator[S
             continue
         if read.pattern is not None:
             match = read.pattern.fullmatch(parts[-1])
-            label, missing = match[1] or "" if match else "", "its name is not as data.name_pattern"
+            label, missing = (
+                match[1] or "" if match else "",
+                "its name does not match data.name_pattern",
+            )
         else:
             inside = len(parts) > level or (file.is_folder and len(parts) == level)
             label = names.get(parts[level - 1], parts[level - 1].strip()) if inside else ""
@@ -100,7 +103,7 @@ def _labelled(found: Files, read: layout.Layout, notes: list[str]) -> Iterator[S
 
 
 def _class_names(found: Files, level: int) -> dict[str, str]:
-    """Map folders to classes: names without the blanks around them, unless two differ in these."""
+    """Map names of folders to classes: without surrounding blanks, if they stay distinct."""
     parts = (file.name.split("/") for file in found)
     names = {each[level - 1] for each in parts if len(each) > level}
     counts = Counter(name.strip() for name in names)
@@ -108,33 +111,32 @@ def _class_names(found: Files, level: int) -> dict[str, str]:
 
 
 def is_left_out(name: str, ignore: Sequence[str]) -> str:
-    """Return the reason for which a file or folder of this name is ignored, "" for none."""
+    """Return the reason to ignore a file or folder with this name, "" for none."""
     if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore):
         return "by data.ignore"
     return f"in {name}" if name.lower() in folder_names.JUNK else ""
 
 
-# Marks a folder among the entries of a walk.
-_FOLDER = ("folder", "")
+_FOLDER = ("folder", "")  # marks a folder among the entries of a walk
 
 
 def _remote_entries(
     location: str, ignored: Counter[str], ignore: Sequence[str]
 ) -> Iterator[SourceFile]:
-    for entry in files.list_remote(location):
-        parts = entry.name.split("/")
+    for name, size in files.list_remote(location).items():
+        parts = name.split("/")
         if reason := next(filter(None, (is_left_out(part, ignore) for part in parts)), ""):
             ignored[reason] += 1
         elif any(part.startswith(".") for part in parts):
             ignored["hidden"] += 1
-        elif os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:
-            ignored[_other("not named like an image", entry.name)] += 1
+        elif os.path.splitext(name)[1].lower() not in EXTENSIONS:
+            ignored[_other("not named like an image", name)] += 1
         else:
-            yield SourceFile(entry.name, size=entry.size)
+            yield SourceFile(name, size=size)
 
 
 class _Walk:
-    """All inputs below a local root, and its folders, unlabelled."""
+    """Iterable of all inputs and folders below a local root, unlabelled."""
 
     def __init__(self, root: str, ignored: Counter[str], ignore: Sequence[str]) -> None:
         self._root = os.path.realpath(root)
@@ -142,7 +144,7 @@ class _Walk:
         self._ignore = ignore
 
     def __iter__(self) -> Iterator[SourceFile]:
-        # A stack of our own: folders may be nested deeper than Python recurses.
+        # Not recursive: folders may be nested deeper than Python's limit.
         waiting: list[tuple[str, tuple[str, ...]]] = [("", ())]
         while waiting:
             name, above = waiting.pop()
@@ -209,7 +211,7 @@ class _Walk:
 
 
 def _other(reason: str, name: str) -> str:
-    """Add the kind of file to a reason, where its name has a short suffix."""
+    """Add the extension of a file to the reason, if it is short."""
     suffix = os.path.splitext(name)[1].lower()
     return f"{reason} ({suffix})" if _SUFFIX.fullmatch(suffix) else reason
 
@@ -218,7 +220,7 @@ _SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,7}")
 
 
 def _files_below(entry: os.DirEntry[str]) -> int:
-    """How many files a folder holds, of which none is looked at; 1 for a file."""
+    """Count the files in a folder; 1 for a file."""
     if not entry.is_dir(follow_symlinks=False):
         return 1
     return sum(len(names) for _, _, names in os.walk(entry.path))

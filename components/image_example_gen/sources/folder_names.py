@@ -1,4 +1,4 @@
-"""What the names of folders and files tell."""
+"""Interpretation of the names of folders and files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from components.image_example_gen.sources.base import SPLIT_OF
 
-# What file servers, archivers and desktops leave beside images.
+# Names of files and folders that file servers, archivers and desktops create.
 JUNK = frozenset(
     name.lower()
     for name in (
@@ -18,7 +18,7 @@ JUNK = frozenset(
         *("thumbs.db", "desktop.ini", "Icon\r"),
     )
 )
-# Words that stand beside a split's name in the name of a folder.
+# Words that may occur beside a split's name in the name of a folder.
 _BESIDE = frozenset(
     (
         *("set", "sets", "data", "dataset", "datasets", "image", "images", "img", "imgs"),
@@ -60,7 +60,7 @@ _DATES = {
     r"\d{4}_\d{2}_\d{2}": "{YYYY}_{MM}_{DD}",
     r"(19|20)\d{2}[01]\d[0-3]\d": "{YYYY}{MM}{DD}",
 }
-_ENOUGH = 0.9  # of the files, which must have names of one kind
+_ENOUGH = 0.9  # share of the files that must match a pattern
 
 
 def words(name: str) -> list[str]:
@@ -70,7 +70,7 @@ def words(name: str) -> list[str]:
 
 
 def split_like(name: str) -> str:
-    """Tell the split from a folder's name, "" for none: train from `training_set`."""
+    """Return the split that a folder is named after, "" for none: train for `training_set`."""
     found = words(name)
     splits = {SPLIT_OF[word] for word in found if word in SPLIT_OF}
     if set(found) & _DOUBTFUL:
@@ -82,34 +82,34 @@ def split_like(name: str) -> str:
 
 
 def is_doubtful(name: str) -> bool:
-    """Whether what is like a split may be one to choose models by, or to judge them by."""
+    """Return whether a folder that is named like a split may be either eval or test."""
     return bool(set(words(name)) & _DOUBTFUL)
 
 
 def is_generic(name: str) -> bool:
-    """Whether a name stands for a part of a data set rather than for a class."""
+    """Return whether a name stands for a part of a data set, not for a class."""
     return bool(found := words(name)) and all(word in _GENERIC for word in found)
 
 
 def is_wordy(names: Collection[str]) -> bool:
-    """Whether all of the names may be those of classes: words, not numbers, dates or `images`."""
+    """Return whether all names may be classes: no numbers, dates, splits or words like `images`."""
     return bool(names) and not any(
         _ORDINAL.fullmatch(name) or is_generic(name) or split_like(name) for name in names
     )
 
 
 def are_words(names: Collection[str]) -> bool:
-    """Whether none of the names is a number, a date, or a numbered part such as batch1."""
+    """Return whether no name is a number, a date, or a numbered part such as batch1."""
     return not any(_ORDINAL.fullmatch(name) for name in names)
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a class folder has the name of images that nobody sorted, or of no class."""
+    """Return whether a folder has a name of unsorted images, or of files that are no class."""
     return re.sub(r"[\W\d_]+", "", name.lower()) in _LEFTOVERS
 
 
 def span_pattern(names: Sequence[str]) -> str:
-    """Find the pattern of spans that all names fit, "" for none."""
+    """Return the pattern of spans that all names match, "" for none."""
     for date, pattern in _DATES.items():
         if all(re.fullmatch(date, name) for name in names):
             return pattern
@@ -121,7 +121,7 @@ def span_pattern(names: Sequence[str]) -> str:
 
 
 def folds(names: Sequence[str]) -> tuple[str, str] | None:
-    """Patterns of the folders to train on, and of the one to judge by, where they are folds."""
+    """Return the patterns of the train folders and of the eval folder, if all names are folds."""
     found = {m[2]: m[1] for name in names if (m := re.fullmatch(r"(?i)(\D*fold\D*)(\d)", name))}
     if len(found) != len(names) or len(set(found.values())) != 1 or len(names) < 2:
         return None
@@ -131,7 +131,7 @@ def folds(names: Sequence[str]) -> tuple[str, str] | None:
 
 
 def class_patterns(files: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Regular expressions that find a class in the names of files, each with the classes."""
+    """Yield regular expressions that find a class in the names of files, and the classes."""
     for pattern in (r"(.*?\D)[\s._-]*\(?\d+\)?\.\w+", r"\d+[\s._-]+(.*?\D)\.\w+"):
         found = Counter(
             match[1].rstrip(" ._-(") for f in files if (match := re.fullmatch(pattern, f))
@@ -145,6 +145,6 @@ def class_patterns(files: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def named_by(pattern: str, files: Sequence[str]) -> bool:
-    """Whether most of the files have a class in their name."""
+    """Return whether most files have a class in their name."""
     found = [m for name in files if (m := re.fullmatch(pattern, name)) and m[1]]
     return len(found) >= _ENOUGH * len(files)

@@ -1,8 +1,8 @@
-"""What the folders of a tree mean: classes, splits, spans, or nothing.
+"""Interpretation of the folders of a tree as classes, splits, spans, or neither.
 
-Names tell, and where the images are. Where two readings are plausible, none is chosen: the error
-has a command for each. `data.layout`, `data.depth`, `data.train_folder`, `data.eval_folder`,
-`data.test_folder`, `data.name_pattern` and `data.ignore` set what is read without asking.
+It depends on names and on the places of images. If several readings are plausible, the error has a
+command for each. `data.layout`, `data.depth`, `data.train_folder`, `data.eval_folder`,
+`data.test_folder`, `data.name_pattern` and `data.ignore` determine the reading.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from components.image_example_gen.sources.suggestions import Suggestions
 from components.image_example_gen.sources.tree import Tree
 from components.wording import shortened
 
-_MOST = 0.5  # of the images, which make a reading plausible
+_MOST = 0.5  # share of the images that make a reading plausible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Layout:
     """How the paths of a tree are read.
 
     Attributes:
-      splits: the split of each top folder; empty where they are no splits.
-      level: which folder of a path names the class, from 1; with `pattern` none does.
+      splits: split by top folder; empty if these are no splits.
+      level: the folder in a path that names the class, from 1; unused with `pattern`.
       pattern: finds the class in the name of a file, as its first group.
-      reading: what is read as what, for people: pairs of what and how.
-      notes: what a person should look at.
+      reading: description: pairs of a topic, such as classes, and a text.
+      notes: warnings.
     """
 
     splits: Mapping[str, str]
@@ -44,7 +44,7 @@ class Layout:
 
 
 def read(root: str, names: Iterable[str], options: Options) -> Layout:
-    """Read a tree. Raises BadDataError where it can be read in several ways, or in none."""
+    """Interpret a tree. Raises BadDataError if several readings are plausible, or none."""
     tree = Tree(root, names)
     suggest = Suggestions(tree.root, options)
     pattern = re.compile(options.name_pattern) if options.name_pattern else None
@@ -79,7 +79,7 @@ def _patterns(options: Options) -> dict[str, str]:
 
 
 def _named_splits(tree: Tree, options: Options, suggest: Suggestions) -> dict[str, str]:
-    """Find the splits that the settings name, or all folders with names of splits."""
+    """Find the splits by the patterns in the settings, else by their names."""
     patterns = _patterns(options)
     if any(patterns.values()):
         for split, pattern in patterns.items():
@@ -104,7 +104,7 @@ def _named_splits(tree: Tree, options: Options, suggest: Suggestions) -> dict[st
     left = sorted(tree.tops.keys() - splits.keys())
     if left:
         suggest.add("without them", suggest.ignoring(left))
-        suggest.stop(f"{_folders(left)} of no split, though data.layout is splits")
+        suggest.stop(f"{_folders(left)} of no split, although data.layout is splits")
     if "train" not in splits.values():
         raise BadDataError(
             f"{tree.root}: none of the folders {shortened(sorted(tree.tops))} is the train split; "
@@ -114,7 +114,7 @@ def _named_splits(tree: Tree, options: Options, suggest: Suggestions) -> dict[st
 
 
 def _splits(tree: Tree, options: Options, suggest: Suggestions) -> dict[str, str]:
-    """Tell the splits from the names of the top folders; {} where these are no splits."""
+    """Find the splits by the names of the top folders; {} if these are no splits."""
     tops = tree.tops
     like = {top: split for top in tops if (split := folder_names.split_like(top))}
     if "train" not in like.values():
@@ -154,7 +154,7 @@ def _splits(tree: Tree, options: Options, suggest: Suggestions) -> dict[str, str
 
 
 def _is_split(tree: Tree, nested: Collection[str]) -> bool:
-    """Whether a folder that is called like train looks like a split beside folders of others."""
+    """Return whether a folder called like train looks like a split, beside other folders."""
     return any(
         len(tree.tops[top].subs) > 1
         and not tree.tops[top].direct
@@ -173,7 +173,7 @@ def _stop_at_flat_splits(tree: Tree, flat: Sequence[str], suggest: Suggestions) 
         if unnamed:
             rest = {top: split for top, split in told.items() if top not in unnamed}
             suggest.add(
-                f"{names}, without {_folders(unnamed)}, whose names tell none",
+                f"{names}, without {_folders(unnamed)}, whose file names have none",
                 suggest.ignoring(unnamed),
                 _as_splits(rest),
                 name_pattern=pattern,
@@ -183,7 +183,7 @@ def _stop_at_flat_splits(tree: Tree, flat: Sequence[str], suggest: Suggestions) 
     suggest.add("every folder is a class", layout="classes")
     suggest.stop(
         f"{_folders(flat)} named like splits, but with images and no class folders, whose classes "
-        "the names of the files or a manifest must tell"
+        "must be in the names of the files, or in a manifest"
     )
 
 
@@ -242,7 +242,7 @@ def _stop_at_levels(tree: Tree, classes: Sequence[str], seen: str, suggest: Sugg
         )
     if folds := folder_names.folds(tops):
         suggest.add(
-            f"classes {shortened(classes)}, judged on {folds[1]}",
+            f"classes {shortened(classes)}, evaluated on {folds[1]}",
             train_folder=folds[0],
             eval_folder=folds[1],
         )
@@ -252,7 +252,7 @@ def _stop_at_levels(tree: Tree, classes: Sequence[str], seen: str, suggest: Sugg
 
 
 def _refuse_numbers(tree: Tree, suggest: Suggestions) -> None:
-    """Stop where all folders of the root are numbers or dates, and the first names are deeper."""
+    """Stop if all folders of the root are numbers or dates, and names are on a deeper level."""
     tops = sorted(tree.tops)
     if any(top.direct for top in tree.tops.values()) or folder_names.are_words(tops):
         return
@@ -277,7 +277,7 @@ def _refuse_wrapper(tree: Tree, suggest: Suggestions) -> None:
     if path:
         depth = path.count("/") + 1
         inner = sorted({n.split("/")[depth] for n in tree.names if n.count("/") > depth})
-        # Numbered folders in one class folder may as well be parts of the class.
+        # Numbered folders in a class folder may be parts of the class.
         if inner and not any(
             folder_names.is_wordy([n]) or folder_names.split_like(n) for n in inner
         ):
@@ -289,7 +289,7 @@ def _refuse_wrapper(tree: Tree, suggest: Suggestions) -> None:
 
 
 def _way_down(tree: Tree) -> str:
-    """Find the folder below which all images are, in several folders; "" for none."""
+    """Return the folder that contains all images in several folders; "" for none."""
     split = [name.split("/") for name in tree.folders if name]
     common: list[str] = []
     for parts in zip(*split, strict=False):
@@ -305,19 +305,19 @@ def _stop_at_generic(tree: Tree, suggest: Suggestions) -> None:
         text = f"classes {shortened(classes)} from the names of the files of {printable(largest)}"
         suggest.add(text, below=largest, name_pattern=pattern)
     if not suggest.found:
-        suggest.add(f"what is in {printable(largest)}", below=largest)
+        suggest.add(f"only {printable(largest)}", below=largest)
     suggest.add("every folder is a class", layout="classes")
     suggest.stop(f"{_folders(sorted(tree.tops))} named like parts of a data set, not classes")
 
 
 def _deeper(tree: Tree, splits: Collection[str], options: Options) -> dict[str, int]:
-    """Suggest settings where each split has one folder that holds the class folders."""
+    """Return the settings for splits whose class folders are one level deeper."""
     wrapped = all(tree.tops[top].wrapped for top in splits)
     return {"depth": 2} if wrapped and options.depth == 1 and not options.name_pattern else {}
 
 
 def _as_splits(splits: Mapping[str, str]) -> dict[str, str]:
-    """Suggest settings for splits that their names alone do not tell."""
+    """Return the settings for these splits, if their names are not sufficient."""
     certain = all(top.strip().lower() in SPLIT_OF for top in splits)
     return {} if certain else {"layout": "splits"}
 
@@ -376,7 +376,7 @@ def _notes(tree: Tree, layout: Layout, options: Options) -> list[str]:
             if len(parts) > level + 1:
                 below.add(parts[level])
     notes += [
-        f"class folder {printable(name)!r} has the name of what is no class; "
+        f"class folder {printable(name)!r} is not named like a class; "
         f"--set 'data.ignore=[\"{printable(name)}\"]' leaves it out"
         for name in sorted(inner)
         if folder_names.is_leftover(name)

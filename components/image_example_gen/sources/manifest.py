@@ -1,11 +1,11 @@
-"""A manifest: a table with the columns path, label and perhaps split, or JSON lines of these keys.
+"""A manifest: a table with the columns path, label and optionally split, or JSON lines.
 
-Paths are relative to the manifest's folder, absolute, or URIs. What is not listed is not read.
-Tables are CSV, with commas, semicolons or tabs, or Parquet.
+Paths are relative to the manifest's folder, absolute, or URIs. Files that are not listed are not
+read. Tables are CSV, with commas, semicolons or tabs, or Parquet.
 """
 
-# Locations may be URIs, and pathlib would make other ones of them.
-# ruff: noqa: PTH120
+# Locations may be URIs, which pathlib would change.
+# ruff: noqa: PTH110, PTH116, PTH120, PTH208
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ import io
 import itertools
 import json
 import os
+import re
+import urllib.parse
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from components import storage
@@ -25,23 +28,24 @@ from components.image_example_gen import files
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources.base import Content, Listing, label_of, split_name
 from components.image_example_gen.sources.file_table import FileTable, SourceFile
-from components.image_example_gen.sources.paths import Paths
 from components.wording import counted
 
 COLUMNS = ("path", "label")
 _DELIMITERS = ",;\t"
 _HEAD_BYTES = 2**16
 _BATCH = 10_000  # rows of a Parquet file
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+_BY_WEB = ("http://", "https://", "ftp://")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
-# A line's number and its values by column, or what is wrong with it.
+# Number of a line, and its values by column, or a problem.
 Row = tuple[int, Mapping[Any, Any] | str]
 
 
 def listing(location: str, options: Options) -> Listing:
-    """List a manifest. Raises BadDataError where it cannot be read as one."""
+    """List a manifest. Raises BadDataError if it cannot be read."""
     root = os.path.dirname(location)
-    paths = Paths(root)
+    paths = _Paths(root)
     ignored: Counter[str] = Counter()
     labels: set[str] = set()
     splits: Counter[str] = Counter()
@@ -82,7 +86,7 @@ def listing(location: str, options: Options) -> Listing:
 
 
 def _rows(file: BinaryIO, location: str) -> Iterator[Row]:
-    """Yield the rows of a manifest, which is never in memory as a whole."""
+    """Yield the rows of a manifest, of which only a part is in memory."""
     lowered = location.lower()
     if lowered.endswith(".parquet"):
         return _parquet_rows(file, location)
@@ -92,10 +96,10 @@ def _rows(file: BinaryIO, location: str) -> Iterator[Row]:
 
 
 def _decoded(file: BinaryIO, location: str, newline: str) -> Iterator[str]:
-    """Yield the lines with their ends, split as `open` does by `newline`."""
+    """Yield the lines with their ends; for `newline` see `open`."""
     head = file.read(_HEAD_BYTES)
     file.seek(0)
-    if head.startswith(_UTF_16):  # as Excel saves "Unicode text"
+    if head.startswith(_UTF_16):  # Excel's "Unicode text"
         encoding = "utf-16"
     elif head.count(b"\0") > len(head) // 4:
         raise BadDataError(f"{location}: not text, or UTF-16 without its mark; save it as UTF-8")
@@ -105,7 +109,7 @@ def _decoded(file: BinaryIO, location: str, newline: str) -> Iterator[str]:
     try:
         yield from text
     except UnicodeDecodeError:
-        text.detach()  # else it closes the file
+        text.detach()  # otherwise it closes the file
         raise _not_utf_8(file, location) from None
 
 
@@ -128,8 +132,8 @@ def _has_value(value: object) -> bool:
     return value is not None and (not isinstance(value, str) or bool(value.strip()))
 
 
-def _source_file(row: Mapping[Any, Any] | str, line: str, paths: Paths) -> SourceFile:
-    """Make a file of a row; `row` is a text that describes what is wrong, if anything is."""
+def _source_file(row: Mapping[Any, Any] | str, line: str, paths: _Paths) -> SourceFile:
+    """Convert a row to a file; `row` is a text if it is a problem."""
     if isinstance(row, str):
         return SourceFile(line, problem=("manifest", row))
     values = {str(key).strip().lower(): value for key, value in row.items()}
@@ -153,9 +157,9 @@ def _source_file(row: Mapping[Any, Any] | str, line: str, paths: Paths) -> Sourc
 
 
 def _reachable(sources: Iterable[SourceFile], root: str) -> Iterator[SourceFile]:
-    """Without asking again and again, give up the files of stores that do not answer.
+    """Give all files of unreachable stores a problem, after one request to each store.
 
-    The manifest's own store has answered.
+    The store of the manifest itself is reachable.
     """
     reasons: dict[str, str] = {_store(root): ""}
     for file in sources:
@@ -171,7 +175,7 @@ def _reachable(sources: Iterable[SourceFile], root: str) -> Iterator[SourceFile]
 
 
 def _store(uri: str) -> str:
-    """Return scheme and bucket or host of a URI, which files that are reached alike share."""
+    """Return the scheme and bucket or host of a URI."""
     scheme, mark, rest = uri.partition("://")
     return f"{scheme}{mark}{rest.partition('/')[0]}"
 
@@ -200,7 +204,7 @@ def _csv_rows(lines: Iterator[str], location: str) -> Iterator[Row]:
 
 
 def _delimiter(line: str) -> str:
-    """Guess the delimiter from the first line; a comma where no other fits."""
+    """Return the delimiter that makes the first line valid, else a comma."""
     first = line.lower().strip()
     for delimiter in _DELIMITERS:
         names = [name.strip(' "') for name in first.split(delimiter)]
@@ -210,7 +214,7 @@ def _delimiter(line: str) -> str:
 
 
 def _parquet_rows(file: BinaryIO, location: str) -> Iterator[Row]:
-    import pyarrow.parquet
+    import pyarrow.parquet  # takes a while, and only Parquet needs it
 
     try:
         table = pyarrow.parquet.ParquetFile(file)
@@ -226,7 +230,7 @@ def _parquet_rows(file: BinaryIO, location: str) -> Iterator[Row]:
         batches = table.iter_batches(batch_size=_BATCH, columns=wanted)
         rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
         yield from enumerate(rows, start=1)
-    except (pyarrow.lib.ArrowException, OSError, ValueError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadDataError(f"{location}: not a readable Parquet file: {reason}") from error
 
@@ -249,3 +253,61 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice:
         raise ValueError(f"{' and '.join(twice)} given twice")
     return dict(pairs)
+
+
+class _Paths:
+    """Finds files relative to `root`, a folder or URI."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._names: dict[str, dict[str, str]] = {}
+
+    def find(self, path: str) -> tuple[str, int, tuple[str, str] | None]:
+        """Return the path or URI to read, bytes (0: unknown), and kind and detail of a problem."""
+        if path.lower().startswith("file://"):
+            path = urllib.parse.unquote(urllib.parse.urlsplit(path).path)
+        if path.lower().startswith(_BY_WEB):
+            scheme = path.partition("://")[0]
+            detail = f"{scheme}:// is not read; download the images and give their paths"
+            return path, 0, ("unreachable", detail)
+        full = files.join(self._root, path)
+        if storage.is_uri(full):
+            return path, 0, None
+        try:
+            return path, os.stat(full).st_size, None
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            detail = str(reason)
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                detail += self._advice(path)
+            return path, 0, ("unreadable", detail)
+
+    def _advice(self, path: str) -> str:
+        if _WINDOWS.match(path):
+            return (
+                "; it is a path of Windows: give one of this machine, or relative to the manifest"
+            )
+        looked = "" if path.startswith("/") else f"; looked for in {self._root or '.'}"
+        if "\\" in path:
+            other = path.replace("\\", "/")
+            there = os.path.exists(os.path.join(self._root, other))
+            return f"{looked}; it has backslashes, {'and' if there else 'but'} {other} is " + (
+                "there: write /" if there else "not there either"
+            )
+        if not PurePosixPath(path).suffix:
+            name = PurePosixPath(path).name
+            if found := self._stems(path).get(name):
+                return f"{looked}; {found} is there: give names with their extension"
+            return f"{looked}; it has no extension"
+        return looked
+
+    def _stems(self, path: str) -> dict[str, str]:
+        """Return the names in the folder of the path, by the name without extension."""
+        folder = os.path.join(self._root, str(PurePosixPath(path).parent))
+        if folder not in self._names:
+            try:
+                names = sorted(os.listdir(folder), reverse=True)
+            except OSError:
+                names = []
+            self._names[folder] = {PurePosixPath(name).stem: name for name in names}
+        return self._names[folder]

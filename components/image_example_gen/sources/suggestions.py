@@ -1,4 +1,4 @@
-"""What can be meant by a folder, with the command for each."""
+"""Plausible readings of a folder, with a command for each."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from components.errors import BadDataError
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources.base import printable
 
-# What is judged of a folder once it is read.
+# Settings that do not change how a folder is read.
 _NOT_READING = ("min_eval", "max_bad_fraction")
 
 
 class Suggestions:
-    """Collects readings of the folder at `root`, which was read with `options`."""
+    """The plausible readings of the folder at `root` with `options`."""
 
     def __init__(self, root: str, options: Options) -> None:
         self._root = root
@@ -28,7 +28,7 @@ class Suggestions:
     def add(
         self, meaning: str, *parts: Mapping[str, Any], below: str = "", **settings: Any
     ) -> None:
-        """Add a reading, what to set for it, and the path in the root that is to be given."""
+        """Add a reading, its settings, and the path in the root if that is the source."""
         for part in parts:
             settings |= part
         source = f"{self._root.rstrip('/')}/{below}" if below else self._root
@@ -56,7 +56,7 @@ class Suggestions:
 
 
 def _is_toml(value: object) -> bool:
-    """Whether a text would be read as another value, such as a number."""
+    """Return whether a text would be parsed as another value, such as a number."""
     try:
         return isinstance(value, str) and bool(tomllib.loads(f"value = {value}"))
     except tomllib.TOMLDecodeError:

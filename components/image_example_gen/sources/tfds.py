@@ -1,7 +1,7 @@
 """Image-classification sets of TensorFlow Datasets by name: `tfds:NAME[/CONFIG][:VERSION]`.
 
-A copy that is already prepared, in $TFDS_DATA_DIR or ~/tensorflow_datasets, is read without the
-package; without one, the package downloads and prepares it.
+A prepared copy in $TFDS_DATA_DIR or ~/tensorflow_datasets is read without the package. Otherwise
+the package downloads and prepares the data set.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NAME = re.compile(r"(?P<name>\w+(/[\w.-]+)?)(:(?P<version>\d+\.\d+\.\d+))?")
 
 
 def listing(location: str, options: Options) -> Listing:
-    """List the data set. Raises BadDataError where it is not to be had."""
+    """List the data set. Raises BadDataError if it is not available."""
     match = _NAME.fullmatch(location)
     if match is None:
         raise BadDataError(f"tfds:{location}: must be tfds:NAME, such as tfds:tf_flowers")
@@ -30,7 +30,7 @@ def listing(location: str, options: Options) -> Listing:
 
 
 def _prepared(folder: Path, version: str | None) -> Path | None:
-    """Return the folder of the newest version."""
+    """Find the folder of the newest version."""
     found = [path.parent for path in folder.glob(f"{version or '*.*.*'}/dataset_info.json")]
     numbered = [path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
     return max(numbered, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
@@ -47,8 +47,8 @@ def _prepare(name: str, data_dir: Path) -> Path:
     try:
         builder = tfds.builder(name, data_dir=str(data_dir))
         builder.download_and_prepare()
-    except Exception as error:  # its own, and those of whatever it downloads with
-        # Of an unknown name it goes on with a thousand that it knows.
+    except Exception as error:  # of TFDS, and of its downloads
+        # For an unknown name, the other lines list a thousand known ones.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadDataError(f"tfds:{name}: cannot be prepared: {reason}") from error
     return Path(builder.data_path)

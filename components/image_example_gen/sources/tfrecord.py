@@ -1,14 +1,14 @@
-"""TFRecords of tf.Examples, by the names of TensorFlow Datasets and of TF Object Detection.
+"""TFRecords of tf.Examples, with features as in TensorFlow Datasets and TF Object Detection.
 
-A record's image is in `image/encoded` or `image`; its class in `image/class/text`,
-`image/class/label` or `label`, or in `image/object/class/...` where all objects are of one class;
-other names are set by data.image_feature and data.label_feature. Numbers become the class names of
-`*.labels.txt`, `labels.txt`, `label_map.pbtxt`, `labelmap.pbtxt` or the like in the same folder;
-numbers that these lack are no classes, nor are negative ones. A split's name in a file's name, as
-in `flowers-train.tfrecord-00000-of-00002`, is its records' split.
+A record's image is in `image/encoded` or `image`; its class is in `image/class/text`,
+`image/class/label` or `label`, or in `image/object/class/...` if all objects have the same class;
+data.image_feature and data.label_feature set other names. Numbers are mapped to the class names in
+`*.labels.txt`, `labels.txt`, `label_map.pbtxt`, `labelmap.pbtxt` or similar files in the same
+folder; numbers that are negative or missing there are no classes. The records' split is that in the
+file's name, as in `flowers-train.tfrecord-00000-of-00002`.
 """
 
-# Locations may be URIs, and pathlib would make other ones of them.
+# Locations may be URIs, which pathlib would change.
 # ruff: noqa: PTH112, PTH113, PTH119, PTH120, PTH208
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -50,7 +50,7 @@ _LABEL = (
     "image/object/class/text",
     "image/object/class/label",
 )
-# Files with the names of classes; `features.labels.txt` is how TensorFlow Datasets calls them.
+# Files of class names; TensorFlow Datasets writes `NAME.labels.txt`.
 _NAMES = re.compile(
     r"(.*\.)?labels\.txt|classes\.txt|class_names\.txt|.*label[_-]?map\.pbtxt|labels?\.pbtxt"
 )
@@ -60,7 +60,7 @@ _HEADER_BYTES, _CHECKSUM_BYTES = 12, 4  # around the content of a record
 
 
 def recognises(location: str) -> bool:
-    """Whether a local folder directly holds files named like TFRecords."""
+    """Return whether a local folder directly contains files named like TFRecords."""
     with os.scandir(location) as entries:
         return any(RECORDS.search(entry.name) and entry.is_file() for entry in entries)
 
@@ -87,22 +87,22 @@ def listing(location: str, options: Options) -> Listing:
         declared=tuple(sorted(set(classes.values()))),
         reading=[
             ("Classes", _told(classes, texts, label)),
-            ("Splits", "by the names of the files where these tell, else by content"),
+            ("Splits", "by the names of the files if these have one, else by content"),
         ],
         hint="expected files such as train.tfrecord or name-train.tfrecord-00000-of-00001",
     )
 
 
 def _names(location: str) -> tuple[list[str], list[str]]:
-    """TFRecord files and others, relative to the folder."""
+    """List TFRecord files and other files, relative to the folder."""
     if storage.is_uri(location):
-        found = [entry.name for entry in files.list_remote(location)]
+        found = list(files.list_remote(location))
         if found == [""]:
             return [os.path.basename(location)], []
     elif os.path.isdir(location):
         found = [entry.name for entry in os.scandir(location) if entry.is_file()]
     elif os.path.isfile(location):
-        # Named by the user, whatever its name is.
+        # Given by the user; may have any name.
         folder = os.path.dirname(location) or "."
         beside = [name for name in os.listdir(folder) if _tells_names(name)]
         return [os.path.basename(location)], sorted(beside)
@@ -135,7 +135,7 @@ def _text(root: str, name: str) -> str:
 def _features(
     texts: Mapping[str, str], options: Options
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names to look for: those set, else those that TFDS declares, else those in general use."""
+    """Return the names of image and label features: as set, as TFDS declares, or common ones."""
     declared: dict[str, str] = {}
     try:
         info = json.loads(texts.get("dataset_info.json", "{}"))
@@ -156,10 +156,9 @@ def _features(
 
 
 def _class_names(texts: Mapping[str, str], root: str) -> dict[int, str]:
-    """Class names by number, {} where nothing tells them.
+    """Return class names by number, {} if there is no file of them.
 
-    Raises BadDataError where a number has two names, or a name two numbers: classes would be
-    merged.
+    Raises BadDataError if a number has two names, or a name two numbers: classes would be merged.
     """
     names: dict[int, str] = {}
     for file, text in sorted(texts.items()):
@@ -179,7 +178,7 @@ def _class_names(texts: Mapping[str, str], root: str) -> dict[int, str]:
 
 
 def _numbered(file: str, text: str) -> Iterator[tuple[int, str]]:
-    """Yield the numbers and names of the classes in a file; blank lines name nothing."""
+    """Yield the numbers and names of classes in a file; blank lines are skipped."""
     if file.endswith(".pbtxt"):
         for block in re.findall(r"item\s*\{(.*?)\}", text, re.S):
             number = re.search(r"\bid\s*:\s*(\d+)", block)
@@ -206,7 +205,7 @@ class _RecordUnit(Unit):
     max_bytes: int
 
     def items(self) -> Iterator[Item]:
-        import tensorflow as tf
+        import tensorflow as tf  # slow, and not needed to list files
 
         words = re.split(r"[^a-z]+", os.path.basename(self.name).lower())
         split = next((SPLIT_OF[word] for word in reversed(words) if word in SPLIT_OF), "")
@@ -219,27 +218,32 @@ class _RecordUnit(Unit):
                 records = tf.data.TFRecordDataset(path, "GZIP" if packed else "")
                 limit = self.max_bytes + _OTHER_FEATURES_BYTES
                 sizes = _sizes(path, packed, limit)
-                # Looked at before TensorFlow does, which asks for as much memory as a record claims
-                # to need, and ends the process where there is less.
+                # Checked before TensorFlow reads the record: it would allocate the memory that the
+                # header claims, and abort the process if there is less.
                 next(sizes, 0)
                 for record in records.as_numpy_iterator():
                     name = f"{printable(self.name)}#{number:06d}"
-                    yield self._item(name, split, record, classes, tf.train.Example)
+                    yield self._item(name, split, record, classes, tf.train.Example.FromString)
                     number += 1
                     next(sizes, 0)
         except (tf.errors.OpError, OSError) as error:
-            # Where the next record would begin is lost with the damaged one.
+            # The beginning of the next record is unknown.
             reason = error.message if isinstance(error, tf.errors.OpError) else error.strerror
-            detail = f"this record cannot be read, nor can those behind it: {reason}"
+            detail = f"this record and all after it cannot be read: {reason}"
             name = f"{printable(self.name)}#{number:06d}"
-            yield Item(name, "", functools.partial(_give, b""), 0, problem=("damaged", detail))
+            yield Item(name, "", bytes, 0, problem=("damaged", detail))
 
     def _item(
-        self, name: str, split: str, record: bytes, classes: Mapping[int, str], example: Any
+        self,
+        name: str,
+        split: str,
+        record: bytes,
+        classes: Mapping[int, str],
+        parse: Callable[[bytes], Any],
     ) -> Item:
-        load = functools.partial(_give, record)
+        load = functools.partial(bytes, record)
         try:
-            features = example.FromString(record).features.feature
+            features = parse(record).features.feature
         except DecodeError:
             return Item(name, "", load, len(record), problem=("not a tf.Example", ""))
         image = next((key for key in self.image if features[key].bytes_list.value), None)
@@ -248,7 +252,7 @@ class _RecordUnit(Unit):
             known = ", ".join(sorted(key for key in features if features[key].WhichOneof("kind")))
             detail = f"no bytes in {wanted}; there are {known}; see data.image_feature"
             return Item(name, "", load, len(record), problem=("no image", detail[:300]))
-        load = functools.partial(_give, features[image].bytes_list.value[0])
+        load = functools.partial(bytes, features[image].bytes_list.value[0])
         problem, label = None, ""
         try:
             label = self._label(features, classes)
@@ -257,7 +261,7 @@ class _RecordUnit(Unit):
         return Item(name, label, load, len(record), split, problem)
 
     def _label(self, features: Any, classes: Mapping[int, str]) -> str:
-        """Return the class of a record. Raises ValueError where it has none, or several."""
+        """Return the class of a record. Raises ValueError if it has none, or several."""
         for key in self.label:
             texts = {
                 value.decode("utf-8", "backslashreplace").strip()
@@ -279,7 +283,7 @@ class _RecordUnit(Unit):
 
 
 def _sizes(path: str, packed: bool, limit: int) -> Iterator[int]:
-    """Bytes of each record, as far as they can be told. Raises OSError for more than `limit`."""
+    """Yield the size of each record, up to a damaged one. Raises OSError if above `limit`."""
     with (
         contextlib.suppress(EOFError, zlib.error, gzip.BadGzipFile),
         gzip.open(path) if packed else open(path, "rb") as file,
@@ -291,7 +295,3 @@ def _sizes(path: str, packed: bool, limit: int) -> Iterator[int]:
                 raise OSError(errno.EFBIG, f"{text} (data.max_pixels)")
             yield size
             file.seek(size + _CHECKSUM_BYTES, os.SEEK_CUR)
-
-
-def _give(data: bytes) -> bytes:
-    return data

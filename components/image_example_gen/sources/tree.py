@@ -1,4 +1,4 @@
-"""Where the images of a folder are: counted by its folders, and theirs."""
+"""Number of images by folder, on the first levels of a tree."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from components.image_example_gen.sources import folder_names
 
 @dataclasses.dataclass
 class Top:
-    """A folder of the root: how many images are in it directly, and in and below its folders."""
+    """A folder of the root: number of images directly in it, and below its folders."""
 
     direct: int = 0
     subs: Counter[str] = dataclasses.field(default_factory=Counter)
     below: dict[str, Counter[str]] = dataclasses.field(default_factory=dict)
 
     def is_flat(self, name: str) -> bool:
-        """Whether it holds images and no class folders; one that repeats its name is none."""
+        """Return whether it has images and no class folders; one that repeats its name is none."""
         if not self.subs:
             return True
         sub = next(iter(self.subs))
@@ -27,7 +27,7 @@ class Top:
 
     @property
     def wrapped(self) -> str:
-        """The only folder in it, where that holds several folders; "" for none."""
+        """The only folder in it, if that contains several folders; "" otherwise."""
         if self.direct or len(self.subs) != 1:
             return ""
         (sub,) = self.subs
@@ -36,18 +36,18 @@ class Top:
 
 
 class Tree:
-    """Where the images of a folder are.
+    """Counts of the images in a folder.
 
     Args:
       root: path or URI, for messages.
-      names: paths of the images, relative to it; can be gone through more than once.
+      names: paths of the images, relative to it; can be iterated repeatedly.
     """
 
     def __init__(self, root: str, names: Iterable[str]) -> None:
         self.root = root
         self.names = names
         self.tops: dict[str, Top] = {}
-        self.folders: set[str] = set()  # that hold images
+        self.folders: set[str] = set()  # with images
         self.images = 0
         for name in self.names:
             self.images += 1
@@ -65,6 +65,6 @@ class Tree:
                 below[parts[2]] += 1
 
     def files(self, tops: Collection[str]) -> list[str]:
-        """Names of the files that are in these folders; in the root for none."""
+        """Return the names of the files in these folders; for no folders, in the root."""
         split = (name.split("/") for name in self.names)
         return [p[-1] for p in split if (p[0] in tops if tops else len(p) == 1)]
