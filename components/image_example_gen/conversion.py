@@ -24,14 +24,6 @@ _FORMATS = ("GIF", "BMP", "DIB", "WEBP", "TIFF")
 _BLOCK = 2**20  # pixels blended at a time
 
 
-def readable(data: bytes, max_pixels: int) -> bytes:
-    """Return `data` if an exported model can read it, else a PNG of the same pixels.
-
-    Raises Unusable if it is no image, has more than `max_pixels`, or is damaged and not converted.
-    """
-    return data if header(data, max_pixels) else to_png(data, max_pixels)[0]
-
-
 def header(data: bytes, max_pixels: int) -> Header | None:
     """Read the header of a JPEG or PNG; None for data that has to be converted.
 

@@ -55,10 +55,10 @@ class Picture:
 
 
 def read_images(batch: Sequence[bytes], max_pixels: int) -> list[Picture | Unusable]:
-    """Decode files completely: for each its picture, or why it cannot be used.
+    """Decode files completely. Returns for each the picture, or why it cannot be used.
 
-    Small JPEGs are decoded several in a call: threads that return to Python for each one spend a
-    third of their time on waiting for its lock.
+    Several small JPEGs are decoded in one call: with a call for each, threads would wait for
+    Python's lock a third of their time.
     """
     known = _decode_small(batch, min(max_pixels, SMALL_PIXELS))
     return [_read(data, max_pixels, known.get(index)) for index, data in enumerate(batch)]
@@ -72,7 +72,7 @@ def _read(data: bytes, max_pixels: int, decoded: tf.Tensor | None) -> Picture | 
 
 
 def _decode_small(batch: Sequence[bytes], max_pixels: int) -> dict[int, tf.Tensor]:
-    """Pixels of JPEGs, by position; those that are left out may be large, damaged, or too few."""
+    """Decode small JPEGs to pixels by position; large, damaged and remaining ones are left out."""
     by_ratio: dict[int, list[int]] = {}
     for index, data in enumerate(batch):
         with contextlib.suppress(Unusable):
@@ -95,9 +95,9 @@ def _ratio(header: Header) -> int:
 
 
 def read_image(data: bytes, max_pixels: int, decoded: tf.Tensor | None = None) -> Picture:
-    """Decode a file completely. Raises Unusable, and nothing else whatever `data` is.
+    """Decode a file completely. Raises only Unusable, for any `data`.
 
-    decoded: its pixels, where `decode_together` has made them.
+    decoded: its pixels, if `decode_together` has decoded them.
     """
     if not data:
         raise Unusable("empty", "zero bytes")
@@ -113,8 +113,9 @@ def read_image(data: bytes, max_pixels: int, decoded: tf.Tensor | None = None) -
 def _decode(
     data: bytes, header: Header, decoded: tf.Tensor | None
 ) -> tuple[tuple[int, int], Pixels, str, int]:
-    """Upright width and height, pixels of the image or of one shrunk, what was changed, and EXIF's
-    orientation, by which they were turned.
+    """Decode a JPEG or PNG, a large JPEG at a reduced size.
+
+    Returns upright width and height, the pixels, the conversions, and EXIF's orientation.
     """
     try:
         upright = decode_now(data, _ratio(header), decoded)

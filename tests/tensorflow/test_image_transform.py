@@ -27,7 +27,7 @@ from tests.kit.runs import DATA_NODES
 from tests.kit.transformed import run_transform, serialized, write_records
 from trainer_module import export, input_pipeline, recipes, transform
 
-# Kinds of which a server is sent what `readable` makes of them, because no graph decodes them.
+# Kinds that are converted to PNG before they are sent to a server, as no graph decodes them.
 CONVERTED = re.compile(r"\.(tiff?|gif|bmp|webp)$", re.IGNORECASE)
 KINDS = [
     name
