@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import itertools
 import json
+import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,9 @@ class Lineage:
         """Connect to a database that is there."""
         import ml_metadata
 
+        # ML Metadata logs with absl, which would set up a handler that prints all later records.
+        if not logging.getLogger().handlers:
+            logging.getLogger().addHandler(logging.NullHandler())
         return cls(ml_metadata.MetadataStore(connection))
 
     # Artifacts

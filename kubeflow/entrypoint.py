@@ -19,6 +19,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,24 +111,24 @@ def _plan(options: argparse.Namespace) -> None:
     from kubeflow import planning
 
     if planned := planning.make(options):
-        _run(planned.ir, planned.record, planned.handle, options)
+        _run(planned.imports, planned.ir, planned.record, planned.handle, options)
 
 
 def _nodes(options: argparse.Namespace) -> None:
     from kubeflow import plan
 
-    _run(plan.decode(options.plan, options.run_id), options.record, None, options)
+    ir = plan.decode(options.plan, options.run_id)
+    _run(plan.imports_for(ir, options.run), ir, options.record, None, options)
 
 
 def _run(
+    imports: AbstractContextManager[None],
     ir: Pipeline,
     record: Mapping[str, Any] | None,
     handle: PatientMetadata | None,
     options: argparse.Namespace,
 ) -> None:
-    from kubeflow import plan
-
-    with plan.imports_for(ir, options.run):
+    with imports:
         from kubeflow import execution
     execution.run(ir, record, handle, options)
 

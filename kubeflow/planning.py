@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +24,12 @@ PLAN, RECORD, DECISION = "plan", "record", "decision"
 
 
 class Planned(NamedTuple):
-    """A plan, the record for reports, and the connection to ML Metadata that was used."""
+    """A plan, the record for reports, the used connection, and the context for imports."""
 
     ir: Pipeline
     record: dict[str, Any]
     handle: PatientMetadata
+    imports: AbstractContextManager[None]
 
 
 def make(options: argparse.Namespace) -> Planned | None:
@@ -61,7 +63,8 @@ def make(options: argparse.Namespace) -> Planned | None:
     if not (options.run and decided[PLAN]):
         return None
     ir = plan.decode(decided[PLAN], options.run_id)
-    return Planned(ir, json.loads(decided[RECORD]), handle)
+    imports = plan.imports_for(ir, options.run)
+    return Planned(ir, json.loads(decided[RECORD]), handle, imports)
 
 
 def _decide(loaded: Loaded, options: argparse.Namespace) -> dict[str, str]:

@@ -35,7 +35,7 @@ class WarmStartStrategy(resolver.ResolverStrategy):
             else "no model is blessed yet"
         )
         if base and (known := _known(store, base.id, min(examples))):
-            base, why = None, f"the latest blessed model {known}"
+            base, why = None, f"the baseline {known}"
         if base is None:
             progress.report("note", text=f"train.warm_start: {why}, so training starts afresh")
         return {

@@ -63,7 +63,9 @@ def filesystem(location: str) -> Any:
     try:
         return fsspec.filesystem(kind, **options)
     except (ImportError, ValueError) as error:
-        raise OSError(errno.EPROTONOSUPPORT, unsupported(location), location) from error
+        # A client that is installed may refuse its own settings, as adlfs does without an account.
+        text = unsupported(location) or _line(error)
+        raise OSError(errno.EPROTONOSUPPORT, text, location) from error
 
 
 def supported(location: str) -> bool:
@@ -127,9 +129,13 @@ def _told(location: str) -> Iterator[None]:
             raise type_of(error)(error.errno or errno.EIO, text[:_MOST_TEXT], location) from error
         raise
     except Exception as error:
-        text = f"{type(error).__name__}: {error}".splitlines()[0][:_MOST_TEXT]
+        text = _line(error)
         code = errno.EACCES if "Credential" in type(error).__name__ else errno.EIO
         raise OSError(code, text, location) from error
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:_MOST_TEXT]
 
 
 def type_of(error: OSError) -> type[OSError]:

@@ -209,6 +209,12 @@ class TestFaults:
         with pytest.raises(PermissionError, match="credentials"):
             storage.write_text(s3.uri("file"), "content")
 
+    def test_no_account(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING", raising=False)
+        with pytest.raises(OSError, match=r"connection_string or account_name") as caught:
+            storage.names("az://container/photos")
+        assert caught.value.filename == "az://container/photos"
+
     def test_a_profile(self, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in (*s3_kit.KEYS, "AWS_ENDPOINT_URL_S3"):
             monkeypatch.delenv(name)

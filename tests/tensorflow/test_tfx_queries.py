@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from pipeline import local_runner
 from pipeline.workspace import Workspace
+from tests import REPO
 from tests.kit import toy_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:label\\(\\) is deprecated")
@@ -78,3 +81,21 @@ def test_a_resolver_finds_the_newest_of_a_pipeline(place: Workspace) -> None:
     assert run(place, 1, toy_pipeline.create_resolving) == ["resolved", "complete"]
     uris = [str(path) for path in place.artifacts.glob("Taker/text/*/text")]
     assert Path(uris[0]).read_text() == "First Second Third Taker "
+
+
+def test_opening_a_database_prints_no_later_records(tmp_path: Path) -> None:
+    code = (
+        "import logging, sys\n"
+        "from ml_metadata.proto import metadata_store_pb2\n"
+        "from components.lineage import Lineage\n"
+        "connection = metadata_store_pb2.ConnectionConfig()\n"
+        "connection.sqlite.filename_uri = sys.argv[1]\n"
+        "connection.sqlite.connection_mode = 3\n"
+        "Lineage.at(connection)\n"
+        "progress = logging.getLogger('perennial.progress')\n"
+        "progress.setLevel(logging.INFO)\n"
+        "progress.info('step')\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "metadata.sqlite")]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+    assert "step" not in done.stderr
