@@ -239,7 +239,7 @@ def test_gc_removes_old_traffic_only(loop: Loop) -> None:
     then = time.time() - 31 * 86400
     os.utime(old, (then, then))
     kept = len(retention.files(loop.root / "logs"))
-    assert "1 files of traffic" in perennial("gc", *config).output
+    assert "1 file of traffic" in perennial("gc", *config).output
     assert old.exists()
     assert perennial("gc", *config, "--apply").exit_code == 0
     assert not old.exists()
