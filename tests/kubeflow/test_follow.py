@@ -21,7 +21,6 @@ from kubeflow.cluster import PodLogs
 from kubeflow.commands.connection import Connection
 from kubeflow.workflow import START_TIMEOUT, parse
 from pipeline.errors import KubeflowUnreachable, NodeFailed
-from tests.kit import kubeflow_stub, sample_package
 from tests.kit.cli import perennial
 from tests.kit.kubeflow_stub import Node, Stub, pod_name, workflow
 
@@ -55,19 +54,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
     monkeypatch.setattr(follow, "LOOK_EVERY_S", 0)
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    with kubeflow_stub.serving() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("package") / "digits.yaml"
-    sample_package.write(path)
-    return path
 
 
 def wait(stub: Stub, package: Path, *options: str) -> Result:

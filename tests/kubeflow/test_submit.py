@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from typer.testing import Result
 from kubeflow import client, cluster, cron, transport
 from kubeflow.commands.connection import Connection
 from pipeline.errors import ConfigError, KubeflowRefused, KubeflowUnreachable
-from tests.kit import kubeflow_stub
 from tests.kit.cli import perennial
 from tests.kit.kubeflow_stub import Stub, check
 
@@ -29,22 +27,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    with kubeflow_stub.serving() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile a pipeline."""
-    from tests.kit import sample_package
-
-    path = tmp_path_factory.mktemp("package") / "digits.yaml"
-    sample_package.write(path)
-    return path
 
 
 def refused(code: int, *arguments: str | Path) -> str:
