@@ -178,7 +178,7 @@ def push(
             counted.append(version)
         for number in sorted({*numbers, *counted} - {*counted[-keep:]} - {*pinned}):
             if number in counted or not _is_under_way(base, number):
-                _remove(storage.join(base, str(number)))
+                _remove(base, number)
     return version
 
 
@@ -207,12 +207,13 @@ def _is_under_way(base: str, version: int) -> bool:
     return claimed is not None and time.time() - float(claimed) < _LONGEST_PUSH
 
 
-def _remove(version: str) -> None:
+def _remove(base: str, number: int) -> None:
     """Remove what is superseded, or half; where that fails, a later push does it."""
+    version = storage.join(base, str(number))
     try:
         if storage.is_uri(version):
             storage.remove_tree(version)
-            storage.remove(_claim(storage.parent(version), int(storage.name(version))))
+            storage.remove(_claim(base, number))
         else:
             _remove_folder(Path(version))
     except OSError as error:  # of what comes after the push, which is done
