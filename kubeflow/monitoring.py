@@ -21,4 +21,4 @@ def find_inputs(config: Config, models: str | None) -> monitor.MonitorInputs:
     if root is None:
         raise ConfigError("kubeflow.pipeline_root: must be set, as findings are written below it")
     log = storage.join(root, journal.FILE)
-    return monitor.find_place(config, None, models, log, connection_config(os.environ))
+    return monitor.find_inputs(config, None, models, log, connection_config(os.environ))

@@ -24,9 +24,9 @@ def write(
     """Choose at most `number` images of the time and write them and a table into `folder`.
 
     Returns the table and the reason for each image. Raises DataError where there is none to choose
-    from, and as `monitor.find_place`.
+    from, and as `monitor.find_inputs`.
     """
-    place = monitor.find_place(config, examples, models)
+    place = monitor.find_inputs(config, examples, models)
     rows = [row for row in logs.read(recorded, since, end).rows if row.model == config.name]
     version = ask.main_version([row for row in rows if row.image])
     if not version:
@@ -37,6 +37,6 @@ def write(
     answers = served.answers(version)
     if isinstance(answers, str):
         raise DataError(f"{recorded}: no image to choose from: {answers}")
-    chosen = ask.select(rows, answers, served.embed, monitor.labelled(place), number)
+    chosen = ask.select(rows, answers, served.embed, monitor.labelled_images(place), number)
     ask.write(chosen, answers.classes, folder)
     return folder / ask.TABLE, [each.reason for each in chosen]

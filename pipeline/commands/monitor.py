@@ -95,17 +95,17 @@ class Window:
     ) -> None:
         """Compare, print, write and notify. Raises DriftFound, DataLost, ConfigError, DataError.
 
-        find: returns the inputs; without it, `monitor.find_place` does, by examples and models.
+        find: returns the inputs; without it, `monitor.find_inputs` does, by examples and models.
         """
         end = instant(self.until)
         since = end - datetime.timedelta(days=self.days or config.monitor.window_days)
         with redirect_output(Path(os.devnull)):
             from pipeline.monitoring import figures, gauges, monitor, page
 
-            place = find() if find else monitor.find_place(config, examples, models)
-            report = monitor.look(config, self.logs, place, since, end)
+            place = find() if find else monitor.find_inputs(config, examples, models)
+            report = monitor.compare_window(config, self.logs, place, since, end)
         as_json = report.model_dump_json(indent=1)
-        print(as_json if self.as_json else "\n".join(monitor.lines(report)))
+        print(as_json if self.as_json else "\n".join(monitor.as_lines(report)))
         if not self.dry_run:
             folder = self.output or place.kept
             folder.mkdir(parents=True, exist_ok=True)
@@ -114,10 +114,10 @@ class Window:
             values = gauges.render(config.name, report)
             storage.write_text(str(self.logs / gauges.FILE), values)
             now = datetime.datetime.now(datetime.UTC)
-            for line in monitor.tell(config, place, report, now):
+            for line in monitor.record_findings(config, place, report, now):
                 print(line)
         if report.verdict == figures.DRIFTED:
-            raise DriftFound("; ".join(map(monitor.str_of, report.findings)))
+            raise DriftFound("; ".join(map(monitor.describe, report.findings)))
         if report.verdict == figures.LITTLE:
             raise DataLost(report.notes[0])
 

@@ -76,7 +76,7 @@ def retrain(
     except Exception as error:
         if not dry_run:
             flags = given(flags_of(data, training, common))
-            no_start.tell(error, common.config, flags, common.settings or [], shown_as)
+            no_start.report(error, common.config, flags, common.settings or [], shown_as)
         raise
     retrain.retrain(
         loaded.config,

@@ -1,1 +1,1 @@
-"""From what is served back to what is trained: requests are recorded, compared, and labelled."""
+"""Monitoring of served models: record requests, compare them with the baseline, label some."""

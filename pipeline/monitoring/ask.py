@@ -1,11 +1,11 @@
-"""The images of the traffic that are most worth a person's label.
+"""Selection of recorded images that a person should label, by active learning.
 
-Of the budget, at most a quarter each goes to images in which versions disagree and to images
-further from the training images than nearly all held-out ones. The rest goes to those that the
-model is least sure of, of each predicted class in turn, as traffic is mostly of a few classes. Of
-three times as many, a greedy k-centre in the penultimate layer takes the one that is furthest from
-all that are chosen, again and again, so that they are diverse. Of near duplicates one is chosen,
-and no image that has a label.
+At most a quarter of the budget goes to images on which versions disagree, and another quarter to
+images further from the training images than 99 % of the held-out ones. The rest goes to the images
+with the smallest margin between the two likeliest classes, taken from each predicted class in turn,
+because a few classes make up most traffic. Three times as many images are shortlisted; of these,
+greedy k-centre in the penultimate layer (arXiv 1708.00489) picks a diverse subset. Images that have
+a label, and all but one of near duplicates, are left out.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Candidates(NamedTuple):
     """Images to choose from.
 
     probabilities: float [N, classes].
-    points: in the penultimate layer, float [N, D]; D is 0 where that is not known.
-    is_far: bool [N], further from the training images than held-out ones are.
+    points: in the penultimate layer, float [N, D]; D is 0 without embeddings.
+    is_far: bool [N], further from the training images than 99 % of the held-out ones.
     is_disputed: bool [N], whether versions disagree.
     """
 
@@ -55,7 +55,7 @@ class Candidates(NamedTuple):
 
 
 def choose(candidates: Candidates, number: int) -> list[tuple[int, str]]:
-    """Choose at most `number` candidates, each with its reason, in the order to label them in."""
+    """Choose at most `number` candidates with reasons, in the order in which to label them."""
     best = np.sort(candidates.probabilities, axis=1)[:, ::-1]
     second = best[:, 1] if best.shape[1] > 1 else np.zeros(len(best))
     order = np.argsort(best[:, 0] - second, kind="stable")
@@ -75,7 +75,7 @@ def choose(candidates: Candidates, number: int) -> list[tuple[int, str]]:
 
 
 def _by_turns(indices: Sequence[int], predicted: np.ndarray) -> list[int]:
-    """Order `indices` so that each predicted class has its turn, its first index first."""
+    """Interleave `indices` by predicted class, keeping the order within a class."""
     groups: dict[int, list[int]] = {}
     for index in indices:
         groups.setdefault(int(predicted[index]), []).append(index)
@@ -86,7 +86,7 @@ def _by_turns(indices: Sequence[int], predicted: np.ndarray) -> list[int]:
 def _diverse(
     points: np.ndarray, pool: Sequence[int], number: int, given: Sequence[int] = ()
 ) -> list[int]:
-    """Choose at most `number` of the pool by greedy k-centre, beginning with those given."""
+    """Choose at most `number` of the pool by greedy k-centre, with `given` as first centres."""
     if len(pool) <= number or not points.shape[1]:
         return list(pool[:number])
     chosen: list[int] = []
@@ -104,8 +104,8 @@ def _diverse(
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """An image to label. choices: the classes, the likeliest first."""
+class LabelRequest:
+    """An image to label. choices: all classes, the likeliest first."""
 
     row: Row
     reason: str
@@ -118,17 +118,17 @@ class Asked:
 
 def select(
     rows: Sequence[Row], answers: Answers, embed: Embed, known: Collection[str], number: int
-) -> list[Asked]:
-    """Choose among the images of one version's rows, and of the rows of others beside them.
+) -> list[LabelRequest]:
+    """Choose images that the main version predicted; rows of others show disagreement.
 
     Args:
       rows: of a window.
-      answers: of the version that is to learn, the one with the most rows.
+      answers: of the main version, on the held-out images.
       embed: see `compare`.
       known: SHA-256 of images that have a label.
       number: most images.
 
-    Raises DataError where there is no image to choose from.
+    Raises DataError if there is no image to choose from.
     """
     usable = [row for row in rows if row.status == OK and row.image and row.sha256 not in known]
     version = main_version(usable)
@@ -141,7 +141,8 @@ def select(
     )
     if not kept:
         raise DataError(
-            "no recorded image can be asked for: images are left out, were trained on, or refused"
+            "no recorded image can be labelled: images were not recorded, have a label, or were "
+            "refused"
         )
     probabilities = np.array([row.probabilities for row in kept], np.float64)
     points, far = _places(version, kept, answers, embed)
@@ -149,7 +150,7 @@ def select(
         probabilities, points, far, np.array([len(votes[row.sha256]) > 1 for row in kept])
     )
     return [
-        Asked(
+        LabelRequest(
             kept[index],
             reason,
             [answers.classes[each] for each in np.argsort(-probabilities[index], kind="stable")],
@@ -159,7 +160,7 @@ def select(
 
 
 def main_version(rows: Sequence[Row]) -> int:
-    """Return the version that has answered the most callers; 0 for none."""
+    """Return the version that answered most requests; 0 without any."""
     counts: dict[int, int] = {}
     for row in rows:
         if row.status == OK and not row.is_shadow:
@@ -170,7 +171,7 @@ def main_version(rows: Sequence[Row]) -> int:
 def _places(
     version: int, rows: Sequence[Row], answers: Answers, embed: Embed
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return points and whether each is far; points of no dimension without embeddings."""
+    """Return `points` and `is_far` of `Candidates`."""
     space = answers.space()
     parts = [rows[start : start + EMBEDDED] for start in range(0, len(rows), EMBEDDED)]
     found = [embed(version, part) for part in parts] if space else []
@@ -199,13 +200,13 @@ def _without_near_duplicates(rows: Sequence[Row]) -> list[Row]:
     return [row for place, row in enumerate(found) if place not in dropped]
 
 
-def write(asked: Sequence[Asked], classes: Sequence[str], folder: Path) -> None:
-    """Write the images, TABLE with a column label to fill in, and ITEMS for the page.
+def write(asked: Sequence[LabelRequest], classes: Sequence[str], folder: Path) -> None:
+    """Write the images, TABLE with an empty column `label`, and ITEMS for the page.
 
-    Raises ConfigError where the folder holds something already.
+    Raises ConfigError if the folder is not empty.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder}: holds something already; name a new folder")
+        raise ConfigError(f"{folder}: is not empty; name a new folder")
     (folder / IMAGES).mkdir(parents=True)
     for each in asked:
         (folder / each.name).write_bytes(each.row.image)
@@ -216,7 +217,7 @@ def write(asked: Sequence[Asked], classes: Sequence[str], folder: Path) -> None:
     write_table(folder / TABLE, _lines(asked))
 
 
-def _lines(asked: Sequence[Asked]) -> Iterator[dict[str, str]]:
+def _lines(asked: Sequence[LabelRequest]) -> Iterator[dict[str, str]]:
     for each in asked:
         yield {
             "image": each.name,
@@ -230,7 +231,7 @@ def _lines(asked: Sequence[Asked]) -> Iterator[dict[str, str]]:
 
 
 def write_table(path: Path, lines: Collection[dict[str, str]] | Iterator[dict[str, str]]) -> None:
-    """Replace a table as a whole."""
+    """Write a table atomically."""
     with (
         storage.writing(str(path)) as staging,
         staging.open("w", encoding="utf-8", newline="") as file,

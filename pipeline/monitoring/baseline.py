@@ -1,7 +1,7 @@
-"""The data that traffic is compared with: the baseline's images, and models' answers about them.
+"""The reference for traffic: the baseline's images, and models' predictions for them.
 
-Statistics of images are those of a sample of all of them. Answers are those about held-out images:
-a model is surer of what it was trained on than of anything that it is asked later.
+Image statistics are of a sample of all splits. Predictions are for held-out images only: a model is
+more confident about images that it was trained on than about new ones.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ Arrays = dict[str, np.ndarray]
 
 
 class Space:
-    """Distances in the penultimate layer: the mean one to the nearest training images.
+    """Distance in the penultimate layer: the mean over the nearest training images.
 
-    Dimensions are scaled by their deviation and reduced to the principal components, in which
-    chance differences of many dimensions do not hide a large one.
+    Dimensions are standardized and reduced to principal components, so that noise in many
+    dimensions does not hide a large difference in one.
     """
 
     def __init__(self, training: np.ndarray) -> None:
@@ -61,7 +61,7 @@ class Space:
         return self._project.transform(embeddings)
 
     def distances(self, embeddings: np.ndarray) -> np.ndarray:
-        """Measure the distance, float [N], of embeddings that were not fitted to."""
+        """Measure the distance, float [N], of embeddings that are not in the training images."""
         found, _ = self._near.kneighbors(self.project(embeddings))
         return found.mean(axis=1)
 
@@ -78,7 +78,7 @@ class Images:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """The answers of a version about the held-out images.
+    """The predictions of a version for the held-out images.
 
     classes: their names, in the order of the probabilities.
     probabilities: float [E, classes].
@@ -93,7 +93,7 @@ class Answers:
     held_out: np.ndarray
 
     def space(self) -> Space | None:
-        """Fit the space of the training images; None where the model has no embeddings."""
+        """Fit the space of the training images; None without embeddings."""
         return Space(self.training) if self.training.shape[1] else None
 
 
@@ -106,22 +106,22 @@ class _Sampled:
 
 
 class Baseline:
-    """The data of the baseline; slow computations are cached in a folder."""
+    """The data of the baseline; slow results are cached in a folder."""
 
     def __init__(self, examples_uri: str, kept: Path) -> None:
-        """Say where the Examples artifact is, and where to keep what is computed of it."""
+        """Take the URI of the Examples artifact, and the folder of the cache."""
         self._uri = examples_uri.rstrip("/")
         self._kept = kept
         self._sampled: _Sampled | None = None
 
     def images(self) -> Images:
-        """Read the derived features of a sample. Raises DataError where that fails."""
+        """Read the derived features of a sample. Raises DataError on failure."""
         return Images(self._kept_or(("images",), lambda: _columns(self._sample())))
 
     def answers(self, location: str) -> Answers:
-        """Compute the answers of the SavedModel at a path or URI.
+        """Compute the predictions of the SavedModel at a path or URI.
 
-        Raises DataError where the examples cannot be read, OSError where the model cannot.
+        Raises DataError if the examples cannot be read, OSError if the model cannot.
         """
         found = self._kept_or(("answers", location), lambda: _answers(self._sample(), location))
         return Answers(**{**found, "classes": found["classes"].tolist()})
@@ -139,12 +139,12 @@ class Baseline:
             except (tf.errors.OpError, OSError) as error:
                 raise DataError(f"{self._uri}: the examples cannot be read: {error}") from error
             if not training or not held_out:
-                raise DataError(f"{self._uri}: holds no examples to train and to evaluate on")
+                raise DataError(f"{self._uri}: has no examples in train, or none in eval and test")
             self._sampled = _Sampled(training, held_out)
         return self._sampled
 
     def _kept_or(self, what: Sequence[str], compute: Callable[[], Arrays]) -> Arrays:
-        # Neither an artifact nor a version changes once it is there.
+        # Artifacts and versions are immutable.
         digest = hashlib.sha256(repr((self._uri, *what)).encode()).hexdigest()
         path = self._kept / f"{what[0]}-{digest[:24]}.npz"
         try:
@@ -159,7 +159,7 @@ class Baseline:
 
 
 def _columns(sampled: _Sampled) -> Arrays:
-    # The splits as they are in the data, so that the sample is one of all of it.
+    # From all splits, in their proportions.
     records = [tf.train.Example.FromString(each) for each in sampled.training + sampled.held_out]
     columns: Arrays = {}
     for name in (*NUMBERS, *TEXTS):
@@ -199,7 +199,7 @@ class Model:
     """A SavedModel loaded in this process. classes: the names, in order."""
 
     def __init__(self, location: str) -> None:
-        """Load it from a path or URI. Raises OSError."""
+        """Load from a path or URI. Raises OSError."""
         try:
             with storage.local_copy(location) as folder:
                 self._loaded = tf.saved_model.load(str(folder))
@@ -210,17 +210,20 @@ class Model:
 
     def probabilities(self, images: Sequence[bytes]) -> np.ndarray:
         """Predict probabilities, float [N, classes]."""
-        return self._asked(servable.IMAGES, "probabilities", images)
+        return self._run(servable.IMAGES, "probabilities", images)
 
     def embeddings(self, images: Sequence[bytes]) -> np.ndarray:
-        """Compute embeddings, float [N, D]; D is 0 for a model exported without that signature."""
+        """Compute embeddings, float [N, D]; D is 0 without an embedding signature."""
         if servable.EMBEDDINGS not in self._loaded.signatures:
             return np.zeros((len(images), 0), np.float32)
-        return self._asked(servable.EMBEDDINGS, "embedding", images).reshape(len(images), -1)
+        return self._run(servable.EMBEDDINGS, "embedding", images).reshape(len(images), -1)
 
-    def _asked(self, signature: str, output: str, images: Sequence[bytes]) -> np.ndarray:
-        ask = self._loaded.signatures[signature]
+    def _run(self, signature: str, output: str, images: Sequence[bytes]) -> np.ndarray:
+        signature_fn = self._loaded.signatures[signature]
         batches = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
         return np.concatenate(
-            [ask(image_bytes=tf.constant(list(batch)))[output].numpy() for batch in batches]
+            [
+                signature_fn(image_bytes=tf.constant(list(batch)))[output].numpy()
+                for batch in batches
+            ]
         )

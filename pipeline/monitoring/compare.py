@@ -1,19 +1,19 @@
-"""Compare a window of traffic with the baseline's data, with a rate of false alarms that is known.
+"""Compare a window of traffic with the baseline's data, at a known rate of false alarms.
 
-Each comparison is a test of two samples, of the traffic and of the baseline, for the hypothesis
-that both are of the same images: Kolmogorov and Smirnov's of numbers, chi-squared of shares,
-Fisher's of the estimated accuracy, a binomial one of a share against what is allowed. A window's
-finding needs a chance below false_alarms divided by the number of comparisons in it (Bonferroni's
-correction), so that an undisturbed window has one with at most that chance, however they depend on
-each other. That holds where images are drawn independently of each other.
+Each check is a statistical test of the hypothesis that traffic and baseline have the same
+distribution: Kolmogorov-Smirnov for numbers, chi-squared for class shares, Fisher's exact test for
+the estimated accuracy, a binomial test for the share of unseen formats and sizes. A check is a
+finding if its p-value is below false_alarms divided by the number of checks in the window
+(Bonferroni correction) and its effect is above a limit. So the probability of any finding in an
+undisturbed window is at most false_alarms, if images are independent of each other.
 
-Images that come again, byte for byte, count once: a client that repeats itself is no evidence.
+Images with equal bytes count once: a client that repeats a request adds no evidence.
 
-The accuracy is estimated by the average thresholded confidence (Garg and others, 2022): the share
-of images above the confidence that as large a share of the held-out images exceeds as is right. It
-assumes that confidence means for the traffic what it meant for held-out images. It sees images that
-are harder; it does not see what the model is sure of and wrong about, such as a class that it has
-never seen.
+Accuracy is estimated by average thresholded confidence (Garg et al., 2022, arXiv 2201.04234). The
+threshold is the confidence that as many held-out images exceed as are classified correctly; the
+estimate is the share of traffic above it. It assumes that confidence is as well calibrated on
+traffic as on held-out images. It detects harder images, but not confident mistakes, such as images
+of an unknown class.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from pipeline.monitoring.rows import Row
 from pipeline.retraining import drift
 from pipeline.settings import MonitorConfig
 
-MOST = 5000  # images that are compared; of more, these are drawn
-EMBEDDED = 1000  # of them, whose embeddings are computed where they were not recorded
-_EXPECTED = 5.0  # images of a category, below which it is counted with the other rare ones
-_UNSEEN_FACTOR = 2.0  # how far beyond all of the baseline's a size is like none of them
+MOST = 5000  # images to compare; drawn at random from more
+EMBEDDED = 1000  # images whose embeddings are computed if they were not recorded
+_EXPECTED = 5.0  # expected count below which a category is merged with other rare ones
+_UNSEEN_FACTOR = 2.0  # beyond the baseline's smallest and largest side, a size is unseen
 
 _TITLES = {**recorded.FIELDS, features.MEAN: "brightness", features.BYTES: "bytes"}
 ACCURACY = "estimated accuracy"
@@ -51,7 +51,7 @@ Embed = Callable[[int, Sequence[Row]], np.ndarray | None]
 
 
 class _Draft(NamedTuple):
-    """A `Check` whose level is not known before all are counted."""
+    """A `Check` before its level is known, which depends on their number."""
 
     name: str
     about: str
@@ -79,8 +79,8 @@ def compare(
       since: beginning of the window, UTC.
       until: its end.
       images: of the baseline.
-      answers: about the baseline's held-out images by version, or why there are none.
-      embed: makes the embeddings that were not recorded.
+      answers: on the baseline's held-out images by version, or the reason for having none.
+      embed: computes embeddings that were not recorded.
       config: limits.
     """
     asked = [row for row in rows if not row.is_shadow]
@@ -95,7 +95,7 @@ def compare(
     else:
         notes.append(
             f"{len(different):,} different images are fewer than monitor.min_images = "
-            f"{config.min_images}: too little to tell"
+            f"{config.min_images}: too few for a verdict"
         )
     refused = Counter((row.model, row.label) for row in rows if row.status == "INVALID_ARGUMENT")
     answered = _by_group(rows)
@@ -112,11 +112,11 @@ def compare(
         if isinstance(known, str):
             group = group.model_copy(update={"note": known})
         elif any(len(row.probabilities) != len(known.classes) for row in members):
-            group = group.model_copy(update={"note": "its answers are not of these classes"})
+            group = group.model_copy(update={"note": "it has other classes than the baseline"})
         else:
             group, found = _of_answers(group, _drawn(members), known, embed, config)
         if len(members) < config.min_images:
-            group = group.model_copy(update={"note": group.note or "too little to tell"})
+            group = group.model_copy(update={"note": group.note or "too few images for a verdict"})
         elif not is_little:
             drafts += found
         groups.append(group)
@@ -171,7 +171,7 @@ def _by_group(rows: Sequence[Row]) -> dict[tuple[str, int, str], list[Row]]:
 
 
 def _detectable(level: float, images: int, reference: int) -> float:
-    """Return the distance at which a Kolmogorov-Smirnov test reaches its level."""
+    """Return the Kolmogorov-Smirnov distance that reaches the level."""
     size = images * reference / (images + reference)
     return min(1.0, math.sqrt(-0.5 * math.log(level / 2) / size))
 
@@ -204,7 +204,7 @@ def _of_images(rows: Sequence[Row], images: Images, config: MonitorConfig) -> It
 
 
 def _divergences(rows: Sequence[Row], before: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Measure TFDV's distances of the derived statistics."""
+    """Measure TFDV's distances between the derived features."""
     numbers = (*NUMBERS, features.CHANNELS)
     texts = (features.FORMAT,)
     now = {
@@ -232,7 +232,7 @@ def _shares(
     config: MonitorConfig,
     divergence: float | None = None,
 ) -> _Draft:
-    """Test the shares of categories by chi-squared, the rare ones counted together."""
+    """Test the shares of categories by chi-squared, rare ones merged."""
     counts, known = Counter(now), Counter(before)
     least = min(len(now), len(before)) / (len(now) + len(before))
     kept = [key for key in counts | known if (counts[key] + known[key]) * least >= _EXPECTED]
@@ -255,7 +255,7 @@ def _shares(
 
 
 def _unseen(rows: Sequence[Row], images: Images, config: MonitorConfig) -> _Draft:
-    """Count images unlike the baseline's: of another format, or far smaller or larger."""
+    """Test the share of images whose format or size the baseline does not have."""
     before = images.columns
     formats = set(before[features.FORMAT])
     sides = np.stack([before[features.HEIGHT], before[features.WIDTH]])
@@ -349,7 +349,7 @@ def _numbers(
 
 
 def _entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Compute the entropy of each distribution, as a share of that of equal probabilities."""
+    """Compute the entropy of each distribution, divided by the maximum, in 0 to 1."""
     most = math.log(max(2, probabilities.shape[1]))
     return stats.entropy(probabilities, axis=1) / most
 
@@ -357,11 +357,11 @@ def _entropy(probabilities: np.ndarray) -> np.ndarray:
 def _accuracy(
     now: np.ndarray, before: np.ndarray, right: np.ndarray
 ) -> tuple[Estimate, Estimate, float]:
-    """Estimate the accuracy; return it, the held-out images' accuracy, and p of such a fall."""
+    """Estimate the accuracy; return it, the held-out accuracy, and the p-value of a drop."""
     count = int(right.sum())
     threshold = np.sort(before)[::-1][max(0, count - 1)]
     above, known = int((now >= threshold).sum()), int((before >= threshold).sum())
-    # Of equal confidences more may be above than are right.
+    # With ties, more may be above the threshold than are correct.
     excess = (known - count) / len(before)
     share = estimates.proportion(above, len(now))
     moved = {name: min(1.0, max(0.0, value - excess)) for name, value in share.model_dump().items()}

@@ -1,4 +1,4 @@
-"""The report of a monitoring, as JSON for pages, gauges, the journal and other programs."""
+"""The monitoring report, as JSON for pages, gauges, the journal and other programs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ class _Frozen(BaseModel):
 
 
 class Check(_Frozen):
-    """A comparison of the traffic with the baseline in one respect.
+    """One statistical check of the traffic against the baseline.
 
     Attributes:
       name: such as "brightness".
       about: "images", or "VERSION/LABEL" of the model whose answers are compared.
-      images: of the traffic.
-      effect: how far the two are apart, 0 to 1.
-      limit: from which an effect counts.
-      p: the chance of one as large where nothing has changed.
-      level: a finding needs a p below it.
+      images: number of traffic images.
+      effect: distance from the baseline, 0 to 1.
+      limit: smaller effects are no finding.
+      p: p-value.
+      level: significance level; larger p-values are no finding.
       found: whether it is a finding.
       text: for people.
-      divergence: TFDV's own measure of an image's statistic; None of others.
+      divergence: TFDV's distance, for derived features of images; else None.
     """
 
     name: str
@@ -44,17 +44,17 @@ class Check(_Frozen):
 
 
 class Group(_Frozen):
-    """The answers of a version, asked for by a label.
+    """Predictions of one version under one label.
 
     Attributes:
       label: "" for requests without one.
-      images: different ones that it has answered for.
-      refused: images that it has refused.
-      shares: of each predicted class, and of the baseline's images.
+      images: number of different images.
+      refused: number of images that were refused.
+      shares: of each predicted class, in the traffic and in the baseline.
       confidence, entropy: means, with 95 % intervals.
-      accuracy: estimated from the confidence; None where the version cannot be loaded.
+      accuracy: estimated from the confidence; None if the version cannot be loaded.
       expected: accuracy on the baseline's held-out images.
-      note: why the answers could not be compared; "" where they were.
+      note: why the predictions could not be compared; else "".
     """
 
     model: str
@@ -75,7 +75,7 @@ class Group(_Frozen):
 
 
 class Pair(_Frozen):
-    """Two groups that were asked about the same images: in how many they disagree."""
+    """Disagreement of two groups on the images that both predicted."""
 
     first: str
     second: str
@@ -84,17 +84,18 @@ class Pair(_Frozen):
 
 
 class Report(_Frozen):
-    """A window of traffic, compared with the data of the baseline.
+    """The comparison of a window of traffic with the baseline's data.
 
     Attributes:
       since, until: of the requests, UTC.
-      verdict: STEADY, DRIFTED, or LITTLE where there are too few images.
-      images: different ones; `repeats` of them came again and are not counted twice.
-      compared: of these that are compared, at most so many.
-      needed: fewer different images are little.
-      false_alarms: the chance that an undisturbed window is DRIFTED, at most.
-      detectable: the smallest Kolmogorov-Smirnov distance that is found in a half of all cases.
-      reference: images of the baseline.
+      verdict: STEADY, DRIFTED, or LITTLE with too few images.
+      images: number of different images.
+      repeats: number of further requests with one of these images.
+      compared: number of images drawn for the checks.
+      needed: smallest number of different images for a verdict.
+      false_alarms: largest probability that an undisturbed window is DRIFTED.
+      detectable: Kolmogorov-Smirnov distance that is found in half of all cases.
+      reference: number of the baseline's images.
     """
 
     since: str
@@ -114,5 +115,5 @@ class Report(_Frozen):
 
     @property
     def findings(self) -> list[Check]:
-        """Most telling first."""
+        """The findings, the smallest p-value first."""
         return sorted((each for each in self.checks if each.found), key=lambda each: each.p)

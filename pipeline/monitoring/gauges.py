@@ -1,4 +1,4 @@
-"""Prometheus' gauges about the last window that was compared."""
+"""Prometheus gauges of the last monitored window."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILE = "monitor.prom"  # in the folder of the logs, from where the recorder serv
 
 
 class _Gauges:
-    """Gauges of one model; a gauge is made with its first value."""
+    """Gauges of one model, each made with its first value."""
 
     def __init__(self, model: str) -> None:
         self.registry = CollectorRegistry()
@@ -21,7 +21,7 @@ class _Gauges:
         self._made: dict[str, Gauge] = {}
 
     def set(self, name: str, about: str, value: float | None, /, **labels: str) -> None:
-        """Set a value; None: there is none."""
+        """Set a value, unless it is None."""
         if value is None:
             return
         labels = {"model_name": self._model, **labels}
@@ -32,7 +32,7 @@ class _Gauges:
 
 
 def render(model: str, report: Report) -> str:
-    """Write the gauges of a report in the text format of Prometheus."""
+    """Format the gauges of a report for Prometheus."""
     gauges = _Gauges(model)
     until = datetime.datetime.fromisoformat(report.until).timestamp()
     gauges.set("until_seconds", "End of the window, seconds since 1970.", until)

@@ -1,4 +1,4 @@
-"""A page to label images by the keys 1 to 9; for one person, on loopback, without a network."""
+"""A web page on loopback for one person, to label images with the keys 1 to 9."""
 
 from __future__ import annotations
 

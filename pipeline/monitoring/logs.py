@@ -1,7 +1,7 @@
-"""The folder of recorded traffic: TFRecord files that are only added to, and removed as a whole.
+"""The folder of recorded traffic: append-only TFRecord files, which are removed as a whole.
 
-A file is called by the time of its first request and is closed when it is large or old enough. Many
-recorders may share a folder. A kill cuts off the end of one file, which is left out.
+A file is named after the time of its first request, and closed when it is large or old enough. Many
+recorders can share a folder. A killed recorder leaves at most one cut-off record, which is skipped.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pipeline.monitoring.rows import Row
 class Limits(NamedTuple):
     """The limits of a folder.
 
-    total: bytes of all files; the oldest are removed.
-    each: bytes after which a new file is begun.
-    seconds: after which a new file is begun.
-    days: age from which a file is removed; 0: never.
+    total: size of all files in bytes; beyond it the oldest are removed.
+    each: size of a file in bytes, beyond which a new one is begun.
+    seconds: age of a file in s, beyond which a new one is begun.
+    days: age of a file in days, beyond which it is removed; 0: never.
     """
 
     total: int = 1_000_000_000
@@ -38,7 +38,7 @@ class Limits(NamedTuple):
 
 
 class Writer:
-    """A writer of rows to a folder, within its limits. For one thread."""
+    """A writer of rows to a folder within limits. Not thread-safe."""
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         """Prepare to write; no file is made before the first row."""
@@ -50,7 +50,7 @@ class Writer:
         self._size = 0
 
     def write(self, row: Row) -> None:
-        """Add a row. Raises OSError; then the next one begins a new file."""
+        """Add a row. Raises OSError, after which the next row begins a new file."""
         content = rows.to_example(row)
         try:
             if self._file is None or self._is_full():
@@ -71,7 +71,7 @@ class Writer:
     def _begin(self, at: int) -> None:
         self.close()
         self._folder.mkdir(parents=True, exist_ok=True)
-        # With room for the one that begins, so that the bound holds at any time.
+        # Leaves room for the new file, so that the limit holds at any time.
         prune(self._folder, max(0, self._limits.total - self._limits.each), self._limits.days)
         stamp = datetime.datetime.fromtimestamp(at / 1000, datetime.UTC).strftime(STAMP)
         self._path = self._folder / f"{stamp}-{uuid.uuid4().hex[:8]}{SUFFIX}"
@@ -87,12 +87,12 @@ class Writer:
 
 
 def _created(path: Path) -> BinaryIO:
-    # For its owner alone: it holds what people have sent.
+    # Readable by its owner only: it holds users' images.
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 class Reading(NamedTuple):
-    """Rows, and a line for each file of which a part cannot be read."""
+    """The rows, and a line for each file that is partly unreadable."""
 
     rows: list[Row]
     damaged: list[str]
@@ -104,15 +104,15 @@ def read(
     until: datetime.datetime | None = None,
     images: bool = True,
 ) -> Reading:
-    """Read the rows of requests from `since` on and before `until`, by time.
+    """Read the rows of requests in [since, until), ordered by time.
 
     Args:
       folder: of the files.
-      since: UTC; None: from the first on.
+      since: UTC; None: from the first.
       until: UTC; None: to the last.
       images: whether to keep the images, which take most of the memory.
 
-    Raises ConfigError where there is no such folder.
+    Raises ConfigError if the folder does not exist.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder of recorded traffic")
@@ -138,9 +138,9 @@ def read(
 
 
 def forget(folder: Path, requests: Collection[str]) -> dict[str, int]:
-    """Remove all records of these requests; return how many there were of each.
+    """Remove all records of these requests; return their number by request.
 
-    Records written during the call may be lost.
+    Records that are written during the call may be lost.
 
     Raises OSError, and ConfigError where there is no such folder.
     """
@@ -163,7 +163,7 @@ def forget(folder: Path, requests: Collection[str]) -> dict[str, int]:
             for content in kept:
                 file.write(tfrecord.framed(content))
         os.utime(staging, (status.st_atime, status.st_mtime))  # its age is what retention goes by
-        # Under another name, by which a recorder that writes to it sees that it is gone.
+        # Under another name, so that a recorder that writes to the old one begins a new file.
         staging.rename(
             path.with_name(f"{path.name[: -len(SUFFIX) - 9]}-{uuid.uuid4().hex[:8]}{SUFFIX}")
         )
@@ -172,7 +172,7 @@ def forget(folder: Path, requests: Collection[str]) -> dict[str, int]:
 
 
 def _whole(path: Path) -> list[tuple[bytes, str]]:
-    """Read the records before the first damaged one, each with its request."""
+    """Read the records up to the first damaged one, each with its request."""
     found: list[tuple[bytes, str]] = []
     with contextlib.suppress(ValueError, FileNotFoundError):
         found.extend((each, rows.from_example(each).request) for each in _records(path))
@@ -180,6 +180,6 @@ def _whole(path: Path) -> list[tuple[bytes, str]]:
 
 
 def _records(path: Path) -> Iterator[bytes]:
-    """Yield the records of a file. Raises ValueError at one that is cut off or damaged."""
+    """Yield the records of a file. Raises ValueError at a cut-off or damaged one."""
     with path.open("rb") as file:
         yield from tfrecord.records(file)

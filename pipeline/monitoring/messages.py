@@ -1,9 +1,9 @@
 """Messages of TensorFlow and TensorFlow Serving, in a process that does not load TensorFlow.
 
-The generated modules need protobuf only, but they are inside the package `tensorflow`, whose own
-initialization takes some seconds and half a gigabyte. While they are imported, an empty module with
-the same search path stands in its place. Afterwards Python forgets it with all that is in it, so
-that TensorFlow can be imported as usual; protobuf then gives the same classes again.
+The generated modules need only protobuf, but are inside the package `tensorflow`, whose import
+takes some seconds and half a gigabyte. During their import an empty module with the same search
+path replaces it. Afterwards all its modules are removed from sys.modules, so that TensorFlow can
+be imported as usual; protobuf then returns the same classes.
 """
 
 from __future__ import annotations
@@ -63,6 +63,6 @@ def array(proto: TensorProto) -> np.ndarray:
     if proto.tensor_content:
         return np.frombuffer(proto.tensor_content, "<f4").reshape(shape)
     values = np.array(proto.float_val, np.float32)
-    if len(values) == 1:  # which may stand for any number of equal ones
+    if len(values) == 1:  # shorthand for any number of equal values
         return np.broadcast_to(values, shape)
     return values.reshape(shape)

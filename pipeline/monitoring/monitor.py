@@ -33,14 +33,14 @@ _HELD = 2  # versions whose models are in memory at a time
 
 @dataclasses.dataclass(frozen=True)
 class MonitorInputs:
-    """The locations that a monitoring reads and writes.
+    """The locations that monitoring reads and writes.
 
     Attributes:
       examples: URI of the baseline's Examples artifact.
       models: path or URI of the folder of the versions.
-      baseline: id of the model in ML Metadata; None where it is not known.
-      journal: path or URI of the journal of retrainings, which gets what is found.
-      kept: folder for cached computations and the last page.
+      baseline: id of the model in ML Metadata; None if unknown.
+      journal: path or URI of the journal of retrainings, to which findings are added.
+      kept: folder for cached results and the last page.
     """
 
     examples: str
@@ -50,14 +50,14 @@ class MonitorInputs:
     kept: Path
 
 
-def find_place(
+def find_inputs(
     config: Config,
     examples: str | None = None,
     models: str | None = None,
     log: str | None = None,
     connection: metadata_store_pb2.ConnectionConfig | None = None,
 ) -> MonitorInputs:
-    """Fill in the workspace's own locations. Raises ConfigError where there is no baseline."""
+    """Find the locations, by default the workspace's. Raises ConfigError without a baseline."""
     workspace = Workspace(config.workspace)
     found = None
     if connection is None and workspace.metadata.exists():
@@ -78,36 +78,36 @@ def find_place(
     )
 
 
-def labelled(place: MonitorInputs) -> set[str]:
-    """Return the SHA-256 of the baseline's images; none where their list is gone."""
+def labelled_images(inputs: MonitorInputs) -> set[str]:
+    """Return the SHA-256 of the baseline's images; empty if their list is missing."""
     try:
-        return lineage.contents(place.examples, "train", "eval", "test")
+        return lineage.contents(inputs.examples, "train", "eval", "test")
     except OSError:
         return set()
 
 
 class Models:
-    """The served versions, loaded as they are needed."""
+    """The served versions, loaded on demand."""
 
-    def __init__(self, place: MonitorInputs) -> None:
+    def __init__(self, inputs: MonitorInputs) -> None:
         """Prepare; nothing is loaded yet."""
-        self._place = place
-        self._baseline = Baseline(place.examples, place.kept)
+        self._inputs = inputs
+        self._baseline = Baseline(inputs.examples, inputs.kept)
         self._loaded: dict[int, Model] = {}
 
     def baseline(self) -> Baseline:
         return self._baseline
 
     def answers(self, version: int) -> Answers | str:
-        """Return a version's answers about the held-out images, or why there are none."""
-        location = storage.join(self._place.models, str(version))
+        """Return a version's predictions for the held-out images, or the reason for having none."""
+        location = storage.join(self._inputs.models, str(version))
         try:
             return self._baseline.answers(location)
         except (OSError, DamagedFileError, KeyError) as error:
-            return f"{location} cannot be asked: {error}"
+            return f"{location} cannot be loaded: {error}"
 
     def embed(self, version: int, rows: Sequence[Row]) -> np.ndarray | None:
-        """Return embeddings, float [N, D], recorded or computed; None where neither is possible."""
+        """Return embeddings, float [N, D], recorded or computed; None if neither is possible."""
         if all(len(row.embedding) for row in rows):
             return np.stack([np.asarray(row.embedding) for row in rows])
         if not all(row.image for row in rows):
@@ -116,27 +116,27 @@ class Models:
             while len(self._loaded) >= _HELD:
                 self._loaded.pop(next(iter(self._loaded)))
             try:
-                self._loaded[version] = Model(storage.join(self._place.models, str(version)))
+                self._loaded[version] = Model(storage.join(self._inputs.models, str(version)))
             except (OSError, DamagedFileError):
                 return None  # removed since its answers were computed
         found = self._loaded[version].embeddings([row.image for row in rows])
         return found if found.shape[1] else None
 
 
-def look(
+def compare_window(
     config: Config,
     folder: Path,
-    place: MonitorInputs,
+    inputs: MonitorInputs,
     since: datetime.datetime,
     until: datetime.datetime,
 ) -> Report:
     """Compare the traffic of a window with the baseline's data.
 
-    Raises ConfigError where there are no logs, DataError where the examples cannot be read.
+    Raises ConfigError if there are no logs, DataError if the examples cannot be read.
     """
     read = logs.read(folder, since, until)
     rows = [row for row in read.rows if row.model == config.name]
-    models = Models(place)
+    models = Models(inputs)
     known = {
         version: models.answers(version)
         for version in sorted({row.version for row in rows if row.status == OK})
@@ -149,43 +149,48 @@ def look(
     return report.model_copy(update={"notes": [*report.notes, *notes, *read.damaged]})
 
 
-def tell(config: Config, place: MonitorInputs, report: Report, now: datetime.datetime) -> list[str]:
+def record_findings(
+    config: Config, inputs: MonitorInputs, report: Report, now: datetime.datetime
+) -> list[str]:
     """Add the findings to the journal, for `retrain`; notify the webhook once in a cool-down.
 
-    Returns lines for people about failures.
+    Returns a line for each failure.
     """
-    entries = journal.read(place.journal)
-    told = {kind: [str_of(check) for check in checks] for kind, checks in by_kind(report).items()}
+    entries = journal.read(inputs.journal)
+    texts = {
+        kind: [describe(check) for check in checks] for kind, checks in _by_kind(report).items()
+    }
     fresh = [
         kind
-        for kind, found in told.items()
-        if found and not is_quiet(entries, kind, now, getattr(config.retrain, kind).cooldown_days)
+        for kind, found in texts.items()
+        if found
+        and not _was_notified(entries, kind, now, getattr(config.retrain, kind).cooldown_days)
     ]
     lines = []
     if fresh:
         text = f"traffic since {report.since}: " + "; ".join(
-            each for kind in fresh for each in told[kind]
+            each for kind in fresh for each in texts[kind]
         )
         if failure := notify.send(config.notify, "drift", config.name, text):
             lines.append(failure)
-    if not storage.is_uri(place.journal):
-        Path(place.journal).parent.mkdir(parents=True, exist_ok=True)
+    if not storage.is_uri(inputs.journal):
+        Path(inputs.journal).parent.mkdir(parents=True, exist_ok=True)
     journal.append(
-        place.journal,
+        inputs.journal,
         "traffic",
         now,
         verdict=report.verdict,
         images=report.images,
         since=report.since,
         until=report.until,
-        baseline=place.baseline,
+        baseline=inputs.baseline,
         told=fresh,
-        **told,
+        **texts,
     )
     return lines
 
 
-def by_kind(report: Report) -> dict[str, list[Any]]:
+def _by_kind(report: Report) -> dict[str, list[Any]]:
     """Group the findings by the section of `retrain` that configures the reaction."""
     return {
         "traffic": [each for each in report.findings if each.name != ACCURACY],
@@ -193,16 +198,16 @@ def by_kind(report: Report) -> dict[str, list[Any]]:
     }
 
 
-def is_quiet(
+def _was_notified(
     entries: Sequence[Mapping[str, Any]], kind: str, now: datetime.datetime, days: float
 ) -> bool:
-    """Return whether the webhook got this kind less than `days` ago."""
+    """Return whether the webhook was notified of this kind less than `days` ago."""
     oldest = now - datetime.timedelta(days=days)
-    told = (entry for entry in entries if entry["event"] == "traffic" and kind in entry["told"])
-    return any(datetime.datetime.fromisoformat(entry["at"]) > oldest for entry in told)
+    notified = (entry for entry in entries if entry["event"] == "traffic" and kind in entry["told"])
+    return any(datetime.datetime.fromisoformat(entry["at"]) > oldest for entry in notified)
 
 
-def str_of(check: Any) -> str:
+def describe(check: Any) -> str:
     """Describe a finding in a line."""
     return (
         f"{check.name} of {check.about}: {check.text} (distance {check.effect:.2f} in "
@@ -210,8 +215,8 @@ def str_of(check: Any) -> str:
     )
 
 
-def lines(report: Report) -> list[str]:
-    """Write the report as lines of text, titles in the first column."""
+def as_lines(report: Report) -> list[str]:
+    """Format the report as lines of text, titles in the first column."""
     window = f"{_moment(report.since)} to {_moment(report.until)}"
     found = [
         ("Traffic", f"{window}: {report.images:,} different images, {report.repeats:,} came again"),
@@ -227,19 +232,19 @@ def lines(report: Report) -> list[str]:
             )
         )
     verdict = "Drifted" if report.verdict == DRIFTED else report.verdict.capitalize()
-    texts = [str_of(check) for check in report.findings] or report.notes[:1] or ["nothing found"]
+    texts = [describe(check) for check in report.findings] or report.notes[:1] or ["nothing found"]
     found += [(verdict if not place else "", text) for place, text in enumerate(texts)]
     for group in report.groups:
-        told = [f"{group.images:,} images, {group.refused:,} refused"]
+        parts = [f"{group.images:,} images, {group.refused:,} refused"]
         if group.confidence:
-            told.append(f"confidence {_estimate(group.confidence)}")
+            parts.append(f"confidence {_estimate(group.confidence)}")
         if group.accuracy and group.expected:
-            told.append(
+            parts.append(
                 f"accuracy {_estimate(group.accuracy)} by confidence, {_estimate(group.expected)} "
                 "on held-out images"
             )
-        told += [group.note] if group.note else []
-        found.append((f"Version {group.name}", "; ".join(told)))
+        parts += [group.note] if group.note else []
+        found.append((f"Version {group.name}", "; ".join(parts)))
     for pair in report.pairs:
         found.append(
             (

@@ -1,9 +1,9 @@
-"""A report as a page, in the style of those of the runs; it needs no other file and no network."""
+"""The page of a monitoring report: one file, in the style of the pages of runs."""
 
 from __future__ import annotations
 
 from pipeline.monitoring.figures import Report
-from pipeline.monitoring.monitor import str_of
+from pipeline.monitoring.monitor import describe
 from pipeline.report.page import template
 
 
@@ -20,6 +20,6 @@ def render(name: str, report: Report) -> str:
         report=report,
         style=style,
         headline=headline,
-        reason=reason or "; ".join(map(str_of, report.findings)) or "; ".join(report.notes[:1]),
+        reason=reason or "; ".join(map(describe, report.findings)) or "; ".join(report.notes[:1]),
         checks=sorted(report.checks, key=lambda check: (not check.found, check.p)),
     )

@@ -1,8 +1,8 @@
-"""The proxy in front of a model server: nginx, which mirrors a share of the requests to a recorder.
+"""The proxy in front of a model server: nginx that mirrors a share of the requests to a recorder.
 
-One configuration, for this machine and for the manifests. The caller's answer never waits for the
-recorder: nginx sends it as soon as the model server does. What may wait is the next request on the
-same connection, for at most `patience`, and after one failure nothing is mirrored for `_PAUSE`.
+One configuration serves this machine and the manifests. A response never waits for the recorder:
+nginx forwards it at once. Only the next request on the same connection may wait, for at most
+`patience`; after a failure, mirroring pauses for `_PAUSE`.
 
 The directives are those of nginx 1.22, the Debian package nginx-light: mirror, split_clients, map.
 """
@@ -101,7 +101,7 @@ _SERVER = """\
             proxy_pass http://recorder/;
             proxy_method POST;
             proxy_http_version 1.1;
-            proxy_pass_request_headers off; # a caller's credentials are none of its business
+            proxy_pass_request_headers off; # the recorder must not see credentials
             proxy_set_header Host recorder.invalid;
             proxy_set_header Connection "";
             proxy_set_header {id_header} $recorded_id;
@@ -124,10 +124,10 @@ _REST_OWN = """\
 
 @dataclasses.dataclass(frozen=True)
 class Proxy:
-    """The addresses, HOST:PORT, and the share of the requests that is recorded, 0 to 1.
+    """The proxy's addresses, HOST:PORT, and the share of requests to record, 0 to 1.
 
-    folder: for nginx's files; an absolute path that is there.
-    patience: how long nginx waits for the recorder, as nginx has times.
+    folder: for nginx's files; an existing absolute path.
+    patience: time-out of the recorder, as nginx writes times.
     """
 
     rest_listen: str
@@ -189,7 +189,7 @@ class Proxy:
     def command(self) -> list[str]:
         """Write the configuration into the folder; return the command that starts nginx with it.
 
-        Raises ConfigError where nginx is not installed.
+        Raises ConfigError if nginx is not installed.
         """
         program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/local/bin:/usr/bin")
         if program is None:
@@ -203,6 +203,6 @@ class Proxy:
 
 
 def _reached(listen: str) -> str:
-    """Return an address of this machine for a server that listens on HOST:PORT or PORT."""
+    """Return a local address of a server that listens on HOST:PORT or PORT."""
     host, _, port = listen.rpartition(":")
     return f"{'127.0.0.1' if host in ('', '0.0.0.0', '*') else host}:{port}"

@@ -1,14 +1,13 @@
-"""The recorder: takes mirrored requests, sends them to the model server again, and keeps both.
+"""The recorder: repeats mirrored requests on the model server and stores requests with answers.
 
-A mirror has the request only, and an answer over REST does not contain its version. So the
-recorder sends it to the same server again, over gRPC, for the version or label that the caller
-named: answers of one version are the same to the bit, and the version is the one that the server
-reports. The
-price is one more prediction for each request that is recorded. Where a label moves between the two,
-the answer is that of the new version, under its number.
+nginx mirrors requests without responses, and a REST response does not contain the model version.
+So the recorder sends each request again over gRPC, for the same version or label: a version's
+predictions are deterministic, and gRPC reports which version made them. This costs one more
+prediction for each recorded request. If a label moves in between, the record holds the new
+version's number and predictions.
 
-It answers the proxy first. Requests that it has no room for are dropped and counted. It
-does not load TensorFlow: it is a small container beside every model server.
+The proxy is answered first. Requests beyond WAITING_BYTES are dropped and counted. The recorder
+does not load TensorFlow, as it is a small container beside each model server.
 """
 
 from __future__ import annotations
@@ -48,9 +47,9 @@ log = logging.getLogger("perennial.recorder")
 
 REQUEST_BYTES = 16 * 2**20
 WAITING_BYTES = 64 * 2**20
-IMAGES = 64  # of a request that are kept
-_ASK_SECONDS = 10.0
-_FORGET_SECONDS = 30.0  # after which a label that was not there is tried again
+IMAGES = 64  # recorded of one request
+_PREDICT_SECONDS = 10.0
+_FORGET_SECONDS = 30.0  # before a missing label is tried again
 _URI = re.compile(
     r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d{1,18})|/labels/(?P<label>[^/:]+))?:predict",
     re.IGNORECASE,
@@ -73,11 +72,11 @@ _CHANNEL = [
 
 @dataclasses.dataclass(frozen=True)
 class RecordOptions:
-    """The parts of a request that are kept.
+    """What is recorded.
 
-    images: the images themselves.
-    embeddings: what the model's last layer is given, for one more prediction each.
-    shadows: labels that are asked about each image as well, such as canary.
+    images: whether to store the images themselves.
+    embeddings: whether to store the penultimate layer's output, at one more prediction each.
+    shadows: further labels that predict each image, such as canary.
     """
 
     images: bool = True
@@ -87,7 +86,7 @@ class RecordOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Mirrored:
-    """A request as the proxy passes it on: a body, and the headers of interest."""
+    """A request as the proxy mirrors it: the body and the relevant headers."""
 
     id: str
     time: int
@@ -97,11 +96,11 @@ class Mirrored:
 
 
 class SkippedRequest(Exception):  # noqa: N818 - it is no fault
-    """A request of which nothing is kept; the message is its result in the metrics."""
+    """A request that is not recorded; the message is its result in the metrics."""
 
 
 class Recorder:
-    """A thread that keeps mirrored requests, between `start` and `stop`."""
+    """A thread that records mirrored requests, between `start` and `stop`."""
 
     def __init__(self, folder: Path, server: str, options: RecordOptions, limits: Limits) -> None:
         """Write to `folder`; `server` is the gRPC address HOST:PORT of the model server."""
@@ -118,7 +117,7 @@ class Recorder:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "perennial_recorder_requests",
-            "Mirrored requests by what became of them.",
+            "Mirrored requests by result.",
             ["result"],
             registry=self._registry,
         )
@@ -126,10 +125,10 @@ class Recorder:
             Counter(f"perennial_recorder_{name}", about, registry=self._registry)
             for name, about in (
                 ("images", "Records written."),
-                ("missing_embeddings", "Requests whose embeddings the server did not give."),
+                ("missing_embeddings", "Requests for which the server returned no embeddings."),
             )
         )
-        waiting = "Bytes of the requests that are not yet recorded."
+        waiting = "Bytes of the requests in the queue."
         gauge = Gauge("perennial_recorder_waiting_bytes", waiting, registry=self._registry)
         gauge.set_function(lambda: self._bytes)
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
@@ -138,14 +137,14 @@ class Recorder:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish what waits, and end."""
+        """Record what is in the queue, and end."""
         self._waiting.put(None)
         self._thread.join()
         self._writer.close()
         self._channel.close()
 
     def take(self, request: Mirrored) -> bool:
-        """Put a request into the queue; return whether there was room."""
+        """Add a request to the queue; return False if it is full."""
         with self._lock:
             if self._bytes + len(request.body) > WAITING_BYTES:
                 self.count("full")
@@ -180,7 +179,7 @@ class Recorder:
         kept = images[:IMAGES]
         known = [self._image(image) for image in kept]
         answered: set[int] = set()
-        # In this order, so that a label that the caller asked for is not asked again.
+        # The caller's label first, so that it is not repeated as a shadow.
         for label in dict.fromkeys([spec.version_label, *self._options.shadows]):
             is_shadow = label != spec.version_label
             if is_shadow and self._is_absent(spec.name, label):
@@ -222,14 +221,14 @@ class Recorder:
         name = "png" if image.startswith(servable.PNG) else name
         fields["format"] = name or "unknown"
         with contextlib.suppress(Unusable):
-            # An image that the model refuses has no statistics.
+            # An image that cannot be decoded has no statistics.
             if found := conversion.summary(image, Options.max_pixels):
                 fields |= rows.pictured(found)
         return fields
 
     def _answers(self, spec: Any, images: Sequence[bytes]) -> list[dict[str, Any]]:
         try:
-            answer = self._ask(spec, servable.IMAGES, images)
+            answer = self._predict(spec, servable.IMAGES, images)
         except grpc.RpcError as error:
             if len(images) > 1 and error.code() is grpc.StatusCode.INVALID_ARGUMENT:
                 # One image fails the whole request.
@@ -247,7 +246,7 @@ class Recorder:
             exactly = PredictRequest().model_spec
             exactly.name, exactly.version.value = spec.name, version
             try:
-                given = self._ask(exactly, servable.EMBEDDINGS, images).outputs["embedding"]
+                given = self._predict(exactly, servable.EMBEDDINGS, images).outputs["embedding"]
             except grpc.RpcError:
                 self._no_embedding.inc()
             else:
@@ -255,18 +254,18 @@ class Recorder:
                     fields["embedding"] = np.ravel(vector)
         return found
 
-    def _ask(self, spec: Any, signature: str, images: Sequence[bytes]) -> Any:
+    def _predict(self, spec: Any, signature: str, images: Sequence[bytes]) -> Any:
         request = PredictRequest(model_spec=spec)
         request.model_spec.signature_name = signature
         request.inputs["image_bytes"].CopyFrom(messages.strings(list(images)))
-        return self._stub.Predict(request, timeout=_ASK_SECONDS)
+        return self._stub.Predict(request, timeout=_PREDICT_SECONDS)
 
     def count(self, result: str) -> None:
-        """Count a request by what became of it."""
+        """Count a request by its result."""
         self._requests.labels(result).inc()
 
     def metrics(self) -> str:
-        """Write the counters and the last monitoring's gauges in the text format of Prometheus."""
+        """Format the counters, and the gauges of the last monitoring, for Prometheus."""
         try:
             last = (self._folder / gauges.FILE).read_text("utf-8")
         except OSError:
@@ -275,9 +274,9 @@ class Recorder:
 
 
 def read_request(request: Mirrored) -> tuple[PredictRequest, list[bytes]]:
-    """Parse a request; return it without its inputs, and its images.
+    """Parse a request; return it without inputs, and its images.
 
-    Raises SkippedRequest where it holds none, or is of a signature that takes something else.
+    Raises SkippedRequest if it has no images or another signature.
     """
     try:
         if request.uri == proxy.GRPC_PATH:
@@ -299,7 +298,7 @@ def read_request(request: Mirrored) -> tuple[PredictRequest, list[bytes]]:
 
 
 def _message(request: Mirrored) -> bytes:
-    """Unpack gRPC's frame: whether it is compressed, the length in four bytes, the message."""
+    """Unpack gRPC's frame: a byte for compression, four for the length, the message."""
     is_compressed, length = request.body[0], int.from_bytes(request.body[1:5], "big")
     message = request.body[5 : 5 + length]
     if not is_compressed:
@@ -334,7 +333,7 @@ def _read_rest(request: Mirrored) -> tuple[PredictRequest, list[bytes]]:
 
 
 def _values(content: Any) -> Iterator[bytes]:
-    """Yield each {"b64": ...} of a request, in any form that the REST API takes."""
+    """Yield each {"b64": ...} of a request, in every form that the REST API accepts."""
     if isinstance(content, dict) and content.keys() == {"b64"}:
         yield base64.b64decode(content["b64"])
     elif isinstance(content, dict | list):
@@ -356,7 +355,7 @@ def application(recorder: Recorder) -> web.Application:
     """Make the HTTP application: POST / takes a request, GET /metrics returns the metrics."""
 
     async def record(request: web.Request) -> web.Response:
-        # Read to the end in any case: a refusal would be a failure to the proxy, which then pauses.
+        # Always read to the end: after a refusal the proxy would pause mirroring.
         body = bytearray()
         size = 0
         async for chunk in request.content.iter_chunked(1 << 16):

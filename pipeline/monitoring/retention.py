@@ -1,4 +1,4 @@
-"""The files of recorded traffic, and the removal of old ones; without TensorFlow."""
+"""Files of recorded traffic and the removal of old ones, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def began(path: Path) -> datetime.datetime | None:
-    """Return the time of a file's first request, UTC; None for another kind of name."""
+    """Return the time of a file's first request, UTC; None if its name has none."""
     try:
         stamp = datetime.datetime.strptime(path.name[:_STAMP_LENGTH], STAMP)
     except ValueError:
@@ -26,13 +26,13 @@ def began(path: Path) -> datetime.datetime | None:
 
 
 def expired(folder: Path, days: float) -> list[Path]:
-    """List the files of which all records are older than `days`; none for 0."""
+    """List the files whose records are all older than `days`; none for 0."""
     oldest = time.time() - days * _DAY
     return [path for path in files(folder) if days and modified(path) < oldest]
 
 
 def prune(folder: Path, total: int, days: float) -> None:
-    """Remove the files that are too old, and of the others the oldest beyond `total` bytes."""
+    """Remove files older than `days`, then the oldest beyond `total` bytes."""
     for path in expired(folder, days):
         path.unlink(missing_ok=True)
     size = 0

@@ -1,8 +1,8 @@
 """The record of one image of a request, a tf.Example, which TFDV and Beam read.
 
-Derived features have the names of the training examples (`components.features`), so that the same
-statistics are made of both. PredictionLog, TensorFlow Serving's own format, has no place for a
-request's id nor for a request whose image is left out.
+Derived features have the names of the training examples (`components.features`), so that both have
+the same statistics. TensorFlow Serving's own PredictionLog has no field for a request's id, and
+cannot leave out the image.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ class Row:
     Attributes:
       request: the id in the answer's header.
       position: of the image in the request.
-      time: when the request came, ms since 1970.
+      time: of the request, ms since 1970.
       protocol: "rest" or "grpc".
       model: its name.
-      label: that was asked for; "" for none.
-      is_shadow: whether the recorder asked for this label, and not the caller.
-      version: that answered, as the server has it; 0 where none did.
-      status: OK, or the code with which the server refused.
+      label: in the request; "" for none.
+      is_shadow: whether the label is the recorder's and not the caller's.
+      version: that predicted; 0 if the request was refused.
+      status: OK, or the gRPC code of the refusal.
       sha256: hex digest of the image.
       format: "jpeg", "png", or the name of another format; "unknown".
       size: of the image, in bytes.

@@ -19,13 +19,13 @@ OVERHEAD = _HEAD.size + _SUM.size  # bytes of a record beyond its content
 
 
 def framed(content: bytes) -> bytes:
-    """Return the record that holds `content`."""
+    """Frame `content` as a record."""
     length = _LENGTH.pack(len(content))
     return length + _SUM.pack(_masked(length)) + content + _SUM.pack(_masked(content))
 
 
 def records(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the contents of a file. Raises ValueError at what is cut off or damaged."""
+    """Yield the contents of a file. Raises ValueError at a cut-off or damaged record."""
     end = os.fstat(file.fileno()).st_size
     while head := file.read(_HEAD.size):
         if len(head) < _HEAD.size:
@@ -42,6 +42,6 @@ def records(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _masked(content: bytes) -> int:
-    """Return CRC-32C as TFRecord stores it, so that a checksum of checksums is no weak one."""
+    """Return the CRC-32C masked as in TFRecord, so that data may contain checksums."""
     checksum = google_crc32c.value(content)
     return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -75,19 +75,19 @@ def decide(context: RetrainContext, policy: RetrainConfig) -> Decision:
     found, against = _reasons(context, policy)
     alarm = False
     if context.drift and context.drift.findings:
-        told = f"drift: {'; '.join(context.drift.findings)}"
+        text = f"drift: {'; '.join(context.drift.findings)}"
         quiet_until = _cool_down_end(context, policy)
         if quiet_until and context.now < quiet_until:
             against.append(
-                f"{told}; no alarm before {_day(quiet_until)}, because the last one is less than "
+                f"{text}; no alarm before {_day(quiet_until)}, because the last one is less than "
                 f"retrain.drift.cooldown_days = {policy.drift.cooldown_days:g} old"
             )
         else:
             alarm = True
             if policy.drift.retrains:
-                found.append(told)
+                found.append(text)
             else:
-                against.append(f"{told}; an alarm only, as retrain.drift.retrains is false")
+                against.append(f"{text}; an alarm only, as retrain.drift.retrains is false")
     kinds = _of_traffic(context, policy, found, against)
     return Decision(bool(found), alarm, tuple([*found, *against] if found else against), kinds)
 
@@ -101,23 +101,23 @@ def _of_traffic(
         if not lines:
             continue
         reason = policy.accuracy if kind == "accuracy" else policy.traffic
-        told = f"{_TRAFFIC[kind]}: {'; '.join(lines)}"
+        text = f"{_TRAFFIC[kind]}: {'; '.join(lines)}"
         last = context.last_reasons.get(kind)
         quiet_until = last + datetime.timedelta(days=reason.cooldown_days) if last else None
         if not reason.retrains:
-            against.append(f"{told}; no reason, as retrain.{kind}.retrains is false")
+            against.append(f"{text}; no reason, as retrain.{kind}.retrains is false")
         elif quiet_until and context.now < quiet_until:
             against.append(
-                f"{told}; no reason before {_day(quiet_until)}, because it was one less than "
+                f"{text}; no reason before {_day(quiet_until)}, because it was one less than "
                 f"retrain.{kind}.cooldown_days = {reason.cooldown_days:g} ago"
             )
         elif not context.changes.count:
             against.append(
-                f"{told}; but without new labelled images a training would make the same model: "
+                f"{text}; but without new labelled images a training would make the same model: "
                 "label some of the traffic, see `perennial ask`"
             )
         else:
-            found.append(told)
+            found.append(text)
             kinds.append(kind)
     return tuple(kinds)
 
@@ -145,17 +145,17 @@ def _reasons(context: RetrainContext, policy: RetrainConfig) -> tuple[list[str],
     if not changes.count:
         against.append(f"the data is as it was at the training of {_day(last.made)}")
         return found, against
-    told = f"{changes} since the training of {_day(last.made)}"
+    text = f"{changes} since the training of {_day(last.made)}"
     minimum = policy.min_new_examples
     if changes.count >= minimum:
-        found.append(f"{told}, and {minimum:,} {'is' if minimum == 1 else 'are'} enough")
+        found.append(f"{text}, and {minimum:,} {'is' if minimum == 1 else 'are'} enough")
     elif (age := _age(context)) is not None and age >= (policy.max_age_days or age + 1):
         found.append(
-            f"{told}, and the baseline is {age:.1f} days old, of retrain.max_age_days = "
+            f"{text}, and the baseline is {age:.1f} days old, of retrain.max_age_days = "
             f"{policy.max_age_days:g}"
         )
     else:
-        against.append(f"{told}, fewer than retrain.min_new_examples = {minimum:,}")
+        against.append(f"{text}, fewer than retrain.min_new_examples = {minimum:,}")
         if age is not None and policy.max_age_days:
             against.append(
                 f"the baseline is {age:.1f} days old, younger than retrain.max_age_days = "

@@ -65,11 +65,11 @@ class Losses:
         if self.vanished:
             found += f", and with them the {_classes(self.vanished)}"
         if self.relabelled:
-            found += f"; {self.told_relabelled}"
+            found += f"; {self.relabelled_text}"
         return found
 
     @property
-    def told_relabelled(self) -> str:
+    def relabelled_text(self) -> str:
         """Describe how many images have another label."""
         found = (
             f"{self.relabelled:,} of {counted(self.of, 'image')} of the last training "

@@ -1,7 +1,7 @@
-"""Report of a retraining whose settings are not valid, so that it cannot start.
+"""Report of a retraining that cannot start because its settings are invalid.
 
-Nothing is known for certain then: of workspace, name and webhook that is taken which the command
-line or else the file give, whatever else is wrong in them.
+Workspace, name and webhook are read from the command line or, failing that, from the file, however
+invalid the rest is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.settings import Config, NotifyConfig
 from pipeline.workspace import Workspace
 
 
-def tell(
+def report(
     error: Exception,
     file: Path | None,
     flags: Mapping[str, object],
@@ -31,7 +31,7 @@ def tell(
 ) -> None:
     """Add `error` to the journal of an existing workspace, and notify the webhook.
 
-    Where it cannot be journalled, that is printed with the reason. Raises nothing.
+    Prints the reason if the journal cannot be written. Raises nothing.
 
     Args:
       error: what stopped the retraining.
@@ -45,15 +45,15 @@ def tell(
         with contextlib.suppress(ConfigError):
             given |= [config.parse_set(each)]
     if reason := _not_journalled(error, file, given):
-        notify.say(log_format, "note", f"not in a journal: {reason}")
+        notify.print_line(log_format, "note", f"not in a journal: {reason}")
     name = _glance(file, given, "name")
     name = name if isinstance(name, str) else Config.model_fields["name"].get_default()
     if failure := notify.send(_webhook(file, given), "failed", name, journal.detail_of(error)):
-        notify.say(log_format, "note", failure)
+        notify.print_line(log_format, "note", failure)
 
 
 def _not_journalled(error: Exception, file: Path | None, given: Mapping[str, Any]) -> str | None:
-    """Add the error to the journal; return why that failed, None if it did not."""
+    """Add the error to the journal; return the reason of a failure, or None."""
     try:
         root = config.glance(file, given, "workspace")
     except ConfigError:

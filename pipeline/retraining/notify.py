@@ -1,6 +1,6 @@
 """Messages to a webhook, in the JSON that Slack and Mattermost take, and to the terminal.
 
-The URL is a secret: it comes from the environment, and no message of ours holds it.
+The URL is a secret: it is read from the environment and never printed.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 from components.redaction import redact, redact_all
 from pipeline.settings import NotifyConfig
 
-TIMEOUT_S = 10.0  # for all of it: a server may drip an answer
+TIMEOUT_S = 10.0  # in total: a server may send its answer byte by byte
 LONGEST = 2000  # characters of a message; the shortest limit of the chats above is 4,000
 
 
 def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
     """Send a message about `event` of the model called `name` to the webhook.
 
-    Returns the reason of a failure, None without one or without a webhook. Raises nothing: a
-    night's work is not lost because a chat is down.
+    Returns the reason of a failure; None on success or without a webhook. Raises nothing: a chat
+    that is down must not fail a retraining.
     """
     url = os.environ.get(config.webhook_env, "").strip()
     if not url or event not in config.on:
@@ -32,8 +32,8 @@ def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
     if not url.lower().startswith(("http://", "https://")):
         return f"nobody was told: {config.webhook_env} does not hold an http or https URL"
     # Redacted first: the cut could leave a part of a secret.
-    told = redact(f"perennial: {name}: {event}: {text}")
-    shown = _escaped(told if len(told) <= LONGEST else f"{told[:LONGEST]}...")
+    message = redact(f"perennial: {name}: {event}: {text}")
+    shown = _escaped(message if len(message) <= LONGEST else f"{message[:LONGEST]}...")
     failure = [f"it has not answered after {TIMEOUT_S:g} s"]
 
     def post() -> None:
@@ -48,7 +48,7 @@ def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
 
 
 def _post(url: str, body: bytes) -> str:
-    """Post; return the reason of a failure, "" without one."""
+    """Post; return the reason of a failure, or ""."""
     try:
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         # Not the module's opener, which keeps the proxies of its first call.
@@ -62,12 +62,12 @@ def _post(url: str, body: bytes) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Escape text, so that a class called <!channel> notifies nobody in Slack or Mattermost."""
+    """Escape Slack's and Mattermost's markup: a class may be called <!channel>."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def say(log_format: str, event: str, text: str, **fields: Any) -> None:
-    """Print a line, or a JSON object that has it as `text` where the format is "json"."""
+def print_line(log_format: str, event: str, text: str, **fields: Any) -> None:
+    """Print a line, or with format "json" an object that has it as `text`."""
     text = redact(text)
     if log_format == "json":
         ts = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

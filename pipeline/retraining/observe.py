@@ -84,7 +84,7 @@ def check_losses(context: RetrainContext, config: Config) -> None:
         )
     if losses.contradict(policy.max_relabelled):
         raise DataLost(
-            f"{config.data.source}: {losses.told_relabelled}, where retrain.max_relabelled = "
+            f"{config.data.source}: {losses.relabelled_text}, where retrain.max_relabelled = "
             f"{policy.max_relabelled:g} of them may, and half of no class: nothing was retrained; "
             "put the labels right, such as the names of folders, or accept them by --accept-loss "
             "or --set retrain.max_relabelled=1"

@@ -39,46 +39,51 @@ def retrain(
 ) -> None:
     """Decide whether to retrain, print the reasons, and do it.
 
-    Every other end than a pushed model or a decision against it is sent to the webhook once, and is
-    in the journal: missing data, a fault, SIGTERM, SIGHUP and SIGINT.
+    Whatever else ends it (missing data, a fault, SIGTERM, SIGHUP, SIGINT) is added to the journal
+    and sent to the webhook once.
 
     Args:
       config: all settings.
       origins: the layer that set each of them, as `config.load` returns it.
       log_format: "rich", "plain" or "json".
-      force: retrain whatever the policy is.
-      dry_run: decide only; nothing but measured drift is recorded, and no webhook is called.
-      accept_loss: retrain although data is gone.
-      notes: lines to print where there is a retraining, such as where settings come from.
-      now: the time that ages are measured by, UTC; the clock's if None.
+      force: retrain even where the policy gives no reason.
+      dry_run: only decide: record nothing but measured drift, and do not call the webhook.
+      accept_loss: retrain even where more data is missing than the limits allow.
+      notes: lines to print before a retraining, such as the origin of settings.
+      now: the current time, UTC; None: from the clock.
 
-    Returns where a model is pushed or was already, and where there was nothing to do. Raises
-    UserError otherwise: DataLost where too much data is gone, DriftFound where drift is an alarm
-    and nothing is retrained.
+    Returns normally if a model is pushed or there is nothing to do.
+
+    Raises:
+        DataLost: too much data is missing.
+        DriftFound: drift raised an alarm, and nothing is retrained.
+        UserError: another failure.
     """
     workspace = Workspace(config.workspace)
-    night = _Night(config, workspace, log_format, now or datetime.datetime.now(datetime.UTC))
-    with _interruptible(), contextlib.nullcontext() if dry_run else night.told():
+    retraining = _Retraining(
+        config, workspace, log_format, now or datetime.datetime.now(datetime.UTC)
+    )
+    with _interruptible(), contextlib.nullcontext() if dry_run else retraining.reporting_errors():
         check_paths(config)
         with workspace.lock():
-            context = night.observe(force, accept_loss)
+            context = retraining.observe(force, accept_loss)
             decision = decide(context, config.retrain)
-            night.say("decision", str(decision), **decision.as_json())
+            retraining.print_line("decision", str(decision), **decision.as_json())
             if dry_run or decision.retrain:
                 for note in notes:
-                    night.say("note", note)
+                    retraining.print_line("note", note)
             if dry_run:
                 return
-            record(night.place, decision, context)
+            record(retraining.place, decision, context)
             if decision.alarm:
-                night.notify("drift", str(decision))
+                retraining.notify("drift", str(decision))
             if decision.retrain:
-                night.run(origins)
+                retraining.run(origins)
             elif decision.alarm:
                 raise DriftFound("; ".join(decision.reasons))
 
 
-class _Night:
+class _Retraining:
     """The state of one retraining."""
 
     def __init__(
@@ -89,7 +94,7 @@ class _Night:
         self._log_format = log_format
         self._now = now
         self._started = time.monotonic()
-        self._is_told = False
+        self._is_notified = False
         self.place = DecisionInputs(
             workspace.connection() if workspace.metadata.exists() else None,
             str(workspace.root / journal.FILE),
@@ -98,12 +103,12 @@ class _Night:
         )
 
     @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
-        """Add an error that ends the block to the journal and notify, unless that is done."""
+    def reporting_errors(self) -> Iterator[None]:
+        """Record an error that ends the block, and notify the webhook, unless that was done."""
         try:
             yield
         except BaseException as error:
-            if not self._is_told:
+            if not self._is_notified:
                 self._stop(error)
             raise
 
@@ -116,7 +121,7 @@ class _Night:
         self.notify(_event(error), detail_of(error))
 
     def observe(self, force: bool, accept_loss: bool) -> RetrainContext:
-        """Gather the context. Raises DataLost where more is gone than is accepted."""
+        """Gather the context. Raises DataLost if more data is missing than the limits allow."""
         context = observe(self._config, self.place, self._now, force)
         losses, policy = context.losses, self._config.retrain
         if accept_loss and (
@@ -133,14 +138,14 @@ class _Night:
         try:
             policy, servers = self._config.retrain.promote, self._config.retrain.servers
             if policy != "none" and (held := self._config.registry.hold(servers)):
-                self.say("note", held)
+                self.print_line("note", held)
             found = run_locked(
                 self._config, origins, self._log_format, self._workspace, run_id, "retrain"
             )
             labelled = self._config.registry.label(found["version"], policy, servers)
         except BaseException as error:
             result = journal.result_of(error)
-            # The webhook is called even where the disk is full.
+            # A full disk must not keep the webhook from being notified.
             with contextlib.suppress(OSError):
                 self.record("ended", run=run_id, result=result, detail=detail_of(error))
             self.notify(_event(error), f"run {run_id}: {detail_of(error)}")
@@ -152,9 +157,9 @@ class _Night:
             )
         except OSError as error:  # the model is in force all the same
             reason = error.strerror or error
-            ended.append(f"{self.place.log} has no end of it, as it cannot be written: {reason}")
+            ended.append(f"the end is not recorded: {self.place.log} cannot be written: {reason}")
         for text in ended:
-            self.say("note", text)
+            self.print_line("note", text)
         self.notify("blessed", f"run {run_id}: {'; '.join(ended)}")
 
     def record(self, event: str, **fields: Any) -> None:
@@ -162,14 +167,14 @@ class _Night:
         journal.append(self.place.log, event, self._time(), **fields)
 
     def notify(self, event: str, text: str) -> None:
-        """Send to the webhook, and print a failure of that."""
-        self._is_told = True
+        """Notify the webhook, and print a line if that fails."""
+        self._is_notified = True
         if failure := notify.send(self._config.notify, event, self._config.name, text):
-            self.say("note", failure)
+            self.print_line("note", failure)
 
-    def say(self, event: str, text: str, **fields: Any) -> None:
+    def print_line(self, event: str, text: str, **fields: Any) -> None:
         """Print a line, or a JSON object that has it as `text`."""
-        notify.say(self._log_format, event, text, **fields)
+        notify.print_line(self._log_format, event, text, **fields)
 
     def _time(self) -> datetime.datetime:
         return self._now + datetime.timedelta(seconds=time.monotonic() - self._started)
@@ -182,7 +187,7 @@ def _event(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does, so that their end is reported too."""
+    """Handle SIGTERM and SIGHUP as Ctrl-C, so that they are reported too."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.monitoring import ask
-from pipeline.monitoring.ask import DISAGREE, DISTANT, UNSURE, Asked, Candidates, choose
+from pipeline.monitoring.ask import DISAGREE, DISTANT, UNSURE, Candidates, LabelRequest, choose
 from pipeline.monitoring.baseline import Answers
 from pipeline.monitoring.label import application
 from pipeline.monitoring.rows import Row
@@ -44,7 +44,7 @@ def row(colour: str, seed: int, **fields: Any) -> Row:
 def folder(tmp_path: Path) -> Path:
     names = {"red": 1, "green": 2, "blue": 3}
     asked = [
-        Asked(row(name, seed), UNSURE, [name, *(each for each in CLASSES if each != name)])
+        LabelRequest(row(name, seed), UNSURE, [name, *(each for each in CLASSES if each != name)])
         for name, seed in names.items()
     ]
     ask.write(asked, CLASSES, tmp_path / "asked")
@@ -232,7 +232,7 @@ class TestSelection:
         np.zeros((1, 0)),
     )
 
-    def select(self, rows: list[Row], known: set[str] | None = None) -> list[Asked]:
+    def select(self, rows: list[Row], known: set[str] | None = None) -> list[LabelRequest]:
         return ask.select(rows, self.ANSWERS, lambda *_: None, known or set(), 10)
 
     def test_near_duplicates_are_asked_for_once(self) -> None:

@@ -245,7 +245,7 @@ class TestSaysHowMuchThereIs:
         assert report.verdict == STEADY
         assert {group.name: group.note for group in report.groups} == {
             "1": "",
-            "2/canary": "too little to tell",
+            "2/canary": "too few images for a verdict",
         }
         assert {check.about for check in report.checks} == {"images", "1"}
 
@@ -282,7 +282,7 @@ class TestTold:
         drawn["mean"] -= 60
         report = look(rows(drawn, label='<b>"x"\n'), images, {1: answers})
         assert Report.model_validate_json(report.model_dump_json()) == report
-        text = "\n".join(monitoring.lines(report))
+        text = "\n".join(monitoring.as_lines(report))
         assert "brightness of images" in text
         shown = page.render("<m>", report)
         assert "<b>" not in shown
