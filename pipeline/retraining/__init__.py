@@ -1,6 +1,6 @@
-"""Scheduled retraining: find changes of the data, decide, train, and record the outcome.
+"""Scheduled retraining: detect changes in the data, decide, train, and record the outcome.
 
-`decision.decide` is the policy, and depends on nothing but its arguments. `inventory` lists the
-data, `losses` finds what is missing since the last training, and `drift` measures the distance of
-new images from the others. Only `drift` imports TensorFlow.
+`decision.decide` is the policy, a pure function. `inventory` lists the data, `losses` finds images
+that are missing since the last training, and `drift` measures how new images differ from the
+baseline's. Only `drift` imports TensorFlow.
 """

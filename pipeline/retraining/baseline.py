@@ -1,4 +1,4 @@
-"""The settings that the baseline was made with, from which a retraining starts."""
+"""The settings of the baseline's run, with which a retraining starts."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _GIVEN = (COMMAND_LINE, "file:", f"{ORIGIN} ", "champion ")
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """The run that made the baseline, and those of its settings that are its own.
+    """The run that made the baseline, with the settings that define it.
 
-    values: by dotted key, as JSON has them.
+    values: JSON values by dotted key.
     """
 
     run: str
@@ -40,7 +40,7 @@ class Baseline:
 
     @property
     def origin(self) -> str:
-        """The name of its layer of the configuration."""
+        """The name of its configuration layer."""
         return f"{ORIGIN} {self.run}"
 
     @property
@@ -48,10 +48,10 @@ class Baseline:
         return str(self.values["train.recipe"])
 
     def layer(self, given: Loaded) -> dict[str, Any]:
-        """Return the settings that a retraining takes over, below those `given`.
+        """Return the settings that a retraining adopts, as a layer below those `given`.
 
-        Where another recipe is given, neither its settings nor its weights fit. A bound of the gate
-        is taken where it is tighter: one that was loosened was loosened for that run.
+        With another recipe, neither its settings nor its weights fit. A limit of the gate is
+        adopted only if it is tighter: a loosened one applied to that run alone.
         """
         before = dict(items(given.config, given.origins))
         found = {
@@ -65,14 +65,14 @@ class Baseline:
         return {**model_free, _WARM_START: False}
 
     def shares_recipe(self, given: Loaded) -> bool:
-        """Whether the recipe is the same, or another one is not asked for."""
+        """Return whether no other recipe is given."""
         origin = given.origins["train.recipe"]
         asked = origin.startswith(_GIVEN) and given.config.train.recipe != self.recipe
         return not asked
 
 
 def find(workspace: Workspace, name: str) -> Baseline | None:
-    """Find the baseline of the model called `name`; None without one, or where its run is gone."""
+    """Find the run of the baseline of the model called `name`; None if there is none."""
     if not workspace.metadata.exists():
         return None
     baseline = Lineage.at(workspace.connection()).history(name).baseline
@@ -101,7 +101,7 @@ def _taken(settings: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _is_tighter(key: str, value: object, given: object) -> bool:
-    """Whether a bound of the gate is tighter than the one given; of others than numbers: no."""
+    """Return whether a limit of the gate is tighter than the given one; False if not numbers."""
     if not isinstance(value, int | float):
         return False
     if not isinstance(given, int | float):
@@ -113,7 +113,7 @@ def _is_tighter(key: str, value: object, given: object) -> bool:
 
 
 def differences(baseline: Baseline, given: Loaded, used: Loaded) -> list[str]:
-    """Describe each setting whose value is neither the baseline's nor the given one, in a line."""
+    """Describe in a line each setting that differs from both the baseline's and the given one."""
     before = dict(items(given.config, given.origins))
     lines = []
     if not baseline.shares_recipe(given):

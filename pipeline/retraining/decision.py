@@ -1,4 +1,4 @@
-"""The policy: whether to retrain, with the reasons for people."""
+"""The policy: whether to retrain, and why."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ _TRAFFIC = {"traffic": "the traffic has drifted", "accuracy": "the accuracy has 
 
 @dataclasses.dataclass(frozen=True)
 class RetrainContext:
-    """The facts that a decision depends on beside the policy.
+    """The facts that a decision depends on, besides the policy.
 
     Attributes:
       now: UTC.
-      changes: how the data differs from that of the last judged training.
-      last: the last training that was judged, whatever the verdict.
+      changes: differences of the data from that of the last evaluated training.
+      last: the last training that was evaluated, blessed or not.
       baseline: the model that a new one is compared with.
-      unfinished: what became of a retraining that was started and has no verdict; "" if there is
-        none.
-      drift: how the new images differ, where that was measured.
-      last_alarm: when drift last raised an alarm.
-      traffic: what `perennial monitor` found last, lines by kind: "traffic" or "accuracy".
-      last_reasons: when each of these kinds last was a reason.
-      forced: retrain in any case (--force).
-      losses: what of the data of the last judged training is gone.
-      accepted: a person has accepted the losses, so that they are a reason.
+      unfinished: how a started retraining without a verdict ended; "" if there is none.
+      drift: drift of the new images, if it was measured.
+      last_alarm: time of the last alarm about drift.
+      traffic: last findings of `perennial monitor`, lines by kind: "traffic" or "accuracy".
+      last_reasons: time at which each of these kinds last was a reason.
+      forced: whether to retrain without a reason (--force).
+      losses: images of the last evaluated training that are missing.
+      accepted: whether the losses were accepted (--accept-loss), which makes them a reason.
     """
 
     now: datetime.datetime
@@ -53,9 +52,9 @@ class RetrainContext:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """Whether to retrain, whether to raise an alarm about drift, and a line for each reason.
+    """Whether to retrain, whether to raise an alarm about drift, and the reasons in lines.
 
-    kinds: of the traffic's findings that are among the reasons.
+    kinds: kinds of traffic findings among the reasons.
     """
 
     retrain: bool
@@ -71,7 +70,7 @@ class Decision:
 
 
 def decide(context: RetrainContext, policy: RetrainConfig) -> Decision:
-    """Apply the policy. One reason for a retraining is enough."""
+    """Apply the policy: retrain if there is at least one reason."""
     found, against = _reasons(context, policy)
     alarm = False
     if context.drift and context.drift.findings:
@@ -95,7 +94,7 @@ def decide(context: RetrainContext, policy: RetrainConfig) -> Decision:
 def _of_traffic(
     context: RetrainContext, policy: RetrainConfig, found: list[str], against: list[str]
 ) -> tuple[str, ...]:
-    """Add the findings in the traffic to the reasons; return the kinds that are reasons for."""
+    """Add the traffic findings to the reasons; return the kinds that are reasons to retrain."""
     kinds = []
     for kind, lines in context.traffic.items():
         if not lines:
@@ -123,7 +122,7 @@ def _of_traffic(
 
 
 def _reasons(context: RetrainContext, policy: RetrainConfig) -> tuple[list[str], list[str]]:
-    """Return the reasons for a retraining and those against it."""
+    """Return the reasons to retrain and the reasons not to."""
     changes, last = context.changes, context.last
     found: list[str] = []
     against: list[str] = []
@@ -165,7 +164,7 @@ def _reasons(context: RetrainContext, policy: RetrainConfig) -> tuple[list[str],
 
 
 def _age(context: RetrainContext) -> float | None:
-    """Return the days since the baseline was trained, or last won against another model."""
+    """Return the days since the baseline was trained or last confirmed by a rejected candidate."""
     if context.baseline is None or context.last is None:
         return None
     since = max(context.baseline.made, context.last.made)

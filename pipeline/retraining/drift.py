@@ -1,7 +1,7 @@
 """The distance of new images from those that the baseline was trained on.
 
-Three measures: the shares of the classes and the derived statistics, both with TFDV's comparators,
-and the mean embedding by the baseline itself.
+Three measures: class shares and derived features, both by TFDV's comparators, and the shift of the
+mean embedding of the baseline model.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ SIGNATURE = "embeddings"
 def measure(
     data: DataConfig, names: Collection[str], examples_uri: str, model_uri: str, limits: DriftConfig
 ) -> Drift | None:
-    """Compare the inputs called `names` with a sample of the images that the baseline learned from.
+    """Compare the inputs called `names` with a sample of the baseline's training images.
 
     Args:
-      data: where the inputs are.
-      names: of those that are new.
-      examples_uri: the Examples artifact that the baseline was made of.
+      data: location of the inputs.
+      names: the new inputs.
+      examples_uri: the Examples artifact of the baseline.
       model_uri: the baseline's Model artifact.
-      limits: from which distances on images count as drifted.
+      limits: distances above which images count as drifted.
 
-    None where there is nothing to compare: fewer than `limits.min_examples` of the new images can
-    be read, or the old ones are gone.
+    Returns None if fewer than `limits.min_examples` new images can be read, or the Examples
+    artifact is missing.
     """
     new = list(_new(data, names))
     reference = list(sample(examples_uri, ["train"], MAX_REFERENCE))
@@ -75,11 +75,11 @@ def measure(
 def statistics_distances(
     new: pa.RecordBatch, reference: pa.RecordBatch, limits: DriftConfig
 ) -> list[Distance]:
-    """Distances of the features in `TEXTS` and `NUMBERS`, which both have a list column for each.
+    """Measure the distances of the features in `TEXTS` and `NUMBERS`, list columns of both.
 
-    L-infinity distance for texts, Jensen-Shannon divergence for numbers. The latter is far from 0
-    by chance where many images have the very same size: a limit is never below MARGIN times what
-    samples of the reference, as many as there are new images, reach themselves.
+    L-infinity distance for texts, Jensen-Shannon divergence for numbers. If many images have
+    exactly the same size, chance alone makes the divergence large. So a limit is at least MARGIN
+    times the divergence of samples of the reference, each with as many images as there are new.
     """
     before = statistics(reference)
     random = np.random.default_rng(0)
@@ -105,7 +105,7 @@ def measured(
     texts: Sequence[str] = TEXTS,
     numbers: Sequence[str] = NUMBERS,
 ) -> Iterator[tuple[str, float]]:
-    """Measure TFDV's distance of each feature: L-infinity of texts, Jensen-Shannon of numbers."""
+    """Measure TFDV's distance of each feature: L-infinity for texts, Jensen-Shannon for numbers."""
     schema = schema_pb2.Schema()
     kinds = {".".join(each.path.step): each.type for each in now.datasets[0].features}
     for name in texts:
@@ -125,9 +125,9 @@ def measured(
 def embedding_shift(new: np.ndarray, reference: np.ndarray) -> float:
     """Measure the distance between mean embeddings [N, D] and [M, D], in standard deviations.
 
-    The root of the mean, over the dimensions, of the squared difference of the means divided by the
-    reference's variance. What chance alone gives, 1/N + 1/M, is taken off: two samples of the same
-    images are 0 apart, but for what is left of chance.
+    The root mean square, over the dimensions, of the difference of means divided by the reference's
+    standard deviation. Its expectation for two samples of the same images, 1/N + 1/M, is subtracted
+    before the root, so that these are about 0 apart.
     """
     variance = reference.var(axis=0)
     variance = variance + 1e-3 * max(float(variance.mean()), 1e-12)
@@ -136,7 +136,7 @@ def embedding_shift(new: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _new(data: DataConfig, names: Collection[str]) -> Iterator[bytes]:
-    """Yield serialized tf.Examples of the inputs that can be read."""
+    """Yield serialized tf.Examples of the readable inputs."""
     for unit in list_data(data.source, data.options).units:
         for item in unit.items():
             if item.name not in names or item.problem:
@@ -149,7 +149,7 @@ def _new(data: DataConfig, names: Collection[str]) -> Iterator[bytes]:
 
 
 def sample(examples_uri: str, splits: Sequence[str], most: int) -> Iterator[bytes]:
-    """Yield at most `most` of the serialized examples, evenly spread over all of the splits."""
+    """Yield at most `most` serialized examples, evenly spread over the splits."""
     files = [name for names in reuse.files_of(examples_uri, splits).values() for name in names]
     shards = reuse.read_shards(examples_uri)
     count = sum(shards.get(name, 0) for name in files)

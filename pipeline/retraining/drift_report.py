@@ -1,4 +1,4 @@
-"""The result of measuring drift; `drift` measures it, which needs TensorFlow."""
+"""The result of `drift.measure`, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Distance:
-    """The distance of new images from the reference in one respect, and its limit."""
+    """One distance of new images from the reference, with its limit."""
 
     what: str
     kind: str
@@ -22,7 +22,7 @@ class Distance:
 
 @dataclasses.dataclass(frozen=True)
 class Drift:
-    """Distances of `images` new images from `reference` others that the baseline was made of."""
+    """Distances of `images` new images from `reference` images of the baseline."""
 
     images: int
     reference: int
@@ -30,12 +30,12 @@ class Drift:
 
     @property
     def findings(self) -> list[str]:
-        """Describe the distances above their limits, a line each."""
+        """Describe each distance above its limit in a line."""
         return [str(each) for each in self.distances if each.value > each.limit]
 
 
 def from_json(value: Mapping[str, Any]) -> Drift:
-    """Undo `dataclasses.asdict`. Raises KeyError, TypeError or ValueError for anything else."""
+    """Invert `dataclasses.asdict`. Raises KeyError, TypeError or ValueError for other values."""
     distances = tuple(
         Distance(str(each["what"]), str(each["kind"]), float(each["value"]), float(each["limit"]))
         for each in value["distances"]

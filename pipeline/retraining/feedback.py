@@ -1,4 +1,4 @@
-"""Labelled corrections from serving become a span of the data."""
+"""Corrected labels from serving, added to the data as a span."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BAD_ROWS = ".feedback-bad-rows.jsonl"  # hidden, so that no ingest takes it for 
 
 
 class BadRow(NamedTuple):
-    """A line of the CSV file that cannot be used, and the reason."""
+    """An unusable line of the CSV file, with the reason."""
 
     line: int
     image: str
@@ -38,7 +38,7 @@ class BadRow(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Feedback:
-    """The result of `add`: every row is one of `images`, a duplicate of one, or bad."""
+    """The result of `add`: each row is one of `images`, a duplicate, or bad."""
 
     span: Path
     rows: int
@@ -68,23 +68,21 @@ def add(
     today: datetime.date | None = None,
     new_classes: Collection[str] = (),
 ) -> Feedback:
-    """Make the next span of `source` out of a CSV file with the columns `image` and `label`.
+    """Make the next span of `source` from a CSV file with the columns `image` and `label`.
 
-    The span appears as a whole, with one folder a class. Images are paths relative to the file. A
-    label that is no class of the data so far, where it has any, is bad: a mistyped one would be a
-    class of its own from then on.
+    The span appears atomically, with one folder per class. Image paths are relative to the file. If
+    the data has classes, another label is bad: a mistyped one would become a class of its own.
 
     Args:
       table: the CSV file.
       source: a local source with {SPAN}, or {YYYY}, {MM} and {DD}, and perhaps {VERSION}.
-      today: the day of a dated span, unless there is one of that day or later: by the clock here
-        if None.
-      new_classes: labels that are let through though no span has them.
+      today: the day of a dated span, unless there is one of that day or later; None: from the
+        clock.
+      new_classes: labels that are accepted although no span has them.
 
     Raises:
         ConfigError: `source` has no spans, or is not on this machine.
-        DataError: the table or the data cannot be read, or not a single row can be used; nothing
-          is written.
+        DataError: the table or the data cannot be read, or no row is usable; nothing is written.
     """
     root, location = _root(source)
     good, bad = _read(table)
@@ -156,7 +154,7 @@ def _read(table: Path) -> tuple[list[_Row], list[BadRow]]:
 
 
 def _load(path: Path, image: str, label: str) -> bytes:
-    """Read the image's bytes. Raises ValueError where they, or the label, cannot be used."""
+    """Read the image's bytes. Raises ValueError if they or the label are unusable."""
     if not image:
         raise ValueError("no image")
     if not label:
@@ -175,7 +173,7 @@ def _load(path: Path, image: str, label: str) -> bytes:
 
 
 def _classes(location: str) -> set[str]:
-    """List the classes of all spans. Raises DataError where they cannot be listed."""
+    """List the classes of all spans. Raises DataError on failure."""
     every = Options(first_span=0)
     try:
         data = list_data(location, every, spans.resolve(location, every))
@@ -189,7 +187,7 @@ def _classes(location: str) -> set[str]:
 def _known(
     rows: list[_Row], bad: list[BadRow], known: set[str], new_classes: Collection[str]
 ) -> Iterator[_Row]:
-    """Yield the rows whose label is a class, or may become one; add the others to `bad`."""
+    """Yield the rows whose label is an existing or allowed class; add the others to `bad`."""
     alike = {similar.skeleton(name): name for name in known}
     for row in rows:
         seen = alike.get(similar.skeleton(row.label))
@@ -217,11 +215,11 @@ def _agreed(rows: list[_Row], bad: list[BadRow]) -> Iterator[_Row]:
 
 
 def _next(location: str, today: datetime.date) -> Path:
-    """Return the folder of the next span: after the newest, or its corrections would not count.
+    """Return the folder of the next span, which must be the newest for its labels to count.
 
-    That is its number and one more, or today, and where there is one of today or later, as in a
-    time zone to the east, the day after it. Never another version of a day: the highest version is
-    all that is read of it, so that the images of the others would be gone.
+    Its number is the highest plus one. A dated one is today's, or the day after the latest if that
+    is today or later, as in an eastern time zone. It is never another version of a day: only the
+    highest version of a span is read, and the images of the others would be lost.
     """
     try:
         known = spans.resolve(location, Options(first_span=0))

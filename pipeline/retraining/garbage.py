@@ -1,8 +1,8 @@
-"""Removal of a workspace's artifacts that are no longer needed.
+"""Removal of artifacts that a workspace no longer needs.
 
-A run is kept whole, with all that its nodes read and wrote. Kept are the latest runs, those that
-are young enough, and whatever the next run needs or someone is served: the runs of the last two
-blessed models, one of which is the baseline, and those that pushed a version that is there still.
+A run is kept with all artifacts that its nodes read and wrote. Kept are the latest runs, recent
+runs, the runs of the last two blessed models (one of them is the baseline), and the runs that
+pushed a version that still exists.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BASELINES = 2  # a rerun of the last one is measured against the one before
 
 @dataclasses.dataclass(frozen=True)
 class Removable:
-    """An artifact that can go: its id in ML Metadata, folder, and bytes that only it takes."""
+    """A removable artifact: its id in ML Metadata, folder, and bytes that its removal frees."""
 
     artifact: int
     folder: Path
@@ -36,9 +36,9 @@ class Removable:
 def find(
     config: Config, workspace: Workspace, keep: int, days: float, now: datetime.datetime
 ) -> list[Removable]:
-    """Find the artifacts of runs that are neither among the `keep` latest nor younger than `days`.
+    """Find artifacts of runs that are not among the `keep` latest and older than `days`.
 
-    Raises ConfigError where the served versions are not known.
+    Raises ConfigError if the served versions are unknown.
     """
     if not workspace.metadata.exists():
         return []
@@ -62,8 +62,8 @@ def find(
 def remove(workspace: Workspace, removable: Iterable[Removable]) -> None:
     """Remove artifacts, and mark them as deleted. The caller holds the workspace's lock.
 
-    First in ML Metadata: what is marked and still there is removed by the next call, whereas the
-    reverse would leave nodes to read what is gone.
+    They are marked first: the next call removes a marked one that still exists. In the reverse
+    order, a node could read a missing artifact.
     """
     known = Lineage.at(workspace.connection())
     known.delete([each.artifact for each in removable])
@@ -75,13 +75,13 @@ def remove(workspace: Workspace, removable: Iterable[Removable]) -> None:
 
 
 def _of_served(config: Config, runs: Iterable[metadata_store_pb2.Context]) -> set[int]:
-    """Return the ids of the runs that pushed the versions in the registry."""
+    """Return the ids of the runs that pushed versions in the registry."""
     names = {str(each.record.get("run")) for each in config.registry.versions() if each.record}
     return {run.id for run in runs if run.name in names}
 
 
 def _of_baselines(known: Lineage) -> set[int]:
-    """Return the ids of all artifacts of the runs that made and judged the last blessed models."""
+    """Return the ids of all artifacts of the runs of the last blessed models."""
     verdicts = sorted(
         (
             each.custom_properties[JUDGED_MODEL].int_value,
@@ -99,6 +99,6 @@ def _of_baselines(known: Lineage) -> set[int]:
 
 
 def _size(folder: Path) -> int:
-    """Count the bytes freed with `folder`: files with another hard link free none."""
+    """Count the bytes that removing `folder` frees; files with another hard link free none."""
     sizes = (path.stat() for path in folder.rglob("*") if path.is_file())
     return sum(status.st_size for status in sizes if status.st_nlink == 1)

@@ -1,4 +1,4 @@
-"""The inputs of a data set by content, and how two such inventories differ."""
+"""The inventory of a data set: its inputs by content, and the differences of two."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _SETTLED_NS = 2 * 10**9
 
 
 class Entry(NamedTuple):
-    """An input: hex digest of its bytes, "" where they cannot be read, its class and span.
+    """An input: hex digest of its bytes ("" if unreadable), class and span.
 
-    `is_used`: it was not quarantined, as far as that is known.
+    is_used: whether it was not quarantined, if that is known.
     """
 
     sha256: str
@@ -39,13 +39,13 @@ Inventory = Mapping[str, Entry]
 
 @dataclasses.dataclass(frozen=True)
 class DataChanges:
-    """The differences between two inventories; each input counts once.
+    """The differences of two inventories; each input counts once.
 
     Attributes:
-      new: names of inputs with content, or a label for it, that was not there before.
-      changed: names that were there before and now hold something else, or are labelled otherwise.
-      removed: names that are gone, together with their content.
-      empty_spans: names of spans that hold nothing.
+      new: names of inputs with new content, or a new label for known content.
+      changed: names of inputs whose content or label changed.
+      removed: names of inputs whose name and content are missing.
+      empty_spans: names of spans without inputs.
     """
 
     new: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class DataChanges:
 
 
 def compare(before: Inventory, now: Inventory) -> DataChanges:
-    """Find what changed from `before` to `now`. A new name alone is no change."""
+    """Find the differences from `before` to `now`. A new name alone is none."""
     known = {(entry.sha256, entry.label) for entry in before.values()}
     there = {(entry.sha256, entry.label) for entry in now.values()}
 
@@ -94,17 +94,17 @@ def digest(inventory: Inventory) -> str:
 
 
 def take(source: str, options: Options, memo: Path | None) -> tuple[Inventory, list[int]]:
-    """Read what the data holds, and the numbers of its spans.
+    """Read the inventory of the data, and the numbers of its spans.
 
-    Spans whose files have the size, times and inode numbers that they had at the last call are not
-    read again.
+    Spans whose files have the same sizes, times and inode numbers as at the last call are not read
+    again.
 
     Args:
       source: data.source.
       options: how it is read.
-      memo: file in which what was read is kept from call to call, if anything is.
+      memo: file that keeps the inventory between calls, if any.
 
-    Raises BadDataError where the data cannot be listed.
+    Raises BadDataError if the data cannot be listed.
     """
     data = list_data(source, options)
     known = _load(memo) if memo else {}
@@ -129,9 +129,9 @@ def take(source: str, options: Options, memo: Path | None) -> tuple[Inventory, l
 
 
 def read_inputs(location: str) -> Inventory:
-    """Read the inventory of an ingest from its list at the path or URI `location`.
+    """Read an ingest's inventory from the path or URI `location`.
 
-    Raises OSError where it is not there, DamagedFileError where it is not what was written.
+    Raises OSError if it is missing, DamagedFileError if it is damaged.
     """
     text = storage.read_bytes(location).decode("utf-8", errors="replace")
     with read_back(location):
@@ -153,7 +153,7 @@ def _part(data: DataSet, number: int) -> DataSet:
 
 
 def _signature(contents: Iterable[Hashed]) -> tuple[str, int]:
-    """Digest the states of the files, without reading them; and the latest change, in ns."""
+    """Digest the files' metadata without reading them; also return the latest change, in ns."""
     lines, latest = [], 0
     for content in contents:
         state: list[object] = []

@@ -1,12 +1,15 @@
-"""The journal of decisions and their outcomes: one JSON object a line, never rewritten.
+"""The journal of decisions and outcomes: append-only, one JSON object per line.
 
-Every line has `at` (UTC) and `event`. "decision" has the fields of `decision.Decision`; "started"
-and "ended" have the `run` that followed from it, and "ended" its `result`: blessed, rejected,
-failed or interrupted, with the reason in `detail`. "stopped" has `result`, `detail` and `exit_code`
-of a retraining that ended without a run: missing data, a fault, a signal. "drift" has the measured
-distances of a batch of new images. "alarm" records that they were too large, or that traffic of
-`kind` was a reason. "traffic" has the findings of `perennial monitor`: lines of text in `traffic`
-and `accuracy`, the `baseline` compared with, and in `told` the kinds sent to the webhook.
+Every line has `at` (UTC) and `event`:
+
+- "decision": the fields of `decision.Decision`.
+- "started", "ended": the `run` that followed; "ended" also its `result` (blessed, rejected, failed
+  or interrupted) with the reason in `detail`.
+- "stopped": `result`, `detail` and `exit_code` of a retraining that ended without a run.
+- "drift": the measured distances of new images.
+- "alarm": these were too large, or traffic of `kind` was a reason.
+- "traffic": findings of `perennial monitor`, as lines in `traffic` and `accuracy`, the `baseline`
+  compared with, and in `told` the kinds sent to the webhook.
 """
 
 from __future__ import annotations
@@ -33,16 +36,17 @@ _FIELDS: Mapping[str, Mapping[str, type]] = {
 
 
 def append(location: str, event: str, at: datetime.datetime, **fields: Any) -> None:
-    """Add a line, durably, to the journal at a path or URI. Raises OSError; then it is as it was.
+    """Append a line durably to the journal at a path or URI.
 
-    A line that a crash cut off is no entry, and does not damage the next.
+    Raises OSError, and then leaves the journal unchanged. A line that a crash cut off is ignored
+    and does not damage the next.
     """
     entry = {"at": at.isoformat(timespec="seconds"), "event": event, **redact_all(fields)}
     records.append(location, entry)
 
 
 def read(location: str) -> list[dict[str, Any]]:
-    """Read all entries, oldest first. Other lines are left out, with a note."""
+    """Read all entries, oldest first. Damaged lines are skipped with a note."""
     return records.read_and_tell(location, _check)
 
 
@@ -61,7 +65,7 @@ def _check(entry: Mapping[str, Any]) -> None:
 
 
 def unfinished(entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the entry of the last run if it did not end, or ended without a verdict."""
+    """Return the last run's entry if it did not end or has no verdict."""
     for entry in reversed(entries):
         if entry["event"] == "started":
             return entry
@@ -71,14 +75,14 @@ def unfinished(entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None
 
 
 def result_of(error: BaseException) -> str:
-    """Return the `result` of an entry for what ended with `error`."""
+    """Return the `result` of an entry about `error`."""
     if isinstance(error, NotBlessed):
         return "rejected"
     return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
 
 
 def detail_of(error: BaseException) -> str:
-    """Describe why `error` ended a retraining, for an entry and for people."""
+    """Describe `error` in a line, for an entry and for messages."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted by a signal; it is continued next time"
     if isinstance(error, UserError):
@@ -89,7 +93,7 @@ def detail_of(error: BaseException) -> str:
 def last_alarm(
     entries: Sequence[Mapping[str, Any]], kind: str = "drift"
 ) -> datetime.datetime | None:
-    """Return the time of the last alarm of `kind`: drift, or a finding in the traffic."""
+    """Return the time of the last alarm of `kind`: drift or a kind of traffic finding."""
     alarms = [
         entry["at"]
         for entry in entries
@@ -101,7 +105,7 @@ def last_alarm(
 def last_traffic(
     entries: Sequence[Mapping[str, Any]], baseline: int | None, since: datetime.datetime
 ) -> Mapping[str, Any]:
-    """Return the last entry about traffic of this baseline since `since`; empty without one."""
+    """Return the last traffic entry about this baseline since `since`; {} without one."""
     for entry in reversed(entries):
         if entry["event"] == "traffic":
             is_young = datetime.datetime.fromisoformat(entry["at"]) >= since

@@ -1,4 +1,4 @@
-"""Images of the last training that are missing, by content, and whether too many are."""
+"""Images of the last training that are missing or relabelled, by content."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _CONFUSED, _FEWEST = 0.5, 5
 
 @dataclasses.dataclass(frozen=True)
 class Losses:
-    """Images of the last training whose content is missing now.
+    """Images of the last training that are missing or relabelled.
 
     Attributes:
-      images: how many are gone, each content once.
-      of: how many there were.
-      vanished: classes of which nine in ten or more are gone.
-      renamed: classes that are no more although their images are there, with other labels.
-      relabelled: how many images have another label, where both are classes then and now.
-      confused: classes of which that is half of the images or more, and five at least.
-      is_known: whether it is known what was trained on.
+      images: number of missing images, equal ones counted once.
+      of: number of images of the last training.
+      vanished: classes that lost nine in ten images or more.
+      renamed: classes that no longer exist, but whose images do under other labels.
+      relabelled: number of images with another label, where both labels are classes then and now.
+      confused: classes of which at least half, and at least five, images are relabelled.
+      is_known: whether the inventory of the last training is available.
     """
 
     images: int = 0
@@ -42,13 +42,13 @@ class Losses:
     is_known: bool = True
 
     def exceed(self, max_removed: float) -> bool:
-        """Whether more is gone than that share, or a class; where any share may be, none is."""
+        """Return whether more than that share, or a whole class, is missing; never for 1."""
         if max_removed >= 1:
             return False
         return self.images > max_removed * self.of or bool(self.vanished) or not self.is_known
 
     def contradict(self, max_relabelled: float) -> bool:
-        """Whether more is labelled otherwise than that share, or most of a class."""
+        """Return whether more than that share, or most of a class, is relabelled."""
         return max_relabelled < 1 and (
             self.relabelled > max_relabelled * self.of or bool(self.confused)
         )
@@ -70,7 +70,7 @@ class Losses:
 
     @property
     def relabelled_text(self) -> str:
-        """Describe how many images have another label."""
+        """Describe the number of relabelled images."""
         found = (
             f"{self.relabelled:,} of {counted(self.of, 'image')} of the last training "
             f"{'has' if self.relabelled == 1 else 'have'} the label of another class now"
@@ -82,17 +82,16 @@ class Losses:
 
 
 def find(before: Inventory, now: Inventory, spans: Collection[int], options: Options) -> Losses:
-    """Compare what was trained on with what there is.
+    """Compare the inventory of the last training with the current one.
 
-    Not lost is what is there under another name or label, what was changed and is there still, and
-    what a rolling window has left behind. What had been quarantined does not count, nor how often
-    a content is there.
+    Images that were renamed, relabelled or edited, and images that a rolling window left behind,
+    are not lost. Quarantined images do not count, and neither does the number of copies.
 
     Args:
-      before: of the last training.
-      now: the same of today.
-      spans: numbers of the spans that were read today.
-      options: how they were chosen.
+      before: inventory of the last training.
+      now: current inventory.
+      spans: numbers of the spans that it covers.
+      options: the selection of spans.
     """
     there = {entry.sha256 for entry in now.values() if _has_bytes(entry.sha256)}
     labels = {entry.label for entry in now.values() if _has_bytes(entry.sha256)}
@@ -132,7 +131,7 @@ def _classes(names: Sequence[str]) -> str:
 
 
 def _latest_labels(inventory: Inventory) -> dict[str, set[str]]:
-    """Return the labels by content in the newest span that has it, which corrects older ones."""
+    """Return the labels by content, from the newest span that has it."""
     found: dict[str, tuple[int, set[str]]] = {}
     for entry in inventory.values():
         if _has_bytes(entry.sha256):
@@ -149,7 +148,7 @@ def _has_bytes(sha256: str) -> bool:
 
 
 def _is_left_behind(span: int, spans: Collection[int], options: Options) -> bool:
-    """Return whether the options leave a span out that may still be there."""
+    """Return whether the options exclude a span that may still exist."""
     if options.held_out == "all" or span in spans:
         return False
     if options.first_span is not None or options.last_span is not None:

@@ -1,4 +1,4 @@
-"""Gather the context of a decision, on this machine or in the first task of a cluster."""
+"""Gathering of a decision's context, on this machine or in a pipeline's first task on a cluster."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class DecisionInputs:
     """The locations that a decision reads and writes.
 
     Attributes:
-      connection: to ML Metadata; None where there is none yet.
+      connection: to ML Metadata; None before the first run.
       log: path or URI of the journal.
       memo: see `inventory.take`.
-      noise: entered around what imports TensorFlow.
+      noise: context manager around imports of TensorFlow.
     """
 
     connection: metadata_store_pb2.ConnectionConfig | None
@@ -55,9 +55,9 @@ def decide_in_cluster(
     *,
     force: bool = False,
 ) -> Decision:
-    """Decide in a run's first task, and add the decision to the journal below `pipeline_root`.
+    """Decide in a run's first task; record the decision in the journal below `pipeline_root`.
 
-    Raises DataError where the data cannot be listed, DataLost where too much of it is gone.
+    Raises DataError if the data cannot be listed, DataLost if too much of it is missing.
     """
     now = datetime.datetime.now(datetime.UTC)
     place = DecisionInputs(connection, storage.join(pipeline_root, journal.FILE))
@@ -74,7 +74,7 @@ def decide_in_cluster(
 
 
 def check_losses(context: RetrainContext, config: Config) -> None:
-    """Raise DataLost where more of the data is gone, or labelled otherwise, than may be."""
+    """Raise DataLost if more data is missing or relabelled than the limits allow."""
     losses, policy = context.losses, config.retrain
     if not losses.is_known and losses.exceed(policy.max_removed):
         raise DataLost(
@@ -98,7 +98,7 @@ def check_losses(context: RetrainContext, config: Config) -> None:
 
 
 def stopped(place: DecisionInputs, at: datetime.datetime, error: BaseException) -> None:
-    """Add an error that stopped a retraining before its run to the journal."""
+    """Record an error that stopped a retraining before its run."""
     journal.append(
         place.log,
         "stopped",
@@ -110,7 +110,7 @@ def stopped(place: DecisionInputs, at: datetime.datetime, error: BaseException) 
 
 
 def record(place: DecisionInputs, decision: Decision, context: RetrainContext) -> None:
-    """Add a decision to the journal, and the alarm that it raises."""
+    """Record a decision and the alarm that it raises."""
     changes = context.changes
     counts = {
         "new": len(changes.new),
@@ -128,7 +128,7 @@ def record(place: DecisionInputs, decision: Decision, context: RetrainContext) -
 def observe(
     config: Config, place: DecisionInputs, now: datetime.datetime, forced: bool
 ) -> RetrainContext:
-    """Gather the context of a decision. Raises DataError where the data cannot be listed."""
+    """Gather the context of a decision. Raises DataError if the data cannot be listed."""
     entries = journal.read(place.log)
     past = Lineage.at(place.connection).history(config.name) if place.connection else History()
     known = _inputs_of(past)
@@ -181,7 +181,7 @@ def _drift(
     images: Inventory,
     entries: Sequence[Mapping[str, Any]],
 ) -> Drift | None:
-    """Measure the drift of new images, unless the journal has it for the same ones."""
+    """Measure the drift of new images, or take it from the journal for the same images."""
     limits, baseline = config.retrain.drift, past.baseline
     if past.last is None or baseline is None or len(images) < limits.min_examples:
         return None
@@ -201,7 +201,7 @@ def _drift(
 
 
 def _inputs_of(past: History) -> Inventory | None:
-    """Read the inventory of the last judged training; None where it is gone."""
+    """Read the inventory of the last evaluated training; None if it is missing."""
     if past.last is None or not past.last.examples:
         return None
     try:

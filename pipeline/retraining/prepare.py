@@ -1,4 +1,4 @@
-"""The configuration of a retraining: the given settings on top of the baseline's."""
+"""The configuration of a retraining: the given settings over the baseline's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Load(Protocol):
 
 
 class Prepared(NamedTuple):
-    """A configuration, and a line for each difference from the baseline's and the given one."""
+    """A configuration, and a line for each setting that differs from baseline and given ones."""
 
     loaded: Loaded
     notes: list[str]
