@@ -1,4 +1,4 @@
-"""Facts about a run, from its artifacts."""
+"""Collection of the facts about a run from its artifacts."""
 
 from __future__ import annotations
 
@@ -63,16 +63,16 @@ _SPREADS = (
 
 
 def artifacts_of(workspace: Workspace, run_id: str) -> list[Artifact]:
-    """List the outputs of a run in a workspace; none where it has no metadata."""
+    """List the outputs of a run in a workspace; empty without metadata."""
     if not workspace.metadata.exists():
         return []
     return artifacts_in(workspace.connection(), run_id)
 
 
 def artifacts_in(connection: metadata_store_pb2.ConnectionConfig, run_id: str) -> list[Artifact]:
-    """List the outputs of a run's nodes, cached or not, by ML Metadata.
+    """List the outputs of a run's nodes, cached or not, from ML Metadata.
 
-    An infrastructure blessing is named "infra_blessing" and not, as its node does, "blessing".
+    InfraValidator's blessing is named "infra_blessing" instead of "blessing".
     """
     return [
         Artifact(
@@ -86,9 +86,9 @@ def artifacts_in(connection: metadata_store_pb2.ConnectionConfig, run_id: str) -
 
 
 def collect(run: Run, artifacts: Sequence[Artifact]) -> Facts:
-    """Read `artifacts`, given by paths or URIs. Those that are no longer there are left out.
+    """Read `artifacts` at paths or URIs. Missing ones are left out.
 
-    Damaged ones are left out too, and each is named by a finding of the run and a note.
+    Damaged ones are left out too, each with a finding of the run and a note.
     """
     where = {artifact.name: artifact.uri for artifact in artifacts}
     parts = _Parts()
@@ -127,7 +127,7 @@ def collect(run: Run, artifacts: Sequence[Artifact]) -> Facts:
 
 
 class _Parts:
-    """Reader of parts; `damaged` has a line for each that cannot be read."""
+    """A reader of parts; `damaged` has a line for each unreadable one."""
 
     def __init__(self) -> None:
         self.damaged: list[str] = []
@@ -144,7 +144,7 @@ class _Parts:
 
 
 def _content(uri: str | None, *names: str) -> bytes | None:
-    """Read a file below `uri`; None where there is none."""
+    """Read a file below `uri`; None if it is missing."""
     if not uri:
         return None
     try:
@@ -227,7 +227,7 @@ def _samples(where: Mapping[str, str], run: Run, classes: Sequence[str]) -> list
 
 
 def _patches(run: Run) -> int | None:
-    """Return how many patches a vision transformer has along a side; None: no transformer."""
+    """Return the number of patches along a side; None if not a vision transformer."""
     begin = "train.hyperparameters."
     values = {
         key.removeprefix(begin): run.value(key)

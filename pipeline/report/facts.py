@@ -1,4 +1,4 @@
-"""Facts about one run: JSON, but for the pictures."""
+"""The facts about a run; all but the pictures are written as JSON."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Moment = Annotated[str, AfterValidator(_moment)]
 
 
 class State(enum.StrEnum):
-    """State of a run. RUNNING in the record of a run that was killed is read as CUT_OFF."""
+    """The state of a run. RUNNING in the record of a killed run is read as CUT_OFF."""
 
     RUNNING = "running"
     PUSHED = "pushed"
@@ -85,10 +85,10 @@ class Accuracies(_Fact):
 
 
 class Run(_Fact):
-    """The record of a run, RECORD in its folder. It has more there, such as all of the verdict.
+    """The record of a run: part of the file RECORD in its folder.
 
-    started: UTC, ISO 8601. error: why it failed or was rejected. findings: a line for each thing
-    wrong with the data that it failed for. pushed: the version's folder.
+    started: UTC, ISO 8601. error: why it failed or was rejected. findings: a line for each fault of
+    the data that made it fail. pushed: the version's folder.
     """
 
     run_id: str
@@ -147,7 +147,7 @@ class Promotion(_Fact):
 
 
 class Distance(_Fact):
-    """Distance of a feature's distribution from the training split's, or from that of earlier data.
+    """Distance of a feature's distribution from that of the training split or of earlier data.
 
     compared: "skew" or "drift"; measure: L-infinity distance or Jensen-Shannon divergence, 0 to 1.
     """
@@ -207,7 +207,7 @@ class Prediction(_Fact):
     """The candidate's prediction for an image.
 
     probability: of its label. top: the likeliest classes. baseline: the baseline's class.
-    looked: the image lit by the attention map; of mistakes only, and not of each network.
+    looked: the image lit by the attention map; for mistakes only, if the network has one.
     """
 
     filename: str
@@ -224,7 +224,7 @@ class Prediction(_Fact):
 
 
 class PairedOutcomes(_Fact):
-    """Candidate and baseline on the same images: number of images by which was right."""
+    """Candidate and baseline on the same images: number of images by which of them was correct."""
 
     both: int
     only_candidate: int
@@ -233,10 +233,10 @@ class PairedOutcomes(_Fact):
 
 
 class Suspect(_Fact):
-    """An image whose label is probably wrong.
+    """An image that is probably mislabelled.
 
-    image: its path, or its name in the data. label: the class that it probably is of. given: the
-    one that it has. probability: of each of the two, by a model that did not train on it.
+    image: its path, or its name in the data. label: its probable class. given: its label.
+    probability: of both, by a model that did not train on it.
     """
 
     image: str
@@ -248,9 +248,9 @@ class Suspect(_Fact):
 class Predictions(_Fact):
     """Predictions on a split.
 
-    grid: a draw from all of them. mistakes: the wrong ones, the most confident first; wrong: how
-    many of those there are in all. paired: with a baseline's predictions on the same images.
-    suspects: what is probably mislabelled, the clearest first.
+    grid: a random sample. mistakes: the most confident ones first; wrong: their number in all.
+    paired: comparison with a baseline on the same images. suspects: images that are probably
+    mislabelled, the clearest first.
     """
 
     grid: list[Prediction]
@@ -275,7 +275,7 @@ class Artifact(_Fact):
 class Facts(_Fact):
     """All facts about a run; parts that it did not reach are None or empty.
 
-    samples: of the training images; not in the JSON. suspects: of these what is probably
+    samples: training images; not in the JSON. suspects: training images that are probably
     mislabelled, the clearest first. predictions: on the evaluation split.
     """
 

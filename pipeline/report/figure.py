@@ -1,6 +1,6 @@
-"""Figures as SVG images that follow the page's colours, and as PNGs.
+"""Figures as SVG images in the page's colours, and as PNGs.
 
-Units are those of the SVG: on a page of its own width one is a CSS pixel.
+Lengths are in units of the SVG: one is a CSS pixel if the page is as wide as the figure.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
 class Plot(NamedTuple):
-    """A drawn figure: `name` of its files, a title, what it shows in words, and its width."""
+    """A drawn figure: `name` of its files, title, description, and width."""
 
     name: str
     title: str
@@ -76,7 +76,7 @@ class Plot(NamedTuple):
 
     @property
     def inline(self) -> str:
-        """The SVG element for a page, whose stylesheet colours it."""
+        """The SVG element for a page, coloured by its stylesheet."""
         svg = self.svg[self.svg.index("<svg") :]
         # Its own size would not shrink with the page.
         svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
@@ -115,13 +115,13 @@ def new_figure(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Ax
 
 
 def shortened(name: str) -> str:
-    """Cut a class name to the room that figures have."""
+    """Shorten a class name to fit figures."""
     shown = printable(name)
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
 
 
 def legend(axes: Axes) -> None:
-    """Put the legend above the axes, in one line; none where nothing has a label."""
+    """Put the legend above the axes in one line, if there are labels."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         axes.legend(

@@ -22,7 +22,7 @@ LATEST = "latest"
 
 
 class Row(TypedDict):
-    """A run in a table. accuracy: of the candidate, with its 95 % interval; all in [0, 1]."""
+    """A run in a table. accuracy: of the candidate, with its 95 % interval, in [0, 1]."""
 
     run: str
     started: str
@@ -40,17 +40,17 @@ class Row(TypedDict):
 
 
 def runs(workspace: Workspace) -> Iterator[Run]:
-    """Read the runs whose record can be read, newest first."""
+    """Read all readable records of runs, newest first."""
     known = _ids(workspace)
     found = (_read(workspace, run_id, known[-1]) for run_id in reversed(known))
     return (run for run in found if run is not None)
 
 
 def rows(workspace: Workspace) -> list[Row]:
-    """Summarize all runs, newest first, one flat row each.
+    """Summarize all runs in flat rows, newest first.
 
-    Rows of runs that have ended are taken from the table of the last report, so that the time that
-    this takes does not grow with the number of runs.
+    Rows of runs that have ended come from the table of the last report, so that the time does not
+    grow with the number of runs.
     """
     known = _ids(workspace)
     ended = _ended(workspace)
@@ -64,7 +64,7 @@ def rows(workspace: Workspace) -> list[Row]:
 
 
 def _ended(workspace: Workspace) -> dict[str, Row]:
-    """Rows of runs that have ended, by run id, as far as the table of the last report is whole."""
+    """Read the rows of ended runs, by run id, from the table of the last report."""
     try:
         table = json.loads((workspace.runs / TABLE).read_bytes())
         return {
@@ -77,7 +77,7 @@ def _ended(workspace: Workspace) -> dict[str, Row]:
 
 
 def _read(workspace: Workspace, run_id: str, newest: str) -> Run | None:
-    """Read the record of one run; None where there is none that can be read."""
+    """Read the record of one run; None if it is missing or unreadable."""
     try:
         run = Run.model_validate_json((workspace.run_dir(run_id) / RECORD).read_bytes())
     except (OSError, ValidationError):
@@ -93,9 +93,9 @@ def _ids(workspace: Workspace) -> list[str]:
 
 
 def find(workspace: Workspace, name: str) -> Run:
-    """Find the run of an id, of the beginning or the end of one, or the "latest".
+    """Find the run by its id, the beginning or end of its id, or "latest".
 
-    Raises ConfigError where that is not exactly one.
+    Raises ConfigError unless exactly one run matches.
     """
     known = _ids(workspace)
     if not known:
@@ -119,7 +119,7 @@ def find(workspace: Workspace, name: str) -> Run:
 
 
 def find_finished(workspace: Workspace) -> Run:
-    """Find the latest run that has a verdict, pushed or not. Raises ConfigError without one."""
+    """Find the latest run with a verdict, pushed or not. Raises ConfigError without one."""
     find(workspace, LATEST)
     for run in runs(workspace):
         if run.state in (State.PUSHED, State.REJECTED):
@@ -130,7 +130,7 @@ def find_finished(workspace: Workspace) -> Run:
 
 
 def read_facts(workspace: Workspace, run: Run) -> Facts:
-    """Read the facts of a run's report, without pictures; without a report, its record."""
+    """Read the facts of a run's report without pictures, or its record if it has no report."""
     try:
         content = json.loads((workspace.run_dir(run.run_id) / FACTS).read_bytes())
         return Facts.model_validate({**content, "run": run})
@@ -161,7 +161,7 @@ def summary(run: Run) -> Row:
 def promotions(workspace: Workspace) -> list[Promotion]:
     """List the promotions and rollbacks in the workspace, newest first.
 
-    A promotion that was cut off is undone or finished first.
+    An interrupted promotion is undone or finished first.
     """
 
     def promotion(entry: dict[str, Any]) -> Promotion:

@@ -9,9 +9,9 @@ from pipeline.report import pictures
 
 
 def read(folder: str, feature: str, wanted: set[str]) -> dict[str, bytes]:
-    """Return a feature of the wanted images of a split, images as thumbnails.
+    """Read a feature of the wanted images of a split, images as thumbnails.
 
-    Reads no further than needed. folder: path or URI of the split.
+    Stops when all are found. folder: path or URI of the split.
     """
     spec = {name: tf.io.FixedLenFeature([], tf.string) for name in (features.SHA256, feature)}
     found: dict[str, bytes] = {}
@@ -32,5 +32,5 @@ def read(folder: str, feature: str, wanted: set[str]) -> dict[str, bytes]:
 
 
 def thumbnail(encoded: bytes) -> bytes:
-    """Shrink an encoded image, decoded as for training and serving."""
+    """Shrink an encoded image; it is decoded as for training and serving."""
     return pictures.encode(decoding.decode_now(encoded).pixels.numpy())

@@ -1,4 +1,4 @@
-"""Images that are probably mislabelled, found by a model that did not train on them."""
+"""Detection of probably mislabelled images by a model that did not train on them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LEAST = 5  # images of a class: with fewer, no label of it is judged
 
 
 def suspects(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:
-    """Find the rows whose label is probably wrong, the most clearly so first.
+    """Find the rows whose label is probably wrong, the clearest first.
 
-    Confident learning (arXiv 1911.00068): an image counts where the model is as sure of another
-    class as it usually is of images of that class.
+    Confident learning (arXiv 1911.00068): an image is a suspect if the model is at least as
+    confident in another class as it is on average for images of that class.
 
     Args:
         labels: int64 [N], -1 for a class that the model does not know; these never count.

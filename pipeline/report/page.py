@@ -1,4 +1,4 @@
-"""Pages as text. Names of classes and files may be anything, and the templates escape them."""
+"""HTML pages. The templates escape class and file names, which can be any text."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ METRICS = {
 def render(
     facts: Facts, plots: Sequence[Plot], tables: Iterable[str] = (), index: str | None = None
 ) -> str:
-    """Render the page of a run, which needs no other file.
+    """Render the self-contained page of a run.
 
     Args:
       facts: about the run.
-      plots: what `plots.draw` makes of them; links name them as files in figures/.
+      plots: of `plots.draw`; linked as files in figures/.
       tables: names of the CSV files in tables/ that are linked.
-      index: the page of all runs, if there is one.
+      index: link to the page of all runs, if any.
     """
     evaluation = facts.evaluation
     return template("run.html").render(
@@ -93,7 +93,7 @@ def render_index(
 
 
 def headline(facts: Facts) -> tuple[str, str]:
-    """Summarize the outcome of a run in a few words, and the reason."""
+    """Summarize the outcome of a run, and the reason."""
     run, verdict = facts.run, facts.verdict
     failed = [check.reason for check in verdict.checks if not check.passed] if verdict else []
     match run.state:
@@ -112,7 +112,7 @@ def headline(facts: Facts) -> tuple[str, str]:
 def metric_rows(evaluation: Figures) -> list[dict[str, Any]]:
     """List the metrics, each with key, title, share, candidate, baseline, test and better.
 
-    better: whether the candidate is better than the baseline, None where they cannot be compared.
+    better: whether the candidate is better than the baseline; None if they are not comparable.
     """
     found = evaluation.candidate.metrics
     rows = []
@@ -154,7 +154,7 @@ def confusions(evaluation: Figures) -> list[tuple[str, str, int, float]]:
 
 
 def worst_first(evaluation: Figures) -> list[dict[str, Any]]:
-    """Sort the classes by F1, with the baseline's figures where it knows the class."""
+    """Sort the classes by F1, with the baseline's figures for classes that it knows."""
     before = (
         {each.name: each for each in evaluation.baseline.per_class} if evaluation.baseline else {}
     )

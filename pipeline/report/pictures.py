@@ -1,4 +1,4 @@
-"""Small pictures for the pages: PNGs that show single pixels, JPEGs of photographs."""
+"""Small pictures for the pages: PNGs of few pixels, JPEGs of photographs."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def encode(pixels: Pixels) -> bytes:
 def heated(
     encoded: bytes, looked: npt.NDArray[np.uint8], *, resize_mode: str, crop_fraction: float
 ) -> bytes:
-    """Darken a picture where the attention map `looked`, uint8 [h, w], is dark.
+    """Darken a picture by the attention map `looked`, uint8 [h, w].
 
-    `resize_mode` and `crop_fraction` are the settings by which the picture became the square that
-    `looked` covers.
+    `looked` covers the square that `resize_mode` and `crop_fraction`, two settings, made of the
+    picture.
     """
     picture = Image.open(io.BytesIO(encoded)).convert("RGB")
     width, height = picture.size
@@ -52,7 +52,7 @@ def heated(
 def patches(pixels: Pixels, count: int) -> bytes | None:
     """Cut an image into the `count` x `count` patches of a vision transformer.
 
-    None where they would be too small to be seen.
+    Returns None if they would be too small to see.
     """
     if not 1 < count <= _MOST_PATCHES:
         return None

@@ -1,4 +1,4 @@
-"""The figures of the pages. All can be read on a phone, but for the matrix of many classes."""
+"""The figures of the pages. All but large confusion matrices are readable on a phone."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ _FLAT = 20  # times the least value: on a linear axis it would look like zero
 
 
 def draw(facts: Facts) -> list[Plot]:
-    """Draw all figures for which a run has data."""
+    """Draw all figures for which the run has data."""
     return [drawn(name, make) for name, make in _figures(facts)]
 
 
 def draw_history(runs: Sequence[Run], promotions: Sequence[Promotion]) -> Plot:
-    """Draw the accuracy of every candidate, and of the baseline it was compared with.
+    """Draw the accuracy of each candidate and of its baseline.
 
-    runs: oldest first. promotions: drawn between those runs that were started before and after.
+    runs: oldest first. promotions: drawn between the runs by time.
     """
     return drawn("history", functools.partial(_history, runs, promotions))
 
@@ -161,7 +161,7 @@ def _one_curve(training: History, values: Sequence[float]) -> Figure:
 
 
 def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
-    """Show what lies orders of magnitude apart, such as epochs with and without frozen features."""
+    """Use a logarithmic axis for values of different magnitude, such as with frozen features."""
     axes.set_yscale("log")
     axes.set_ylim(min(values) / 2, max(values) * 2)
     axes.yaxis.set_major_locator(LogLocator(numticks=5))

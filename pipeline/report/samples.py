@@ -22,7 +22,7 @@ SMALLEST_SHOWN = 96  # pixels on the page; smaller images are enlarged, each pix
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One image: its file, and PNGs of the model's input, before and after augmentation."""
+    """An image: its file, and PNGs of the model's input before and after augmentation."""
 
     name: str
     before: bytes
@@ -31,7 +31,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class ClassSamples:
-    """Samples of one class, and how many images the split has of it."""
+    """The samples of a class, and its number of images in the split."""
 
     label: str
     images: int
@@ -66,7 +66,7 @@ def collect(
 def _first_of_each(
     pattern: str, counts: dict[str, int], per_class: int
 ) -> dict[str, list[tuple[str, bytes]]]:
-    """Return file name and bytes of the first images of each class; read no further than needed."""
+    """Read name and bytes of the first images of each class, and stop when all are found."""
     wanted = {label: min(per_class, images) for label, images in counts.items()}
     chosen: dict[str, list[tuple[str, bytes]]] = {label: [] for label in wanted}
     spec = {
@@ -112,7 +112,7 @@ def _png(image: tf.Tensor) -> bytes:
 
 
 def render(config: Config, classes: list[ClassSamples]) -> str:
-    """Render the page, which needs no other file."""
+    """Render the self-contained page."""
     size = config.transform.image_size
     augmented = any(sample.after for each in classes for sample in each.samples)
     facts = [

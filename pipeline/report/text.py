@@ -1,4 +1,4 @@
-"""Reports of runs as text, for terminals and pipes."""
+"""Reports of runs as text for terminals and pipes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_ROWS = 10  # of confusions, weakest classes and mistakes
 
 
 def read(workspace: Path, name: str) -> Facts:
-    """Read the facts about the run of an id, a part of one, or the latest. Raises ConfigError."""
+    """Read the facts about a run, named as for `history.find`. Raises ConfigError."""
     place = Workspace(workspace)
     return history.read_facts(place, history.find(place, name))
 
@@ -72,7 +72,7 @@ def print_differences(first: Facts, second: Facts, as_json: bool) -> None:
 def differences(first: Facts, second: Facts) -> dict[str, list[dict[str, Any]]]:
     """Find the differences of two runs: metrics, classes (by recall), data and settings.
 
-    Each row has a name, the values `a` and `b` and, of numbers, their change from a to b.
+    Each row has a name, the values `a` and `b`, and for numbers the change from a to b.
     """
     metrics, classes = [], []
     if first.evaluation and second.evaluation:

@@ -1,4 +1,4 @@
-"""Writes the reports of runs: pages, and beside them figures, JSON and CSV.
+"""Writing of reports: pages, figures, JSON and CSV.
 
 runs/index.html, history.svg, history.png, runs.json, runs.csv
 runs/<run>/report.html, report.json, figures/*.svg, figures/*.png, tables/*.csv
@@ -32,7 +32,7 @@ LABELS = "labels"  # table of images that are probably mislabelled
 
 
 def rewrite(workspace: Path, name: str, output: Path | None = None) -> list[Path]:
-    """Write the report of a run again, into `output` or its own folder, and return the pages.
+    """Rewrite the report of a run, in `output` or its own folder; return the pages.
 
     name: as for `history.find`. Raises ConfigError.
     """
@@ -220,6 +220,6 @@ def _csv(rows: Iterable[_Row]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """Quote a text that a spreadsheet would take for a formula."""
+    """Quote text that a spreadsheet would evaluate as a formula."""
     is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
     return f"'{value}" if is_formula else value
