@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -317,16 +315,6 @@ def test_retraining_by_default_goes_on_from_the_baseline_with_all_spans(tmp_path
     assert loaded.origins["train.warm_start"] == "preset:retrain"
     flat = load(None, {"data.source": str(tmp_path), "train.warm_start": False}, scheduled=True)
     assert (flat.config.data.spans, flat.config.train.warm_start) == (1, False)
-
-
-def test_a_decision_imports_nothing_heavy() -> None:
-    code = (
-        "import sys\n"
-        "from pipeline.retraining import retrain\n"
-        "print(*{'tensorflow', 'tfx', 'keras', 'apache_beam'}.intersection(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
 
 
 def test_the_first_task_of_a_cluster_decides_too_and_keeps_its_journal(tmp_path: Path) -> None:
