@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import DataError
 from pipeline.monitoring import ask, logs, monitor
+from pipeline.monitoring.label_table import TABLE
 from pipeline.settings import Config
 
 
@@ -39,4 +40,4 @@ def write(
         raise DataError(f"{recorded}: no image to choose from: {answers}")
     chosen = ask.select(rows, answers, served.embed, monitor.labelled_images(place), number)
     ask.write(chosen, answers.classes, folder)
-    return folder / ask.TABLE, [each.reason for each in chosen]
+    return folder / TABLE, [each.reason for each in chosen]

@@ -10,7 +10,6 @@ a label, and all but one of near duplicates, are left out.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import itertools
 import json
@@ -20,7 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from components import storage
 from components.image_example_gen import near_duplicates
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.images import THUMB, read_image
@@ -28,10 +26,9 @@ from components.image_example_gen.options import Options
 from pipeline.errors import ConfigError, DataError
 from pipeline.monitoring.baseline import Answers
 from pipeline.monitoring.compare import EMBEDDED, Embed
+from pipeline.monitoring.label_table import IMAGES, ITEMS, TABLE, write_table
 from pipeline.monitoring.rows import OK, Row
 
-TABLE, ITEMS, IMAGES = "labels.csv", "items.json", "images"
-COLUMNS = ("image", "label", "guess", "confidence", "reason", "request", "version")
 UNSURE, DISTANT, DISAGREE = "unsure", "distant", "versions disagree"
 _SHARE = 4  # of the budget, one in so many for each of the other reasons
 _POOL = 3  # times as many unsure images as are wanted, of which the diverse ones are taken
@@ -228,26 +225,3 @@ def _lines(asked: Sequence[LabelRequest]) -> Iterator[dict[str, str]]:
             "request": each.row.request,
             "version": str(each.row.version),
         }
-
-
-def write_table(path: Path, lines: Collection[dict[str, str]] | Iterator[dict[str, str]]) -> None:
-    """Write a table atomically."""
-    with (
-        storage.writing(str(path)) as staging,
-        staging.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(lines)
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Read the lines of a table. Raises DataError."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.DictReader(file))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    if any(line.keys() != set(COLUMNS) for line in lines):
-        raise DataError(f"{path}: is no table of `perennial ask`, which has {', '.join(COLUMNS)}")
-    return lines

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from pipeline.errors import DataError
-from pipeline.monitoring.ask import IMAGES, ITEMS, TABLE, read_table, write_table
+from pipeline.monitoring.label_table import IMAGES, ITEMS, TABLE, read_table, write_table
 
 _PAGE = Path(__file__).with_name("label.html")
 _HEADERS = {

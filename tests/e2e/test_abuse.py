@@ -1,8 +1,8 @@
 """Hostile input that no other test has: what it must not do, and what is said instead.
 
 In tests/tensorflow, test_images.py and test_ingest.py have broken and huge images, test_sources.py
-links and damaged records, and test_weights.py pickles and unpinned weights; in tests/serving,
-test_serving_limits.py and test_serving_tensors.py have clients of the server.
+has links, test_record_sources.py damaged records, and test_weights.py pickles and unpinned weights;
+in tests/serving, test_serving_limits.py and test_serving_tensors.py have clients of the server.
 """
 
 from __future__ import annotations

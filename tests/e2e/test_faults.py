@@ -1,6 +1,6 @@
 """Faults of the machine during the whole DAG: what is lost and said, and what the next run does.
 
-Faults of single nodes, of the metadata and of the clock are in tests/e2e/test_local_runner.py.
+Faults of single nodes, of the metadata and of the clock are in tests/e2e/test_local_runner_*.py.
 """
 
 from __future__ import annotations

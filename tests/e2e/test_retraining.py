@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import http.server
-import json
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,15 +19,16 @@ from components.image_example_gen.options import Options
 from components.lineage import TrainedModel
 from components.model_registry import versions
 from pipeline.config import load
-from pipeline.errors import ConfigError, DataError
-from pipeline.retraining import feedback, inventory, journal, notify
+from pipeline.retraining import inventory, journal
 from pipeline.retraining.decision import RetrainContext, decide
 from pipeline.retraining.drift_report import Distance, Drift
 from pipeline.retraining.inventory import DataChanges, Entry
 from pipeline.retraining.observe import decide_in_cluster
-from pipeline.settings import DriftConfig, NotifyConfig, RetrainConfig
+from pipeline.settings import DriftConfig, RetrainConfig
 
 NOW = datetime.datetime(2026, 5, 1, 3, tzinfo=datetime.UTC)
+
+
 DRIFTED = Drift(120, 500, (Distance("image/mean", "Jensen-Shannon divergence", 0.4, 0.15),))
 
 
@@ -240,163 +236,6 @@ class TestJournal:
         assert (journal.unfinished(entries) is not None) is expected
 
 
-class Webhook(http.server.BaseHTTPRequestHandler):
-    bodies: list[bytes] = []
-    status = 200
-
-    def do_POST(self) -> None:
-        self.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(self.status)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Webhook]]:
-    kind = type("Hook", (Webhook,), {"bodies": []})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/T0/SECRET"
-        monkeypatch.setenv("PERENNIAL_WEBHOOK", url)
-        yield kind
-        server.shutdown()
-
-
-class TestNotifications:
-    def test_are_slacks_json(self, webhook: type[Webhook]) -> None:
-        assert notify.send(NotifyConfig(), "blessed", "pets", "version 3") is None
-        [body] = webhook.bodies
-        assert json.loads(body) == {"text": "perennial: pets: blessed: version 3"}
-
-    def test_are_as_long_as_chats_take(self, webhook: type[Webhook]) -> None:
-        assert notify.send(NotifyConfig(), "failed", "pets", "x" * 50_000_000) is None
-        [body] = webhook.bodies
-        assert json.loads(body)["text"].startswith("perennial: pets: failed: xxx")
-        assert notify.LONGEST <= len(body) < 4000
-
-    def test_only_of_what_was_asked_for(self, webhook: type[Webhook]) -> None:
-        assert notify.send(NotifyConfig(on=("drift",)), "blessed", "pets", "x") is None
-        assert webhook.bodies == []
-
-    def test_a_refusal_is_said_without_the_url(self, webhook: type[Webhook]) -> None:
-        webhook.status = 403
-        told = notify.send(NotifyConfig(), "failed", "pets", "x")
-        assert told == "nobody was told: the webhook of PERENNIAL_WEBHOOK: it answered 403"
-
-    @pytest.mark.parametrize(
-        "url",
-        ["http://127.0.0.1:1/SECRET", "http://[SECRET", "ftp://SECRET", "http://a b/SECRET\n x"],
-    )
-    def test_no_failure_tells_the_secret(self, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-        monkeypatch.setenv("PERENNIAL_WEBHOOK", url)
-        told = notify.send(NotifyConfig(), "failed", "pets", "x")
-        assert told
-        assert "SECRET" not in told
-
-    def test_nobody_is_told_where_there_is_no_url(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delenv("PERENNIAL_WEBHOOK", raising=False)
-        assert notify.send(NotifyConfig(), "failed", "pets", "x") is None
-
-
-class TestFeedback:
-    @pytest.fixture
-    def images(self, tmp_path: Path) -> Path:
-        folder = tmp_path / "inbox"
-        folder.mkdir()
-        for number in range(4):
-            Image.new("RGB", (5, 5), (number, 0, 0)).save(folder / f"{number}.png")
-        (folder / "broken.png").write_bytes(b"\x89PNG no")
-        return folder
-
-    def table(self, images: Path, *rows: str, header: str = "image,label") -> Path:
-        path = images / "feedback.csv"
-        path.write_text("\n".join([header, *rows]) + "\n")
-        return path
-
-    def test_becomes_the_next_span(self, images: Path, tmp_path: Path) -> None:
-        source = f"{tmp_path}/data/{{SPAN:3}}"
-        (tmp_path / "data" / "007" / "cat").mkdir(parents=True)
-        made = feedback.add(self.table(images, "0.png,cat", "1.png,dog"), source)
-        assert made.span == tmp_path / "data" / "008"
-        assert sorted(path.parent.name for path in made.span.glob("*/*.png")) == ["cat", "dog"]
-        assert str(made) == "2 rows = 2 images + 0 duplicates + 0 bad"
-        found, spans = inventory.take(source, Options(spans=99), tmp_path / "memo")
-        assert spans == [7, 8]
-        assert sorted(entry.label for entry in found.values()) == ["cat", "dog"]
-
-    def test_every_row_is_accounted_for(self, images: Path, tmp_path: Path) -> None:
-        table = self.table(
-            images,
-            "0.png,cat",
-            "0.png,cat",
-            "1.png,cat",
-            "1.png,dog",
-            "absent.png,cat",
-            "broken.png,cat",
-            "2.png,",
-            ",cat",
-            "3.png,../cat",
-        )
-        made = feedback.add(table, f"{tmp_path}/data/{{SPAN}}")
-        assert str(made) == "9 rows = 1 image + 1 duplicate + 7 bad"
-        assert [row.line for row in made.bad] == [4, 5, 6, 7, 8, 9, 10]
-        assert "labelled 'cat', 'dog'" in made.bad[0].reason
-        lines = (made.span / feedback.BAD_ROWS).read_text().splitlines()
-        assert [json.loads(line)["line"] for line in lines] == [4, 5, 6, 7, 8, 9, 10]
-
-    def known(self, images: Path, root: Path) -> str:
-        for number, label in enumerate(("cat", "horse")):
-            folder = root / "data" / "1" / label
-            folder.mkdir(parents=True)
-            content = (images / f"{number}.png").read_bytes()
-            (folder / "a.png").write_bytes(content)
-        return f"{root}/data/{{SPAN}}"
-
-    def test_a_label_that_is_no_class_is_refused_with_the_nearest(
-        self, images: Path, tmp_path: Path
-    ) -> None:
-        source = self.known(images, tmp_path)
-        labels = ["cat", "hrose", "Cat", "zebra"]
-        rows = [f"{number % 2}.png,{label}" for number, label in enumerate(labels)]
-        made = feedback.add(self.table(images, *rows), source)
-        assert (made.images, [row.label for row in made.bad]) == (1, labels[1:])
-        reasons = {row.label: row.reason for row in made.bad}
-        assert "'horse' is the nearest" in reasons["hrose"]
-        assert "'cat' is the nearest" in reasons["Cat"]
-        assert "nearest" not in reasons["zebra"]
-        assert "--new-class" in reasons["zebra"]
-
-    def test_a_new_class_is_let_through_where_it_is_named(
-        self, images: Path, tmp_path: Path
-    ) -> None:
-        source, table = self.known(images, tmp_path), self.table(images, "0.png,zebra")
-        with pytest.raises(DataError, match="no row can be used"):
-            feedback.add(table, source)
-        assert feedback.add(table, source, new_classes=["zebra"]).images == 1
-
-    def test_a_new_class_that_looks_like_one_is_not(self, images: Path, tmp_path: Path) -> None:
-        source, table = self.known(images, tmp_path), self.table(images, "0.png,CAT")
-        with pytest.raises(DataError, match="'cat' is the nearest"):
-            feedback.add(table, source, new_classes=["CAT"])
-
-    def test_nothing_usable_writes_nothing(self, images: Path, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"no row can be used: line 2"):
-            feedback.add(self.table(images, "absent.png,cat"), f"{tmp_path}/data/{{SPAN}}")
-        assert not (tmp_path / "data").exists()
-
-    def test_columns_must_be_named(self, images: Path, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="columns image and label, not picture, label"):
-            feedback.add(
-                self.table(images, "0.png,cat", header="picture,label"), f"{tmp_path}/{{SPAN}}"
-            )
-
-    def test_needs_spans(self, images: Path, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="SPAN"):
-            feedback.add(self.table(images, "0.png,cat"), str(tmp_path))
-
-
 class TestLabels:
     @pytest.fixture
     def push(self, tmp_path: Path) -> Any:
@@ -476,16 +315,6 @@ def test_retraining_by_default_goes_on_from_the_baseline_with_all_spans(tmp_path
     assert loaded.origins["train.warm_start"] == "preset:retrain"
     flat = load(None, {"data.source": str(tmp_path), "train.warm_start": False}, scheduled=True)
     assert (flat.config.data.spans, flat.config.train.warm_start) == (1, False)
-
-
-def test_a_decision_imports_nothing_heavy() -> None:
-    code = (
-        "import sys\n"
-        "from pipeline.retraining import retrain\n"
-        "print(*{'tensorflow', 'tfx', 'keras', 'apache_beam'}.intersection(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
 
 
 def test_the_first_task_of_a_cluster_decides_too_and_keeps_its_journal(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,19 @@ import tensorflow as tf
 from tfx.types import artifact_utils, standard_artifacts
 
 from components import features
+from components.image_example_gen.dataset import list_data
 from components.image_example_gen.executor import Executor
+from components.image_example_gen.ingest import Ingest, ingest, work_here
 from components.image_example_gen.options import Options
 
 BEAM_ARGS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory"]
 SHARES = {"train": 4, "eval": 1}
+
+
+def check(source: Path | str, shares: Mapping[str, int] = SHARES, **options: Any) -> Ingest:
+    """Ingest without Beam and without writing."""
+    chosen = Options(**options)
+    return ingest(list_data(str(source), chosen), shares, chosen, work_here(chosen))
 
 
 def execute(source: Path | str, output: Path, **options: Any) -> standard_artifacts.Examples:

@@ -20,8 +20,23 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
+from tests.kit.serving import MODEL
+
 NAMESPACE, NAME, SERVICE = "serving", "model-versions", "model-server"
+LOCATION = f"configmap://{NAMESPACE}/{NAME}"
 TOKEN = "of-the-promoter"
+
+
+def config_text(base: Path, stable: int) -> str:
+    return f"""# by a person
+    model_config_list {{
+      config {{ name: "other" base_path: "/models/other" }}
+      config {{
+        name: "{MODEL}" base_path: "{base}" model_platform: "tensorflow"
+        model_version_policy {{ specific {{ versions: {stable} }} }}
+        version_labels {{ key: "stable" value: {stable} }}
+      }}
+    }}"""
 
 
 class Stub:

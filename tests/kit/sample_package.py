@@ -15,6 +15,12 @@ GIVEN = {
         "train.hyperparameters.learning_rate",
     ],
 }
+# What compiling cannot do without.
+NEEDED = {
+    "data.source": "gs://bucket/photos",
+    "kubeflow.image": "registry.example/perennial:1",
+    "kubeflow.pipeline_root": "/mnt/root",
+}
 
 
 @dsl.container_component

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MODEL = "colours"
 PREDICT = f"/v1/models/{MODEL}:predict"
+ECHO_VERSION = 5  # of the echo model, where it is served
 SECONDS = 60.0  # for anything to happen at all
 PURE = {"red": (250, 20, 10), "green": (30, 200, 40), "blue": (0, 60, 220)}
 

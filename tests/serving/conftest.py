@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from components.model_server.client import Client
     from components.model_server.server import ModelServer
     from components.model_server.tensors import Arrays
-    from tests.kit.serving import Serve
+    from tests.kit.serving import Running, Serve
 
 
 @pytest.fixture(scope="module", params=["own", "real"])
@@ -46,6 +47,35 @@ def serve(tmp_path: Path, colour_models: list[Path]) -> Iterator[Serve]:
             return server
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def echo_server(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Serve the echo model as version ECHO_VERSION, which is stable."""
+    from tests.kit.servers import running
+    from tests.kit.serving import ECHO_VERSION, MODEL, SECONDS
+    from tests.kit.tiny_export import export_echo_model
+
+    base = tmp_path_factory.mktemp("echo")
+    export_echo_model(base / str(ECHO_VERSION))
+    config = base / "models.config"
+    config.write_text(f"""model_config_list {{ config {{
+        name: "{MODEL}" base_path: "{base}" model_platform: "tensorflow"
+        model_version_policy {{ specific {{ versions: {ECHO_VERSION} }} }}
+        version_labels {{ key: "stable" value: {ECHO_VERSION} }}
+    }} }}""")
+    with running(kind, base, config) as started:
+        started.wait_ready(SECONDS)
+        yield started
+
+
+@pytest.fixture(scope="module")
+def echo_client(echo_server: Running) -> Iterator[Client]:
+    """Connect to the echo server by gRPC."""
+    from tests.kit.serving import connected
+
+    with connected(echo_server) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

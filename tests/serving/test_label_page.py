@@ -22,6 +22,7 @@ from pipeline.monitoring import ask
 from pipeline.monitoring.ask import DISAGREE, DISTANT, UNSURE, Candidates, LabelRequest, choose
 from pipeline.monitoring.baseline import Answers
 from pipeline.monitoring.label import application
+from pipeline.monitoring.label_table import TABLE, read_table, write_table
 from pipeline.monitoring.rows import Row
 from pipeline.retraining import feedback
 from tests.kit.cli import perennial
@@ -71,7 +72,7 @@ def address(folder: Path) -> Iterator[str]:
 
 
 def table(folder: Path) -> list[str]:
-    with (folder / ask.TABLE).open(newline="") as file:
+    with (folder / TABLE).open(newline="") as file:
         return [line["label"] for line in csv.DictReader(file)]
 
 
@@ -121,7 +122,7 @@ class TestPage:
         assert all(url.startswith((address, "data:")) for url in requested)
 
     def test_goes_on_where_it_was_left(self, folder: Path, address: str) -> None:
-        sent = {"image": ask.read_table(folder / ask.TABLE)[0]["image"], "label": "blue"}
+        sent = {"image": read_table(folder / TABLE)[0]["image"], "label": "blue"}
         requests.post(f"{address}label", json=sent, timeout=60).raise_for_status()
         found = requests.get(f"{address}state", timeout=60).json()
         assert [each["label"] for each in found["images"]] == ["blue", "", ""]
@@ -135,7 +136,7 @@ class TestServer:
             assert requests.get(f"{address}{path}", timeout=60).status_code == 404
 
     def test_takes_labels_from_its_page_only(self, folder: Path, address: str) -> None:
-        image = ask.read_table(folder / ask.TABLE)[0]["image"]
+        image = read_table(folder / TABLE)[0]["image"]
         form = requests.post(f"{address}label", data={"image": image, "label": "x"}, timeout=60)
         assert form.status_code == 415
         other = {"image": "elsewhere", "label": "x"}
@@ -145,7 +146,7 @@ class TestServer:
     def test_what_is_no_folder_of_ask(self, tmp_path: Path) -> None:
         with pytest.raises(DataError):
             application(tmp_path)
-        (tmp_path / ask.TABLE).write_text("image,label\na,b\n")
+        (tmp_path / TABLE).write_text("image,label\na,b\n")
         with pytest.raises(DataError, match=r"perennial ask"):
             application(tmp_path)
         assert perennial("label", tmp_path).exit_code == 3
@@ -155,12 +156,12 @@ class TestTable:
     def test_feedback_takes_it_back_and_leaves_out_what_nobody_labelled(
         self, folder: Path, tmp_path: Path
     ) -> None:
-        lines = ask.read_table(folder / ask.TABLE)
+        lines = read_table(folder / TABLE)
         assert [line["guess"] for line in lines] == ["red", "green", "blue"]
         assert all(line["label"] == "" for line in lines)
         lines[0]["label"], lines[1]["label"] = "red", "blue"
-        ask.write_table(folder / ask.TABLE, lines)
-        made = feedback.add(folder / ask.TABLE, f"{tmp_path}/data/{{SPAN}}")
+        write_table(folder / TABLE, lines)
+        made = feedback.add(folder / TABLE, f"{tmp_path}/data/{{SPAN}}")
         assert (made.images, [bad.reason for bad in made.bad]) == (2, ["no label"])
 
     def test_a_folder_with_something_in_it_is_kept(self, folder: Path) -> None:

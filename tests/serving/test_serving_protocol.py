@@ -6,55 +6,25 @@ JSON (json_tensor_test.cc), and answers of its real core.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 import requests
-import tensorflow as tf
-from google.protobuf.message import Message
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_management_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-)
 
 from components.model_server.client import Client, strings
-from tests.kit.servers import running
-from tests.kit.serving import MODEL, PREDICT, SECONDS, Running, connected, get, post, url
-from tests.kit.tiny_export import export_echo_model
+from tests.kit.serving import (
+    ECHO_VERSION,
+    MODEL,
+    PREDICT,
+    Running,
+    get,
+    post,
+    url,
+)
 
 STATUS = f"/v1/models/{MODEL}"
-VERSION = 5
-
-
-@pytest.fixture(scope="module")
-def server(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Serve the echo model as version 5, which is stable."""
-    base = tmp_path_factory.mktemp("echo")
-    export_echo_model(base / str(VERSION))
-    config = base / "models.config"
-    config.write_text(f"""model_config_list {{ config {{
-        name: "{MODEL}" base_path: "{base}" model_platform: "tensorflow"
-        model_version_policy {{ specific {{ versions: {VERSION} }} }}
-        version_labels {{ key: "stable" value: {VERSION} }}
-    }} }}""")
-    with running(kind, base, config) as started:
-        started.wait_ready(SECONDS)
-        yield started
-
-
-@pytest.fixture(scope="module")
-def client(server: Running) -> Iterator[Client]:
-    with connected(server) as made:
-        yield made
 
 
 def body(signature: str, content: str) -> bytes:
@@ -105,9 +75,9 @@ class TestJsonValues:
         ids=str,
     )
     def test_come_back_as_they_went_in(
-        self, server: Running, signature: str, content: str, wanted: Any
+        self, echo_server: Running, signature: str, content: str, wanted: Any
     ) -> None:
-        answer = post(server, PREDICT, body(signature, content))
+        answer = post(echo_server, PREDICT, body(signature, content))
         assert answer.status_code == 200, answer.text
         form = "predictions" if '"instances"' in content else "outputs"
         assert answer.json() == {form: wanted}
@@ -124,17 +94,19 @@ class TestJsonValues:
         ids=str,
     )
     def test_floats_have_the_digits_of_their_type(
-        self, server: Running, content: str, wanted: list[float]
+        self, echo_server: Running, content: str, wanted: list[float]
     ) -> None:
-        answer = post(server, PREDICT, body("float32", f'"inputs": [{content}]')).json()["outputs"]
+        answer = post(echo_server, PREDICT, body("float32", f'"inputs": [{content}]')).json()[
+            "outputs"
+        ]
         assert np.array(answer, np.float32).tolist() == np.array(wanted, np.float32).tolist()
         assert all(len(repr(number).partition("e")[0].strip("-0.")) <= 10 for number in answer)
 
     @pytest.mark.parametrize("signature", ["float32", "float64"])
     def test_numbers_that_are_none_and_infinite_ones_too(
-        self, server: Running, signature: str
+        self, echo_server: Running, signature: str
     ) -> None:
-        answer = post(server, PREDICT, body(signature, '"inputs": [NaN, Infinity, -Infinity]'))
+        answer = post(echo_server, PREDICT, body(signature, '"inputs": [NaN, Infinity, -Infinity]'))
         assert answer.status_code == 200
         outputs = answer.json()["outputs"]
         assert np.isnan(outputs[0])
@@ -150,8 +122,8 @@ class TestJsonValues:
         ],
         ids=["text", "another", "space", "mark"],
     )
-    def test_what_is_around_the_json_is_left_alone(self, server: Running, sent: bytes) -> None:
-        answer = post(server, PREDICT, sent)
+    def test_what_is_around_the_json_is_left_alone(self, echo_server: Running, sent: bytes) -> None:
+        answer = post(echo_server, PREDICT, sent)
         assert (answer.status_code, answer.json()) == (200, {"outputs": [1]})
 
     @pytest.mark.parametrize(
@@ -192,9 +164,9 @@ class TestJsonValues:
         ids=str,
     )
     def test_of_another_type_or_shape_are_refused(
-        self, server: Running, signature: str, content: str
+        self, echo_server: Running, signature: str, content: str
     ) -> None:
-        answer = post(server, PREDICT, body(signature, content))
+        answer = post(echo_server, PREDICT, body(signature, content))
         assert answer.status_code == 400, answer.text
         assert set(answer.json()) == {"error"}
 
@@ -222,22 +194,24 @@ class TestJsonValues:
         ],
         ids=lambda value: str(value)[:60],
     )
-    def test_of_several_inputs(self, server: Running, sent: Any, status: int) -> None:
-        answer = post(server, PREDICT, sent)
+    def test_of_several_inputs(self, echo_server: Running, sent: Any, status: int) -> None:
+        answer = post(echo_server, PREDICT, sent)
         assert answer.status_code == status, answer.text
         if status == 200:
             found = answer.json().get("outputs") or answer.json()["predictions"][0]
             assert found.keys() == {"number", "count", "text"}
 
-    def test_outputs_of_different_batches_have_no_rows(self, server: Running) -> None:
+    def test_outputs_of_different_batches_have_no_rows(self, echo_server: Running) -> None:
         sent = {"inputs": {"number": [1.0], "count": [2, 3], "text": ["a"]}}
-        assert post(server, PREDICT, sent).status_code == 200
+        assert post(echo_server, PREDICT, sent).status_code == 200
 
-    def test_an_empty_batch_has_empty_outputs(self, server: Running, client: Client) -> None:
+    def test_an_empty_batch_has_empty_outputs(
+        self, echo_server: Running, echo_client: Client
+    ) -> None:
         sent: Any = {"inputs": {"number": [], "count": [], "text": []}}
-        assert post(server, PREDICT, sent).json() == {"outputs": sent["inputs"]}
+        assert post(echo_server, PREDICT, sent).json() == {"outputs": sent["inputs"]}
         empty = {"x": np.zeros((0, 2), np.float32)}
-        _, outputs = client.predict(MODEL, empty, signature="float32")
+        _, outputs = echo_client.predict(MODEL, empty, signature="float32")
         assert outputs["x"].shape == (0, 2)
 
 
@@ -261,40 +235,42 @@ class TestPaths:
             ("GET", "/v1/nonsense", 400),
             ("GET", f"{STATUS}/versions/x", 400),
             ("GET", f"{STATUS}/versions/99999999999999999999", 400),
-            ("GET", f"{STATUS}/versions/{VERSION}/more", 400),
+            ("GET", f"{STATUS}/versions/{ECHO_VERSION}/more", 400),
             ("GET", f"{STATUS}/versions/9/metadata", 404),
             ("GET", f"{STATUS}/labels/none/metadata", 400),
             ("GET", "/v1/models/COLOURS", 404),
             ("GET", f"/V1/Models/{MODEL}", 200),
-            ("GET", f"/v1/models/{MODEL}/VERSIONS/{VERSION}", 200),
+            ("GET", f"/v1/models/{MODEL}/VERSIONS/{ECHO_VERSION}", 200),
             ("GET", f"/v1/MODELS/{MODEL}/Metadata", 200),
             ("GET", "/elsewhere", 404),
             ("POST", "/elsewhere", 404),
         ],
     )
     def test_and_methods_have_their_status(
-        self, server: Running, method: str, path: str, status: int
+        self, echo_server: Running, method: str, path: str, status: int
     ) -> None:
-        assert requests.request(method, url(server, path), timeout=60).status_code == status
+        assert requests.request(method, url(echo_server, path), timeout=60).status_code == status
 
     @pytest.mark.parametrize("method", ["classify", "regress"])
-    def test_a_method_that_the_request_is_not_for(self, server: Running, method: str) -> None:
+    def test_a_method_that_the_request_is_not_for(self, echo_server: Running, method: str) -> None:
         sent = body("int32", '"inputs": [1]')
-        assert post(server, f"{STATUS}:{method}", sent).status_code == 400
+        assert post(echo_server, f"{STATUS}:{method}", sent).status_code == 400
 
-    @pytest.mark.parametrize("where", ["", f"/versions/{VERSION}", "/labels/stable"])
-    def test_in_capitals_predict_too(self, server: Running, where: str) -> None:
+    @pytest.mark.parametrize("where", ["", f"/versions/{ECHO_VERSION}", "/labels/stable"])
+    def test_in_capitals_predict_too(self, echo_server: Running, where: str) -> None:
         path = f"/V1/MODELS/{MODEL}{where.upper().replace('STABLE', 'stable')}:PREDICT"
-        answer = post(server, path, body("int32", '"inputs": [1]'))
+        answer = post(echo_server, path, body("int32", '"inputs": [1]'))
         assert answer.json() == {"outputs": [1]}
 
     @pytest.mark.parametrize("label", ["stable", "none"])
-    def test_the_status_of_a_label_lists_all_versions(self, server: Running, label: str) -> None:
-        found = get(server, f"{STATUS}/labels/{label}").json()["model_version_status"]
-        assert [each["version"] for each in found] == [str(VERSION)]
+    def test_the_status_of_a_label_lists_all_versions(
+        self, echo_server: Running, label: str
+    ) -> None:
+        found = get(echo_server, f"{STATUS}/labels/{label}").json()["model_version_status"]
+        assert [each["version"] for each in found] == [str(ECHO_VERSION)]
 
-    def test_metadata_has_the_initializer_too(self, server: Running) -> None:
-        answer = get(server, f"{STATUS}/metadata").json()
+    def test_metadata_has_the_initializer_too(self, echo_server: Running) -> None:
+        answer = get(echo_server, f"{STATUS}/metadata").json()
         signatures = answer["metadata"]["signature_def"]["signature_def"]
         assert "__saved_model_init_op" in signatures
         assert signatures["float64"]["inputs"]["x"]["dtype"] == "DT_DOUBLE"
@@ -302,140 +278,7 @@ class TestPaths:
         assert signatures["int32"]["method_name"] == "tensorflow/serving/predict"
 
 
-def tensor(value: Any, dtype: tf.DType = tf.int32) -> Any:
-    return tf.make_tensor_proto(value, dtype)
-
-
-def request(signature: str = "int32", **fields: Any) -> predict_pb2.PredictRequest:
-    made = predict_pb2.PredictRequest(**{"inputs": {"x": tensor([1])}, **fields})
-    made.model_spec.name = MODEL
-    made.model_spec.signature_name = signature
-    return made
-
-
-@contextlib.contextmanager
-def stubs(server: Running) -> Iterator[tuple[Any, Any]]:
-    with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
-        yield (
-            prediction_service_pb2_grpc.PredictionServiceStub(channel),
-            model_service_pb2_grpc.ModelServiceStub(channel),
-        )
-
-
-def refusal(call: Any, sent: Message) -> str:
-    with pytest.raises(grpc.RpcError) as caught:
-        call(sent, timeout=SECONDS)
-    return str(caught.value.code().name)
-
-
-class TestGrpc:
-    @pytest.mark.parametrize(
-        ("dtype", "value"),
-        [
-            ("int32", [[1, -2]]),
-            ("int64", [2**62]),
-            ("uint8", [255]),
-            ("float32", [0.5, np.inf, np.nan]),
-            ("float64", [1e-300]),
-            ("bool", [True, False]),
-            ("string", [b"\0\xff", b""]),
-            ("int32", 7),
-        ],
-        ids=str,
-    )
-    def test_tensors_come_back_as_they_went_in(
-        self, client: Client, dtype: str, value: Any
-    ) -> None:
-        array = np.array(value, object if dtype == "string" else dtype)
-        version, outputs = client.predict(MODEL, {"x": array}, signature=dtype)
-        assert version == VERSION
-        np.testing.assert_array_equal(outputs["x"], array)
-        assert outputs["x"].dtype == array.dtype
-
-    def test_packed_content_and_one_value_for_all_are_read(self, server: Running) -> None:
-        packed = tensor(np.arange(6, dtype=np.int32).reshape(2, 3))
-        assert packed.tensor_content
-        same = tensor([3])
-        same.tensor_shape.dim[0].size = 4
-        with stubs(server) as (predictions, _):
-            for sent, wanted in ((packed, [[0, 1, 2], [3, 4, 5]]), (same, [3, 3, 3, 3])):
-                answer = predictions.Predict(request(inputs={"x": sent}), timeout=SECONDS)
-                assert tf.make_ndarray(answer.outputs["x"]).tolist() == wanted
-                assert answer.model_spec.signature_name == "int32"
-                assert answer.model_spec.version.value == VERSION
-
-    def test_what_a_predict_request_lacks_or_has_too_much(self, server: Running) -> None:
-        nameless = request()
-        nameless.model_spec.name = ""
-        cases: list[tuple[Any, str]] = [
-            (nameless, "INVALID_ARGUMENT"),
-            (predict_pb2.PredictRequest(), "INVALID_ARGUMENT"),
-            (request(output_filter=["x", "x"]), "INVALID_ARGUMENT"),
-            (request(output_filter=["y"]), "INVALID_ARGUMENT"),
-            (request(inputs={}), "INVALID_ARGUMENT"),
-            (request(inputs={"x": tensor([1]), "y": tensor([1])}), "INVALID_ARGUMENT"),
-            (request(inputs={"x": tensor([1.0], tf.float32)}), "INVALID_ARGUMENT"),
-            (request(signature="none"), "FAILED_PRECONDITION"),
-        ]
-        with stubs(server) as (predictions, _):
-            assert [refusal(predictions.Predict, sent) for sent, _ in cases] == [
-                code for _, code in cases
-            ]
-
-    def test_what_metadata_is_asked_for(self, server: Running) -> None:
-        def asked(*fields: str, **spec: Any) -> Any:
-            made = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=fields)
-            made.model_spec.name = spec.get("name", MODEL)
-            if "version" in spec:
-                made.model_spec.version.value = spec["version"]
-            return made
-
-        with stubs(server) as (predictions, _):
-            call = predictions.GetModelMetadata
-            assert refusal(call, asked()) == "INVALID_ARGUMENT"
-            assert refusal(call, asked("graph_def")) == "INVALID_ARGUMENT"
-            assert refusal(call, asked("signature_def", version=9)) == "NOT_FOUND"
-            assert refusal(call, asked("signature_def", name="none")) == "NOT_FOUND"
-            answer = call(asked("signature_def"), timeout=SECONDS)
-            assert answer.model_spec.version.value == VERSION
-            assert list(answer.metadata) == ["signature_def"]
-
-    def test_what_status_is_asked_for(self, server: Running) -> None:
-        def asked(name: str, version: int | None = None) -> Any:
-            made = get_model_status_pb2.GetModelStatusRequest()
-            made.model_spec.name = name
-            if version is not None:
-                made.model_spec.version.value = version
-            return made
-
-        with stubs(server) as (_, models):
-            call = models.GetModelStatus
-            assert refusal(call, get_model_status_pb2.GetModelStatusRequest()) == (
-                "INVALID_ARGUMENT"
-            )
-            assert refusal(call, asked("none")) == "NOT_FOUND"
-            assert refusal(call, asked(MODEL, 9)) == "NOT_FOUND"
-            for version in (None, VERSION):
-                (found,) = call(asked(MODEL, version), timeout=SECONDS).model_version_status
-                assert found.version == VERSION
-                assert found.state == get_model_status_pb2.ModelVersionStatus.AVAILABLE
-                assert found.status.error_code == 0
-
-    def test_a_configuration_that_cannot_be_is_refused(self, server: Running) -> None:
-        sent = model_management_pb2.ReloadConfigRequest()
-        sent.config.model_config_list.config.add(name=MODEL, base_path="relative")
-        with stubs(server) as (_, models):
-            assert refusal(models.HandleReloadConfigRequest, sent) == "INVALID_ARGUMENT"
-
-    def test_methods_that_there_are_none_of(self, server: Running) -> None:
-        with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
-            call = channel.unary_unary("/tensorflow.serving.PredictionService/Dream")
-            with pytest.raises(grpc.RpcError) as caught:
-                call(b"", timeout=SECONDS)
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
-def test_rest_and_grpc_agree_on_every_type(server: Running, client: Client) -> None:
+def test_rest_and_grpc_agree_on_every_type(echo_server: Running, echo_client: Client) -> None:
     cases: list[tuple[str, list[Any]]] = [
         ("float32", [0.1, 1 / 3, 1e-30]),
         ("float64", [0.1, 1 / 3, 1e-300]),
@@ -445,9 +288,9 @@ def test_rest_and_grpc_agree_on_every_type(server: Running, client: Client) -> N
     for signature, value in cases:
         array = strings([v.encode() for v in value]) if signature == "string" else None
         given = np.array(value, signature) if array is None else array
-        _, over_grpc = client.predict(MODEL, {"x": given}, signature=signature)
+        _, over_grpc = echo_client.predict(MODEL, {"x": given}, signature=signature)
         sent = body(signature, f'"inputs": {json.dumps(value)}')
-        over_rest = post(server, PREDICT, sent).json()["outputs"]
+        over_rest = post(echo_server, PREDICT, sent).json()["outputs"]
         if array is not None:
             over_rest = [text.encode() for text in over_rest]
         np.testing.assert_array_equal(np.array(over_rest, given.dtype), over_grpc["x"])

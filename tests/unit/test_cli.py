@@ -76,6 +76,14 @@ class TestHelp:
         assert "Usage" in done.stdout
         assert done.stderr.split() == []
 
+    @pytest.mark.parametrize("module", ["pipeline.retraining.retrain", "pipeline.monitoring.label"])
+    def test_a_first_line_waits_for_nothing_heavy(self, module: str) -> None:
+        code = f"import sys, {module}\nprint(*{HEAVY - {'numpy'}}.intersection(sys.modules))"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == []
+
     def test_a_configuration_is_checked_without_anything_heavy(self, tmp_path: Path) -> None:
         code = (
             "import sys\n"
