@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.utils import file_utils
 
 from tests.kit.mobilenet import SIZE, awaken, noise
 from tests.kit.training import fitted
@@ -212,6 +213,34 @@ class TestTransfer:
         with keras.StatelessScope(initialize_variables=False):
             published = getattr(keras.applications, name)(weights=None)
         assert published.input_shape[1] == size
+
+    def test_published_weights_give_the_features_of_keras_s_own_network(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def normalization(model: keras.Model) -> keras.layers.Normalization:
+            return next(each for each in model.layers if hasattr(each, "adapt_mean"))
+
+        def stem(model: keras.Model) -> keras.Model:
+            return keras.Model(model.input, model.get_layer("stem_conv").output)
+
+        shape, file = (SIZE, SIZE, 3), str(tmp_path / "file.weights.h5")
+        plain = keras.applications.EfficientNetB0(False, None, input_shape=shape)
+        normalization(plain).adapt_mean.assign([0.485, 0.456, 0.406])
+        normalization(plain).adapt_variance.assign([0.229, 0.224, 0.225])
+        plain.save_weights(file)
+        monkeypatch.setattr(file_utils, "get_file", lambda *_, **__: file)
+        published = keras.applications.EfficientNetB0(False, "imagenet", input_shape=shape)
+        published.save(tmp_path / "file.keras")
+        pixels = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
+        expected = stem(published)(pixels)
+        for weights in ("imagenet", file, str(tmp_path / "file.keras")):
+            settings = transfer.Config(backbone="EfficientNetB0", weights=weights)
+            model = training.build_model(settings, SIZE, 2)
+            images, base = model.get_layer("preprocessing")(pixels), model.get_layer(BASE)
+            np.testing.assert_allclose(stem(base)(images), expected, atol=1e-5, err_msg=weights)
+        # As a warm start does.
+        normalization(base).adapt_mean.assign([0.0, 0.0, 0.0])
+        assert not np.allclose(stem(base)(images), expected, atol=0.1)
 
     def test_images_are_augmented_anew_where_features_are_not_kept(self) -> None:
         settings = transfer.Config(backbone="MobileNetV2", weights="none", cache=False)
