@@ -9,11 +9,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.applications import imagenet_utils
 from keras.src.utils import file_utils
 
 from tests.kit.mobilenet import SIZE, awaken, noise
 from tests.kit.training import fitted
-from trainer_module import fit, frozen_features
+from trainer_module import attention, fit, frozen_features
 from trainer_module.models import backbones
 from trainer_module.recipes import transfer
 from trainer_module.recipes.base import Phase, TrainingData
@@ -23,6 +24,7 @@ from trainer_module.training.transfer import BASE
 from trainer_module.weights import WeightsError
 
 RANDOM: dict[str, Any] = {"alpha": 0.35, "weights": "none"}
+MOBILENETS_V3 = {"MobileNetV3Large", "MobileNetV3Small"}
 
 
 def by_layer(model: keras.Model) -> dict[str, list[np.ndarray]]:
@@ -202,17 +204,39 @@ class TestTransfer:
         for old, new in zip(before, base.non_trainable_variables, strict=True):
             np.testing.assert_array_equal(old, new)
 
-    @pytest.mark.parametrize(
-        ("name", "size"),
-        [("EfficientNetV2B0", 224), ("EfficientNetB1", 240), ("Xception", 299), ("VGG16", 224)],
-    )
-    def test_the_size_is_that_of_the_published_classifier(self, name: str, size: int) -> None:
-        assert transfer.image_sizes(transfer.Config(backbone=name), 500, 400) == {
-            "image_size": size
-        }
+    # MobileNetV3 takes any size.
+    @pytest.mark.parametrize("name", sorted(set(transfer.BACKBONES) - MOBILENETS_V3))
+    def test_sizes_are_those_of_the_published_classifier(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found: dict[str, int] = {}
+
+        def stop(*_: Any, default_size: int, min_size: int, **__: Any) -> None:
+            found.update(own=default_size, least=min_size)
+            raise StopIteration
+
+        monkeypatch.setattr(imagenet_utils, "obtain_input_shape", stop)
+        with pytest.raises(StopIteration):
+            getattr(keras.applications, name)(weights=None)
+        assert transfer.BACKBONES[name]._asdict() == found
+        sizes = transfer.image_sizes(transfer.Config(backbone=name), 500, 400)
+        assert sizes == {"image_size": found["own"]}
+
+    @pytest.mark.parametrize("name", sorted(transfer.BACKBONES))
+    def test_every_network_can_be_built_fine_tuned_and_looked_into(self, name: str) -> None:
+        settings = transfer.Config(backbone=name, weights="none", head_epochs=1)
+        size = transfer.BACKBONES[name].own
         with keras.StatelessScope(initialize_variables=False):
-            published = getattr(keras.applications, name)(weights=None)
-        assert published.input_shape[1] == size
+            model = training.build_model(settings, size, 3)
+        assert (model.input_shape, model.output_shape) == ((None, size, size, 3), (None, 3))
+        assert attention.looked(model) is not None
+        training.most_trained(settings, model, 1)
+        assert len(model.trainable_variables) == 2
+        training.most_trained(settings, model, 2)
+        trained = {id(each) for each in model.trainable_variables}
+        base = [id(each) for each in model.get_layer(BASE).weights]
+        assert base[0] not in trained
+        assert len(trained & set(base)) > 2
 
     def test_published_weights_give_the_features_of_keras_s_own_network(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
