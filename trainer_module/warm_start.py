@@ -23,7 +23,8 @@ class WarmStartError(Exception):
 def save(model: keras.Model, classes: Sequence[str], serving_model_dir: str) -> None:
     """Keep the weights of `model` in the artifact that `serving_model_dir` is in."""
     meta = {"classes": list(classes), "names": [weight.path for weight in model.weights]}
-    checkpoint.write(_path(serving_model_dir), meta, {"weights": model.get_weights()})
+    path = posixpath.join(posixpath.dirname(serving_model_dir.rstrip("/")), FOLDER, FILE)
+    checkpoint.write(path, meta, {"weights": model.get_weights()})
 
 
 def load(model: keras.Model, classes: Sequence[str], base_model: str) -> str:
@@ -38,25 +39,18 @@ def load(model: keras.Model, classes: Sequence[str], base_model: str) -> str:
     Raises:
         WarmStartError: the two are of different architectures, or there is no earlier one.
     """
-    path = _path(base_model)
-    old, known, names = _earlier(path)
+    path, old, known = _fitting(model, base_model)
     head = _head(model)
     kept = [name for name in classes if name in known]
-    new = model.weights
-    if len(old) != len(new):
-        raise _refused(path, f"it has {len(old)} weights, the new model {len(new)}")
-    values = model.get_weights()
-    for place, (before, after) in enumerate(zip(old, values, strict=True)):
-        if id(new[place]) in head:
-            fits = after.shape[:-1] == before.shape[:-1] and before.shape[-1] == len(known)
-            to, source = ([each.index(name) for name in kept] for each in (classes, known))
-            if fits:
-                values[place] = after.copy()
-                values[place][..., to] = before[..., source]
-        elif fits := after.shape == before.shape:
-            values[place] = before
-        if not fits:
-            raise _refused(path, _other_shape(names[place], before, new[place]))
+    to, source = ([each.index(name) for name in kept] for each in (classes, known))
+    values: list[np.ndarray] = []
+    for weight, before in zip(model.weights, old, strict=True):
+        if id(weight) in head:
+            after = weight.numpy().copy()
+            after[..., to] = before[..., source]
+            values.append(after)
+        else:
+            values.append(before)
     model.set_weights(values)
     return (
         f"warm start from {path}: {len(kept)} of {len(classes)} classes are known to it, "
@@ -66,24 +60,37 @@ def load(model: keras.Model, classes: Sequence[str], base_model: str) -> str:
 
 def check(model: keras.Model, base_model: str) -> None:
     """Raise WarmStartError where `load` would, of a model of any number of classes."""
-    path = _path(base_model)
-    old, _, names = _earlier(path)
+    _fitting(model, base_model)
+
+
+def _fitting(
+    model: keras.Model, base_model: str
+) -> tuple[str, Sequence[np.ndarray], Sequence[str]]:
+    """Read where the weights of an earlier model are, those that `model` can take, and its classes.
+
+    Raises WarmStartError where it cannot.
+    """
+    path = posixpath.join(posixpath.dirname(base_model.rstrip("/")), FOLDER, FILE)
+    try:
+        earlier = checkpoint.read(path)
+        old, classes = earlier.arrays["weights"], earlier.meta["classes"]
+        names = earlier.meta["names"]
+    except checkpoint.UNREADABLE as error:
+        raise _refused(path, f"it cannot be loaded: {type(error).__name__}: {error}") from error
     if len(old) != len(model.weights):
         raise _refused(path, f"it has {len(old)} weights, the new model {len(model.weights)}")
     head = _head(model)
     for before, after, name in zip(old, model.weights, names, strict=True):
-        end = -1 if id(after) in head else None
-        if before.shape[:end] != tuple(after.shape)[:end]:
-            raise _refused(path, _other_shape(name, before, after))
-
-
-def _earlier(path: str) -> tuple[list[np.ndarray], list[str], list[str]]:
-    """Read the weights of an earlier model, its classes and the names of the weights."""
-    try:
-        earlier = checkpoint.read(path)
-        return earlier.arrays["weights"], earlier.meta["classes"], earlier.meta["names"]
-    except checkpoint.UNREADABLE as error:
-        raise _refused(path, f"it cannot be loaded: {type(error).__name__}: {error}") from error
+        wanted = tuple(after.shape)
+        if id(after) in head:
+            wanted = (*wanted[:-1], len(classes))
+        if before.shape != wanted:
+            raise _refused(
+                path,
+                f"its {name} has shape {before.shape}, where the new model has {after.path} with "
+                f"{tuple(after.shape)}",
+            )
+    return path, old, classes
 
 
 def _head(model: keras.Model) -> set[int]:
@@ -92,17 +99,6 @@ def _head(model: keras.Model) -> set[int]:
     while isinstance(last, keras.Model):
         last = last.layers[-1]
     return {id(variable) for variable in last.weights}
-
-
-def _other_shape(name: str, before: np.ndarray, after: keras.Variable) -> str:
-    return (
-        f"its {name} has shape {before.shape}, where the new model has {after.path} with "
-        f"{tuple(after.shape)}"
-    )
-
-
-def _path(serving_path: str) -> str:
-    return posixpath.join(posixpath.dirname(serving_path.rstrip("/")), FOLDER, FILE)
 
 
 def _refused(path: str, why: str) -> WarmStartError:

@@ -143,8 +143,8 @@ def _learning_rate(training: History) -> Drawn:
 
 def _throughput(training: History) -> Drawn:
     speeds = [row["images_per_s"] for row in training.epochs]
-    text = f"History images a second: {speeds[-1]:,.0f} in the last epoch."
-    return "History images per second", text, _one_curve(training, speeds)
+    text = f"Training images a second: {speeds[-1]:,.0f} in the last epoch."
+    return "Training images per second", text, _one_curve(training, speeds)
 
 
 def _one_curve(training: History, values: Sequence[float]) -> Figure:

@@ -9,10 +9,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.applications import imagenet_utils
+from keras.src.utils import file_utils
 
 from tests.kit.mobilenet import SIZE, awaken, noise
 from tests.kit.training import fitted
-from trainer_module import fit, frozen_features
+from trainer_module import attention, fit, frozen_features
 from trainer_module.models import backbones
 from trainer_module.recipes import transfer
 from trainer_module.recipes.base import Phase, TrainingData
@@ -22,6 +24,7 @@ from trainer_module.training.transfer import BASE
 from trainer_module.weights import WeightsError
 
 RANDOM: dict[str, Any] = {"alpha": 0.35, "weights": "none"}
+MOBILENETS_V3 = {"MobileNetV3Large", "MobileNetV3Small"}
 
 
 def by_layer(model: keras.Model) -> dict[str, list[np.ndarray]]:
@@ -201,17 +204,67 @@ class TestTransfer:
         for old, new in zip(before, base.non_trainable_variables, strict=True):
             np.testing.assert_array_equal(old, new)
 
-    @pytest.mark.parametrize(
-        ("name", "size"),
-        [("EfficientNetV2B0", 224), ("EfficientNetB1", 240), ("Xception", 299), ("VGG16", 224)],
-    )
-    def test_the_size_is_that_of_the_published_classifier(self, name: str, size: int) -> None:
-        assert transfer.image_sizes(transfer.Config(backbone=name), 500, 400) == {
-            "image_size": size
-        }
+    # MobileNetV3 takes any size.
+    @pytest.mark.parametrize("name", sorted(set(transfer.BACKBONES) - MOBILENETS_V3))
+    def test_sizes_are_those_of_the_published_classifier(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found: dict[str, int] = {}
+
+        def stop(*_: Any, default_size: int, min_size: int, **__: Any) -> None:
+            found.update(own=default_size, least=min_size)
+            raise StopIteration
+
+        monkeypatch.setattr(imagenet_utils, "obtain_input_shape", stop)
+        with pytest.raises(StopIteration):
+            getattr(keras.applications, name)(weights=None)
+        assert transfer.BACKBONES[name]._asdict() == found
+        sizes = transfer.image_sizes(transfer.Config(backbone=name), 500, 400)
+        assert sizes == {"image_size": found["own"]}
+
+    @pytest.mark.parametrize("name", sorted(transfer.BACKBONES))
+    def test_every_network_can_be_built_fine_tuned_and_looked_into(self, name: str) -> None:
+        settings = transfer.Config(backbone=name, weights="none", head_epochs=1)
+        size = transfer.BACKBONES[name].own
         with keras.StatelessScope(initialize_variables=False):
-            published = getattr(keras.applications, name)(weights=None)
-        assert published.input_shape[1] == size
+            model = training.build_model(settings, size, 3)
+        assert (model.input_shape, model.output_shape) == ((None, size, size, 3), (None, 3))
+        assert attention.looked(model) is not None
+        training.most_trained(settings, model, 1)
+        assert len(model.trainable_variables) == 2
+        training.most_trained(settings, model, 2)
+        trained = {id(each) for each in model.trainable_variables}
+        base = [id(each) for each in model.get_layer(BASE).weights]
+        assert base[0] not in trained
+        assert len(trained & set(base)) > 2
+
+    def test_published_weights_give_the_features_of_keras_s_own_network(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def normalization(model: keras.Model) -> keras.layers.Normalization:
+            return next(each for each in model.layers if hasattr(each, "adapt_mean"))
+
+        def stem(model: keras.Model) -> keras.Model:
+            return keras.Model(model.input, model.get_layer("stem_conv").output)
+
+        shape, file = (SIZE, SIZE, 3), str(tmp_path / "file.weights.h5")
+        plain = keras.applications.EfficientNetB0(False, None, input_shape=shape)
+        normalization(plain).adapt_mean.assign([0.485, 0.456, 0.406])
+        normalization(plain).adapt_variance.assign([0.229, 0.224, 0.225])
+        plain.save_weights(file)
+        monkeypatch.setattr(file_utils, "get_file", lambda *_, **__: file)
+        published = keras.applications.EfficientNetB0(False, "imagenet", input_shape=shape)
+        published.save(tmp_path / "file.keras")
+        pixels = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
+        expected = stem(published)(pixels)
+        for weights in ("imagenet", file, str(tmp_path / "file.keras")):
+            settings = transfer.Config(backbone="EfficientNetB0", weights=weights)
+            model = training.build_model(settings, SIZE, 2)
+            images, base = model.get_layer("preprocessing")(pixels), model.get_layer(BASE)
+            np.testing.assert_allclose(stem(base)(images), expected, atol=1e-5, err_msg=weights)
+        # As a warm start does.
+        normalization(base).adapt_mean.assign([0.0, 0.0, 0.0])
+        assert not np.allclose(stem(base)(images), expected, atol=0.1)
 
     def test_images_are_augmented_anew_where_features_are_not_kept(self) -> None:
         settings = transfer.Config(backbone="MobileNetV2", weights="none", cache=False)

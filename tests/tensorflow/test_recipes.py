@@ -6,7 +6,6 @@ import contextlib
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -370,15 +369,8 @@ class TestAugmentation:
 
 
 def test_small_vit_takes_any_number_of_head_layers() -> None:
-    sizes = SimpleNamespace(patch_size=4, dim=4, depth=1, heads=1, key_dim=4, mlp_dim=4)
     for head_dims in ((), (3, 4)):
-        model = small_vit(
-            image_size=8,
-            num_classes=2,
-            head_dims=head_dims,
-            dropout=0.0,
-            head_dropout=0.0,
-            **vars(sizes),
-        )
+        config = vit.Config(**{**TINY["vit"], "head_dims": head_dims})
+        model = small_vit(config, SIZE, 2)
         heads = [layer.units for layer in model.layers if layer.name in ("head0", "head1")]
         assert tuple(heads) == head_dims

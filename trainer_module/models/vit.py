@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import layers, ops
+
+from trainer_module.recipes.vit import Config
 
 Shape = tuple[int | None, ...]
 
@@ -67,57 +68,42 @@ class AdaptedNormalization(layers.Normalization):
         return (ops.cast(inputs, self.compute_dtype) - self.adapt_mean) / deviation
 
 
-def small_vit(
-    *,
-    image_size: int,
-    num_classes: int,
-    any_size: bool = False,
-    patch_size: int,
-    dim: int,
-    depth: int,
-    heads: int,
-    key_dim: int,
-    mlp_dim: int,
-    head_dims: Sequence[int],
-    dropout: float,
-    head_dropout: float,
-) -> keras.Model:
+def small_vit(config: Config, image_size: int, num_classes: int) -> keras.Model:
     """Build the model: pixels, uint8 [B, image_size, image_size, 3], to logits [B, num_classes].
 
-    Its layer "normalization" must be adapted to images before use.
-    `image_size` must be a multiple of `patch_size`. With `any_size` images of another size are
-    resized to it, bilinearly, after they are normalized.
+    Its layer "normalization" must be adapted to images before use. With `config.resize` it takes
+    images of any size, and resizes them bilinearly after they are normalized.
     """
-    side = None if any_size else image_size
+    side = None if config.resize else image_size
     images = keras.Input((side, side, 3), dtype="uint8", name="image")
     # In float32 under mixed precision too: its statistics cannot be measured in less.
     x = AdaptedNormalization(dtype="float32", name="normalization")(images)
-    if any_size:
-        x = layers.Resizing(image_size, image_size, dtype="float32", name="resizing")(x)
-    x = Patches(patch_size, name="patches")(x)
-    x = layers.Dense(dim, name="projection")(x)
+    if size := config.resize:
+        x = layers.Resizing(size, size, dtype="float32", name="resizing")(x)
+    x = Patches(config.patch_size, name="patches")(x)
+    x = layers.Dense(config.dim, name="projection")(x)
     x = PositionEmbedding(name="position")(x)
-    for index in range(depth):
-        x = _encoder_block(x, f"block{index}", dim, heads, key_dim, mlp_dim, dropout)
+    for index in range(config.depth):
+        x = _encoder_block(x, f"block{index}", config)
     x = layers.LayerNormalization(epsilon=1e-6, name="norm")(x)
     x = layers.Flatten(name="flatten")(x)
-    x = layers.Dropout(head_dropout, name="drop")(x)
-    for index, units in enumerate(head_dims):
+    x = layers.Dropout(config.head_dropout, name="drop")(x)
+    for index, units in enumerate(config.head_dims):
         x = layers.Dense(units, activation="gelu", name=f"head{index}")(x)
-        x = layers.Dropout(head_dropout, name=f"head{index}_drop")(x)
+        x = layers.Dropout(config.head_dropout, name=f"head{index}_drop")(x)
     # In float32 under mixed precision too: the loss and the served probabilities need it.
     logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
     return keras.Model(images, logits, name="small_vit")
 
 
-def _encoder_block(
-    x: Any, name: str, dim: int, heads: int, key_dim: int, mlp_dim: int, dropout: float
-) -> Any:
+def _encoder_block(x: Any, name: str, config: Config) -> Any:
     normed = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm1")(x)
-    attention = layers.MultiHeadAttention(heads, key_dim, dropout=dropout, name=f"{name}_attention")
+    attention = layers.MultiHeadAttention(
+        config.heads, config.key_dim, dropout=config.dropout, name=f"{name}_attention"
+    )
     x = layers.Add(name=f"{name}_add1")([x, attention(normed, normed)])
     y = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm2")(x)
-    for index, units in enumerate((mlp_dim, dim)):
+    for index, units in enumerate((config.mlp_dim, config.dim)):
         y = layers.Dense(units, activation="gelu", name=f"{name}_mlp{index}")(y)
-        y = layers.Dropout(dropout, name=f"{name}_mlp{index}_drop")(y)
+        y = layers.Dropout(config.dropout, name=f"{name}_mlp{index}_drop")(y)
     return layers.Add(name=f"{name}_add2")([x, y])

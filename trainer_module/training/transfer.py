@@ -12,6 +12,7 @@ from keras import layers
 from trainer_module import augmentation
 from trainer_module.models.backbones import preprocessing
 from trainer_module.models.inference import InferenceModel
+from trainer_module.models.vit import AdaptedNormalization
 from trainer_module.recipes.base import EpochMetrics, Frozen, Phase, TrainingData
 from trainer_module.recipes.transfer import ALPHAS, EPOCHS, IMAGENET, NONE, Config
 from trainer_module.weights import WeightsError
@@ -19,6 +20,7 @@ from trainer_module.weights import WeightsError
 BASE = "backbone"  # the layer that is the pretrained network
 _FETCH_S = 30.0  # without an answer of the publisher of the weights
 _SQUARES = (128, 160, 192, 224)  # pixels: what there are weights of MobileNet and MobileNetV2 for
+_DEVIATION = (0.229, 0.224, 0.225)  # of ImageNet's colours, 0 to 1
 
 
 def build_model(config: Config, image_size: int, num_classes: int) -> keras.Model:
@@ -30,7 +32,13 @@ def build_model(config: Config, image_size: int, num_classes: int) -> keras.Mode
     images = keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
     x = preprocessing(config.backbone)(images)
     network = _network(config, image_size, None)
-    _load(config, network)
+    published = _load(config, network)
+    for layer in network.layers:
+        # EfficientNet's; the other networks have constants.
+        if isinstance(layer, layers.Normalization) and layer.input_mean is None:
+            layer.__class__ = AdaptedNormalization
+            if published:
+                layer.adapt_variance.assign(layer.adapt_variance * _DEVIATION)
     x = InferenceModel(network.input, network.output, name=BASE)(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dropout(config.dropout, name="drop")(x)
@@ -88,9 +96,14 @@ def _network(config: Config, size: int, weights: str | None) -> keras.Model:
     return make(input_shape=(size, size, 3), include_top=False, weights=weights, **width)
 
 
-def _load(config: Config, network: keras.Model) -> None:
+def _load(config: Config, network: keras.Model) -> bool:
+    """Set the weights, and return whether they are as published, by the layers of their network.
+
+    With these, Keras has EfficientNet divide by the root of a deviation in a layer of its own, as
+    the variance in them is another deviation.
+    """
     if config.weights == NONE:
-        return
+        return False
 
     name = config.backbone
     width = f", of alpha {config.alpha:g}" if name in ALPHAS else ""
@@ -101,18 +114,19 @@ def _load(config: Config, network: keras.Model) -> None:
     # Keras sets no time limit for what it fetches.
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_FETCH_S)
+    source = None
     try:
         if config.weights == IMAGENET:
             size = network.input_shape[1]
             if name in ("MobileNet", "MobileNetV2") and size not in _SQUARES:
                 size = 224
             source = _network(config, size, IMAGENET)
-            network.set_weights(source.get_weights())
         elif config.weights.endswith(".keras"):
             source = keras.saving.load_model(config.weights, compile=False, safe_mode=True)
-            network.set_weights(source.get_weights())
         else:
             network.load_weights(config.weights)
+        if source:
+            network.set_weights(source.get_weights())
     except Exception as error:  # urllib's, h5py's, zipfile's, and Keras's own, a bare Exception
         missing = isinstance(error, FileNotFoundError)
         text = "there is no such file" if missing else str(error)
@@ -122,3 +136,4 @@ def _load(config: Config, network: keras.Model) -> None:
         ) from error
     finally:
         socket.setdefaulttimeout(before)
+    return not source or len(source.layers) > len(network.layers)

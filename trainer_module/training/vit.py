@@ -16,24 +16,7 @@ from trainer_module.schedules import warmup_cosine
 def build_model(config: Config, image_size: int, num_classes: int) -> keras.Model:
     """Make the model; its normalization is adapted in `phases`."""
     check(config, image_size, image_size)
-    return small_vit(
-        image_size=config.resize or image_size,
-        num_classes=num_classes,
-        any_size=config.resize is not None,
-        **config.model_dump(
-            include={
-                "patch_size",
-                "dim",
-                "depth",
-                "heads",
-                "key_dim",
-                "mlp_dim",
-                "head_dims",
-                "dropout",
-                "head_dropout",
-            }
-        ),
-    )
+    return small_vit(config, image_size, num_classes)
 
 
 def phases(
