@@ -15,6 +15,7 @@ from tfx.proto import trainer_pb2
 from tfx.types import Channel, standard_artifacts
 
 from components.atomic_pusher.component import AtomicPusher
+from components.atomic_pusher.executor import Settings
 from components.image_evaluator.component import ImageEvaluator
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_validator.component import ImageExampleValidator
@@ -28,8 +29,6 @@ from components.resolvers.warm_start import WarmStartStrategy
 from pipeline.fingerprint import fingerprint
 from pipeline.settings import Config
 from trainer_module import recipes
-
-_LAUNCH = "components.model_server.launch"  # of the server that a candidate is tried in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,12 +148,14 @@ def create_pipeline(
         model_blessing=evaluator.outputs["blessing"],
         evaluation=evaluator.outputs["evaluation"],
         push_directory=locations.push_directory,
-        keep=config.push.keep,
-        served_config=config.push.served_config or "",
-        private_key=str(config.push.signing.private_key or ""),
-        public_key=str(config.push.signing.public_key or ""),
-        promote=config.push.promote,
-        served_name=config.name,
+        settings=Settings(
+            keep=config.push.keep,
+            served_config=config.push.served_config or "",
+            served_name=config.name,
+            private_key=str(config.push.signing.private_key or ""),
+            public_key=str(config.push.signing.public_key or ""),
+            promote=config.push.promote,
+        ),
     ).with_id("Pusher")
 
     nodes = [
@@ -196,8 +197,7 @@ def _infra_validator(
     return InfraValidator(
         model=trainer.outputs["model"],
         examples=example_gen.outputs["examples"],
-        server=f"{_LAUNCH}.serve_folder",
-        code=fingerprint("components.infra_validator.component", _LAUNCH),
+        code=fingerprint("components.infra_validator.component"),
         # TensorFlow Serving and its protocol's package are released under the same number.
         image_tag=importlib.metadata.version("tensorflow-serving-api"),
         num_examples=config.infra_validation.examples,

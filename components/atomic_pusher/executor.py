@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,26 @@ from components.model_registry import Keys, Registry
 from components.progress import report
 
 EVALUATION_KEY = "evaluation"
-KEEP_KEY = "keep"
-SERVED_CONFIG_KEY = "served_config"
-PRIVATE_KEY_KEY = "private_key"
-PUBLIC_KEY_KEY = "public_key"
-PROMOTE_KEY = "promote"
-MODEL_KEY = "served_name"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How versions are kept, signed and served.
+
+    keep: how many of the newest versions remain. served_config: file, or ConfigMap as
+    configmap://NAMESPACE/NAME, that says which versions are served, and so never removed; empty for
+    models.config beside the versions. served_name: of the model in it; empty for that of the folder
+    of versions. private_key: file of the key that signs versions; empty to sign none. public_key:
+    file of the key that servers check them with. promote: label that the version is given: canary,
+    stable or none.
+    """
+
+    keep: int = 10
+    served_config: str = ""
+    served_name: str = ""
+    private_key: str = ""
+    public_key: str = ""
+    promote: str = "none"
 
 
 class Executor(pusher.Executor):
@@ -54,20 +70,16 @@ class Executor(pusher.Executor):
             self._MarkNotPushed(pushed)
             return
         base = base_of(exec_properties)
-        private, public = (exec_properties[key] for key in (PRIVATE_KEY_KEY, PUBLIC_KEY_KEY))
-        registry = Registry(
-            base,
-            exec_properties[SERVED_CONFIG_KEY],
-            exec_properties[MODEL_KEY],
-            Path(public) if public else None,
+        settings = Settings(
+            **json.loads(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY])
         )
-        keys = Keys(Path(private), Path(public)) if private else None
+        public = Path(settings.public_key) if settings.public_key else None
+        registry = Registry(base, settings.served_config, settings.served_name, public)
+        keys = Keys(Path(settings.private_key), public) if settings.private_key and public else None
         with storage.local_copy(self.GetModelPath(input_dict)) as model:
-            version = registry.push(
-                model, self._record(input_dict), exec_properties[KEEP_KEY], keys
-            )
-        if exec_properties[PROMOTE_KEY] != "none":
-            report("note", text=registry.label(version, exec_properties[PROMOTE_KEY]))
+            version = registry.push(model, self._record(input_dict), settings.keep, keys)
+        if settings.promote != "none":
+            report("note", text=registry.label(version, settings.promote))
         self._MarkPushed(
             pushed,
             pushed_destination=storage.join(base, str(version)),

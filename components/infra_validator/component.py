@@ -13,11 +13,10 @@ from components.infra_validator import executor
 
 
 class InfraValidatorSpec(standard_component_specs.InfraValidatorSpec):
-    """TFX's interface, with what starts the server and the digest of the code."""
+    """TFX's interface, with the digest of the code."""
 
     PARAMETERS = {
         **standard_component_specs.InfraValidatorSpec.PARAMETERS,
-        executor.SERVER_KEY: component_spec.ExecutionParameter(type=str),
         "code": component_spec.ExecutionParameter(type=str),
     }
 
@@ -37,7 +36,6 @@ class InfraValidator(component.InfraValidator):
         self,
         model: types.BaseChannel,
         examples: types.BaseChannel,
-        server: str,
         code: str,
         image_tag: str,
         split: str = "eval",
@@ -49,11 +47,9 @@ class InfraValidator(component.InfraValidator):
         Args:
             model: the Trainer's; its signatures are those of trainer_module.export.
             examples: raw ones, with encoded images.
-            server: dotted name of a function from a folder of versions and a model's name to an
-                `executor.Server`; not used in Kubeflow Pipelines (by KFP_POD_NAME and
-                KFP_NAMESPACE in the environment), where TFX starts a pod.
             code: digest of the sources.
-            image_tag: of tensorflow/serving, for that pod.
+            image_tag: of tensorflow/serving, for the pod that TFX starts in Kubeflow Pipelines (by
+                KFP_POD_NAME and KFP_NAMESPACE in the environment).
             split: of `examples`.
             num_examples: how many of them to send; each is 2 requests, of at most 1,000.
             max_load_seconds: for the server to start and load.
@@ -80,7 +76,6 @@ class InfraValidator(component.InfraValidator):
                     num_examples=num_examples,
                     make_warmup=True,
                 ),
-                server=server,
                 code=code,
             ),
         )

@@ -9,7 +9,7 @@ import signal
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,12 +20,13 @@ from tfx.components.infra_validator import error_types, executor, serving_bins
 from tfx.components.infra_validator.model_server_runners import base_runner, kubernetes_runner
 from tfx.proto import infra_validator_pb2
 from tfx.types import artifact_utils
-from tfx.utils import import_utils, kube_utils, path_utils
+from tfx.utils import kube_utils, path_utils
 from tfx.utils.model_paths import tf_serving_flavor
 
 from components import features, storage
 from components.decoding import decode_now
 from components.errors import NotServableError
+from components.model_server import launch
 from components.model_server.client import Client
 from components.model_server.errors import ServingError
 from components.model_server.tensors import Arrays
@@ -34,30 +35,12 @@ from components.servable import EXAMPLES, IMAGES
 from components.storage import staging
 from components.wording import of_op
 
-SERVER_KEY = "server"
 TOLERANCE = 1e-4  # on probabilities: the same graph on the same kind of processor
 _PREDICT_SECONDS = 60.0
 # Servers limit their requests, and each image is twice in the warm-up file of what is pushed.
 LARGEST_RECORD = 4 * 2**20  # bytes
 _SHRUNK = 1024  # pixels: as a PNG, an image of this size is smaller than that
 _LOG_END = 20_000  # characters of a server's log that are kept
-
-
-class Server(Protocol):
-    """A server process of the newest version in a folder, as a context manager."""
-
-    host: str
-    grpc_port: int
-
-    def __enter__(self) -> Server: ...
-
-    def __exit__(self, *details: Any) -> None: ...
-
-    def wait_ready(self, timeout: float) -> None:
-        """Wait until the model can be used. Raises the error that prevents it."""
-
-    def last_words(self) -> str:
-        """Return the end of its log."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,21 +64,6 @@ class Measurement:
 class Executor(executor.Executor):
     """TFX's executor, with a server process where there is no cluster, that compares answers."""
 
-    def Do(
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
-        """Bless the model and put a copy with warm-up requests beside the blessing.
-
-        Raises:
-            NotServableError: the server does not load it, or answers otherwise than this process.
-                Recorded only, it would let a run succeed that pushes nothing.
-        """
-        self._make_server = import_utils.import_class_by_path(exec_properties[SERVER_KEY])
-        super().Do(input_dict, output_dict, exec_properties)
-
     def _Do(
         self,
         model: types.Artifact,
@@ -105,6 +73,12 @@ class Executor(executor.Executor):
         validation_spec: infra_validator_pb2.ValidationSpec,
         request_spec: infra_validator_pb2.RequestSpec | None,
     ) -> None:
+        """Bless the model and put a copy with warm-up requests beside the blessing.
+
+        Raises:
+            NotServableError: the server does not load it, or answers otherwise than this process.
+                Recorded only, it would let a run succeed that pushes nothing.
+        """
         assert examples
         assert request_spec
         records = read_examples(examples, request_spec.split_name, request_spec.num_examples)
@@ -163,7 +137,7 @@ class Executor(executor.Executor):
         if kube_utils.KFP_POD_NAME in os.environ and kube_utils.is_inside_kfp():
             runner = kubernetes_runner.KubernetesRunner(model_path, serving_binary, serving_spec)
         else:
-            runner = ProcessRunner(self._make_server(os.path.join(base, name), name))
+            runner = ProcessRunner(launch.serve_folder(os.path.join(base, name), name))
         started = time.perf_counter()
         try:
             runner.Start()
@@ -202,7 +176,7 @@ class Executor(executor.Executor):
 class ProcessRunner(base_runner.BaseModelServerRunner):
     """A server process with TFX's interface of a runner."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: launch.ServerProcess) -> None:
         self._server = server
         self._stack = contextlib.ExitStack()
 

@@ -28,6 +28,7 @@ from components.errors import ConfigError, UserError
 from components.kubernetes_api import ConflictError, Json, request
 from components.model_registry import config_map
 from components.model_registry.config_map import ConfigMapKey
+from components.model_server import config_file
 from components.model_server.config_file import NAME
 
 AUDIT_FILE = "models.audit.jsonl"
@@ -313,12 +314,7 @@ def read_text(location: str) -> str | None:
     if config_map.is_config_map(location):
         place = place_of(location)
         return place.text_of(config_map.read(place))
-    try:
-        return storage.read_text(location)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{location} is not a ModelServerConfig: {error}") from error
-    except OSError as error:
-        raise ConfigError(f"{location} cannot be read: {error.strerror}") from error
+    return config_file.read_text(location)
 
 
 def open_to_change(location: str, base: str | None) -> Configuration:

@@ -8,10 +8,8 @@ a push has no manifest yet. One that is gone from the store is removed.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,8 +28,7 @@ def mirror(source: str, target: Path) -> list[str]:
     target.mkdir(parents=True, exist_ok=True)
     changes = []
     with storage.locked(target):
-        for leftover in target.glob(".mirror-*"):  # of a mirror that was killed
-            shutil.rmtree(leftover)
+        versions.remove_leftovers(target)
         there = set(versions.find(source))
         for version in sorted(there):
             manifest = versions.read_manifest(source, version)
@@ -39,32 +36,20 @@ def mirror(source: str, target: Path) -> list[str]:
                 _copy(source, version, manifest, target)
                 changes.append(f"version {version} is copied from {source}")
         for version in sorted(set(versions.find(str(target))) - there):
-            _discard(target / str(version))
+            versions.remove_folder(target / str(version))
             changes.append(f"version {version} is removed: it is gone from {source}")
     return changes
 
 
 def _copy(source: str, version: int, manifest: versions.Manifest, target: Path) -> None:
-    whole = target / f".mirror-{uuid.uuid4().hex}"
-    try:
-        prefix = storage.join(source, str(version))
-        for name in storage.files(prefix):
-            storage.download(storage.join(prefix, name), whole / name)
+    prefix, place = storage.join(source, str(version)), target / str(version)
+    with storage.writing_folder(place) as whole:
+        storage.copy_tree(prefix, str(whole))
         for name, digest in manifest.files.items():
             if versions.digest_of(str(whole / name)) != digest:
                 raise ConfigError(f"{storage.join(prefix, name)} is not what was pushed")
-        if (place := target / str(version)).exists():
-            _discard(place)
-        whole.rename(place)
-    finally:
-        shutil.rmtree(whole, ignore_errors=True)
-
-
-def _discard(version: Path) -> None:
-    """Remove a version, at once for a server that lists the folder."""
-    doomed = version.with_name(f".mirror-{uuid.uuid4().hex}")
-    version.rename(doomed)
-    shutil.rmtree(doomed)
+        if place.exists():
+            versions.remove_folder(place)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

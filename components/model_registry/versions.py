@@ -35,7 +35,9 @@ from components.model_registry import signing
 
 MANIFEST = "perennial-manifest.json"
 SERVABLE = "saved_model.pb"
-_STAGING, _DOOMED = ".staging-", ".removed-"
+_DOOMED = ".removed-"
+# Of what was cut off: copies that were not finished, and what was not removed to the end.
+_LEFTOVERS = (".[0-9]*-*", ".staging-*", f"{_DOOMED}*")
 _CLAIM = ".claim-"  # and a number: an object of a store, which one push has made
 _LONGEST_PUSH = 24 * 3600.0  # seconds after which a version that is not whole was cut off
 _HIGHEST = 2**63 - 1  # TensorFlow Serving's version numbers are int64
@@ -157,9 +159,7 @@ def push(
         if not is_store:
             Path(base).mkdir(parents=True, exist_ok=True)
             stack.enter_context(storage.locked(Path(base)))
-            for leftover in (*Path(base).glob(f"{_STAGING}*"), *Path(base).glob(f"{_DOOMED}*")):
-                with contextlib.suppress(OSError):  # it is in nobody's way
-                    shutil.rmtree(leftover)
+            remove_leftovers(Path(base))
         numbers = find(base)
         pinned = served()
         files = local_digests(model)
@@ -215,13 +215,20 @@ def _remove(base: str, number: int) -> None:
             storage.remove_tree(version)
             storage.remove(_claim(base, number))
         else:
-            _remove_folder(Path(version))
+            remove_folder(Path(version))
     except OSError as error:  # of what comes after the push, which is done
         why = f"{version} is superseded and cannot be removed: {error.strerror or error}"
         progress.report("note", text=why)
 
 
-def _remove_folder(version: Path) -> None:
+def remove_leftovers(base: Path) -> None:
+    """Remove what a push, or a mirror, that was killed has left in a locked folder."""
+    for leftover in (path for pattern in _LEFTOVERS for path in base.glob(pattern)):
+        with contextlib.suppress(OSError):  # it is in nobody's way
+            shutil.rmtree(leftover)
+
+
+def remove_folder(version: Path) -> None:
     """Remove a version, in one step for readers where the file system can do that."""
     doomed = version.with_name(f"{_DOOMED}{uuid.uuid4().hex}")
     try:
@@ -240,8 +247,8 @@ def _remove_folder(version: Path) -> None:
 
 
 def _stage(model: Path, folder: Path, manifest: Manifest, keys: signing.Keys | None) -> None:
-    """Make a whole version of a model in a folder that is new."""
-    shutil.copytree(model, folder)
+    """Make a whole version of a model in an empty folder."""
+    shutil.copytree(model, folder, dirs_exist_ok=True)
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
     if keys:
         keys.sign(folder)
@@ -252,21 +259,15 @@ def _publish_in_folder(
 ) -> None:
     base = Path(version).parent
     _check_space(model, base)
-    staging = base / f"{_STAGING}{uuid.uuid4().hex}"
     try:
-        _stage(model, staging, manifest, keys)
-        for path in [*staging.rglob("*"), staging]:
-            storage.sync(path)
-        staging.rename(version)
+        with storage.writing_folder(Path(version)) as staging:
+            _stage(model, staging, manifest, keys)
     except (OSError, shutil.Error) as error:
         if "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
             raise ConfigError(f"the disk that holds {base} is full; free some") from error
         if isinstance(error, shutil.Error):  # of all files that it could not copy
             raise OSError(error.args[0][0][2]) from error
         raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    storage.sync(base)
 
 
 def _check_space(model: Path, base: Path) -> None:
@@ -283,7 +284,7 @@ def _publish_to_store(
     model: Path, version: str, manifest: Manifest, keys: signing.Keys | None
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "version"
+        whole = Path(folder)
         _stage(model, whole, manifest, keys)
         last = [SERVABLE, *([signing.SIGNATURE] if keys else [])]
         try:

@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from components import environment
@@ -24,6 +24,17 @@ from components.model_server.launch import LOOPBACK
 BANNER = (
     "Perennial's development server: for trying and testing models on this machine.\n"
     "It has no batching, authentication or encryption; in production run TensorFlow Serving."
+)
+
+
+# Flags, the parameters of ModelServer that they set, and defaults. A port 0 is any free one.
+_NUMBERS: Sequence[tuple[str, str, Callable[[str], float], float]] = (
+    ("--port", "grpc_port", int, 8500),
+    ("--rest_api_port", "rest_port", int, 8501),
+    ("--file_system_poll_wait_seconds", "poll_seconds", float, 1.0),
+    ("--model_config_file_poll_wait_seconds", "config_poll_seconds", float, 0.0),
+    ("--max_num_load_retries", "load_retries", int, 1),
+    ("--load_retry_interval_micros", "retry_seconds", lambda text: int(text) / 1e6, 1.0),
 )
 
 
@@ -50,24 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: finished.set())
     try:
-        server = ModelServer(
-            options.model_base_path,
-            options.model_name,
-            config_file=options.model_config_file,
-            host=options.host,
-            grpc_port=options.port,
-            rest_port=options.rest_api_port,
-            poll_seconds=options.file_system_poll_wait_seconds,
-            config_poll_seconds=options.model_config_file_poll_wait_seconds,
-            load_retries=options.max_num_load_retries,
-            retry_seconds=options.load_retry_interval_micros / 1e6,
-            public_key=options.public_key,
-        )
+        server = ModelServer(**vars(options))
         server.start()
     except (ServingError, ConfigError, OSError) as error:
         print(f"perennial: error: {error}", file=sys.stderr)
         return 2
-    host = options.host
+    host = server.host
     print(
         f"Open http://{host}:{server.rest_port}/ to try it. "
         f"REST is at {host}:{server.rest_port}, gRPC at {host}:{server.grpc_port}",
@@ -94,19 +93,19 @@ def _stderr_closed() -> Iterator[None]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m components.model_server", description=BANNER)
     served = parser.add_mutually_exclusive_group(required=True)
-    served.add_argument("--model_base_path", metavar="DIR", help="folder of numbered versions")
-    served.add_argument("--model_config_file", metavar="FILE", help="text-proto ModelServerConfig")
+    served.add_argument(
+        "--model_base_path", dest="base_path", metavar="DIR", help="folder of numbered versions"
+    )
+    served.add_argument(
+        "--model_config_file", dest="config_file", metavar="FILE", help="text-proto configuration"
+    )
     parser.add_argument("--model_name", default="perennial", help="not for --model_config_file")
     parser.add_argument("--host", default=LOOPBACK, help="address to listen on")
-    parser.add_argument("--port", type=int, default=8500, help="for gRPC; 0 for a free one")
-    parser.add_argument("--rest_api_port", type=int, default=8501, help="0 for a free one")
-    parser.add_argument("--file_system_poll_wait_seconds", type=float, default=1.0)
-    parser.add_argument("--model_config_file_poll_wait_seconds", type=float, default=0.0)
     parser.add_argument(
         "--public_key", type=Path, metavar="FILE", help="serve signed versions only"
     )
-    parser.add_argument("--max_num_load_retries", type=int, default=1)
-    parser.add_argument("--load_retry_interval_micros", type=int, default=1_000_000)
+    for flag, parameter, kind, default in _NUMBERS:
+        parser.add_argument(flag, dest=parameter, type=kind, default=default)
     return parser
 
 

@@ -179,11 +179,9 @@ class Client:
         Raises:
             ServingError: FAILED_PRECONDITION where a version could not be loaded.
         """
-        states = self._states(model)
-        for version, (state, error) in states.items():
-            if state == "END" and error:
-                raise ServingError("FAILED_PRECONDITION", f"{model} version {version}: {error}")
-        found = {state for state, _ in states.values()}
+        for version, error in self.failures(model).items():
+            raise ServingError("FAILED_PRECONDITION", f"{model} version {version}: {error}")
+        found = {state for state, _ in self._states(model).values()}
         return "AVAILABLE" in found and not found & {"START", "LOADING"}
 
     def _states(self, model: str) -> dict[int, tuple[str, str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from components import storage
 from components.errors import ConfigError
 
 NAME = "models.config"  # in the folder that holds the folders of versions
@@ -22,9 +23,17 @@ def parse(text: str, location: str) -> ModelServerConfig:
 
 def read(path: Path) -> ModelServerConfig:
     """Read a file. Raises ConfigError, which names it and what is wrong."""
+    text = read_text(str(path))
+    if text is None:
+        raise ConfigError(f"{path} cannot be read: there is no such file")
+    return parse(text, str(path))
+
+
+def read_text(location: str) -> str | None:
+    """Read the text at a path or URI; None where there is no file. Raises ConfigError."""
     try:
-        return parse(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        return storage.read_text(location)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not a ModelServerConfig: {error}") from error
+        raise ConfigError(f"{location} is not a ModelServerConfig: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{location} cannot be read: {error.strerror}") from error

@@ -110,12 +110,12 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                     raise invalid("GetModelMetadataRequest must name at least one metadata_field")
                 if unknown := set(request.metadata_field) - {SIGNATURES}:
                     raise invalid(f"metadata fields {sorted(unknown)} are not supported")
-                with service.manager.acquire(*target) as (number, loaded):
-                    response = get_model_metadata_pb2.GetModelMetadataResponse()
-                    response.model_spec.name = target.model
-                    response.model_spec.version.value = number
-                    response.metadata[SIGNATURES].Pack(signature_map(loaded))
-                    return response
+                number, loaded = service.manager.find(*target)
+                response = get_model_metadata_pb2.GetModelMetadataResponse()
+                response.model_spec.name = target.model
+                response.model_spec.version.value = number
+                response.metadata[SIGNATURES].Pack(signature_map(loaded))
+                return response
 
 
 class _ModelService(model_service_pb2_grpc.ModelServiceServicer):

@@ -1,17 +1,17 @@
 """Load, exchange and free versions, as the disk and the configuration have them.
 
-A new version is loaded and warmed up beside the old one, which is freed after its last request. A
-version that cannot be loaded is tried again and then given up, and the old one keeps serving.
+A new version is loaded and warmed up beside the old one, which is freed after its last request: a
+request holds a reference to it. A version that cannot be loaded is tried again and then given up,
+and the old one keeps serving.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("perennial.serving")
 
-START, LOADING, AVAILABLE, UNLOADING, END = "START", "LOADING", "AVAILABLE", "UNLOADING", "END"
+START, LOADING, AVAILABLE, END = "START", "LOADING", "AVAILABLE", "END"
 
 _LONGEST_NUMBER = 18  # digits of a version, so that it fits an int64
 
@@ -32,8 +32,8 @@ _LONGEST_NUMBER = 18  # digits of a version, so that it fits an int64
 class Version:
     """A version that was seen on disk.
 
-    state: START, LOADING, AVAILABLE, UNLOADING or END, as in TensorFlow Serving's status.
-    error: of the last attempt to load it. users: requests that run in it.
+    state: START, LOADING, AVAILABLE or END, as in TensorFlow Serving's status. error: of the last
+    attempt to load it.
     """
 
     number: int
@@ -41,7 +41,6 @@ class Version:
     state: str = START
     error: ServingError | None = None
     loaded: LoadedModel | None = None
-    users: int = 0
     attempts: int = 0
     next_attempt: float = 0.0
     given_up: bool = False
@@ -58,7 +57,7 @@ class _Model:
 class Manager:
     """Loader of models in a background thread, from `start` to `stop`.
 
-    config: the configuration in force. Requests go through `acquire` and never wait for a load.
+    config: the configuration in force. Requests `find` a version and never wait for a load.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class Manager:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop following the disk, wait for requests that still run, and free everything."""
+        """Stop following the disk, and free all that no request holds."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -96,29 +95,27 @@ class Manager:
         with self._changed:
             for model in self._models.values():
                 self._retire(model, set())
-            self._changed.wait_for(lambda: not any(v.users for v in self._all_versions()))
-        self._free_retired()
 
-    @contextlib.contextmanager
-    def acquire(
+    def find(
         self, name: str, number: int | None = None, label: str = ""
-    ) -> Iterator[tuple[int, LoadedModel]]:
-        """Hold a version in memory: `number`, or the one that has `label`, or the newest.
+    ) -> tuple[int, LoadedModel]:
+        """Return a version in memory: `number`, or the one that has `label`, or the newest.
 
         Raises:
             ServingError: NOT_FOUND, or INVALID_ARGUMENT for an unknown label.
         """
         with self._changed:
-            version, loaded = self._find(name, number, label)
-            version.users += 1
-        try:
-            yield version.number, loaded
-        finally:
-            with self._changed:
-                version.users -= 1
-                if version.state == UNLOADING and not version.users:
-                    self._poll_now = True
-                    self._changed.notify_all()
+            model = self._models.get(name)
+            if model is None:
+                raise ServingError("NOT_FOUND", f"Servable not found for request: Latest({name})")
+            if label:
+                number = _labelled(model.config, label)
+            ready = {v.number: v.loaded for v in model.versions.values() if v.loaded}
+            wanted = max(ready, default=None) if number is None else number
+            if wanted is None or wanted not in ready:
+                which = f"Latest({name})" if number is None else f"Specific({name}, {number})"
+                raise ServingError("NOT_FOUND", f"Servable not found for request: {which}")
+            return wanted, ready[wanted]
 
     def status(self, name: str, number: int | None = None, label: str = "") -> list[Version]:
         """Return copies of a model's versions, newest first, or of the one that is named.
@@ -196,21 +193,6 @@ class Manager:
                 f"AVAILABLE within {timeout:g} s",
             )
 
-    def _find(self, name: str, number: int | None, label: str) -> tuple[Version, LoadedModel]:
-        model = self._models.get(name)
-        if model is None:
-            raise ServingError("NOT_FOUND", f"Servable not found for request: Latest({name})")
-        if label:
-            number = _labelled(model.config, label)
-        if number is None:
-            ready = [v.number for v in model.versions.values() if v.state == AVAILABLE]
-            number = max(ready, default=None)
-        version = None if number is None else model.versions.get(number)
-        if version is None or version.loaded is None or version.state != AVAILABLE:
-            wanted = f"Latest({name})" if number is None else f"Specific({name}, {number})"
-            raise ServingError("NOT_FOUND", f"Servable not found for request: {wanted}")
-        return version, version.loaded
-
     def _check_labels(self, model: _Model, config: ModelConfig) -> None:
         for label, number in config.version_labels.items():
             current = model.config.version_labels.get(label, number)
@@ -233,7 +215,6 @@ class Manager:
             try:
                 for model in models:
                     self._follow(model)
-                self._free_retired()
             except Exception:  # nothing would be loaded any more
                 log.exception("following the models failed; trying again")
 
@@ -327,21 +308,8 @@ class Manager:
     def _retire(self, model: _Model, kept: Collection[int]) -> None:
         for version in model.versions.values():
             if version.number not in kept and version.state == AVAILABLE:
-                version.state = UNLOADING
-
-    def _free_retired(self) -> None:
-        with self._changed:
-            idle = [v for v in self._all_versions() if v.state == UNLOADING and not v.users]
-        for version in idle:
-            assert version.loaded is not None
-            version.loaded.close()
-            with self._changed:
                 version.loaded, version.state = None, END
-                self._changed.notify_all()
-            log.info("version %d in %s is unloaded", version.number, version.path.parent)
-
-    def _all_versions(self) -> list[Version]:
-        return [v for model in self._models.values() for v in model.versions.values()]
+                log.info("version %d in %s is unloaded", version.number, version.path.parent)
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:

@@ -193,10 +193,8 @@ class RestServer:
             # Of a label TensorFlow Serving lists all versions, and does not look for the label.
             found = self._service.manager.status(target.model, target.version)
             return web.json_response(_to_dict(status_response(found)))
-        with (
-            self._service.counted(target, "GetModelMetadata", "REST"),
-            self._service.manager.acquire(*target) as (number, loaded),
-        ):
+        with self._service.counted(target, "GetModelMetadata", "REST"):
+            number, loaded = self._service.manager.find(*target)
             spec = {"name": target.model, "signature_name": "", "version": str(number)}
             described = {SIGNATURES: _to_dict(signature_map(loaded))}
             return web.json_response({"model_spec": spec, "metadata": described})

@@ -73,33 +73,21 @@ class Target(NamedTuple):
 
 
 class Metrics:
-    """Counters and latency histograms of one server. Methods may be called from any thread."""
+    """Counters and latency histograms, in microseconds, of one server, for any thread."""
 
     def __init__(self) -> None:
         disable_created_metrics()
-        self._registry = CollectorRegistry()
-        self._count = Counter(
-            REQUEST_COUNT, "Requests by status.", ["model_name", "status"], registry=self._registry
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            REQUEST_COUNT, "Requests by status.", ["model_name", "status"], registry=registry
         )
-        self._request, self._runtime = (
-            Histogram(name, "Microseconds.", labels, registry=self._registry, buckets=_BOUNDS)
+        self.latency, self.runtime = (
+            Histogram(name, "Microseconds.", labels, registry=registry, buckets=_BOUNDS)
             for name, labels in (
                 (REQUEST_LATENCY, ["model_name", "API", "entrypoint"]),
                 (RUNTIME_LATENCY, ["model_name", "API", "runtime"]),
             )
         )
-
-    def count(self, model: str, code: str) -> None:
-        """Count a finished request."""
-        self._count.labels(model, code).inc()
-
-    def request_latency(self, model: str, api: str, entrypoint: str, seconds: float) -> None:
-        """Record how long a successful request took. `entrypoint` is GRPC or REST."""
-        self._request.labels(model, api, entrypoint).observe(seconds * 1e6)
-
-    def runtime_latency(self, model: str, seconds: float) -> None:
-        """Record how long TensorFlow ran for a request."""
-        self._runtime.labels(model, "Predict", "TF1").observe(seconds * 1e6)
 
     def page(self) -> str:
         """Return everything in the text format of Prometheus."""
@@ -134,10 +122,10 @@ class Service:
         finally:
             # An unknown name is the client's text: a label each would fill the memory.
             model = target.model if target.model in self.manager.names() else ""
-            self.metrics.count(model, code)
+            self.metrics.requests.labels(model, code).inc()
             if code == "OK":
-                seconds = time.monotonic() - start
-                self.metrics.request_latency(model, api, entrypoint, seconds)
+                microseconds = (time.monotonic() - start) * 1e6
+                self.metrics.latency.labels(model, api, entrypoint).observe(microseconds)
 
     def predict(
         self,
@@ -168,17 +156,16 @@ class Service:
                 f"{self.limits.concurrency} predictions are running; try again later",
             )
         try:
-            with self.manager.acquire(*target) as (number, loaded):
-                inputs = read(loaded)
-                check_images(inputs, self.limits, loaded.image_size)
-                start = time.monotonic()
-                if start >= deadline:
-                    raise ServingError(
-                        "DEADLINE_EXCEEDED", "the deadline passed before the model ran"
-                    )
-                outputs = loaded.predict(inputs, signature, output_filter, deadline - start)
-                self.metrics.runtime_latency(target.model, time.monotonic() - start)
-                return number, outputs
+            number, loaded = self.manager.find(*target)
+            inputs = read(loaded)
+            check_images(inputs, self.limits, loaded.image_size)
+            start = time.monotonic()
+            if start >= deadline:
+                raise ServingError("DEADLINE_EXCEEDED", "the deadline passed before the model ran")
+            outputs = loaded.predict(inputs, signature, output_filter, deadline - start)
+            labels = target.model, "Predict", "TF1"
+            self.metrics.runtime.labels(*labels).observe((time.monotonic() - start) * 1e6)
+            return number, outputs
         finally:
             self._places.release()
 

@@ -101,7 +101,11 @@ def writing_folder(target: Path, *, durable: bool = True) -> Iterator[Path]:
     Raises OSError. After any error there is no `target`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
+    # What cannot be removed is empty, or the leftover of another error, which counts.
+    temporary = tempfile.TemporaryDirectory(
+        dir=target.parent, prefix=f".{target.name}-", ignore_cleanup_errors=True
+    )
+    with temporary as name:
         staging = Path(name, target.name)
         staging.mkdir()
         yield staging

@@ -49,7 +49,7 @@ def test_two_processes_push_each_model_once(tmp_path: Path, base: Path) -> None:
     for number in numbers:
         content = storage.read_text(f"{base}/{number}/saved_model.pb") or ""
         assert_whole(str(base), number, content.removesuffix(" saved_model.pb"))
-    assert not list(base.glob(".staging-*"))
+    assert not list(base.glob(".[0-9]*-*"))
 
 
 def test_a_push_keeps_what_is_promoted_meanwhile(tmp_path: Path, base: Path) -> None:

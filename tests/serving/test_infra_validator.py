@@ -23,6 +23,7 @@ from components.errors import NotServableError
 from components.infra_validator import executor
 from components.infra_validator.component import InfraValidator
 from components.infra_validator.executor import Executor
+from components.model_server import launch
 from components.model_server.launch import ServerProcess, Source, own_backend
 from components.model_server.model import LoadedModel
 from components.model_server.server import ModelServer
@@ -87,10 +88,16 @@ def examples(tmp_path: Path) -> standard_artifacts.Examples:
 
 
 @pytest.fixture
-def validate(tmp_path: Path, model: Path, examples: standard_artifacts.Examples) -> Validate:
+def validate(
+    tmp_path: Path,
+    model: Path,
+    examples: standard_artifacts.Examples,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Validate:
     """Run the executor as TFX does; returns the blessing, which a failure leaves empty."""
 
-    def run(server: str = "InThisProcess", blessing: str = "blessing") -> Any:
+    def run(server: Callable[..., Any] = InThisProcess, blessing: str = "blessing") -> Any:
+        monkeypatch.setattr(launch, "serve_folder", server)
         candidate = standard_artifacts.Model()
         candidate.uri = str(model)
         artifact = standard_artifacts.InfraBlessing()
@@ -98,7 +105,6 @@ def validate(tmp_path: Path, model: Path, examples: standard_artifacts.Examples)
         node = InfraValidator(
             model=standard_channel(candidate),
             examples=standard_channel(examples),
-            server=f"{__name__}.{server}",
             code="",
             image_tag="1",
             num_examples=2,
@@ -165,12 +171,12 @@ class TestBlessed:
 
 
 def test_a_real_process_serves_it(validate: Validate) -> None:
-    blessing = validate("own_process")
+    blessing = validate(own_process)
     assert blessing.get_string_custom_property("server") == "the development server"
 
 
 class TestNotBlessed:
-    def check(self, validate: Validate, tmp_path: Path, message: str, **how: str) -> None:
+    def check(self, validate: Validate, tmp_path: Path, message: str, **how: Any) -> None:
         with pytest.raises(NotServableError, match=message) as caught:
             validate(**how)
         assert "\n" not in str(caught.value)
@@ -188,7 +194,7 @@ class TestNotBlessed:
             validate,
             tmp_path,
             r"served serving_default gives other probabilities than the trainer's process: .*, not",
-            server="Confused",
+            server=Confused,
         )
 
     def test_a_model_that_works_in_python_but_not_in_a_server(
@@ -231,7 +237,7 @@ class TestNotBlessed:
         self.check(validate, tmp_path, "the candidate does not answer when loaded: ")
 
     def test_a_server_that_does_not_start(self, validate: Validate, tmp_path: Path) -> None:
-        self.check(validate, tmp_path, "is not served, so it is not pushed: no port", server="dead")
+        self.check(validate, tmp_path, "is not served, so it is not pushed: no port", server=dead)
 
 
 def dead(base_path: str, model_name: str) -> Any:

@@ -182,7 +182,7 @@ def test_the_commands(registry: Registry, workspace: Path) -> None:
 
 def test_a_push_that_is_cut_off_is_cleared_away(registry: Registry, tmp_path: Path) -> None:
     base = Path(registry.base or "")
-    shutil.copytree(base / "2", base / ".staging-x")
+    shutil.copytree(base / "2", base / ".3-x")
     # As a removal that was cut off leaves a version that cannot be renamed.
     (base / "2" / versions.MANIFEST).unlink()
     assert registry.push(write_model(tmp_path / "model", "model 4"), {}, 1) == 4

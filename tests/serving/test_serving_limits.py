@@ -191,8 +191,7 @@ def one_waiting(server: ModelServer, signal: Path) -> Iterator[Future[requests.R
 
 
 def predictions_running(server: ModelServer) -> int:
-    (version,) = server.manager.status(MODEL)
-    return version.users
+    return server.limits.concurrency - server._service._places._value
 
 
 class TestConcurrencyAndDeadlines:

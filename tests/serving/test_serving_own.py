@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import psutil
@@ -240,6 +241,23 @@ class TestPolicies:
 
 
 class TestMemory:
+    def test_a_version_that_was_replaced_is_freed_with_its_last_request(
+        self, tmp_path: Path, colour_models: list[Path]
+    ) -> None:
+        push(colour_models[0], tmp_path, 1)
+        with ModelServer(tmp_path, MODEL, poll_seconds=0.05) as server, connected(server) as client:
+            server.wait_ready(SECONDS)
+            _, held = server.manager.find(MODEL)
+            session = weakref.ref(held._session)
+            push(colour_models[1], tmp_path, 2)
+            client.wait_available(MODEL, 2, SECONDS)
+            wait_until(lambda: client.rest_status(MODEL)[1] == "END")
+            image = {"image_bytes": strings([picture()])}
+            assert client.predict(MODEL, image)[0] == 2
+            assert len(held.predict(image)["label"]) == 1
+            del held
+            assert session() is None
+
     def test_requests_and_swaps_leave_nothing_behind(
         self, tmp_path: Path, colour_models: list[Path]
     ) -> None:
