@@ -58,7 +58,7 @@ def find_place(
     connection: metadata_store_pb2.ConnectionConfig | None = None,
 ) -> MonitorInputs:
     """Fill in the workspace's own locations. Raises ConfigError where there is no baseline."""
-    workspace = Workspace(config.workspace)
+    workspace = Workspace.open(config.workspace)
     found = None
     if connection is None and workspace.metadata.exists():
         connection = workspace.connection()

@@ -136,8 +136,7 @@ def main() -> None:
         for each in others:
             shutil.copytree(first.root, each.root)
         for count, each in zip(counts, places, strict=True):
-            each.settle()
-            copy_last_run(each, count)
+            copy_last_run(Workspace.open(each.root), count)
         measures: dict[str, Callable[[Workspace], float]] = {
             "cached run": lambda place: _cpu_seconds(command(place)),
             "index": lambda place: _seconds(lambda: write.write_index(place)),
