@@ -70,7 +70,7 @@ class Run:
 
         Raises ConfigError where it cannot be read.
         """
-        place = Workspace(self.workspace)
+        place = Workspace.open(self.workspace)
         return history.read_facts(place, history.find(place, self.id))
 
     def predict(self, images: Iterable[str | Path], top: int = 3) -> list[Prediction]:
@@ -126,13 +126,13 @@ def run(
 
 def find(name: str = "latest", workspace: str | Path = WORKSPACE) -> Run:
     """Find a run by its id, the beginning or the end of it, or the latest. Raises ConfigError."""
-    place = Workspace(Path(workspace))
+    place = Workspace.open(Path(workspace))
     return Run(place.root, history.find(place, name).run_id)
 
 
 def runs(workspace: str | Path = WORKSPACE) -> list[Run]:
     """List the runs, newest first."""
-    place = Workspace(Path(workspace))
+    place = Workspace.open(Path(workspace))
     return [Run(place.root, each.run_id) for each in history.runs(place)]
 
 

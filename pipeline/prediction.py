@@ -105,11 +105,13 @@ def _folder(model: str, workspace: Path, name: str) -> Path:
         if newest := _newest(folder):
             return newest
         raise ConfigError(f"{folder}: holds neither {_SAVED} nor numbered versions of a model")
-    place = Workspace(workspace)
+    place = Workspace.open(workspace)
     run = history.find_finished(place) if model == history.LATEST else history.find(place, model)
     facts = history.read_facts(place, run)
     artifact = facts.artifact("model")
-    folder = Path(artifact.uri) / "Format-Serving" if artifact else Path()
+    # The record has the place that the workspace had then: its artifacts are <node>/<output>/<id>.
+    parts = Path(artifact.uri).parts[-3:] if artifact else ()
+    folder = place.artifacts.joinpath(*parts, "Format-Serving")
     if not (folder / _SAVED).is_file():
         raise ConfigError(f"run {facts.run.run_id} ({facts.run.state}) has no model")
     return folder

@@ -19,7 +19,7 @@ from pipeline.workspace import Workspace
 
 def latest(config: Config) -> Artifact:
     """Return the newest statistics in the workspace. Raises ConfigError where there are none."""
-    workspace = Workspace(config.workspace)
+    workspace = Workspace.open(config.workspace)
     if workspace.metadata.exists():
         known = Lineage.at(workspace.connection())
         for artifact in known.of_type("ExampleStatistics"):

@@ -36,7 +36,8 @@ class Workspace:
     """Paths below one root, the lock that makes a run its only user, and recovery after a crash.
 
     metadata: SQLite file of ML Metadata. artifacts: the pipeline root of TFX. runs: reports. logs:
-    output of libraries. stamp: file with the format of the folder.
+    output of libraries. serving: pushed models, and the configuration of their servers. stamp: file
+    with the format of the folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -46,8 +47,23 @@ class Workspace:
         self.artifacts = self.root / "artifacts"
         self.runs = self.root / "runs"
         self.logs = self.root / "logs"
+        self.serving = self.root / "serving"
         self.stamp = self.root / "workspace.json"
         self._locked = False
+
+    @classmethod
+    def open(cls, root: Path) -> Workspace:
+        """Open a workspace to look at it; to change it, `lock` it.
+
+        Corrects paths where the folder was moved or copied since it was used last, and can be
+        written. Raises what `lock` raises.
+        """
+        place = cls(root)
+        moved = relocation.has_moved(place._read_stamp().root, place.root)
+        if moved and os.access(place.root, os.W_OK, effective_ids=True):
+            with place.lock():
+                pass
+        return place
 
     def run_dir(self, run_id: str) -> Path:
         """Folder for the reports of one run."""
@@ -58,14 +74,7 @@ class Workspace:
         return self.logs / f"{run_id}.log"
 
     def connection(self) -> metadata_store_pb2.ConnectionConfig:
-        """Return the connection to `metadata`, which only `recover` creates.
-
-        Raises what `settle` raises.
-        """
-        self.settle()
-        return self._connection()
-
-    def _connection(self) -> metadata_store_pb2.ConnectionConfig:
+        """Return the connection to `metadata`, which only `recover` creates."""
         from ml_metadata.proto import metadata_store_pb2
 
         source = metadata_store_pb2.SqliteMetadataSourceConfig
@@ -74,15 +83,6 @@ class Workspace:
         return metadata_store_pb2.ConnectionConfig(
             sqlite=source(filename_uri=str(self.metadata), connection_mode=source.READWRITE)
         )
-
-    def settle(self) -> None:
-        """Correct paths where the folder was moved or copied since it was used last.
-
-        Raises what `lock` raises.
-        """
-        if not self._locked and relocation.has_moved(self._read_stamp().root, self.root):
-            with self.lock():
-                pass
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -152,7 +152,7 @@ class Workspace:
         try:
             if not self.metadata.exists() and not any(self.artifacts.iterdir()):
                 self.metadata.touch()
-            store = ml_metadata.MetadataStore(self._connection(), enable_upgrade_migration=True)
+            store = ml_metadata.MetadataStore(self.connection(), enable_upgrade_migration=True)
             executions = Lineage(store).newest_executions(_RECENT_EXECUTIONS)
         except (ml_metadata.errors.StatusError, RuntimeError) as error:
             raise ConfigError(
@@ -213,8 +213,8 @@ class Workspace:
                 "version, or choose another workspace with --workspace"
             )
         if relocation.has_moved(found.root, self.root):
-            known = Lineage.at(self._connection()) if self.metadata.exists() else None
-            moved = relocation.relocate(known, self.root / "serving", found.root, str(self.root))
+            known = Lineage.at(self.connection()) if self.metadata.exists() else None
+            moved = relocation.relocate(known, self.serving, found.root, str(self.root))
             artifacts = counted(moved, "artifact")
             text = f"workspace {self.root} was at {found.root}: {artifacts} moved with it"
             progress.report("note", text=text)

@@ -4,9 +4,9 @@ A change is kept, with the old text and the new ones, from before the first writ
 or put back: in a hidden file beside the configuration or, of a ConfigMap, in an annotation. A
 command that finds one while nobody is at work undoes it or, where all of it was done, records it.
 
-A file is written by the holder of its folder's lock. A ConfigMap has no lock: Kubernetes refuses a
-write where somebody else has written since (its resourceVersion). Object stores have neither; for
-both of them the change has the time until which somebody may be at work.
+A file is written by the holder of its folder's lock. ConfigMaps and object stores have no lock, and
+refuse a write where somebody else has written since (resourceVersion, generation or ETag); for both
+of them the change has the time until which somebody may be at work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
@@ -30,6 +29,7 @@ from components.model_registry import config_map
 from components.model_registry.config_map import ConfigMapKey
 from components.model_server import config_file
 from components.model_server.config_file import NAME
+from components.records import Entry
 
 AUDIT_FILE = "models.audit.jsonl"
 AUDIT_ANNOTATION = "perennial/audit"
@@ -38,8 +38,6 @@ STARTED, DONE = "started", "done"
 _KEPT_ENTRIES = 20  # an object's annotations may have 256 KiB
 _PUT_BACK_TRIES = 6
 _PUT_BACK_PAUSE_S = 5.0
-
-Entry = dict[str, Any]
 
 
 class Change(BaseModel):
@@ -136,25 +134,27 @@ class Configuration(abc.ABC):
 
 
 class _File(Configuration):
-    """A file, whose folder's lock is held, or an object of a store."""
+    """A file, whose folder's lock is held."""
+
+    _has_lock = True
 
     def __init__(self, location: str) -> None:
         self._location = location
-        self._has_lock = not storage.is_uri(location)
         self._log = storage.join(storage.parent(location), AUDIT_FILE)
         self._change_at = change_location(location)
         self.text = read_text(location)
         text = storage.read_text(self._change_at, errors="replace")
         self.change = _parsed_change(text, self._change_at)
         if text is not None and self.change is None:
-            _remove(self._change_at)
+            self._remove(self._change_at)
 
     def put_back(self, result: str) -> str:
-        if self.change is None:
-            return ""
+        assert self.change
         entry = _entry(self.change.entry, result)
         try:
             self._save(self.text, self.change, None)
+        except ConflictError as error:
+            return f"{error}, and stays as it is"
         except OSError as error:
             return f"the old configuration could NOT be put back: {reason(error)}"
         with contextlib.suppress(OSError):  # as it is in force, the next command finds it undone
@@ -164,17 +164,24 @@ class _File(Configuration):
 
     def _save(self, text: str | None, change: Change | None, entry: Entry | None) -> str:
         if change and entry:  # first, so that it is found however it ends
-            storage.write_text(self._change_at, change.model_dump_json())
+            self._write(self._change_at, change.model_dump_json())
             records.append(self._log, entry)
         if text is None:
-            _remove(self._location)
+            self._remove(self._location)
         elif text != storage.read_text(self._location, errors="replace"):
-            storage.write_text(self._location, text)
+            self._write(self._location, text)
         if change is None:
-            _remove(self._change_at)
+            self._remove(self._change_at)
             if entry:
                 self._record(entry)
         return ""
+
+    def _write(self, location: str, text: str) -> None:
+        storage.write_text(location, text)
+
+    def _remove(self, location: str) -> None:
+        storage.remove(location)
+        storage.sync(Path(location).parent)  # it stays away after a power failure
 
     def _record(self, entry: Entry) -> None:
         try:
@@ -182,6 +189,45 @@ class _File(Configuration):
         except OSError as error:  # it is as it is, whether that can be recorded or not
             text = f"{entry.get('action')}: {entry['result']}, but not recorded: {reason(error)}"
             progress.report("note", text=text)
+
+
+class _Object(_File):
+    """An object of a store. What somebody else has written since it was read is left as it is."""
+
+    _has_lock = False
+
+    def __init__(self, location: str) -> None:
+        # First, so that what is written in between counts as somebody else's.
+        places = (location, change_location(location))
+        self._states = {place: storage.state(place) for place in places}
+        super().__init__(location)
+
+    def recover(self) -> None:
+        if self.change and not self.change.is_busy:
+            # Of all who find it, one undoes it.
+            until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=5)
+            change = self.change.model_copy(update={"until": until})
+            self._write(self._change_at, change.model_dump_json())
+        super().recover()
+
+    def _write(self, location: str, text: str) -> None:
+        try:
+            self._states[location] = storage.replace(location, text, self._states[location])
+            # The text was read before the change was there, which keeps others away.
+            is_as_read = storage.state(self._location) == self._states[self._location]
+        except FileExistsError:
+            is_as_read = False
+        if not is_as_read:
+            if not self.written:
+                self._remove(self._change_at)
+            raise ConflictError(f"{location} was changed by somebody else meanwhile")
+
+    def _remove(self, location: str) -> None:
+        if storage.state(location) == self._states[location]:
+            storage.remove(location)
+            self._states[location] = ""
+        elif location == self._location:
+            raise ConflictError(f"{location} was changed by somebody else meanwhile")
 
 
 class _ConfigMap(Configuration):
@@ -289,8 +335,7 @@ class _ConfigMap(Configuration):
             "count": 1,
         }
         with contextlib.suppress(UserError):
-            method = "create_namespaced_event"
-            request("create events", "CoreV1Api", method, place.namespace, event)
+            request("create events", "CoreV1Api", "create_namespaced_event", place.namespace, event)
 
 
 def change_location(location: str) -> str:
@@ -329,9 +374,8 @@ def open_to_change(location: str, base: str | None) -> Configuration:
         raise ConfigError(f"{location} cannot be changed: {reason(error)}") from error
     if busy := found.change:
         raise ConfigError(
-            f"{location} is being changed by {busy.entry.get('who')} "
-            f"({busy.entry.get('action')}), for at most until "
-            f"{busy.until:%Y-%m-%d %H:%M:%S} UTC; wait for the end of it"
+            f"{location} is being changed by {busy.entry.get('who')} ({busy.entry.get('action')}), "
+            f"for at most until {busy.until:%Y-%m-%d %H:%M:%S} UTC; wait for the end of it"
         )
     return found
 
@@ -339,7 +383,7 @@ def open_to_change(location: str, base: str | None) -> Configuration:
 def _open(location: str, base: str | None) -> Configuration:
     if config_map.is_config_map(location):
         return _ConfigMap(location, base)
-    return _File(location)
+    return _Object(location) if storage.is_uri(location) else _File(location)
 
 
 def recover_if_idle(location: str) -> None:
@@ -356,8 +400,8 @@ def recover_if_idle(location: str) -> None:
             if not storage.is_uri(location):
                 folder = Path(storage.parent(location))
                 stack.enter_context(storage.locked(folder, wait=False))
-            _File(location).recover()
-    except BlockingIOError:
+            _open(location, None).recover()
+    except (BlockingIOError, ConflictError):
         return
     except (OSError, UserError) as error:
         text = f"{change_location(location)}: a change was cut off and cannot be undone: {error}"
@@ -367,8 +411,7 @@ def recover_if_idle(location: str) -> None:
 def texts(location: str, base: str) -> list[str]:
     """Return the text, and those that a change under way may bring. Raises OSError, UserError."""
     found = _open(location, base)
-    change = found.change
-    others = [change.before, *change.steps] if change else []
+    others = [found.change.before, *found.change.steps] if found.change else []
     return [text for text in (found.text, *others) if text]
 
 
@@ -376,13 +419,6 @@ def reason(error: OSError) -> str:
     """Describe an error, with the file where it has one."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
-
-
-def _remove(location: str) -> None:
-    """Remove a file if it is there, so that it stays away after a power failure. Raises OSError."""
-    storage.remove(location)
-    if not storage.is_uri(location):
-        storage.sync(Path(location).parent)
 
 
 def _parsed_change(text: str | None, location: str) -> Change | None:

@@ -309,20 +309,15 @@ class Registry:
         followers = self.followers(servers)
         with self._only_one():
             for _ in range(_TRIES):
-                found = configuration.open_to_change(self.config, self.base)
-                served = Served(found.text, self.config, self.name)
-                if not config_map.is_config_map(self.config):
-                    served.check_folder(self.base)
-                new = Serving.of(labels_for(served.serving))
-                self._check_labels(new.labels)
-                if new == served.serving:
-                    return new
-                try:
-                    self._switch(found, served, new, action, followers, timeout)
-                except ConflictError:
-                    if found.written:
-                        raise
-                else:
+                with contextlib.suppress(ConflictError):
+                    found = configuration.open_to_change(self.config, self.base)
+                    served = Served(found.text, self.config, self.name)
+                    if not config_map.is_config_map(self.config):
+                        served.check_folder(self.base)
+                    new = Serving.of(labels_for(served.serving))
+                    self._check_labels(new.labels)
+                    if new != served.serving:
+                        self._switch(found, served, new, action, followers, timeout)
                     return new
         raise ConfigError(
             f"{self.config} was changed by somebody else each of the {_TRIES} times that it was "
@@ -397,7 +392,7 @@ class Registry:
     def _only_one(self) -> Iterator[None]:
         """Keep other promotions away, and pushes, which could remove a version that is promoted.
 
-        Object stores have no locks, and a ConfigMap has one of its own.
+        Object stores and ConfigMaps have no lock: they refuse to replace what was not read.
         """
         with contextlib.ExitStack() as stack:
             for folder in (storage.parent(self.config), self.base or ""):

@@ -8,19 +8,16 @@ Nodes meet local files only: `components.storage.staging`.
 """
 
 from components.storage.content import (
-    append_line,
     changed,
     checksum,
     copy,
     copy_tree,
-    create,
     digest,
     download,
     exists,
     files,
     local_copy,
     local_file,
-    locked,
     make_folder,
     move,
     names,
@@ -38,6 +35,7 @@ from components.storage.content import (
     writing_folder,
 )
 from components.storage.locations import is_uri, join, name, parent, path, supported, unsupported
+from components.storage.shared import append_line, create, locked, replace, state
 
 __all__ = [
     "append_line",
@@ -66,7 +64,9 @@ __all__ = [
     "read_text",
     "remove",
     "remove_tree",
+    "replace",
     "size",
+    "state",
     "supported",
     "sync",
     "unsupported",

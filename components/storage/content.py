@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from components.storage.locations import _told, filesystem, is_uri, join, name, scheme
+from components.storage.locations import _told, filesystem, is_uri, join, name
 
 _CHUNK = 2**20
 # Beside what was uploaded whole, the list of its files.
@@ -82,18 +81,6 @@ def write_text(location: str, text: str, *, durable: bool = True) -> None:
     write_bytes(location, text.encode(), durable=durable)
 
 
-def create(location: str, text: str) -> None:
-    """Make a file of UTF-8 in one step. Raises FileExistsError where there is one already."""
-    if not is_uri(location):
-        with open(location, "x") as file:
-            file.write(text)
-        return
-    # adlfs has its own word for it.
-    option = {"overwrite": False} if scheme(location) in ("az", "abfs") else {"mode": "create"}
-    with _told(location):
-        filesystem(location).pipe_file(location, text.encode(), **option)
-
-
 @contextlib.contextmanager
 def writing_folder(target: Path, *, durable: bool = True) -> Iterator[Path]:
     """Fill a local folder, which gets its name in one step at the end; `target` must not exist.
@@ -140,41 +127,6 @@ def writing(location: str, *, durable: bool = True) -> Iterator[Path]:
             staging.unlink(missing_ok=True)
     if durable:
         sync(path.parent)
-
-
-def append_line(location: str, line: str) -> None:
-    """Add a line to a file, durably: all of it or nothing.
-
-    On a file system, writers that do so at once lose nothing, and what a power failure has cut off
-    does not swallow the line. Raises OSError, and the file is as it was.
-    """
-    if is_uri(location):
-        text = read_text(location) or ""
-        begin = "\n" if text and not text.endswith("\n") else ""
-        write_text(location, f"{text}{begin}{line}\n")
-        return
-    descriptor = os.open(location, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        # Only for the moment of it, so that what is taken back is nobody else's.
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        before = os.fstat(descriptor).st_size
-        is_cut_off = before > 0 and os.pread(descriptor, 1, before - 1) != b"\n"
-        try:
-            begin = "\n" if is_cut_off else ""
-            _write_all(descriptor, f"{begin}{line}\n".encode())
-            os.fsync(descriptor)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, before)
-            error.filename = location
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    while content:
-        content = content[os.write(descriptor, content) :]
 
 
 def copy(source: str, target: str) -> None:
@@ -368,19 +320,6 @@ def local_file(location: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="perennial-") as folder:
         download(location, copied := Path(folder) / name(location))
         yield str(copied)
-
-
-@contextlib.contextmanager
-def locked(folder: Path, name: str = ".lock", *, wait: bool = True) -> Iterator[None]:
-    """Be the only one that changes what is in a folder of this machine; waits for whoever does.
-
-    The lock is the file called `name`; that of a killed process is gone with it. Raises
-    BlockingIOError where somebody else has it and there is no `wait`, OSError where the folder
-    cannot be written. Object stores have no locks.
-    """
-    with open(folder / name, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
 
 
 def sync(path: Path) -> None:

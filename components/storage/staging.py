@@ -31,7 +31,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from components.errors import read_back
-from components.storage import content
+from components.storage import content, shared
 from components.storage.content import MANIFEST
 from components.storage.locations import is_uri, join
 
@@ -137,7 +137,7 @@ def take_over(source: str, target: str) -> None:
         line = json.dumps({"path": target, "size": content.size(source)})
         root = _output(target)
         Path(root).parent.mkdir(parents=True, exist_ok=True)
-        content.append_line(f"{root}{_TAKEN}", line)
+        shared.append_line(f"{root}{_TAKEN}", line)
         return
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -152,7 +152,7 @@ def remove(path: str) -> None:
     content.remove(path)
     if uri != path and content.exists(uri):
         content.remove(uri)
-        content.append_line(f"{_output(path)}{_TAKEN}", json.dumps({"path": path, "size": None}))
+        shared.append_line(f"{_output(path)}{_TAKEN}", json.dumps({"path": path, "size": None}))
 
 
 def _output(path: str) -> str:
@@ -343,7 +343,7 @@ def make_room(needed: int) -> None:
 def _discard_idle(root: str) -> int:
     """Remove a copy, unless somebody uses it. Returns the bytes that are free now."""
     try:
-        with content.locked(Path(root).parent, f"{Path(root).name}.lock", wait=False):
+        with shared.locked(Path(root).parent, f"{Path(root).name}.lock", wait=False):
             freed = sum(content.files(root).values())
             _discard(root)
             return freed

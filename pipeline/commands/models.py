@@ -23,6 +23,7 @@ from pipeline.commands.serve import pushed_model
 from pipeline.commands.tables import percent, table
 from pipeline.errors import ConfigError
 from pipeline.noise import redirect_output
+from pipeline.workspace import Workspace
 
 
 class Label(enum.StrEnum):
@@ -80,7 +81,7 @@ class TargetOptions:
             return Registry(_absolute(self.directory), config, self.model or "", public_key)
         if config:
             return Registry.of_config(config, self.model, public_key)
-        serving = self.workspace.absolute() / "serving"
+        serving = Workspace.open(self.workspace).serving
         return Registry(str(serving / pushed_model(serving, self.model)), public_key=public_key)
 
 

@@ -69,8 +69,7 @@ def serve(
     """
     if own:
         progress.report("note", text="--own is called --dev-server now")
-    Workspace(workspace).settle()
-    source = _source(workspace.absolute() / "serving", model)
+    source = _source(Workspace.open(workspace).serving, model)
     backend = launch.own_backend() if dev_server or own else launch.find_backend()
     everywhere = backend.kind is launch.Kind.TENSORFLOW_SERVING
     if everywhere and host != LOOPBACK:

@@ -6,11 +6,10 @@ more confident about images that it was trained on than about new ones.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-import zipfile
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from components import features, servable, storage
+from components import arrays, features, servable, storage
+from components.errors import DamagedFileError
 from components.storage import staging
 from pipeline.errors import DataError
 from pipeline.retraining import drift
@@ -40,6 +40,13 @@ NUMBERS = (
 TEXTS = (features.FORMAT, features.CHANNELS)
 
 Arrays = dict[str, np.ndarray]
+_ANSWERS = {  # of `Answers`
+    "classes": "U C",
+    "probabilities": "f E C",
+    "right": "b E",
+    "training": "f T D",
+    "held_out": "f E D",
+}
 
 
 class Space:
@@ -116,23 +123,24 @@ class Baseline:
 
     def images(self) -> Images:
         """Read the derived features of a sample. Raises DataError on failure."""
-        return Images(self._kept_or(("images",), lambda: _columns(self._sample())))
+        members = {**dict.fromkeys(NUMBERS, "f N"), **dict.fromkeys(TEXTS, "U N")}
+        return Images(self._kept_or(("images",), members, lambda: _columns(self._sample())))
 
     def answers(self, location: str) -> Answers:
         """Compute the predictions of the SavedModel at a path or URI.
 
         Raises DataError if the examples cannot be read, OSError if the model cannot.
         """
-        found = self._kept_or(("answers", location), lambda: _answers(self._sample(), location))
+        what = ("answers", location)
+        found = self._kept_or(what, _ANSWERS, lambda: _answers(self._sample(), location))
         return Answers(**{**found, "classes": found["classes"].tolist()})
 
     def _sample(self) -> _Sampled:
         if self._sampled is None:
             # Of a store there are copies meanwhile, of the files that are read.
-            is_copied = storage.is_uri(self._uri)
-            copies = staging.inputs([self._uri], [self._uri]) if is_copied else nullcontext()
+            copied = [self._uri] if storage.is_uri(self._uri) else []
             try:
-                with copies:
+                with staging.inputs(copied, copied):
                     uri = staging.local(self._uri)
                     training = list(drift.sample(uri, ["train"], SAMPLE))
                     held_out = list(drift.sample(uri, ["eval", "test"], SAMPLE))
@@ -143,15 +151,16 @@ class Baseline:
             self._sampled = _Sampled(training, held_out)
         return self._sampled
 
-    def _kept_or(self, what: Sequence[str], compute: Callable[[], Arrays]) -> Arrays:
+    def _kept_or(
+        self, what: Sequence[str], members: Mapping[str, str], compute: Callable[[], Arrays]
+    ) -> Arrays:
         # Artifacts and versions are immutable.
         digest = hashlib.sha256(repr((self._uri, *what)).encode()).hexdigest()
         path = self._kept / f"{what[0]}-{digest[:24]}.npz"
-        try:
-            with np.load(path, allow_pickle=False) as kept:
-                return {name: kept[name] for name in kept.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-            found = compute()  # not there, or cut off
+        with contextlib.suppress(OSError, DamagedFileError):  # such as one that was cut off
+            if kept := arrays.read(str(path), members):
+                return kept
+        found = compute()
         # Through an open file: of a name without .npz, NumPy would make another one.
         with storage.writing(str(path), durable=False) as unfinished, unfinished.open("wb") as file:
             np.savez(file, allow_pickle=False, **found)

@@ -58,7 +58,7 @@ def find_inputs(
     connection: metadata_store_pb2.ConnectionConfig | None = None,
 ) -> MonitorInputs:
     """Find the locations, by default the workspace's. Raises ConfigError without a baseline."""
-    workspace = Workspace(config.workspace)
+    workspace = Workspace.open(config.workspace)
     found = None
     if connection is None and workspace.metadata.exists():
         connection = workspace.connection()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +11,7 @@ import pyarrow.compute as pc
 from pydantic import TypeAdapter
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
-from components import features, storage
+from components import arrays, features, storage
 from components.image_evaluator import figures
 from components.image_evaluator.figures import EVAL, TEST, Figures, Verdict
 from components.image_example_gen.accounting import FILE_NAME, QUARANTINE, varied
@@ -153,6 +152,11 @@ def _content(uri: str | None, *names: str) -> bytes | None:
         return None
 
 
+def _arrays(where: Mapping[str, str], name: str, **members: str) -> dict[str, np.ndarray] | None:
+    uri = where.get("model_run")
+    return arrays.read(storage.join(uri, name), members) if uri else None
+
+
 def _data(where: Mapping[str, str]) -> Data | None:
     accounting = _content(where.get("examples"), FILE_NAME)
     if accounting is None:
@@ -209,11 +213,9 @@ def _training(where: Mapping[str, str]) -> History | None:
 
 
 def _samples(where: Mapping[str, str], run: Run, classes: Sequence[str]) -> list[Sample]:
-    content = _content(where.get("model_run"), "samples.npz")
-    if content is None:
+    found = _arrays(where, "samples.npz", images="u N versions height width RGB", labels="i N")
+    if found is None:
         return []
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        images, labels = arrays["images"], arrays["labels"]
     count = _patches(run)
     return [
         Sample(
@@ -222,7 +224,7 @@ def _samples(where: Mapping[str, str], run: Run, classes: Sequence[str]) -> list
             patches=pictures.patches(versions[0], count) if count else None,
             after=[pictures.encode(version) for version in versions[1:]],
         )
-        for label, versions in zip(labels, images, strict=True)
+        for label, versions in zip(found["labels"], found["images"], strict=True)
     ]
 
 
@@ -322,13 +324,12 @@ def _suspect(
 def _training_suspects(
     run: Run, where: Mapping[str, str], evaluation: Figures | None
 ) -> list[Suspect]:
-    content = _content(where.get("model_run"), "out_of_fold.npz")
-    if content is None or evaluation is None:
+    found = _arrays(
+        where, "out_of_fold.npz", digests="U N", labels="i N", probabilities="f N classes"
+    )
+    if found is None or evaluation is None:
         return []
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        digests, labels, probabilities = (
-            arrays[name] for name in ("digests", "labels", "probabilities")
-        )
+    digests, labels, probabilities = found.values()
     chosen = probabilities.argmax(axis=1)
     rows = [
         row for row in mislabelled.suspects(labels, probabilities) if chosen[row] != labels[row]
@@ -350,11 +351,8 @@ def _training_suspects(
 
 def _maps(where: Mapping[str, str]) -> dict[str, np.ndarray]:
     """Read the attention maps, uint8 [h, w] by SHA-256 of the original image."""
-    content = _content(where.get("model_run"), "attention.npz")
-    if content is None:
-        return {}
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return dict(zip(arrays["digests"].tolist(), arrays["maps"], strict=True))
+    found = _arrays(where, "attention.npz", digests="U N", maps="u N height width")
+    return dict(zip(found["digests"].tolist(), found["maps"], strict=True)) if found else {}
 
 
 def _heated(run: Run, image: bytes | None, looked: np.ndarray | None) -> bytes:

@@ -172,7 +172,7 @@ def promotions(workspace: Workspace) -> list[Promotion]:
             result=entry["result"],
         )
 
-    registry = Registry(str(workspace.root / "serving" / "any"))
+    registry = Registry(str(workspace.serving / "any"))
     registry.recover()
     # Pydantic's ValidationError is a ValueError.
     return [promotion(entry) for entry in reversed(registry.changes(promotion))]

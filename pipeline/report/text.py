@@ -20,13 +20,13 @@ MAX_ROWS = 10  # of confusions, weakest classes and mistakes
 
 def read(workspace: Path, name: str) -> Facts:
     """Read the facts about a run, named as for `history.find`. Raises ConfigError."""
-    place = Workspace(workspace)
+    place = Workspace.open(workspace)
     return history.read_facts(place, history.find(place, name))
 
 
 def print_runs(workspace: Path, as_json: bool) -> None:
     """Print a line for each run, newest first."""
-    found = history.rows(Workspace(workspace))
+    found = history.rows(Workspace.open(workspace))
     if as_json:
         for row in found:
             print(json.dumps(row))

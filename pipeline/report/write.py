@@ -36,7 +36,7 @@ def rewrite(workspace: Path, name: str, output: Path | None = None) -> list[Path
 
     name: as for `history.find`. Raises ConfigError.
     """
-    place = Workspace(workspace)
+    place = Workspace.open(workspace)
     run = history.find(place, name)
     try:
         with redirect_output(place.log_path(run.run_id)):

@@ -29,7 +29,7 @@ class Prepared(NamedTuple):
 def prepare(load: Load) -> Prepared:
     """Build the configuration of a retraining. Raises ConfigError."""
     given = load()
-    found = baseline.find(Workspace(given.config.workspace), given.config.name)
+    found = baseline.find(Workspace.open(given.config.workspace), given.config.name)
     if found is None:
         return Prepared(given, [])
     above = []

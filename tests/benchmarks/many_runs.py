@@ -1,15 +1,16 @@
 """Cost of a run, of the index, of `runs` and of gc in a workspace with many runs behind it.
 
-`python -m tests.benchmarks.many_runs [RUNS ...]`: runs the digits pipeline once, then again with
-everything cached, and puts as many copies of that cached run into the workspace (its folder, and
-its executions in ML Metadata) as RUNS says, before the next one is measured. Copies differ from
-real runs only in that they were quick to make.
+`python -m tests.benchmarks.many_runs [RUNS ...]`: runs the digits pipeline until all is cached, and
+copies the workspace, one for each of RUNS, into which as many copies of its last run are put (its
+folder, and its executions in ML Metadata). Copies differ from real runs only in that they were
+quick to make. Then the same is measured in all workspaces, several times.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import os
 import resource
 import shutil
 import sqlite3
@@ -30,11 +31,11 @@ from pipeline.workspace import Workspace
 from tests.kit.cli import sets
 from tests.kit.runs import SMALL, TINY, run_command
 
-RUNS = (0, 200, 2000)
-REPEATS = 3
+RUNS = (0, 2000)
+REPEATS = 5
 
 
-def copy_last_run(workspace: Workspace, count: int, offset: int) -> None:
+def copy_last_run(workspace: Workspace, count: int) -> None:
     """Add `count` runs that did what the last one did, named so that they sort before it.
 
     By SQL: ML Metadata takes ten milliseconds for each execution.
@@ -45,7 +46,7 @@ def copy_last_run(workspace: Workspace, count: int, offset: int) -> None:
             "WHERE Type.name = 'pipeline_run' ORDER BY Context.id DESC LIMIT 1"
         ).fetchone()
         run = f"SELECT execution_id FROM Association WHERE context_id = {last}"
-        for number in range(offset, offset + count):
+        for number in range(count):
             new = _copy(database, "Context", f"id = {last}", {"name": _name(number)})[last]
             executions = _copy(database, "Execution", f"id IN ({run})", {"name": None})
             _copy(
@@ -70,8 +71,9 @@ def copy_last_run(workspace: Workspace, count: int, offset: int) -> None:
             _copy(database, "EventPath", paths, {}, event_id=events)
     folder = workspace.run_dir(name)
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    for number in range(offset, offset + count):
-        shutil.copytree(folder, workspace.run_dir(_name(number)))
+    for number in range(count):
+        shutil.copytree(folder, workspace.run_dir(_name(number)), copy_function=os.link)
+        (workspace.run_dir(_name(number)) / RECORD).unlink()
         (workspace.run_dir(_name(number)) / RECORD).write_text(
             json.dumps(record | {"run_id": _name(number)}), encoding="utf-8"
         )
@@ -122,26 +124,38 @@ def main() -> None:
             (folder / "data" / label).mkdir(parents=True)
             for file in sorted((folder / "digits" / label).iterdir())[:40]:
                 shutil.copy(file, folder / "data" / label)
-        workspace = Workspace(folder / "w")
-        places = ("--workspace", str(workspace.root), "--data", str(folder / "data"))
-        command = run_command(*places, *SMALL, *sets(TINY))
+        places = [Workspace(folder / f"w{count}") for count in counts]
+        first, *others = places
+
+        def command(workspace: Workspace) -> list[str]:
+            at = ("--workspace", str(workspace.root), "--data", str(folder / "data"))
+            return run_command(*at, *SMALL, *sets(TINY))
+
         for _ in range(3):  # the first trains, and each of the next two has another baseline
-            _cpu_seconds(command)
-        made = 0
-        base: tuple[float, ...] = ()
-        for count in counts:
-            copy_last_run(workspace, count - made, made)
-            made = max(made, count)
-            cost = (
-                statistics.median(_cpu_seconds(command) for _ in range(REPEATS)),
-                _seconds(lambda: write.write_index(workspace)),
-                _seconds(lambda: history.rows(workspace)),
-                _seconds(lambda: _look_for_garbage(workspace)),
-            )
-            base = base or cost
-            pairs = zip(cost, base, strict=True)
-            ratios = "  ".join(f"{new:.2f} s ({new / old:.2f})" for new, old in pairs)
-            print(f"{count:>5} runs behind it: cached run, index, runs, gc: {ratios}", flush=True)
+            _cpu_seconds(command(first))
+        for each in others:
+            shutil.copytree(first.root, each.root)
+        for count, each in zip(counts, places, strict=True):
+            copy_last_run(Workspace.open(each.root), count)
+        measures: dict[str, Callable[[Workspace], float]] = {
+            "cached run": lambda place: _cpu_seconds(command(place)),
+            "index": lambda place: _seconds(lambda: write.write_index(place)),
+            "runs": lambda place: _seconds(lambda: history.rows(place)),
+            "gc": lambda place: _seconds(lambda: _look_for_garbage(place)),
+        }
+        for each in places:
+            _cpu_seconds(command(each))  # the table of runs gets the copied ones
+        # In turns, so that what else the machine does is the same for all.
+        costs = {
+            label: [[measure(each) for each in places] for _ in range(REPEATS)]
+            for label, measure in measures.items()
+        }
+        for label, turns in costs.items():
+            for count, *seconds in zip(counts, *turns, strict=True):
+                pairs = zip(seconds, turns, strict=True)
+                ratio = statistics.median(each / turn[0] for each, turn in pairs)
+                spent = statistics.median(seconds)
+                print(f"{label:<11}{count:>6} runs behind it: {spent:7.3f} s, {ratio:.2f}")
 
 
 def _look_for_garbage(workspace: Workspace) -> None:

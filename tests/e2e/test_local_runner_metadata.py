@@ -128,7 +128,7 @@ class TestElsewhere:
         toy.run()
         before = toy.workspace.stamp.read_bytes()
         (tmp_path / "link").symlink_to(toy.workspace.root)
-        Workspace(tmp_path / "link").settle()
+        Workspace.open(tmp_path / "link")
         assert toy.workspace.stamp.read_bytes() == before
 
     def test_model_servers_follow(self, toy: Toy, tmp_path: Path) -> None:
@@ -137,8 +137,7 @@ class TestElsewhere:
         serving.mkdir()
         text = f'base_path: "{serving}/digits" base_path: "/elsewhere/digits"'
         (serving / "models.config").write_text(text)
-        moved = Workspace(toy.workspace.root.rename(tmp_path / "moved"))
-        moved.settle()
+        moved = Workspace.open(toy.workspace.root.rename(tmp_path / "moved"))
         told = (moved.root / "serving" / "models.config").read_text()
         assert told == f'base_path: "{moved.root}/serving/digits" base_path: "/elsewhere/digits"'
 
@@ -150,7 +149,7 @@ class TestElsewhere:
         with monkeypatch.context() as patch:
             patch.setattr("components.storage.write_text", _no_space)
             with pytest.raises(ConfigError, match="No space"):
-                moved.settle()
+                Workspace.open(moved.root)
         for artifact in lineage_of(moved).artifacts():
             assert Path(artifact.uri, "text").exists()
 
@@ -160,7 +159,7 @@ def _no_space(*_: object) -> None:
 
 
 def lineage_of(workspace: Workspace) -> Lineage:
-    return Lineage.at(workspace.connection())
+    return Lineage.at(Workspace.open(workspace.root).connection())
 
 
 def _tree(root: Path) -> dict[str, bytes]:

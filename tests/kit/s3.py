@@ -9,6 +9,7 @@ tests are skipped (make s3).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -35,19 +36,22 @@ class Faults:
     """What goes wrong, until it is set back.
 
     slow_s: before each answer. busy: how many of the next requests get 503. lost: how many of the
-    next objects are cut off while they are sent. late_s: for how long an object is not listed.
-    refused: a pattern of paths that may not be written. log: each request, as "METHOD path".
+    next objects are cut off while they are sent. unanswered: of how many that are stored the answer
+    is lost. late_s: for how long an object is not listed. refused: a pattern of paths that may not
+    be written. log: each request, as "METHOD path".
     """
 
     slow_s: float = 0.0
     busy: int = 0
     lost: int = 0
+    unanswered: int = 0
     late_s: float = 0.0
     refused: str = ""
     log: list[str] = dataclasses.field(default_factory=list)
 
     def wrap(self, app: Any) -> Any:
         """Return the server with these faults."""
+        writing = threading.Lock()  # S3 looks at conditions and writes in one step, moto in two
 
         def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
@@ -66,7 +70,11 @@ class Faults:
                 return [b"<Error><Code>SlowDown</Code><Message>Reduce your rate.</Message></Error>"]
             if self.late_s and method == "GET" and path.count("/") <= 2:
                 return self._late(app, environ, start_response)
-            found: Iterable[bytes] = app(environ, start_response)
+            with writing if method == "PUT" else contextlib.nullcontext():
+                found: Iterable[bytes] = app(environ, start_response)
+            if is_object and self.unanswered:
+                self.unanswered -= 1
+                environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             return found
 
         return answer

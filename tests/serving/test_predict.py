@@ -176,6 +176,29 @@ def test_the_latest_run_is_one_that_finished(images: Path, tmp_path: Path) -> No
         assert f"run 2026050{number}-030000-aaaa ({state}) has no model" in answer()
 
 
+def test_the_model_of_a_run_is_found_where_its_workspace_is_now(
+    images: Path, tmp_path: Path, colour_models: list[Path]
+) -> None:
+    """Not where its record has it: of a copy that is the original's."""
+    original = tmp_path / "original"
+    run_id, model = "20260501-030000-aaaa", original / "artifacts" / "Trainer" / "model" / "7"
+    shutil.copytree(colour_models[0], model / "Format-Serving")
+    folder = original / "runs" / run_id
+    folder.mkdir(parents=True)
+    record = {"run_id": run_id, "started": "2026-05-01T03:00:00+00:00", "state": "pushed"}
+    record |= {"name": "perennial", "recipe": "vit", "settings": {}}  # type: ignore[dict-item]
+    record |= {"data": {"source": "digits"}, "code": {"versions": {}}}  # type: ignore[dict-item]
+    artifact = {"name": "model", "uri": str(model)}
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "report.json").write_text(json.dumps({"artifacts": [artifact]}))
+    copy = shutil.copytree(original, tmp_path / "copy")
+    (model / "Format-Serving" / "saved_model.pb").unlink()
+    found = invoke("latest", images / "red.tiff", "--json", "--workspace", copy)
+    assert found.exit_code == 0, found.output
+    assert answers(found)["red.tiff"]["classes"][0]["label"] == "red"
+    assert invoke("latest", images / "red.tiff", "--workspace", original).exit_code == 2
+
+
 def test_labels_that_cannot_be_read_are_named(
     workspace: Path, images: Path, tmp_path: Path
 ) -> None:

@@ -395,6 +395,20 @@ class TestRules:
 
 
 class TestCommands:
+    @pytest.mark.parametrize("command", [("models",), ("promote", "2", "--to", "stable")])
+    def test_a_workspace_that_was_moved_is_recognised(
+        self, workspace: Path, target: Registry, tmp_path: Path, command: tuple[str, ...]
+    ) -> None:
+        target.follow_newest()
+        stamp = {"format": 1, "root": str(workspace)}
+        (workspace / "workspace.json").write_text(json.dumps(stamp))
+        moved = workspace.rename(tmp_path / "moved")
+        result = perennial(*command, "--workspace", str(moved))
+        assert result.exit_code == 0, result.output
+        told = (moved / "serving" / "models.config").read_text()
+        assert f'base_path: "{moved}/serving/{MODEL}"' in told
+        assert json.loads((moved / "workspace.json").read_text())["root"] == str(moved)
+
     def test_models_lists_versions_with_run_metrics_labels_and_verdict(
         self, workspace: Path, target: Registry
     ) -> None:

@@ -15,14 +15,16 @@ from typing import Any
 
 import pytest
 
+from components import storage
 from components.image_example_gen.dataset import fingerprint, list_data
 from components.image_example_gen.options import Options
 
 
 class Storage(http.server.BaseHTTPRequestHandler):
-    """Lists, describes and sends the files of a folder as the objects of a bucket."""
+    """Lists, describes, sends and stores the files of a folder as the objects of a bucket."""
 
     root: Path
+    generations: dict[str, str]
 
     def do_GET(self) -> None:
         url = urllib.parse.urlsplit(self.path)
@@ -42,11 +44,32 @@ class Storage(http.server.BaseHTTPRequestHandler):
         else:
             self._send(json.dumps(self._about(urllib.parse.unquote(name))).encode())
 
+    def do_POST(self) -> None:
+        """Store an object, sent as it is or behind its description, on its condition."""
+        query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if query["uploadType"] == "multipart":
+            _, about, content, _ = body.split(b"--==0==")
+            query["name"] = json.loads(about.partition(b"\n\n")[2])["name"]
+            body = content.partition(b"\n\n")[2].removesuffix(b"\n")
+        generation = self._generation(query["name"])
+        if query.get("ifGenerationMatch", generation) != generation:
+            self.send_error(412)
+            return
+        path = self.root / query["name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+        self.generations[query["name"]] = str(int(generation) + 1)
+        self._send(json.dumps(self._about(query["name"])).encode())
+
+    def _generation(self, name: str) -> str:
+        return self.generations.get(name, "1" if (self.root / name).is_file() else "0")
+
     def _about(self, name: str) -> dict[str, Any]:
         data = (self.root / name).read_bytes()
         checksum = base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
         about = {"bucket": "bucket", "name": name, "size": str(len(data)), "crc32c": checksum}
-        return about | {"updated": "2026-01-01T00:00:00Z", "generation": "1"}
+        return about | {"updated": "2026-01-01T00:00:00Z", "generation": self._generation(name)}
 
     def _send(self, body: bytes) -> None:
         first, last = 0, len(body) - 1
@@ -66,7 +89,7 @@ class Storage(http.server.BaseHTTPRequestHandler):
 def bucket(two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Create a bucket with a copy of `two_classes`, and return its folder."""
     copy = shutil.copytree(two_classes, tmp_path / "bucket" / "photos")
-    handler = type("Handler", (Storage,), {"root": copy.parent})
+    handler = type("Handler", (Storage,), {"root": copy.parent, "generations": {}})
     # Beam looks for credentials for half a minute before it goes without.
     monkeypatch.setattr("apache_beam.internal.gcp.auth.get_service_credentials", lambda _: None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -88,3 +111,18 @@ def test_a_bucket_is_read_as_the_folder_that_it_holds(two_classes: Path, bucket:
     (bucket / "cat" / "00.png").write_bytes(b"another")
     assert fingerprint(list_data("gs://bucket/photos", Options())) != before
     assert read("gs://bucket/photos")["cat/00.png"] == ("cat", b"another")
+
+
+def test_what_somebody_else_has_written_is_not_replaced(bucket: Path) -> None:
+    file = "gs://bucket/models/served.txt"
+    assert storage.state(file) == ""
+    first = storage.replace(file, "one", "")
+    assert first == storage.state(file)
+    second = storage.replace(file, "two", first)
+    assert second == storage.state(file) != first
+    for known in (first, ""):
+        with pytest.raises(FileExistsError) as caught:
+            storage.replace(file, "three", known)
+        assert caught.value.filename == file
+    storage.append_line(file, "three")
+    assert storage.read_text(file) == "two\nthree\n"

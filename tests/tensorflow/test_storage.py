@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +16,8 @@ from components import storage
 from components.errors import DamagedFileError
 from components.storage import staging
 from components.storage.content import MANIFEST
-from tests.kit import azure
 from tests.kit import s3 as s3_kit
+from tests.kit import stores
 from tests.kit.s3 import S3
 
 LARGE = 120 * 2**20  # bytes, of which s3fs makes several parts
@@ -33,21 +32,10 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "copies"
 
 
-def _reached(server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in server.env.items():
-        monkeypatch.setenv(name, value)
-    fsspec.filesystem("s3").clear_instance_cache()
-    s3_kit.make_bucket()
-    server.faults.log.clear()
-    return server
-
-
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     with s3_kit.moto() as server:
-        yield _reached(server, monkeypatch)
+        yield stores.reached(server, monkeypatch)
     fsspec.filesystem("s3").clear_instance_cache()
 
 
@@ -56,21 +44,8 @@ def place(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
     """Return a location without content."""
-    with contextlib.ExitStack() as stack:
-        if request.param == "disk":
-            yield str(tmp_path / "place")
-        elif request.param == "memory":
-            yield f"memory://{uuid.uuid4().hex}/place"
-        elif request.param == "azurite":
-            if not azure.has_azurite():
-                pytest.skip("azurite-blob is not in PATH; make azurite")
-            stack.enter_context(azure.azurite(tmp_path / "azure", monkeypatch))
-            yield azure.uri("place")
-        else:
-            if request.param == "versity" and not s3_kit.has_versity():
-                pytest.skip("versitygw is not in PATH; make s3")
-            server = s3_kit.moto() if request.param == "moto" else s3_kit.versity(tmp_path / "s3")
-            yield _reached(stack.enter_context(server), monkeypatch).uri("place")
+    with stores.place(request.param, tmp_path, monkeypatch) as location:
+        yield location
 
 
 class TestFiles:
@@ -129,6 +104,32 @@ class TestFiles:
             won = [number for number, has in enumerate(threads.map(tried, range(8))) if has]
         assert [storage.read_text(file)] == [str(number) for number in won]
 
+    def test_what_somebody_else_has_written_is_not_replaced(self, place: str) -> None:
+        if not storage.is_uri(place):
+            pytest.skip("a file is written by the holder of a lock")
+        file = storage.join(place, "file")
+        assert storage.state(file) == ""
+        first = storage.replace(file, "one", "")
+        assert first == storage.state(file)
+        second = storage.replace(file, "two", first)
+        assert second == storage.state(file) != first
+        for known in (first, ""):
+            with pytest.raises(FileExistsError) as caught:
+                storage.replace(file, "three", known)
+            assert caught.value.filename == file
+        storage.remove(file)
+        with pytest.raises(FileExistsError):
+            storage.replace(file, "three", second)
+        assert not storage.exists(file)
+
+    def test_of_lines_added_at_once_none_is_lost(self, place: str) -> None:
+        storage.write_text(storage.join(place, "other"), "")
+        file = storage.join(place, "log")
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda number: storage.append_line(file, str(number)), range(12)))
+        lines = (storage.read_text(file) or "").splitlines()
+        assert sorted(lines, key=int) == list(map(str, range(12)))
+
     def test_lines_are_added(self, place: str) -> None:
         file = storage.join(place, "log")
         storage.write_text(file, "cut off")
@@ -171,6 +172,15 @@ class TestFiles:
 
 
 class TestFaults:
+    def test_an_answer_that_is_lost_is_no_conflict(self, s3: S3) -> None:
+        """The client repeats the request, whose condition does not hold any more."""
+        s3.faults.unanswered = 1
+        known = storage.replace(s3.uri("file"), "one", "")
+        s3.faults.unanswered = 1
+        assert storage.replace(s3.uri("file"), "two", known) == storage.state(s3.uri("file"))
+        assert storage.read_text(s3.uri("file")) == "two"
+        assert len([line for line in s3.faults.log if line.startswith("PUT")]) == 4
+
     @pytest.mark.parametrize("fault", ["slow_s", "busy", "lost"])
     def test_what_passes_is_not_noticed(self, s3: S3, fault: str) -> None:
         storage.write_text(s3.uri("before"), "before")
