@@ -25,14 +25,14 @@ from PIL import Image
 
 from components.errors import BadDataError
 from components.image_example_gen import files
-from components.image_example_gen.dataset import fingerprint, list_data
+from components.image_example_gen.dataset import list_data
 from components.image_example_gen.inputs import scan
 from components.image_example_gen.options import Options
 from components.image_example_gen.source_name import parse
 from components.image_example_gen.sources import cifar10
 from components.image_example_gen.sources.digits import IMAGES
 from tests.kit import image_corpus as corpus
-from tests.kit.data_sources import example, items, labels, problems, write_records
+from tests.kit.data_sources import digest, example, items, labels, problems, write_records
 from tests.kit.image_folders import put
 
 
@@ -177,7 +177,7 @@ class TestFolder:
 
 class TestFingerprint:
     def of(self, root: Path) -> str:
-        return fingerprint(list_data(str(root), Options()))
+        return digest(root)
 
     def test_touching_and_copying_change_nothing(self, two_classes: Path, tmp_path: Path) -> None:
         before = self.of(two_classes)
@@ -367,8 +367,7 @@ class TestManifest:
         (tmp_path / "list.csv").write_text(f"path,label\n1.png,cat\n{uri},dog\n")
         assert labels(tmp_path / "list.csv") == {"1.png": "cat", uri: ""}
         assert problems(tmp_path / "list.csv")[uri].startswith("unreachable: ")
-        data = list_data(str(tmp_path / "list.csv"), Options())
-        assert fingerprint(data) == fingerprint(data)
+        assert digest(tmp_path / "list.csv") == digest(tmp_path / "list.csv")
 
     @pytest.mark.parametrize("content", [b"", b"\xff\xfe\0", b'path,label\n"1.png,a\n'])
     def test_what_is_no_csv_is_refused(self, tmp_path: Path, content: bytes) -> None:
@@ -753,7 +752,7 @@ class TestRemote:
         self, store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def of() -> str:
-            return fingerprint(list_data("mem://b/pets", Options()))
+            return digest("mem://b/pets")
 
         store["mem://b/pets/cat/1.png"] = b"one"
         monkeypatch.setattr(MemoryFileSystem, "open", None)

@@ -83,6 +83,7 @@ def listing(location: str, options: Options) -> Listing:
             Content(json.dumps([name, image, label]), files.join(root, name))
             for name in [*names, *texts]
         ],
+        is_remote=storage.is_uri(location),
         ignored=Counter({"not a TFRecord file": len(others) - len(texts)}),
         declared=tuple(sorted(set(classes.values()))),
         reading=[
