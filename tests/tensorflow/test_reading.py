@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,11 @@ def test_workers_elsewhere_read_for_the_driver(
         launch.current().workers_cpu_s += 100
         return original(self, *arguments, **named)
 
-    monkeypatch.setattr(jobs, "run_here", lambda _: False)
+    def is_elsewhere(args: Sequence[str]) -> bool:
+        assert "--runner=FnApiRunner" in args
+        return False
+
+    monkeypatch.setattr(jobs, "run_here", is_elsewhere)
     monkeypatch.setattr(Job, "map", keep)
     root = tmp_path / "elsewhere"
     first, second = (run(two_classes, root, name) for name in "12")
