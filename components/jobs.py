@@ -15,17 +15,18 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import apache_beam as beam
 import grpc
 from apache_beam.metrics import Metrics, MetricsFilter
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.runner import PipelineState
 
-from components import attempts, storage
+from components import attempts, launch, storage
 from components.attempts import Attempt
 from components.errors import JobError
 from components.progress import report
@@ -52,11 +53,7 @@ class Worker(abc.ABC, Generic[Task]):
 
 
 class Job:
-    """One component's use of Beam, for as long as its executor runs.
-
-    Attributes:
-      cpu_s: CPU seconds of workers that are neither this process nor its children.
-    """
+    """One component's use of Beam, for as long as its executor runs."""
 
     def __init__(self, what: str, unit: str, limit_s: float | None = None) -> None:
         """Create a job.
@@ -68,7 +65,6 @@ class Job:
         """
         self._what, self._unit, self._limit_s = what, unit, limit_s
         self._done = 0
-        self.cpu_s = 0.0
 
     def map(
         self,
@@ -141,7 +137,7 @@ class Job:
             why = _reason(messages[-1] if messages else "")
             raise JobError(f"the job ended as {state} on Beam's job server: {why}")
         self._report(result, total)
-        self.cpu_s += _counters(result).get(_CPU, 0) / 1000
+        launch.current().workers_cpu_s += _counters(result).get(_CPU, 0) / 1000
 
     def _wait(self, result: portable_runner.PipelineResult, total: int | None) -> None:
         started = reported = time.monotonic()
@@ -162,6 +158,14 @@ class Job:
         if done > self._done:
             advance, self._done = done - self._done, done
             report("step", what=self._what, advance=advance, total=total, unit=self._unit)
+
+
+def run_here(beam_args: Sequence[str]) -> bool:
+    """Return whether Beam's jobs run in this process."""
+    options = PipelineOptions(list(beam_args))
+    mode = options.view_as(DirectOptions).direct_running_mode
+    runner = options.view_as(StandardOptions).runner
+    return runner in (None, "FnApiRunner", "DirectRunner") and mode != "multi_processing"
 
 
 class Meter:

@@ -30,7 +30,6 @@ INPUTS_FILE = "inputs.jsonl"  # in an Examples artifact: every input and its out
 SHARDS_FILE = "shards.json"  # in an Examples artifact: number of images by file
 DONE = "images_done"
 REUSED = "images_reused"
-CPU = "workers_cpu_s"  # CPU seconds of Beam's workers outside of the node's own process
 
 
 def key(*parts: object) -> str:
@@ -149,9 +148,3 @@ def account(artifact: types.Artifact, done: int, reused: int) -> None:
     if reused:
         total = done + reused
         report("note", text=f"{reused:,} of {counted(total, 'image')} reused from earlier runs")
-
-
-def pay(artifact: types.Artifact, cpu_s: float) -> None:
-    """Record on an output the CPU seconds that other processes spent on it."""
-    if cpu_s:
-        artifact.set_float_custom_property(CPU, cpu_s)

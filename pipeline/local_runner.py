@@ -12,7 +12,6 @@ import dataclasses
 import errno
 import functools
 import gc
-import itertools
 import logging
 import re
 import shutil
@@ -39,8 +38,9 @@ from tfx.proto.orchestration.executable_spec_pb2 import (
 )
 from tfx.types import Artifact
 
-from components import progress, reuse, storage
+from components import progress, storage
 from components.errors import BadDataError, NotServableError
+from components.launch import launching
 from components.storage import tfx_files
 from pipeline import staged, tfx_queries, usage
 from pipeline.errors import (
@@ -169,11 +169,9 @@ class NodeRunner:
         try:
             progress.report("node_start", node=node_id)
             with usage.measure() as used, self._interrupts.within_time(node_id):
-                execution_id = finished or self._launch(node)
+                execution_id = finished or self._launch(node, used)
             self._interrupts.check()
             state, outputs = self._outcome(node_id, execution_id)
-            if state == "complete":
-                used.cpu_s += _elsewhere_s(outputs)
         except BaseException as error:
             _LOG.exception("%s failed", node_id)
             failure = self._explain(node_id, error)  # before what filled a disk is removed
@@ -190,10 +188,10 @@ class NodeRunner:
             **dataclasses.asdict(used),
         )
 
-    def _launch(self, node: pipeline_pb2.PipelineNode) -> int | None:
+    def _launch(self, node: pipeline_pb2.PipelineNode, used: usage.Usage) -> int | None:
         node_id = node.node_info.id
         spec = runner_utils.extract_executor_spec(self._deployment, node_id)
-        info = launcher.Launcher(
+        tfx_launcher = launcher.Launcher(
             pipeline_node=node,
             mlmd_connection=self._handle,
             pipeline_info=self._ir.pipeline_info,
@@ -201,7 +199,12 @@ class NodeRunner:
             executor_spec=_without_beam_args(spec),
             custom_driver_spec=runner_utils.extract_custom_driver_spec(self._deployment, node_id),
             custom_executor_operators=self._operators(spec),
-        ).launch()
+        )
+        with launching(getattr(spec, "beam_pipeline_args", ())) as launch:
+            try:
+                info = tfx_launcher.launch()
+            finally:
+                used.cpu_s += launch.workers_cpu_s
         return (info.execution_id if info else None) or None
 
     def _operators(self, spec: Message | None) -> dict[Any, Callable[..., Any]]:
@@ -357,15 +360,6 @@ def _operator(spec: Message | None) -> Callable[..., BeamExecutorOperator]:
 
 class _NotExecutedError(Exception):
     """A node that the launcher gave up on before its executor."""
-
-
-def _elsewhere_s(outputs: Mapping[str, Sequence[Artifact]]) -> float:
-    """Seconds of CPU that Beam's workers have spent on these in other processes."""
-    return sum(
-        artifact.get_float_custom_property(reuse.CPU)
-        for artifact in itertools.chain(*outputs.values())
-        if artifact.has_custom_property(reuse.CPU)
-    )
 
 
 def _report_end(node: str, state: str, used: usage.Usage, error: str | None = None) -> None:

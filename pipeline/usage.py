@@ -20,8 +20,8 @@ class Usage:
     """Measurements, filled in when the measured block ends, however it ends.
 
     wall_s: elapsed seconds. cpu_s: CPU seconds of this process, all threads, and of the child
-    processes that ended meanwhile. peak_mb: the most resident memory that this process had, in
-    MB (10**6 bytes), what it held before the block included.
+    processes that ended meanwhile; the block may add what others spent. peak_mb: the most resident
+    memory that this process had, in MB (10**6 bytes), what it held before the block included.
     """
 
     wall_s: float = 0.0
@@ -39,7 +39,7 @@ def measure() -> Iterator[Usage]:
         yield used
     finally:
         used.wall_s = time.perf_counter() - wall
-        used.cpu_s = _cpu_seconds() - cpu
+        used.cpu_s += _cpu_seconds() - cpu
         used.peak_mb = peak.stop() * 1024 / 1e6
 
 

@@ -19,7 +19,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import path_utils
 
-from components import features, reuse, storage
+from components import features, storage
 from components.errors import BadDataError, NotServableError
 from components.image_evaluator import figures, gate
 from components.image_evaluator.analysis import (
@@ -132,9 +132,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 output=output if split == EVAL else os.path.join(output, split),
                 predictions=part,
             )
-        job = Job("evaluate", "images")
-        job.run(pipeline, sum(map(accounting.examples, parts)))
-        reuse.pay(evaluation, job.cpu_s)
+        Job("evaluate", "images").run(pipeline, sum(map(accounting.examples, parts)))
         tables = [figures.read_table(part) for part in parts.values()]
         for part in parts.values():
             storage.remove(part)

@@ -1,21 +1,17 @@
-"""A data set: the listings of a source's spans, and a digest of their content."""
+"""A data set: the listings of a source's spans."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from components import storage
-from components.image_example_gen import files, scratch, source_name, spans
+from components.image_example_gen import source_name, spans
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources import list_source
-from components.image_example_gen.sources.base import Item, Listing, Unit
-from components.parallel import quick_in_order
+from components.image_example_gen.sources.base import Content, Item, Listing, Unit
 
 MAX_READINGS = 6  # most that are shown, if spans are read differently
 
@@ -31,14 +27,6 @@ class SpanUnit:
     def items(self) -> Iterator[Item]:
         for item in self.unit.items():
             yield dataclasses.replace(item, name=self.prefix + item.name)
-
-
-class Hashed(NamedTuple):
-    """A `Content`, and the digest of its bytes if known."""
-
-    identity: str
-    path: str
-    digest: str = ""
 
 
 class Part(NamedTuple):
@@ -85,21 +73,16 @@ class DataSet:
             for index in range(len(part.listing.units)):
                 yield SpanUnit(part.listing.units[index], part.span, part.prefix)
 
-    def contents(self, hashes: Iterator[str] | None = None) -> Iterator[Hashed]:
-        """Yield everything that the outcome of an ingest depends on, in any order.
+    @property
+    def is_remote(self) -> bool:
+        """Whether any file is in an object store."""
+        return any(part.listing.is_remote for part in self.parts)
 
-        hashes: SHA-256 of each input in order, "" if unknown; None if all are unknown.
-        """
+    def contents(self) -> Iterator[Content]:
+        """Yield everything that the outcome of an ingest depends on, in any order."""
         for part in self.parts:
-            listing = part.listing
-            known: Iterator[str] = iter(())
-            if hashes is not None and listing.are_files:
-                known = itertools.islice(hashes, listing.inputs)
-            for identity, path in listing.contents():
-                told = json.dumps([part.span, part.prefix, identity])
-                sha256 = next(known, "")
-                # An object store has its own digests, for which no file is read.
-                yield Hashed(told, path, "" if storage.is_uri(path) else sha256)
+            for identity, path in part.listing.contents():
+                yield Content(json.dumps([part.span, part.prefix, identity]), path)
 
 
 def list_data(
@@ -136,36 +119,3 @@ def list_data(
         reading=[("Spans", told), *merged] if told else merged,
         declared=frozenset(name for each in listings for name in each.declared),
     )
-
-
-def fingerprint(data: DataSet, hashes: Iterator[str] | None = None) -> str:
-    """Compute a digest of the name, class, split and bytes of every input.
-
-    Times of modification do not count.
-
-    Args:
-      data: the data set.
-      hashes: SHA-256 of each input in order, "" for inputs that could not be read; None: every file
-        is read.
-    """
-
-    def entry(content: Hashed) -> str:
-        digest = content.digest
-        if content.path and not digest:
-            digest = files.digest(content.path)
-        return json.dumps([content.identity, digest if content.path else ""])
-
-    total = hashlib.sha256()
-    if not all(part.listing.are_files for part in data.parts):
-        hashes = None
-    for line in quick_in_order(entry, _sorted(data.contents(hashes)), lambda _: 0):
-        total.update(f"{line}\n".encode())
-    return total.hexdigest()
-
-
-def _sorted(contents: Iterable[Hashed]) -> Iterator[Hashed]:
-    base = scratch.database("CREATE TABLE contents (identity TEXT, path BLOB, digest TEXT)")
-    rows = ((each.identity, scratch.to_blob(each.path), each.digest) for each in contents)
-    base.executemany("INSERT INTO contents VALUES (?, ?, ?)", rows)
-    for identity, path, digest in base.execute("SELECT * FROM contents ORDER BY 1, 2"):
-        yield Hashed(identity, scratch.to_text(path), digest)

@@ -13,9 +13,11 @@ from tfx.orchestration.portable import data_types
 from tfx.proto.orchestration import driver_output_pb2
 from tfx.types import standard_component_specs
 
-from components import redaction
-from components.image_example_gen.dataset import fingerprint, list_data
-from components.image_example_gen.executor import OPTIONS_KEY, SPANS_KEY
+from components import jobs, launch, redaction, storage
+from components.image_example_gen.dataset import DataSet, list_data
+from components.image_example_gen.executor import OPTIONS_KEY, SPANS_KEY, Executor, Found
+from components.image_example_gen.fingerprint import fingerprint, read_all
+from components.image_example_gen.ledger import Ledger
 from components.image_example_gen.options import Options
 
 
@@ -24,7 +26,8 @@ class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):
     """Adds the spans and the content fingerprint of the data to the execution's properties.
 
     TFX's file-based driver fingerprints count, size and modification time. It would miss an image
-    that moved to another class, and run again after a `touch`.
+    that moved to another class, and run again after a `touch`. Here all local data is read, on
+    Beam's workers if there are any; the executor goes on with what was read.
     """
 
     def __init__(self, metadata_handle: metadata.Metadata) -> None:
@@ -34,8 +37,11 @@ class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):
     def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
         properties = execution_info.exec_properties
         options = Options.from_json(properties[OPTIONS_KEY])
+        (examples,) = execution_info.output_dict[standard_component_specs.EXAMPLES_KEY]
         data = list_data(properties[standard_component_specs.INPUT_BASE_KEY], options)
-        digest = fingerprint(data)
+        ledger = None if data.is_remote else self._read(data, examples.uri)
+        digest = fingerprint(data, ledger)
+        launch.current().found = Found(data, ledger, digest)
 
         output = driver_output_pb2.DriverOutput()
         spans = json.dumps(redaction.hide_all([list(span) for span in data.spans]))
@@ -43,7 +49,6 @@ class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):
         for key, value in {**properties, **added}.items():
             if value is not None:
                 data_types_utils.set_metadata_value(output.exec_properties[key], value)
-        (examples,) = execution_info.output_dict[standard_component_specs.EXAMPLES_KEY]
         artifact = copy.deepcopy(examples.mlmd_artifact)
         artifact.custom_properties[utils.FINGERPRINT_PROPERTY_NAME].string_value = digest
         latest = data.spans[-1]
@@ -52,3 +57,13 @@ class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):
             artifact.custom_properties[utils.VERSION_PROPERTY_NAME].int_value = latest.version
         output.output_artifacts[standard_component_specs.EXAMPLES_KEY].artifacts.append(artifact)
         return output
+
+    def _read(self, data: DataSet, output: str) -> Ledger:
+        args = list(launch.current().beam_args)
+        if jobs.run_here(args):
+            return read_all(data)
+        try:
+            return Executor(Executor.Context(beam_pipeline_args=args)).read(data, output)
+        finally:
+            # TFX creates the output only if there is no cached one.
+            storage.remove_tree(output)

@@ -24,16 +24,9 @@ from components.image_example_gen.accounting import (
 from components.image_example_gen.assignments import Assignments
 from components.image_example_gen.dataset import DataSet
 from components.image_example_gen.findings import Pair
+from components.image_example_gen.fingerprint import read_all
 from components.image_example_gen.grouping import settle
-from components.image_example_gen.inputs import (
-    KEPT,
-    OUTSIDE,
-    USABLE,
-    Reader,
-    judge,
-    read_here,
-    scan,
-)
+from components.image_example_gen.inputs import KEPT, OUTSIDE, USABLE, judge
 from components.image_example_gen.ledger import Ledger
 from components.image_example_gen.options import Options
 from components.image_example_gen.pieces import Pieces
@@ -161,7 +154,7 @@ def ingest(
     output: str | None = None,
     code: str = "",
     earlier: Assignments | None = None,
-    read: Reader = read_here,
+    ledger: Ledger | None = None,
 ) -> Ingest:
     """Read every input, assign it to a split, decode it, and record the outcome.
 
@@ -173,13 +166,11 @@ def ingest(
       output: folder of the Examples artifact; None to write nothing.
       code: fingerprint of the source code.
       earlier: the splits that earlier ingests of the workspace assigned.
-      read: reads and hashes the inputs.
+      ledger: the inputs as they were read; None: they are read here.
 
     Raises BadDataError if there are no inputs.
     """
-    ledger = Ledger()
-    for entries in scan(data, read):
-        ledger.add(entries)
+    ledger = read_all(data) if ledger is None else ledger
     if not len(ledger):
         raise BadDataError(f"{data.source}: no images found{_among(data)}; {data.hint}")
     window = data.window if options.held_out == "all" else None

@@ -236,13 +236,18 @@ class Ledger:
         """Yield SHA-256 and split of each example."""
         yield from self.run(f"SELECT sha256, split FROM inputs WHERE {KEPT}")
 
-    def hashes(self) -> Iterator[str]:
-        """Yield the SHA-256 of each input, "" if there is none, or if it may have changed."""
-        passing = ", ".join(f"'{kind}'" for kind in PASSING)
-        for (sha256,) in self.run(
-            f"SELECT CASE WHEN kind IN ({passing}) THEN '' ELSE sha256 END FROM inputs ORDER BY id"
+    def read_inputs(self) -> Iterator[tuple[object, ...]]:
+        """Yield the inputs as they were read, before `judge`, as JSON-able values, by name."""
+        for name, label, detail, *rest in self.run(
+            "SELECT name, label, detail, kind, split, sha256, span FROM inputs "
+            "ORDER BY name, label, sha256, id"
         ):
-            yield sha256
+            yield scratch.to_text(name), scratch.to_text(label), scratch.to_text(detail), *rest
+
+    def has_changed(self) -> bool:
+        """Return whether an input was no longer what had been read when it was to be decoded."""
+        passing = ", ".join(f"'{kind}'" for kind in PASSING)
+        return self.count(f"sha256 != '' AND kind IN ({passing})") > 0
 
     def digest(self, split: str) -> str:
         """Return a digest of the images and labels of a split."""

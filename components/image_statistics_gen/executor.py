@@ -60,7 +60,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             self._make_beam_pipeline(), _Columns(images), work, statistics.uri, images
         ):
             pass
-        reuse.pay(statistics, job.cpu_s)
         for split in splits:
             kept = [os.path.join(statistics.uri, made[name]) for name in sorted(files[split])]
             folder = artifact_utils.get_split_uri([statistics], split)

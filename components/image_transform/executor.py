@@ -106,7 +106,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         worker = _TransformShard(graph_uri, images)
         for _ in job.map(self._make_beam_pipeline(), worker, work, transformed.uri, images):
             pass
-        reuse.pay(transformed, job.cpu_s)
 
 
 def write_graph(preprocessing_fn: PreprocessingFn, uri: str) -> None:

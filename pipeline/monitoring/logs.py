@@ -16,8 +16,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from components import framing
 from pipeline.errors import ConfigError
-from pipeline.monitoring import rows, tfrecord
+from pipeline.monitoring import rows
 from pipeline.monitoring.retention import STAMP, SUFFIX, began, files, modified, prune
 from pipeline.monitoring.rows import Row
 
@@ -56,12 +57,12 @@ class Writer:
             if self._file is None or self._is_full():
                 self._begin(row.time)
             assert self._file
-            self._file.write(tfrecord.framed(content))
+            self._file.write(framing.framed(content))
             self._file.flush()
         except OSError:
             self.close()
             raise
-        self._size += len(content) + tfrecord.OVERHEAD
+        self._size += len(content) + framing.OVERHEAD
 
     def _is_full(self) -> bool:
         is_old = time.monotonic() - self._began >= self._limits.seconds
@@ -161,7 +162,7 @@ def forget(folder: Path, requests: Collection[str]) -> dict[str, int]:
         staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         with _created(staging) as file:
             for content in kept:
-                file.write(tfrecord.framed(content))
+                file.write(framing.framed(content))
         os.utime(staging, (status.st_atime, status.st_mtime))  # its age is what retention goes by
         # Under another name, so that a recorder that writes to the old one begins a new file.
         staging.rename(
@@ -182,4 +183,4 @@ def _whole(path: Path) -> list[tuple[bytes, str]]:
 def _records(path: Path) -> Iterator[bytes]:
     """Yield the records of a file. Raises ValueError at a cut-off or damaged one."""
     with path.open("rb") as file:
-        yield from tfrecord.records(file)
+        yield from framing.records(file, os.fstat(file.fileno()).st_size)

@@ -13,9 +13,10 @@ from typing import NamedTuple
 from components import storage
 from components.errors import read_back
 from components.image_example_gen import files
-from components.image_example_gen.dataset import DataSet, Hashed, list_data
+from components.image_example_gen.dataset import DataSet, list_data
 from components.image_example_gen.inputs import QUARANTINED, scan
 from components.image_example_gen.options import Options
+from components.image_example_gen.sources.base import Content
 
 # A file changed twice within the clock's tick looks as if it had been changed once.
 _SETTLED_NS = 2 * 10**9
@@ -152,7 +153,7 @@ def _part(data: DataSet, number: int) -> DataSet:
     return dataclasses.replace(data, parts=parts)
 
 
-def _signature(contents: Iterable[Hashed]) -> tuple[str, int]:
+def _signature(contents: Iterable[Content]) -> tuple[str, int]:
     """Digest the files' metadata without reading them; also return the latest change, in ns."""
     lines, latest = [], 0
     for content in contents:

@@ -85,6 +85,12 @@ def bare(root: Path, folder: Path) -> Measured:
 CASES = {"nodes": nodes, "bare": bare}
 
 
+def commented(data: bytes, index: int) -> bytes:
+    """Add a comment to a JPEG: another file with the same pixels."""
+    comment = b"copy %d" % index
+    return data[:2] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + data[2:]
+
+
 def grown(source: Path, target: Path, copies: int) -> int:
     """Write each JPEG of `source` once as it is and `copies` times with a comment added."""
     written = 0
@@ -94,9 +100,7 @@ def grown(source: Path, target: Path, copies: int) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / file.name).write_bytes(data)
         for index in range(copies):
-            comment = b"copy %d" % index
-            segment = b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment
-            (folder / f"{file.stem}-{index}.jpg").write_bytes(data[:2] + segment + data[2:])
+            (folder / f"{file.stem}-{index}.jpg").write_bytes(commented(data, index))
         written += 1 + copies
     return written
 

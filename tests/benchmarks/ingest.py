@@ -32,7 +32,8 @@ import tensorflow as tf
 
 from components.attempts import Attempt
 from components.image_example_gen import writing
-from components.image_example_gen.dataset import DataSet, fingerprint, list_data
+from components.image_example_gen.dataset import DataSet, list_data
+from components.image_example_gen.fingerprint import fingerprint, read_all
 from components.image_example_gen.ingest import ingest
 from components.image_example_gen.options import Options
 from components.image_example_gen.pieces import Pieces
@@ -65,7 +66,7 @@ def compare(folder: Path, rounds: int) -> None:
         "bare loop": (lambda: bare(data), cores[:1]),
         "ingest, 1 core": (lambda: run(folder), cores[:1]),
         f"ingest, {len(cores)} cores": (lambda: run(folder), cores),
-        "fingerprint": (lambda: print(end=fingerprint(data)[:0]), cores),
+        "fingerprint": (lambda: print(end=fingerprint(data, read_all(data))[:0]), cores),
     }
     best = {name: (float("inf"), float("inf")) for name in variants}
     for _ in range(rounds):

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from components.image_example_gen.dataset import list_data
+from components.image_example_gen.fingerprint import fingerprint, read_all
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources.base import Item
 
@@ -15,6 +16,12 @@ from components.image_example_gen.sources.base import Item
 def items(source: str | Path, **options: Any) -> dict[str, Item]:
     data = list_data(str(source), Options(**options))
     return {item.name: item for unit in data.units for item in unit.items()}
+
+
+def digest(source: str | Path, **options: Any) -> str:
+    """Read a source as the driver does, and return the fingerprint."""
+    data = list_data(str(source), Options(**options))
+    return fingerprint(data, None if data.is_remote else read_all(data))
 
 
 def labels(source: str | Path, **options: Any) -> dict[str, str]:

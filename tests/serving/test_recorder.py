@@ -16,10 +16,11 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
+from components import framing
 from components.image_example_gen import conversion
 from components.image_example_gen.files import Unusable
 from components.image_example_gen.images import read_image
-from pipeline.monitoring import messages, tfrecord
+from pipeline.monitoring import messages
 from tests.kit import image_corpus
 
 
@@ -69,18 +70,18 @@ def test_records_are_tensorflows_to_the_byte(tmp_path: Path) -> None:
     with tf.io.TFRecordWriter(str(tmp_path / "a")) as writer:
         for content in contents:
             writer.write(content)
-    assert b"".join(map(tfrecord.framed, contents)) == (tmp_path / "a").read_bytes()
+    assert b"".join(map(framing.framed, contents)) == (tmp_path / "a").read_bytes()
     with (tmp_path / "a").open("rb") as file:
-        assert list(tfrecord.records(file)) == contents
+        assert list(framing.records(file, 10**6)) == contents
 
 
 @pytest.mark.parametrize("place", [0, 9, 14, 60])
 def test_a_changed_byte_is_found(tmp_path: Path, place: int) -> None:
-    whole = bytearray(tfrecord.framed(bytes(50)))
+    whole = bytearray(framing.framed(bytes(50)))
     whole[place] ^= 1
     (tmp_path / "a").write_bytes(whole)
     with (tmp_path / "a").open("rb") as file, pytest.raises(ValueError, match="damaged"):
-        list(tfrecord.records(file))
+        list(framing.records(file, 10**6))
 
 
 @pytest.mark.parametrize(

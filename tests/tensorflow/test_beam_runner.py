@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from components import reuse
 from pipeline import beam_runner, doctor, local_runner
 from pipeline.config import load
 from pipeline.errors import ConfigError
@@ -153,12 +152,3 @@ def test_how_a_node_is_run_is_no_part_of_its_cache_key(two_classes: Path, tmp_pa
             result = local_runner.run(pipeline, workspace, f"run-{number}")
         states.append([node.state for node in result.nodes])
     assert states == [["complete"] * 2, ["cached"] * 2]
-
-
-def test_cpu_time_of_workers_elsewhere_is_a_node_s_own() -> None:
-    from tfx.types import standard_artifacts
-
-    paid, free = standard_artifacts.Examples(), standard_artifacts.Examples()
-    reuse.pay(paid, 2.5)
-    reuse.pay(free, 0.0)
-    assert local_runner._elsewhere_s({"a": [paid], "b": [free]}) == 2.5

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from components import storage
-from components.image_example_gen.dataset import fingerprint, list_data
+from components.image_example_gen.dataset import list_data
 from components.image_example_gen.options import Options
+from tests.kit.data_sources import digest
 
 
 class Storage(http.server.BaseHTTPRequestHandler):
@@ -106,10 +107,10 @@ def read(location: str) -> dict[str, tuple[str, bytes]]:
 
 def test_a_bucket_is_read_as_the_folder_that_it_holds(two_classes: Path, bucket: Path) -> None:
     assert read("gs://bucket/photos") == read(str(two_classes))
-    before = fingerprint(list_data("gs://bucket/photos", Options()))
-    assert fingerprint(list_data("gs://bucket/photos", Options())) == before
+    before = digest("gs://bucket/photos")
+    assert digest("gs://bucket/photos") == before
     (bucket / "cat" / "00.png").write_bytes(b"another")
-    assert fingerprint(list_data("gs://bucket/photos", Options())) != before
+    assert digest("gs://bucket/photos") != before
     assert read("gs://bucket/photos")["cat/00.png"] == ("cat", b"another")
 
 

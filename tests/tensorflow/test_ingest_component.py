@@ -21,7 +21,7 @@ from components.errors import BadDataError
 from components.image_example_gen import writing
 from components.image_example_gen.accounting import read_accounting
 from components.image_example_gen.component import ImageExampleGen
-from components.image_example_gen.dataset import fingerprint, list_data
+from components.image_example_gen.dataset import list_data
 from components.image_example_gen.driver import Driver
 from components.image_example_gen.executor import Executor
 from components.image_example_gen.ingest import (
@@ -32,6 +32,7 @@ from components.image_example_gen.ingest import (
 from components.image_example_gen.options import Options
 from components.image_example_gen.pieces import Pieces
 from components.image_example_gen.writing import Outcome, Work
+from tests.kit import data_sources
 from tests.kit import image_corpus as corpus
 from tests.kit.ingested import BEAM_ARGS, SHARES, by_split, execute, records, value
 
@@ -54,12 +55,13 @@ class TestChange:
         assert (line["path"], line["kind"]) == ("cat/00.png", kind)
 
     def test_records_that_are_gone_are_quarantined(self, tmp_path: Path) -> None:
-        from tests.kit.data_sources import example, write_records
-
         path = tmp_path / "x.tfrecord"
-        pets = [example(image=corpus.make("PNG", seed), label=seed % 2) for seed in range(6)]
-        write_records(path, *pets)
-        result = self.ingested(path, lambda: write_records(path, *pets[:4]))
+        pets = [
+            data_sources.example(image=corpus.make("PNG", seed), label=seed % 2)
+            for seed in range(6)
+        ]
+        data_sources.write_records(path, *pets)
+        result = self.ingested(path, lambda: data_sources.write_records(path, *pets[:4]))
         assert [line["kind"] for line in result.quarantine] == ["changed", "changed"]
         assert result.accounting.all_examples == 4
 
@@ -144,7 +146,7 @@ class TestComponent:
                 output_dict={"examples": [standard_artifacts.Examples()]},
             )
         )
-        expected = fingerprint(list_data(source, options))
+        expected = data_sources.digest(source, spans=2)
         assert output.exec_properties["input_fingerprint"].string_value == expected
         (artifact,) = output.output_artifacts["examples"].artifacts
         assert artifact.custom_properties["input_fingerprint"].string_value == expected
@@ -177,7 +179,7 @@ class TestComponent:
         self, tmp_path: Path, two_classes: Path, change: str
     ) -> None:
         """As where a disk goes between the two: the cache would give the rest for all of it."""
-        expected = fingerprint(list_data(str(two_classes), Options()))
+        expected = data_sources.digest(two_classes)
         file = two_classes / "cat" / "00.png"
         match change:
             case "gone":

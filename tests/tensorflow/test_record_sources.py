@@ -19,7 +19,7 @@ from PIL import Image
 from components.errors import BadDataError
 from components.image_example_gen.dataset import list_data
 from components.image_example_gen.options import Options
-from components.image_example_gen.sources import cifar10
+from components.image_example_gen.sources import cifar10, records
 from tests.kit import image_corpus as corpus
 from tests.kit.data_sources import example, items, labels, problems, write_records
 
@@ -172,6 +172,43 @@ class TestTFRecord:
         assert "all after it cannot be read" in last.problem[1]
         assert sum(item.problem is None for item in found.values()) == (damage.stop == -5)
 
+    @pytest.mark.parametrize("limit", ["UNIT_FILES", "UNIT_BYTES"])
+    def test_a_large_file_has_parts_with_the_same_items(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+    ) -> None:
+        pets = [example(image=IMAGE + bytes(seed), label=seed % 3) for seed in range(10)]
+        path = write_records(tmp_path / "x.tfrecord", *pets, b"\xff no example", *pets[:2])
+        whole = {name: (i.label, i.problem, i.load()) for name, i in items(path).items()}
+        assert len(whole) == 13
+        most = {"UNIT_FILES": 4, "UNIT_BYTES": 4 * len(pets[0])}[limit]
+        monkeypatch.setattr(records, limit, most)
+        data = list_data(str(path), Options())
+        units = [list(unit.items()) for unit in data.units]
+        assert len(units) == 4
+        found = [item for unit in units for item in unit]
+        assert {i.name: (i.label, i.problem, i.load()) for i in found} == whole
+        assert [item.name for item in found] == list(whole)
+        # What is damaged ends its part only.
+        damaged = bytearray(path.read_bytes())
+        damaged[len(pets[0]) * 2] ^= 1
+        path.write_bytes(damaged)
+        found_problems = problems(path)
+        assert "up to" in found_problems.pop(f"x.tfrecord#{1:06d}")
+        assert list(found_problems) == ["x.tfrecord#000010"]
+
+    def test_where_the_next_record_begins_is_unknown_no_part_begins(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        record = example(image=IMAGE, label=1)
+        path = write_records(tmp_path / "x.tfrecord", *[record] * 9)
+        monkeypatch.setattr(records, "UNIT_FILES", 2)
+        damaged = bytearray(path.read_bytes())
+        damaged[5 * (len(record) + 16)] ^= 1  # a size
+        path.write_bytes(damaged)
+        assert len(list(list_data(str(path), Options()).units)) == 3
+        assert list(items(path)) == [f"x.tfrecord#{number:06d}" for number in range(6)]
+        assert list(problems(path)) == ["x.tfrecord#000005"]
+
 
 def write_tfds(root: Path, name: str, version: str = "1.0.0", **info: str) -> Path:
     """Create a data set of TensorFlow Datasets with unusual feature names."""
@@ -274,6 +311,36 @@ class TestCifar10:
         for item, row in zip(found, [*self.rows(), *self.rows()], strict=True):
             pixels = np.asarray(Image.open(io.BytesIO(item.load())))
             np.testing.assert_array_equal(pixels, row.reshape(3, 32, 32).transpose(1, 2, 0))
+
+    @pytest.mark.parametrize("version", ["python_version", "binary_version"])
+    @pytest.mark.parametrize("bad", [None, 3])
+    def test_a_batch_has_parts_with_the_same_items(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, bad: int | None
+    ) -> None:
+        getattr(self, version)(tmp_path)
+        if bad is not None:
+            meta = tmp_path / "batches.meta.txt"
+            names = self.names[:bad]
+            if version == "python_version":
+                meta = tmp_path / "batches.meta"
+                named = {b"label_names": [name.encode() for name in names]}
+                meta.write_bytes(pickle.dumps(named, protocol=2))
+            else:
+                meta.write_text("\n".join(names))
+
+        def found() -> list[tuple[Any, ...]]:
+            units = list_data(str(tmp_path), Options()).units
+            listed = [[(i.name, i.label, i.problem, i.load()) for i in u.items()] for u in units]
+            counts.append(len(listed))
+            return [item for unit in listed for item in unit]
+
+        counts: list[int] = []
+        whole = found()
+        assert len(whole) == (10 if bad is None else 2 * (bad + 1))
+        monkeypatch.setattr(cifar10, "UNIT_FILES", 2)
+        assert found() == whole
+        assert counts[0] == 2
+        assert counts[1] >= 6
 
     def test_a_pickle_that_runs_code_is_refused(self, tmp_path: Path) -> None:
         self.python_version(tmp_path, evil=Evil())

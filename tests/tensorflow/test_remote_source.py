@@ -14,11 +14,11 @@ from fsspec.spec import AbstractFileSystem
 
 from components.errors import BadDataError
 from components.image_example_gen import files
-from components.image_example_gen.dataset import fingerprint, list_data
+from components.image_example_gen.dataset import list_data
 from components.image_example_gen.inputs import scan
 from components.image_example_gen.options import Options
 from tests.kit import image_corpus as corpus
-from tests.kit.data_sources import example, items, problems, write_records
+from tests.kit.data_sources import digest, example, items, problems, write_records
 from tests.kit.image_folders import put
 
 IMAGE = corpus.make("JPEG", 1)
@@ -85,7 +85,7 @@ class TestRemote:
         self, store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def of() -> str:
-            return fingerprint(list_data("mem://b/pets", Options()))
+            return digest("mem://b/pets")
 
         store["mem://b/pets/cat/1.png"] = b"one"
         monkeypatch.setattr(MemoryFileSystem, "open", None)

@@ -14,12 +14,12 @@ from PIL import Image
 
 from components.errors import BadDataError
 from components.image_example_gen import files
-from components.image_example_gen.dataset import fingerprint, list_data
+from components.image_example_gen.dataset import list_data
 from components.image_example_gen.options import Options
 from components.image_example_gen.source_name import parse
 from components.image_example_gen.sources.digits import IMAGES
 from tests.kit import image_corpus as corpus
-from tests.kit.data_sources import items, labels, problems
+from tests.kit.data_sources import digest, items, labels, problems
 from tests.kit.image_folders import put
 
 
@@ -164,7 +164,7 @@ class TestFolder:
 
 class TestFingerprint:
     def of(self, root: Path) -> str:
-        return fingerprint(list_data(str(root), Options()))
+        return digest(root)
 
     def test_touching_and_copying_change_nothing(self, two_classes: Path, tmp_path: Path) -> None:
         before = self.of(two_classes)

@@ -13,9 +13,10 @@ from tfx.components.example_gen import utils
 from tfx.proto import example_gen_pb2
 
 from components.errors import BadDataError
-from components.image_example_gen.dataset import fingerprint, list_data
+from components.image_example_gen.dataset import list_data
 from components.image_example_gen.options import Options
 from components.image_example_gen.spans import resolve
+from tests.kit.data_sources import digest
 
 
 def make(root: Path, *names: str) -> Path:
@@ -143,7 +144,7 @@ class TestData:
         self, tmp_path: Path
     ) -> None:
         def of(**options: Any) -> str:
-            return fingerprint(list_data(f"{tmp_path}/{{SPAN}}", Options(**options)))
+            return digest(f"{tmp_path}/{{SPAN}}", **options)
 
         make(tmp_path, "1/a", "2/a")
         (tmp_path / "1" / "a" / "x.png").write_bytes(b"x")

@@ -72,7 +72,7 @@ class Listing:
       units: all inputs.
       contents: returns everything that the inputs depend on, in any order.
       inputs: number of inputs, None if unknown without reading.
-      are_files: whether each input is a local or remote file, and `contents` are these, in order.
+      is_remote: whether any file is in an object store.
       ignored: number of files that are no inputs, by reason.
       notes: warnings.
       hint: the expected form, for a source without inputs.
@@ -83,7 +83,7 @@ class Listing:
     units: Sequence[Unit]
     contents: Callable[[], Iterable[Content]]
     inputs: int | None = None
-    are_files: bool = False
+    is_remote: bool = False
     ignored: Counter[str] = dataclasses.field(default_factory=Counter)
     notes: list[str] = dataclasses.field(default_factory=list)
     hint: str = ""

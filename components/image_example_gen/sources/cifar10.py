@@ -6,10 +6,12 @@ bytes, numbers and arrays of bytes can be unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
 import json
+import math
 import os
 import pickle
 import re
@@ -25,6 +27,7 @@ from components.image_example_gen import files
 from components.image_example_gen.conversion import Pixels, to_bmp
 from components.image_example_gen.options import Options
 from components.image_example_gen.sources.base import Content, Item, Listing, Unit
+from components.image_example_gen.sources.file_table import UNIT_FILES
 
 BATCH = re.compile(r"(data_batch_\d|test_batch)(\.bin)?")
 _META = ("batches.meta", "batches.meta.txt")
@@ -50,7 +53,11 @@ def listing(location: str, options: Options) -> Listing:  # noqa: ARG001 - the c
     meta = [name for name in names if name in _META]
     classes = _class_names(location, meta)
     return Listing(
-        units=[_Batch(os.path.join(location, name), classes) for name in batches],
+        units=[
+            _Batch(path, classes, part, parts)
+            for path, parts in (_divided(os.path.join(location, name)) for name in batches)
+            for part in range(parts)
+        ],
         contents=lambda: [
             Content(json.dumps([name, "as BMP"]), os.path.join(location, name))
             for name in [*batches, *meta]
@@ -77,53 +84,73 @@ def _class_names(location: str, meta: list[str]) -> tuple[str, ...]:
     return tuple(map(str, range(10)))
 
 
+def _divided(path: str) -> tuple[str, int]:
+    """Return a batch and the number of its parts."""
+    with contextlib.suppress(OSError):
+        return path, max(1, math.ceil(Path(path).stat().st_size / (UNIT_FILES * _ROW)))
+    return path, 1
+
+
 @dataclasses.dataclass(frozen=True)
 class _Batch(Unit):
-    """One batch file."""
+    """One of the `parts` of a batch file."""
 
     path: str
     classes: tuple[str, ...]
+    part: int
+    parts: int
 
     def items(self) -> Iterator[Item]:
         name = Path(self.path).name
         split = "test" if name.startswith("test") else "train"
-        rows = 0
         try:
-            labels, images = self._read(files.read(self.path, _MAX_BYTES))
-            for label, image in zip(labels, images, strict=True):
-                pixels = image.reshape(_SHAPE).transpose(1, 2, 0)
-                yield Item(
-                    name=f"{name}#{rows:05d}",
-                    label=self.classes[label],
-                    load=functools.partial(to_bmp, pixels),
-                    size=pixels.nbytes,
-                    split=split,
-                )
-                rows += 1
-        except (files.Unusable, ValueError, KeyError, TypeError, IndexError) as error:
+            state = Path(self.path).stat()
+            labels, images = _read(self.path, (state.st_mtime_ns, state.st_size, state.st_ino))
+        except (files.Unusable, OSError, ValueError, KeyError, TypeError) as error:
+            if self.part == 0:
+                yield self._damaged(0, error)
+            return
+        known = range(len(self.classes))
+        bad = next((row for row, label in enumerate(labels) if label not in known), len(labels))
+        start, end = (len(labels) * part // self.parts for part in (self.part, self.part + 1))
+        for row in range(start, min(end, bad)):
+            pixels = images[row].reshape(_SHAPE).transpose(1, 2, 0)
             yield Item(
-                name=f"{name}#{rows:05d}",
-                label="",
-                load=functools.partial(files.read, self.path, _MAX_BYTES),
-                size=0,
-                problem=("damaged", f"this image and all after it cannot be read: {error}"),
+                name=f"{name}#{row:05d}",
+                label=self.classes[labels[row]],
+                load=functools.partial(to_bmp, pixels),
+                size=pixels.nbytes,
+                split=split,
             )
+        if start <= bad < end:
+            yield self._damaged(bad, f"{labels[bad]} is no class")
 
-    def _read(self, data: bytes) -> tuple[list[int], Pixels]:
-        """Return labels, and uint8 [N, 3072]."""
-        if self.path.endswith(".bin"):
-            whole, rest = divmod(len(data), _ROW)
-            if rest or not whole:
-                raise ValueError(
-                    f"{len(data):,} bytes are not a whole number of {_ROW:,}-byte rows"
-                )
-            rows = np.frombuffer(data, np.uint8).reshape(-1, _ROW)
-            return rows[:, 0].tolist(), rows[:, 1:]
-        batch = loads(data)
-        labels, images = batch[b"labels"], batch[b"data"]
-        if not (isinstance(images, np.ndarray) and images.shape == (len(labels), _ROW - 1)):
-            raise ValueError("not a batch of 32 x 32 images")
-        return [int(label) for label in labels], images
+    def _damaged(self, row: int, reason: object) -> Item:
+        return Item(
+            name=f"{Path(self.path).name}#{row:05d}",
+            label="",
+            load=functools.partial(files.read, self.path, _MAX_BYTES),
+            size=0,
+            problem=("damaged", f"this image and all after it cannot be read: {reason}"),
+        )
+
+
+# A batch can only be read whole, and its parts come one after the other.
+@functools.lru_cache(maxsize=1)
+def _read(path: str, state: tuple[int, ...]) -> tuple[list[int], Pixels]:  # noqa: ARG001 - a key
+    """Return labels, and uint8 [N, 3072]. Raises Unusable, ValueError, KeyError or TypeError."""
+    data = files.read(path, _MAX_BYTES)
+    if path.endswith(".bin"):
+        whole, rest = divmod(len(data), _ROW)
+        if rest or not whole:
+            raise ValueError(f"{len(data):,} bytes are not a whole number of {_ROW:,}-byte rows")
+        rows = np.frombuffer(data, np.uint8).reshape(-1, _ROW)
+        return rows[:, 0].tolist(), rows[:, 1:]
+    batch = loads(data)
+    labels, images = batch[b"labels"], batch[b"data"]
+    if not (isinstance(images, np.ndarray) and images.shape == (len(labels), _ROW - 1)):
+        raise ValueError("not a batch of 32 x 32 images")
+    return [int(label) for label in labels], images
 
 
 def loads(data: bytes) -> Any:

@@ -57,7 +57,7 @@ def listing(location: str, options: Options) -> Listing:
         units=table,
         contents=lambda: table.contents,
         inputs=table.files,
-        are_files=table.files > 0,
+        is_remote=storage.is_uri(location),
         ignored=ignored,
         notes=notes,
         hint=f"expected {'<folder>/' * (options.depth - 1)}<class name>/<image>, as in cat/1.jpg",

@@ -75,7 +75,7 @@ def listing(location: str, options: Options) -> Listing:
         units=table,
         contents=lambda: table.contents if table.files else [Content("no rows")],
         inputs=table.files,
-        are_files=table.files > 0,
+        is_remote=storage.is_uri(location) or paths.remote > 0,
         ignored=ignored,
         hint="expected lines with a path and a label",
         reading=[
@@ -261,6 +261,7 @@ class _Paths:
     def __init__(self, root: str) -> None:
         self._root = root
         self._names: dict[str, dict[str, str]] = {}
+        self.remote = 0  # number of URIs
 
     def find(self, path: str) -> tuple[str, int, tuple[str, str] | None]:
         """Return the path or URI to read, bytes (0: unknown), and kind and detail of a problem."""
@@ -272,6 +273,7 @@ class _Paths:
             return path, 0, ("unreachable", detail)
         full = files.join(self._root, path)
         if storage.is_uri(full):
+            self.remote += 1
             return path, 0, None
         try:
             return path, os.stat(full).st_size, None

@@ -13,26 +13,25 @@ file's name, as in `flowers-train.tfrecord-00000-of-00002`.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import functools
-import gzip
+import itertools
 import json
 import os
 import re
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, overload
 
 from google.protobuf.message import DecodeError
 
 from components import storage
 from components.errors import BadDataError
+from components.framing import TooLargeError
 from components.image_example_gen import files
 from components.image_example_gen.options import Options
 from components.image_example_gen.source_name import RECORDS
+from components.image_example_gen.sources import records
 from components.image_example_gen.sources.base import (
     SPLIT_OF,
     Content,
@@ -56,7 +55,6 @@ _NAMES = re.compile(
 )
 _MAX_TEXT_BYTES = 2**24
 _OTHER_FEATURES_BYTES = 2**20  # of a record besides the image
-_HEADER_BYTES, _CHECKSUM_BYTES = 12, 4  # around the content of a record
 
 
 def recognises(location: str) -> bool:
@@ -75,14 +73,15 @@ def listing(location: str, options: Options) -> Listing:
     image, label = _features(texts, options)
     classes = _class_names(texts, root)
     return Listing(
-        units=[
+        units=_Units(
             _RecordUnit(root, name, image, label, tuple(sorted(classes.items())), options.max_bytes)
             for name in names
-        ],
+        ),
         contents=lambda: [
             Content(json.dumps([name, image, label]), files.join(root, name))
             for name in [*names, *texts]
         ],
+        is_remote=storage.is_uri(location),
         ignored=Counter({"not a TFRecord file": len(others) - len(texts)}),
         declared=tuple(sorted(set(classes.values()))),
         reading=[
@@ -109,8 +108,8 @@ def _names(location: str) -> tuple[list[str], list[str]]:
     else:
         return [], []
     visible = sorted(name for name in found if not os.path.basename(name).startswith("."))
-    records = [name for name in visible if RECORDS.search(name)]
-    return records, [name for name in visible if name not in set(records)]
+    chosen = [name for name in visible if RECORDS.search(name)]
+    return chosen, [name for name in visible if name not in set(chosen)]
 
 
 def _tells_names(name: str) -> bool:
@@ -195,7 +194,7 @@ def _numbered(file: str, text: str) -> Iterator[tuple[int, str]]:
 
 @dataclasses.dataclass(frozen=True)
 class _RecordUnit(Unit):
-    """One file of records."""
+    """A file of records, or `count` of them from number `first` at `position` on."""
 
     root: str
     name: str
@@ -203,6 +202,22 @@ class _RecordUnit(Unit):
     label: tuple[str, ...]
     classes: tuple[tuple[int, str], ...]
     max_bytes: int
+    first: int = 0
+    position: int = 0
+    count: int | None = None
+
+    def parts(self) -> Iterator[_RecordUnit]:
+        """Divide the unit if the file is large, local and not compressed."""
+        path = files.join(self.root, self.name)
+        if storage.is_uri(path):
+            yield self
+            return
+        for first, position, count in records.parts(path, self._limit):
+            yield dataclasses.replace(self, first=first, position=position, count=count)
+
+    @property
+    def _limit(self) -> int:
+        return self.max_bytes + _OTHER_FEATURES_BYTES
 
     def items(self) -> Iterator[Item]:
         import tensorflow as tf  # slow, and not needed to list files
@@ -210,26 +225,20 @@ class _RecordUnit(Unit):
         words = re.split(r"[^a-z]+", os.path.basename(self.name).lower())
         split = next((SPLIT_OF[word] for word in reversed(words) if word in SPLIT_OF), "")
         classes = dict(self.classes)
-        number = 0
+        number = self.first
         try:
             with files.local_copy(files.join(self.root, self.name)) as path:
-                with open(path, "rb") as file:
-                    packed = file.read(2) == b"\x1f\x8b"
-                records = tf.data.TFRecordDataset(path, "GZIP" if packed else "")
-                limit = self.max_bytes + _OTHER_FEATURES_BYTES
-                sizes = _sizes(path, packed, limit)
-                # Checked before TensorFlow reads the record: it would allocate the memory that the
-                # header claims, and abort the process if there is less.
-                next(sizes, 0)
-                for record in records.as_numpy_iterator():
+                found = records.read(path, self.position, self._limit)
+                for record in itertools.islice(found, self.count):
                     name = f"{printable(self.name)}#{number:06d}"
                     yield self._item(name, split, record, classes, tf.train.Example.FromString)
                     number += 1
-                    next(sizes, 0)
-        except (tf.errors.OpError, OSError) as error:
-            # The beginning of the next record is unknown.
-            reason = error.message if isinstance(error, tf.errors.OpError) else error.strerror
-            detail = f"this record and all after it cannot be read: {reason}"
+        except (ValueError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            if isinstance(error, TooLargeError):
+                reason = f"{reason}, see data.max_pixels"
+            until = "" if self.count is None else f" up to {self.first + self.count - 1:06d}"
+            detail = f"this record and all after it{until} cannot be read: {reason}"
             name = f"{printable(self.name)}#{number:06d}"
             yield Item(name, "", bytes, 0, problem=("damaged", detail))
 
@@ -282,16 +291,22 @@ class _RecordUnit(Unit):
         raise ValueError("none of " + ", ".join(self.label))
 
 
-def _sizes(path: str, packed: bool, limit: int) -> Iterator[int]:
-    """Yield the size of each record, up to a damaged one. Raises OSError if above `limit`."""
-    with (
-        contextlib.suppress(EOFError, zlib.error, gzip.BadGzipFile),
-        gzip.open(path) if packed else open(path, "rb") as file,
-    ):
-        while header := file.read(_HEADER_BYTES):
-            size = int.from_bytes(header[:8], "little")
-            if size > limit:
-                text = f"it claims to have {size:,} bytes, more than {limit:,}"
-                raise OSError(errno.EFBIG, f"{text} (data.max_pixels)")
-            yield size
-            file.seek(size + _CHECKSUM_BYTES, os.SEEK_CUR)
+class _Units(Sequence[Unit]):
+    """The units of files, whose parts are found when they are needed first."""
+
+    def __init__(self, whole: Iterable[_RecordUnit]) -> None:
+        self._whole = list(whole)
+
+    @functools.cached_property
+    def _parts(self) -> list[_RecordUnit]:
+        return [part for unit in self._whole for part in unit.parts()]
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Unit: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Unit]: ...
+    def __getitem__(self, index: int | slice) -> Unit | Sequence[Unit]:
+        return self._parts[index]
