@@ -108,11 +108,18 @@ def decode_now(encoded: bytes, ratio: int = 1, pixels: tf.Tensor | None = None) 
 
 
 def decode_together(encoded: Sequence[bytes], ratio: int) -> list[tf.Tensor]:
-    """Decode TOGETHER JPEGs in one call, for `decode_now`. Fails if any of them is damaged."""
-    return _together(ratio)(tf.constant(encoded))
+    """Decode at most TOGETHER JPEGs in one call, for `decode_now`. Fails if any is damaged."""
+    filled = [*encoded, *[_dot()] * (TOGETHER - len(encoded))]
+    return _together(ratio)(tf.constant(filled))[: len(encoded)]
 
 
-@functools.lru_cache
+@functools.cache
+def _dot() -> bytes:
+    """A JPEG of one pixel."""
+    return tf.io.encode_jpeg(np.zeros([1, 1, 1], np.uint8)).numpy()
+
+
+@functools.cache
 def _together(ratio: int) -> Callable[[tf.Tensor], list[tf.Tensor]]:
     @tf.function(input_signature=[tf.TensorSpec([TOGETHER], tf.string)], autograph=False)
     def decode_each(encoded: tf.Tensor) -> list[tf.Tensor]:

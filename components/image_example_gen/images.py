@@ -24,6 +24,7 @@ from components.wording import of_op
 
 THUMB = 9  # pixels a side
 SMALL_PIXELS = 2**19  # of images that may be decoded together
+SMALL_DECODED = 2**15  # their pixels after the reduction, of which a few hundred images wait
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +55,28 @@ class Picture:
     thumb: bytes
 
 
-def read_images(batch: Sequence[bytes], max_pixels: int) -> list[Picture | Unusable]:
-    """Decode files completely. Returns for each the picture, or why it cannot be used.
+Decoded = tf.Tensor | Picture | Unusable
 
-    Several small JPEGs are decoded in one call: with a call for each, threads would wait for
-    Python's lock a third of their time.
+
+def decode_images(batch: Sequence[bytes], max_pixels: int) -> list[Decoded]:
+    """Decode files completely; `picture` does the rest, which is Python, and fast in one thread.
+
+    Returns for each the picture, or why it cannot be used, or the pixels of a small JPEG. Several
+    of these are decoded in one call.
     """
-    known = _decode_small(batch, min(max_pixels, SMALL_PIXELS))
-    return [_read(data, max_pixels, known.get(index)) for index, data in enumerate(batch)]
+    small = _decode_small(batch, max_pixels)
+    return [
+        small[index] if index in small else _read(data, max_pixels)
+        for index, data in enumerate(batch)
+    ]
 
 
-def _read(data: bytes, max_pixels: int, decoded: tf.Tensor | None) -> Picture | Unusable:
+def picture(data: bytes, max_pixels: int, decoded: Decoded) -> Picture | Unusable:
+    """Complete what `decode_images` returned for a file."""
+    return decoded if isinstance(decoded, Picture | Unusable) else _read(data, max_pixels, decoded)
+
+
+def _read(data: bytes, max_pixels: int, decoded: tf.Tensor | None = None) -> Picture | Unusable:
     try:
         return read_image(data, max_pixels, decoded)
     except Unusable as error:
@@ -77,11 +89,13 @@ def _decode_small(batch: Sequence[bytes], max_pixels: int) -> dict[int, tf.Tenso
     for index, data in enumerate(batch):
         with contextlib.suppress(Unusable):
             header = formats.header(data)
-            if header and header.format == "jpeg" and header.width * header.height <= max_pixels:
-                by_ratio.setdefault(_ratio(header), []).append(index)
+            if header and header.format == "jpeg":
+                area, ratio = header.width * header.height, _ratio(header)
+                if area <= min(max_pixels, SMALL_PIXELS, SMALL_DECODED * ratio**2):
+                    by_ratio.setdefault(ratio, []).append(index)
     decoded: dict[int, tf.Tensor] = {}
     for ratio, found in by_ratio.items():
-        for start in range(0, len(found) - TOGETHER + 1, TOGETHER):
+        for start in range(0, len(found), TOGETHER):
             some = found[start : start + TOGETHER]
             with contextlib.suppress(tf.errors.OpError):
                 pixels = decode_together([batch[index] for index in some], ratio)

@@ -16,10 +16,10 @@ from components import features, progress, reuse, storage
 from components.attempts import Attempt
 from components.image_example_gen.dataset import SpanUnit
 from components.image_example_gen.files import Unusable
-from components.image_example_gen.images import Picture, read_images
+from components.image_example_gen.images import Decoded, Picture, decode_images, picture
 from components.image_example_gen.inputs import Problem
 from components.image_example_gen.sources.base import Item
-from components.parallel import batched
+from components.parallel import batched, quick_in_order
 from components.storage import staging
 
 
@@ -80,8 +80,12 @@ class _Task(NamedTuple):
     position: int
     item: Item
     target: Target
-    span: int
-    max_pixels: int
+
+
+class _Loaded(NamedTuple):
+    task: _Task
+    data: bytes
+    problem: Unusable | None = None
 
 
 def write(work: Work, max_pixels: int, images: int, attempt: Attempt | None) -> list[Outcome]:
@@ -95,22 +99,35 @@ def write(work: Work, max_pixels: int, images: int, attempt: Attempt | None) -> 
     """
     writers: dict[str, tf.io.TFRecordWriter] = {}
     outcomes: list[Outcome] = []
-    tasks = _tasks(work, max_pixels, outcomes)
+
+    def decode(some: list[_Loaded]) -> list[tuple[_Loaded, Decoded]]:
+        decoded = decode_images([each.data for each in some], max_pixels)
+        return list(zip(some, decoded, strict=True))
+
+    # Only the decoding is left to threads: Python's lock would pass between them for each file.
+    loaded = quick_in_order(_load, _tasks(work, outcomes), lambda task: task.item.size)
     counted = progress.Counter("ingest", images, "images", attempt.advance if attempt else None)
     with contextlib.ExitStack() as stack, counted as counter:
-        for position, split, record, fate in batched(_encode, tasks, lambda task: task.item.size):
-            outcomes.append((position, fate))
+        for (task, data, problem), decoded in batched(decode, loaded, lambda each: len(each.data)):
+            found = problem or picture(data, max_pixels, decoded)
             counter.add()
-            if attempt is None or not record:
+            if isinstance(found, Unusable):
+                outcomes.append((task.position, Problem(found.kind, found.detail)))
                 continue
+            facts = Facts(found.width, found.height, found.normalized, found.thumb)
+            outcomes.append((task.position, facts))
+            if attempt is None:
+                continue
+            split = task.target.split
             if split not in writers:
                 writer = tf.io.TFRecordWriter(attempt.path(work.shard(split)))
                 writers[split] = stack.enter_context(writer)
-            writers[split].write(record)
+            example = to_example(found, task.item, task.target, work.unit.span)
+            writers[split].write(example.SerializeToString(deterministic=True))
     return outcomes
 
 
-def _tasks(work: Work, max_pixels: int, outcomes: list[Outcome]) -> Iterator[_Task]:
+def _tasks(work: Work, outcomes: list[Outcome]) -> Iterator[_Task]:
     items = work.unit.items()
     for position, target in enumerate(work.targets):
         item = next(items, None)
@@ -119,35 +136,17 @@ def _tasks(work: Work, max_pixels: int, outcomes: list[Outcome]) -> Iterator[_Ta
         if item is None or item.problem:
             outcomes.append((position, Problem("changed", "was not there when it was to be read")))
         else:
-            yield _Task(position, item, target, work.unit.span, max_pixels)
+            yield _Task(position, item, target)
 
 
-def _encode(tasks: list[_Task]) -> list[tuple[int, str, bytes, Facts | Problem]]:
-    loaded = [_load(task) for task in tasks]
-    data = [each for each in loaded if isinstance(each, bytes)]
-    pictures = iter(read_images(data, tasks[0].max_pixels))
-    found = (next(pictures) if isinstance(each, bytes) else each for each in loaded)
-    return [_record(task, picture) for task, picture in zip(tasks, found, strict=True)]
-
-
-def _load(task: _Task) -> bytes | Unusable:
+def _load(task: _Task) -> _Loaded:
     try:
         data = task.item.load()
     except Unusable as error:
-        return error
+        return _Loaded(task, b"", error)
     if hashlib.sha256(data).hexdigest() != task.target.sha256:
-        return Unusable("changed", "while the data set was read")
-    return data
-
-
-def _record(task: _Task, found: Picture | Unusable) -> tuple[int, str, bytes, Facts | Problem]:
-    """Position, split, serialized tf.Example and outcome."""
-    position, split = task.position, task.target.split
-    if isinstance(found, Unusable):
-        return position, split, b"", Problem(found.kind, found.detail)
-    example = to_example(found, task.item, task.target, task.span)
-    facts = Facts(found.width, found.height, found.normalized, found.thumb)
-    return position, split, example.SerializeToString(deterministic=True), facts
+        return _Loaded(task, b"", Unusable("changed", "while the data set was read"))
+    return _Loaded(task, data)
 
 
 def to_example(picture: Picture, item: Item, target: Target, span: int) -> tf.train.Example:

@@ -15,7 +15,13 @@ from PIL import Image, ImageOps
 
 from components import decoding
 from components.image_example_gen.files import Unusable
-from components.image_example_gen.images import THUMB, Picture, read_image, read_images
+from components.image_example_gen.images import (
+    THUMB,
+    Picture,
+    decode_images,
+    picture,
+    read_image,
+)
 from tests.kit import image_corpus as corpus
 from tests.kit.pixel import GRAPH, as_a_viewer_shows, as_transform_reads, difference
 
@@ -69,7 +75,8 @@ def test_images_that_are_decoded_together_are_read_as_each_alone() -> None:
     jpegs = [data for data in photos if data.startswith(b"\xff\xd8")]
     assert len(jpegs) > 2 * decoding.TOGETHER
     batch = [*photos, large.getvalue(), b"", jpegs[0][:-20], *broken, *jpegs]
-    for data, found in zip(batch, read_images(batch, MAX_PIXELS), strict=True):
+    for data, decoded in zip(batch, decode_images(batch, MAX_PIXELS), strict=True):
+        found = picture(data, MAX_PIXELS, decoded)
         try:
             expected: Picture | str = read(data)
         except Unusable as error:
