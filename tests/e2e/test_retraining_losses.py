@@ -131,7 +131,7 @@ class TestANightWithDataGone:
         assert "retrain.max_relabelled = 0.1" in str(caught.value)
         assert len(told) == 1
         ran: list[str] = []
-        monkeypatch.setattr(nights._Night, "run", lambda *_: ran.append("ran"))
+        monkeypatch.setattr(nights._Retraining, "run", lambda *_: ran.append("ran"))
         retrain(night, accept_loss=True)
         assert ran == ["ran"]
         stopped, decided = entries(night)
@@ -145,7 +145,7 @@ class TestANightWithDataGone:
         with pytest.raises(DataLost, match="losses cannot be ruled out"):
             retrain(night)
         ran: list[str] = []
-        monkeypatch.setattr(nights._Night, "run", lambda *_: ran.append("ran"))
+        monkeypatch.setattr(nights._Retraining, "run", lambda *_: ran.append("ran"))
         retrain(night, accept_loss=True)
         assert ran == ["ran"]
         assert "no model has been judged yet" not in entries(night)[1]["reasons"]
@@ -155,7 +155,7 @@ class TestANightWithDataGone:
     ) -> None:
         shutil.rmtree(data / "dog")
         ran: list[str] = []
-        monkeypatch.setattr(nights._Night, "run", lambda *_: ran.append("ran"))
+        monkeypatch.setattr(nights._Retraining, "run", lambda *_: ran.append("ran"))
         retrain(night, accept_loss=True)
         assert ran == ["ran"]
         [entry] = entries(night)
