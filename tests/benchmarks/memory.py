@@ -26,6 +26,7 @@ from trainer_module.steps import Steps
 CASES: tuple[tuple[str, dict[str, Any], int, int], ...] = (
     ("bit", {"variant": "tiny", "crop_size": 160}, 384, 16),
     ("bit", {"variant": "tiny", "crop_size": 224}, 384, 16),
+    ("bit", {"variant": "R50x1", "crop_size": 448}, 480, 2),
     ("vit", {"resize": 72, "depth": 4}, 32, 32),
     ("vit", {"resize": 144, "depth": 4}, 32, 8),
     ("mobilenet", {"alpha": 0.35, "weights": "none", "head_epochs": 1}, 160, 32),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -16,7 +19,7 @@ from pipeline.config import load, published
 from pipeline.errors import ConfigError
 from pipeline.settings import Config
 from tests.benchmarks.sources import SOURCES
-from trainer_module import recipes
+from trainer_module import augmentation, recipes
 from trainer_module.input_pipeline import Framed
 from trainer_module.recipes.base import Phase, TrainingData
 
@@ -30,6 +33,23 @@ WITHOUT_WEIGHTS = {
     "tensorflow-bit": {f"{HYPER}variant": "tiny", f"{HYPER}weights.source": ""},
     "tensorflow-transfer": {f"{HYPER}weights": "none"},
 }
+# Functions of `augmentation`, and what they are called with; other arguments are by position.
+Changes = list[tuple[str, dict[str, Any]]]
+FLIP: Changes = [("random_flip", {})]
+CROP: Changes = [("random_resized_crop", {"min_area": 0.05, "antialias": False})]
+
+
+@contextlib.contextmanager
+def recorded(changes: Changes) -> Iterator[None]:
+    def called(name: str, real: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        changes.append((name, options))
+        return real(*args, **options)
+
+    with contextlib.ExitStack() as stack:
+        for name in ("random_flip", "random_move", "random_crop", "random_resized_crop"):
+            change = functools.partial(called, name, getattr(augmentation, name))
+            stack.enter_context(mock.patch.object(augmentation, name, change))
+        yield
 
 
 def loaded(preset: str, **changes: Any) -> Config:
@@ -57,7 +77,8 @@ class Made:
         phases = recipe.phases(train.hyperparameters, self.model, data)
         self.phases: list[Phase] = []
         self.trained: list[set[str]] = []
-        with contextlib.suppress(StopIteration):
+        self.changes: Changes = []
+        with recorded(self.changes), contextlib.suppress(StopIteration):
             phase = next(phases)
             while True:
                 self.phases.append(phase)
@@ -65,7 +86,7 @@ class Made:
                 self.trained.append({variable.path for variable in model.trainable_variables})
                 phase = phases.send(ROW)
 
-    def augmented(self, number: int, *, framed: bool = False) -> tf.Tensor:
+    def augmented(self, number: int, *, framed: bool = False) -> tuple[tf.Tensor, Changes]:
         transform, augment = self.config.transform, self.phases[number].augment
         assert augment
         size = transform.train_size or transform.image_size
@@ -73,10 +94,12 @@ class Made:
         images: Any = tf.constant(pixels)
         if framed:
             images = Framed(images, tf.constant([[240, 320]] * 4, tf.int64))
-        changed, labels = augment(images, tf.range(4, dtype=tf.int64), SEED)
+        self.changes.clear()
+        with recorded(self.changes):
+            changed, labels = augment(images, tf.range(4, dtype=tf.int64), SEED)
         np.testing.assert_array_equal(labels, [0, 1, 2, 3])  # no MixUp
         assert changed.dtype == tf.uint8
-        return changed
+        return changed, list(self.changes)
 
     def resize(self) -> tuple[Any, ...]:
         transform = self.config.transform
@@ -107,7 +130,9 @@ class TestKerasBit:
         assert made.config.data.splits == {"train": 85, "eval": 15}
         assert made.resize() == (384, None, "bilinear", False, "stretch")
         assert made.config.train.batch_size == 64
-        assert made.augmented(0).shape == (4, 224, 224, 3)
+        changed, changes = made.augmented(0)
+        assert changed.shape == (4, 224, 224, 3)
+        assert changes == [("random_crop", {}), *FLIP]
 
     def test_optimizer_and_schedule(self, made: Made) -> None:
         (phase,) = made.phases
@@ -137,7 +162,9 @@ class TestTensorflowBit:
     def test_transforms(self, made: Made) -> None:
         assert made.resize() == (384, 448, "bilinear", False, "stretch")
         assert made.config.train.batch_size == 512
-        assert made.augmented(0).shape == (4, 384, 384, 3)
+        changed, changes = made.augmented(0)
+        assert changed.shape == (4, 384, 384, 3)
+        assert changes == [("random_crop", {}), *FLIP]
 
     def test_optimizer_and_schedule(self, made: Made) -> None:
         (phase,) = made.phases
@@ -157,8 +184,9 @@ class TestKerasFixres:
         assert made.config.data.splits == {"train": 90, "eval": 10}
         assert made.resize() == (int(224 / 128 * 224), 500, "bilinear", False, "stretch")
         assert made.config.train.batch_size == 32
-        assert made.augmented(0, framed=True).shape == (4, 128, 128, 3)
-        assert made.augmented(1, framed=True).shape == (4, 392, 392, 3)
+        for number, size, expected in ((0, 128, CROP + FLIP), (1, 392, FLIP)):
+            changed, changes = made.augmented(number, framed=True)
+            assert (changed.shape, changes) == ((4, size, size, 3), expected)
         view = made.phases[1].model.get_layer("view")  # type: ignore[union-attr]
         assert (view.size, view.crop) == (224, True)
 
@@ -179,7 +207,8 @@ class TestKerasFixres:
         (phase,) = control.phases
         assert phase.epochs == 30
         assert float(phase.optimizer.learning_rate) == pytest.approx(1e-3)
-        assert control.augmented(0, framed=True).shape == (4, 224, 224, 3)
+        changed, changes = control.augmented(0, framed=True)
+        assert (changed.shape, changes) == ((4, 224, 224, 3), CROP + FLIP)
         view = control.model.get_layer("view")
         assert (view.size, view.crop, view.antialias) == (224, False, False)
         assert len(control.trained[0]) == RESNET50V2 + 2
@@ -191,7 +220,9 @@ class TestArticleVit:
     def test_data_and_transforms(self, made: Made) -> None:
         assert made.config.data.splits == {"train": 90, "eval": 10}
         assert made.resize() == (32, None, "bilinear", False, "stretch")
-        assert made.augmented(0).shape == (4, 72, 72, 3)
+        changed, changes = made.augmented(0)
+        assert changed.shape == (4, 72, 72, 3)
+        assert changes == [("random_move", {"flip": True, "rotation": 0.02, "zoom": 0.2})]
         assert made.model(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 5)
 
     def test_optimizer(self, made: Made) -> None:
@@ -227,7 +258,9 @@ class TestTensorflowTransfer:
         assert made.resize() == (160, None, "bilinear", False, "stretch")
         assert made.config.train.batch_size == 32
         for number in (0, 1):
-            assert made.augmented(number).shape == (4, 160, 160, 3)
+            changed, changes = made.augmented(number)
+            assert changed.shape == (4, 160, 160, 3)
+            assert changes == [("random_move", {"flip": True, "rotation": 0.2, "zoom": 0.0})]
 
     def test_optimizers(self, made: Made) -> None:
         first, second = made.phases
