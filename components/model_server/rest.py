@@ -148,11 +148,11 @@ class RestServer:
         if request.method == "POST" and (match := _PREDICT.fullmatch(request.raw_path)):
             target = _target(match)
             with self._service.counted(target, "Predict", "REST"):
-                if match["method"].lower() != "predict":
+                if match["method"] != "predict":
                     raise invalid(f"this server has no {match['method']}, only predict")
                 return await self._in_thread(request, self._answer, target)
         if request.method == "GET" and (match := _STATUS.fullmatch(request.raw_path)):
-            return self._model(_target(match), bool(match["metadata"]))
+            return self._model(_target(match), match["metadata"] == "/metadata")
         raise invalid(f"Malformed request: {request.method} {request.raw_path}")
 
     async def _in_thread(

@@ -7,10 +7,9 @@ Serving's REST API: rows ("instances" and "predictions") and columns ("inputs" a
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,16 @@ from components.model_server.errors import ServingError, invalid
 
 Arrays = dict[str, np.ndarray]
 
-_FIRST_OF_EACH = json.JSONDecoder(object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+
+def _double(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError("Number too big to be stored in double")
+    return number
+
+
+_JSON = json.JSONDecoder(  # the first of keys that come twice counts
+    object_pairs_hook=lambda pairs: dict(reversed(pairs)), parse_float=_double
+)
 _KINDS: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
 
 
@@ -72,7 +80,7 @@ def parse_json(body: bytes | bytearray) -> JsonRequest:
     """
     try:
         text = body.decode("utf-8-sig").lstrip()
-        document, _ = _FIRST_OF_EACH.raw_decode(text)
+        document, _ = _JSON.raw_decode(text)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise invalid(f"JSON Parse error: {error}") from error
     if not isinstance(document, dict):
@@ -161,33 +169,28 @@ def _from_json(name: str, value: Any, number: int) -> np.ndarray:
     wanted = np.dtype(dtype.as_numpy_dtype)
     if not kinds <= _KINDS.get(wanted.kind, set()):
         raise invalid(f"input {name!r} must hold {dtype.name} values: {_short(value)}")
-    least: float
-    most: float
+    # As in TensorFlow Serving, small integers wrap around and floats are rounded, also to infinity.
+    is_small = wanted.kind in "iu" and wanted.itemsize < 4
     if wanted.kind in "iu":
-        least, most = np.iinfo(wanted).min, np.iinfo(wanted).max
-    elif wanted.kind == "f":
-        least, most = float(np.finfo(wanted).min), float(np.finfo(wanted).max)
-        # As of TensorFlow Serving: a whole number has to be exact.
-        exact = 2 ** (np.finfo(wanted).nmant + 1) - 1
-        if any(type(cell) is int and abs(cell) > exact for cell in cells.ravel()):
-            raise invalid(f"input {name!r} has numbers that no {dtype.name} has: {_short(value)}")
-    if wanted.kind != "b" and any(cell < least or cell > most for cell in _finite(cells)):
-        raise invalid(f"input {name!r} has values outside of {dtype.name}: {_short(value)}")
-    return cells.astype(wanted)
-
-
-def _finite(cells: np.ndarray) -> Iterable[Any]:
-    return (cell for cell in cells.ravel() if type(cell) is int or math.isfinite(cell))
+        held = np.iinfo(np.int32 if is_small else wanted)
+        if any(not held.min <= cell <= held.max for cell in cells.ravel()):
+            raise invalid(f"input {name!r} has values outside of {held.dtype}: {_short(value)}")
+    try:
+        with np.errstate(over="ignore"):
+            return cells.astype(np.int64 if is_small else wanted).astype(wanted)
+    except OverflowError as error:
+        raise invalid(f"input {name!r}: {error}") from error
 
 
 def _string(name: str, value: Any) -> bytes:
-    if isinstance(value, str):
-        return value.encode(errors="surrogatepass")
-    if _is_base64(value):
-        try:
-            return base64.b64decode("".join(value["b64"].split()), validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise invalid(f"input {name!r}: unable to base64 decode: {error}") from error
+    try:
+        if isinstance(value, str):
+            return value.encode()
+        if _is_base64(value):
+            text = "".join(value["b64"].split())
+            return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError as error:  # half a surrogate pair, or no base64
+        raise invalid(f"input {name!r} cannot be decoded: {error}") from error
     raise invalid(f'input {name!r} must hold text or {{"b64": "..."}}, found {_short(value)}')
 
 

@@ -90,8 +90,9 @@ def _served(url: str) -> dict[str, str]:
     """Return the version that answers for each label."""
     found = {}
     for label in (STABLE, CANARY, PREVIOUS):
-        answer = requests.post(f"{url}/labels/{label}:predict", json=GOOD, timeout=60)
-        found[label] = answer.headers.get("X-Model-Version", str(answer.status_code))
+        answer = requests.get(f"{url}/labels/{label}/metadata", timeout=60)
+        spec = answer.json().get("model_spec", {})
+        found[label] = spec.get("version", str(answer.status_code))
     return found
 
 

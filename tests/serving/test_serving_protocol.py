@@ -7,6 +7,7 @@ JSON (json_tensor_test.cc), and answers of its real core.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,12 @@ class TestJsonValues:
             # Of other keys, and of names that the signature does not have, nothing is read.
             ("int32", '"inputs": [1], "more": {"inputs": 2}', [1]),
             ("int32", '"inputs": {"x": [1], "y": [2]}', [1]),
+            # Numbers are rounded or, of small integers, wrap around.
+            ("float32", '"inputs": [16777217, 1e39, -1e39]', [16777216.0, math.inf, -math.inf]),
+            ("float64", '"inputs": [9007199254740993, 1e-400]', [9007199254740992.0, 0.0]),
+            ("float64", '"inputs": [18446744073709551616]', [2.0**64]),
+            ("uint8", '"inputs": [256, -1, 2147483647]', [0, 255, 255]),
+            ("string", '"inputs": [{"b64": "YQ"}]', ["a"]),
             # The first of keys that come twice counts.
             ("int32", '"inputs": [1], "inputs": [2]', [1]),
             ("int32", '"inputs": {"x": [1], "x": [2]}', [1]),
@@ -89,7 +96,7 @@ class TestJsonValues:
             ("9000000, 999999, 0.5", [9e6, 999999.0, 0.5]),
             ("0.0003, 0.00003, 555557.5", [0.0003, 3e-5, 555557.5]),
             ("0.1, 0.333333333333, 16777215", [0.1, 0.333333343, 16777215.0]),
-            ("3.4e38, -3.4e38, 1e-40", [3.4e38, -3.4e38, 1e-40]),
+            ("3.4e38, -3.4e38, 1.2e-38", [3.4e38, -3.4e38, 1.2e-38]),
         ],
         ids=str,
     )
@@ -150,10 +157,10 @@ class TestJsonValues:
             ("int64", '"inputs": [9223372036854775808]'),
             ("bool", '"inputs": [1]'),
             ("bool", '"inputs": ["true"]'),
-            ("float32", '"inputs": [16777217]'),
-            ("float32", '"inputs": [1.7976931348623157e308]'),
             ("float32", '"inputs": ["NaN"]'),
-            ("float64", '"inputs": [9007199254740993]'),
+            ("float64", '"inputs": [1e400]'),
+            ("uint8", '"inputs": [2147483648]'),
+            ("string", '"inputs": ["\\ud800"]'),
             ("string", '"inputs": [1]'),
             ("string", '"inputs": [{"b64": "aGVsbG8=", "more": 1}]'),
             ("string", '"inputs": [{"b64": 1}]'),
@@ -235,6 +242,8 @@ class TestPaths:
             ("GET", "/v1/nonsense", 400),
             ("GET", f"{STATUS}/versions/x", 400),
             ("GET", f"{STATUS}/versions/99999999999999999999", 400),
+            ("GET", f"{STATUS}/versions/{2**63 - 1}", 404),
+            ("GET", f"{STATUS}/versions/{2**63}", 400),
             ("GET", f"{STATUS}/versions/{ECHO_VERSION}/more", 400),
             ("GET", f"{STATUS}/versions/9/metadata", 404),
             ("GET", f"{STATUS}/labels/none/metadata", 400),
@@ -257,10 +266,14 @@ class TestPaths:
         assert post(echo_server, f"{STATUS}:{method}", sent).status_code == 400
 
     @pytest.mark.parametrize("where", ["", f"/versions/{ECHO_VERSION}", "/labels/stable"])
-    def test_in_capitals_predict_too(self, echo_server: Running, where: str) -> None:
-        path = f"/V1/MODELS/{MODEL}{where.upper().replace('STABLE', 'stable')}:PREDICT"
-        answer = post(echo_server, path, body("int32", '"inputs": [1]'))
-        assert answer.json() == {"outputs": [1]}
+    def test_capitals_are_taken_but_for_the_method(self, echo_server: Running, where: str) -> None:
+        path = f"/V1/MODELS/{MODEL}{where.upper().replace('STABLE', 'stable')}"
+        sent = body("int32", '"inputs": [1]')
+        assert post(echo_server, f"{path}:predict", sent).json() == {"outputs": [1]}
+        assert post(echo_server, f"{path}:PREDICT", sent).status_code == 400
+
+    def test_metadata_in_capitals_is_the_status(self, echo_server: Running) -> None:
+        assert "model_version_status" in get(echo_server, f"{STATUS}/METADATA").json()
 
     @pytest.mark.parametrize("label", ["stable", "none"])
     def test_the_status_of_a_label_lists_all_versions(

@@ -90,8 +90,8 @@ class TestJson:
             ("number", [None]),
             ("number", [10**400]),
             ("count", [1.5]),
-            ("count", [256]),
-            ("count", [-1]),
+            ("count", [2**31]),
+            ("count", [-(2**31) - 1]),
             ("flag", [1]),
             ("text", [1]),
             ("text", [["a"], "b"]),
@@ -151,10 +151,6 @@ class TestJson:
     )
     def test_any_json_is_read_or_refused(self, content: Any, form: str) -> None:
         self.assert_read_or_refused(json.dumps({form: content}).encode())
-
-    def test_a_number_too_large_for_its_type_is_refused(self) -> None:
-        _, code = outcome(functools.partial(parsed, {"inputs": [3.5e38]}, "number"))
-        assert code == "INVALID_ARGUMENT"
 
     def assert_read_or_refused(self, body: bytes) -> None:
         for name, info in INPUTS.items():
