@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from components import jobs, launch
+from components.errors import JobError
 from components.image_example_gen import files, inputs, writing
 from components.image_example_gen.sources import cifar10, records
 from components.jobs import Job
 from pipeline import local_runner
 from pipeline.config import load
+from pipeline.errors import NodeFailed
 from pipeline.execution import build_pipeline
 from pipeline.local_runner import NodeResult
 from pipeline.workspace import Workspace
@@ -139,6 +141,21 @@ def test_workers_elsewhere_read_for_the_driver(
         for node in (here, first)
     ]
     assert keys[0] == keys[1] != ""
+
+
+def test_a_job_that_fails_while_the_driver_reads_leaves_nothing(
+    two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise JobError("the job ended as FAILED on Beam's job server: it is gone")
+
+    monkeypatch.setattr(jobs, "run_here", lambda _: False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "run", fail)
+        with pytest.raises(NodeFailed, match="Beam's job server"):
+            run(two_classes, tmp_path, "1")
+    assert not list((tmp_path / "workspace" / "artifacts").glob("ImageExampleGen/examples/*"))
+    assert run(two_classes, tmp_path, "2").state == "complete"
 
 
 @pytest.mark.parametrize(
