@@ -115,7 +115,7 @@ def decode_together(encoded: Sequence[bytes], ratio: int) -> list[tf.Tensor]:
 
 @functools.cache
 def _dot() -> bytes:
-    """A JPEG of one pixel."""
+    """Return a JPEG of one pixel."""
     return tf.io.encode_jpeg(np.zeros([1, 1, 1], np.uint8)).numpy()
 
 
