@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +56,7 @@ class Picture:
     thumb: bytes
 
 
-Decoded = tf.Tensor | Picture | Unusable
+Decoded: TypeAlias = tf.Tensor | Picture | Unusable
 
 
 def decode_images(batch: Sequence[bytes], max_pixels: int) -> list[Decoded]:
