@@ -77,7 +77,7 @@ def predict(
     """Classify images with a trained model, or with published weights.
 
     Formats other than JPEG and PNG, such as TIFF or WebP, are converted first, as for training.
-    Files that are no usable image are named on standard error, with exit code 3.
+    Files that are not usable images are listed on standard error, with exit code 3.
     """
     if weights is not None:
         images = [Path(model), *(images or ())]

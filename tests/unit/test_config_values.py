@@ -92,7 +92,10 @@ class TestValues:
             ({"beam.args": "--x"}, "beam.args = '--x': must be a list, in square brackets"),
             ({"beam.args": ["x=1"]}, "beam.args.0 = 'x=1': must start with --"),
             ({"beam.args": ["--a", "--runner=B"]}, "beam.args.1 = '--runner=B': must not name the"),
-            ({"beam.runner": ""}, "beam.runner = '': is no runner of Beam; there are FnApiRunner"),
+            (
+                {"beam.runner": ""},
+                "beam.runner = '': is not a runner of Beam; there are FnApiRunner",
+            ),
             ({"beam.runner": "FlinkRuner"}, "did you mean FlinkRunner?"),
             ({"beam.nodes.Trainer.runner": "FlinkRunner"}, "nodes.Trainer: no such node uses Beam"),
             ({"train.hyperparameters.dim": 0}, "train.hyperparameters.dim = 0: must be greater"),
