@@ -21,6 +21,7 @@ from pipeline.commands.options import ConfigOption, SettingsOption, WorkspaceOpt
 from pipeline.commands.traffic import LogsArgument
 from pipeline.errors import ConfigError
 from pipeline.noise import redirect_output
+from pipeline.output import announce
 
 
 def ask(
@@ -45,6 +46,7 @@ def ask(
     loaded = load(config, {"workspace": workspace}, settings).config
     end = instant(until)
     since = end - datetime.timedelta(days=days or loaded.monitor.window_days)
+    announce(f"Choosing images from {logs} ...")
     with redirect_output(Path(os.devnull)):
         from pipeline import label_requests
 

@@ -16,6 +16,7 @@ from pipeline.commands.options import ConfigOption, SettingsOption, WorkspaceOpt
 from pipeline.commands.traffic import LogsArgument
 from pipeline.errors import ConfigError, DataLost, DriftFound
 from pipeline.noise import redirect_output
+from pipeline.output import announce
 
 if TYPE_CHECKING:
     from pipeline.monitoring.monitor import MonitorInputs
@@ -99,6 +100,7 @@ class Window:
         """
         end = instant(self.until)
         since = end - datetime.timedelta(days=self.days or config.monitor.window_days)
+        announce(f"Comparing the traffic in {self.logs} ...")
         with redirect_output(Path(os.devnull)):
             from pipeline.monitoring import figures, gauges, monitor, page
 

@@ -15,6 +15,7 @@ from pipeline.commands.files import read_labels
 from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption
 from pipeline.errors import ConfigError, DataError
 from pipeline.formatting import printable
+from pipeline.output import announce
 
 _WEIGHTS = "Options of --weights"
 WeightsOption = Annotated[
@@ -87,6 +88,7 @@ def predict(
         raise ConfigError(f"IMAGE is missing: perennial predict {model} IMAGE")
     names = read_labels(labels) if labels else []
 
+    announce("Loading the model ...")
     from pipeline import prediction
 
     used: Any = model
