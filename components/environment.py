@@ -130,7 +130,7 @@ def overruled() -> dict[str, str]:
         values = {}  # Keras ignores such a file, too
     allowed = {"image_data_format": ("channels_last", "channels_first"), "floatx": _FLOATS}
     if not isinstance(values, dict):
-        raise ValueError(f"{path} is no JSON object; remove it")
+        raise ValueError(f"{path} is not a JSON object; remove it")
     for key, choices in allowed.items():
         if values.get(key, choices[0]) not in choices:
             raise ValueError(f"{path}: {key} must be one of {', '.join(choices)}; remove the file")

@@ -36,7 +36,7 @@ class PromotionFailed(UserError):
     """A version that is not served as it should be; what was served before is, or it is told."""
 
     exit_code = 7
-    meaning = "promotion failed, and the old versions stay unless the message differs"
+    meaning = "promotion failed; the old versions stay, unless the message reports otherwise"
 
 
 class KubernetesUnreachable(UserError):

@@ -55,7 +55,7 @@ def parse(
         try:
             entry = json.loads(line)
             if not isinstance(entry, dict):
-                raise TypeError("it is no object")
+                raise TypeError("it is not an object")
             check(entry)
         # Of deeply nested brackets it is a RecursionError.
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -69,7 +69,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"it has no {error.args[0]!r}"
     if isinstance(error, json.JSONDecodeError):
-        return "it is no JSON"
+        return "it is not JSON"
     return str(error).partition("\n")[0] or type(error).__name__
 
 

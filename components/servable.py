@@ -46,7 +46,7 @@ def parse_classes(content: str | bytes, location: str) -> list[str]:
     with read_back(location):
         names = json.loads(content)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise TypeError("it is no list of class names")
+            raise TypeError("it is not a list of class names")
         if len(set(names)) != len(names):
             raise ValueError("it has a class name twice")
     return list(names)
@@ -58,5 +58,5 @@ def read_image_size(model: str) -> int:
     with read_back(location):
         size = json.loads(storage.read_bytes(location))["image_size"]
         if type(size) is not int or not 0 < size <= _LARGEST_SIDE:
-            raise ValueError(f"image_size = {size!r} is no number of pixels")
+            raise ValueError(f"image_size = {size!r} is not a number of pixels")
     return int(size)

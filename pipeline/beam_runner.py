@@ -79,7 +79,7 @@ def _check_job_server(job: BeamJob, pod: bool) -> None:
     host, port = addresses.split(endpoint)
     if not host or port is None:
         raise _error(
-            job, f"--job_endpoint={endpoint} is no address; give HOST:PORT, as in beam:8099"
+            job, f"--job_endpoint={endpoint} is not an address; give HOST:PORT, as in beam:8099"
         )
     if pod and host in _LOOPBACK:
         raise _error(
@@ -153,7 +153,7 @@ def _reach_job_server(job: BeamJob, endpoint: str) -> None:
             grpc.channel_ready_future(channel).result(timeout=_CONNECT_S)
         except grpc.FutureTimeoutError:
             raise _error(
-                job, f"{option}: something listens there, but it is no job server of Beam (gRPC)"
+                job, f"{option}: something listens there, but it is not a job server of Beam (gRPC)"
             ) from None
 
 

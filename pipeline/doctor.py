@@ -236,7 +236,7 @@ def disk_fact(workspace: Path) -> Fact:
     free = round(shutil.disk_usage(folder).free / 1e9, 1)
     problem = ""
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        problem = f"{folder} is no folder that this user can write to"
+        problem = f"{folder} is not a folder that this user can write to"
     elif free < NEEDED_DISK_GB:
         problem = f"less than {NEEDED_DISK_GB:.0f} GB free for {workspace}"
     remedy = "name another folder with --workspace" if problem else ""

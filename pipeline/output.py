@@ -1,4 +1,4 @@
-"""Losses of standard output.
+"""Losses of standard output, and lines for a person who waits.
 
 A reader that is gone is no failure, as in `perennial runs | head`. A full disk is one: the file
 would be incomplete without a sign of it.
@@ -15,6 +15,12 @@ import sys
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 _lost: list[OSError] = []
+
+
+def announce(text: str) -> None:
+    """Print a line before some seconds without output; only if standard error is a terminal."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        print(text, file=sys.stderr, flush=True)
 
 
 def lost(error: OSError) -> None:

@@ -133,7 +133,7 @@ def _schema(place: PreflightContext) -> str:
     named = {name.partition("=")[2] for name in place.config.evaluate.max_drop if "class=" in name}
     if unknown := sorted(named - set(classes)):
         raise ConfigError(
-            f"evaluate.max_drop: {', '.join(unknown)} is no class of {file}; there are "
+            f"evaluate.max_drop: {', '.join(unknown)} is not a class of {file}; there are "
             f"{', '.join(classes)}"
         )
     return counted(len(classes), "class")

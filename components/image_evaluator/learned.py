@@ -43,10 +43,10 @@ def beats_largest_class(
     name = answers[gained, lost]
     passed = p <= level
     reason = (
-        f"right on {right:,} of {model.examples:,} images, always answering {name!r} on "
-        f"{support.get(name, 0):,} ({gained:,} gained, {lost:,} lost): "
-        f"{'' if passed else 'not '}significantly more (McNemar's test, p = {p:.2g}), "
-        f"evaluate.majority_significance = {level:g}"
+        f"{right:,} of {model.examples:,} images right, against {support.get(name, 0):,} by always "
+        f"answering {name!r} ({gained:,} gained, {lost:,} lost): "
+        f"{'' if passed else 'not '}significantly better (McNemar's test, p = {p:.2g}, "
+        f"evaluate.majority_significance = {level:g})"
     )
     if not passed and model.examples - support.get(name, 0) < (needed := chance.fewest(level)):
         reason += f"; a test needs {needed} images of other classes: add some or raise data.eval"
@@ -66,12 +66,12 @@ def every_class_recognised(
     if never:
         reason = (
             f"no image of {quoted([each.name for each in never])} is right, of "
-            f"{_counts(never)} images; every class with {key} images or more must have one"
+            f"{_counts(never)} images; every class with {key} or more images must have one right"
         )
     elif judged:
-        reason = f"each of the {len(judged):,} classes with {key} images or more has one right"
+        reason = f"each of the {len(judged):,} classes with {key} or more images has one right"
     else:
-        reason = f"no class has {key} images, so that none is checked by itself"
+        reason = f"no class has {key} images, so none is checked by itself"
     yield Check(
         name="zero_recall_images", passed=not never, value=len(never), bound=enough, reason=reason
     )

@@ -14,6 +14,7 @@ from pipeline.commands.files import write
 from pipeline.commands.options import ConfigOption, SettingsOption, load
 from pipeline.errors import ConfigError
 from pipeline.noise import redirect_output
+from pipeline.output import announce
 
 if TYPE_CHECKING:
     from kubeflow.compiler import Compiled
@@ -50,6 +51,7 @@ def compile_dag(
             "data.source is not set, so pods would train on the bundled digits; set it in [data], "
             "or to digits to train on those"
         )
+    announce("Compiling the pipeline ...")
     with (
         tempfile.TemporaryDirectory(prefix="perennial-") as folder,
         redirect_output(Path(folder) / "log"),

@@ -21,6 +21,7 @@ from pipeline.commands.options import ConfigOption, SettingsOption, WorkspaceOpt
 from pipeline.commands.traffic import LogsArgument
 from pipeline.errors import ConfigError
 from pipeline.noise import redirect_output
+from pipeline.output import announce
 
 
 def ask(
@@ -37,14 +38,15 @@ def ask(
 ) -> None:
     """Choose the recorded images that are most worth a label, and write them with a table.
 
-    Images with the least certain predictions, far from the training images, or with different
-    predictions by two versions; diverse, without near duplicates. Fill in the column label of
-    FOLDER/labels.csv, by `perennial label FOLDER` or any spreadsheet, and pass it to `perennial
-    feedback`, which skips lines without a label.
+    These are images with the least certain predictions, images far from the training images, and
+    images on which two versions disagree. Near duplicates are skipped. Fill in the column label of
+    FOLDER/labels.csv with `perennial label FOLDER` or a spreadsheet, and pass the file to
+    `perennial feedback`. It skips rows without a label.
     """
     loaded = load(config, {"workspace": workspace}, settings).config
     end = instant(until)
     since = end - datetime.timedelta(days=days or loaded.monitor.window_days)
+    announce(f"Choosing images from {logs} ...")
     with redirect_output(Path(os.devnull)):
         from pipeline import label_requests
 
@@ -61,11 +63,11 @@ def label(
     ],
     port: Annotated[int, typer.Option(min=1, max=65535, help="On loopback.")] = 8701,
 ) -> None:
-    """Serve a page on which images are labelled by the keys 1 to 9, until it is interrupted."""
+    """Serve a page to label images with the keys 1 to 9, until it is interrupted."""
     from pipeline.monitoring import label as labelling
 
     labelling.application(folder)
-    print(f"http://127.0.0.1:{port}/ labels the images of {folder}", flush=True)
+    print(f"http://127.0.0.1:{port}/: label the images of {folder}; Ctrl-C ends it", flush=True)
     try:
         labelling.serve(folder, port)
     except OSError as error:

@@ -22,7 +22,9 @@ def collect(
     keep: Annotated[int, typer.Option(min=1, metavar="N", help="Keep the latest N runs.")] = 10,
     older_than: Annotated[
         float,
-        typer.Option("--older-than", metavar="DAYS", min=0, help="Keep runs that are younger."),
+        typer.Option(
+            "--older-than", metavar="DAYS", min=0, help="Keep the runs of the last DAYS days."
+        ),
     ] = 30.0,
     apply: Annotated[
         bool, typer.Option("--apply", help="Remove the artifacts instead of listing them.")

@@ -135,7 +135,7 @@ MEANINGS: dict[tuple[str, int], str] = {
     ("retrain", 0): "pushed, or nothing to do",
     ("doctor", 0): "a run should work here",
     ("doctor", 1): "at least one problem",
-    ("predict", 3): "a file is no usable image",
+    ("predict", 3): "a file is not a usable image",
     ("feedback", 3): "no row can be used",
     ("monitor", 0): "nothing found",
     ("monitor", 9): "the traffic has drifted",

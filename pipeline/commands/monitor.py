@@ -16,6 +16,7 @@ from pipeline.commands.options import ConfigOption, SettingsOption, WorkspaceOpt
 from pipeline.commands.traffic import LogsArgument
 from pipeline.errors import ConfigError, DataLost, DriftFound
 from pipeline.noise import redirect_output
+from pipeline.output import announce
 
 if TYPE_CHECKING:
     from pipeline.monitoring.monitor import MonitorInputs
@@ -63,10 +64,10 @@ def monitor(
 ) -> None:
     """Compare a window of recorded traffic with the data of the baseline.
 
-    Statistics of the images, predicted classes, confidence, entropy and the distance of embeddings,
-    for each version and label. Exit code 9 where they have drifted, 12 where there is too little
-    traffic to compare. An undisturbed window has a finding with a probability of
-    monitor.false_alarms. Findings are sent to the webhook, once in a cool-down, and recorded for
+    Compares statistics of the images, predicted classes, confidence, entropy and the distance of
+    embeddings, for each version and label. Exits with 9 if they have drifted, and with 12 if there
+    is too little traffic to compare. Without drift, a window has a finding with the probability
+    monitor.false_alarms. Findings are sent to the webhook, once per cool-down, and recorded for
     `perennial retrain`.
     """
     loaded = load(config, {"workspace": workspace}, settings).config
@@ -99,6 +100,7 @@ class Window:
         """
         end = instant(self.until)
         since = end - datetime.timedelta(days=self.days or config.monitor.window_days)
+        announce(f"Comparing the traffic in {self.logs} ...")
         with redirect_output(Path(os.devnull)):
             from pipeline.monitoring import figures, gauges, monitor, page
 

@@ -15,6 +15,7 @@ from pipeline.commands.files import read_labels
 from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption
 from pipeline.errors import ConfigError, DataError
 from pipeline.formatting import printable
+from pipeline.output import announce
 
 _WEIGHTS = "Options of --weights"
 WeightsOption = Annotated[
@@ -77,7 +78,7 @@ def predict(
     """Classify images with a trained model, or with published weights.
 
     Formats other than JPEG and PNG, such as TIFF or WebP, are converted first, as for training.
-    Files that are no usable image are named on standard error, with exit code 3.
+    Files that are not usable images are listed on standard error, with exit code 3.
     """
     if weights is not None:
         images = [Path(model), *(images or ())]
@@ -87,6 +88,7 @@ def predict(
         raise ConfigError(f"IMAGE is missing: perennial predict {model} IMAGE")
     names = read_labels(labels) if labels else []
 
+    announce("Loading the model ...")
     from pipeline import prediction
 
     used: Any = model

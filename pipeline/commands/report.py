@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import RUNS, JsonLinesOption, RunsOption
+from pipeline.output import announce
 from pipeline.report import text
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -23,6 +24,7 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run again: page, figures, JSON and CSV, and the index of all runs."""
+    announce(f"Writing the report of {run} ...")
     from pipeline.report import write
 
     for page in write.rewrite(workspace, run, output):

@@ -34,7 +34,7 @@ def serve(
     ] = 8501,
     host: Annotated[
         str,
-        typer.Option(help="Address to listen on. Other machines reach every address but loopback."),
+        typer.Option(help="Address to listen on. Loopback is not reachable from other machines."),
     ] = LOOPBACK,
     dev_server: Annotated[
         bool,

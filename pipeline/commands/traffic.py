@@ -25,12 +25,17 @@ def record(
         str, typer.Option(metavar="HOST:PORT", help="gRPC address of the model server.")
     ] = "127.0.0.1:8500",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="For the proxy.")] = 8700,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port that the proxy mirrors to.")
+    ] = 8700,
     no_images: Annotated[
         bool, typer.Option("--no-images", help="Keep statistics and embeddings, and no images.")
     ] = False,
     embeddings: Annotated[
-        bool, typer.Option("--embeddings", help="Keep embeddings too, for one more prediction.")
+        bool,
+        typer.Option(
+            "--embeddings", help="Keep embeddings too, at the cost of one more prediction."
+        ),
     ] = False,
     shadow: Annotated[
         list[str] | None,
@@ -146,7 +151,7 @@ def forget(
 ) -> None:
     """Remove all records of requests. Exit code 3 if a request has none.
 
-    A recorder may run meanwhile, but may lose what it writes at that moment.
+    The recorder may keep running, but a record that it writes at that moment may be lost.
     """
     from pipeline.monitoring import logs
 

@@ -32,5 +32,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     if any(line.keys() != set(COLUMNS) for line in lines):
-        raise DataError(f"{path}: is no table of `perennial ask`, which has {', '.join(COLUMNS)}")
+        raise DataError(
+            f"{path}: is not a table of `perennial ask`, whose columns are {', '.join(COLUMNS)}"
+        )
     return lines

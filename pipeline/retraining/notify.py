@@ -30,7 +30,7 @@ def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
     if not url or event not in config.on:
         return None
     if not url.lower().startswith(("http://", "https://")):
-        return f"nobody was told: {config.webhook_env} does not hold an http or https URL"
+        return f"no message was sent: {config.webhook_env} does not hold an http or https URL"
     # Redacted first: the cut could leave a part of a secret.
     message = redact(f"perennial: {name}: {event}: {text}")
     shown = _escaped(message if len(message) <= LONGEST else f"{message[:LONGEST]}...")
@@ -44,7 +44,7 @@ def send(config: NotifyConfig, event: str, name: str, text: str) -> str | None:
     thread.start()
     thread.join(TIMEOUT_S)
     why = failure[0]
-    return f"nobody was told: the webhook of {config.webhook_env}: {why}" if why else None
+    return f"no message was sent: the webhook of {config.webhook_env}: {why}" if why else None
 
 
 def _post(url: str, body: bytes) -> str:

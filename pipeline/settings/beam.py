@@ -39,7 +39,7 @@ def _beam_runner(value: str) -> str:
         return value
     near = difflib.get_close_matches(value, RUNNERS, n=1)
     meant = f"; did you mean {near[0]}?" if near else ""
-    raise ValueError(f"is no runner of Beam; there are {', '.join(RUNNERS)}{meant}")
+    raise ValueError(f"is not a runner of Beam; there are {', '.join(RUNNERS)}{meant}")
 
 
 BeamOption = Annotated[str, AfterValidator(_beam_option)]

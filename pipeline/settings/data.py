@@ -23,7 +23,7 @@ def _pattern(value: str) -> str:
     try:
         groups = re.compile(value).groups
     except re.error as error:
-        raise ValueError(f"is no regular expression: {error}") from None
+        raise ValueError(f"is not a regular expression: {error}") from None
     if value and not groups:
         raise ValueError("must have a group, in parentheses, that is the class")
     return value

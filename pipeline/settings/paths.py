@@ -33,7 +33,7 @@ def _absolute_path(value: object) -> object:
     try:
         return Path(value).expanduser().resolve()
     except (RuntimeError, ValueError) as error:  # a link to itself, ~nobody, a null character
-        raise ValueError(f"is no usable path: {error}") from None
+        raise ValueError(f"is not a usable path: {error}") from None
 
 
 def _absolute_source(value: object) -> object:

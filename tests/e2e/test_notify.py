@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import threading
 from collections.abc import Iterator
 
@@ -56,7 +57,10 @@ class TestNotifications:
     def test_a_refusal_is_said_without_the_url(self, webhook: type[Webhook]) -> None:
         webhook.status = 403
         told = notify.send(NotifyConfig(), "failed", "pets", "x")
-        assert told == "nobody was told: the webhook of PERENNIAL_WEBHOOK: it answered 403"
+        assert told
+        assert "PERENNIAL_WEBHOOK" in told
+        assert "403" in told
+        assert os.environ["PERENNIAL_WEBHOOK"] not in told
 
     @pytest.mark.parametrize(
         "url",

@@ -369,7 +369,7 @@ class TestByDefault:
             for check in evaluate(examples, "good", **self.DEFAULT).verdict.checks
             if check.name == "majority_significance"
         )
-        assert "always answering 'green' on 12 (18 gained, 3 lost)" in line.reason
+        assert "12 by always answering 'green' (18 gained, 3 lost)" in line.reason
 
 
 class TestBadInput:

@@ -12,6 +12,7 @@ import os
 import re
 import select
 import struct
+import sys
 import termios
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 
 from components import progress
+from pipeline import output
 from pipeline.console import Console
 
 NODES = ["ImageExampleGen", "StatisticsGen", "BaselineResolver", "Trainer", "Pusher"]
@@ -308,3 +310,14 @@ def test_nothing_is_shown_outside_of_the_context() -> None:
     progress.report("note", text="late")
     assert stream.getvalue() == ""
     assert (progress.LOGGER.level, progress.LOGGER.handlers) == (level, handlers)
+
+
+@pytest.mark.parametrize(("terminal", "printed"), [(True, "wait\n"), (False, "")])
+def test_a_wait_is_announced_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, printed: str
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    output.announce("wait")
+    assert stream.getvalue() == printed

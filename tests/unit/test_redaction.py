@@ -53,7 +53,7 @@ def test_a_reference_is_the_value_of_the_variable(monkeypatch: pytest.MonkeyPatc
     assert redaction.reveal("env:MY_WEIGHTS") == f"https://h.org/x.npz?sig={SIGNATURE}2"
     assert redaction.redact(f"{SIGNATURE}2") == MARK
     monkeypatch.delenv("MY_WEIGHTS")
-    with pytest.raises(ValueError, match="MY_WEIGHTS is not set"):
+    with pytest.raises(ValueError, match="MY_WEIGHTS"):
         redaction.reveal("env:MY_WEIGHTS")
 
 
