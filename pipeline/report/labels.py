@@ -10,13 +10,15 @@ import numpy as np
 from components.image_example_gen import source_name
 
 LEAST = 5  # images of a class: with fewer, no label of it is judged
+MOST = 0.2  # of the images: where more would be mislabelled, the model is no judge
 
 
 def suspects(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:
     """Find the rows whose label is probably wrong, the clearest first.
 
     Confident learning (arXiv 1911.00068): an image is a suspect if the model is at least as
-    confident in another class as it is on average for images of that class.
+    confident in another class as it is on average for images of that class. If that holds for more
+    than a share of MOST, no row is returned.
 
     Args:
         labels: int64 [N], -1 for a class that the model does not know; these never count.
@@ -38,7 +40,7 @@ def suspects(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:
             min_examples_per_class=LEAST,
             n_jobs=1,
         )
-    return [int(known[row]) for row in found]
+    return [int(known[row]) for row in found] if len(found) <= MOST * len(known) else []
 
 
 def original(source: str, filename: str) -> str:

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
+from keras.src.applications import resnet
 
 from trainer_module.models.bit_resnet import VARIANTS, bit_resnet
 
@@ -174,6 +175,18 @@ def _resnet(classes: int) -> tuple[keras.Model, keras.Model]:
     network = keras.applications.ResNet50V2(include_top=False, weights=None, pooling="avg")
     images = layers.Input((None, None, 3))
     return keras.Model(images, layers.Dense(classes, "softmax")(network(images))), network
+
+
+def thin_resnet50v2(**options: Any) -> keras.Model:
+    """Make ResNet50V2 with two blocks in each group, and with a quarter of the channels."""
+
+    def groups(x: Any) -> Any:
+        for number, filters in enumerate((16, 32, 64, 128), 2):
+            stride = 1 if number == 5 else 2
+            x = resnet.stack_residual_blocks_v2(x, filters, 2, stride, f"conv{number}")
+        return x
+
+    return resnet.ResNet(groups, True, True, name="resnet50v2", **options)
 
 
 def _fit_resnet(

@@ -114,8 +114,9 @@ _TRANSFER = {
     "weights": "imagenet",
     "alpha": 1.0,
 }
-_FIXRES = {"low": 128, "high": 224, "batch": 32, "epochs": 30}
-_SMALL_FIXRES = {"low": 32, "high": 56, "epochs": 5}
+_FIXRES = {"low": 128, "high": 224, "batch": 32, "epochs": 30, "network": "ResNet50V2"}
+# With few images, as many steps take more epochs; fewer do not fill the moving statistics.
+_SMALL_FIXRES = {"low": 64, "high": 112, "epochs": 70, "network": "thin"}
 _BIT = {"variant": "R50x1", "rate": 0.003, "schedule": 500}
 # From scratch, with a head of zeros, nothing is learned at the published rate.
 _SMALL_BIT = {"variant": "tiny", "rate": 0.5, "batch": 64}
@@ -139,7 +140,7 @@ SOURCES = {
     "keras-fixres": Source(
         source_loops.keras_fixres,
         {**_FIXRES, "second_epochs": 10},
-        {**_SMALL_FIXRES, "second_epochs": 2},
+        _SMALL_FIXRES,
         functools.partial(_of_fixres, "keras-fixres"),
     ),
     "keras-fixres-control": Source(
@@ -212,11 +213,12 @@ def trained(task: Task, settings: Values, seed: int) -> np.ndarray:
     )
 
 
-def divided(root: Path, seed: int, limit: int | None) -> Task:
+def divided(root: Path, seed: int, limit: int | None, classes: Sequence[str]) -> Task:
     """Make the task of a seed; `limit`: images of a class that train and evaluate at most."""
     sorts: dict[str, list[tuple[str, int]]] = {"train": [], "evaluation": [], "test": []}
     found = by_class(root)
-    for label, paths in enumerate(found[name] for name in sorted(found)):
+    names = sorted(classes or found)
+    for label, paths in enumerate(found[name] for name in names):
         given = [path for path in paths if {"test", "validation"} & set(path.parts)]
         others = [path for path in paths if path not in set(given)]
         # One order for all seeds: their parts must not overlap.
@@ -238,7 +240,7 @@ def divided(root: Path, seed: int, limit: int | None) -> Task:
         name: Images([file for file, _ in pairs], np.array([label for _, label in pairs], np.int64))
         for name, pairs in sorts.items()
     }
-    return Task(**splits, classes=len(found))
+    return Task(**splits, classes=len(names))
 
 
 def told(rows: list[dict[str, Any]]) -> str:
@@ -285,11 +287,10 @@ def measured(work: Callable[[], np.ndarray], truth: np.ndarray, seed: int) -> di
 
 
 def compared(
-    name: str, folder: Path, values: Values, seed: int, limit: int | None, sides: Sequence[str]
+    name: str, task: Task, values: Values, seed: int, sides: Sequence[str]
 ) -> dict[str, Any]:
     """Train the sides with one seed, print and return their answers."""
     source = SOURCES[name]
-    task = divided(folder, seed, limit)
     row: dict[str, Any] = {"preset": name, "seed": seed, "files": task.test.files}
     works = {
         "control": lambda: source.control(task, {**values, "seed": seed}),
@@ -316,6 +317,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=int, help="images of a class that train and evaluate")
+    parser.add_argument("--classes", nargs="+", default=[], help="some of the folder's classes")
     parser.add_argument("--set", action="append", default=[], metavar="NUMBER=VALUE")
     parser.add_argument("--only", choices=SIDES, help="one of the sides")
     parser.add_argument("--published", action="store_true", help="make no number smaller")
@@ -326,10 +328,13 @@ def main() -> None:
     values = {**source.published, **({} if options.published else source.small)}
     values |= {name: type(values[name])(value) for name, value in changed.items()}
     print(f"{options.preset}: {values}", flush=True)
+    if values.get("network") == "thin":
+        keras.applications.ResNet50V2 = source_loops.thin_resnet50v2
     rows = []
     for seed in range(options.seeds):
         sides = [options.only] if options.only else SIDES
-        rows.append(compared(options.preset, options.folder, values, seed, options.limit, sides))
+        task = divided(options.folder, seed, options.limit, options.classes)
+        rows.append(compared(options.preset, task, values, seed, sides))
         if options.log:
             with options.log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(rows[-1]) + "\n")

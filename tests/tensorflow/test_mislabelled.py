@@ -49,6 +49,14 @@ def test_a_hard_image_is_no_wrong_label() -> None:
     assert suspects(true, probabilities) == []
 
 
+def test_a_model_that_is_often_wrong_is_no_judge() -> None:
+    true, probabilities = table()
+    labels = true.copy()
+    for wrong, found in ((18, 18), (19, 0)):  # of 90: a fifth, and more
+        labels[:wrong] = (true[:wrong] + 1) % 3
+        assert len(suspects(labels, probabilities)) == found
+
+
 def test_too_few_images_tell_nothing() -> None:
     assert suspects(np.array([], int), np.zeros((0, 2))) == []
     assert suspects(np.array([0, 1]), np.array([[0.1, 0.9], [0.9, 0.1]])) == []
