@@ -335,7 +335,8 @@ def test_within_kubeflow_pipelines_tfx_starts_a_pod(
         def __init__(self, model_path: str, serving_binary: Any, serving_spec: Any) -> None:
             made.append((serving_binary.image, serving_spec.WhichOneof("serving_platform")))
             folder = str(Path(model_path).parent)
-            super().__init__(InThisProcess(folder, serving_spec.model_name))
+            server: Any = InThisProcess(folder, serving_spec.model_name)
+            super().__init__(server)
 
     monkeypatch.setenv("KFP_POD_NAME", "a-pod")
     monkeypatch.setattr(kube_utils, "is_inside_kfp", lambda: True)
