@@ -18,7 +18,7 @@ from pipeline.noise import redirect_output
 if TYPE_CHECKING:
     from kubeflow.compiler import Compiled
     from pipeline.config import Loaded
-    from pipeline.settings import Pool
+    from pipeline.settings.cluster import Pool
 
 _SUFFIXES = (".yaml", ".yml")
 

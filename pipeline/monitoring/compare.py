@@ -36,7 +36,7 @@ from pipeline.monitoring.baseline import NUMBERS, Answers, Images
 from pipeline.monitoring.figures import DRIFTED, LITTLE, STEADY, Check, Group, Pair, Report
 from pipeline.monitoring.rows import Row
 from pipeline.retraining import drift
-from pipeline.settings import MonitorConfig
+from pipeline.settings.retraining import MonitorConfig
 
 MOST = 5000  # images that are compared; of more, these are drawn
 EMBEDDED = 1000  # of them, whose embeddings are computed where they were not recorded

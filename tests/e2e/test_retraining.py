@@ -30,7 +30,7 @@ from pipeline.retraining.decision import RetrainContext, decide
 from pipeline.retraining.drift_report import Distance, Drift
 from pipeline.retraining.inventory import DataChanges, Entry
 from pipeline.retraining.observe import decide_in_cluster
-from pipeline.settings import DriftConfig, NotifyConfig, RetrainConfig
+from pipeline.settings.retraining import DriftConfig, NotifyConfig, RetrainConfig
 
 NOW = datetime.datetime(2026, 5, 1, 3, tzinfo=datetime.UTC)
 DRIFTED = Drift(120, 500, (Distance("image/mean", "Jensen-Shannon divergence", 0.4, 0.15),))

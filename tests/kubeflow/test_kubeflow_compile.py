@@ -20,7 +20,7 @@ from kubeflow.compiler import compile_pipeline
 from kubeflow.groups import Node, group
 from pipeline.config import load
 from pipeline.errors import ConfigError
-from pipeline.settings import ENVIRONMENTS
+from pipeline.settings.cluster import ENVIRONMENTS
 from tests import golden
 from tests.kit import kubeflow_backend as backend
 from tests.kit.cli import perennial, sets

@@ -30,7 +30,9 @@ from pipeline.config import (
 )
 from pipeline.errors import ConfigError, DataError
 from pipeline.report import facts
-from pipeline.settings import BUILT_IN_SOURCES, ENVIRONMENTS, Config
+from pipeline.settings import Config
+from pipeline.settings.cluster import ENVIRONMENTS
+from pipeline.settings.paths import BUILT_IN_SOURCES
 from tests.kit.cli import UNGATED
 from trainer_module import recipes
 
