@@ -11,6 +11,7 @@ import datetime
 import itertools
 import json
 import logging
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -139,34 +140,49 @@ class Lineage:
 
     # Where artifacts come from
 
-    def makers(self, artifact: int) -> list[int]:
-        """Return the executions with this output: first the one that made it, then cached ones."""
-        events = self.store.get_events_by_artifact_ids([artifact])
-        return sorted(each.execution_id for each in events if each.type == each.OUTPUT)
+    def maker(self, artifact: metadata_store_pb2.Artifact) -> int | None:
+        """Return the execution that made an artifact, not one that took it from the cache."""
+        # Of an artifact that many runs have used ML Metadata reads all of these; TFX ends the URI
+        # with the execution.
+        named = artifact.uri.rstrip("/").rpartition("/")[2]
+        if re.fullmatch(r"\d{1,18}", named):
+            events = self._events_of([int(named)])
+            if any(each.artifact_id == artifact.id and each.type == each.OUTPUT for each in events):
+                return int(named)
+        events = self.store.get_events_by_artifact_ids([artifact.id])
+        return min((each.execution_id for each in events if each.type == each.OUTPUT), default=None)
 
-    def run_of(self, artifact: int) -> metadata_store_pb2.Context | None:
+    def run_of(self, artifact: metadata_store_pb2.Artifact) -> metadata_store_pb2.Context | None:
         """Return the run that made an artifact, not one that took it from the cache."""
-        made = self.makers(artifact)[:1]
-        contexts = self.store.get_contexts_by_execution(made[0]) if made else []
-        return next((each for each in contexts if each.type == RUN), None)
+        return next((each for each in self._contexts_of(artifact) if each.type == RUN), None)
 
-    def inputs_of(self, artifact: int) -> set[int]:
-        """Return the inputs of all executions that have this output."""
-        events = self._events_of(self.makers(artifact))
+    def inputs_of(self, artifact: metadata_store_pb2.Artifact) -> set[int]:
+        """Return the inputs of the execution that made an artifact.
+
+        Those that took it from the cache have the same ones: they are part of the cache's key.
+        """
+        made = self.maker(artifact)
+        events = [] if made is None else self._events_of([made])
         return {each.artifact_id for each in events if each.type == each.INPUT}
 
-    def ingested(self, artifact: int) -> Iterator[str]:
+    def _contexts_of(
+        self, artifact: metadata_store_pb2.Artifact
+    ) -> list[metadata_store_pb2.Context]:
+        made = self.maker(artifact)
+        return [] if made is None else list(self.store.get_contexts_by_execution(made))
+
+    def ingested(self, artifact: metadata_store_pb2.Artifact) -> Iterator[str]:
         """URIs of all ingested examples that an artifact comes from, its nearest first.
 
         Further ones are those of the model that its training began with, and of what that began
         with.
         """
-        waiting, seen = [artifact], {artifact}
+        waiting, seen = [artifact], {artifact.id}
         while waiting:
             sources = set().union(*(self.inputs_of(each) for each in waiting))
-            waiting = sorted(sources - seen)
+            waiting = [each for _, each in sorted(self._by_id(sources - seen).items())]
             seen |= sources
-            for found in self._by_id(waiting).values():
+            for found in waiting:
                 if FINGERPRINT in found.custom_properties and found.type == EXAMPLES:
                     yield str(found.uri)
 
@@ -222,7 +238,7 @@ class Lineage:
     ) -> Iterator[metadata_store_pb2.Artifact]:
         """Yield the artifacts of a pipeline: databases may be shared."""
         for each in artifacts:
-            contexts = self.store.get_contexts_by_artifact(each.id)
+            contexts = self._contexts_of(each)
             if any(found.type == PIPELINE and found.name == pipeline for found in contexts):
                 yield each
 
@@ -264,14 +280,14 @@ class Lineage:
         return max((each.execution_id, _is_blessed(found[each.artifact_id])) for each in events)
 
     def _trained(self, model: metadata_store_pb2.Artifact, blessed: bool) -> TrainedModel:
-        run = self.run_of(model.id)
+        run = self.run_of(model)
         made = model.create_time_since_epoch / 1000
         return TrainedModel(
             model=model.id,
             uri=model.uri,
             blessed=blessed,
             made=datetime.datetime.fromtimestamp(made, datetime.UTC),
-            examples=next(self.ingested(model.id), ""),
+            examples=next(self.ingested(model), ""),
             run=run.name if run else "",
         )
 

@@ -26,7 +26,8 @@ from kubeflow.results import REPORT, RETRAIN, metrics_of
 from pipeline import beam_runner
 from pipeline.config import Loaded
 from pipeline.errors import ConfigError
-from pipeline.settings import Config, KubeflowConfig
+from pipeline.settings import Config
+from pipeline.settings.cluster import KubeflowConfig
 
 _RECORD, _DECISION, _RUN_ID = "record", "decision", "run_id"
 # Kubeflow resolves this only as the whole value of a task's input, not in the arguments of a

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from kubeflow.results import words
-from pipeline.settings import DEFAULT_POOL, KubeflowConfig
+from pipeline.settings.cluster import DEFAULT_POOL, KubeflowConfig
 
 TRAINER = "Trainer"
 PLAN, DATA, JUDGEMENT = "plan", "data", "judgement"

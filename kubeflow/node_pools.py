@@ -13,7 +13,7 @@ from kubeflow.metadata import PORTS, PREFIX
 from kubeflow.supervisor import RETRIES, RETRY_DELAY
 from kubeflow.workflow import START_TIMEOUT
 from pipeline.errors import ConfigError
-from pipeline.settings import KubeflowConfig, MetadataConfig, Pool, Toleration
+from pipeline.settings.cluster import KubeflowConfig, MetadataConfig, Pool, Toleration
 
 HIDE_GPUS = "CUDA_VISIBLE_DEVICES"
 # Kubeflow's "maximum delay" is Argo's limit from the start of the first attempt to the start of the

@@ -14,7 +14,8 @@ from pipeline import config as configuration
 from pipeline.config.checks import patterned
 from pipeline.errors import ConfigError
 from pipeline.recipe_choice import AUTO
-from pipeline.settings import Config, absolute_location
+from pipeline.settings import Config
+from pipeline.settings.paths import absolute_location
 
 PIPELINE_ROOT = "pipeline_root"
 # Parameters of every pipeline. Others have the last part of their key as name.

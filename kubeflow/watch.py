@@ -12,7 +12,7 @@ from kubeflow.follow import explain
 from kubeflow.workflow import Workflow
 from pipeline.errors import KubeflowRefused, KubeflowUnreachable
 from pipeline.retraining import notify
-from pipeline.settings import NotifyConfig
+from pipeline.settings.retraining import NotifyConfig
 
 # Runs that ended this long before the start are reported too: after a restart, a repeated message
 # is better than a missing one.

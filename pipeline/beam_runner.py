@@ -15,7 +15,7 @@ from pathlib import Path
 from components import storage
 from pipeline import addresses
 from pipeline.errors import ConfigError
-from pipeline.settings import BeamConfig, BeamJob
+from pipeline.settings.beam import BeamConfig, BeamJob
 
 EMBEDDED = "embed"  # a job server in the process that submits the job
 _PORTABLE = ("PortableRunner", "FlinkRunner", "SparkRunner")

@@ -38,7 +38,7 @@ from pipeline.host import (
 )
 from pipeline.installed import version_of
 from pipeline.noise import redirect_output
-from pipeline.settings import BeamConfig
+from pipeline.settings.beam import BeamConfig
 
 PACKAGES = (
     *("tfx", "tensorflow", "keras", "tensorflow-model-analysis", "tensorflow-transform"),

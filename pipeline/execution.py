@@ -18,7 +18,8 @@ from components.image_example_validator.findings import read_findings
 from pipeline import local_runner
 from pipeline.dag import Locations, create_pipeline
 from pipeline.local_runner import NodeResult, RunResult
-from pipeline.settings import BUILT_IN_SOURCES, Config
+from pipeline.settings import Config
+from pipeline.settings.paths import BUILT_IN_SOURCES
 from pipeline.workspace import Workspace
 
 

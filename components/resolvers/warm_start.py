@@ -27,14 +27,16 @@ class WarmStartStrategy(resolver.ResolverStrategy):
     ) -> dict[str, list[types.Artifact]]:
         examples = {artifact.id for artifact in input_dict[EXAMPLES]}
         blessed, blessings = blessed_models(input_dict)
-        earlier = [model for model in blessed if not examples & Lineage(store).inputs_of(model.id)]
+        earlier = [model for model in blessed if not examples & Lineage(store).inputs_of(model)]
         base = max(earlier, key=lambda model: model.id, default=None)
         why = (
             "every blessed model was trained on these same images"
             if blessed
             else "no model is blessed yet"
         )
-        if base and (known := _known(store, base.id, min(examples))):
+        if base and (
+            known := _known(store, base, min(input_dict[EXAMPLES], key=lambda each: each.id))
+        ):
             base, why = None, f"the baseline {known}"
         if base is None:
             progress.report("note", text=f"train.warm_start: {why}, so training starts afresh")
@@ -45,7 +47,7 @@ class WarmStartStrategy(resolver.ResolverStrategy):
         }
 
 
-def _known(store: mlmd.MetadataStore, model: int, examples: int) -> str:
+def _known(store: mlmd.MetadataStore, model: types.Artifact, examples: types.Artifact) -> str:
     """Describe which images held out from `examples` a model was trained on; "" for none."""
     now = next(Lineage(store).ingested(examples), "")
     if not now:

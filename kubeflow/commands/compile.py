@@ -19,7 +19,7 @@ from pipeline.output import announce
 if TYPE_CHECKING:
     from kubeflow.compiler import Compiled
     from pipeline.config import Loaded
-    from pipeline.settings import Pool
+    from pipeline.settings.cluster import Pool
 
 _SUFFIXES = (".yaml", ".yml")
 

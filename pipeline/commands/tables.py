@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.formatting import printable
 
-_UNBOUNDED = 1_000_000  # columns of a pipe
 _WIDE = 80  # columns from which on short cells stay whole
 _SHORT = 24  # characters
 
@@ -30,9 +30,13 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
     rows = [[printable(cell) for cell in row] for row in rows]
     if not rows:
         return
-    console = Console(highlight=False)
     if not sys.stdout.isatty():
-        console = Console(highlight=False, width=_UNBOUNDED)
+        widths = [max(map(cell_len, column)) for column in zip(heading, *rows, strict=True)]
+        lines = [map(set_cell_size, row, widths) for row in (heading, *rows)]
+        titled = ["", *([title.capitalize()] if title else [])]
+        print("\n".join([*titled, *("  ".join(line).rstrip() for line in lines)]))
+        return
+    console = Console(highlight=False)
     shown = Table(
         box=None,
         header_style="bold",

@@ -42,11 +42,8 @@ from pipeline.config.tree import HYPERPARAMETERS, Layer
 from pipeline.errors import ConfigError
 from pipeline.probe import Survey, survey
 from pipeline.recipe_choice import AUTO, choose, count_gpus, weights_at_hand
-from pipeline.settings import (
-    Config,
-    DataConfig,
-    StorageConfig,
-)
+from pipeline.settings import Config, StorageConfig
+from pipeline.settings.data import DataConfig
 from trainer_module import recipes
 from trainer_module.settings import TrainConfig
 

@@ -9,7 +9,8 @@ from components import storage
 from components.image_example_gen import source_name
 from pipeline.config.tree import HYPERPARAMETERS
 from pipeline.errors import ConfigError, DataError
-from pipeline.settings import Config, DataConfig
+from pipeline.settings import Config
+from pipeline.settings.data import DataConfig
 from trainer_module import recipes
 
 _WEIGHTS = (".npz", ".h5", ".keras")

@@ -10,7 +10,7 @@ from components.image_example_gen import source_name
 from pipeline.config import messages, renamed, toml, tree
 from pipeline.config.tree import Layer
 from pipeline.errors import ConfigError
-from pipeline.settings import BUILT_IN_SOURCES
+from pipeline.settings.paths import BUILT_IN_SOURCES
 
 COMMAND_LINE = "command line"
 _SOURCE = "source-"

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.errors import ConfigError
-from pipeline.settings import is_unicode
+from pipeline.settings.paths import is_unicode
 
 PRESETS = Path(__file__).parent.parent / "presets"
 _DEEP_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){100}""")

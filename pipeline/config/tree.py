@@ -15,7 +15,8 @@ from components.image_example_gen import source_name
 from pipeline.config import messages
 from pipeline.config.toml import Tree
 from pipeline.errors import ConfigError
-from pipeline.settings import LOCATION, PATH, SOURCE, Config
+from pipeline.settings import Config
+from pipeline.settings.paths import LOCATION, PATH, SOURCE
 
 HYPERPARAMETERS = "train.hyperparameters."
 

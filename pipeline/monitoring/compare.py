@@ -36,7 +36,7 @@ from pipeline.monitoring.baseline import NUMBERS, Answers, Images
 from pipeline.monitoring.figures import DRIFTED, LITTLE, STEADY, Check, Group, Pair, Report
 from pipeline.monitoring.rows import Row
 from pipeline.retraining import drift
-from pipeline.settings import MonitorConfig
+from pipeline.settings.retraining import MonitorConfig
 
 MOST = 5000  # images to compare; drawn at random from more
 EMBEDDED = 1000  # images whose embeddings are computed if they were not recorded

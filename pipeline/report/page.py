@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
+from components.image_evaluator.figures import Estimate
 from components.wording import counted
 from pipeline.formatting import NOTHING, duration, percent
 from pipeline.report.facts import Facts, Promotion, Run, State
 
 if TYPE_CHECKING:
-    from components.image_evaluator.figures import ClassFigures, Estimate, Figures
+    from components.image_evaluator.figures import ClassFigures, Figures
     from pipeline.report.figure import Plot
     from pipeline.report.history import Row
 
@@ -72,7 +73,7 @@ def render(
 def render_index(
     workspace: str,
     rows: Sequence[Row],
-    runs: Sequence[Run],
+    shown: int,
     pages: Collection[str],
     promotions: Sequence[Promotion],
     plot: Plot | None,
@@ -82,13 +83,13 @@ def render_index(
     Args:
       workspace: its folder.
       rows: of all runs, newest first.
-      runs: those to show, newest first.
+      shown: number of the newest ones that are listed.
       pages: ids of those with a page of their own.
       promotions: those to show, newest first.
-      plot: the accuracy of `runs`.
+      plot: the accuracy of the runs that are listed.
     """
     return template("index.html").render(
-        workspace=workspace, rows=rows, runs=runs, pages=pages, promotions=promotions, plot=plot
+        workspace=workspace, rows=rows, shown=shown, pages=pages, promotions=promotions, plot=plot
     )
 
 
@@ -228,6 +229,7 @@ def _environment() -> jinja2.Environment:
         "percent": percent,
         "figure": figure,
         "interval": interval,
+        "accuracy": _accuracy,
         "duration": duration,
         "thousands": "{:,}".format,
         "counted": counted,
@@ -254,6 +256,11 @@ def interval(estimate: Estimate, share: bool = False) -> str:
     if share:
         return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}%"
     return f"{estimate.low:.3g} to {estimate.high:.3g}"
+
+
+def _accuracy(row: Row) -> Estimate:
+    low, high = row["accuracy_low"], row["accuracy_high"]
+    return Estimate(value=row["accuracy"], low=low, high=high)
 
 
 def _picture(image: bytes) -> str:

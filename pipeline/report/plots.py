@@ -17,7 +17,7 @@ from components.image_evaluator.figures import Figures, ModelFigures
 from components.wording import counted
 from pipeline.formatting import percent
 from pipeline.report import figure as styled
-from pipeline.report.facts import Data, Facts, Promotion, Run
+from pipeline.report.facts import Data, Facts, Promotion
 from pipeline.report.figure import (
     FIRST,
     HEIGHT,
@@ -32,11 +32,13 @@ from pipeline.report.figure import (
     legend,
     shortened,
 )
+from pipeline.report.history import Row
 from trainer_module.history import History
 
 _LABELLED = 40  # classes: of more no name would be readable
 _COUNTED = 16  # classes: of more no number would be
 _DRAWN = 640  # classes: of more a cell or a bar would be less than a pixel
+_VERSIONS = 40  # labels of versions that fit beside each other
 _FLAT = 20  # times the least value: on a linear axis it would look like zero
 
 
@@ -45,7 +47,7 @@ def draw(facts: Facts) -> list[Plot]:
     return [drawn(name, make) for name, make in _figures(facts)]
 
 
-def draw_history(runs: Sequence[Run], promotions: Sequence[Promotion]) -> Plot:
+def draw_history(runs: Sequence[Row], promotions: Sequence[Promotion]) -> Plot:
     """Draw the accuracy of each candidate and of its baseline.
 
     runs: oldest first. promotions: drawn between the runs by time.
@@ -320,63 +322,66 @@ def _recall(evaluation: Figures) -> Drawn:
     return "Recall by class", text, figure
 
 
-def _history(runs: Sequence[Run], promotions: Sequence[Promotion]) -> Drawn:
-    known = [(run, run.accuracy) for run in runs if run.accuracy]
+def _history(runs: Sequence[Row], promotions: Sequence[Promotion]) -> Drawn:
+    known = [run for run in runs if run["accuracy"] is not None]
     figure, axes = styled.new_figure(720, 260)
     places = range(len(known))
-    held = [
-        (place, run.baseline_accuracy)
-        for place, (run, _) in enumerate(known)
-        if run.baseline_accuracy is not None
-    ]
+    held = [place for place in places if known[place]["baseline_accuracy"] is not None]
     axes.plot(
-        [place for place, _ in held],
-        [value for _, value in held],
+        held,
+        [known[place]["baseline_accuracy"] for place in held],
         "s--",
         color=SECOND,
         markersize=4,
         linewidth=1,
         label="baseline on the same images",
     )
+    bounded = [place for place in places if known[place]["accuracy_low"] is not None]
+    axes.vlines(
+        bounded,
+        [known[place]["accuracy_low"] for place in bounded],
+        [known[place]["accuracy_high"] for place in bounded],
+        color=FIRST,
+        linewidth=1.2,
+    )
     for label, pushed, face in (("pushed", True, FIRST), ("not pushed", False, PAPER)):
-        chosen = [(p, a) for p, (run, a) in enumerate(known) if bool(run.pushed) is pushed]
-        for place, each in chosen:
-            if each.low is not None and each.high is not None:
-                axes.plot([place, place], [each.low, each.high], color=FIRST, linewidth=1.2)
+        chosen = [place for place in places if bool(known[place]["pushed"]) is pushed]
         axes.plot(
-            [place for place, _ in chosen],
-            [each.value for _, each in chosen],
+            chosen,
+            [known[place]["accuracy"] for place in chosen],
             "o",
             color=FIRST,
             markerfacecolor=face,
             label=f"candidate, {label}",
         )
-    for place, (run, each) in enumerate(known):
-        if run.version:
+    free = 0.0  # from where on a label is not written over the one before
+    for place, run in enumerate(known):
+        if run["version"] and place >= free:
+            free = place + len(known) / _VERSIONS
             axes.annotate(
-                f"v{run.version}",
-                (place, each.high or each.value or 0),
+                f"v{run['version']}",
+                (place, run["accuracy_high"] or run["accuracy"] or 0),
                 xytext=(0, 4),
                 textcoords="offset points",
                 ha="center",
                 fontsize=10,
             )
-    _mark_promotions(axes, [run for run, _ in known], promotions)
+    _mark_promotions(axes, known, promotions)
     axes.set_xlim(-0.6, max(len(known) - 0.4, 0.6))
     every = max(1, len(known) // 8)
     ticks = list(places)[::-1][::every][::-1]
-    axes.set_xticks(ticks, [known[place][0].started[5:16].replace("T", "\n") for place in ticks])
+    axes.set_xticks(ticks, [known[place]["started"][5:16].replace("T", "\n") for place in ticks])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylabel("accuracy")
     legend(axes)
-    last = f"; the latest is {percent(known[-1][1].value, 2)}" if known else ""
+    last = f"; the latest is {percent(known[-1]['accuracy'], 2)}" if known else ""
     text = f"Accuracy of {counted(len(known), 'candidate')} in the order of their runs{last}."
     return "Accuracy by run", text, figure
 
 
-def _mark_promotions(axes: Axes, runs: Sequence[Run], promotions: Sequence[Promotion]) -> None:
+def _mark_promotions(axes: Axes, runs: Sequence[Row], promotions: Sequence[Promotion]) -> None:
     for promotion in promotions:
-        between = sum(run.started <= promotion.at for run in runs) - 0.5
+        between = sum(run["started"] <= promotion.at for run in runs) - 0.5
         axes.axvline(between, color=MUTED, linewidth=1, linestyle=":")
         axes.annotate(
             ", ".join(f"{label} v{version}" for label, version in promotion.labels.items()),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -78,18 +77,19 @@ def write_report(facts: Facts, folder: Path, index: str | None = None) -> Path:
 def write_index(workspace: Workspace) -> Path:
     """Write the page of the newest runs, and the tables of all. Raises OSError."""
     rows = history.rows(workspace)
-    runs = list(itertools.islice(history.runs(workspace), INDEXED))
+    shown = rows[:INDEXED]
     promotions = history.promotions(workspace)[:INDEXED]
     plot = None
-    if any(run.accuracy for run in runs):
-        plot = plots.draw_history(runs[::-1], promotions)
+    if any(row["accuracy"] is not None for row in shown):
+        plot = plots.draw_history(shown[::-1], promotions)
         write_file(workspace.runs / f"{plot.name}.svg", plot.svg)
         write_file(workspace.runs / f"{plot.name}.png", plot.png)
     write_file(workspace.runs / history.TABLE, json.dumps(rows, indent=1) + "\n")
     write_file(workspace.runs / "runs.csv", _csv(rows))
     path = workspace.runs / INDEX
-    pages = {run.run_id for run in runs if (workspace.run_dir(run.run_id) / PAGE).exists()}
-    write_file(path, page.render_index(str(workspace.root), rows, runs, pages, promotions, plot))
+    pages = {row["run"] for row in shown if (workspace.run_dir(row["run"]) / PAGE).exists()}
+    root = str(workspace.root)
+    write_file(path, page.render_index(root, rows, INDEXED, pages, promotions, plot))
     return path
 
 

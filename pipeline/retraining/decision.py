@@ -12,7 +12,7 @@ from components.wording import quoted
 from pipeline.retraining.drift_report import Drift
 from pipeline.retraining.inventory import DataChanges
 from pipeline.retraining.losses import Losses
-from pipeline.settings import RetrainConfig
+from pipeline.settings.retraining import RetrainConfig
 
 _TRAFFIC = {"traffic": "the traffic has drifted", "accuracy": "the accuracy has fallen"}
 

@@ -27,7 +27,8 @@ from components.image_statistics_gen.executor import options as statistics_optio
 from components.image_statistics_gen.executor import read_columns
 from components.storage import staging
 from pipeline.retraining.drift_report import Distance, Drift
-from pipeline.settings import DataConfig, DriftConfig
+from pipeline.settings.data import DataConfig
+from pipeline.settings.retraining import DriftConfig
 
 TEXTS = (features.LABEL_TEXT, features.FORMAT)
 NUMBERS = (

@@ -49,7 +49,7 @@ def find(
     needed |= {run.id for run in runs if run.create_time_since_epoch > oldest}
     needed |= _of_served(config, runs)
     artifacts = known.artifacts()
-    in_use = known.touched(needed) | _of_baselines(known)
+    in_use = known.touched(needed) | _of_baselines(known, artifacts)
     removable = []
     for each in artifacts:
         folder = Path(each.uri)
@@ -80,21 +80,23 @@ def _of_served(config: Config, runs: Iterable[metadata_store_pb2.Context]) -> se
     return {run.id for run in runs if run.name in names}
 
 
-def _of_baselines(known: Lineage) -> set[int]:
+def _of_baselines(known: Lineage, artifacts: Iterable[metadata_store_pb2.Artifact]) -> set[int]:
     """Return the ids of all artifacts of the runs of the last blessed models."""
+    by_id = {each.id: each for each in artifacts}
     verdicts = sorted(
         (
             each.custom_properties[JUDGED_MODEL].int_value,
             each.id,
             each.custom_properties[BLESSED].int_value == 1,
         )
-        for each in known.artifacts()
+        for each in by_id.values()
         if each.type == BLESSING
     )
     blessed = [each for each in verdicts if each[2]]
     # And of the last judged model: new images are those that differ from its data.
     wanted = {*blessed[-_BASELINES:], *verdicts[-1:]}
-    made = [known.run_of(each) for model, verdict, _ in wanted for each in (model, verdict)]
+    ids = {each for model, verdict, _ in wanted for each in (model, verdict)} & by_id.keys()
+    made = [known.run_of(by_id[each]) for each in ids]
     return known.touched({run.id for run in made if run})
 
 

@@ -18,7 +18,8 @@ from pipeline import config
 from pipeline.errors import ConfigError
 from pipeline.retraining import journal, notify
 from pipeline.retraining.observe import DecisionInputs, stopped
-from pipeline.settings import Config, NotifyConfig
+from pipeline.settings import Config
+from pipeline.settings.retraining import NotifyConfig
 from pipeline.workspace import Workspace
 
 

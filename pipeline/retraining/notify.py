@@ -14,7 +14,7 @@ import urllib.request
 from typing import Any
 
 from components.redaction import redact, redact_all
-from pipeline.settings import NotifyConfig
+from pipeline.settings.retraining import NotifyConfig
 
 TIMEOUT_S = 10.0  # in total: a server may send its answer byte by byte
 LONGEST = 2000  # characters of a message; the shortest limit of the chats above is 4,000

@@ -13,95 +13,13 @@ from pydantic import Field
 from components.model_registry import Registry
 from components.settings import Section
 from components.storage.options import Options as StorageOptions
-from pipeline.settings.beam import (
-    BEAM_NODES,
-    LOCAL_RUNNER,
-    RUNNERS,
-    BeamConfig,
-    BeamJob,
-    BeamNode,
-    BeamOption,
-    BeamRunner,
-)
-from pipeline.settings.cluster import (
-    DEFAULT_POOL,
-    ENVIRONMENTS,
-    Environment,
-    KubeflowConfig,
-    MetadataConfig,
-    PodSettings,
-    Pool,
-    Secret,
-    Spot,
-    Toleration,
-    Volume,
-)
+from pipeline.settings.beam import BeamConfig
+from pipeline.settings.cluster import KubeflowConfig
 from pipeline.settings.data import DataConfig, TransformConfig, ValidationConfig
-from pipeline.settings.judging import (
-    EvaluateConfig,
-    InfraValidationConfig,
-    PushConfig,
-    SigningConfig,
-)
-from pipeline.settings.paths import (
-    BUILT_IN_SOURCES,
-    LOCATION,
-    PATH,
-    SOURCE,
-    absolute_location,
-    is_unicode,
-)
-from pipeline.settings.retraining import (
-    DriftConfig,
-    MonitorConfig,
-    NotifyConfig,
-    ReasonConfig,
-    RetrainConfig,
-)
+from pipeline.settings.judging import EvaluateConfig, InfraValidationConfig, PushConfig
+from pipeline.settings.paths import PATH
+from pipeline.settings.retraining import MonitorConfig, NotifyConfig, RetrainConfig
 from trainer_module.settings import TrainConfig
-
-__all__ = [
-    "BEAM_NODES",
-    "BUILT_IN_SOURCES",
-    "DEFAULT_POOL",
-    "ENVIRONMENTS",
-    "LOCAL_RUNNER",
-    "LOCATION",
-    "PATH",
-    "RUNNERS",
-    "SOURCE",
-    "BeamConfig",
-    "BeamJob",
-    "BeamNode",
-    "BeamOption",
-    "BeamRunner",
-    "Config",
-    "DataConfig",
-    "DriftConfig",
-    "Environment",
-    "EvaluateConfig",
-    "InfraValidationConfig",
-    "KubeflowConfig",
-    "MetadataConfig",
-    "MonitorConfig",
-    "NotifyConfig",
-    "PodSettings",
-    "Pool",
-    "PushConfig",
-    "ReasonConfig",
-    "RetrainConfig",
-    "Secret",
-    "SigningConfig",
-    "Spot",
-    "StorageConfig",
-    "Toleration",
-    "TrainConfig",
-    "TransformConfig",
-    "ValidationConfig",
-    "Volume",
-    "absolute_location",
-    "is_unicode",
-]
 
 
 class StorageConfig(Section, StorageOptions):

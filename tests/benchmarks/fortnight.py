@@ -36,7 +36,7 @@ from pipeline.monitoring.baseline import Answers, Images, Space
 from pipeline.monitoring.compare import compare
 from pipeline.monitoring.figures import DRIFTED, Report
 from pipeline.monitoring.rows import Row
-from pipeline.settings import MonitorConfig
+from pipeline.settings.retraining import MonitorConfig
 
 SIDE = 160
 WINDOW = 100

@@ -8,7 +8,6 @@ quick to make. Then the same is measured in all workspaces, several times.
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import resource
@@ -23,20 +22,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from components.image_example_gen.sources import digits
-from pipeline.config import load
-from pipeline.report import history, write
+from pipeline.report import write
 from pipeline.report.facts import RECORD
-from pipeline.retraining import garbage
 from pipeline.workspace import Workspace
 from tests.kit.cli import sets
 from tests.kit.runs import SMALL, TINY, run_command
 
 RUNS = (0, 2000)
-REPEATS = 5
+REPEATS = 3
 
 
 def copy_last_run(workspace: Workspace, count: int) -> None:
-    """Add `count` runs that did what the last one did, named so that they sort before it.
+    """Add `count` runs that did what the last one did, one a day, with names that sort before it.
 
     By SQL: ML Metadata takes ten milliseconds for each execution.
     """
@@ -47,7 +44,9 @@ def copy_last_run(workspace: Workspace, count: int) -> None:
         ).fetchone()
         run = f"SELECT execution_id FROM Association WHERE context_id = {last}"
         for number in range(count):
-            new = _copy(database, "Context", f"id = {last}", {"name": _name(number)})[last]
+            made = {"create_time_since_epoch": int(time.time() - (count - number) * 86_400) * 1000}
+            context = {"name": _name(number), **made}
+            new = _copy(database, "Context", f"id = {last}", context)[last]
             executions = _copy(database, "Execution", f"id IN ({run})", {"name": None})
             _copy(
                 database,
@@ -67,6 +66,9 @@ def copy_last_run(workspace: Workspace, count: int) -> None:
             events = _copy(
                 database, "Event", f"execution_id IN ({run})", {}, execution_id=executions
             )
+            at = f"context_id = {last}"
+            _copy(database, "Attribution", at, {}, context_id={last: new})
+            _copy(database, "ParentContext", at, {}, context_id={last: new})
             paths = f"event_id IN (SELECT id FROM Event WHERE execution_id IN ({run}))"
             _copy(database, "EventPath", paths, {}, event_id=events)
     folder = workspace.run_dir(name)
@@ -140,8 +142,8 @@ def main() -> None:
         measures: dict[str, Callable[[Workspace], float]] = {
             "cached run": lambda place: _cpu_seconds(command(place)),
             "index": lambda place: _seconds(lambda: write.write_index(place)),
-            "runs": lambda place: _seconds(lambda: history.rows(place)),
-            "gc": lambda place: _seconds(lambda: _look_for_garbage(place)),
+            "runs": lambda place: _cpu_seconds(_command("runs", place)),
+            "gc": lambda place: _cpu_seconds(_command("gc", place)),
         }
         for each in places:
             _cpu_seconds(command(each))  # the table of runs gets the copied ones
@@ -158,9 +160,8 @@ def main() -> None:
                 print(f"{label:<11}{count:>6} runs behind it: {spent:7.3f} s, {ratio:.2f}")
 
 
-def _look_for_garbage(workspace: Workspace) -> None:
-    config = load(None, {"workspace": str(workspace.root)}).config
-    garbage.find(config, workspace, 10, 0.0, datetime.datetime.now(datetime.UTC))
+def _command(name: str, workspace: Workspace) -> list[str]:
+    return [sys.executable, "-m", "pipeline.cli", name, "--workspace", str(workspace.root)]
 
 
 def _cpu_seconds(command: list[str]) -> float:

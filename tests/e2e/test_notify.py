@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.retraining import notify
-from pipeline.settings import NotifyConfig
+from pipeline.settings.retraining import NotifyConfig
 
 
 class Webhook(http.server.BaseHTTPRequestHandler):

@@ -32,7 +32,7 @@ from pipeline.beam_trial import TrialError
 from pipeline.config import load
 from pipeline.errors import INTERRUPTED, ConfigError, NodeFailed
 from pipeline.execution import build_pipeline
-from pipeline.settings import BEAM_NODES, BeamJob
+from pipeline.settings.beam import BEAM_NODES, BeamJob
 from pipeline.workspace import Workspace
 from tests import REPO
 from tests.kit.cli import command, sets

@@ -24,7 +24,7 @@ from pipeline.retraining.decision import RetrainContext, decide
 from pipeline.retraining.drift_report import Distance, Drift
 from pipeline.retraining.inventory import DataChanges, Entry
 from pipeline.retraining.observe import decide_in_cluster
-from pipeline.settings import DriftConfig, RetrainConfig
+from pipeline.settings.retraining import DriftConfig, RetrainConfig
 
 NOW = datetime.datetime(2026, 5, 1, 3, tzinfo=datetime.UTC)
 

@@ -8,25 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import fsspec
 import pytest
-from ml_metadata.proto import metadata_store_pb2
-from tfx.orchestration import metadata
 
 from components import storage
 from components.lineage import Lineage
 from components.storage import staging
 from components.storage.content import MANIFEST
-from kubeflow import dag, plan
-from pipeline.config import load
-from pipeline.local_runner import NodeResult, NodeRunner
+from pipeline.local_runner import NodeResult
 from pipeline.retraining.observe import decide_in_cluster
-from pipeline.settings import Config
 from tests.kit import s3 as s3_kit
-from tests.kit.cli import UNGATED
-from tests.kit.runs import TINY
+from tests.kit.bucket_site import SETTINGS, Site
 
 pytestmark = [
     pytest.mark.timeout(1800),
@@ -38,58 +31,29 @@ NODES = {"ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "T
 NODES |= {"Trainer", "Evaluator", "Pusher"}
 
 
-class Site(NamedTuple):
-    """Settings, the folder of the database and of copies, and the server."""
-
-    config: Config
-    folder: Path
-    server: s3_kit.S3
-
-    @property
-    def connection(self) -> metadata_store_pb2.ConnectionConfig:
-        file = str(self.folder / "metadata.sqlite")
-        return metadata_store_pb2.ConnectionConfig(sqlite={"filename_uri": file})
-
-    def run(self, run_id: str) -> dict[str, NodeResult]:
-        """Run every node as the pods of a cluster do. Returns what became of each."""
-        ir = plan.decode(plan.encode(dag.make(self.config, ROOT)), run_id)
-        runner = NodeRunner(ir, metadata.Metadata(self.connection), lambda: None, "the log")
-        found = {}
-        with pytest.MonkeyPatch.context() as patch:
-            for node in ir.nodes:
-                name = node.pipeline_node.node_info.id
-                patch.setenv(staging.FOLDER, str(self.folder / "copies" / run_id / name))
-                found[name] = runner.run(node.pipeline_node)
-        return found
-
-
 @pytest.fixture(scope="module")
-def site(
-    tmp_path_factory: pytest.TempPathFactory, few_digits: Callable[..., Path]
-) -> Iterator[Site]:
+def server() -> Iterator[s3_kit.S3]:
     with s3_kit.moto() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.env.items():
             patch.setenv(name, value)
         fsspec.filesystem("s3").clear_instance_cache()
         s3_kit.make_bucket()
-        storage.copy_tree(str(few_digits("014")), f"{DATA}/1")
-        settings = {
-            **{f"evaluate.{name}": value for name, value in UNGATED.items()},
-            **TINY,
-            "evaluate.min_accuracy": 0.01,
-            "evaluate.max_accuracy_drop": 1.0,
-            "infra_validation.enabled": False,
-            "train.batch_size": 16,
-            "train.epochs": 1,
-            "name": "digits",
-            "data.source": f"{DATA}/{{SPAN}}",
-            "data.spans": 2,
-            "data.min_eval": 0,
-            "push.directory": PUSHED,
-            "storage.endpoint_url": server.url,
-        }
-        yield Site(load(None, settings).config, tmp_path_factory.mktemp("s3"), server)
+        yield server
     fsspec.filesystem("s3").clear_instance_cache()
+
+
+@pytest.fixture(scope="module")
+def site(
+    server: s3_kit.S3, tmp_path_factory: pytest.TempPathFactory, few_digits: Callable[..., Path]
+) -> Site:
+    storage.copy_tree(str(few_digits("014")), f"{DATA}/1")
+    settings = {
+        **SETTINGS,
+        "data.source": f"{DATA}/{{SPAN}}",
+        "push.directory": PUSHED,
+        "storage.endpoint_url": server.url,
+    }
+    return Site(settings, ROOT, tmp_path_factory.mktemp("s3"))
 
 
 @pytest.fixture(scope="module")
@@ -143,17 +107,22 @@ def test_a_node_copies_the_files_that_it_reads_only(
     assert splits == {"Split-eval"}
 
 
-def test_the_second_run_is_cached(site: Site, first: dict[str, NodeResult]) -> None:
+def test_the_second_run_is_cached(
+    site: Site, server: s3_kit.S3, first: dict[str, NodeResult]
+) -> None:
     site.run("second")  # of which the Evaluator has another baseline
-    site.server.faults.log.clear()
+    server.faults.log.clear()
     again = site.run("third")
     assert states(again, "cached") == NODES
     assert [name for name in storage.names(PUSHED) if name.isdecimal()] == ["1"]
-    assert not any("GET" in line and "/Split-" in line for line in site.server.faults.log)
+    assert not any("GET" in line and "/Split-" in line for line in server.faults.log)
 
 
 def test_new_data_is_a_reason_to_retrain_and_old_work_is_taken_over(
-    site: Site, first: dict[str, NodeResult], few_digits: Callable[..., Path]
+    site: Site,
+    server: s3_kit.S3,
+    first: dict[str, NodeResult],
+    few_digits: Callable[..., Path],
 ) -> None:
     assert not decide_in_cluster(site.config, site.connection, ROOT).retrain
     images = few_digits("014", 52)
@@ -162,13 +131,13 @@ def test_new_data_is_a_reason_to_retrain_and_old_work_is_taken_over(
             storage.copy(str(images / name), f"{DATA}/2/{name}")
     decision = decide_in_cluster(site.config, site.connection, ROOT)
     assert decision.retrain
-    site.server.faults.log.clear()
+    server.faults.log.clear()
     again = site.run("again")
     assert states(again, "complete") == NODES
     examples = again["ImageExampleGen"].outputs["examples"][0]
     assert examples.get_int_custom_property("images_reused") > 0
-    old = [line for line in site.server.faults.log if f"GET /bucket/{DATA[12:]}/1/" in line]
-    shards = [line for line in site.server.faults.log if "GET" in line and "data_tfrecord" in line]
+    old = [line for line in server.faults.log if f"GET /bucket/{DATA[12:]}/1/" in line]
+    shards = [line for line in server.faults.log if "GET" in line and "data_tfrecord" in line]
     assert not any("Transform" in line and "transformed" not in line for line in shards)
     assert storage.exists(f"{PUSHED}/2/saved_model.pb")
     assert len(old) <= 2 * 120  # digests are asked for, and each image is read once at most

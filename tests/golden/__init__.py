@@ -10,7 +10,7 @@ import functools
 from pathlib import Path
 
 from pipeline.config import load
-from pipeline.settings import ENVIRONMENTS
+from pipeline.settings.cluster import ENVIRONMENTS
 
 FOLDER = Path(__file__).parent
 # One of everything that a pool can ask for.

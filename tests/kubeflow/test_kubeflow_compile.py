@@ -18,7 +18,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from kubeflow import dag
 from kubeflow.compiler import compile_pipeline
 from pipeline.config import load
-from pipeline.settings import ENVIRONMENTS
+from pipeline.settings.cluster import ENVIRONMENTS
 from tests import golden
 from tests.kit import kubeflow_backend as backend
 from tests.kit.sample_package import NEEDED

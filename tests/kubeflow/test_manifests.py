@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from kubeflow.commands.submit import SERVICE_ACCOUNT
 from pipeline import addresses, beam_runner, cli
 from pipeline.errors import ConfigError, DataError, NotBlessed
-from pipeline.settings import BeamConfig, KubeflowConfig
+from pipeline.settings.beam import BeamConfig
+from pipeline.settings.cluster import KubeflowConfig
 from tests import REPO
 from tests.kit.kustomize import Resource, render
 from tests.kit.manifests import KUBERNETES

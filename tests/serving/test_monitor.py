@@ -22,7 +22,7 @@ from pipeline.monitoring.rows import Row
 from pipeline.retraining import journal
 from pipeline.retraining.decision import RetrainContext, decide
 from pipeline.retraining.inventory import DataChanges
-from pipeline.settings import MonitorConfig, ReasonConfig, RetrainConfig
+from pipeline.settings.retraining import MonitorConfig, ReasonConfig, RetrainConfig
 
 CLASSES = ["cat", "dog", "owl"]
 DIMENSIONS = 12

@@ -31,7 +31,7 @@ from pipeline.report.facts import RECORD, State
 from pipeline.report.write import _csv
 from pipeline.retraining import inventory, journal, notify
 from pipeline.run import new_run_id
-from pipeline.settings import NotifyConfig
+from pipeline.settings.retraining import NotifyConfig
 from pipeline.workspace import Workspace
 from tests import REPO
 from tests.kit import report as report_kit

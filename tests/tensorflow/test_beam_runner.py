@@ -13,7 +13,7 @@ from pipeline import beam_runner, doctor, local_runner
 from pipeline.config import load
 from pipeline.errors import ConfigError
 from pipeline.execution import build_pipeline
-from pipeline.settings import BeamConfig, BeamJob, BeamNode
+from pipeline.settings.beam import BeamConfig, BeamJob, BeamNode
 from pipeline.workspace import Workspace
 
 EXTERNAL = ("--environment_type=EXTERNAL", "--environment_config=localhost:50000")

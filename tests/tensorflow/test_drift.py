@@ -15,7 +15,7 @@ from components.image_example_gen.images import read_image
 from components.image_example_gen.sources.base import Item
 from components.image_example_gen.writing import Target, to_example
 from pipeline.retraining import drift
-from pipeline.settings import DriftConfig
+from pipeline.settings.retraining import DriftConfig
 
 Change = Callable[[Image.Image], Image.Image]
 

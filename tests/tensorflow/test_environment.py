@@ -23,7 +23,7 @@ from components.model_server import launch
 from components.model_server.client import Client
 from pipeline import doctor
 from pipeline.retraining import notify
-from pipeline.settings import NotifyConfig
+from pipeline.settings.retraining import NotifyConfig
 from tests import REPO
 
 PERENNIAL = Path(sys.executable).with_name("perennial")

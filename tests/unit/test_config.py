@@ -24,7 +24,9 @@ from pipeline.config import (
 )
 from pipeline.errors import ConfigError
 from pipeline.report import facts
-from pipeline.settings import BUILT_IN_SOURCES, ENVIRONMENTS, Config
+from pipeline.settings import Config
+from pipeline.settings.cluster import ENVIRONMENTS
+from pipeline.settings.paths import BUILT_IN_SOURCES
 from tests.kit.settings_files import write
 from trainer_module import recipes
 

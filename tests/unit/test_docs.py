@@ -17,7 +17,7 @@ import typer
 from pipeline import cli, config, reference
 from pipeline.commands import help_texts
 from pipeline.errors import EXIT_CODES, DatabaseLost
-from pipeline.settings import Pool
+from pipeline.settings.cluster import Pool
 from tests import REPO
 from tests.kit.cli import perennial
 from trainer_module import recipes
