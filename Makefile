@@ -26,9 +26,8 @@ check: lint unit ## Lint and unit tests, in under a minute: what to run before e
 unit: tools ## Run the tests that train nothing and start no server
 	.venv/bin/python -m pytest tests/unit --numprocesses=$(JOBS) --maxprocesses=4 $(ARGS)
 
-# The floor of pyproject.toml is for all tests, not for the files in ARGS.
 coverage: tools ## Run the tests, and show the total and the lines that none of them reaches
-	$(MAKE) test ARGS="--cov --cov-report=term-missing:skip-covered $(if $(ARGS),--cov-fail-under=0) $(ARGS)"
+	$(MAKE) test ARGS="--cov --cov-report=term-missing:skip-covered $(ARGS)"
 
 cluster-test: tools ## Run the tests on the cluster that KUBECONFIG names; image in CLUSTER_IMAGE
 	@test -n "$$KUBECONFIG" || { echo "KUBECONFIG names no cluster" >&2; exit 2; }
