@@ -183,7 +183,7 @@ def test_drift_is_found_and_told_everywhere(loop: Loop) -> None:
 def test_little_traffic_is_told_to_be_little(loop: Loop) -> None:
     code, text = loop.done["little"]
     assert code == 12
-    assert "too little" in text
+    assert "monitor.min_images" in text
 
 
 def test_without_new_labels_there_is_nothing_to_learn(loop: Loop) -> None:

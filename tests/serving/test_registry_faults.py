@@ -410,7 +410,7 @@ class TestAround:
         def refuse(_: Path) -> None:
             raise OSError(5, os.strerror(5))
 
-        monkeypatch.setattr(versions, "_remove_folder", refuse)
+        monkeypatch.setattr(versions, "remove_folder", refuse)
         model = tmp_path / "model-1"
         assert target.push(model, {}, 1) == 4
         assert versions.find(str(target.base)) == [1, 2, 3, 4]

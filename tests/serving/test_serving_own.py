@@ -335,7 +335,7 @@ class TestProcess:
         )
         assert done.returncode == 2
         assert done.stderr.splitlines() == [
-            f"perennial: error: {tmp_path / 'none'} cannot be read: No such file or directory"
+            f"perennial: error: {tmp_path / 'none'} cannot be read: there is no such file"
         ]
 
     def test_a_server_that_ends_at_once_is_reported_with_its_last_words(

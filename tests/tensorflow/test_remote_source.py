@@ -10,6 +10,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.registry import _registry
 from fsspec.spec import AbstractFileSystem
 
 from components.errors import BadDataError
@@ -17,6 +18,7 @@ from components.image_example_gen import files
 from components.image_example_gen.dataset import list_data
 from components.image_example_gen.inputs import scan
 from components.image_example_gen.options import Options
+from components.storage import locations
 from tests.kit import image_corpus as corpus
 from tests.kit.data_sources import digest, example, items, problems, write_records
 from tests.kit.image_folders import put
@@ -166,7 +168,10 @@ class TestRemote:
         assert (item.label, item.split, item.load()) == ("1", "train", IMAGE)
 
     def test_a_client_that_is_not_installed_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "adlfs", None)  # an extra, which may be installed
+        # An extra, which may be installed, and used by an earlier test.
+        monkeypatch.setitem(sys.modules, "adlfs", None)
+        monkeypatch.delitem(_registry, "az", raising=False)
+        monkeypatch.setattr(locations, "_missing", locations._missing.__wrapped__)
         with pytest.raises(BadDataError, match=r"az:// needs a client that is not installed.*adl"):
             list_data("az://bucket/pets", Options())
 

@@ -221,6 +221,7 @@ class TestFaults:
 
     def test_no_account(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING", raising=False)
+        fsspec.get_filesystem_class("az").clear_instance_cache()
         with pytest.raises(OSError, match=r"connection_string or account_name") as caught:
             storage.names("az://container/photos")
         assert caught.value.filename == "az://container/photos"
