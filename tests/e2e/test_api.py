@@ -111,7 +111,7 @@ def _text(cell: Any) -> str:
 
 
 def _check(cells: list[Any]) -> None:
-    """Return the expected output of each code cell of the notebook, independent of its folder."""
+    """Assert what each code cell of the notebook prints or shows."""
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     trained, report, plot, weakest, predictions, again, refused = code
     assert "Pushed " in _text(trained)
