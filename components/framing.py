@@ -57,6 +57,6 @@ def records(file: IO[bytes], most: int) -> Iterator[bytes]:
 
 
 def _masked(content: bytes) -> int:
-    """Return CRC-32C as TFRecord stores it, so that a checksum of checksums is no weak one."""
+    """Return the CRC-32C masked as in TFRecord, so that data may contain checksums."""
     checksum = google_crc32c.value(content)
     return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -75,7 +75,8 @@ class Executor(pusher.Executor):
         )
         public = Path(settings.public_key) if settings.public_key else None
         registry = Registry(base, settings.served_config, settings.served_name, public)
-        keys = Keys(Path(settings.private_key), public) if settings.private_key and public else None
+        private, public_key = Path(settings.private_key), Path(settings.public_key)
+        keys = Keys(private, public_key) if settings.private_key else None
         with storage.local_copy(self.GetModelPath(input_dict)) as model:
             version = registry.push(model, self._record(input_dict), settings.keep, keys)
         if settings.promote != "none":

@@ -18,6 +18,7 @@ import pytest
 from components import storage
 from components.image_example_gen.dataset import list_data
 from components.image_example_gen.options import Options
+from tests.kit import conditional_writes
 from tests.kit.data_sources import digest
 
 
@@ -116,14 +117,6 @@ def test_a_bucket_is_read_as_the_folder_that_it_holds(two_classes: Path, bucket:
 
 def test_what_somebody_else_has_written_is_not_replaced(bucket: Path) -> None:
     file = "gs://bucket/models/served.txt"
-    assert storage.state(file) == ""
-    first = storage.replace(file, "one", "")
-    assert first == storage.state(file)
-    second = storage.replace(file, "two", first)
-    assert second == storage.state(file) != first
-    for known in (first, ""):
-        with pytest.raises(FileExistsError) as caught:
-            storage.replace(file, "three", known)
-        assert caught.value.filename == file
+    conditional_writes.check(file)
     storage.append_line(file, "three")
     assert storage.read_text(file) == "two\nthree\n"

@@ -16,8 +16,8 @@ from components import storage
 from components.errors import DamagedFileError
 from components.storage import staging
 from components.storage.content import MANIFEST
+from tests.kit import conditional_writes, stores
 from tests.kit import s3 as s3_kit
-from tests.kit import stores
 from tests.kit.s3 import S3
 
 LARGE = 120 * 2**20  # bytes, of which s3fs makes several parts
@@ -108,15 +108,7 @@ class TestFiles:
         if not storage.is_uri(place):
             pytest.skip("a file is written by the holder of a lock")
         file = storage.join(place, "file")
-        assert storage.state(file) == ""
-        first = storage.replace(file, "one", "")
-        assert first == storage.state(file)
-        second = storage.replace(file, "two", first)
-        assert second == storage.state(file) != first
-        for known in (first, ""):
-            with pytest.raises(FileExistsError) as caught:
-                storage.replace(file, "three", known)
-            assert caught.value.filename == file
+        second = conditional_writes.check(file)
         storage.remove(file)
         with pytest.raises(FileExistsError):
             storage.replace(file, "three", second)
