@@ -21,15 +21,14 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from components.exif import EXIF, MAX_SEGMENTS, jpeg_orientation
 from components.servable import JPEG, PNG
 
 REFUSAL = "unreadable image: only JPEG and PNG can be decoded here; convert it to PNG"
 REFUSAL_LONG = "unreadable image: too many segments or chunks around its EXIF data"
 
-# Segments or chunks that are read; each takes some 30 microseconds.
-MAX_SEGMENTS = 1024
 TOGETHER = 16  # images that `decode_together` takes
-_EXIF, _PNG_EXIF = b"Exif\0\0", b"eXIf"
+_PNG_EXIF = b"eXIf"
 _WHITE = 255
 _HEAD = 41
 
@@ -76,7 +75,7 @@ def decode(encoded: tf.Tensor) -> Decoded:
     """Decode a scalar string, in a graph. Fails with InvalidArgumentError for other data."""
     head = tf.io.decode_raw(tf.strings.substr(encoded, 0, _HEAD), tf.uint8, fixed_length=_HEAD)
     is_known = tf.reduce_any(tf.reduce_all((head ^ _VALUES) & _MASKS == 0, axis=1))
-    has_exif = _holds(encoded, _EXIF) | _holds(encoded, _PNG_EXIF)
+    has_exif = _holds(encoded, EXIF) | _holds(encoded, _PNG_EXIF)
     pixels, orientation, is_clear = tf.cond(
         is_known & ~has_exif,
         lambda: (_image(encoded, 3), tf.constant(_ONE), tf.constant(_FALSE)),
@@ -95,11 +94,13 @@ def decode_now(encoded: bytes, ratio: int = 1, pixels: tf.Tensor | None = None) 
     """
     if encoded.startswith(JPEG):
         pixels = _image(tf.constant(encoded), 3, ratio) if pixels is None else pixels
-        if _EXIF not in encoded:
+        orientation = jpeg_orientation(encoded)
+        if orientation == 1:
             return Decoded(pixels, _ONE, _FALSE)
-        orientation = _jpeg_orientation(tf.constant(encoded))
-        upright = _turned(pixels, orientation) if orientation > 1 else pixels
-        return Decoded(upright, orientation, _FALSE)
+        if orientation is None:
+            return Decoded(*_examined(tf.constant(encoded)))  # fails
+        turn = tf.constant(orientation, tf.int64)
+        return Decoded(_turned(pixels, turn), turn, _FALSE)
     head = np.frombuffer(encoded[:_HEAD].ljust(_HEAD, b"\0"), np.uint8)
     is_known = ((head ^ _VALUES) & _MASKS == 0).all(axis=1).any()
     if is_known and _PNG_EXIF not in encoded:
@@ -146,19 +147,13 @@ def _examined(encoded: tf.Tensor) -> _Parts:
     return pixels, orientation, is_clear
 
 
-@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
-def _jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
-    exif = _jpeg_exif(encoded)
-    return _orientation(_accepted(encoded, exif >= 0, REFUSAL_LONG), exif)
-
-
 # Pixels, position of EXIF's TIFF header or 0, `is_clear`.
 _Read = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 def _jpeg(encoded: tf.Tensor) -> _Read:
     exif = tf.cond(
-        _holds(encoded, _EXIF), lambda: _jpeg_exif(encoded), lambda: tf.zeros([], tf.int64)
+        _holds(encoded, EXIF), lambda: _jpeg_exif(encoded), lambda: tf.zeros([], tf.int64)
     )
     return _image(_accepted(encoded, exif >= 0, REFUSAL_LONG), 3), exif, _FALSE
 
@@ -171,7 +166,7 @@ def _jpeg_exif(encoded: tf.Tensor) -> tf.Tensor:
     """
 
     def is_exif(head: tf.Tensor) -> tf.Tensor:
-        return (head[0] == 0xFF) & (head[1] == 0xE1) & tf.reduce_all(head[4:] == list(_EXIF))
+        return (head[0] == 0xFF) & (head[1] == 0xE1) & tf.reduce_all(head[4:] == list(EXIF))
 
     def is_before(at: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
         is_end = (head[0] == 0xFF) & (head[1] >= 0xD8) & (head[1] <= 0xDA)

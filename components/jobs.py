@@ -15,7 +15,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Generic, TypeVar
 
 import apache_beam as beam
@@ -76,7 +76,8 @@ class Job:
     ) -> Iterator[Any]:
         """Run all tasks, then yield their outcomes in order.
 
-        When an outcome is yielded, the files of its task have their final names.
+        When an outcome is yielded, the files of its task have their final names. If Beam would run
+        the job in this process, the tasks are run without it: planning a job takes 0.2 s.
 
         Args:
           pipeline: an empty one.
@@ -90,16 +91,21 @@ class Job:
             paths = _write_tasks(tasks, posixpath.join(folder, "tasks"))
             if not paths:
                 return
-            won = posixpath.join(folder, "won")
-            _ = (
-                pipeline
-                | "Tasks" >> beam.Create(paths, reshuffle=True)
-                | "Work" >> beam.ParDo(_Attempts(worker, output))
-                | "Won" >> beam.combiners.ToList()
-                | "Keep" >> beam.Map(_write, won)
-            )
-            self.run(pipeline, total)
-            names = dict(_read(won))
+            attempted = _Attempts(worker, output)
+            if run_here(pipeline.options):
+                attempted.setup()
+                names = dict(won for path in paths for won in attempted.process(path))
+            else:
+                won = posixpath.join(folder, "won")
+                _ = (
+                    pipeline
+                    | "Tasks" >> beam.Create(paths, reshuffle=True)
+                    | "Work" >> beam.ParDo(attempted)
+                    | "Won" >> beam.combiners.ToList()
+                    | "Keep" >> beam.Map(_write, won)
+                )
+                self.run(pipeline, total)
+                names = dict(_read(won))
             for path in paths:
                 yield Attempt(output, name=names[path]).win()
         finally:
@@ -160,12 +166,11 @@ class Job:
             report("step", what=self._what, advance=advance, total=total, unit=self._unit)
 
 
-def run_here(beam_args: Sequence[str]) -> bool:
-    """Return whether Beam's jobs run in this process."""
-    options = PipelineOptions(list(beam_args))
+def run_here(options: PipelineOptions) -> bool:
+    """Return whether Beam would run a job in this process, on one thread."""
     mode = options.view_as(DirectOptions).direct_running_mode
     runner = options.view_as(StandardOptions).runner
-    return runner in (None, "FnApiRunner", "DirectRunner") and mode != "multi_processing"
+    return runner in (None, "FnApiRunner", "DirectRunner") and mode == "in_memory"
 
 
 class Meter:

@@ -14,7 +14,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 # Handing work to a thread costs as much as hashing a small file, so it is done for several at once.
-BATCH_ITEMS = 32
+BATCH_ITEMS = 64
 BATCH_BYTES = 8 * 2**20
 QUICK_S = 0.00025
 
@@ -50,9 +50,9 @@ def batched(
     """Yield what `function` makes of batches of the values, in their order, on all cores.
 
     `function` should spend its time outside of Python, and return to it seldom: threads that wait
-    for its lock make two cores slower than one. What is in flight is bounded, at a batch more than
-    there are cores: BATCH_ITEMS values or BATCH_BYTES of `size`, in bytes, or a single larger
-    value.
+    for its lock make two cores slower than one. What is in flight is bounded, at two batches for
+    each core and one more, each of BATCH_ITEMS values, BATCH_BYTES of `size` (in bytes), or one
+    larger value.
     """
     threads = len(os.sched_getaffinity(0))
     waiting: deque[Future[list[Out]]] = deque()
@@ -60,7 +60,7 @@ def batched(
     try:
         for batch in _batches(values, size):
             waiting.append(pool.submit(function, batch))
-            if len(waiting) > threads:
+            if len(waiting) > 2 * threads:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()

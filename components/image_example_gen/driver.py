@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 
+from apache_beam.options.pipeline_options import PipelineOptions
 from tfx.components.example_gen import utils
 from tfx.dsl.components.base import base_driver
 from tfx.orchestration import data_types_utils, metadata
@@ -60,7 +61,7 @@ class Driver(base_driver.BaseDriver, portable_base_driver.BaseDriver):
 
     def _read(self, data: DataSet, output: str) -> Ledger:
         args = list(launch.current().beam_args)
-        if jobs.run_here(args):
+        if jobs.run_here(PipelineOptions(args)):
             return read_all(data)
         try:
             return Executor(Executor.Context(beam_pipeline_args=args)).read(data, output)

@@ -36,7 +36,7 @@ from components.wording import of_op
 PREFIX = "transformed_examples"
 
 # Of one call of the graph, which may decode them all at a time.
-GROUP = 16
+GROUP = 32
 GROUP_PIXELS = 2**22
 
 # What preprocessing_fn is given, each of shape [N, 1].

@@ -129,7 +129,8 @@ def report(source: Path, copies: int) -> None:
             for case in CASES
             for size, root in sets.items()
         }
-        single = measure("nodes", sets["large"], scratch / "nodes-single", 1)
+        for size, root in sets.items():
+            runs["one CPU", size] = measure("nodes", root, scratch / f"one-{size}", 1)
     more = counts["large"] - counts["small"]
     print(f"{counts['small']:,} and {counts['large']:,} images, {cpus} CPUs")
     print(f"{'':16} {'CPU s / 1,000':>14} {'fixed CPU s':>12} {'peak MB':>8} {'growth':>7}")
@@ -146,9 +147,15 @@ def report(source: Path, copies: int) -> None:
             )
     total = sum(per_image[step] for step in NODES)
     print(f"CPU, data nodes to bare loop, an image: {total / per_image['loop']:.2f}x")
-    walls = [sum(run[node]["wall_s"] for node in NODES) for run in (single, runs["nodes", "large"])]
-    print(f"Wall clock, 1 CPU to {cpus}: {walls[0]:.1f} s to {walls[1]:.1f} s", end="")
-    print(f" = {walls[0] / walls[1]:.2f}x; load {os.getloadavg()[0]:.1f}")
+    walls = {
+        key: sum(run[node]["wall_s"] for node in NODES)
+        for key, run in runs.items()
+        if key[0] != "bare"
+    }
+    one, all_ = walls["one CPU", "large"], walls["nodes", "large"]
+    print(f"Wall clock, 1 CPU to {cpus}: {one:.1f} s to {all_:.1f} s = {one / all_:.2f}x")
+    gain = (one - walls["one CPU", "small"]) / (all_ - walls["nodes", "small"])
+    print(f"Wall clock of an image, 1 CPU to {cpus}: {gain:.2f}x; load {os.getloadavg()[0]:.1f}")
 
 
 def main() -> None:

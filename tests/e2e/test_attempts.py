@@ -22,7 +22,9 @@ from components.jobs import Job, Worker
 from tests.kit.image_folders import write_span
 from tests.kit.stage import Stage
 
-BEAM = ["--runner=FnApiRunner", "--sdk_container_image=none"]
+HERE = ["--runner=FnApiRunner"]
+# Jobs of this runner go through Beam, although it is in this process.
+BEAM = [*HERE, "--direct_running_mode=multi_threading", "--sdk_container_image=none"]
 NODES = ("_Write", "_Columns", "_TransformShard")  # of ImageExampleGen, StatisticsGen, Transform
 IMAGES = 300
 
@@ -43,8 +45,11 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def run(worker: Worker[Any], tasks: Sequence[Any], output: Path) -> list[Any]:
-    return list(Job("x", "images").map(beam.Pipeline(argv=BEAM), worker, tasks, str(output), None))
+def run(
+    worker: Worker[Any], tasks: Sequence[Any], output: Path, args: Sequence[str] = BEAM
+) -> list[Any]:
+    pipeline = beam.Pipeline(argv=list(args))
+    return list(Job("x", "images").map(pipeline, worker, tasks, str(output), None))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recorded]:
         self: Job, pipeline: Any, worker: Any, tasks: Any, output: str, total: int | None
     ) -> Any:
         listed = list(tasks)
-        found[type(worker).__name__] = worker, listed
+        # As given: a worker holds what it has loaded.
+        found[type(worker).__name__] = pickle.loads(pickle.dumps(worker)), listed
         return original(self, pipeline, worker, listed, output, total)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -66,11 +72,14 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recorded]:
         stage = Stage(root)
         write_span(stage.data, 1, IMAGES)
         stage.run()
-    redirect_output = {}
+    recorded = {}
     for name, (worker, tasks) in found.items():
         run(worker, tasks, root / name)
-        redirect_output[name] = Recorded(worker, tasks, files(root / name))
-    return redirect_output
+        recorded[name] = Recorded(worker, tasks, files(root / name))
+        copy = pickle.loads(pickle.dumps(worker))
+        assert run(copy, tasks, root / "here" / name, HERE)
+        assert files(root / "here" / name) == recorded[name].files
+    return recorded
 
 
 @pytest.mark.parametrize("node", NODES)
@@ -154,9 +163,12 @@ class _Fails(Worker[str]):
         raise JobError("as it should")
 
 
-def test_an_attempt_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="as it should"):
-        run(_Fails(), ["a"], tmp_path)
+@pytest.mark.parametrize(("args", "error"), [(HERE, JobError), (BEAM, RuntimeError)])
+def test_an_attempt_that_fails_leaves_nothing(
+    args: list[str], error: type[Exception], tmp_path: Path
+) -> None:
+    with pytest.raises(error, match="as it should"):
+        run(_Fails(), ["a"], tmp_path, args)
     assert files(tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
 

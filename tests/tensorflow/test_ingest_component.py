@@ -84,7 +84,7 @@ class TestInOrder:
             found.append(result)
             done += 1
         assert found == list(range(0, 4000, 2))
-        assert most <= (threads + 3) * parallel.BATCH_ITEMS
+        assert most <= (2 * threads + 3) * parallel.BATCH_ITEMS
 
     def test_what_is_quick_is_done_here_and_what_is_slow_in_threads(
         self, monkeypatch: pytest.MonkeyPatch
@@ -98,11 +98,12 @@ class TestInOrder:
             names.append(threading.current_thread().name)
             return seconds
 
-        values = [0.0] * 64 + [0.001] * 64 + [0.0] * 64
+        size = parallel.BATCH_ITEMS
+        values = [0.0] * 2 * size + [0.001] * 2 * size + [0.0] * 2 * size
         assert list(parallel.quick_in_order(work, values, lambda _: 1)) == values
         here = threading.current_thread().name
-        assert set(names[:64]) == {here}
-        assert here not in names[96:]
+        assert set(names[: 2 * size]) == {here}
+        assert here not in names[3 * size :]
 
     def test_large_values_go_one_by_one(self) -> None:
         sizes = list(parallel._batches([1, 1, 10**9, 1, 10**9], lambda size: size))

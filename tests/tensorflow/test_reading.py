@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from components import jobs, launch
 from components.errors import JobError
@@ -127,8 +128,8 @@ def test_workers_elsewhere_read_for_the_driver(
         launch.current().workers_cpu_s += 100
         return original(self, *arguments, **named)
 
-    def is_elsewhere(args: Sequence[str]) -> bool:
-        assert "--runner=FnApiRunner" in args
+    def is_elsewhere(options: PipelineOptions) -> bool:
+        assert options.view_as(StandardOptions).runner == "FnApiRunner"
         return False
 
     monkeypatch.setattr(jobs, "run_here", is_elsewhere)
@@ -167,10 +168,10 @@ def test_a_job_that_fails_while_the_driver_reads_leaves_nothing(
     ("args", "is_here"),
     [
         (["--runner=FnApiRunner"], True),
-        (["--runner=FnApiRunner", "--direct_running_mode=multi_threading"], True),
+        (["--runner=FnApiRunner", "--direct_running_mode=multi_threading"], False),
         (["--runner=FnApiRunner", "--direct_running_mode=multi_processing"], False),
         (["--runner=PortableRunner", "--job_endpoint=beam:8099"], False),
     ],
 )
 def test_where_jobs_run(args: list[str], is_here: bool) -> None:
-    assert jobs.run_here(args) is is_here
+    assert jobs.run_here(PipelineOptions(args)) is is_here
