@@ -121,7 +121,7 @@ class BeamJob:
     def pipeline_args(self) -> list[str]:
         """The command-line arguments for Beam, runner included."""
         args = [f"--runner={self.runner}", *self.args]
-        here = self.runner == LOCAL_RUNNER or self.options.get("environment_type") in _INSTALLED
+        here = not self.is_elsewhere or self.options.get("environment_type") in _INSTALLED
         if here and "sdk_container_image" not in self.options:
             # Nothing reads it. Without it TFX packs itself up for remote workers in every Beam
             # node, which takes seconds each time, and leaves the package in the temporary folder.

@@ -95,13 +95,13 @@ def test_the_data_nodes_run_on_a_job_service(two_classes: Path, tmp_path: Path) 
         assert any(Path(examples.uri, f"Split-{split}").iterdir())
 
 
+@pytest.mark.parametrize("runner", ["FnApiRunner", "DirectRunner"])
 def test_nothing_is_packed_up_for_workers_that_are_in_this_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from components.image_transform.executor import Executor
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    Executor(
-        Executor.Context(beam_pipeline_args=load().config.beam.jobs["Transform"].pipeline_args)
-    )
+    config = load(None, {"beam.runner": runner}).config
+    Executor(Executor.Context(beam_pipeline_args=config.beam.jobs["Transform"].pipeline_args))
     assert list(tmp_path.iterdir()) == []

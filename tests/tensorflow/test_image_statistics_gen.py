@@ -14,7 +14,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from components import features
 from components.image_statistics_gen import executor
 
-BEAM = ["--runner=FnApiRunner"]
+BEAM = ["--runner=FnApiRunner", "--sdk_container_image=none"]
 COUNTS = {"train": 1500, "eval": 7}
 
 
