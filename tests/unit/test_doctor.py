@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from pipeline import bootstrap, doctor
 from pipeline.doctor import Fact
-from pipeline.host import inspect_host
+from pipeline.host import USE_CONTAINER, inspect_host
 from tests.kit.hosts import BOOKWORM, TRIXIE
 
 FINE = Fact("cpu", 2, "cores", note="EPYC [2]")
@@ -105,13 +106,13 @@ class TestCollected:
 class TestRuntime:
     def test_a_host_that_can_be_helped_is_told_how_once(self) -> None:
         facts = {fact.name: fact for fact in doctor.runtime_facts(BOOKWORM)}
-        assert facts["glibc"].problem.startswith("the native wheels need glibc 2.38 (found 2.36)")
+        assert re.search(r"glibc 2\.38 .*2\.36", facts["glibc"].problem)
         assert [name for name, fact in facts.items() if fact.problem] == ["glibc"]
 
     def test_a_host_that_cannot_be_helped_is_told_the_way_out_once(self) -> None:
         host = dataclasses.replace(BOOKWORM, distribution="rocky")
         facts = {fact.name: fact for fact in doctor.runtime_facts(host)}
-        assert facts["system"].remedy.startswith("use a container")
+        assert facts["system"].remedy == USE_CONTAINER
         assert [name for name, fact in facts.items() if fact.problem] == ["system"]
 
     @pytest.mark.parametrize(
