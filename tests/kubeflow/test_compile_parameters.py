@@ -38,7 +38,7 @@ class TestRefused:
             ({"kubeflow.nodes": '{Tuner = "cpu"}'}, ("nodes.Tuner", "Trainer")),
             (
                 {"kubeflow.parameters": '["train.epoch"]'},
-                ("kubeflow.parameters: 'train.epoch'", "'train.epochs'"),
+                ("kubeflow.parameters: 'train.epoch': ",),
             ),
             (
                 {"kubeflow.parameters": '["beam.args"]'},
@@ -110,7 +110,7 @@ class TestParameters:
             ("epochs", "1.5", "train.epochs = 1.5: .*integer"),
             ("epochs", "0", "train.epochs = 0: .* 1$"),
             ("batch_size", "true", "train.batch_size = true: .*integer"),
-            ("learning_rate", "fast", "learning_rate = 'fast': .*number"),
+            ("learning_rate", "fast", "train.hyperparameters.learning_rate = 'fast': .*number"),
             ("recipe", "best", "train.recipe = 'best': .*vit"),
             ("data_root", "", "data.source = '': .*empty"),
         ],
