@@ -75,7 +75,7 @@ CASES = {
             f"{HYPER}high": 72,
             "transform.image_size": 72,
         },
-        "train.hyperparameters.base",
+        "train.recipe = 'fixres' with transform.image_size = 72: base vit ",
     ),
     "too few epochs for two stages": Case(
         {"train.recipe": "fixres", "train.epochs": 1}, "train.epochs 1"
@@ -90,7 +90,7 @@ CASES = {
         "train.batch_size = 64",
     ),
     "a batch that fits by no means": Case(
-        {"transform.image_size": 1920, f"{HYPER}patch_size": 4}, "train.recipe"
+        {"transform.image_size": 1920, f"{HYPER}patch_size": 4}, "1 image of 1920 px"
     ),
     "a push directory with other things": Case({"push.directory": "mixed"}, "push.directory"),
 }

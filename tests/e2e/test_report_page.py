@@ -183,7 +183,7 @@ def test_figures_follow_the_colours_of_the_page(pages: dict[str, Path], visit: A
 def test_the_keyboard_reaches_what_scrolls(pages: dict[str, Path], visit: Any) -> None:
     page, _ = visit(pages["pushed"], viewport=PHONE)
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.hash") == "#main"
+    assert page.evaluate("document.activeElement.hash") == "#content"
     clipped = (
         "[...document.querySelectorAll('main *')].filter(e => e.scrollWidth > e.clientWidth + 1"
         " && getComputedStyle(e).overflowX === 'auto' && e.tabIndex !== 0).map(e => e.outerHTML)"

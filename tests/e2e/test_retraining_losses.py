@@ -142,7 +142,7 @@ class TestANightWithDataGone:
         self, night: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "examples" / INPUTS_FILE).unlink()
-        with pytest.raises(DataLost, match="list of images"):
+        with pytest.raises(DataLost, match=f"{INPUTS_FILE} .*--accept-loss"):
             retrain(night)
         ran: list[str] = []
         monkeypatch.setattr(nights._Retraining, "run", lambda *_: ran.append("ran"))

@@ -20,10 +20,10 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
-            ({"data.source": None}, ("data.source ", "digits")),
-            ({"kubeflow.image": None}, ("kubeflow.image ",)),
+            ({"data.source": None}, ("data.source is ", "digits")),
+            ({"kubeflow.image": None}, ("kubeflow.image is ",)),
             ({"kubeflow.image": "perennial"}, ("kubeflow.image = 'perennial'", "tag", "digest")),
-            ({"kubeflow.pipeline_root": None}, ("kubeflow.pipeline_root ",)),
+            ({"kubeflow.pipeline_root": None}, ("kubeflow.pipeline_root is ",)),
             (
                 {
                     "kubeflow.pipeline_root": "s3://bucket/x",

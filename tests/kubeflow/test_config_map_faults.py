@@ -69,7 +69,7 @@ class TestNothingIsLost:
                 cluster.change(theirs)
 
         cluster.before = after_the_write
-        with pytest.raises(PromotionFailed, match="somebody else"):
+        with pytest.raises(PromotionFailed, match=f"/{NAME} .*else"):
             target.promote(2, CANARY, timeout=0.1)
         assert cluster.text == theirs
 
@@ -209,7 +209,7 @@ class TestRefusals:
         path = path.with_name("other")
         path.write_text(yaml.safe_dump(content))
         os.environ["KUBECONFIG"] = str(path)  # the fixture puts it back
-        assert "logged in" in self.refused(cluster, "--configmap", f"{NAMESPACE}/{NAME}")
+        assert "Unauthorized" in self.refused(cluster, "--configmap", f"{NAMESPACE}/{NAME}")
 
     @pytest.mark.parametrize("content", [None, "", "[", "{}", "apiVersion: v1"])
     def test_no_usable_kubeconfig(

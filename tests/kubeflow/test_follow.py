@@ -95,7 +95,7 @@ class TestWait:
             ("run_end", None),
             ("summary", None),
         ]
-        assert re.fullmatch(rf"trainer .*: {WAITING}", events(result)[1]["text"])
+        assert re.fullmatch(f"trainer .*: {re.escape(WAITING)}", events(result)[1]["text"])
         last = events(result)[-1]
         assert (last["accuracy"], last["blessed"], last["pushed"]) == (0.9, 1.0, "/models/3")
         query = (

@@ -208,7 +208,7 @@ def test_without_a_database_it_is_one_line(toy: Toy) -> None:
     refused = toy.pod("First")
     assert refused.code == 2
     (error,) = refused.events
-    assert error["message"].startswith("PERENNIAL_METADATA_KIND ")
+    assert error["message"].startswith("PERENNIAL_METADATA_KIND is ")
 
 
 def test_a_light_node_imports_neither_beam_nor_all_components_of_tfx(tmp_path: Path) -> None:

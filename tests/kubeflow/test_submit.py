@@ -318,7 +318,7 @@ class TestConnection:
 
     def test_mistakes_are_told(self, package: Path, tmp_path: Path) -> None:
         command = ("submit", package, "--param", "data_root=x")
-        assert "--host " in refused(USAGE, *command)
+        assert "KF_PIPELINES_ENDPOINT" in refused(USAGE, *command)
         told = refused(USAGE, *command, "--host", "kubeflow:80")
         assert re.search("--host 'kubeflow:80': .*http://", told)
         both = ("--in-cluster", "--token-file", tmp_path)

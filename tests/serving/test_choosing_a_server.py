@@ -125,7 +125,7 @@ class TestServeCommand:
         result = self.invoke(tmp_path, "--port", "1500", "--rest-port", "1501")
         assert result.exit_code == 0
         assert "digits" in result.output
-        assert "development" in result.output
+        assert Kind.OWN in result.output
         (arguments,) = started
         assert arguments[:4] == [sys.executable, "-P", "-m", "components.model_server"]
         assert {

@@ -172,7 +172,7 @@ class TestWithServer:
         at = (address(server),)
         target.promote(2, STABLE, at, SECONDS)
         target.promote(3, STABLE, at, SECONDS)
-        with pytest.raises(PromotionFailed, match=r"127\.0\.0\.1:1\b"):
+        with pytest.raises(PromotionFailed, match=rf"127\.0\.0\.1:1\b.*{PUT_BACK}"):
             target.rollback((*at, "127.0.0.1:1"), 4)
         assert target.serving() == Serving.of({STABLE: 3, "previous": 2})
         wait_until(lambda: answering(client, STABLE) == 3)

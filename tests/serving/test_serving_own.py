@@ -314,7 +314,7 @@ class TestProcess:
         with ServerProcess(own_backend(), Source.of_model(tmp_path, MODEL)) as server:
             server.wait_ready(SECONDS)
             said = server.last_words()
-            assert "development" in said
+            assert Kind.OWN.removeprefix("the ") in said
             assert f"http://127.0.0.1:{server.rest_port}/" in said
             assert post(server, PREDICT, GOOD).status_code == 200
         assert server.returncode == 0
