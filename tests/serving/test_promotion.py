@@ -207,7 +207,7 @@ class TestWithServer:
         warmup = Path(target.base or "") / "3" / servable.WARMUP_FILE
         warmup.write_bytes(b"junk" * 100)
         for _ in range(2):  # as it is broken still, the second error is a new one
-            with pytest.raises(PromotionFailed, match=rf"version 3 .*{servable.WARMUP_FILE}"):
+            with pytest.raises(PromotionFailed, match=rf"version 3: .*{servable.WARMUP_FILE}"):
                 target.promote(3, CANARY, at, SECONDS)
             assert client.failures(MODEL).keys() == {3}
             # Without a poll in between, the server finds no change, and tries nothing again.
@@ -338,7 +338,7 @@ class TestRules:
 
     def test_a_version_that_is_not_what_was_pushed_is_refused(self, target: Registry) -> None:
         (Path(target.base or "") / "2" / "saved_model.pb").write_bytes(b"other")
-        with pytest.raises(ConfigError, match=r"/2 .*: saved_model\.pb"):
+        with pytest.raises(ConfigError, match=r"^version 2 .*: saved_model\.pb"):
             target.promote(2, CANARY)
 
     def test_other_models_of_the_configuration_stay(self, target: Registry) -> None:

@@ -150,7 +150,7 @@ class TestPush:
         wrong = dataclasses.replace(keys, public=make_keys("theirs").public)
         with pytest.raises(
             ConfigError,
-            match=rf"signing\.public_key: .*{keys.public} .*[^. ]; .*{keys.private}$",
+            match=rf"signing\.public_key: .*{wrong.public} .*[^. ]; .*{keys.private}$",
         ):
             push(write_model(model, "next"), base, wrong)
         assert versions.find(str(base)) == [1]

@@ -354,9 +354,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"low": 32}, "low 32, high 32 and image_size 40 "),
+            ({"low": 32}, "low 32, high 24 and image_size 40 "),
             ({"high": 48}, "low 16, high 48 and image_size 40 "),
-            ({"base": "fixres"}, "base 'fixres' .*resnet50v2, .*vit"),
+            ({"base": "fixres"}, "base 'fixres' .*resnet50v2, .*tiny"),
             (
                 {"base": "resnet50v2", "low": 32, "high": 40, "settings": {"variant": "tiny"}},
                 r"settings {'variant': 'tiny'} .*resnet50v2; .*train\.hyperparameters\.base",

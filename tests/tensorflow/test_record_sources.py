@@ -51,7 +51,7 @@ class TestTFRecord:
             "x.tfrecord#000000": "cat"
         }
         (problem,) = problems(path).values()
-        assert re.match(r"no image: .*image/encoded .*image; .*cls, jpg; .*data\.image", problem)
+        assert re.match(r"no image: .*image/encoded .*image; .*cls, jpg, .*data\.image", problem)
 
     @pytest.mark.parametrize(
         ("file", "content"),
@@ -72,7 +72,7 @@ class TestTFRecord:
         )
         assert list(labels(tmp_path).values()) == ["one", "two", ""]
         (problem,) = problems(tmp_path).values()
-        assert re.match(r"no class: number 7: .*\b1 to 2\b", problem)
+        assert re.match(r"no class: number 7: .*\b[01] to 2\b", problem)
 
     def test_negative_numbers_are_no_classes(self, tmp_path: Path) -> None:
         write_records(tmp_path / "x.tfrecord", *(example(image=IMAGE, label=n) for n in (-1, 0)))
@@ -86,8 +86,8 @@ class TestTFRecord:
     @pytest.mark.parametrize(
         ("files", "told"),
         [
-            ({"labels.txt": "cat\ndog\ncat\n"}, r"labels\.txt.*'cat' .*\b0 .*\b2"),
-            ({"labels.txt": "1:cat\n1:dog\n"}, r"labels\.txt.* 1 .*'cat' .*'dog'"),
+            ({"labels.txt": "cat\ndog\ncat\n"}, r"'cat' .*\b0 .*\b2; "),
+            ({"labels.txt": "1:cat\n1:dog\n"}, " 1 .*'cat' .*'dog'"),
             (
                 {"labels.txt": "cat\ndog\n", "labelmap.pbtxt": "item { id: 1 name: 'cow' }"},
                 " 1 .*'cow' .*'dog'",
@@ -393,7 +393,7 @@ class TestCifar10:
         assert re.search(r" 3,073-byte", problems(tmp_path)["data_batch_1.bin#00000"])
 
     def test_a_folder_without_batches(self, tmp_path: Path) -> None:
-        with pytest.raises(BadDataError, match=f"^cifar10:{tmp_path}: .*unpack"):
+        with pytest.raises(BadDataError, match=f"^{tmp_path}: .*CIFAR-10; unpack"):
             list_data(f"cifar10:{tmp_path}", Options())
 
 
