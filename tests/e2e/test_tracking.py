@@ -133,7 +133,7 @@ def test_a_server_that_is_away_is_a_note(
     workspace = written(tmp_path, Facts(run=report_kit.run()))
     assert tracking.log(workspace, report_kit.run().run_id) is None
     [note] = recorder.of("note", "text")
-    assert re.search("MLflow: .+", str(note))
+    assert re.search(rf"MLflow .*127\.0\.0\.1:{port}: ", str(note))
     assert "secret" not in str(note)
 
 

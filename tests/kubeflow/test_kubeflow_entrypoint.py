@@ -182,7 +182,7 @@ def test_what_kubeflow_did_not_resolve_is_refused(
 @pytest.mark.parametrize(
     ("root", "words"),
     [
-        ("https://bucket/perennial", "https:// .*gs:// or s3://"),
+        ("https://bucket/perennial", "https:// .*storage"),
         ("s3://bucket/exp [1]", r"holds \[, "),
         ("gs://", ".*bucket"),
         ("", ".*empty"),
