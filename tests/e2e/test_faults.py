@@ -87,7 +87,7 @@ class TestOneRunAfterTheOther:
 
         run = self.interrupted_at("StatisticsGen", fill, arguments)
         assert run.code == 5
-        assert re.search(f"StatisticsGen failed: .*space .*{work}", run.stderr)
+        assert re.search(f" failed: .*space .*{work}", run.stderr)
         assert run.stderr.count("\n") == 1
         assert run.states("complete") >= {"ImageExampleGen"}
         assert len(run.states("failed")) == 1
