@@ -313,5 +313,5 @@ def test_something_else_that_listens_is_no_job_server(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         endpoint = f"--job_endpoint=127.0.0.1:{other.getsockname()[1]}"
         args = (endpoint, "--environment_type=EXTERNAL", "--environment_config=a:1")
-        with pytest.raises(ConfigError, match=endpoint):
+        with pytest.raises(ConfigError, match=f"{endpoint}: .*gRPC"):
             beam_runner.reach(BeamJob("beam", "PortableRunner", args))
