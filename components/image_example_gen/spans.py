@@ -29,6 +29,10 @@ _NUMBER = re.compile(r"\{(SPAN|VERSION)(?::([^}]*))?\}")
 _PART = re.compile(r"\{(SPAN|VERSION|YYYY|MM|DD)(?::([^}]*))?\}")
 
 
+class NoSpanError(BadDataError):
+    """A pattern of which there is no span, or none in the window."""
+
+
 class Span(NamedTuple):
     """A part of the data: number, version (None without), and path or URI."""
 
@@ -40,7 +44,7 @@ class Span(NamedTuple):
 def resolve(location: str, options: Options) -> list[Span]:
     """Find the spans to read, oldest first; a single span 0 for a location without spans.
 
-    Raises BadDataError if the pattern is invalid or no span matches.
+    Raises BadDataError if the pattern is invalid, NoSpanError if no span matches.
     """
     windowed = options.spans != 1 or options.first_span is not None or options.last_span is not None
     if not source_name.parse(location).has_spans:
@@ -60,7 +64,7 @@ def resolve(location: str, options: Options) -> list[Span]:
     if not chosen:
         ends = [name(number, location) for number in (min(latest), max(latest))] if latest else []
         there = f"; there are spans {' to '.join(ends)}" if ends else ""
-        raise BadDataError(f"{location}: no such span{there}")
+        raise NoSpanError(f"{location}: no such span{there}")
     if options.held_out == "all":
         return [span for span in found if span.number <= chosen[-1].number]
     return chosen

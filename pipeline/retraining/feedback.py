@@ -177,9 +177,9 @@ def _classes(location: str) -> set[str]:
     every = Options(first_span=0)
     try:
         data = list_data(location, every, spans.resolve(location, every))
+    except spans.NoSpanError:
+        return set()
     except BadDataError as error:
-        if "no such span" in str(error):
-            return set()
         raise DataError(str(error)) from error
     return {item.label for unit in data.units for item in unit.items() if not item.problem}
 
@@ -223,10 +223,10 @@ def _next(location: str, today: datetime.date) -> Path:
     """
     try:
         known = spans.resolve(location, Options(first_span=0))
-    except BadDataError as error:
-        if "no such span" not in str(error):
-            raise ConfigError(str(error)) from error
+    except spans.NoSpanError:
         known = []
+    except BadDataError as error:
+        raise ConfigError(str(error)) from error
     number = max((span.number for span in known), default=0) + 1
     if "{YYYY}" in location:
         number = max(number, spans.day(today))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import uuid
 from pathlib import Path
@@ -147,7 +148,7 @@ def test_a_schedule_decides_for_itself(installed: str, tmp_path: Path, name: str
         kit.wait_until(lambda: client.get_run(run).state in ("SUCCEEDED", "FAILED"), "its end")
         assert client.get_run(run).state == "SUCCEEDED"
         told = [e["text"] for e in events(run) if e["event"] == "note"]
-        assert any(text.startswith("Nothing to do") for text in told), told
+        assert any(text.startswith("Nothing ") for text in told), told
         assert "Trainer" not in states(run)
         assert executors(run) == 1
     finally:
@@ -211,13 +212,11 @@ def test_it_is_told_why_a_run_was_ended(installed: str, tmp_path: Path, name: st
     late = kit.compiled(tmp_path, f"{name}-late", kubeflow="run_timeout = 20")
     done = kit.perennial("submit", late, "--wait")
     assert done.returncode == NodeFailed.exit_code
-    assert "reached kubeflow.run_timeout of 20 s" in done.stderr
+    assert re.search(r"\bkubeflow\.run_timeout .*20 s", done.stderr)
 
     done = kit.perennial("submit", kit.compiled(tmp_path, f"{name}-ended"))
     kubeflow, run = Kubeflow(Connection(host=ENDPOINT)), run_of(done.stdout)
     kit.wait_until(lambda: bool(kubeflow.workflow(run)), "its workflow")
     kubeflow.terminate(run)
     kit.wait_until(lambda: kubeflow.look(run).over, "its end")
-    assert explain(kubeflow, kubeflow.look(run), kubeflow.workflow(run)).startswith(
-        "it was terminated"
-    )
+    assert "terminated" in explain(kubeflow, kubeflow.look(run), kubeflow.workflow(run))

@@ -81,7 +81,7 @@ class TestRecords:
             )
         found = problems(path, max_pixels=1000)
         assert list(found) == [f"{path.name}#000001"]
-        assert "it claims to have 3,000,000 bytes, more than" in found[f"{path.name}#000001"]
+        assert "3,000,000 bytes" in found[f"{path.name}#000001"]
         assert len(items(path, max_pixels=1000)) == 2
 
     def test_more_than_there_is_memory_does_not_end_the_process(self, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ class TestRecords:
             text=True,
         )
         assert done.returncode == 0
-        assert "it claims to have 35,184,372,088,832 bytes" in done.stdout
+        assert "35,184,372,088,832 bytes" in done.stdout
 
     @settings(max_examples=50, deadline=None)
     @given(data=st.binary(max_size=200))
@@ -156,7 +156,7 @@ class TestWeights:
         )
         with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as file:
             file.writestr("kernel.npy", header.getvalue())
-        with pytest.raises(WeightsError, match=r"bomb\.npz is not a plain \.npz file of arrays"):
+        with pytest.raises(WeightsError, match=r"bomb\.npz .*\.npz"):
             load_npz(tmp_path / "bomb.npz")
 
     @pytest.mark.parametrize("how", ["link", "external"])
@@ -174,12 +174,12 @@ class TestWeights:
                 group["0"] = h5py.ExternalLink(str(secret), "/s")
             else:
                 group.create_dataset("0", (3, 2), np.float32, external=[(str(secret), 0, 24)])
-        with pytest.raises(ValueError, match="Not allowed: H5 file with"):
+        with pytest.raises(ValueError, match="Not allowed: H5"):
             model.load_weights(path)
 
     def test_of_a_saved_model_it_is_said_that_it_is_a_program(self, tmp_path: Path) -> None:
         spec = saved_model(tmp_path / "module").model_copy(update={"sha256": ""})
-        with pytest.raises(WeightsError, match=r"are not confirmed.*a SavedModel is a program"):
+        with pytest.raises(WeightsError, match=rf"{spec.source} .*sha256.*SavedModel"):
             spec.fetch()
 
 

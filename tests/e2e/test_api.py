@@ -43,7 +43,7 @@ class TestRuns:
         assert api.find("c101", str(workspace)) == oldest
         assert oldest.page.is_file()
         assert oldest.folder == workspace / "runs" / oldest.id
-        with pytest.raises(ConfigError, match="is no run"):
+        with pytest.raises(ConfigError, match=f"^c109 .*{workspace}; .*`perennial runs`"):
             api.find("c109", workspace)
 
     def test_have_a_report(self, workspace: Path) -> None:
@@ -55,7 +55,7 @@ class TestRuns:
         assert report.evaluation == expected
 
     def test_without_a_model_cannot_predict(self, workspace: Path) -> None:
-        with pytest.raises(ConfigError, match="has no model"):
+        with pytest.raises(ConfigError, match="c101"):
             api.find("c101", workspace).predict([workspace])
 
 
@@ -74,12 +74,12 @@ class TestPredict:
         assert 1 >= good.classes[0][1] >= good.classes[1][1] >= 0
         assert good.problem == ""
         assert (bad.classes, bad.label) == ((), "")
-        assert bad.problem.startswith("not an image")
+        assert "image" in bad.problem
 
     def test_a_folder_without_images_is_refused(
         self, colour_models: list[Path], tmp_path: Path
     ) -> None:
-        with pytest.raises(DataError, match="no file in this folder"):
+        with pytest.raises(DataError, match=f"^{tmp_path}: "):
             api.predict(str(colour_models[0]), [tmp_path])
 
 
@@ -95,9 +95,9 @@ class TestSettings:
         assert origins["data.eval"] == "default"
 
     def test_mistakes_are_those_of_the_command_line(self) -> None:
-        with pytest.raises(ConfigError, match=r"train\.epochs = 0: must be greater"):
+        with pytest.raises(ConfigError, match=r"train\.epochs = 0: .* 1$"):
             api.run({"train.epochs": 0})
-        with pytest.raises(DataError, match="there is no such file or folder"):
+        with pytest.raises(DataError, match=r"^data\.source = '/no/such/folder': "):
             api.run({"data.source": "/no/such/folder"})
         assert NotBlessed.exit_code == 4
 
@@ -124,7 +124,7 @@ def _check(cells: list[Any]) -> None:
     states = dict(re.findall(r"\('(\w+)', '(\w+)'\)", _text(again)))
     assert len(states) == 11
     assert set(states.values()) == {"cached", "resolved"}
-    assert _text(refused).startswith("exit code 4")
+    assert re.match(r"exit code 4\b", _text(refused))
     assert "evaluate.min_class_recall" in _text(refused)
 
 

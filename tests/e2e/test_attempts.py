@@ -174,7 +174,7 @@ def test_an_attempt_that_fails_leaves_nothing(
 
 
 def test_a_file_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="storage that all workers share"):
+    with pytest.raises(FileNotFoundError, match=rf"^{tmp_path}/\S+: .*\bworkers\b"):
         Attempt(str(tmp_path), name="elsewhere").win()
 
 

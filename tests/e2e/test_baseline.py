@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -91,7 +92,7 @@ class TestSettings:
         assert {key: values[key] for key in self.OWN} == self.OWN
         assert {loaded.origins[key] for key in self.OWN} == {f"baseline {RUN}"}
         assert notes[0].endswith(RUN)
-        assert "train.epochs = 7, as the baseline had it; 10 by preset:recipe-vit alone" in notes
+        assert [n for n in notes if re.match(r"train\.epochs = 7, .*; 10 by preset:recipe-vit ", n)]
         assert len(notes) == len(self.OWN)  # a line each but for the recipe, and the first
         assert loaded.config.train.warm_start
 
@@ -101,7 +102,7 @@ class TestSettings:
         baseline(self.OWN)
         loaded, notes = prepared(train__epochs=2, transform__image_size=48)
         assert loaded.config.train.epochs == 2
-        assert "train.epochs = 2 by command line; the baseline had 7" in notes
+        assert [n for n in notes if re.match(r"train\.epochs = 2 by command line; .* 7$", n)]
         assert not any("image_size" in note for note in notes)
 
     def test_are_still_its_own_after_a_retraining(
@@ -128,7 +129,7 @@ class TestSettings:
         assert not loaded.config.train.warm_start
         assert loaded.config.train.epochs is None
         assert loaded.config.data.eval == 30
-        assert any("train.recipe = bit is given and the baseline's is vit" in n for n in notes)
+        assert [n for n in notes if re.match(r"train\.recipe = bit .*\bvit\b", n)]
 
     def test_auto_is_the_baseline_s_recipe(
         self, baseline: Baseline, prepared: Callable[..., Prepared]
@@ -139,7 +140,7 @@ class TestSettings:
         assert loaded.config.train.warm_start
         chosen = load(None, {"train.recipe": "auto", **PHOTOS}).config
         assert chosen.train.recipe != "fixres"
-        assert any(f"auto would choose {chosen.train.recipe} now" in note for note in notes)
+        assert [n for n in notes if re.search(rf"fixres, .*auto .*{chosen.train.recipe} ", n)]
 
     def test_places_schedules_and_pinned_spans_are_not_taken(
         self, baseline: Baseline, prepared: Callable[..., Prepared], tmp_path: Path
@@ -239,7 +240,7 @@ def test_a_retraining_goes_on_where_the_baseline_ended(
     assert again.returncode == 0, again.stderr
     events = [json.loads(line) for line in again.stdout.splitlines()]
     notes = [event["text"] for event in events if event["event"] == "note"]
-    assert any("train.hyperparameters.patch_size = 4, as the baseline had it" in n for n in notes)
+    assert any(n.startswith("train.hyperparameters.patch_size = 4, ") for n in notes)
     (summary,) = (event for event in events if event["event"] == "summary")
     record = json.loads((tmp_path / "work/runs" / summary["run_id"] / RECORD).read_text())
     assert record["settings"]["train.epochs"]["value"] == 2

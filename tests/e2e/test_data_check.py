@@ -65,9 +65,9 @@ def test_bad_data_is_listed_and_ends_with_3(
     done = run(root, "--quarantine", listed, "--set", "data.max_bad_fraction=0.1")
     assert done.returncode == 3
     assert f"= {counts['example']} examples + {counts['duplicate']} duplicates + " in done.stdout
-    assert "empty: zero bytes" in listed.read_text()
+    assert '"empty: ' in listed.read_text()
     assert done.stderr.count("\n") == 1
-    assert "cannot be used, more than data.max_bad_fraction = 0.1 allows" in done.stderr
+    assert "data.max_bad_fraction = 0.1 " in done.stderr
     assert len(listed.read_text().splitlines()) == counts["quarantined"]
 
 
@@ -97,7 +97,7 @@ def test_a_list_that_cannot_be_written_ends_with_2(
 ) -> None:
     done = run(two_classes, "--quarantine", two_classes)
     assert done.returncode == 2
-    assert "cannot be written" in done.stderr
+    assert f"'{two_classes}' " in done.stderr
 
 
 def notes(text: str) -> list[str]:

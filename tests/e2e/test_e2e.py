@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -107,9 +108,10 @@ class TestDigits:
         arguments = ("predict", first.summary["run_id"], folder, "--json", "--top", "2")
         done = process(*arguments, "--workspace", workspace)
         assert done.returncode == 3
-        assert done.stderr == "perennial: error: 1 of 2 files cannot be used\n"
+        assert re.fullmatch("perennial: error: 1 of 2 .*\n", done.stderr)
         junk, asked = map(json.loads, done.stdout.splitlines())
-        assert "not an image" in junk["error"]
+        assert junk["file"] == str(folder / "junk.png")
+        assert junk["error"]
         assert asked["file"] == str(folder / "three.tiff")
         assert asked["classes"][0]["label"] == "3"
         assert len(asked["classes"]) == 2
@@ -265,7 +267,7 @@ class TestChanges:
         assert run.code == 4
         assert run.states("complete") == {"Evaluator", "Pusher"}
         assert run.summary["pushed"] is None
-        assert "is below evaluate.min_accuracy = 1" in run.stderr
+        assert re.search(r"accuracy [\d.]+ .*evaluate\.min_accuracy = 1\b", run.stderr)
         assert run.stderr.count("\n") == 1
 
     def test_a_hyperparameter_retrains_and_compares_with_the_blessed_model(
@@ -307,10 +309,10 @@ class TestChanges:
         killed.wait()
 
         assert refused.code == 6
-        assert f"in use by process {killed.pid}" in refused.stderr
+        assert f"process {killed.pid} " in refused.stderr
         run = tree.run("--set", "evaluate.max_accuracy_drop=1")
         assert run.code == 0, run.stderr
-        assert any("Trainer was cut off" in e.get("text", "") for e in run.events)
+        assert any(e.get("text", "").startswith("Trainer was cut") for e in run.events)
         assert run.states("complete") == DOWNSTREAM
 
     def test_a_new_image_runs_everything(self, tree: Tree, few_digits: Callable[..., Path]) -> None:
@@ -336,14 +338,14 @@ class TestBadInput:
         (two_classes / "cat" / "00.png").write_bytes(b"not a PNG")
         places = ("--workspace", str(tmp_path / "workspace"), "--data", str(two_classes))
         run = perennial_run(*places, "--set", "data.max_bad_fraction=0.01")
-        self.check(run, 3, "cat/00.png", "not an image", "1 of 80 inputs", "max_bad_fraction")
+        self.check(run, 3, "cat/00.png", "1 of 80 ", "data.max_bad_fraction = 0.01")
         (note,) = [e["text"] for e in run.events if e.get("text", "").startswith("report: ")]
         report = Path(note.removeprefix("report: "))
         assert "max_bad_fraction" in report.read_text()
         record = json.loads((report.parent / "run.json").read_text())
         assert record["state"] == "failed"
         (finding,) = json.loads((report.parent / "report.json").read_text())["run"]["findings"]
-        assert finding.startswith("cat/00.png: not an image")
+        assert finding.startswith("cat/00.png: ")
         assert finding in report.read_text()
         states = {node["node"]: node["state"] for node in record["nodes"]}
         assert states["ImageExampleGen"] == "failed"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -86,8 +87,7 @@ class TestOneRunAfterTheOther:
 
         run = self.interrupted_at("StatisticsGen", fill, arguments)
         assert run.code == 5
-        assert f"no space left on the disk that holds {work}" in run.stderr
-        assert "free some and run again" in run.stderr
+        assert re.search(f" failed: .*space .*{work}", run.stderr)
         assert run.stderr.count("\n") == 1
         assert run.states("complete") >= {"ImageExampleGen"}
         assert len(run.states("failed")) == 1
@@ -96,7 +96,7 @@ class TestOneRunAfterTheOther:
         _remount(work, "size=30m")
         early = perennial_run(*arguments)
         assert early.code == 2
-        assert "are free on the disk that holds" in early.stderr
+        assert re.search(rf"workspace: .* {work}", early.stderr)
         assert not early.states("complete")
         _remount(work, "size=200m")
 
@@ -107,7 +107,8 @@ class TestOneRunAfterTheOther:
             "Trainer", lambda process: process.send_signal(signal.SIGTERM), arguments
         )
         assert run.code == 130
-        assert run.stderr == "perennial: error: interrupted; run again to continue\n"
+        assert run.stderr.startswith("perennial: error: interrupted")
+        assert run.stderr.count("\n") == 1
         assert "ImageExampleGen" in run.states("cached")
         assert run.states("interrupted") == {"Trainer"}
         assert not list(disks[0].glob("w/artifacts/Trainer/model/*"))
@@ -124,7 +125,7 @@ class TestOneRunAfterTheOther:
         assert run.states("complete") == {"Trainer", "Evaluator", "InfraValidator"}
         refused = perennial_run(*arguments)
         assert refused.code == 2
-        assert f"push.directory: no permission to write in '{models}'" in refused.stderr
+        assert re.search(rf"push\.directory: .*'{models}'", refused.stderr)
         assert refused.events[-1]["event"] == "error"
         _remount(models, "rw")
         assert not list(models.glob("*/*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -76,31 +77,31 @@ class TestFeedback:
         made = feedback.add(self.table(images, *rows), source)
         assert (made.images, [row.label for row in made.bad]) == (1, labels[1:])
         reasons = {row.label: row.reason for row in made.bad}
-        assert "'horse' is the nearest" in reasons["hrose"]
-        assert "'cat' is the nearest" in reasons["Cat"]
-        assert "nearest" not in reasons["zebra"]
+        assert re.search("'hrose'; 'horse' .*--new-class", reasons["hrose"])
+        assert re.search("'Cat'; 'cat' ", reasons["Cat"])
+        assert "'cat'" not in reasons["zebra"]
         assert "--new-class" in reasons["zebra"]
 
     def test_a_new_class_is_let_through_where_it_is_named(
         self, images: Path, tmp_path: Path
     ) -> None:
         source, table = self.known(images, tmp_path), self.table(images, "0.png,zebra")
-        with pytest.raises(DataError, match="no row can be used"):
+        with pytest.raises(DataError, match=r"line 2: .*'zebra'.*--new-class"):
             feedback.add(table, source)
         assert feedback.add(table, source, new_classes=["zebra"]).images == 1
 
     def test_a_new_class_that_looks_like_one_is_not(self, images: Path, tmp_path: Path) -> None:
         source, table = self.known(images, tmp_path), self.table(images, "0.png,CAT")
-        with pytest.raises(DataError, match="'cat' is the nearest"):
+        with pytest.raises(DataError, match=r"line 2: .*'CAT'; 'cat' "):
             feedback.add(table, source, new_classes=["CAT"])
 
     def test_nothing_usable_writes_nothing(self, images: Path, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"no row can be used: line 2"):
+        with pytest.raises(DataError, match=r"line 2: No such file"):
             feedback.add(self.table(images, "absent.png,cat"), f"{tmp_path}/data/{{SPAN}}")
         assert not (tmp_path / "data").exists()
 
     def test_columns_must_be_named(self, images: Path, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="columns image and label, not picture, label"):
+        with pytest.raises(DataError, match=r"image and label, .*picture, label"):
             feedback.add(
                 self.table(images, "0.png,cat", header="picture,label"), f"{tmp_path}/{{SPAN}}"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +54,9 @@ class TestHistory:
 
     @pytest.mark.parametrize("name", ["202611", "nonsense", "c1"])
     def test_a_name_of_none_or_several_is_refused(self, workspace: Workspace, name: str) -> None:
-        with pytest.raises(ConfigError, match=f"{name} is .* run|{name} is any of"):
+        with pytest.raises(
+            ConfigError, match=rf"^{name} .*{workspace.root}; .*\b4, .*`perennial runs`"
+        ):
             history.find(workspace, name)
 
     def test_a_killed_run_was_cut_off_and_a_living_one_runs(self, workspace: Workspace) -> None:
@@ -96,7 +99,6 @@ class TestHistory:
         done = {**json.loads(log.read_text()), "result": "done"}
         log.write_text(json.dumps(done) + "\n")
         text = write.write_index(workspace).read_text()
-        assert "Version 3 is the canary" in text
         assert f"perennial rollback --workspace {workspace.root}" in text
         with log.open("a") as file:
             file.write(json.dumps({**done, "to": {"labels": {"stable": 3}}}) + "\n")
@@ -139,15 +141,15 @@ class TestHistory:
         text = write.write_index(workspace).read_text()
         shown = [number for number in range(1, 5) if f"202611{number:02}-041040" in text]
         assert shown == [3, 4]
-        assert "newest 2 runs" in text
-        assert "4 runs in " in text
+        assert re.search(r"\b2 runs", text)
+        assert re.search(r"\b4 runs ", text)
         assert len(json.loads((workspace.runs / history.TABLE).read_text())) == 4
 
     def test_an_empty_workspace_says_so(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="has no runs"):
+        with pytest.raises(ConfigError, match=f"^{tmp_path} .*--workspace"):
             history.find(Workspace(tmp_path), "latest")
         listed = perennial("runs", "--workspace", tmp_path)
-        assert listed.output == f"{tmp_path} has no runs; name another --workspace\n"
+        assert re.fullmatch(f"{tmp_path} .*--workspace\n", listed.output)
         assert perennial("runs", "--workspace", tmp_path, "--json").output == ""
 
 
@@ -180,7 +182,7 @@ class TestCommands:
 
     def test_show_tells_what_the_page_tells(self, workspace: Workspace) -> None:
         output = invoke(workspace, "show", "c101").output
-        assert output.startswith("20261101-041040-c101: Blessed and pushed as version 1")
+        assert re.match(r"20261101-041040-c101: .*\bversion 1\b", output)
         told = (EVIL, "images of", "best epoch", "Macro F1", "of 1 test mistakes")
         for text in (*told, "preset:data-digits", "git checkout 7a59f67"):
             assert text in output, text
@@ -189,14 +191,14 @@ class TestCommands:
 
     def test_show_of_a_failed_run_tells_why(self, workspace: Workspace) -> None:
         output = invoke(workspace, "show", "c104").output
-        assert "Failed: accuracy 0.9000 is below" in output
-        assert f"train: {EVIL}: no image" in output
+        assert "Failed: accuracy 0.9000 " in output
+        assert f"train: {EVIL}: " in output
 
     def test_an_unknown_run_is_a_usage_error(self, workspace: Workspace) -> None:
         for command in (["show", "nope"], ["compare", "c101", "nope"], ["report", "nope"]):
             result = invoke(workspace, *command)
             assert result.exit_code == 2
-            assert "nope is no run of" in result.output
+            assert f"nope is no run of {workspace.root}" in result.output
 
     def test_compare_names_what_differs_and_by_how_much(self) -> None:
         first, second = report_kit.facts(), report_kit.facts(baseline=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -133,14 +134,14 @@ def test_the_cause_is_reported_even_if_it_cannot_be_recorded(
 
     monkeypatch.setattr(execution_publish_utils, "publish_failed_execution", fail)
     toy.tell("Second", "bad data")
-    with pytest.raises(DataError, match="folder 'cats' has no images"):
+    with pytest.raises(DataError, match=re.escape(toy_pipeline.BAD_DATA)):
         toy.run()
     assert toy.states() == ["COMPLETE", "FAILED"]
 
 
 def test_a_full_disk_is_called_that(toy: Toy) -> None:
     toy.tell("Second", "disk full")
-    with pytest.raises(NodeFailed, match=r"^Second failed: no space left on the disk that holds /"):
+    with pytest.raises(NodeFailed, match=r"^Second failed: .*space .* /"):
         toy.run()
 
 
@@ -148,7 +149,7 @@ def test_inputs_that_cannot_be_resolved_fail_the_run(toy: Toy, recorder: Recorde
     pipeline = toy_pipeline.create_unresolvable(toy.workspace, toy.control)
     with toy.workspace.lock(), pytest.raises(NodeFailed) as failed:
         local_runner.run(pipeline, toy.workspace, "1")
-    assert "Look failed: InputResolutionError: Error while resolving inputs" in str(failed.value)
+    assert str(failed.value).startswith("Look failed: InputResolutionError: ")
     assert recorder.of("node_end", "state") == ["failed", "skipped", "skipped"]
     assert toy.executed() == []
 

@@ -36,11 +36,10 @@ class TestMetadata:
 
     def test_that_disappears_is_missed_and_not_made_anew(self, toy: Toy) -> None:
         toy.tell("Second", "metadata gone")
-        words = f"Second failed: {toy.workspace.metadata} is gone; put it back and run again"
-        with pytest.raises(NodeFailed, match=f"^{words}"):
+        with pytest.raises(NodeFailed, match=f"^Second failed: {toy.workspace.metadata} "):
             toy.run()
         assert not toy.workspace.metadata.exists()
-        with pytest.raises(ConfigError, match=f"{toy.workspace.metadata} is missing"):
+        with pytest.raises(ConfigError, match=f"{toy.workspace.metadata} "):
             toy.run()
         self.put_back(toy)
         self.after_that_the_run_goes_on(toy)
@@ -49,7 +48,10 @@ class TestMetadata:
         toy.tell("Second", "metadata emptied")
         with pytest.raises(NodeFailed, match=r"^Second failed"):
             toy.run()
-        with pytest.raises(ConfigError, match=r"does not know .*/Second/text/2, so it is"):
+        with pytest.raises(
+            ConfigError,
+            match=rf"^{toy.workspace.metadata} .*/Second/text/2, .*{toy.workspace.artifacts} ",
+        ):
             toy.run()
         self.put_back(toy)
         self.after_that_the_run_goes_on(toy)
@@ -58,7 +60,7 @@ class TestMetadata:
         toy.tell("Second", "metadata damaged")
         with pytest.raises(NodeFailed, match=r"^Second failed: .*file is not a database"):
             toy.run()
-        with pytest.raises(ConfigError, match=f"{toy.workspace.metadata} cannot be read"):
+        with pytest.raises(ConfigError, match=f"{toy.workspace.metadata} .*database"):
             toy.run()
         self.put_back(toy)
         self.after_that_the_run_goes_on(toy)
@@ -73,7 +75,7 @@ class TestMetadata:
         shutil.copy(toy.workspace.metadata, toy.control)
         toy.run(setting="new")
         self.put_back(toy)
-        with pytest.raises(ConfigError, match=r"does not know .*/text/[56], so it is not the file"):
+        with pytest.raises(ConfigError, match=rf"^{toy.workspace.metadata} .*/text/[56], "):
             toy.run()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -110,10 +111,10 @@ def test_the_run_after_a_kill_goes_on_from_the_killed_node(
     assert node_states(toy.run()) == ["cached", "cached" if done else "complete", "complete"]
     assert toy.states()[1] == ("COMPLETE" if done else "FAILED")
     assert toy.outputs() == ({"1", "2", "5"} if done else {"1", "4", "5"})
-    told = [] if done else ["Node was cut off in an earlier run (execution 2)"]
     notes = recorder.of("note", "text")
-    assert [text.split(";")[0] for text in notes] == told
-    assert all("for want of memory, make train.batch_size or" in text for text in notes)
+    assert len(notes) == (0 if done else 1)
+    told = r"Node was cut .*\(execution 2\); .*train\.batch_size .*transform\.image_size"
+    assert all(re.match(told, text) for text in notes)
 
 
 def test_recovery_keeps_what_a_node_can_resume_from(toy: Toy) -> None:
@@ -129,7 +130,7 @@ def test_recovery_keeps_what_a_node_can_resume_from(toy: Toy) -> None:
 
 def test_out_of_memory_says_what_to_do(toy: Toy) -> None:
     toy.tell("Second", "out of memory")
-    with pytest.raises(NodeFailed, match=r"^Second failed: out of memory; free some, or make "):
+    with pytest.raises(NodeFailed, match=r"^Second failed: .*memory; .*train\.batch_size "):
         toy.run()
     assert toy.states() == ["COMPLETE", "FAILED"]
     assert toy.outputs() == {"1"}
@@ -141,7 +142,7 @@ def test_a_hung_node_is_stopped_and_tried_again(
     toy: Toy, recorder: Recorder, capfd: pytest.CaptureFixture[str]
 ) -> None:
     toy.tell("Second", "hung")
-    with pytest.raises(NodeFailed, match=r"^Second was stopped: it took longer than node_timeout"):
+    with pytest.raises(NodeFailed, match=r"^Second was stopped: .*node_timeout = 10\b"):
         toy.run(node_timeout=10)
     assert "in _hung\n" in capfd.readouterr().err  # of which a run makes its log
     assert recorder.of("run_end", "state") == ["failed"]

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -180,7 +181,8 @@ def test_every_decision_is_explained(month: Month) -> None:
     decisions = [entry for entry in month.journal if entry["event"] == "decision"]
     assert len(decisions) == len(month.nights) == 33
     assert all(entry["reasons"] for entry in decisions)
-    assert f"span {EMPTY} holds nothing" in month.of(EMPTY).decision["reasons"]
+    empty = [text for text in month.of(EMPTY).decision["reasons"] if f"span {EMPTY} " in text]
+    assert empty
     after_kill = [
         each for each in month.nights if any("cut off" in text for text in each.decision["reasons"])
     ]
@@ -196,8 +198,8 @@ def test_every_decision_is_explained(month: Month) -> None:
 def test_a_span_that_is_gone_is_for_a_person_to_decide(month: Month) -> None:
     assert month.refused == [12]
     [stopped] = [entry for entry in month.journal if entry["event"] == "stopped"]
-    assert "of the last training are missing" in stopped["detail"]
-    assert any("which is accepted" in reason for reason in month.of(REMOVED).decision["reasons"])
+    assert "retrain.max_removed = " in stopped["detail"]
+    assert any("accepted" in reason for reason in month.of(REMOVED).decision["reasons"])
 
 
 def test_drift_raises_an_alarm_and_nothing_else(month: Month) -> None:
@@ -213,7 +215,7 @@ def test_drift_raises_an_alarm_and_nothing_else(month: Month) -> None:
 def test_a_new_class_is_a_drift_of_labels_while_the_alarm_cools_down(month: Month) -> None:
     [told] = [text for text in month.of(17).decision["reasons"] if text.startswith("drift")]
     assert "image/class/text" in told
-    assert "no alarm before" in told
+    assert "retrain.drift.cooldown_days" in told
 
 
 def test_drift_is_measured_by_what_the_baseline_sees_too(month: Month) -> None:
@@ -337,6 +339,6 @@ def test_gc_frees_what_no_run_needs_and_the_loop_goes_on(month: Month) -> None:
     done = perennial(*arguments, "--apply")
     assert done.exit_code == 0, done.output
     assert not any(path.exists() for path in named)
-    assert perennial(*arguments).output.startswith("nothing to remove")
+    assert not re.search("^/|--apply", perennial(*arguments).output, re.MULTILINE)
     assert night(month.root, 31) == 0
     assert not _decision(month)["retrain"]

@@ -75,7 +75,7 @@ CASES = {
             f"{HYPER}high": 72,
             "transform.image_size": 72,
         },
-        "choose another base",
+        "train.recipe = 'fixres' with transform.image_size = 72: base vit ",
     ),
     "too few epochs for two stages": Case(
         {"train.recipe": "fixres", "train.epochs": 1}, "train.epochs 1"
@@ -90,7 +90,7 @@ CASES = {
         "train.batch_size = 64",
     ),
     "a batch that fits by no means": Case(
-        {"transform.image_size": 1920, f"{HYPER}patch_size": 4}, "take a smaller network"
+        {"transform.image_size": 1920, f"{HYPER}patch_size": 4}, "1 image of 1920 px"
     ),
     "a push directory with other things": Case({"push.directory": "mixed"}, "push.directory"),
 }
@@ -119,7 +119,7 @@ def test_it_is_refused_with_the_name_of_the_setting(
 
 
 def test_resnet_takes_no_smaller_images(place: Callable[..., PreflightContext]) -> None:
-    with pytest.raises(ConfigError, match="low 16 is too small"):
+    with pytest.raises(ConfigError, match=r"low 16 .*\b32\b"):
         place({"train.recipe": "fixres", f"{HYPER}low": 16, f"{HYPER}high": 24})
 
 
@@ -213,9 +213,9 @@ class TestMemory:
         number = int(str(refused.value).partition("gradient_accumulation to ")[2].split()[0])
         assert memory_of(place({**settings, PARTS: number}))
         settings.pop(PARTS)
-        assert f"a batch in {number} parts" in memory_of(place(settings))
+        assert f" {number} parts" in memory_of(place(settings))
         monkeypatch.setattr(doctor, "memory_bytes", lambda: 3e7)
-        with pytest.raises(ConfigError, match="with 1 image of 480 px"):
+        with pytest.raises(ConfigError, match=r"1 image .*480 px"):
             memory_of(place(settings))
 
     def test_a_step_that_may_not_fit_is_told(
@@ -334,7 +334,7 @@ class TestMachine:
     ) -> None:
         usage = shutil.disk_usage("/")
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**6))
-        with pytest.raises(ConfigError, match=r"^workspace: 1 MB are free"):
+        with pytest.raises(ConfigError, match=r"^workspace: 1 MB "):
             preflight._disk(place({}))
 
     def test_an_image_of_a_server_without_docker(
@@ -351,10 +351,10 @@ class TestMachine:
     @pytest.mark.parametrize(
         ("value", "named"),
         [
-            ("{nonsense", "TF_CONFIG cannot be read"),
+            ("{nonsense", "TF_CONFIG .*line 1 column 2"),
             (
                 {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}},
-                "training process 2 of 2",
+                "^TF_CONFIG .* 2 of 2, ",
             ),
         ],
     )
@@ -405,7 +405,7 @@ class TestScheduled:
         assert not preflight._people(place({}))
 
     def test_a_server_without_a_port(self, place: Callable[..., PreflightContext]) -> None:
-        with pytest.raises(ConfigError, match=r"^retrain\.servers: somewhere: must be HOST:PORT"):
+        with pytest.raises(ConfigError, match=r"^retrain\.servers: somewhere: .*HOST:PORT"):
             preflight._people(place({"retrain.servers": ["somewhere"]}, scheduled=True))
 
 
@@ -417,9 +417,12 @@ def test_a_warm_start_from_another_network(tmp_path: Path) -> None:
         same = recipe.build_model(settings, 48, 2)
         other = recipes.get("vit").build_model(recipes.get("vit").Config(), 72, 2)
     warm_start.check(same, folder)
-    with pytest.raises(warm_start.WarmStartError, match="weights, the new model"):
+    with pytest.raises(
+        warm_start.WarmStartError,
+        match=rf"{tmp_path}/\S+ .*\b{len(same.weights)} .*\b{len(other.weights)}\b",
+    ):
         warm_start.check(other, folder)
-    with pytest.raises(warm_start.WarmStartError, match="cannot be loaded"):
+    with pytest.raises(warm_start.WarmStartError, match=r"/nowhere/\S+ .*No such file"):
         warm_start.check(same, str(tmp_path / "nowhere" / "Format-Serving"))
 
 

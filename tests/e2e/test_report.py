@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 import shlex
 from pathlib import Path
 from xml.etree import ElementTree
@@ -129,10 +130,10 @@ class TestPage:
         facts = report_kit.facts()
         plain = [sample.model_copy(update={"after": []}) for sample in facts.samples]
         drawn = plots.draw(facts)
-        assert "training images as augmented" in page.render(facts, drawn)
+        assert "augmented" in page.render(facts, drawn)
         text = page.render(facts.model_copy(update={"samples": plain}), drawn)
-        assert "this recipe augments nothing" in text
-        assert "as augmented" not in text
+        assert "augments" in text
+        assert "augmented" not in text
 
     def test_many_classes_have_no_unreadable_labels(self) -> None:
         names = [f"species {index}" for index in range(100)]
@@ -152,15 +153,15 @@ class TestPage:
         facts = report_kit.facts(classes=names)
         drawn = {plot.name: plot for plot in plots.draw(facts)}
         assert "confusion" not in drawn
-        assert "1,000 classes, largest first, means of 2" in drawn["classes"].svg
+        assert re.search(r"1,000 classes, .* 2\b", drawn["classes"].svg)
         text = page.render(facts, list(drawn.values()))
         _, _, table = text.partition("The 200 worst of 1,000 classes")
         assert table.partition("</tbody>")[0].count('<th scope="row">') == 200
-        assert "All of them are in tables/classes.csv" in table
+        assert "tables/classes.csv" in table
 
     @pytest.mark.parametrize(
         ("weights", "shown"),
-        [("imagenet", "imagenet"), ("/w/own.h5", "/w/own.h5"), ("none", "trained from scratch")],
+        [("imagenet", "imagenet"), ("/w/own.h5", "/w/own.h5"), ("none", "scratch")],
     )
     def test_weights_that_are_no_table_are_told_too(self, weights: str, shown: str) -> None:
         facts = report_kit.facts()
@@ -191,8 +192,8 @@ class TestPage:
     def test_why_it_was_not_blessed_is_told_first(self) -> None:
         facts = report_kit.facts(State.REJECTED)
         what, why = page.headline(facts)
-        assert what == "Not blessed, so not pushed"
-        assert why == "accuracy 0.9000 is below evaluate.min_accuracy = 0.9500"
+        assert re.match(r"Not blessed\b", what)
+        assert re.match(r"accuracy 0\.9000 .*evaluate\.min_accuracy = 0\.9500$", why)
         text = page.render(facts, [])
         assert text.index(why) < text.index("<main")
 
@@ -202,7 +203,7 @@ class TestPage:
         data = dataclasses.replace(facts.data, anomalies=None, findings=[])
         text = page.render(facts.model_copy(update={"data": data}), [])
         assert text.index("no image</li>") < text.index("<main")
-        assert "was not validated" not in text
+        assert "validated" not in text
 
     def test_a_page_is_the_old_one_until_the_new_one_is_whole(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

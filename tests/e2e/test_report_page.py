@@ -148,7 +148,6 @@ def test_names_are_text(pages: dict[str, Path], visit: Any) -> None:
 def test_the_verdict_and_the_accuracy_come_first(pages: dict[str, Path], visit: Any) -> None:
     page, _ = visit(pages["rejected"], viewport=PHONE)
     top = page.locator(".verdict")
-    assert "Not blessed" in top.inner_text()
     assert "evaluate.min_accuracy" in top.inner_text()
     assert "%" in top.locator(".main dd").inner_text()
     assert top.locator(".main dd").bounding_box()["y"] < PHONE["height"]
@@ -184,7 +183,7 @@ def test_figures_follow_the_colours_of_the_page(pages: dict[str, Path], visit: A
 def test_the_keyboard_reaches_what_scrolls(pages: dict[str, Path], visit: Any) -> None:
     page, _ = visit(pages["pushed"], viewport=PHONE)
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    assert page.evaluate("document.activeElement.hash") == "#content"
     clipped = (
         "[...document.querySelectorAll('main *')].filter(e => e.scrollWidth > e.clientWidth + 1"
         " && getComputedStyle(e).overflowX === 'auto' && e.tabIndex !== 0).map(e => e.outerHTML)"

@@ -163,7 +163,7 @@ class TestDevices:
 
     def test_an_unreadable_cluster_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TF_CONFIG", "{nonsense")
-        with pytest.raises(devices.DeviceError, match="TF_CONFIG cannot be read"):
+        with pytest.raises(devices.DeviceError, match=r"TF_CONFIG .*line 1 column 2"):
             devices.strategy()
 
     def test_absent_workers_are_named_in_time(
@@ -175,7 +175,10 @@ class TestDevices:
         monkeypatch.setenv("TF_CONFIG", json.dumps({**cluster, "task": task}))
         with (
             socket.create_server(("127.0.0.1", int(there.rpartition(":")[2]))),
-            pytest.raises(devices.DeviceError, match=f"no answer from {gone};"),
+            pytest.raises(
+                devices.DeviceError,
+                match=rf"^TF_CONFIG .*train\.worker_timeout = 0\.1 s .* {gone};",
+            ),
         ):
             devices.strategy(0.1)
         [text] = recorder.of("note", "text")
@@ -187,7 +190,7 @@ class TestDevices:
             task = {"type": "worker", "index": 0}
             config = {"cluster": {"worker": addresses}, "task": task}
             monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-            with pytest.raises(devices.DeviceError, match="cannot listen"):
+            with pytest.raises(devices.DeviceError, match=r"^TF_CONFIG: .*address .*; "):
                 devices.strategy(0.1)
 
     def test_workers_feed_shares_of_their_own(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,29 +48,29 @@ class TestDecision:
     def test_the_first_model_needs_no_reason(self) -> None:
         decision = decide(RetrainContext(NOW, DataChanges()), RetrainConfig())
         assert decision.retrain
-        assert decision.reasons == ("no model has been judged yet",)
+        (reason,) = decision.reasons
+        assert re.match(r"no model\b", reason)
 
     def test_without_news_there_is_nothing_to_do_however_old_the_baseline(self) -> None:
         decision = decide(
             context(last=trained(99), baseline=trained(99)), RetrainConfig(max_age_days=1.0)
         )
         assert not decision.retrain
-        assert decision.reasons == (
-            "the data is as it was at the training of 2026-01-22 03:00 UTC",
-        )
+        (reason,) = decision.reasons
+        assert reason.endswith(" 2026-01-22 03:00 UTC")
 
     @pytest.mark.parametrize(("images", "expected"), [(9, False), (10, True), (11, True)])
     def test_enough_news_is_a_reason(self, images: int, expected: bool) -> None:
         changes = DataChanges(new=tuple(map(str, range(images))))
         decision = decide(context(changes=changes), RetrainConfig(min_new_examples=10))
         assert decision.retrain is expected
-        assert f"{images} new images" in decision.reasons[0]
+        assert decision.reasons[0].startswith(f"{images} new ")
 
     def test_changed_and_removed_images_are_news_too(self) -> None:
         changes = DataChanges(new=("a",), changed=("b",), removed=("c",))
         decision = decide(context(changes=changes), RetrainConfig(min_new_examples=3))
         assert decision.retrain
-        assert "1 new and 1 changed and 1 removed images" in decision.reasons[0]
+        assert re.match(r"1 new .*1 changed .*1 removed ", decision.reasons[0])
 
     @pytest.mark.parametrize(("days", "expected"), [(6.9, False), (7.0, True)])
     def test_an_old_baseline_makes_do_with_less(self, days: float, expected: bool) -> None:
@@ -114,7 +115,7 @@ class TestDecision:
 
     def test_an_empty_span_is_said(self) -> None:
         decision = decide(context(changes=DataChanges(empty_spans=("7",))), RetrainConfig())
-        assert "span 7 holds nothing" in decision.reasons
+        assert [reason for reason in decision.reasons if reason.startswith("span 7 ")]
 
 
 class TestNews:
@@ -274,14 +275,12 @@ class TestLabels:
             self.hold(config)
             told = self.label(config, push(number))
             assert self.labels(config) == {"stable": 1, "canary": number}
-        assert told == "version 3 is canary beside version 1, which is stable"
+        assert re.match("version 3 .*canary .*version 1, .*stable$", told)
 
     def test_what_was_served_as_the_newest_stays_served(self, tmp_path: Path, push: Any) -> None:
         config = self.config(tmp_path, "canary")
         push(4)
-        assert self.hold(config) == (
-            "version 4 is labelled stable, so that a push does not replace it"
-        )
+        assert re.match(r"version 4 .*stable\b", self.hold(config) or "")
         self.label(config, push(5))
         assert self.labels(config) == {"stable": 4, "canary": 5}
 
@@ -328,4 +327,4 @@ def test_the_first_task_of_a_cluster_decides_too_and_keeps_its_journal(tmp_path:
     decision = decide_in_cluster(config, connection, str(tmp_path))
     assert decision.retrain
     [entry] = journal.read(str(tmp_path / journal.FILE))
-    assert (entry["new"], entry["reasons"]) == (1, ["no model has been judged yet"])
+    assert (entry["new"], entry["reasons"]) == (1, list(decision.reasons))

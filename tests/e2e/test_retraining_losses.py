@@ -6,6 +6,7 @@ import datetime
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -104,8 +105,7 @@ class TestANightWithDataGone:
             retrain(night, force=True)
         assert caught.value.exit_code == 12
         assert EXIT_CODES[12] == DataLost.meaning
-        assert "110 of 120 images of the last training are missing" in str(caught.value)
-        assert "retrain.max_removed = 0.1" in str(caught.value)
+        assert re.search(r"\b110 of 120 .*retrain\.max_removed = 0\.1", str(caught.value))
         [text] = told
         assert text.startswith("perennial: perennial: failed: ")
         assert str(caught.value) in text
@@ -116,7 +116,7 @@ class TestANightWithDataGone:
 
     def test_names_a_class_that_vanished(self, night: Loaded, data: Path) -> None:
         shutil.rmtree(data / "dog")
-        with pytest.raises(DataLost, match="with them the class 'dog'"):
+        with pytest.raises(DataLost, match=r"\b60 of 120 .*'dog'.*retrain\.max_removed"):
             retrain(night)
 
     def test_stops_where_two_classes_were_swapped(
@@ -126,7 +126,7 @@ class TestANightWithDataGone:
         (data / "cat").rename(data / "any")
         (data / "dog").rename(data / "cat")
         (data / "any").rename(data / "dog")
-        with pytest.raises(DataLost, match="most of the classes 'cat', 'dog'") as caught:
+        with pytest.raises(DataLost, match=r"'cat', 'dog'") as caught:
             retrain(night)
         assert "retrain.max_relabelled = 0.1" in str(caught.value)
         assert len(told) == 1
@@ -142,13 +142,13 @@ class TestANightWithDataGone:
         self, night: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "examples" / INPUTS_FILE).unlink()
-        with pytest.raises(DataLost, match="losses cannot be ruled out"):
+        with pytest.raises(DataLost, match=f"{INPUTS_FILE} .*--accept-loss"):
             retrain(night)
         ran: list[str] = []
         monkeypatch.setattr(nights._Retraining, "run", lambda *_: ran.append("ran"))
         retrain(night, accept_loss=True)
         assert ran == ["ran"]
-        assert "no model has been judged yet" not in entries(night)[1]["reasons"]
+        assert not any("judged" in reason for reason in entries(night)[1]["reasons"])
 
     def test_goes_on_where_the_loss_is_accepted(
         self, night: Loaded, data: Path, monkeypatch: pytest.MonkeyPatch
@@ -160,7 +160,7 @@ class TestANightWithDataGone:
         assert ran == ["ran"]
         [entry] = entries(night)
         assert entry["gone"] == 60
-        assert any("which is accepted" in reason for reason in entry["reasons"])
+        assert any("accepted" in reason for reason in entry["reasons"])
         config = night.config.model_copy(
             update={"retrain": night.config.retrain.model_copy(update={"max_removed": 1.0})}
         )
@@ -171,7 +171,7 @@ class TestANightWithDataGone:
         self, night: Loaded, capsys: pytest.CaptureFixture[str]
     ) -> None:
         retrain(night, accept_loss=True)
-        assert capsys.readouterr().out.startswith("Nothing to do: ")
+        assert capsys.readouterr().out.startswith("Nothing ")
 
     def test_a_dry_run_stops_too_and_tells_nobody(
         self, night: Loaded, data: Path, told: list[str]
@@ -198,11 +198,11 @@ class TestWhateverEndsOneIsTold:
         self, night: Loaded, data: Path, told: list[str]
     ) -> None:
         data.rename(data.with_name("elsewhere"))
-        with pytest.raises(DataError, match="there is no such file or folder"):
+        with pytest.raises(DataError, match=rf"^data\.source = '{data}"):
             retrain(night)
         assert [entry["exit_code"] for entry in entries(night)] == [3]
         assert len(told) == 1
-        assert "there is no such file or folder" in told[0]
+        assert str(data) in told[0]
 
     def test_a_workspace_that_is_held(self, night: Loaded, told: list[str]) -> None:
         with Workspace(night.config.workspace).lock(), pytest.raises(WorkspaceBusy):
@@ -306,7 +306,7 @@ class TestWhateverEndsOneIsTold:
         given = [part.format(workspace=workspace) for part in arguments]
         refused = perennial("retrain", "--config", file, *given)
         assert refused.exit_code == 2
-        assert f"there is no workspace {workspace} yet" in refused.stdout
+        assert str(workspace) in refused.stdout
         assert not workspace.exists()
         workspace.mkdir()
         again = perennial("retrain", "--config", file, *given)

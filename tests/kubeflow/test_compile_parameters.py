@@ -20,10 +20,10 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
-            ({"data.source": None}, ("data.source is not set", "digits to train on those")),
-            ({"kubeflow.image": None}, ("kubeflow.image is not set",)),
-            ({"kubeflow.image": "perennial"}, ("kubeflow.image = 'perennial'", "tag or a digest")),
-            ({"kubeflow.pipeline_root": None}, ("kubeflow.pipeline_root is not set",)),
+            ({"data.source": None}, ("data.source is ", "digits")),
+            ({"kubeflow.image": None}, ("kubeflow.image is ",)),
+            ({"kubeflow.image": "perennial"}, ("kubeflow.image = 'perennial'", "tag", "digest")),
+            ({"kubeflow.pipeline_root": None}, ("kubeflow.pipeline_root is ",)),
             (
                 {
                     "kubeflow.pipeline_root": "s3://bucket/x",
@@ -31,18 +31,24 @@ class TestRefused:
                     "beam.args": '["--job_endpoint=beam:8099", "--environment_type=EXTERNAL", '
                     '"--environment_config=worker:50000"]',
                 },
-                ("PortableRunner works on other machines", "cannot write to s3://"),
+                ("PortableRunner ", "s3://"),
             ),
-            ({"kubeflow.pipeline_root": "what://x/y"}, ("what:// is no storage",)),
-            ({"kubeflow.nodes": '{Trainer = "gpu"}'}, ("no such pool", "there are cpu")),
-            ({"kubeflow.nodes": '{Tuner = "cpu"}'}, ("no such node", "Trainer")),
-            ({"kubeflow.parameters": '["train.epoch"]'}, ("'train.epoch'", "no such setting")),
-            ({"kubeflow.parameters": '["beam.args"]'}, ("'beam.args'", "must be a setting that")),
+            ({"kubeflow.pipeline_root": "what://x/y"}, ("what://x/y", "gs://", "s3://")),
+            ({"kubeflow.nodes": '{Trainer = "gpu"}'}, ("nodes.Trainer = 'gpu'", "cpu")),
+            ({"kubeflow.nodes": '{Tuner = "cpu"}'}, ("nodes.Tuner", "Trainer")),
+            (
+                {"kubeflow.parameters": '["train.epoch"]'},
+                ("kubeflow.parameters: 'train.epoch': ",),
+            ),
+            (
+                {"kubeflow.parameters": '["beam.args"]'},
+                ("kubeflow.parameters: 'beam.args'", "string"),
+            ),
             (
                 {"kubeflow.parameters": '["data.eval", "kubeflow.pipeline_root"]'},
-                ("would be called pipeline_root",),
+                ("'kubeflow.pipeline_root'", " pipeline_root,"),
             ),
-            ({"train.recipe": "auto"}, ("train.recipe", "name a recipe")),
+            ({"train.recipe": "auto"}, ("train.recipe = 'auto'", "recipe")),
             ({"data.schema_file": "/absent"}, ("data.schema_file", "No such file")),
         ],
     )
@@ -100,30 +106,28 @@ class TestParameters:
     @pytest.mark.parametrize(
         ("name", "text", "words"),
         [
-            ("epochs", "many", "train.epochs = 'many': must be a valid integer"),
-            ("epochs", "1.5", "train.epochs = 1.5: must be a valid integer"),
-            ("epochs", "0", "train.epochs = 0: must be greater than or equal to 1"),
-            ("batch_size", "true", "train.batch_size = true: must be a valid integer"),
-            ("learning_rate", "fast", "learning_rate = 'fast': must be a valid number"),
-            ("recipe", "best", "train.recipe = 'best': no such recipe"),
-            ("data_root", "", "data.source = '': must not be empty"),
+            ("epochs", "many", "train.epochs = 'many': .*integer"),
+            ("epochs", "1.5", "train.epochs = 1.5: .*integer"),
+            ("epochs", "0", "train.epochs = 0: .* 1$"),
+            ("batch_size", "true", "train.batch_size = true: .*integer"),
+            ("learning_rate", "fast", "train.hyperparameters.learning_rate = 'fast': .*number"),
+            ("recipe", "best", "train.recipe = 'best': .*vit"),
+            ("data_root", "", "data.source = '': .*empty"),
         ],
     )
     def test_the_wrong_type_is_one_line_that_names_the_parameter(
         self, name: str, text: str, words: str
     ) -> None:
-        with pytest.raises(ConfigError) as error:
+        with pytest.raises(ConfigError, match=f"^parameter {name}: {words}") as error:
             parameters.load(self.given(), {name: text})
-        assert str(error.value).startswith(f"parameter {name}: ")
-        assert words in str(error.value)
-        assert ";" not in str(error.value).partition("there are")[0].removesuffix("; ")
+        assert str(error.value).count("parameter ") == 1
 
     def test_no_such_parameter(self) -> None:
-        with pytest.raises(ConfigError, match="parameter epoch: no such parameter; there are data"):
+        with pytest.raises(ConfigError, match=r"^parameter epoch: .*data_root, .*epochs"):
             parameters.load(self.given(), {"epoch": "1"})
 
     def test_a_recipe_by_this_machine_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match="name a recipe"):
+        with pytest.raises(ConfigError, match=r"train\.recipe .*auto"):
             parameters.load(self.given(), {"recipe": "auto"})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from components.model_registry import (
     CANARY,
     STABLE,
     Registry,
+    registry,
 )
 from components.model_registry import configuration as model_configuration
 from pipeline.errors import ConfigError, KubernetesUnreachable, PromotionFailed
@@ -40,7 +42,7 @@ class TestNothingIsLost:
                 cluster.change(config_text(base, 3))
 
         cluster.before = once
-        with pytest.raises(PromotionFailed, match="no ready pod"):
+        with pytest.raises(PromotionFailed, match=r"Service \S+/\S+ .*ready"):
             target.promote(2, CANARY, timeout=0.1)
         assert cluster.audit[-1]["from"]["labels"] == {STABLE: 3}
         assert cluster.text == config_text(base, 3)
@@ -52,7 +54,7 @@ class TestNothingIsLost:
 
         cluster.before = always
         before = cluster.text
-        with pytest.raises(ConfigError, match="changed by somebody else"):
+        with pytest.raises(ConfigError, match=f"{NAME} .* {registry._TRIES} "):
             target.promote(2, CANARY, timeout=0.1)
         assert (cluster.text, cluster.audit) == (before, [])
 
@@ -67,7 +69,7 @@ class TestNothingIsLost:
                 cluster.change(theirs)
 
         cluster.before = after_the_write
-        with pytest.raises(PromotionFailed, match="changed by somebody else meanwhile"):
+        with pytest.raises(PromotionFailed, match=f"/{NAME} .*else"):
             target.promote(2, CANARY, timeout=0.1)
         assert cluster.text == theirs
 
@@ -77,7 +79,7 @@ class TestNothingIsLost:
                 cluster.denied = {"update configmaps"}
 
         cluster.before = after_the_write
-        with pytest.raises(PromotionFailed, match="could NOT be put back, run perennial rollback"):
+        with pytest.raises(PromotionFailed, match=r"NOT .*perennial rollback"):
             target.promote(2, CANARY, timeout=0.1)
 
     def test_one_at_a_time(self, target: Registry, cluster: Stub) -> None:
@@ -96,10 +98,10 @@ class TestNothingIsLost:
             cluster.map["metadata"]["annotations"] = annotation
 
         busy(5)
-        with pytest.raises(ConfigError, match="is being changed by ann@host"):
+        with pytest.raises(ConfigError, match=f"{NAME} .* ann@host "):
             target.promote(2, CANARY, timeout=0.1)
         busy(-1)  # killed, long ago
-        with pytest.raises(PromotionFailed, match="no ready pod"):
+        with pytest.raises(PromotionFailed, match=r"Service \S+/\S+ .*ready"):
             target.promote(2, CANARY, timeout=0.1)
         assert len(cluster.audit) == 3
 
@@ -114,7 +116,7 @@ class TestNothingIsLost:
                 target.promote(2, CANARY, timeout=0.1)
         assert cluster.text != before
         assert cluster.audit[-1]["result"] == "started"
-        with pytest.raises(PromotionFailed, match="no ready pod"):
+        with pytest.raises(PromotionFailed, match=r"Service \S+/\S+ .*ready"):
             target.promote(3, CANARY, timeout=0.1)
         assert cluster.text == before
         results = [entry["result"] for entry in cluster.audit]
@@ -149,7 +151,7 @@ class TestNothingIsLost:
         arguments = ("--configmap", f"{NAMESPACE}/{NAME}", "--timeout", "1")
         result = process("promote", 2, "--to", "canary", *arguments)
         assert result.returncode == 7
-        assert "the next apply brings that file's versions back" in result.stderr
+        assert "kubectl apply" in result.stderr
         assert cluster.map["metadata"]["annotations"][key] == applied
 
 
@@ -177,16 +179,16 @@ class TestRefusals:
         [
             (f"{NAMESPACE}/absent", "absent"),
             ("elsewhere/model-versions", "not found"),
-            (f"{NAMESPACE}/{NAME}/absent.config", "has no key absent.config; there are: models"),
-            (f"{NAMESPACE}/{NAME}/other", "is not a ModelServerConfig"),
-            (NAME, "must be configmap://NAMESPACE/NAME"),
-            (f"{NAMESPACE}/Name_", "must be configmap://NAMESPACE/NAME"),
-            (f"{NAMESPACE}/{NAME}?services=x", "must be configmap://NAMESPACE/NAME"),
-            (f"{NAMESPACE}/../{NAME}", "must be configmap://NAMESPACE/NAME"),
+            (f"{NAMESPACE}/{NAME}/absent.config", "key absent.config; .*: models"),
+            (f"{NAMESPACE}/{NAME}/other", "ModelServerConfig"),
+            (NAME, "configmap://NAMESPACE/NAME"),
+            (f"{NAMESPACE}/Name_", "configmap://NAMESPACE/NAME"),
+            (f"{NAMESPACE}/{NAME}?services=x", "configmap://NAMESPACE/NAME"),
+            (f"{NAMESPACE}/../{NAME}", "configmap://NAMESPACE/NAME"),
         ],
     )
     def test_what_is_not_there(self, cluster: Stub, where: str, message: str) -> None:
-        assert message in self.refused(cluster, "--configmap", where)
+        assert re.search(message, self.refused(cluster, "--configmap", where))
 
     def test_a_pod_out_of_reach(self, cluster: Stub) -> None:
         with socket.socket() as nobody:
@@ -207,7 +209,7 @@ class TestRefusals:
         path = path.with_name("other")
         path.write_text(yaml.safe_dump(content))
         os.environ["KUBECONFIG"] = str(path)  # the fixture puts it back
-        assert "not logged in" in self.refused(cluster, "--configmap", f"{NAMESPACE}/{NAME}")
+        assert "Unauthorized" in self.refused(cluster, "--configmap", f"{NAMESPACE}/{NAME}")
 
     @pytest.mark.parametrize("content", [None, "", "[", "{}", "apiVersion: v1"])
     def test_no_usable_kubeconfig(
@@ -218,18 +220,18 @@ class TestRefusals:
             path.write_text(content)
         monkeypatch.setenv("KUBECONFIG", str(path))
         message = self.refused(cluster, "--configmap", f"{NAMESPACE}/{NAME}")
-        assert "no cluster is named" in message
+        assert "KUBECONFIG" in message
 
     def test_two_places(self, cluster: Stub) -> None:
         given = ("--configmap", f"{NAMESPACE}/{NAME}", "--config-file", "x")
-        assert "give one of them" in self.refused(cluster, *given)
+        assert "--configmap and --config-file: " in self.refused(cluster, *given)
 
     def test_nobody_answers(self, cluster: Stub, target: Registry, tmp_path: Path) -> None:
         with socket.socket() as nobody:
             nobody.bind(("127.0.0.1", 0))
             cluster.url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
             os.environ["KUBECONFIG"] = str(cluster.kubeconfig(tmp_path))
-            with pytest.raises(KubernetesUnreachable, match="does not answer"):
+            with pytest.raises(KubernetesUnreachable, match=cluster.url):
                 target.promote(2, CANARY)
             result = perennial("rollback", "--configmap", f"{NAMESPACE}/{NAME}")
         assert result.exit_code == 13
@@ -240,5 +242,5 @@ class TestRefusals:
         monkeypatch.delenv("KUBECONFIG")
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
-        with pytest.raises(ConfigError, match="no cluster is named: Service token file"):
+        with pytest.raises(ConfigError, match=r"Service token file .*KUBECONFIG"):
             target.promote(2, CANARY)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from kubeflow import cron
@@ -27,30 +29,29 @@ class TestCron:
     @pytest.mark.parametrize(
         ("expression", "problem"),
         [
-            ("0 3 * * *", "has five fields, but Kubeflow needs six"),
-            ("", "must have six fields: second, minute"),
-            ("0 0 3 * * * 2026", "must have six fields"),
-            ("* 0 3 * * *", "second '*' would start more than one run a minute"),
-            ("*/5 0 3 * * *", "second '*/5' would start more than one run a minute"),
-            ("0 60 3 * * *", "minute '60' is not within 0 to 59"),
-            ("0 0 24 * * *", "hour '24' is not within 0 to 23"),
-            ("0 0 3 0 * *", "day of the month '0' is not within 1 to 31"),
-            ("0 0 3 * 13 *", "month '13' is not within 1 to 12"),
-            ("0 0 3 * * 7", "day of the week '7' is not within 0 to 6"),
-            ("0 0 5-3 * * *", "hour '5-3' is not within 0 to 23"),
-            ("0 */0 3 * * *", "minute '*/0' has a step of 0"),
-            ("0 0 3 L * *", "day of the month 'L' is no number"),
-            ("0 0 3 * FOO *", "month 'FOO' is no number and none of JAN, FEB"),
-            ("0 0 3 * * MON#2", "day of the week 'MON#2' is no number, range or step"),
-            ("0 0 \u0663 * * *", "hour '\u0663' is no number, range or step"),
-            ("@reboot", "no such descriptor; there are @yearly"),
-            ("@every", "must be like @every 12h"),
-            ("@every 1d", "must be like @every 12h"),
-            ("@every 30s", "would start more than one run a minute"),
+            ("0 3 * * *", "five .*six, .*'0 0 3 [*] [*] [*]'"),
+            ("", "six .*: second, minute"),
+            ("0 0 3 * * * 2026", "six .*: second, minute"),
+            ("* 0 3 * * *", r"second '\*' "),
+            ("*/5 0 3 * * *", r"second '\*/5' "),
+            ("0 60 3 * * *", "minute '60' .* 0 to 59$"),
+            ("0 0 24 * * *", "hour '24' .* 0 to 23$"),
+            ("0 0 3 0 * *", "month '0' .* 1 to 31$"),
+            ("0 0 3 * 13 *", "month '13' .* 1 to 12$"),
+            ("0 0 3 * * 7", "week '7' .* 0 to 6$"),
+            ("0 0 5-3 * * *", "hour '5-3' .* 0 to 23$"),
+            ("0 */0 3 * * *", r"minute '\*/0' .*step .*\b0$"),
+            ("0 0 3 L * *", "month 'L' .*number$"),
+            ("0 0 3 * FOO *", "month 'FOO' .*JAN, FEB"),
+            ("0 0 3 * * MON#2", "week 'MON#2' .*number, range or step$"),
+            ("0 0 \u0663 * * *", "hour '\u0663' .*number, range or step$"),
+            ("@reboot", "@yearly"),
+            ("@every", "@every 12h"),
+            ("@every 1d", "@every 12h"),
+            ("@every 30s", "minute$"),
         ],
     )
     def test_what_kubeflow_cannot_read_is_told(self, expression: str, problem: str) -> None:
-        with pytest.raises(ConfigError) as caught:
+        named = re.escape(f"cron {expression!r}: ")
+        with pytest.raises(ConfigError, match=f"^{named}.*{problem}"):
             cron.in_words(expression)
-        assert f"cron {expression!r}" in str(caught.value)
-        assert problem in str(caught.value)

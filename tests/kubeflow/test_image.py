@@ -197,8 +197,8 @@ class TestSmoke:
             cwd=REPO, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 1
-        assert "tensorflow-cpu is missing" in done.stderr
-        assert "pytest is " in done.stderr
+        assert "tensorflow-cpu " in done.stderr
+        assert "pytest " in done.stderr
 
 
 def test_the_smoke_command_passes_here() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def test_a_pod_that_is_killed_is_retried_in_its_run(toy: Toy) -> None:
     toy.tell("First", None)
     retried = toy.pod("First")
     assert retried.code == 0
-    assert any("First was cut off" in event["text"] for event in retried.of("note"))
+    assert any("First was cut" in event["text"] for event in retried.of("note"))
     assert toy.states() == ["COMPLETE"]
     assert half.read_text() == "First "
     assert not other.exists()
@@ -140,7 +141,7 @@ def test_runs_that_share_a_run_id_do_not_take_each_others_nodes_for_their_own(to
     assert toy.pod("First", folder="a").code == 0
     other = toy.pod("First", folder="b")
     assert other.code == 5
-    assert "First has execution 1 in this run, which another run" in other.of("error")[0]["message"]
+    assert other.of("error")[0]["message"].startswith("First has execution 1 ")
     assert not other.output.exists()
     assert toy.states() == ["COMPLETE"]
 
@@ -153,15 +154,18 @@ PLACEHOLDER = "{{$.pipeline_job_uuid}}"
     [
         (
             {"--run-id": PLACEHOLDER},
-            f"argument --run-id: Kubeflow left the placeholder {PLACEHOLDER}",
+            f"argument --run-id: .*{re.escape(PLACEHOLDER)}",
         ),
-        ({"--run-id": ""}, "argument --run-id: must not be empty"),
-        ({"--executor-input": "{{$}}"}, "argument --executor-input: Kubeflow left the placeholder"),
+        ({"--run-id": ""}, "argument --run-id: .*empty"),
+        ({"--executor-input": "{{$}}"}, r"argument --executor-input: .*\{\{\$\}\}"),
         (
             {"--executor-input": json.dumps({"outputs": PLACEHOLDER})},
-            "argument --executor-input: Kubeflow left the placeholder",
+            f"argument --executor-input: .*{re.escape(PLACEHOLDER)}",
         ),
-        ({"--plan": "x {{$.inputs.parameters['plan']}}"}, "argument --plan: Kubeflow left the"),
+        (
+            {"--plan": "x {{$.inputs.parameters['plan']}}"},
+            r"argument --plan: .*\{\{\$\.inputs\.parameters\['plan'\]\}\}",
+        ),
     ],
 )
 def test_what_kubeflow_did_not_resolve_is_refused(
@@ -172,17 +176,17 @@ def test_what_kubeflow_did_not_resolve_is_refused(
     assert entrypoint.main(["nodes", *arguments]) == 2
     (event,) = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert (event["event"], event["kind"], event["exit_code"]) == ("error", "ConfigError", 2)
-    assert event["message"].startswith(words)
+    assert re.match(words, event["message"])
 
 
 @pytest.mark.parametrize(
     ("root", "words"),
     [
-        ("https://bucket/perennial", "https:// is no storage"),
-        ("s3://bucket/exp [1]", "holds [, which Beam takes for a pattern"),
-        ("gs://", "must name a bucket after ://"),
-        ("", "must not be empty"),
-        ("perennial", "must be an absolute path or a URI"),
+        ("https://bucket/perennial", "https:// .*storage"),
+        ("s3://bucket/exp [1]", r"holds \[, "),
+        ("gs://", ".*bucket"),
+        ("", ".*empty"),
+        ("perennial", ".*absolute .*URI"),
     ],
 )
 def test_a_plan_refuses_a_root_that_nodes_cannot_write_to(
@@ -194,8 +198,8 @@ def test_a_plan_refuses_a_root_that_nodes_cannot_write_to(
     assert entrypoint.main(["plan", *given, *places]) == 2
     (event,) = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert (event["event"], event["kind"], event["exit_code"]) == ("error", "ConfigError", 2)
-    named = f"parameter pipeline_root: kubeflow.pipeline_root = {root!r}: "
-    assert event["message"].startswith(named + words)
+    named = re.escape(f"parameter pipeline_root: kubeflow.pipeline_root = {root!r}: ")
+    assert re.match(named + words, event["message"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -204,7 +208,7 @@ def test_without_a_database_it_is_one_line(toy: Toy) -> None:
     refused = toy.pod("First")
     assert refused.code == 2
     (error,) = refused.events
-    assert error["message"].startswith("PERENNIAL_METADATA_KIND is not set")
+    assert error["message"].startswith("PERENNIAL_METADATA_KIND is ")
 
 
 def test_a_light_node_imports_neither_beam_nor_all_components_of_tfx(tmp_path: Path) -> None:

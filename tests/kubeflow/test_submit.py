@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ class TestSubmit:
     def test_uploads_a_file_once(self, stub: Stub, package: Path, tmp_path: Path) -> None:
         command = ("submit", "--host", stub.url, "--param", "data_root=x")
         assert "(uploaded)" in perennial(*command, package).stdout
-        assert "(uploaded before)" in perennial(*command, package).stdout
+        assert "before)" in perennial(*command, package).stdout
         changed = tmp_path / "digits.yaml"
         changed.write_text(package.read_text().replace("perennial:1", "perennial:2"))
         assert "(uploaded)" in perennial(*command, changed).stdout
@@ -176,30 +177,31 @@ class TestSubmit:
     @pytest.mark.parametrize(
         ("param", "problem"),
         [
-            ("epochs", "--param 'epochs': must be NAME=VALUE"),
-            ("epoch=3", "no such parameter; there are data_root, epochs, learning_rate"),
-            ("seed=3.5", "--param 'seed=3.5': must be a whole number"),
-            ("learning_rate=fast", "--param 'learning_rate=fast': must be a number"),
-            ("learning_rate=nan", "--param 'learning_rate=nan': must be a number"),
-            ("warm_start=yes", "--param 'warm_start=yes': must be true or false"),
-            ("epochs=3", "parameter data_root has no default: give --param data_root="),
+            ("epochs", "--param 'epochs': .*NAME=VALUE"),
+            ("epoch=3", "--param 'epoch=3': .* data_root, epochs, learning_rate"),
+            ("seed=3.5", "--param 'seed=3.5': .*whole"),
+            ("learning_rate=fast", "--param 'learning_rate=fast': .*number"),
+            ("learning_rate=nan", "--param 'learning_rate=nan': .*number"),
+            ("warm_start=yes", "--param 'warm_start=yes': .*true .*false"),
+            ("epochs=3", "parameter data_root .*--param data_root="),
         ],
     )
     def test_wrong_parameters_are_told(
         self, package: Path, stub: Stub, param: str, problem: str
     ) -> None:
-        assert problem in refused(USAGE, "submit", package, "--host", stub.url, "--param", param)
+        line = refused(USAGE, "submit", package, "--host", stub.url, "--param", param)
+        assert re.search(problem, line)
         assert stub.asked == []
 
     @pytest.mark.parametrize(
         ("param", "problem"),
         [
             # Strings for Kubeflow, since they may be unset.
-            ("epochs=many", "parameter epochs: train.epochs = 'many': must be a valid integer"),
-            ("epochs=0", "parameter epochs: train.epochs = 0: must be greater than or equal to 1"),
-            ("seed=-1", "parameter seed: train.seed = -1: must be greater than or equal to 0"),
+            ("epochs=many", "parameter epochs: train.epochs = 'many': .*integer"),
+            ("epochs=0", "parameter epochs: train.epochs = 0: .* 1$"),
+            ("seed=-1", "parameter seed: train.seed = -1: .* 0$"),
             ("learning_rate=-1", "train.hyperparameters.learning_rate = -1.0"),
-            ("recipe=vti", "no such recipe; did you mean"),
+            ("recipe=vti", "train.recipe = 'vti': .*'vit'"),
             ("pipeline_root=ftp://b/x", "kubeflow.pipeline_root = 'ftp://b/x'"),
         ],
     )
@@ -207,35 +209,34 @@ class TestSubmit:
         self, package: Path, stub: Stub, param: str, problem: str
     ) -> None:
         command = ("submit", package, "--host", stub.url, "--param", "data_root=gs://b/x")
-        assert problem in refused(USAGE, *command, "--param", param)
+        assert re.search(problem, refused(USAGE, *command, "--param", param))
         assert stub.asked == []
 
     @pytest.mark.parametrize(
         ("content", "problem"),
         [
-            (b"a: [", "not YAML (at line 2)"),
+            (b"a: [", "not YAML .*line 2"),
             (b"\xff\xfe\x00", "not YAML"),
-            (b"", "is no pipeline of Kubeflow"),
-            (b"a: 1", "is no pipeline of Kubeflow"),
-            (b"- 1", "is no pipeline of Kubeflow"),
+            (b"", ".*Kubeflow"),
+            (b"a: 1", ".*Kubeflow"),
+            (b"- 1", ".*Kubeflow"),
         ],
     )
     def test_other_files_are_told(self, tmp_path: Path, content: bytes, problem: str) -> None:
         path = tmp_path / "other.yaml"
         path.write_bytes(content)
         line = refused(USAGE, "submit", path, "--dry-run")
-        assert f"{path}: {problem}" in line
-        assert "compile it with perennial compile" in line
+        assert re.search(f"{path}: {problem}.*perennial compile", line)
 
     def test_pipelines_of_others_are_told(self, tmp_path: Path, package: Path) -> None:
         path = tmp_path / "other.yaml"
         path.write_text(package.read_text().replace("kubeflow.entrypoint", "other.main"))
         line = refused(USAGE, "submit", path, "--dry-run")
-        assert "pipeline 'digits' is not one of this project" in line
+        assert f"{path}: pipeline 'digits' " in line
 
     def test_a_missing_file_is_told(self, tmp_path: Path) -> None:
         line = refused(USAGE, "submit", tmp_path / "none.yaml", "--dry-run")
-        assert "none.yaml: cannot be read: No such file" in line
+        assert re.search(r"none\.yaml: .*No such file", line)
 
 
 class TestConnection:
@@ -248,7 +249,7 @@ class TestConnection:
         command = self.command(package, stub.url)
         assert perennial(*command, "--token-file", tmp_path / "token").exit_code == 0
         line = refused(KubeflowRefused.exit_code, *command)
-        assert f"{stub.url}: not logged in (401 Unauthorized)" in line
+        assert re.search(rf"{stub.url}: .*\(401 Unauthorized\)", line)
 
     def test_cookies(self, stub: Stub, package: Path, tmp_path: Path) -> None:
         stub.cookie = "authservice_session=abc"
@@ -296,37 +297,37 @@ class TestConnection:
         line = refused(
             KubeflowRefused.exit_code, *self.command(package, stub.url), "--namespace", "team"
         )
-        assert "Kubeflow Pipelines refused: namespace 'team' is not yours (400)" in line
+        assert "namespace 'team' is not yours (400)" in line
 
     def test_a_forbidden_namespace_is_told(self, stub: Stub, package: Path) -> None:
         stub.status = 403
         line = refused(KubeflowRefused.exit_code, *self.command(package, stub.url))
-        assert "not allowed (403 Forbidden)" in line
+        assert "(403 Forbidden)" in line
 
     def test_a_login_page_is_told(self, stub: Stub, package: Path) -> None:
         stub.html = True
         line = refused(KubeflowRefused.exit_code, *self.command(package, stub.url))
-        assert "answers with a web page, perhaps to log in" in line
+        assert re.search(f"{stub.url}: .*page", line)
 
     def test_a_host_that_does_not_answer_is_told(self, package: Path) -> None:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             url = f"http://127.0.0.1:{unused.getsockname()[1]}"
             line = refused(KubeflowUnreachable.exit_code, *self.command(package, url))
-        assert f"{url}: no answer from Kubeflow Pipelines" in line
-        assert "Connection refused" in line
+        assert re.search(f"{url}: .*Connection refused", line)
 
     def test_mistakes_are_told(self, package: Path, tmp_path: Path) -> None:
         command = ("submit", package, "--param", "data_root=x")
-        assert "--host is not given" in refused(USAGE, *command)
-        assert "must start with http://" in refused(USAGE, *command, "--host", "kubeflow:80")
+        assert "KF_PIPELINES_ENDPOINT" in refused(USAGE, *command)
+        told = refused(USAGE, *command, "--host", "kubeflow:80")
+        assert re.search("--host 'kubeflow:80': .*http://", told)
         both = ("--in-cluster", "--token-file", tmp_path)
-        assert "--in-cluster and --token-file: give one of" in refused(USAGE, *command, *both)
+        assert "--in-cluster and --token-file: " in refused(USAGE, *command, *both)
         missing = ("--host", "http://h", "--token-file", tmp_path / "none")
-        assert "none: cannot be read: No such file" in refused(USAGE, *command, *missing)
+        assert re.search("none: .*No such file", refused(USAGE, *command, *missing))
         (tmp_path / "empty").write_text("\n")
         empty = ("--host", "http://h", "--cookies-file", tmp_path / "empty")
-        assert "empty: must be one line" in refused(USAGE, *command, *empty)
+        assert re.search(f"{tmp_path / 'empty'}: .*line", refused(USAGE, *command, *empty))
 
 
 class TestSchedule:
@@ -350,7 +351,7 @@ class TestSchedule:
         assert self.create(stub, package).exit_code == 0
         result = self.create(stub, package)
         assert result.exit_code == USAGE
-        assert "schedule 'digits' exists; delete it first" in result.stderr
+        assert re.search("schedule 'digits' .*--name", result.stderr)
 
     def test_a_dry_run(self, stub: Stub, package: Path) -> None:
         result = self.create(stub, package, "--dry-run")
@@ -358,7 +359,7 @@ class TestSchedule:
         check(json.loads(result.stdout)[-1]["body"], "V2beta1RecurringRun")
 
     def test_list_pause_resume_delete(self, stub: Stub, package: Path) -> None:
-        assert "no schedules" in perennial("schedule", "list", "--host", stub.url).stdout
+        assert len(perennial("schedule", "list", "--host", stub.url).stdout.splitlines()) == 1
         self.create(stub, package)
         stub.new("recurringruns", display_name="other", trigger={"periodic_schedule": {}})
         for number in range(150):
@@ -371,12 +372,12 @@ class TestSchedule:
         assert len(listed()) == 152
         assert listed()[0] == "digits   runs    at 03:00, every day (0 0 3 * * *)"
         assert listed()[1] == "other    paused  by an interval"
-        assert "paused  cron '0 3 * * *': has five fields" in listed()[2]
+        assert "paused  cron '0 3 * * *': " in listed()[2]
         paused = perennial("schedule", "pause", "digits", "--host", stub.url)
-        assert paused.stdout == "paused digits; a current run continues\n"
+        assert paused.stdout.startswith("paused digits")
         assert listed()[0].startswith("digits   paused")
         resumed = perennial("schedule", "resume", "digits", "--host", stub.url)
-        assert resumed.stdout == "digits runs again: at 03:00, every day (0 0 3 * * *)\n"
+        assert re.fullmatch(r"digits .*\(0 0 3 \* \* \*\)\n", resumed.stdout)
         assert listed()[0].startswith("digits   runs")
         assert perennial("schedule", "delete", "digits", "--host", stub.url).exit_code == 0
         assert listed()[0].startswith("other")
@@ -384,20 +385,19 @@ class TestSchedule:
     @pytest.mark.parametrize("verb", ["pause", "resume", "delete"])
     def test_an_unknown_name_is_told(self, stub: Stub, verb: str) -> None:
         line = refused(USAGE, "schedule", verb, "weekly", "--host", stub.url)
-        assert "no schedule is called 'weekly'" in line
+        assert re.search("'weekly'.*perennial schedule list", line)
 
     def test_a_wrong_cron_is_told_before_anything_is_asked(self, stub: Stub, package: Path) -> None:
         command = ("schedule", "create", package, "--host", stub.url, "--param", "data_root=x")
         line = refused(USAGE, *command, "--cron", "0 3 * * *")
-        assert "has five fields" in line
-        assert "did you mean '0 0 3 * * *'?" in line
+        assert "'0 0 3 * * *'" in line
         assert stub.asked == []
 
 
 def test_the_stub_refuses_what_the_models_lack() -> None:
     with pytest.raises(ValueError, match="no_catch_up"):
         check({"no_catch_up": True}, "V2beta1RecurringRun")
-    with pytest.raises(ValueError, match="no bool"):
+    with pytest.raises(ValueError, match=r"bool$"):
         check({"no_catchup": "yes"}, "V2beta1RecurringRun")
     with pytest.raises(ValueError, match="RecurringRunMode"):
         check({"mode": "ON"}, "V2beta1RecurringRun")

@@ -92,8 +92,8 @@ def pod(tmp_path: Path) -> Pod:
 def test_a_process_that_a_signal_ended_is_tried_again(pod: Pod, accident: str) -> None:
     code, tries, told = pod.run(accident, "=0")
     assert (code, tries, len(told)) == (0, 2, 1)
-    assert told[0].startswith(f"signal {accident} ended it")
-    assert ("perhaps for its memory" in told[0]) == (accident == "9")
+    assert told[0].startswith(f"signal {accident} ")
+    assert ("memory" in told[0]) == (accident == "9")
 
 
 def test_a_lost_database_is_tried_again(pod: Pod) -> None:
@@ -117,7 +117,7 @@ def test_the_last_try_decides_and_its_reason_is_told(pod: Pod) -> None:
     assert (code, tries, len(notes)) == (KILLED, 3, 2)
     (error,) = pod.errors
     assert (error["event"], error["kind"], error["exit_code"]) == ("error", "Killed", KILLED)
-    assert "signal 9 ended it" in error["message"]
+    assert "signal 9 " in error["message"]
 
 
 def test_what_has_told_its_reason_itself_is_not_told_of_again(pod: Pod) -> None:

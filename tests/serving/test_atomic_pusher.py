@@ -74,7 +74,7 @@ class TestFileSystem:
             fsync(descriptor)
 
         monkeypatch.setattr(os, "fsync", failing)
-        with pytest.raises(ConfigError, match=f"the disk that holds {base} is full"):
+        with pytest.raises(ConfigError, match=f" {base} .*full"):
             push(model, base)
         assert [entry.name for entry in base.iterdir()] == [".lock"]
 
@@ -90,16 +90,18 @@ class TestFileSystem:
 
         monkeypatch.setattr(os, "statvfs", nearly_full)
         monkeypatch.setattr(shutil, "copytree", None)
-        with pytest.raises(ConfigError, match=r"takes .* MB and the disk .* has 0\.0 MB free"):
+        with pytest.raises(
+            ConfigError, match=rf" [\d.,]+ MB .*{base} .*\b0\.0 MB .*push\.directory"
+        ):
             push(model, base)
 
     @pytest.mark.parametrize(
         ("entry", "reason"),
         [
-            ("holiday.jpg", "is no version number"),
-            ("007/saved_model.pb", "is no version number"),
-            ("99999999999999999999/saved_model.pb", "is no version number that can be served"),
-            ("2024/holiday.jpg", "has no saved_model.pb in it"),
+            ("holiday.jpg", r"'holiday\.jpg' .*number"),
+            ("007/saved_model.pb", "'007' .*number"),
+            ("99999999999999999999/saved_model.pb", "'99999999999999999999' .*number"),
+            ("2024/holiday.jpg", r"'2024' .*saved_model\.pb"),
         ],
     )
     def test_a_folder_that_holds_other_things_is_refused_and_left_alone(
@@ -108,14 +110,14 @@ class TestFileSystem:
         (base / entry).parent.mkdir(parents=True)
         (base / entry).write_text("mine")
         before = sorted(base.rglob("*"))
-        with pytest.raises(ConfigError, match=f"{base} is not only .* {reason}; move"):
+        with pytest.raises(ConfigError, match=rf"^{base} .*{reason}.*; .*push\.directory"):
             push(model, base)
         assert sorted(base.rglob("*")) == before
 
     def test_a_file_is_refused_as_the_folder(self, model: Path, base: Path) -> None:
         base.parent.mkdir()
         base.write_text("mine")
-        with pytest.raises(ConfigError, match="is a file"):
+        with pytest.raises(ConfigError, match=rf"^{base} .*file; .*push\.directory"):
             push(model, base)
 
     def test_the_newest_versions_remain_and_those_that_are_served(
@@ -225,7 +227,7 @@ class TestObjectStore:
             "digest_of",
             lambda at: "0" if at.startswith(prefix) and "variables" in at else digest_of(at),
         )
-        with pytest.raises(ConfigError, match=r"variables\.index does not read back"):
+        with pytest.raises(ConfigError, match=rf"^{prefix}/\S*variables\.index "):
             self.push(model, prefix)
         assert versions.find(prefix) == []
 
@@ -264,7 +266,7 @@ class TestObjectStore:
 
     def test_a_prefix_that_holds_other_things_is_refused(self, model: Path, prefix: str) -> None:
         storage.write_text(f"{prefix}/holiday.jpg", "mine")
-        with pytest.raises(ConfigError, match=r"'holiday\.jpg' is no version number"):
+        with pytest.raises(ConfigError, match=r"'holiday\.jpg' .*number"):
             self.push(model, prefix)
 
 
@@ -293,5 +295,5 @@ class TestServed:
 
     def test_an_unreadable_configuration_refuses_the_push(self, tmp_path: Path) -> None:
         (tmp_path / "models.config").write_text("model_config_list {")
-        with pytest.raises(ConfigError, match=r"models\.config is not a ModelServerConfig"):
+        with pytest.raises(ConfigError, match=r"models\.config .*ModelServerConfig"):
             Registry(str(tmp_path / "digits")).pinned()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class TestChoosingAServer:
         self, tmp_path: Path, environment: dict[str, str]
     ) -> None:
         environment["TENSORFLOW_MODEL_SERVER"] = str(tmp_path / "absent")
-        with pytest.raises(ConfigError, match=r"TENSORFLOW_MODEL_SERVER=\S+ is not a program"):
+        with pytest.raises(ConfigError, match=f"TENSORFLOW_MODEL_SERVER={tmp_path / 'absent'} "):
             find_backend(environment)
 
     def test_a_binary_on_path_comes_before_docker(
@@ -124,7 +125,7 @@ class TestServeCommand:
         result = self.invoke(tmp_path, "--port", "1500", "--rest-port", "1501")
         assert result.exit_code == 0
         assert "digits" in result.output
-        assert "the development server" in result.output
+        assert Kind.OWN in result.output
         (arguments,) = started
         assert arguments[:4] == [sys.executable, "-P", "-m", "components.model_server"]
         assert {
@@ -159,7 +160,7 @@ class TestServeCommand:
         (serving / "flowers" / "1").mkdir(parents=True)
         result = self.invoke(tmp_path)
         assert result.exit_code == 2
-        assert "holds digits, flowers; name one of them" in result.output
+        assert "digits, flowers" in result.output
         assert self.invoke(tmp_path, "flowers").exit_code == 0
         assert list(Source.of_config(serving / "models.config").models) == ["flowers"]
 
@@ -168,7 +169,7 @@ class TestServeCommand:
     ) -> None:
         result = self.invoke(tmp_path, "nothing")
         assert result.exit_code == 2
-        assert "holds no model nothing, but digits" in result.output
+        assert re.search(r"\bnothing, .*\bdigits\b", result.output)
         assert not started
 
     def test_an_empty_workspace_says_what_to_do(
@@ -176,7 +177,7 @@ class TestServeCommand:
     ) -> None:
         result = self.invoke(tmp_path)
         assert result.exit_code == 2
-        assert "run `perennial run` first" in result.output
+        assert "`perennial run`" in result.output
         assert not started
 
     def test_a_real_server_cannot_be_bound_to_one_address(

@@ -253,5 +253,5 @@ class TestSelection:
         assert second.reason == UNSURE
 
     def test_without_images_there_is_nothing_to_ask(self) -> None:
-        with pytest.raises(DataError, match="no recorded image"):
+        with pytest.raises(DataError, match="recorded"):
             self.select([row("red", 0, image=b"")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,9 +105,10 @@ def test_text_has_a_line_for_each_file_and_bad_ones_on_stderr(
     assert result.stdout.startswith(f"{images / 'red.tiff'}: red ")
     assert len(result.stdout.splitlines()) == 1
     problems = result.stderr.splitlines()
-    assert "junk?.png: not an image" in problems[0]
+    assert "junk?.png: " in problems[0]
     assert "absent.png: No such file" in problems[1]
-    assert problems[2:] == ["perennial: error: 2 of 3 files cannot be used"]
+    assert len(problems) == 3
+    assert problems[2].startswith("perennial: error: 2 of 3 ")
 
 
 def test_a_server_s_classes_are_named_only_where_they_are_known(
@@ -168,12 +170,13 @@ def test_the_latest_run_is_one_that_finished(images: Path, tmp_path: Path) -> No
         return result.output
 
     run("20260501-030000-aaaa", "failed")
-    assert "has no run that finished" in answer()
+    assert f"{tmp_path} " in answer()
+    assert "`perennial runs`" in answer()
     for number, state in enumerate(("pushed", "rejected"), start=2):
         run(f"2026050{number}-030000-aaaa", state)
         for later, unfinished in enumerate(("failed", "running", "interrupted"), start=1):
             run(f"2026050{number}-04000{later}-bbbb", unfinished)
-        assert f"run 2026050{number}-030000-aaaa ({state}) has no model" in answer()
+        assert f"run 2026050{number}-030000-aaaa ({state}) " in answer()
 
 
 def test_the_model_of_a_run_is_found_where_its_workspace_is_now(
@@ -205,22 +208,25 @@ def test_labels_that_cannot_be_read_are_named(
     arguments = (workspace / "serving" / MODEL, images / "red.tiff", "--labels")
     absent, binary = tmp_path / "absent.txt", tmp_path / "binary.txt"
     binary.write_bytes(b"\xff")
-    for path, why in ((absent, "No such file or directory"), (binary, "is not UTF-8")):
+    for path, why in ((absent, "No such file or directory"), (binary, "UTF-8")):
         result = invoke(*arguments, path)
         assert result.exit_code == 2
-        assert f"--labels {path}: cannot be read: {why}; name a file" in result.output
+        assert re.search(f"--labels {path}: .*{why};", result.output)
 
 
 @pytest.mark.parametrize(
     ("model", "code", "words"),
     [
-        ("nonsense", 2, "has no runs"),
-        ("127.0.0.1:1", 2, "127.0.0.1:1, model perennial: UNAVAILABLE"),
-        ("127.0.0.1:1", 2, "is a server running there?"),
-        ("http://127.0.0.1:1", 2, "UNAVAILABLE: HTTPConnection(host='127.0.0.1', port=1): Failed"),
-        ("https://127.0.0.1:1", 2, "must be HOST:PORT or http://HOST:PORT"),
-        ("{tmp}", 2, "holds neither saved_model.pb nor numbered versions"),
-        ("{broken}", 2, "cannot be loaded as a classifier"),
+        ("nonsense", 2, "{tmp} .*--workspace"),
+        ("127.0.0.1:1", 2, "127.0.0.1:1, model perennial: UNAVAILABLE: .*[?]"),
+        (
+            "http://127.0.0.1:1",
+            2,
+            r"UNAVAILABLE: HTTPConnection\(host='127.0.0.1', port=1\): Failed",
+        ),
+        ("https://127.0.0.1:1", 2, "https://127.0.0.1:1: .*HOST:PORT .*http://HOST:PORT"),
+        ("{tmp}", 2, "{tmp}: .*saved_model.pb .*versions"),
+        ("{broken}", 2, "{broken}: .*classifier"),
     ],
 )
 def test_a_model_that_cannot_be_asked_is_named(
@@ -228,10 +234,10 @@ def test_a_model_that_cannot_be_asked_is_named(
 ) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "saved_model.pb").write_bytes(b"junk")
-    named = model.format(tmp=tmp_path, broken=tmp_path / "broken")
-    result = invoke(named, images / "red.tiff", "--workspace", tmp_path)
+    folders = {"tmp": tmp_path, "broken": tmp_path / "broken"}
+    result = invoke(model.format(**folders), images / "red.tiff", "--workspace", tmp_path)
     assert result.exit_code == code, result.output
-    assert words in result.output
+    assert re.search(words.format(**folders), result.output)
     assert result.output.count("\n") == 1
 
 
@@ -244,14 +250,13 @@ def test_a_model_that_a_server_does_not_have_says_what_to_do(
     ):
         result = invoke(address, images / "red.tiff", "--workspace", tmp_path, "--name", "other")
         assert result.exit_code == 2
-        assert "model other: NOT_FOUND" in result.output
-        assert "wait until it is AVAILABLE, or give its name with --name" in result.output
+        assert re.search("model other: NOT_FOUND: .*AVAILABLE, .*--name", result.output)
 
 
 def test_a_folder_without_images_is_bad_data(workspace: Path, tmp_path: Path) -> None:
     result = invoke(workspace / "serving" / MODEL, tmp_path)
     assert result.exit_code == 3
-    assert "no file in this folder is named like an image" in result.output
+    assert f"{tmp_path}: " in result.output
 
 
 class TestBatches:

@@ -96,10 +96,10 @@ def test_each_model_is_asked_for_the_name_of_the_class(case: Case) -> None:
 @pytest.mark.parametrize(
     ("rows", "names", "words"),
     [
-        ([[2.0, -1.0], [0.5, 0.5]], 2, "not shares that add up to 1 for 1 of 2 images"),
-        ([[0.4, 0.4], [3.0, 9.0]], 2, "not shares that add up to 1 for 2 of 2 images"),
-        ([[float("inf"), 0.0], [0.5, 0.5]], 2, "no numbers for 1 of 2 images"),
-        ([[0.5, 0.5], [0.9, 0.1]], 3, "gives 2 probabilities for an image, and its"),
+        ([[2.0, -1.0], [0.5, 0.5]], 2, " 1 for 1 of 2 .*softmax"),
+        ([[0.4, 0.4], [3.0, 9.0]], 2, " 1 for 2 of 2 .*softmax"),
+        ([[float("inf"), 0.0], [0.5, 0.5]], 2, "numbers for 1 of 2 "),
+        ([[0.5, 0.5], [0.9, 0.1]], 3, "2 probabilities .* 3 classes"),
     ],
 )
 def test_what_is_no_distribution_over_the_classes(

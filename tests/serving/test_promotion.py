@@ -28,6 +28,7 @@ from components.model_registry import (
 )
 from components.model_registry.configuration import AUDIT_FILE
 from components.model_registry.followers import Named
+from components.model_registry.registry import PUT_BACK
 from components.model_server.client import Client, strings
 from components.model_server.server import ModelServer
 from pipeline.commands.serve import _source
@@ -171,7 +172,7 @@ class TestWithServer:
         at = (address(server),)
         target.promote(2, STABLE, at, SECONDS)
         target.promote(3, STABLE, at, SECONDS)
-        with pytest.raises(PromotionFailed, match="is back in force"):
+        with pytest.raises(PromotionFailed, match=rf"127\.0\.0\.1:1\b.*{PUT_BACK}"):
             target.rollback((*at, "127.0.0.1:1"), 4)
         assert target.serving() == Serving.of({STABLE: 3, "previous": 2})
         wait_until(lambda: answering(client, STABLE) == 3)
@@ -206,7 +207,7 @@ class TestWithServer:
         warmup = Path(target.base or "") / "3" / servable.WARMUP_FILE
         warmup.write_bytes(b"junk" * 100)
         for _ in range(2):  # as it is broken still, the second error is a new one
-            with pytest.raises(PromotionFailed, match=r"version 3.* cannot be read"):
+            with pytest.raises(PromotionFailed, match=rf"version 3: .*{servable.WARMUP_FILE}"):
                 target.promote(3, CANARY, at, SECONDS)
             assert client.failures(MODEL).keys() == {3}
             # Without a poll in between, the server finds no change, and tries nothing again.
@@ -224,7 +225,7 @@ class TestWithServer:
         assert target.base
         target.promote(2, STABLE, (address(server),), SECONDS)
         versions.push(tmp_path / "nan", Path(target.base), {}, 10, lambda: ())
-        with pytest.raises(PromotionFailed, match="version 4 gives no probabilities"):
+        with pytest.raises(PromotionFailed, match=r"version 4 .*probabilities"):
             target.promote(4, CANARY, (address(server),), SECONDS)
         assert target.serving() == Serving.of({STABLE: 2})
 
@@ -234,7 +235,7 @@ class TestWithServer:
         with socket.socket() as nobody:
             nobody.bind(("127.0.0.1", 0))
             at = f"127.0.0.1:{nobody.getsockname()[1]}"
-            with pytest.raises(PromotionFailed, match="The old configuration is back in force"):
+            with pytest.raises(PromotionFailed, match=PUT_BACK):
                 target.promote(2, STABLE, (at,), timeout=1.0)
         assert not Path(target.config).exists()
 
@@ -299,7 +300,7 @@ class TestRules:
 
     def test_stable_needs_a_canary_first(self, target: Registry) -> None:
         target.promote(1, STABLE)
-        with pytest.raises(ConfigError, match="promote it to canary first, or name a server"):
+        with pytest.raises(ConfigError, match=r"^version 2 .*'stable'.*canary.*--server"):
             target.promote(2, STABLE)
         target.promote(2, CANARY)
         assert target.promote(2, STABLE) == Serving.of({STABLE: 2, "previous": 1})
@@ -311,7 +312,7 @@ class TestRules:
         target.promote(3, CANARY)
         assert target.rollback() == Serving.of({STABLE: 2, "previous": 1})
         assert target.rollback() == Serving.of({STABLE: 1})
-        with pytest.raises(ConfigError, match="no version before 1"):
+        with pytest.raises(ConfigError, match=f"^{MODEL}: .* 1 "):
             target.rollback()
 
     def test_a_canary_beside_the_newest_leaves_the_newest_stable(self, target: Registry) -> None:
@@ -332,12 +333,12 @@ class TestRules:
         assert len(audit(target)) == 1
 
     def test_a_version_that_is_not_there_is_refused(self, target: Registry) -> None:
-        with pytest.raises(ConfigError, match="has no version 9; there are: 1, 2, 3"):
+        with pytest.raises(ConfigError, match=r" 9; .*: 1, 2, 3"):
             target.promote(9, CANARY)
 
     def test_a_version_that_is_not_what_was_pushed_is_refused(self, target: Registry) -> None:
         (Path(target.base or "") / "2" / "saved_model.pb").write_bytes(b"other")
-        with pytest.raises(ConfigError, match=r"is not what was pushed: saved_model\.pb"):
+        with pytest.raises(ConfigError, match=r"^version 2 .*: saved_model\.pb"):
             target.promote(2, CANARY)
 
     def test_other_models_of_the_configuration_stay(self, target: Registry) -> None:
@@ -375,7 +376,7 @@ class TestRules:
         assert json.loads(log[-1])["action"] == "promote 2 to canary"
         listed = perennial("models", "--workspace", str(workspace))
         assert "promote 2 to canary, by " in listed.stderr
-        assert "was cut off before it changed anything" in listed.stderr
+        assert "before" in listed.stderr
         log = Path(target.config).with_name(AUDIT_FILE).read_text().splitlines()
         assert json.loads(log[-1])["result"] == "failed: cut off"
         assert target.promote(2, CANARY) == Serving.of({STABLE: 1, CANARY: 2})
@@ -432,16 +433,16 @@ class TestCommands:
     def test_rollback_says_what_is_served_now(self, workspace: Path) -> None:
         result = perennial("rollback", "--workspace", str(workspace))
         assert result.exit_code == 0
-        assert "stable is version 2" in result.output
+        assert re.search(r"\bstable .*\b2\b", result.output)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("rollback", "--model", "other"), "holds no model other"),
-            (("promote", "1", "--to", "canary", "--server", "here"), "must be HOST:PORT"),
-            (("models", "--config-file", "/absent"), "/absent: is not there, or names no model"),
-            (("models", "--directory", "/absent"), "/absent has no versions"),
-            (("rollback", "--directory", "/absent"), "/absent has no versions to bring back"),
+            (("rollback", "--model", "other"), r"\bother\b"),
+            (("promote", "1", "--to", "canary", "--server", "here"), "here: .*HOST:PORT"),
+            (("models", "--config-file", "/absent"), "/absent: "),
+            (("models", "--directory", "/absent"), "/absent .*--directory"),
+            (("rollback", "--directory", "/absent"), "/absent "),
         ],
     )
     def test_what_cannot_be_done_is_one_line(
@@ -449,4 +450,4 @@ class TestCommands:
     ) -> None:
         result = perennial(*arguments, "--workspace", str(workspace))
         assert result.exit_code == 2
-        assert message in result.output
+        assert re.search(message, result.output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -102,7 +103,7 @@ class TestCutOff:
         more = ("--to", "canary") if command[0] == "promote" else ()
         result = process(*command, *more, "--workspace", workspace)
         assert "promote 3 to canary, by a@b" in result.stderr
-        assert "was cut off, and is undone" in result.stderr
+        assert "undone" in result.stderr
         expected = {STABLE: 1, CANARY: 2} if more else {STABLE: 1}
         assert cut_off.serving() == Serving.of(expected)
         assert not Path(configuration.change_location(cut_off.config)).exists()
@@ -144,7 +145,7 @@ class TestEdited:
             lambda: target.promote(2, CANARY),
             lambda: target.rollback(),
         ):
-            with pytest.raises(ConfigError, match=rf"'stable' names version {number} .*1, 2, 3"):
+            with pytest.raises(ConfigError, match=rf"'stable' .* {number} .*1, 2, 3"):
                 change()
         assert target.promote(2, STABLE) == Serving.of({STABLE: 2})
 
@@ -160,11 +161,11 @@ class TestEdited:
         ):
             result = perennial(*command, "--workspace", moved)
             assert result.exit_code == 2
-            assert "was the folder moved or copied" in result.stderr
+            assert f"'{tmp_path / 'w'}" in result.stderr
 
     def test_where_a_canary_has_to_go_first_that_is_the_advice(self, target: Registry) -> None:
         target.promote(2, CANARY)
-        with pytest.raises(ConfigError, match="withdraw version 2 first"):
+        with pytest.raises(ConfigError, match=r"version 2 .*perennial rollback"):
             target.promote(3, CANARY)
 
 
@@ -198,7 +199,7 @@ class TestReading:
         for name, read in files.items():
             with mock.patch.object(storage, "read_bytes", return_value=content):
                 failed = _failure_of(functools.partial(read, "x"))
-            assert failed == "" or failed.startswith(f"x/{name} is damaged: ")
+            assert failed == "" or failed.startswith(f"x/{name} ")
             assert "\n" not in failed
 
     @given(content=st.binary(max_size=60) | ANY_JSON.map(lambda value: json.dumps(value).encode()))
@@ -344,7 +345,7 @@ class TestAround:
         monkeypatch.setenv(NotifyConfig().webhook_env, "http://localhost:1/")
         told = notify.send(NotifyConfig(), "failed", "m", "x")
         assert told is not None
-        assert "not answered" in told
+        assert "0.3 s" in told
 
     def test_markup_calls_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sent: list[bytes] = []
@@ -361,7 +362,7 @@ class TestAround:
             port = other.getsockname()[1]
             result = perennial("serve", "--dev-server", "--port", port, "--workspace", workspace)
         assert result.exit_code == 2
-        assert f"port {port} is in use" in result.stderr
+        assert re.search(rf"port {port} .*--port", result.stderr)
         assert result.stdout == ""
 
     def test_a_wrong_public_key_serves_nothing_and_fails(self, target: Registry) -> None:
@@ -370,7 +371,7 @@ class TestAround:
         wrong.write_text("no key")
         result = perennial("serve", "--dev-server", "--public-key", wrong, "--workspace", workspace)
         assert result.exit_code == 2
-        assert "wrong.pem is no elliptic public key" in result.stderr
+        assert "wrong.pem " in result.stderr
 
     def test_a_server_ends_with_its_parent(self, tmp_path: Path) -> None:
         script = (

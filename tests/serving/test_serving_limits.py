@@ -82,7 +82,7 @@ class TestRequestSize:
             with pytest.raises(grpc.RpcError) as caught:
                 stub.Predict(request, timeout=SECONDS)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert "larger than 10000 bytes" in caught.value.details()
+        assert "10000 bytes" in caught.value.details()
 
 
 class TestPixels:
@@ -101,7 +101,7 @@ class TestPixels:
         server = serve(pixels=10_000)
         answer = post(server, PREDICT, {"instances": [b64(image) for image in images]})
         assert answer.status_code == 400
-        assert "more than 10000 pixels" in answer.json()["error"]
+        assert "10000 pixels" in answer.json()["error"]
         with connected(server) as client:
             assert refusal(client.predict, MODEL, {"image_bytes": strings(images)})
 
@@ -136,14 +136,14 @@ class TestPixels:
             content = {"instances": [b64(example(image))], "signature_name": "serving_examples"}
         answer = post(serve(), PREDICT, content)
         assert answer.status_code == 400
-        assert f"image 1 of the request is {name}: convert it to" in answer.json()["error"]
+        assert re.search(rf"\b1 .*{name}: convert ", answer.json()["error"])
 
     def test_many_tiny_images_count_as_what_they_become(self, serve: Serve) -> None:
         images = [picture(size=(1, 1))] * 2000
         answer = post(serve(), PREDICT, {"instances": [b64(image) for image in images]})
         assert answer.status_code == 400
         # The model does not tell its size, so that it counts as 224 pixels.
-        assert "has 2000 images; this model takes 318 at a time" in answer.json()["error"]
+        assert re.search(r"\b2000 .*\b318 ", answer.json()["error"])
         few = post(serve(), PREDICT, {"instances": [b64(image) for image in images[:318]]})
         assert few.status_code == 200
 

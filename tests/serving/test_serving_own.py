@@ -105,15 +105,15 @@ class TestStarting:
         (tmp_path / "3").mkdir()
         with (
             ModelServer(tmp_path, MODEL, load_retries=0) as server,
-            pytest.raises(ServingError, match=r"3 holds no saved_model\.pb"),
+            pytest.raises(ServingError, match=rf"^{tmp_path / '3'} .*saved_model\.pb"),
         ):
             server.wait_ready(SECONDS)
 
     @pytest.mark.parametrize(
         ("text", "match"),
         [
-            ("junk {", "is not a ModelServerConfig"),
-            ("", "no model_config_list"),
+            ("junk {", "ModelServerConfig"),
+            ("", "model_config_list"),
             ('model_config_list { config { name: "a" base_path: "b" } }', "absolute"),
             ('model_config_list { config { base_path: "/b" } }', "name"),
             (
@@ -314,7 +314,7 @@ class TestProcess:
         with ServerProcess(own_backend(), Source.of_model(tmp_path, MODEL)) as server:
             server.wait_ready(SECONDS)
             said = server.last_words()
-            assert "development server" in said
+            assert Kind.OWN.removeprefix("the ") in said
             assert f"http://127.0.0.1:{server.rest_port}/" in said
             assert post(server, PREDICT, GOOD).status_code == 200
         assert server.returncode == 0
@@ -334,9 +334,8 @@ class TestProcess:
             env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},
         )
         assert done.returncode == 2
-        assert done.stderr.splitlines() == [
-            f"perennial: error: {tmp_path / 'none'} cannot be read: there is no such file"
-        ]
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"perennial: error: {tmp_path / 'none'} ")
 
     def test_a_server_that_ends_at_once_is_reported_with_its_last_words(
         self, tmp_path: Path

@@ -110,7 +110,7 @@ class TestJson:
         np.testing.assert_array_equal(columns["number"], floats([1, 2]))
 
     def test_several_inputs_must_be_named(self) -> None:
-        with pytest.raises(ServingError, match=r"name them: \['number', 'text'\]"):
+        with pytest.raises(ServingError, match=r"\['number', 'text'\]"):
             parsed({"inputs": ["a"]}, "text", "number")
 
     def test_a_single_output_stands_without_its_name(self) -> None:
@@ -129,9 +129,9 @@ class TestJson:
 
     def test_outputs_without_a_common_batch_size_have_no_rows(self) -> None:
         outputs = {"a": np.zeros(2, np.float32), "b": np.zeros(3, np.float32)}
-        with pytest.raises(ServingError, match="no row format"):
+        with pytest.raises(ServingError, match=r"\brow\b"):
             to_json(outputs, by_row=True)
-        with pytest.raises(ServingError, match="no row format"):
+        with pytest.raises(ServingError, match=r"\brow\b"):
             to_json({"a": np.zeros((), np.float32)}, by_row=True)
 
     @hypothesis.given(body=st.binary(max_size=60))
@@ -280,7 +280,7 @@ class TestWarmUp:
 
     def test_more_records_than_tensorflow_serving_takes_are_refused(self, directory: Path) -> None:
         write_warmup(directory, [picture()] * 1001, "serving_default", "image_bytes")
-        with pytest.raises(ServingError, match="more than 1000 records"):
+        with pytest.raises(ServingError, match=r"\b1000 records"):
             LoadedModel(directory)
 
     def test_a_request_of_another_kind_is_refused(self, directory: Path) -> None:
@@ -292,7 +292,7 @@ class TestWarmUp:
         path = directory / "assets.extra" / "tf_serving_warmup_requests"
         with tf.io.TFRecordWriter(str(path)) as writer:
             writer.write(log.SerializeToString())
-        with pytest.raises(ServingError, match=r"record 1 of \S+ is no predict request"):
+        with pytest.raises(ServingError, match=r"record 1 of \S+/tf_serving_warmup_requests "):
             LoadedModel(directory)
 
 

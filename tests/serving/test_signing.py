@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -101,12 +102,12 @@ class TestVersion:
             (change, r"Hash mismatch for 'variables/variables\.index'"),
             (add, "Extra files found .*variables/more"),
             (remove, r"Missing files .*assets\.extra/classes\.json"),
-            (link, "it is a symlink"),
+            (link, "symlink"),
             (tell_other_metrics, f"Hash mismatch for '{versions.MANIFEST}'"),
-            (take_the_signature_away, "/2 is not signed: it has no model.sig"),
-            (write_junk, "is not what the holder of .*mine.pub signed"),
-            (write_too_much, "is no signature: it is too large"),
-            (put_an_older_version_in_its_place, "was signed as version 1, not 2"),
+            (take_the_signature_away, f" {SIGNATURE}$"),
+            (write_junk, r"mine\.pub "),
+            (write_too_much, f": {SIGNATURE} .*large"),
+            (put_an_older_version_in_its_place, "version 1, not 2"),
         ],
     )
     def test_tampered_with_it_is_refused(
@@ -115,7 +116,7 @@ class TestVersion:
         push(model, base, keys)
         assert push(write_model(model, "next"), base, keys) == 2
         tamper(base / "2")
-        with pytest.raises(SignatureError, match=words):
+        with pytest.raises(SignatureError, match=f"^{base / '2'}.*{words}"):
             verify_version(str(base), 2, keys.public)
         verify_version(str(base), 1, keys.public)
 
@@ -123,13 +124,13 @@ class TestVersion:
         self, model: Path, base: Path, keys: Keys, make_keys: Callable[[str], Keys]
     ) -> None:
         push(model, base, make_keys("theirs"))
-        with pytest.raises(SignatureError, match=r"mine\.pub signed: Key mismatch.*\w$"):
+        with pytest.raises(SignatureError, match=r"/1 .*mine\.pub .*: Key mismatch.*\w$"):
             verify_version(str(base), 1, keys.public)
 
     def test_what_is_no_public_key_is_named(self, model: Path, base: Path, keys: Keys) -> None:
         push(model, base, keys)
         for wrong in (keys.private, base / "absent"):
-            with pytest.raises(SignatureError, match=f"{wrong} is no elliptic public key in PEM"):
+            with pytest.raises(SignatureError, match=f"^{wrong} .*PEM: "):
                 verify_version(str(base), 1, wrong)
 
 
@@ -149,8 +150,7 @@ class TestPush:
         wrong = dataclasses.replace(keys, public=make_keys("theirs").public)
         with pytest.raises(
             ConfigError,
-            match=r"signing\.public_key: servers would refuse the model: the version is .*[^. ]; "
-            f"give the public key of {keys.private}$",
+            match=rf"signing\.public_key: .*{wrong.public} .*[^. ]; .*{keys.private}$",
         ):
             push(write_model(model, "next"), base, wrong)
         assert versions.find(str(base)) == [1]
@@ -170,7 +170,7 @@ class TestPush:
             ),
         ]
         for file in wrong:
-            with pytest.raises(ConfigError, match=f"private_key: {file} cannot sign"):
+            with pytest.raises(ConfigError, match=f"private_key: {file} "):
                 push(model, base, dataclasses.replace(keys, private=file))
         assert versions.find(str(base)) == []
 
@@ -185,7 +185,7 @@ class TestPush:
         assert versions.push(model, prefix, {}, 10, lambda: (), keys) == 2
 
     def test_one_key_without_the_other_is_a_configuration_error(self, keys: Keys) -> None:
-        with pytest.raises(ConfigError, match=r"private_key and public_key must be given together"):
+        with pytest.raises(ConfigError, match=r"push\.signing.*private_key .*public_key"):
             load(None, {"push.signing.private_key": str(keys.private)})
 
 
@@ -200,7 +200,7 @@ class TestServed:
     def test_promotion_refuses_and_changes_nothing(self, target: Registry) -> None:
         target.promote(1, STABLE)
         before = Path(target.config).read_text()
-        with pytest.raises(ConfigError, match="/2 is not signed"):
+        with pytest.raises(ConfigError, match=f"/2 .*{SIGNATURE}"):
             target.promote(2, CANARY)
         assert Path(target.config).read_text() == before
 
@@ -208,7 +208,7 @@ class TestServed:
         unchecked = dataclasses.replace(target, public_key=None)
         unchecked.promote(2, STABLE)
         (Path(target.base or "") / "1" / "assets.extra" / "more").touch()
-        with pytest.raises(ConfigError, match="Extra files"):
+        with pytest.raises(ConfigError, match=r"/1 .*Extra files .*assets.extra/more"):
             target.rollback()
 
     def test_the_server_keeps_the_old_version(self, target: Registry, base: Path) -> None:
@@ -223,7 +223,7 @@ class TestServed:
             assert (old["version"], old["state"]) == ("1", "AVAILABLE")
             assert (new["version"], new["state"]) == ("2", "END")
             assert new["status"]["error_code"] == "PERMISSION_DENIED"
-            assert "is not signed" in new["status"]["error_message"]
+            assert SIGNATURE in new["status"]["error_message"]
             rows = {"instances": [b64(picture())]}
             assert post(server, f"/v1/models/{MODEL}:predict", rows).status_code == 200
 
@@ -241,9 +241,7 @@ class TestServed:
 
         newest = serve()
         assert newest.exit_code == 2
-        assert "follows the newest version, which TensorFlow Serving loads unchecked" in (
-            newest.output
-        )
+        assert re.search(f"--public-key: {MODEL} .*TensorFlow Serving", newest.output)
         target.promote(1, STABLE)
         assert serve().exit_code == 0
         (base / "1" / "assets.extra" / "classes.json").write_text("[]")

@@ -227,14 +227,14 @@ class TestVerify:
         np.testing.assert_allclose(loaded["probabilities"], expected, rtol=1e-5)
         with pytest.raises(
             export.ExportError,
-            match=r"^signature 'serving_default' .*, in a session, fails: .* not find variable",
+            match=r"^signature 'serving_default' .* session.* not find variable",
         ):
             export.verify(target, images, expected)
 
     def test_refuses_other_probabilities(
         self, exported: str, images: list[bytes], expected: np.ndarray
     ) -> None:
-        with pytest.raises(export.ExportError, match=r"up to 0\.\d+ from the trained model's"):
+        with pytest.raises(export.ExportError, match=r"^signature '\w+' .* 0\.\d+ "):
             export.verify(exported, images[::-1], expected)
 
     def test_refuses_a_missing_signature(
@@ -244,9 +244,7 @@ class TestVerify:
         module.call = tf.function(tf.identity, [tf.TensorSpec([None], tf.string)])
         target = str(tmp_path / "model")
         tf.saved_model.save(module, target, signatures={"other": module.call})
-        with pytest.raises(
-            export.ExportError, match="in a session, fails: KeyError: 'serving_default'"
-        ):
+        with pytest.raises(export.ExportError, match=r"session.* KeyError: 'serving_default'"):
             export.verify(target, images, expected)
 
 

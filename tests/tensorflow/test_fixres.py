@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Generator
 from typing import Any
 
@@ -243,10 +244,10 @@ class TestTraining:
             for record in caplog.records
             if record.msg == "note"
         ]
-        assert told == (
-            f"FixRes: accuracy {first:.2%} at 16 px, {second:.2%} at 24 px: gain "
-            f"{100 * (second - first):+.2f} points; the model of {view.size} px is kept"
-        )
+        assert re.findall(r"[-+\d.]+(?:%| px| points)", told) == [
+            *(f"{first:.2%}", "16 px", f"{second:.2%}", "24 px"),
+            *(f"{100 * (second - first):+.2f} points", f"{view.size} px"),
+        ]
 
     def test_resnet50v2_s_second_stage_changes_its_head_and_last_statistics_only(
         self, monkeypatch: pytest.MonkeyPatch
@@ -311,7 +312,7 @@ class TestTraining:
         assert fixres.epochs_of(config(), 12) == (10, 2)
         assert fixres.epochs_of(config(), 2) == (1, 1)
         assert fixres.epochs_of(config(), None) == (None, 2)
-        with pytest.raises(ValueError, match="set 2 or more"):
+        with pytest.raises(ValueError, match=r"\b2 "):
             fixres.epochs_of(config(), 1)
 
     def test_the_base_trains_on_crops_and_adapts_to_images_of_the_low_resolution(
@@ -353,16 +354,16 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"low": 32}, "must rise"),
-            ({"high": 48}, "must rise"),
-            ({"base": "fixres"}, "base 'fixres' is none of"),
+            ({"low": 32}, "low 32, high 24 and image_size 40 "),
+            ({"high": 48}, "low 16, high 48 and image_size 40 "),
+            ({"base": "fixres"}, "base 'fixres' .*resnet50v2, .*tiny"),
             (
                 {"base": "resnet50v2", "low": 32, "high": 40, "settings": {"variant": "tiny"}},
-                "settings {'variant': 'tiny'} are those of a recipe, but base is resnet50v2",
+                r"settings {'variant': 'tiny'} .*resnet50v2; .*train\.hyperparameters\.base",
             ),
-            ({"base": "resnet50v2"}, "low 16 is too small for resnet50v2"),
-            ({"low": 18}, "settings of base tiny: image_size 18 is not a multiple of 4"),
-            ({"settings": {"depth": 3}}, "settings of base tiny: depth: Extra inputs"),
+            ({"base": "resnet50v2"}, r"low 16 .*resnet50v2; .*\d"),
+            ({"low": 18}, r"base tiny: image_size 18 .*\b4$"),
+            ({"settings": {"depth": 3}}, "base tiny: depth: "),
         ],
     )
     def test_settings_that_cannot_work(self, changes: dict[str, Any], message: str) -> None:
@@ -371,13 +372,15 @@ class TestRefusals:
 
     def test_training_images_that_are_smaller(self) -> None:
         fixres.check(config(), 32, 40)
-        with pytest.raises(ValueError, match="train_size 24 is below image_size 32"):
+        with pytest.raises(
+            ValueError, match=r"train_size 24 .*image_size 32; .*transform\.train_size"
+        ):
             fixres.check(config(), 32, 24)
 
     def test_a_base_bound_to_its_image_size_is_refused_before_training(self) -> None:
         settings = config(settings={"flatten": True})
         model = training.build_model(settings, 32, 2)
-        with pytest.raises(ValueError, match=r"depend on the size of images.*head/kernel"):
+        with pytest.raises(ValueError, match=r"base tiny .*head/kernel"):
             next(training.phases(settings, model, data(coloured(4))))
 
     def test_the_default_sizes_go_together(self) -> None:

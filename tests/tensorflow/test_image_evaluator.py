@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -249,7 +250,7 @@ class TestFirstModel:
     def test_it_is_blessed_and_marked_as_the_first(self, outputs: Evaluated) -> None:
         assert outputs.verdict.blessed
         assert outputs.verdict.baseline is None
-        assert "no baseline" in outputs.verdict.note
+        assert "first" in outputs.verdict.note
         assert Path(outputs.blessing.uri, "BLESSED").exists()
         blessing = outputs.blessing
         assert blessing.get_int_custom_property("blessed") == 1
@@ -305,8 +306,7 @@ class TestComparison:
     ) -> None:
         outputs = evaluate(examples, "good", "fewer")
         assert outputs.verdict.compared_classes == ["red", "green"]
-        assert "1 added ('blue')" in outputs.verdict.note
-        assert "on the 80 images of the 2 common classes" in outputs.verdict.note
+        assert re.search(r"1 added \('blue'\).* 80 .* 2 common ", outputs.verdict.note)
         found = outputs.figures.baseline
         assert found
         assert found.classes == ["green", "red"]
@@ -369,21 +369,21 @@ class TestByDefault:
             for check in evaluate(examples, "good", **self.DEFAULT).verdict.checks
             if check.name == "majority_significance"
         )
-        assert "12 by always answering 'green' (18 gained, 3 lost)" in line.reason
+        assert re.search(r" 12 .*'green' \(18 .*3 ", line.reason)
 
 
 class TestBadInput:
     def test_a_class_that_the_model_does_not_know(self, evaluate: Evaluate, tmp_path: Path) -> None:
         odd = record(encoded("red", 0), "purple", "purple/1.png")
         examples = write_examples(tmp_path, {"eval": [*colour_records(2), odd]})
-        with pytest.raises(BadDataError, match=r"purple/1.png of the eval split"):
+        with pytest.raises(BadDataError, match=r"purple/1\.png .*\beval "):
             evaluate(examples, "good")
 
     def test_a_model_that_gives_no_numbers_is_not_taken_for_a_perfect_one(
         self, evaluate: Evaluate, tmp_path: Path
     ) -> None:
         examples = write_examples(tmp_path, {"eval": colour_records(4)})
-        with pytest.raises(NotServableError, match="no numbers for 12 of 12 images"):
+        with pytest.raises(NotServableError, match="12 of 12"):
             evaluate(examples, "broken")
 
     def test_a_lost_image_is_noticed(
@@ -394,7 +394,7 @@ class TestBadInput:
         monkeypatch.setattr(
             analysis, "_write", lambda tables, path: whole([t.slice(1) for t in tables], path)
         )
-        with pytest.raises(RuntimeError, match="TFMA counts 12 images"):
+        with pytest.raises(RuntimeError, match=r"TFMA .*12 "):
             evaluate(examples, "good")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -67,9 +68,7 @@ class TestNames:
                 read_image(data, MAX_PIXELS)
             assert caught.value.kind == "unsupported", name
             assert name in caught.value.detail
-            assert (
-                "convert it to" in caught.value.detail or "export the image" in caught.value.detail
-            )
+            assert re.search(r"\b(convert|export) ", caught.value.detail)
 
     def test_images_are_not_taken_for_anything_else(self) -> None:
         for name, (content, _) in corpus.VALID.items():
@@ -131,7 +130,7 @@ def test_a_pillow_whose_libtiff_cannot_be_called_refuses_what_it_cannot_check(
     monkeypatch.setattr("ctypes.CDLL", library)
     for compression in ("tiff_lzw", "group4", "jpeg", "tiff_adobe_deflate"):
         mode = "1" if compression == "group4" else "RGB"
-        with pytest.raises(Unusable, match="convert it to PNG") as caught:
+        with pytest.raises(Unusable, match=r"convert .*PNG") as caught:
             read_image(corpus.make("TIFF", 1, mode, compression=compression), MAX_PIXELS)
         assert caught.value.kind == "unsupported"
     assert read_image(corpus.make("TIFF", 1), MAX_PIXELS).normalized == "tiff"

@@ -173,5 +173,5 @@ class TestRecords:
             for index, data in enumerate([*encoded[:5], b"no image", *encoded[5:]])
         ]
         source = write_records(tmp_path / "bad", map(serialized, rows))
-        with pytest.raises(BadDataError, match=r"ä/5\.jpg: TensorFlow cannot decode it"):
+        with pytest.raises(BadDataError, match=r"ä/5\.jpg: "):
             list(executor.transform_records(executor.load_graph(str(made.graph)), source))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class TestChecks:
             classes=["cat", "dog"], splits={"train": {"cat": 3, "dog": 2}, "eval": {"cat": 1}}
         )
         record.check_splits(["train"], "/data")
-        with pytest.raises(BadDataError, match="the eval split has no image of 'dog'; add"):
+        with pytest.raises(BadDataError, match=r"^/data: .*eval .*'dog'; "):
             record.check_splits(["train", "eval"], "/data")
 
     def test_a_share_that_reaches_no_image_gives_every_class_one(self, two_classes: Path) -> None:
@@ -44,33 +45,33 @@ class TestChecks:
         (root / "00.png").rename(root / "val" / "cat" / "00.png")
         result = check(root)
         names = split_names(SHARES, result.accounting)
-        with pytest.raises(BadDataError, match="the eval split has no image of 'dog'; add"):
+        with pytest.raises(BadDataError, match=r"^x: .*eval .*'dog'; "):
             result.check(names, "x", Options())
 
     def test_one_class_only(self, two_classes: Path) -> None:
         shutil.rmtree(two_classes / "dog")
-        with pytest.raises(BadDataError, match="only one class, 'cat'"):
+        with pytest.raises(BadDataError, match=r"^x: .*one .*'cat'"):
             check(two_classes).check([], "x", Options())
 
     def test_nothing_to_ingest(self, tmp_path: Path) -> None:
-        with pytest.raises(BadDataError, match="no images found; expected <class name>/<image>"):
+        with pytest.raises(BadDataError, match=f"^{tmp_path}: .*<class name>/<image>"):
             check(tmp_path)
         (tmp_path / "notes.txt").touch()
-        with pytest.raises(BadDataError, match=r"among 1 other file: 1 .*\.txt.*; expected"):
+        with pytest.raises(BadDataError, match=r" 1 other .*1 .*\.txt.*<class name>/<image>"):
             check(tmp_path)
         (tmp_path / "cat").mkdir()
         for name in ("a.mp4", "b.mp4", ".hidden.png"):
             (tmp_path / "cat" / name).touch()
-        with pytest.raises(BadDataError, match=r"among 4 other files: 2 .*\.mp4") as caught:
+        with pytest.raises(BadDataError, match=r" 4 other .*2 .*\.mp4") as caught:
             check(tmp_path)
         assert "1 hidden" in str(caught.value)
 
     def test_nothing_but_bad_files(self, tmp_path: Path) -> None:
         (tmp_path / "cat").mkdir()
         (tmp_path / "cat" / "1.png").touch()
-        with pytest.raises(BadDataError, match="1 of 1 inputs cannot be used"):
+        with pytest.raises(BadDataError, match=r"1 of 1 .*empty"):
             check(tmp_path).check(["train"], "x", Options())
-        with pytest.raises(BadDataError, match="all images of 'cat' are quarantined"):
+        with pytest.raises(BadDataError, match=r"^x: .*'cat'.* quarantined"):
             check(tmp_path).check(["train"], "x", Options(max_bad_fraction=1))
 
     @pytest.mark.parametrize("kind", ["empty", "conflict", "link", "unreadable", "unsupported"])
@@ -99,7 +100,7 @@ class TestChecks:
                 copied = (two_classes / "cat" / "00.png").read_bytes()
                 (owl / "1.png").write_bytes(content.get(kind, copied))
         result = check(two_classes)
-        with pytest.raises(BadDataError, match="all images of 'owl' are quarantined") as told:
+        with pytest.raises(BadDataError, match=r"^x: .*'owl'.* quarantined") as told:
             result.check(["train", "eval"], "x", Options(max_bad_fraction=1))
         assert kind in str(told.value)
         assert all(row.startswith("owl") for row in told.value.findings)
@@ -131,16 +132,14 @@ class TestChecks:
         result = check(root)
         assert result.accounting.examples("eval") == 2 * shared
         assert result.accounting.examples("train") == 80 - 2 * shared
-        (finding,) = [
-            each for each in result.accounting.findings if "the same content as held-out" in each
-        ]
+        (finding,) = [each for each in result.accounting.findings if "held-out" in each]
         assert finding.startswith(f"{2 * shared} images of 'train'")
         if shared == 40:
-            with pytest.raises(BadDataError, match="the train split has no image of 'cat', 'dog'"):
+            with pytest.raises(BadDataError, match=r"^x: .*train .*'cat', 'dog'"):
                 result.check(["train", "eval"], "x", Options())
 
     def test_a_lost_input_is_a_bug(self) -> None:
-        with pytest.raises(RuntimeError, match="not accounted for: 3 inputs = 1 example "):
+        with pytest.raises(RuntimeError, match=": 3 inputs = 1 example "):
             Accounting(["a"], {"train": {"a": 1}}, inputs=3, duplicates=1).check_balance()
 
     def test_imbalance_tiny_and_extreme_images_are_told(self, tmp_path: Path) -> None:
@@ -152,11 +151,12 @@ class TestChecks:
         for name, size in (("icon", (9, 9)), ("strip", (600, 100))):
             data = corpus.encoded(photo(1000, *size), "PNG")
             (tmp_path / "many" / f"{name}.png").write_bytes(data)
-        assert check(tmp_path).accounting.findings == [
-            "classes are out of balance: 35 images of 'many', 3 of 'few'",
-            "1 image tiny beside the median of 150 pixels: many/icon.png (9 x 9)",
-            "1 image more than 5 times as long as wide: many/strip.png (600 x 100)",
-        ]
+        assert re.fullmatch(
+            r".*: 35 .*'many', 3 .*'few'\n"
+            r"1 .* 150 .*: many/icon\.png \(9 x 9\)\n"
+            r"1 .* 5 .*: many/strip\.png \(600 x 100\)",
+            "\n".join(check(tmp_path).accounting.findings),
+        )
 
     @pytest.mark.parametrize(("count", "text"), [(2, "0, 1"), (3, "0, 1 and 1 more")])
     def test_long_lists_are_shortened(self, count: int, text: str) -> None:

@@ -319,7 +319,7 @@ def test_settings_that_were_given_are_kept_in_what_is_suggested(tmp_path: Path) 
 def test_a_folder_that_is_meant_to_be_of_two_splits_is_refused(tmp_path: Path, train: str) -> None:
     names = [f"{top}/{label}/1.png" for top in ("first", "val") for label in ("cat", "dog")]
     options = Options(train_folder=train, eval_folder="val")
-    with pytest.raises(BadDataError, match=r"val/ is meant by data.train_folder"):
+    with pytest.raises(BadDataError, match=r"val/ .*data\.train_folder = .*data\.eval_folder"):
         layout.read(str(tmp_path), names, options)
 
 
@@ -327,9 +327,9 @@ def test_a_folder_whose_name_is_a_number_can_be_a_split(tmp_path: Path) -> None:
     root = make(tmp_path, paths(product(["1", "2"], ["cat", "dog"])))
     data = list_data(str(root), Options(train_folder="1", eval_folder="2"))
     assert found(data) == ({"cat", "dog"}, {"train", "eval"})
-    with pytest.raises(BadDataError, match="no folder of images is called '3'"):
+    with pytest.raises(BadDataError, match=r"'3' \(data\.eval_folder\)"):
         list_data(str(root), Options(train_folder="1", eval_folder="3"))
-    with pytest.raises(BadDataError, match="is the train split"):
+    with pytest.raises(BadDataError, match=f"^{root}: .*1, 2 .*train "):
         list_data(str(root), Options(eval_folder="1", test_folder="2"))
 
 
@@ -364,7 +364,7 @@ def test_names_that_stand_for_no_class_are_told(tmp_path: Path) -> None:
 def test_the_only_class_folder_with_numbered_folders_is_told(tmp_path: Path) -> None:
     data = list_data(str(make(tmp_path, paths([f"mnist/{n}" for n in range(10)]))), Options())
     assert found(data)[0] == {"mnist"}
-    assert [note for note in data.notes if "give that folder" in note]
+    assert [note for note in data.notes if "'mnist'" in note]
 
 
 def test_a_name_that_has_no_class_is_quarantined(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -156,9 +157,7 @@ class TestWhatIsGone:
         found = losses.find(before, images("cat", 1000), [0], Options())
         assert found == Losses(3, 1003, ("owl",))
         assert found.exceed(0.1)
-        assert str(found) == (
-            "3 of 1,003 images of the last training are missing, and with them the class 'owl'"
-        )
+        assert re.match(r"3 of 1,003 .*'owl'$", str(found))
 
 
 class TestSpans:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -47,19 +48,22 @@ class TestManifest:
         )
         data = list_data(str(manifest), Options())
         found = [item.problem for unit in data.units for item in unit.items()]
-        assert sorted(": ".join(problem or ()) for problem in found)[:4] == [
-            "manifest: line 1: no label",
-            "manifest: line 6: unknown split 'holiday'",
-            "manifest: no path",
-            "manifest: not JSON: Expecting property name enclosed in double quotes: "
-            "line 1 column 2 (char 1)",
-        ]
+        told = "\n".join(sorted(": ".join(problem or ()) for problem in found)[:4])
+        assert re.fullmatch(
+            r"manifest: line 1: .*label\n"
+            r"manifest: line 6: .*split 'holiday'\n"
+            r"manifest: .*path\n"
+            r"manifest: not JSON: .*line 1 column 2 \(char 1\)",
+            told,
+        )
         assert data.inputs == 6
         assert None not in found
 
     def test_columns_that_are_not_there_are_named(self, tmp_path: Path) -> None:
         (tmp_path / "list.csv").write_text("file;label\n1.png;a\n")
-        with pytest.raises(BadDataError, match="must name the columns path, label"):
+        with pytest.raises(
+            BadDataError, match=r"list\.csv: .*path, label .*path and label .*file;label"
+        ):
             list_data(str(tmp_path / "list.csv"), Options())
 
     @pytest.mark.parametrize(
@@ -105,12 +109,12 @@ class TestManifest:
     @pytest.mark.parametrize(
         ("path", "told"),
         [
-            ("no.png", "looked for in {root}"),
-            ("photos\\1.png", "photos/1.png is there: write /"),
-            ("photos\\2.png", "photos/2.png is not there either"),
-            ("C:\\photos\\1.png", "a path of Windows"),
-            ("photos/1", "1.png is there: give names with their extension"),
-            ("photos/7", "looked for in {root}; it has no extension"),
+            ("no.png", " {root}$"),
+            ("photos\\1.png", " {root}; .*and photos/1.png .*: .* /$"),
+            ("photos\\2.png", " {root}; .*but photos/2.png "),
+            ("C:\\photos\\1.png", "; .*Windows"),
+            ("photos/1", " {root}; 1.png .*extension"),
+            ("photos/7", " {root}; .*extension"),
         ],
     )
     def test_where_a_file_was_looked_for_is_told(
@@ -120,7 +124,7 @@ class TestManifest:
         (tmp_path / "list.csv").write_text(f"path,label\n{path},cat\n")
         (problem,) = problems(tmp_path / "list.csv").values()
         assert problem.startswith("unreadable: line 2: No such file")
-        assert told.format(root=tmp_path) in problem
+        assert re.search(told.format(root=tmp_path), problem)
 
     @pytest.mark.parametrize(
         ("name", "content"),
@@ -153,19 +157,19 @@ class TestManifest:
         parquet.write_table(
             pa.table({"path": ["1.png"], "label": [7.0]}), tmp_path / "floats.parquet"
         )
-        assert "a number with a point" in str(problems(tmp_path / "floats.parquet"))
+        assert "label 7.0 " in str(problems(tmp_path / "floats.parquet"))
         parquet.write_table(pa.table({"file": ["1.png"]}), tmp_path / "other.parquet")
-        with pytest.raises(BadDataError, match="path and label not found"):
+        with pytest.raises(BadDataError, match=r"other\.parquet: .*path and label .*\['file'\]"):
             list_data(str(tmp_path / "other.parquet"), Options())
 
     def test_latin_1_is_named_with_its_line(self, tmp_path: Path) -> None:
         (tmp_path / "list.csv").write_bytes(b"path,label\n1.png,cat\n2.png,caf\xe9\n")
-        with pytest.raises(BadDataError, match=r"line 3: byte 0xe9 is not UTF-8.*Windows-1252"):
+        with pytest.raises(BadDataError, match=r"line 3: .*0xe9 .*Windows-1252"):
             list_data(str(tmp_path / "list.csv"), Options())
 
     def test_a_column_that_is_named_twice_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "list.csv").write_text("path,label,label\n1.png,a,b\n")
-        with pytest.raises(BadDataError, match="names label twice"):
+        with pytest.raises(BadDataError, match=r"list\.csv: .* label twice$"):
             list_data(str(tmp_path / "list.csv"), Options())
 
     def test_a_file_uri_is_a_path(self, tmp_path: Path) -> None:

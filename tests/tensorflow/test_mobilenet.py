@@ -159,11 +159,11 @@ class TestWeights:
     @pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
     def test_those_of_another_width_are_refused(self, name: str, tmp_path: Path) -> None:
         path = self.saved(tmp_path, name, alpha=0.5)
-        with pytest.raises(WeightsError, match=r"cannot be loaded.*of alpha 0\.35"):
+        with pytest.raises(WeightsError, match=rf"{path} .*alpha 0\.35"):
             training.build_model(Config(alpha=0.35, weights=path), SIZE, 2)
 
     def test_a_missing_file_is_refused(self) -> None:
-        with pytest.raises(WeightsError, match=r"none\.h5 cannot be loaded"):
+        with pytest.raises(WeightsError, match=r" /none\.h5 "):
             training.build_model(Config(alpha=0.35, weights="/none.h5"), SIZE, 2)
 
 

@@ -321,9 +321,12 @@ def test_a_preset_is_above_those_of_its_recipe_and_below_what_is_given(tmp_path:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"train.preset": "keras-bits"}, r"no such preset; did you mean 'keras-bit'\?"),
-        ({"train.preset": "keras-bit", "train.recipe": "vit"}, "is of the recipe 'bit'"),
-        ({"train.preset": 3}, "no such preset"),
+        ({"train.preset": "keras-bits"}, r"train\.preset = 'keras-bits': .* 'keras-bit'\?$"),
+        (
+            {"train.preset": "keras-bit", "train.recipe": "vit"},
+            r"train\.recipe = 'vit': .*train\.preset .*'bit'",
+        ),
+        ({"train.preset": 3}, r"train\.preset = 3: "),
     ],
 )
 def test_a_preset_that_cannot_be_used_is_refused(overrides: Any, message: str) -> None:

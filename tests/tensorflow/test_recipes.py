@@ -76,9 +76,9 @@ class TestRegistry:
         assert set(TINY) == set(recipes.names())
 
     def test_unknown_name_suggests_the_nearest_and_lists_all(self) -> None:
-        with pytest.raises(ValueError, match=r"'vitt'; did you mean 'vit'\? \(there are: .*vit"):
+        with pytest.raises(ValueError, match=r"'vitt'; .*'vit'.*: .*, vit_finetune"):
             recipes.get("vitt")
-        with pytest.raises(ValueError, match="unknown recipe 'base'"):
+        with pytest.raises(ValueError, match="'base'"):
             recipes.get("base")
 
     def test_importing_all_recipes_imports_no_framework(self) -> None:
@@ -197,23 +197,53 @@ class TestEveryRecipe:
 @pytest.mark.parametrize(
     ("name", "settings", "sizes", "message"),
     [
-        ("bit", {}, (128, 128), "train_size higher"),
-        ("bit", {"crop": False}, (128, 160), "leave transform.train_size unset"),
-        ("bit", {"schedule": (5, 5, 7)}, (128, 160), "must rise"),
-        ("mobilenet", {}, (31, 31), "image_size 31 is too small"),
-        ("mobilenet", {}, (160, 200), "train_size 200 must be image_size 160"),
-        ("mobilenet", {"alpha": 0.4}, (160, 160), "alpha 0.4 has no imagenet weights"),
-        ("transfer", {"backbone": "ResNet50v2"}, (224, 224), "did you mean ResNet50V2"),
-        ("transfer", {"backbone": "Xception"}, (70, 70), "70 is too small for Xception; set 71"),
-        ("transfer", {"alpha": 0.5}, (224, 224), "alpha 0.5 is for MobileNet, MobileNetV2"),
-        ("bit", {"crop_size": 384}, (384, 384), "leaves nothing to crop to crop_size 384"),
-        ("bit", {"crop_size": 224, "crop": False}, (384, 384), "crop_size 224 without a crop"),
-        ("vit", {"resize": 70}, (32, 32), "resize 70 is not a multiple of patch_size 6"),
-        ("vit_finetune", {"crop": False}, (384, 512), "needs a crop to image_size 384"),
-        ("vit", {}, (70, 70), "image_size 70 is not a multiple of patch_size 6"),
-        ("vit", {}, (72, 80), "train_size 80 must be image_size 72"),
-        ("vit_finetune", {}, (100, 100), "image_size 100 is not a multiple of the patches' 16"),
-        ("vit_finetune", {"weights": {"source": "folder"}}, (96, 96), "must be an .npz file"),
+        ("bit", {}, (128, 128), r"train_size 128 .*image_size 128; .*transform\.train_size"),
+        (
+            "bit",
+            {"crop": False},
+            (128, 160),
+            r"train_size 160 .*image_size 128; .*transform\.train_size",
+        ),
+        ("bit", {"schedule": (5, 5, 7)}, (128, 160), r"schedule \(5, 5, 7\) "),
+        ("mobilenet", {}, (31, 31), r"image_size 31 .*\b32\b"),
+        ("mobilenet", {}, (160, 200), "train_size 200 .*image_size 160"),
+        ("mobilenet", {"alpha": 0.4}, (160, 160), r"alpha 0\.4 .*imagenet .*0\.35"),
+        (
+            "transfer",
+            {"backbone": "ResNet50v2"},
+            (224, 224),
+            "backbone 'ResNet50v2' .* ResNet50V2[?]",
+        ),
+        ("transfer", {"backbone": "Xception"}, (70, 70), r"image_size 70 .*Xception; .*\b71 "),
+        ("transfer", {"alpha": 0.5}, (224, 224), r"alpha 0\.5 .*MobileNet, MobileNetV2"),
+        (
+            "bit",
+            {"crop_size": 384},
+            (384, 384),
+            r"train_size 384 .*crop_size 384; .*transform\.train_size",
+        ),
+        ("bit", {"crop_size": 224, "crop": False}, (384, 384), "crop_size 224 .*crop to true"),
+        (
+            "vit",
+            {"resize": 70},
+            (32, 32),
+            r"resize 70 .*patch_size 6; .*train\.hyperparameters\.resize",
+        ),
+        (
+            "vit_finetune",
+            {"crop": False},
+            (384, 512),
+            r"train_size 512 .*image_size 384; .*train\.hyperparameters\.crop",
+        ),
+        ("vit", {}, (70, 70), r"image_size 70 .*patch_size 6; .*transform\.image_size"),
+        ("vit", {}, (72, 80), "train_size 80 .*image_size 72"),
+        ("vit_finetune", {}, (100, 100), r"image_size 100 .*16; .*\b96$"),
+        (
+            "vit_finetune",
+            {"weights": {"source": "folder"}},
+            (96, 96),
+            r"weights\.source 'folder' .*\.npz",
+        ),
     ],
 )
 def test_settings_and_sizes_that_make_no_sense_are_refused(

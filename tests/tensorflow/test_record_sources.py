@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import pickle
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +50,8 @@ class TestTFRecord:
         assert labels(path, image_feature="jpg", label_feature="cls") == {
             "x.tfrecord#000000": "cat"
         }
-        assert "no bytes in image/encoded or image; there are cls, jpg" in str(problems(path))
+        (problem,) = problems(path).values()
+        assert re.match(r"no image: .*image/encoded .*image; .*cls, jpg, .*data\.image", problem)
 
     @pytest.mark.parametrize(
         ("file", "content"),
@@ -70,7 +72,7 @@ class TestTFRecord:
         )
         assert list(labels(tmp_path).values()) == ["one", "two", ""]
         (problem,) = problems(tmp_path).values()
-        assert problem.startswith("no class: number 7: the class names are for")
+        assert re.match(r"no class: number 7: .*\b[01] to 2\b", problem)
 
     def test_negative_numbers_are_no_classes(self, tmp_path: Path) -> None:
         write_records(tmp_path / "x.tfrecord", *(example(image=IMAGE, label=n) for n in (-1, 0)))
@@ -84,11 +86,11 @@ class TestTFRecord:
     @pytest.mark.parametrize(
         ("files", "told"),
         [
-            ({"labels.txt": "cat\ndog\ncat\n"}, "'cat' is the name of 0 and of 2"),
-            ({"labels.txt": "1:cat\n1:dog\n"}, "1 is named 'cat' and 'dog'"),
+            ({"labels.txt": "cat\ndog\ncat\n"}, r"'cat' .*\b0 .*\b2; "),
+            ({"labels.txt": "1:cat\n1:dog\n"}, " 1 .*'cat' .*'dog'"),
             (
                 {"labels.txt": "cat\ndog\n", "labelmap.pbtxt": "item { id: 1 name: 'cow' }"},
-                "1 is named 'cow' and 'dog'",
+                " 1 .*'cow' .*'dog'",
             ),
         ],
     )
@@ -119,7 +121,8 @@ class TestTFRecord:
         }
         message = tf.train.Example(features=tf.train.Features(feature=features))
         write_records(tmp_path / "x.tfrecord", message.SerializeToString())
-        assert "label is a number with a point" in str(problems(tmp_path))
+        (problem,) = problems(tmp_path).values()
+        assert re.match(r"no class: label .*data\.label_feature", problem)
 
     def test_files_name_splits(self, tmp_path: Path) -> None:
         record = example(image=IMAGE, label=1)
@@ -169,7 +172,7 @@ class TestTFRecord:
         found = items(path)
         *_, last = found.values()
         assert last.problem is not None
-        assert "all after it cannot be read" in last.problem[1]
+        assert last.problem[0] == "damaged"
         assert sum(item.problem is None for item in found.values()) == (damage.stop == -5)
 
     @pytest.mark.parametrize("limit", ["UNIT_FILES", "UNIT_BYTES"])
@@ -247,12 +250,12 @@ class TestTfds:
         assert "3.2.0" in str(next(list_data("tfds:pets:3.2.0", Options()).units))
 
     def test_without_it_and_without_the_package(self, data_dir: Path) -> None:
-        with pytest.raises(BadDataError, match=f"tfds:pets: not in {data_dir}, .*pip install"):
+        with pytest.raises(BadDataError, match=f"^tfds:pets: .*{data_dir}, .*pip install"):
             list_data("tfds:pets", Options())
 
     def test_another_file_format_is_told(self, data_dir: Path) -> None:
         write_tfds(data_dir, "pets", fileFormat="array_record")
-        with pytest.raises(BadDataError, match="stored as array_record; prepare it again"):
+        with pytest.raises(BadDataError, match=r"array_record; .*file_format='tfrecord'"):
             list_data("tfds:pets", Options())
 
     def test_the_package_prepares_what_is_not_there(
@@ -346,7 +349,7 @@ class TestCifar10:
         self.python_version(tmp_path, evil=Evil())
         (first, second) = items(tmp_path).values()
         assert first.problem is not None
-        assert "exec is not allowed" in first.problem[1]
+        assert re.search(r"\bexec ", first.problem[1])
         assert second.problem is not None
 
     @pytest.mark.parametrize(
@@ -374,23 +377,23 @@ class TestCifar10:
         plain = {b"a": [1, 2.5, "x", (b"y", None)], b"b": {1: True}}
         assert cifar10.loads(pickle.dumps(plain, protocol)) == plain
         for evil in (print, Evil(), Path("x"), np.float64, {b"x": io.BytesIO}):
-            with pytest.raises(ValueError, match=r"not a plain pickle: .* is not allowed"):
+            with pytest.raises(ValueError, match=r"pickle: .* not allowed"):
                 cifar10.loads(pickle.dumps({b"x": evil}, protocol))
 
     def test_a_pickle_cannot_change_what_it_may_call(self) -> None:
         # numpy's _reconstruct with a state, as BUILD would set attributes on it.
         program = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n}X\x01\x00\x00\x00aK\x01sb."
-        with pytest.raises(ValueError, match="a state for a function"):
+        with pytest.raises(ValueError, match=r"pickle: .*state"):
             cifar10.loads(program)
 
     def test_a_file_of_another_length_is_refused(self, tmp_path: Path) -> None:
         self.binary_version(tmp_path)
         path = tmp_path / "data_batch_1.bin"
         path.write_bytes(path.read_bytes()[:-1])
-        assert "not a whole number" in problems(tmp_path)["data_batch_1.bin#00000"]
+        assert re.search(r" 3,073-byte", problems(tmp_path)["data_batch_1.bin#00000"])
 
     def test_a_folder_without_batches(self, tmp_path: Path) -> None:
-        with pytest.raises(BadDataError, match="no batches of CIFAR-10; unpack"):
+        with pytest.raises(BadDataError, match=f"^{tmp_path}: .*CIFAR-10; unpack"):
             list_data(f"cifar10:{tmp_path}", Options())
 
 

@@ -129,7 +129,7 @@ class TestRemote:
         assert sum(entry.problem is not None for unit in units for entry in unit) == 50
         assert opened == []  # nor is any read, which would take minutes each
         assert len(found) == 50
-        assert all(text.startswith("unreachable: mem://gone: no answer") for text in found.values())
+        assert all(text.startswith("unreachable: mem://gone: ") for text in found.values())
         assert asked == ["mem://gone/0.png"] * 2  # for the one listing and the other
 
     def test_what_only_a_client_raises_is_a_row(
@@ -172,10 +172,10 @@ class TestRemote:
         monkeypatch.setitem(sys.modules, "adlfs", None)
         monkeypatch.delitem(_registry, "az", raising=False)
         monkeypatch.setattr(locations, "_missing", locations._missing.__wrapped__)
-        with pytest.raises(BadDataError, match=r"az:// needs a client that is not installed.*adl"):
+        with pytest.raises(BadDataError, match=r"az:// .*pip install .*adl"):
             list_data("az://bucket/pets", Options())
 
     @pytest.mark.parametrize("scheme", ["ftp", "what"])
     def test_a_scheme_that_nothing_reads(self, scheme: str) -> None:
-        with pytest.raises(BadDataError, match=f"{scheme}:// is no storage.*copy the data"):
+        with pytest.raises(BadDataError, match=f"{scheme}:// .*copy"):
             list_data(f"{scheme}://host/pets", Options())

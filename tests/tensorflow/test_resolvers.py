@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -164,8 +165,8 @@ class TestWarmStart:
         assert store.resolve(moved, {third: True}) == []
         told = recorder.of("note", "text")
         assert len(told) == 3
-        assert "was trained on 1 of the images that are held out now" in told[0]
-        assert "the list is gone" in told[2]
+        assert re.search(r"^train\.warm_start: .* 1 .*held out", told[0])
+        assert re.search(r"^train\.warm_start: .*list is gone", told[2])
 
     def test_says_why_a_training_starts_afresh(self, recorder: Recorder) -> None:
         store = Store()
@@ -174,11 +175,9 @@ class TestWarmStart:
         assert store.resolve(new, {first: False}) == []
         assert store.resolve(old, {first: True}) == []
         assert store.resolve(new, {first: True}) == [first]
-        assert recorder.of("note", "text") == [
-            "train.warm_start: no model is blessed yet, so training starts afresh",
-            "train.warm_start: every blessed model was trained on these same images, so training "
-            "starts afresh",
-        ]
+        none, same = recorder.of("note", "text")
+        assert re.match(r"train\.warm_start: no .*\bblessed\b", none)
+        assert re.match(r"train\.warm_start: every .*\bsame\b", same)
 
 
 def artifact(kind: type[Artifact], number: int, span: int, **properties: int) -> Artifact:

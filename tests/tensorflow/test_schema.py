@@ -71,16 +71,18 @@ class TestCuratedFile:
 
     def test_not_text_format_is_named_with_its_line(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, 'feature { name: "x" }\nfeature { nme: "y" }\n')
-        with pytest.raises(BadDataError, match=rf"{path}: not a schema .*: 2:11 : .*nme"):
+        with pytest.raises(BadDataError, match=rf"^{path}: .*: 2:11 : .*nme"):
             read_schema(path)
 
     def test_without_classes_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(BadDataError, match="no string_domain named 'image/class/text'"):
+        with pytest.raises(
+            BadDataError, match=r"schema\.pbtxt: .*string_domain .*'image/class/text'"
+        ):
             read_schema(self.write(tmp_path, 'feature { name: "x" }'))
 
     def test_a_class_listed_twice_is_refused(self, tmp_path: Path) -> None:
         domain = 'string_domain { name: "image/class/text" value: "a" value: "b" value: "a" }'
-        with pytest.raises(BadDataError, match="class 'a' is listed twice"):
+        with pytest.raises(BadDataError, match=r"schema\.pbtxt: class 'a' .*twice"):
             read_schema(self.write(tmp_path, domain))
 
     def test_missing_file_is_named(self, tmp_path: Path) -> None:

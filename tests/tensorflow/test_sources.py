@@ -47,24 +47,26 @@ class TestNames:
 
     def test_an_archive_is_to_be_unpacked(self, tmp_path: Path) -> None:
         (tmp_path / "photos.tar.gz").touch()
-        with pytest.raises(BadDataError, match="is an archive; unpack it"):
+        with pytest.raises(BadDataError, match=r"photos\.tar\.gz: .*unpack"):
             list_data(str(tmp_path / "photos.tar.gz"), Options())
 
     def test_a_file_of_another_kind_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "photos.dat").touch()
-        with pytest.raises(BadDataError, match="a file of unknown kind; give"):
+        with pytest.raises(
+            BadDataError, match=r"photos\.dat: .*\.csv, \.tsv, \.jsonl or \.parquet"
+        ):
             list_data(str(tmp_path / "photos.dat"), Options())
 
     @pytest.mark.parametrize("name", ["list.xlsx", "list.xls", "list.ods"])
     def test_a_spreadsheet_is_to_be_saved_as_csv(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).touch()
-        with pytest.raises(BadDataError, match="save it as CSV UTF-8"):
+        with pytest.raises(BadDataError, match=rf"{name}: .*CSV UTF-8"):
             list_data(str(tmp_path / name), Options())
 
 
 class TestFolder:
     def test_a_missing_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(BadDataError, match="no such folder"):
+        with pytest.raises(BadDataError, match="/absent: "):
             list_data(str(tmp_path / "absent"), Options())
 
     def test_what_is_found_is_counted_while_it_is_listed(
@@ -158,8 +160,9 @@ class TestFolder:
         with (tmp_path / "cat" / "sparse.png").open("wb") as file:
             file.truncate(2**40)
         item = items(tmp_path, max_pixels=1000)["cat/sparse.png"]
-        with pytest.raises(files.Unusable, match="too large"):
+        with pytest.raises(files.Unusable, match=r"data\.max_pixels") as caught:
             item.load()
+        assert caught.value.kind == "too large"
 
 
 class TestFingerprint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -11,7 +12,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from components.errors import BadDataError
 from components.image_example_gen import inputs, spans
 from components.image_example_gen.dataset import list_data
 from components.image_example_gen.ingest import ingest, work_here
@@ -64,13 +64,12 @@ def test_an_ingest_tells_dates(dated: str) -> None:
     options = Options(spans=9)
     found = ingest(list_data(dated, options), {"train": 4, "eval": 1}, options, work_here(options))
     assert found.accounting.span_names == list(DAYS)
-    assert [row["reason"] for row in found.quarantine] == [
-        f"relabelled: span {DAYS[2]} labels the same bytes 'dog'"
-    ]
+    (row,) = found.quarantine
+    assert re.match(f"relabelled: span {DAYS[2]} .*'dog'", row["reason"])
 
 
 def test_a_span_that_there_is_not_names_those_there_are(dated: str) -> None:
-    with pytest.raises(BadDataError, match=f"there are spans {DAYS[0]} to {DAYS[2]}"):
+    with pytest.raises(spans.NoSpanError, match=f"{DAYS[0]} to {DAYS[2]}$"):
         spans.resolve(dated, Options(first_span=99_999))
 
 
@@ -153,6 +152,6 @@ class TestCorrections:
 
     def test_a_number_without_room_is_refused(self, images: Path, tmp_path: Path) -> None:
         (tmp_path / "data" / "9" / "cat").mkdir(parents=True)
-        with pytest.raises(ConfigError, match="no place for span 10"):
+        with pytest.raises(ConfigError, match=r"\{SPAN:1\}: .*\b10; "):
             feedback.add(self.table(images, "0.png,cat"), f"{tmp_path}/data/{{SPAN:1}}")
         assert [path.name for path in (tmp_path / "data").glob("[!.]*")] == ["9"]

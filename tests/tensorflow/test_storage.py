@@ -325,7 +325,7 @@ class TestStaging:
         staging.discard(uri)
         storage.write_text(f"{uri}/x", damage)
         with (
-            pytest.raises(staging.NotWholeError, match="not what was uploaded"),
+            pytest.raises(staging.NotWholeError, match="uploaded"),
             staging.inputs([uri]),
         ):
             pass
@@ -336,7 +336,7 @@ class TestStaging:
         write_artifact(uri, {"x": "right"})
         staging.discard(uri)
         storage.remove(f"{uri}/x")
-        with pytest.raises(FileNotFoundError, match=r"gone from the store.*out/1/x"):
+        with pytest.raises(FileNotFoundError, match=r"out/1/x"):
             stage(uri)
 
     def test_what_was_made_before_is_copied_within_the_store(self, s3: S3, staged: Path) -> None:
@@ -375,7 +375,7 @@ class TestStaging:
             with staging.inputs([uris[2]]):
                 there = [Path(staging.local(uri), "x").exists() for uri in uris]
                 assert there == [True, False, True]
-                with pytest.raises(OSError, match="do not fit beside those in use"):
+                with pytest.raises(OSError, match=staging.LIMIT_GB):
                     stage(uris[1])
 
     def test_what_a_killed_node_left_is_removed_by_the_next(self, s3: S3, staged: Path) -> None:

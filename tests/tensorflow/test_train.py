@@ -192,8 +192,8 @@ class TestRunFn:
         )
         with pytest.raises(
             fit.DivergedError,
-            match=r"the loss is \w+ in epoch \d.* at learning rate 1e\+30: "
-            r"lower train\.hyperparameters\.learning_rate, or raise train\.batch_size \(now 16\)",
+            match=r"epoch \d.* 1e\+30: .*train\.hyperparameters\.learning_rate, "
+            r".*train\.batch_size \(now 16\)",
         ):
             run_fn.run_fn(args)
         assert not (tmp_path / "serving").exists()

@@ -101,28 +101,28 @@ class TestReading:
             list(read(path).images)
 
     def test_an_empty_split_is_bad_data(self, tmp_path: Path) -> None:
-        with pytest.raises(BadDataError, match="the evaluation split has no images; add"):
+        with pytest.raises(BadDataError, match=r"^the evaluation split "):
             read(tmp_path / "absent", "evaluation")
-        with pytest.raises(BadDataError, match="the training split has no images; add"):
+        with pytest.raises(BadDataError, match=r"^the training split "):
             read(write(tmp_path / "empty.gz", []))
 
     @pytest.mark.parametrize("label", [-1, 2])
     def test_a_class_that_the_schema_does_not_list_is_bad_data(
         self, label: int, tmp_path: Path
     ) -> None:
-        with pytest.raises(BadDataError, match="1 images of the training split are of a class"):
+        with pytest.raises(BadDataError, match=r"^1 .*training split .*\bschema\b"):
             read(write(tmp_path / "split", [0, label, 1]))
 
     def test_one_class_only_is_bad_data(self, tmp_path: Path) -> None:
         split = input_pipeline.read(
             [str(write(tmp_path / "split", [0, 0]))], 2, ["cat"], "training"
         )
-        with pytest.raises(BadDataError, match="at least two classes, the data has 1: cat"):
+        with pytest.raises(BadDataError, match=r" two .* 1: cat;"):
             input_pipeline.check_trainable(split, ["cat"])
 
     def test_a_class_without_training_images_is_bad_data(self, tmp_path: Path) -> None:
         split = read(write(tmp_path / "split", [0, 0]))
-        with pytest.raises(BadDataError, match="no image of 1 of 2 classes: stripe; add"):
+        with pytest.raises(BadDataError, match=r"^the training split .* 1 of 2 .*: stripe;"):
             input_pipeline.check_trainable(split, CLASSES)
 
 

@@ -80,7 +80,7 @@ class TestWeights:
         arrays["other"] = np.zeros(1)
         model = tiny()
         before = model.get_weights()
-        with pytest.raises(WeightsError, match=r"too many: other; .* too many: cls;"):
+        with pytest.raises(WeightsError, match=r"\b1 arrays .*: other; .*\b1 weights .*: cls;"):
             vit.load_npz(model, save(tmp_path / "vit.npz", arrays))
         for old, new in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)
@@ -162,7 +162,7 @@ class TestPositions:
 
     @pytest.mark.parametrize(("old", "new"), [(16, 17), (17, 16)])
     def test_what_is_no_square_is_refused(self, old: int, new: int) -> None:
-        with pytest.raises(WeightsError, match=f"{old} position embeddings cannot be resized"):
+        with pytest.raises(WeightsError, match=f"^{old} .*{new}: "):
             vit.resize_positions(np.zeros((old, 3)), new)
 
 

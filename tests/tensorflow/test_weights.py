@@ -95,9 +95,13 @@ def test_a_file_of_another_variant_is_refused_with_both_remainders(tmp_path: Pat
     before = model.get_weights()
     with pytest.raises(WeightsError, match=r"train\.hyperparameters\.variant") as caught:
         load_bit_npz(model, spec.fetch(), head=True)
-    assert "1 arrays too many: resnet/block2/unit02/b/group_norm/beta" in str(caught.value)
-    assert "1 weights too many: resnet/block2/unit01/b/group_norm/beta" in str(caught.value)
-    assert "resnet/block3/unit01/b/group_norm/beta has shape (3,)" in str(caught.value)
+    name = "resnet/block{}/b/group_norm/beta"
+    for problem in (
+        rf"file .*\b1 arrays .*: {name.format('2/unit02')};",
+        rf"model .*\b1 weights .*: {name.format('2/unit01')};",
+        rf"{name.format('3/unit01')} .*\(3,\)",
+    ):
+        assert re.search(problem, str(caught.value))
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -105,7 +109,7 @@ def test_a_file_of_another_variant_is_refused_with_both_remainders(tmp_path: Pat
 def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "bit.npz"
     np.savez(path, harmful=np.array([print], dtype=object))
-    with pytest.raises(WeightsError, match=r"not a plain \.npz"):
+    with pytest.raises(WeightsError, match=rf"{path} .*\.npz"):
         weights.load_npz(path)
 
 
@@ -113,22 +117,22 @@ def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
 def test_what_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bit.npz"
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=r"not a plain \.npz"):
+    with pytest.raises(WeightsError, match=rf"{path} .*\.npz"):
         weights.load_npz(path)
 
 
 def test_weights_are_used_only_with_their_digest(tmp_path: Path) -> None:
     spec = save_arrays(tmp_path / "bit.npz", bit_arrays())
-    for wrong, message in (("", "are not confirmed"), ("0" * 64, "are not the ones configured")):
-        with pytest.raises(WeightsError, match=f"{message}: their sha256 is {spec.sha256}"):
+    for wrong in ("", "0" * 64):
+        with pytest.raises(WeightsError, match=f"{spec.source} .*{spec.sha256}; .*sha256"):
             WeightSpec(source=spec.source, sha256=wrong).fetch()
     assert spec.fetch() == tmp_path / "bit.npz"
 
 
 def test_missing_file_is_named() -> None:
-    with pytest.raises(WeightsError, match=r"no weights file nowhere/bit\.npz"):
+    with pytest.raises(WeightsError, match=r" nowhere/bit\.npz; .*weights\.source"):
         WeightSpec(source="nowhere/bit.npz").fetch()
-    with pytest.raises(WeightsError, match="no folder /nowhere/bit"):
+    with pytest.raises(WeightsError, match=r" /nowhere/bit[;,]"):
         WeightSpec(source="/nowhere/bit").fetch()
 
 
@@ -159,10 +163,10 @@ def test_url_is_fetched_once_and_checked(tmp_path: Path, server: str, cache: Pat
     assert list(cache.iterdir()) == [first]
     Path(local.source).unlink()
     assert spec.fetch() == first
-    with pytest.raises(WeightsError, match="cannot be fetched: the server answers with 404"):
+    with pytest.raises(WeightsError, match=r"/gone\.npz .*\b404$"):
         WeightSpec(source=f"{server}/gone.npz", sha256=local.sha256).fetch()
     first.write_bytes(b"damaged")
-    with pytest.raises(WeightsError, match="cannot be fetched"):
+    with pytest.raises(WeightsError, match=r"/bit\.npz .*\b404$"):
         spec.fetch()
 
 
@@ -191,7 +195,7 @@ class TestSignedUrl:
     def test_a_refusal_does_not_tell_it(self, server: str, cache: Path) -> None:
         for address in (server, "http://127.0.0.1:1"):
             spec = WeightSpec(source=f"{address}/gone.npz?sig={self.SIGNATURE}", sha256="0" * 64)
-            with pytest.raises(WeightsError, match="cannot be fetched") as caught:
+            with pytest.raises(WeightsError, match=rf"{address}/gone\.npz") as caught:
                 spec.fetch()
             assert self.SIGNATURE not in f"{caught.value}"
 
@@ -200,7 +204,7 @@ class TestSignedUrl:
     ) -> None:
         local = save_arrays(tmp_path / "served" / "bit.npz", bit_arrays())
         spec = WeightSpec(source="env:MY_WEIGHTS", sha256=local.sha256)
-        with pytest.raises(WeightsError, match="MY_WEIGHTS is not set"):
+        with pytest.raises(WeightsError, match=r"weights\.source = .*MY_WEIGHTS"):
             spec.fetch()
         monkeypatch.setenv("MY_WEIGHTS", f"{server}/bit.npz?sig={self.SIGNATURE}")
         assert spec.fetch().parent == cache
@@ -209,7 +213,7 @@ class TestSignedUrl:
         assert spec.source == "env:MY_WEIGHTS"
 
     def test_what_a_run_has_kept_of_it_is_not_enough_to_fetch(self, cache: Path) -> None:
-        with pytest.raises(WeightsError, match="give the whole URL again, or env:NAME"):
+        with pytest.raises(WeightsError, match=r"h\.org/other\.npz.* env:NAME "):
             WeightSpec(source="https://h.org/other.npz?sig=***", sha256="0" * 64).fetch()
 
 
@@ -255,7 +259,9 @@ def test_digest_of_a_saved_model_covers_names_and_contents(tmp_path: Path) -> No
     spec.fetch()
     (tmp_path / "module" / "assets").mkdir(exist_ok=True)
     (tmp_path / "module" / "assets" / "extra.txt").write_text("")
-    with pytest.raises(WeightsError, match="are not the ones configured"):
+    with pytest.raises(
+        WeightsError, match=f"{spec.source} .*{weights.digest(tmp_path / 'module')}; .*sha256"
+    ):
         spec.fetch()
 
 
@@ -280,7 +286,7 @@ def test_pretrained_head_is_kept_for_use_as_it_is(tmp_path: Path) -> None:
     module = pretrained_classifier("tiny", saved_model(tmp_path / "module"), image_size=32)
     np.testing.assert_allclose(module(IMAGES), expected_features(IMAGES), rtol=1e-5)
     headless = {key: value for key, value in arrays.items() if "/head/" not in key}
-    with pytest.raises(WeightsError, match="no head"):
+    with pytest.raises(WeightsError, match=r"none\.npz .*head"):
         pretrained_classifier("tiny", save_arrays(tmp_path / "none.npz", headless), image_size=32)
 
 
@@ -297,7 +303,7 @@ class TestClassify:
 
     def test_labels_of_other_weights_are_refused(self, tmp_path: Path) -> None:
         spec = save_arrays(tmp_path / "bit.npz", bit_arrays())
-        with pytest.raises(WeightsError, match="7 classes apart, but there are 6 labels"):
+        with pytest.raises(WeightsError, match=rf"{spec.source} .*\b7 classes .*\b6 labels"):
             classifier(spec, 6, "tiny", 32)
 
     @pytest.mark.parametrize("name", ["predict", "classify"])

@@ -144,7 +144,7 @@ class TestRuntime:
         self._refused(f"deb [trusted=yes] file:{tmp_path}/absent trixie main\n", tmp_path)
 
     def _refused(self, sources: str, tmp_path: Path) -> None:
-        with pytest.raises(BootstrapError, match=r"apt-get failed with exit code 100; check"):
+        with pytest.raises(BootstrapError, match=r"^apt-get .*\b100; "):
             bootstrap.download_runtime(sources, tmp_path / "runtime")
         assert not (tmp_path / "runtime").exists()
         assert not list(tmp_path.glob("apt-*"))
@@ -176,7 +176,9 @@ class TestRuntime:
     ) -> None:
         absent = tmp_path / "keyring.gpg"
         monkeypatch.setattr(bootstrap, "NEWER_RELEASE", {"debian": (("trixie",), absent)})
-        with pytest.raises(BootstrapError, match="apt-get install debian-archive-keyring"):
+        with pytest.raises(
+            BootstrapError, match=f"{absent}.*apt-get install debian-archive-keyring$"
+        ):
             bootstrap.add_runtime(BOOKWORM)
 
 
@@ -187,7 +189,7 @@ class TestLock:
         assert bootstrap.locked(("b",), self.TEXT) == "b==2 \\\n    --hash=sha256:2\n"
 
     def test_absent_names_are_named(self) -> None:
-        with pytest.raises(BootstrapError, match=r"does not name c, d; restore"):
+        with pytest.raises(BootstrapError, match=rf"^{bootstrap.LOCK_FILE.name} .* c, d; "):
             bootstrap.locked(("a", "c", "d"), self.TEXT)
 
     def test_the_lock_names_no_index(self) -> None:
@@ -219,7 +221,7 @@ class TestLock:
         assert bootstrap.selected(("dev", "mlflow"), text) == text
 
     def test_an_extra_that_there_is_not_is_named(self) -> None:
-        with pytest.raises(BootstrapError, match="no extra 'mlfow'; name one of its own, or dev"):
+        with pytest.raises(BootstrapError, match=r"^pyproject\.toml .*'mlfow'; .* dev$"):
             bootstrap.selected(("mlfow",), bootstrap.LOCK_FILE.read_text())
 
 
@@ -376,9 +378,7 @@ class TestMain:
     ) -> None:
         (project / ".venv.lock").mkdir()  # cannot be opened, not even by root
         assert bootstrap.main() == 1
-        assert re.fullmatch(
-            r"bootstrap: \S+\.venv\.lock: .*; check the permissions.*\n", capsys.readouterr().err
-        )
+        assert re.fullmatch(r"bootstrap: \S+\.venv\.lock: .+; .+\n", capsys.readouterr().err)
 
     def test_what_a_command_said_is_shown_only_when_it_fails(
         self, capfd: pytest.CaptureFixture[str]
@@ -387,16 +387,16 @@ class TestMain:
         command = [sys.executable, "-c", script]
         bootstrap._call([*command, "0"], "none")
         assert capfd.readouterr() == ("", "")
-        with pytest.raises(BootstrapError, match="failed with exit code 3; look there"):
+        with pytest.raises(BootstrapError, match=r" 3; look there$"):
             bootstrap._call([*command, "3"], "look there")
         assert capfd.readouterr().err == "noise\n"
 
     def test_a_module_that_fails_is_named_rather_than_python(self) -> None:
-        with pytest.raises(BootstrapError, match=r"^no_such_module failed with exit code 1"):
+        with pytest.raises(BootstrapError, match=r"^no_such_module .* 1; none$"):
             bootstrap._call([sys.executable, "-m", "no_such_module"], "none")
 
     def test_a_program_that_is_not_installed_is_named(self) -> None:
-        with pytest.raises(BootstrapError, match="no-such-program is not installed; get it"):
+        with pytest.raises(BootstrapError, match=r"^no-such-program .*; get it$"):
             bootstrap._call(["no-such-program"], "get it")
 
 

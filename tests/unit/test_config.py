@@ -1,5 +1,6 @@
 """None"""
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -83,7 +84,7 @@ class TestLayers:
 
     def test_a_broken_preset_is_named(self, presets: Path) -> None:
         write(presets / "data-digits.toml", "[recipe.vit.train]\nepochs = 0\n")
-        with pytest.raises(ConfigError, match=r"^preset:data-digits: train\.epochs = 0: must be"):
+        with pytest.raises(ConfigError, match=r"^preset:data-digits: train\.epochs = 0: "):
             load()
 
     def test_a_recipe_without_a_preset_says_what_is_missing_and_where_it_goes(
@@ -94,9 +95,8 @@ class TestLayers:
         with pytest.raises(ConfigError) as caught:
             load(None, {"data.source": "photos", "transform.interpolation": "area"})
         message = str(caught.value)
-        assert message.startswith(
-            "train.recipe = 'vit': transform.image_size, train.batch_size not set; "
-        )
+        named = r"train\.recipe = 'vit': transform\.image_size, train\.batch_size "
+        assert re.match(named, message)
         assert str(preset) in message
 
     def test_a_folder_that_is_called_like_a_data_set_gets_no_preset(self, presets: Path) -> None:
@@ -162,19 +162,31 @@ class TestPools:
     @pytest.mark.parametrize(
         ("overrides", "words"),
         [
-            ({"kubeflow.nodes.Trainer": "gpu"}, ("nodes.Trainer = 'gpu'", "no such pool", "cpu")),
-            ({"kubeflow.pools.g.accelerator": "nvidia.com/gpu"}, ("needs an accelerator_limit",)),
-            ({"kubeflow.pools.g.accelerator_limit": 1}, ("needs an accelerator",)),
+            ({"kubeflow.nodes.Trainer": "gpu"}, ("nodes.Trainer = 'gpu'", "cpu")),
+            (
+                {"kubeflow.pools.g.accelerator": "nvidia.com/gpu"},
+                ("pools.g: accelerator ", "accelerator_limit"),
+            ),
+            (
+                {"kubeflow.pools.g.accelerator_limit": 1},
+                ("pools.g: accelerator_limit ", "nvidia.com/gpu"),
+            ),
             ({"kubeflow.pools.g.accelerator": "NVIDIA_TESLA_T4"}, ("Vertex", "nvidia.com/gpu")),
-            ({"kubeflow.pools.g.accelerator": "gpu"}, ("resource of a device plugin",)),
-            ({"kubeflow.pools.g.spot": True}, ("pools.g.spot needs kubeflow.spot",)),
+            ({"kubeflow.pools.g.accelerator": "gpu"}, ("accelerator = 'gpu'", "nvidia.com/gpu")),
+            ({"kubeflow.pools.g.spot": True}, ("pools.g.spot ", "kubeflow.spot")),
             ({"kubeflow.pools.g.memory": "8 GB"}, ("kubeflow.pools.g.memory = '8 GB'",)),
-            ({"kubeflow.pools.g.memry": "8Gi"}, ("did you mean 'kubeflow.pools.g.memory'?",)),
-            ({"kubeflow.pools.g": 3}, ("must be a table of settings (",)),
+            (
+                {"kubeflow.pools.g.memry": "8Gi"},
+                ("'kubeflow.pools.g.memry'", "'kubeflow.pools.g.memory'"),
+            ),
+            ({"kubeflow.pools.g": 3}, ("kubeflow.pools.g = 3: ", "accelerator_limit")),
             ({"kubeflow.pools": 3}, ("kubeflow.pools = 3",)),
-            ({"kubeflow.pools.g.secrets": [{"name": "s"}]}, ("either key and env, or path",)),
-            ({"kubeflow.image": "perennial"}, ("tag or a digest",)),
-            ({"kubeflow.image": "registry:5000/perennial"}, ("tag or a digest",)),
+            (
+                {"kubeflow.pools.g.secrets": [{"name": "s"}]},
+                ("kubeflow.pools.g.secrets.0", "key", "env", "path"),
+            ),
+            ({"kubeflow.image": "perennial"}, ("kubeflow.image = 'perennial'", "tag", "digest")),
+            ({"kubeflow.image": "registry:5000/perennial"}, ("kubeflow.image = ", "tag", "digest")),
             ({"kubeflow.metadata.kind": "sqlite"}, ("kubeflow.metadata: path",)),
         ],
     )
@@ -218,7 +230,8 @@ class TestRenamed:
         assert dict(items(*loaded))[new] == value
         assert loaded.origins[new] == "command line"
         assert old not in loaded.origins
-        assert noted == [f"command line: {old} is called {new} now; change the name"]
+        (note,) = noted
+        assert re.match(f"command line: {old} .*{new} ", note)
 
     def test_in_a_file_with_its_table(self, tmp_path: Path, noted: list[str]) -> None:
         text = "[transform]\naspect = 'squeeze'\nantialias = false\n"
@@ -226,10 +239,9 @@ class TestRenamed:
         config, origins = load(file)
         assert (config.transform.resize_mode, config.transform.antialias) == ("stretch", False)
         assert origins["transform.resize_mode"] == f"file:{file}"
-        assert [line.partition(": ")[2] for line in noted] == [
-            "transform.aspect is called transform.resize_mode now; change the name",
-            "transform.resize_mode = 'squeeze' is called 'stretch' now",
-        ]
+        name, value = noted
+        assert re.match(rf"{file}: transform\.aspect .*transform\.resize_mode ", name)
+        assert re.match(rf"{file}: transform\.resize_mode = 'squeeze' .*'stretch'", value)
 
     def test_in_a_preset_and_in_what_an_earlier_version_compiled_without_a_note(
         self, presets: Path, noted: list[str]
@@ -258,7 +270,7 @@ class TestRenamed:
         assert config.kubeflow.parameters == ("transform.resize_mode", "train.epochs")
 
     def test_a_wrong_value_is_named_with_the_present_name(self) -> None:
-        with pytest.raises(ConfigError, match=r"transform\.resize_mode = 'squash': must be"):
+        with pytest.raises(ConfigError, match=r"transform\.resize_mode = 'squash': .*'stretch'"):
             load(None, {"transform.aspect": "squash"})
 
     def test_the_record_of_an_earlier_run_is_read(self) -> None:

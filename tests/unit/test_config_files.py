@@ -94,14 +94,14 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"[train]\nepochs = \n", r"not TOML: .*at line 2, column 10"),
-            (b"[train]\nepochs = 1\nepochs = 2\n", r"not TOML: .*at line 3"),
-            (b"name = 'a'\nworkspace = '\xff'\n", r"not UTF-8: byte 0xff \(at line 2\)"),
-            (b"x = " + b"[" * 5000, r"not TOML: nested too deeply"),
-            (b"a." * 100_000 + b"a = 1", r"not TOML: nested too deeply"),
-            (b"[" + b"a." * 100_000 + b"a]", r"not TOML: nested too deeply"),
-            (b"x = {" + b" a ." * 100_000 + b"a = 1}", r"not TOML: nested too deeply"),
-            (b"\"a\" . 'b-c' ." * 100_000 + b"a = 1", r"not TOML: nested too deeply"),
+            (b"[train]\nepochs = \n", r"not TOML: .*line 2, column 10"),
+            (b"[train]\nepochs = 1\nepochs = 2\n", r"not TOML: .*line 3"),
+            (b"name = 'a'\nworkspace = '\xff'\n", r"not UTF-8: .*0xff .*line 2"),
+            (b"x = " + b"[" * 5000, r"not TOML: .*nested"),
+            (b"a." * 100_000 + b"a = 1", r"not TOML: .*nested"),
+            (b"[" + b"a." * 100_000 + b"a]", r"not TOML: .*nested"),
+            (b"x = {" + b" a ." * 100_000 + b"a = 1}", r"not TOML: .*nested"),
+            (b"\"a\" . 'b-c' ." * 100_000 + b"a = 1", r"not TOML: .*nested"),
             (b"train.epochs = " + b"9" * 5000, r"not TOML: "),
         ],
         ids=["no value", "twice", "latin-1", "deep", "dots", "table", "inline", "quoted", "huge"],
@@ -116,7 +116,7 @@ class TestFiles:
         assert "\n" not in str(caught.value)
 
     def test_a_setting_of_too_many_parts_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match="nested too deeply") as caught:
+        with pytest.raises(ConfigError, match=r"^--set .*nested") as caught:
             parse_set("a." * 100_000 + "a=1")
         assert len(str(caught.value)) < 200
 
@@ -190,13 +190,13 @@ class TestCheckPaths:
             self.check(tmp_path, data__source=str(tmp_path / "photos"))
 
     @pytest.mark.parametrize(
-        ("name", "what"), [("1.jpg", "a file; give"), ("photos.zip", "an archive; unpack it and")]
+        ("name", "what"), [("1.jpg", "a file; "), ("photos.zip", "an archive; unpack ")]
     )
     def test_a_file_instead_of_a_folder_is_bad_data(
         self, tmp_path: Path, name: str, what: str
     ) -> None:
         file = write(tmp_path / name, "")
-        with pytest.raises(DataError, match=f"is {what}.* a folder of class folders"):
+        with pytest.raises(DataError, match=rf"^data\.source = '{file}': .*{what}"):
             self.check(tmp_path, data__source=str(file))
 
     @pytest.mark.parametrize(
@@ -225,13 +225,14 @@ class TestCheckPaths:
     def test_output_among_the_images_is_refused(self, tmp_path: Path, key: str, place: str) -> None:
         photos = tmp_path / "photos"
         photos.mkdir()
-        with pytest.raises(ConfigError, match=r"is in data\.source"):
+        named = key.replace("__", ".")
+        with pytest.raises(ConfigError, match=rf"^{named}: '{photos}.* data\.source '{photos}'"):
             self.check(tmp_path, data__source=str(photos), **{key: str(photos / place)})
 
     def test_output_among_the_images_is_noticed_through_a_link(self, tmp_path: Path) -> None:
         (tmp_path / "photos").mkdir()
         (tmp_path / "link").symlink_to("photos")
-        with pytest.raises(ConfigError, match=r"is in data\.source"):
+        with pytest.raises(ConfigError, match=rf" data\.source '{tmp_path}"):
             self.check(
                 tmp_path,
                 data__source=str(tmp_path / "link"),

@@ -1,5 +1,6 @@
 """Keys and values of settings: unknown keys, values out of range, and --set."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,14 @@ class TestUnknownKeys:
         suggestion = suggestion.replace("…", "train.hyperparameters.")
         with pytest.raises(ConfigError) as caught:
             load(file)
-        assert str(caught.value) == f"{file}: unknown key {key!r}; did you mean {suggestion!r}?"
+        assert re.match(
+            re.escape(f"{file}: unknown key {key!r}; ") + f".*'{suggestion}'", str(caught.value)
+        )
 
     def test_without_a_near_key_those_of_the_table_are_listed(self) -> None:
         with pytest.raises(
             ConfigError,
-            match=r"unknown key 'push\.qqq'; there are directory, keep, served_config, promote, signing$",  # noqa: E501
+            match=r"'push\.qqq'; .*directory, keep, served_config, promote, signing$",
         ):
             load(None, {"push.qqq": 1})
 
@@ -64,41 +67,38 @@ class TestValues:
     @pytest.mark.parametrize(
         ("overrides", "message"),
         [
-            ({"name": 2024}, "name = 2024: must be a string, in quotes"),
-            ({"name": "Big"}, "name = 'Big': must match pattern"),
-            ({"name": "a" * 64}, "must have at most 63 characters"),
-            ({"train": 3}, "train = 3: must be a table of settings (recipe, preset, "),
-            ({"train.epochs": True}, "train.epochs = true: must be a valid integer"),
-            ({"train.epochs": "3"}, "train.epochs = '3': must be a valid integer"),
-            ({"train.epochs": 3.0}, "train.epochs = 3.0: must be a valid integer"),
-            ({"train.epochs": 0}, "train.epochs = 0: must be greater than or equal to 1"),
-            ({"train.epochs.x": 1}, "train.epochs: must be a valid integer"),
-            ({"train.seed": -1}, "train.seed = -1: must be greater than or equal to 0"),
-            ({"train.seed": 2**32}, "train.seed = 4294967296: must be less than"),
-            ({"train.deterministic": 1}, "train.deterministic = 1: must be true or false"),
-            ({"data.train": 0}, "data.train = 0: must be greater than or equal to 1"),
-            ({"data.eval": 0}, "data.eval = 0: must be greater than or equal to 1"),
-            ({"data.test": -1}, "data.test = -1: must be greater than or equal to 0"),
-            ({"transform.image_size": 5000}, "must be less than or equal to 4096"),
+            ({"name": 2024}, r"name = 2024: .*string"),
+            ({"name": "Big"}, r"name = 'Big': .*\[a-z\]"),
+            ({"name": "a" * 64}, "name = 'a+'?.*63 "),
+            ({"train": 3}, r"train = 3: .*table .*\(recipe, preset, "),
+            ({"train.epochs": True}, "train.epochs = true: .*integer"),
+            ({"train.epochs": "3"}, "train.epochs = '3': .*integer"),
+            ({"train.epochs": 3.0}, "train.epochs = 3.0: .*integer"),
+            ({"train.epochs": 0}, "train.epochs = 0: .* 1$"),
+            ({"train.epochs.x": 1}, "train.epochs: .*integer"),
+            ({"train.seed": -1}, "train.seed = -1: .* 0$"),
+            ({"train.seed": 2**32}, "train.seed = 4294967296: .* [0-9]+$"),
+            ({"train.deterministic": 1}, "train.deterministic = 1: .*true .*false"),
+            ({"data.train": 0}, "data.train = 0: .* 1$"),
+            ({"data.eval": 0}, "data.eval = 0: .* 1$"),
+            ({"data.test": -1}, "data.test = -1: .* 0$"),
+            ({"transform.image_size": 5000}, "transform.image_size = 5000: .* 4096$"),
             (
                 {"transform.interpolation": "linear"},
-                "transform.interpolation = 'linear': must be 'area', ",
+                "transform.interpolation = 'linear': .*'area', ",
             ),
-            ({"evaluate.min_accuracy": 95}, "evaluate.min_accuracy = 95: must be less than"),
-            ({"evaluate.min_accuracy": float("nan")}, "= nan: must be a finite number"),
-            ({"evaluate.max_accuracy_drop": -0.1}, "= -0.1: must be greater than or equal to 0"),
-            ({"evaluate.max_drop": {"colour": 0.1}}, "'colour' names no slice: give class, size"),
-            ({"evaluate.max_drop": {"class=cat": 2}}, "evaluate.max_drop.class=cat = 2: must be"),
-            ({"beam.args": "--x"}, "beam.args = '--x': must be a list, in square brackets"),
-            ({"beam.args": ["x=1"]}, "beam.args.0 = 'x=1': must start with --"),
-            ({"beam.args": ["--a", "--runner=B"]}, "beam.args.1 = '--runner=B': must not name the"),
-            (
-                {"beam.runner": ""},
-                "beam.runner = '': is not a runner of Beam; there are FnApiRunner",
-            ),
-            ({"beam.runner": "FlinkRuner"}, "did you mean FlinkRunner?"),
-            ({"beam.nodes.Trainer.runner": "FlinkRunner"}, "nodes.Trainer: no such node uses Beam"),
-            ({"train.hyperparameters.dim": 0}, "train.hyperparameters.dim = 0: must be greater"),
+            ({"evaluate.min_accuracy": 95}, "evaluate.min_accuracy = 95: .* 1$"),
+            ({"evaluate.min_accuracy": float("nan")}, "evaluate.min_accuracy = nan: .*finite"),
+            ({"evaluate.max_accuracy_drop": -0.1}, "evaluate.max_accuracy_drop = -0.1: .* 0$"),
+            ({"evaluate.max_drop": {"colour": 0.1}}, "'colour' .*class, size"),
+            ({"evaluate.max_drop": {"class=cat": 2}}, "evaluate.max_drop.class=cat = 2: .* 1$"),
+            ({"beam.args": "--x"}, "beam.args = '--x': .*list"),
+            ({"beam.args": ["x=1"]}, "beam.args.0 = 'x=1': .* --$"),
+            ({"beam.args": ["--a", "--runner=B"]}, r"beam.args.1 = '--runner=B': .*beam\.runner"),
+            ({"beam.runner": ""}, "beam.runner = '': .* FnApiRunner"),
+            ({"beam.runner": "FlinkRuner"}, "beam.runner = 'FlinkRuner': .* FlinkRunner[?]$"),
+            ({"beam.nodes.Trainer.runner": "FlinkRunner"}, "nodes.Trainer: .*Evaluator"),
+            ({"train.hyperparameters.dim": 0}, "train.hyperparameters.dim = 0: .* [0-9]+$"),
         ],
     )
     def test_a_value_out_of_type_or_range_is_one_line_that_says_what_is_allowed(
@@ -107,8 +107,7 @@ class TestValues:
         with pytest.raises(ConfigError) as caught:
             load(None, overrides)
         line = str(caught.value)
-        assert message in line
-        assert line.startswith("command line: ")
+        assert re.match(f"command line: .*{message}", line)
         assert "\n" not in line
 
     def test_all_mistakes_are_reported_each_with_its_origin(self, tmp_path: Path) -> None:

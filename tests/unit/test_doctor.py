@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from pipeline import bootstrap, doctor
 from pipeline.doctor import Fact
-from pipeline.host import inspect_host
+from pipeline.host import USE_CONTAINER, inspect_host
 from tests.kit.hosts import BOOKWORM, TRIXIE
 
 FINE = Fact("cpu", 2, "cores", note="EPYC [2]")
@@ -105,28 +106,28 @@ class TestCollected:
 class TestRuntime:
     def test_a_host_that_can_be_helped_is_told_how_once(self) -> None:
         facts = {fact.name: fact for fact in doctor.runtime_facts(BOOKWORM)}
-        assert facts["glibc"].problem.startswith("the native wheels need glibc 2.38 (found 2.36)")
+        assert re.search(r"glibc 2\.38 .*2\.36", facts["glibc"].problem)
         assert [name for name, fact in facts.items() if fact.problem] == ["glibc"]
 
     def test_a_host_that_cannot_be_helped_is_told_the_way_out_once(self) -> None:
         host = dataclasses.replace(BOOKWORM, distribution="rocky")
         facts = {fact.name: fact for fact in doctor.runtime_facts(host)}
-        assert facts["system"].remedy.startswith("use a container")
+        assert facts["system"].remedy == USE_CONTAINER
         assert [name for name, fact in facts.items() if fact.problem] == ["system"]
 
     @pytest.mark.parametrize(
-        ("library", "note"),
+        ("library", "private"),
         [
-            (f"{sys.prefix}/runtime/libstdc++.so.6", "private copy of this environment"),
-            ("/usr/lib/x86_64-linux-gnu/libstdc++.so.6", ""),
-            (None, ""),
+            (f"{sys.prefix}/runtime/libstdc++.so.6", True),
+            ("/usr/lib/x86_64-linux-gnu/libstdc++.so.6", False),
+            (None, False),
         ],
     )
     def test_a_private_libstdcxx_is_told_from_the_hosts(
-        self, library: str | None, note: str
+        self, library: str | None, private: bool
     ) -> None:
         *_, fact = doctor.runtime_facts(dataclasses.replace(TRIXIE, libstdcxx=library))
-        assert (fact.value, fact.note) == (library, note)
+        assert (fact.value, "private" in fact.note) == (library, private)
 
 
 class TestMachine:
@@ -165,7 +166,8 @@ class TestMachine:
     ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.setattr(doctor, "NVIDIA_DRIVER", tmp_path / "version")
-        assert doctor._gpu_fact() == Fact("gpu", None, note="TensorFlow uses the CPU")
+        fact = doctor._gpu_fact()
+        assert (fact.name, fact.value, fact.problem) == ("gpu", None, "")
         (tmp_path / "version").write_text("NVRM version: 550.54\nGCC version: 12\n")
         assert doctor._gpu_fact().value == "NVRM version: 550.54"
 
@@ -201,7 +203,8 @@ class TestPackages:
     ) -> None:
         monkeypatch.setattr(doctor, "PACKAGES", ("no-such-package",))
         (fact,) = doctor.package_facts(tmp_path / "absent.lock")
-        assert (fact.value, fact.problem) == (None, "not installed")
+        assert fact.value is None
+        assert fact.problem
 
     def test_uncompiled_packages_are_a_problem(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -209,5 +212,5 @@ class TestPackages:
         assert doctor.bytecode_fact() == Fact("bytecode", "compiled")
         # Interpreters told to keep bytecode elsewhere do not look at the compiled one.
         monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
-        assert doctor.bytecode_fact().value == "not compiled"
+        assert doctor.bytecode_fact().value != "compiled"
         assert f"{sys.executable} -m compileall" in doctor.bytecode_fact().remedy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -144,7 +145,7 @@ class TestAgainstTheBaseline:
         assert verdict.blessed
         assert verdict.baseline is None
         assert verdict.compared_classes == []
-        assert "no baseline" in verdict.note
+        assert "first" in verdict.note
         assert [check.name for check in verdict.checks] == ["min_accuracy", "coverage"]
 
     def test_the_baseline_is_named(self) -> None:
@@ -162,7 +163,7 @@ class TestChangedClasses:
         assert verdict.compared_classes == ["cat", "dog"]
         assert "1 added ('owl')" in verdict.note
         assert "2 removed ('emu', 'fox')" in verdict.note
-        assert "200 images of the 2 common classes ('cat', 'dog')" in verdict.note
+        assert re.search(r"200 .*2 common classes \('cat', 'dog'\)", verdict.note)
 
     def test_many_are_not_all_listed(self) -> None:
         many = {f"class {index}": (10, 0, 0, 0) for index in range(30)}
@@ -171,7 +172,7 @@ class TestChangedClasses:
     def test_with_none_in_common_it_is_like_a_first_model(self) -> None:
         verdict = decide(pairs({}, added=("cat", "dog"), removed=("owl",)), min_accuracy=0.5)
         assert verdict.blessed
-        assert "no class of these images" in verdict.note
+        assert "first" in verdict.note
         assert [check.name for check in verdict.checks] == ["min_accuracy", "coverage"]
 
 
@@ -183,7 +184,7 @@ class TestClassesAndSlices:
         verdict = decide(pairs(self.SHIFTED), max_drop={"class": 0.05})
         assert check_of(verdict, "max_accuracy_drop").passed
         assert failed(verdict) == ["class=dog"]
-        assert "accuracy on class=dog 0.6250 against" in verdict.reasons[0]
+        assert "class=dog 0.6250 " in verdict.reasons[0]
         assert "evaluate.max_drop 'class' = 0.05" in verdict.reasons[0]
 
     def test_without_a_bound_for_classes_it_is_not_judged(self) -> None:
@@ -219,22 +220,19 @@ class TestClassesAndSlices:
         verdict = decide(pairs(counts), max_drop={"class": 0.09}, max_accuracy_drop=0.1)
         (line,) = (check for check in verdict.checks if check.name == "class")
         assert line.passed
-        assert "each of 3 slices by class" in line.reason
-        assert "0.1000, on class=owl" in line.reason
-        assert "; 1 beyond it" in line.reason
-        assert "; 1 with too few images" in line.reason
+        assert re.search(r"3 slices by class .*0\.1000, on class=owl.*; 1 .*; 1 ", line.reason)
 
     def test_of_many_that_fall_the_worst_have_a_line_and_the_others_are_counted(self) -> None:
         counts: dict[str, Counts] = {f"{lost:02}": (60 - lost, lost, 0, 0) for lost in range(50)}
         verdict = decide(pairs(counts), max_drop={"class": 0.1}, max_accuracy_drop=1)
         assert failed(verdict) == ["class", *(f"class={lost}" for lost in range(49, 29, -1))]
-        assert "43 of 50 slices by class breaks" in check_of(verdict, "class").reason
+        assert "43 of 50 slices by class" in check_of(verdict, "class").reason
 
     def test_a_small_class_may_not_fall_beyond_its_bound_at_all(self) -> None:
         counts = {"cat": (900, 0, 5, 95), "owl": (1, 2, 0, 0)}
         verdict = decide(pairs(counts), max_drop={"class": 0.3})
         assert failed(verdict) == ["class=owl"]
-        assert "with only 3 images" in verdict.reasons[0]
+        assert "3 images" in verdict.reasons[0]
 
 
 class TestAbsoluteBounds:
@@ -247,19 +245,18 @@ class TestAbsoluteBounds:
             ({"min_macro_recall": 0.91}, "macro_recall"),
             ({"min_macro_f1": 0.91}, "macro_f1"),
             ({"min_macro_auc": 0.95}, "macro_auc"),
-            ({"min_class_precision": 0.91}, "precision of 'cat', the lowest,"),
-            ({"min_class_recall": 0.91}, "recall of 'cat', the lowest,"),
+            ({"min_class_precision": 0.91}, "precision of 'cat'"),
+            ({"min_class_recall": 0.91}, "recall of 'cat'"),
             ({"max_log_loss": 0.3}, "log_loss"),
-            ({"max_latency_p50_ms": 3.9}, "latency p50 in ms"),
-            ({"max_latency_p95_ms": 8.0}, "latency p95 in ms"),
+            ({"max_latency_p50_ms": 3.9}, "latency p50"),
+            ({"max_latency_p95_ms": 8.0}, "latency p95"),
         ],
     )
     def test_one_that_is_not_kept(self, bound: dict[str, Any], name: str) -> None:
         verdict = decide(**bound)
         (field,) = bound
         assert failed(verdict) == [field]
-        assert verdict.reasons[0].startswith(f"{name} ")
-        assert f"evaluate.{field} = " in verdict.reasons[0]
+        assert re.match(rf"{name}[ ,].* evaluate\.{field} = ", verdict.reasons[0])
         assert not verdict.blessed
 
     def test_calibration(self) -> None:
@@ -283,15 +280,15 @@ class TestAbsoluteBounds:
             *("min_accuracy", "min_macro_f1", "max_log_loss", "coverage")
         ]
         assert failed(verdict) == ["min_accuracy", "min_macro_f1"]
-        assert verdict.reasons == [
-            "accuracy 0.9000 is below evaluate.min_accuracy = 0.91",
-            "macro_f1 0.9000 is below evaluate.min_macro_f1 = 0.95",
-        ]
+        for reason, name, bound in zip(
+            verdict.reasons, ("accuracy", "macro_f1"), ("0.91", "0.95"), strict=True
+        ):
+            assert re.match(rf"{name} 0\.9000 .* evaluate\.min_{name} = {bound}$", reason)
 
     def test_a_metric_that_there_is_not_fails(self) -> None:
         verdict = decide(min_top_5_accuracy=0.5)
         assert failed(verdict) == ["min_top_5_accuracy"]
-        assert "not defined for this data" in verdict.reasons[0]
+        assert re.match(r"top_5_accuracy .* evaluate\.min_top_5_accuracy", verdict.reasons[0])
 
     def test_a_class_without_images_fails(self) -> None:
         probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]])
@@ -299,7 +296,7 @@ class TestAbsoluteBounds:
         found = model_figures(["cat", "dog", "owl"], np.array([0, 1]), probabilities, slices)
         verdict = decide(candidate=found, min_accuracy=0.5)
         assert failed(verdict) == ["coverage"]
-        assert "no image of 'owl'" in verdict.reasons[0]
+        assert "'owl'" in verdict.reasons[0]
 
     def test_a_class_that_is_never_predicted_fails_its_bounds(self) -> None:
         probabilities = np.array([[0.9, 0.1], [0.9, 0.1]])
@@ -319,7 +316,7 @@ class TestNoBounds:
         ],
     )
     def test_is_an_error(self, bounds: dict[str, Any]) -> None:
-        with pytest.raises(ValueError, match="no bound"):
+        with pytest.raises(ValueError, match=r"\bbound\b"):
             decide(**bounds)
 
     @pytest.mark.parametrize(

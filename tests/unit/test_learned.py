@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -186,7 +187,7 @@ class TestTheLargestClass:
         assert verdict.blessed is expected
         assert chance.fewest(0.05) == 5
         if not expected:
-            assert "5 images of other classes" in verdict.reasons[0]
+            assert re.search(r"; .*\b5 images .*data\.eval", verdict.reasons[0])
 
     @pytest.mark.parametrize(
         ("significance", "expected"), [(1, 0), (0.5, 1), (0.25, 2), (0.05, 5), (0.01, 7)]
@@ -210,7 +211,7 @@ class TestRecall:
         assert ("zero_recall_images" not in failed(verdict)) is passed
         if not passed:
             assert failed(verdict) == {"zero_recall_images"}
-            assert "no image of 'cat' is right" in verdict.reasons[0]
+            assert "'cat'" in verdict.reasons[0]
 
     def test_one_right_is_enough(self) -> None:
         labels = np.repeat([0, 1, 2], [100, 100, 50])

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -45,8 +46,8 @@ def test_a_second_holder_is_told_who_the_first_is(workspace: Workspace) -> None:
     with workspace.lock():
         with pytest.raises(WorkspaceBusy) as busy, Workspace(workspace.root).lock():
             pass
-        assert f"{workspace.root} is in use by process {os.getpid()}" in str(busy.value)
-        assert f" on {socket.gethostname()} since 2" in str(busy.value)
+        holder = rf"{workspace.root} .*process {os.getpid()} on {socket.gethostname()} .*20\d\d-"
+        assert re.search(holder, str(busy.value))
         with pytest.raises(WorkspaceBusy), workspace.lock():  # being refused frees nothing
             pass
 
@@ -110,8 +111,9 @@ def test_what_cannot_be_written_is_named(read_only: tuple[Workspace, Path]) -> N
     workspace, target = read_only
     with pytest.raises(ConfigError) as refused, workspace.lock():
         pass
-    assert f"workspace {workspace.root} cannot be used: Permission denied: " in str(refused.value)
-    assert str(target) in str(refused.value).split("denied: ")[1]
+    root, reason = str(refused.value).split("Permission denied: ")
+    assert str(workspace.root) in root
+    assert str(target) in reason
 
 
 @pytest.mark.parametrize("problem", [errno.ENOLCK, errno.ENOSPC])
@@ -138,7 +140,7 @@ def test_artifacts_without_their_metadata_are_not_mixed_with_new_ones(
 def test_recovery_needs_the_lock(workspace: Workspace) -> None:
     with workspace.lock():
         assert workspace.recover() == []  # nothing has run yet
-    with pytest.raises(RuntimeError, match="must be locked"):
+    with pytest.raises(RuntimeError, match="lock"):
         workspace.recover()
 
 
@@ -168,7 +170,12 @@ class TestFormat:
     def test_a_newer_one_is_refused_and_left_alone(self, workspace: Workspace) -> None:
         workspace.root.mkdir()
         workspace.stamp.write_text(json.dumps({"format": FORMAT + 1}))
-        with pytest.raises(ConfigError, match="a newer version of perennial"), workspace.lock():
+        with (
+            pytest.raises(
+                ConfigError, match=rf"{workspace.root} .*\b{FORMAT + 1}, .*\b{FORMAT} .*--workspace"
+            ),
+            workspace.lock(),
+        ):
             pass
         assert json.loads(workspace.stamp.read_text()) == {"format": FORMAT + 1}
 
