@@ -87,7 +87,10 @@ class TestValues:
             ({"evaluate.min_accuracy": 95}, "evaluate.min_accuracy = 95: must be less than"),
             ({"evaluate.min_accuracy": float("nan")}, "= nan: must be a finite number"),
             ({"evaluate.max_accuracy_drop": -0.1}, "= -0.1: must be greater than or equal to 0"),
-            ({"evaluate.max_drop": {"colour": 0.1}}, "'colour' names no slice: give class, size"),
+            (
+                {"evaluate.max_drop": {"colour": 0.1}},
+                "'colour' does not name a slice: give class, size",
+            ),
             ({"evaluate.max_drop": {"class=cat": 2}}, "evaluate.max_drop.class=cat = 2: must be"),
             ({"beam.args": "--x"}, "beam.args = '--x': must be a list, in square brackets"),
             ({"beam.args": ["x=1"]}, "beam.args.0 = 'x=1': must start with --"),
