@@ -43,7 +43,7 @@ class TestRuns:
         assert api.find("c101", str(workspace)) == oldest
         assert oldest.page.is_file()
         assert oldest.folder == workspace / "runs" / oldest.id
-        with pytest.raises(ConfigError, match="is no run"):
+        with pytest.raises(ConfigError, match="is not a run"):
             api.find("c109", workspace)
 
     def test_have_a_report(self, workspace: Path) -> None:

@@ -144,7 +144,7 @@ def test_nor_does_any_of_a_retraining(
     same = sets({"train.warm_start": "false", "retrain.promote": "stable"})
     done = process("retrain", *options, *same, "--data", data, "--force")
     assert done.returncode == 0, done.stderr
-    assert "version 1 is no newer than version 1, which is stable" in done.stdout
+    assert "version 1 is not newer than version 1, which is stable" in done.stdout
     assert len(told) == 1
     workspace = str(place / "w")
     shown = [

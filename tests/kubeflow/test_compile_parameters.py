@@ -33,7 +33,10 @@ class TestRefused:
                 },
                 ("PortableRunner works on other machines", "cannot write to s3://"),
             ),
-            ({"kubeflow.pipeline_root": "what://x/y"}, ("what:// is no storage",)),
+            (
+                {"kubeflow.pipeline_root": "what://x/y"},
+                ("what:// is not a supported kind of storage",),
+            ),
             ({"kubeflow.nodes": '{Trainer = "gpu"}'}, ("no such pool", "there are cpu")),
             ({"kubeflow.nodes": '{Tuner = "cpu"}'}, ("no such node", "Trainer")),
             ({"kubeflow.parameters": '["train.epoch"]'}, ("'train.epoch'", "no such setting")),

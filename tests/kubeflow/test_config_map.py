@@ -200,7 +200,7 @@ class TestWithPods:
         told = config.registry.label(3, config.retrain.promote)
         assert told.startswith("version 3 is stable, instead of version 1")
         assert target.serving().labels == {STABLE: 3, "previous": 1}
-        assert config.registry.label(2, config.retrain.promote).startswith("version 2 is no newer")
+        assert config.registry.label(2, config.retrain.promote).startswith("version 2 is not newer")
 
     def test_the_command_tells_who_serves_what(
         self, cluster: Stub, pods: list[ModelServer]

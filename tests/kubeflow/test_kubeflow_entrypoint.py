@@ -178,7 +178,7 @@ def test_what_kubeflow_did_not_resolve_is_refused(
 @pytest.mark.parametrize(
     ("root", "words"),
     [
-        ("https://bucket/perennial", "https:// is no storage"),
+        ("https://bucket/perennial", "https:// is not storage"),
         ("s3://bucket/exp [1]", "holds [, which Beam takes for a pattern"),
         ("gs://", "must name a bucket after ://"),
         ("", "must not be empty"),

@@ -215,9 +215,9 @@ class TestSubmit:
         [
             (b"a: [", "not YAML (at line 2)"),
             (b"\xff\xfe\x00", "not YAML"),
-            (b"", "is no pipeline of Kubeflow"),
-            (b"a: 1", "is no pipeline of Kubeflow"),
-            (b"- 1", "is no pipeline of Kubeflow"),
+            (b"", "is not a pipeline of Kubeflow"),
+            (b"a: 1", "is not a pipeline of Kubeflow"),
+            (b"- 1", "is not a pipeline of Kubeflow"),
         ],
     )
     def test_other_files_are_told(self, tmp_path: Path, content: bytes, problem: str) -> None:

@@ -96,9 +96,9 @@ class TestFileSystem:
     @pytest.mark.parametrize(
         ("entry", "reason"),
         [
-            ("holiday.jpg", "is no version number"),
-            ("007/saved_model.pb", "is no version number"),
-            ("99999999999999999999/saved_model.pb", "is no version number that can be served"),
+            ("holiday.jpg", "is not a version number"),
+            ("007/saved_model.pb", "is not a version number"),
+            ("99999999999999999999/saved_model.pb", "is not a version number that can be served"),
             ("2024/holiday.jpg", "has no saved_model.pb in it"),
         ],
     )
@@ -264,7 +264,7 @@ class TestObjectStore:
 
     def test_a_prefix_that_holds_other_things_is_refused(self, model: Path, prefix: str) -> None:
         storage.write_text(f"{prefix}/holiday.jpg", "mine")
-        with pytest.raises(ConfigError, match=r"'holiday\.jpg' is no version number"):
+        with pytest.raises(ConfigError, match=r"'holiday\.jpg' is not a version number"):
             self.push(model, prefix)
 
 

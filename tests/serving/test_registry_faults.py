@@ -370,7 +370,7 @@ class TestAround:
         wrong.write_text("no key")
         result = perennial("serve", "--dev-server", "--public-key", wrong, "--workspace", workspace)
         assert result.exit_code == 2
-        assert "wrong.pem is no elliptic public key" in result.stderr
+        assert "wrong.pem is not an elliptic public key" in result.stderr
 
     def test_a_server_ends_with_its_parent(self, tmp_path: Path) -> None:
         script = (

@@ -292,7 +292,7 @@ class TestWarmUp:
         path = directory / "assets.extra" / "tf_serving_warmup_requests"
         with tf.io.TFRecordWriter(str(path)) as writer:
             writer.write(log.SerializeToString())
-        with pytest.raises(ServingError, match=r"record 1 of \S+ is no predict request"):
+        with pytest.raises(ServingError, match=r"record 1 of \S+ is not a predict request"):
             LoadedModel(directory)
 
 

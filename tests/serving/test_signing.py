@@ -105,7 +105,7 @@ class TestVersion:
             (tell_other_metrics, f"Hash mismatch for '{versions.MANIFEST}'"),
             (take_the_signature_away, "/2 is not signed: it has no model.sig"),
             (write_junk, "is not what the holder of .*mine.pub signed"),
-            (write_too_much, "is no signature: it is too large"),
+            (write_too_much, "is not a signature: it is too large"),
             (put_an_older_version_in_its_place, "was signed as version 1, not 2"),
         ],
     )
@@ -129,7 +129,9 @@ class TestVersion:
     def test_what_is_no_public_key_is_named(self, model: Path, base: Path, keys: Keys) -> None:
         push(model, base, keys)
         for wrong in (keys.private, base / "absent"):
-            with pytest.raises(SignatureError, match=f"{wrong} is no elliptic public key in PEM"):
+            with pytest.raises(
+                SignatureError, match=f"{wrong} is not an elliptic public key in PEM"
+            ):
                 verify_version(str(base), 1, wrong)
 
 

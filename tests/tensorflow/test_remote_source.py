@@ -177,5 +177,5 @@ class TestRemote:
 
     @pytest.mark.parametrize("scheme", ["ftp", "what"])
     def test_a_scheme_that_nothing_reads(self, scheme: str) -> None:
-        with pytest.raises(BadDataError, match=f"{scheme}:// is no storage.*copy the data"):
+        with pytest.raises(BadDataError, match=f"{scheme}:// is not .*storage.*copy the data"):
             list_data(f"{scheme}://host/pets", Options())
