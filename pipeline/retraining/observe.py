@@ -78,9 +78,9 @@ def check_losses(context: RetrainContext, config: Config) -> None:
     losses, policy = context.losses, config.retrain
     if not losses.is_known and losses.exceed(policy.max_removed):
         raise DataLost(
-            f"{config.data.source}: {losses}, because {INPUTS_FILE} of its examples is missing; "
-            "nothing was retrained; put the workspace's artifacts back, or continue with "
-            "--accept-loss or --set retrain.max_removed=1"
+            f"{config.data.source}: {losses} ({INPUTS_FILE} of its examples); nothing was "
+            "retrained; put the workspace's artifacts back, or continue with --accept-loss or "
+            "--set retrain.max_removed=1"
         )
     if losses.contradict(policy.max_relabelled):
         raise DataLost(
