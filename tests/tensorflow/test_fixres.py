@@ -355,7 +355,7 @@ class TestRefusals:
         [
             ({"low": 32}, "must rise"),
             ({"high": 48}, "must rise"),
-            ({"base": "fixres"}, "base 'fixres' is none of"),
+            ({"base": "fixres"}, "base 'fixres' is not one of"),
             (
                 {"base": "resnet50v2", "low": 32, "high": 40, "settings": {"variant": "tiny"}},
                 "settings {'variant': 'tiny'} are those of a recipe, but base is resnet50v2",

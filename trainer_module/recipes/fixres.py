@@ -110,7 +110,7 @@ def check(config: Config, image_size: int, train_size: int) -> None:
         )
     known = [RESNET, *(name for name in recipes.names() if name != "fixres")]
     if config.base not in known:
-        raise ValueError(f"base {config.base!r} is none of {', '.join(known)}")
+        raise ValueError(f"base {config.base!r} is not one of {', '.join(known)}")
     if config.base == RESNET and config.low < SMALLEST:
         raise ValueError(f"low {config.low} is too small for {RESNET}; set {SMALLEST} or more")
     if config.base == RESNET and config.settings:
