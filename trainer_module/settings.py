@@ -19,8 +19,8 @@ class TrainConfig(Section):
 
     recipe: str = Field(
         default="vit",
-        description="Recipe: the name of a module in trainer_module/recipes, or auto to choose "
-        "one by the data and the machine (not on Kubeflow).",
+        description="Name of a module in trainer_module/recipes, or auto to choose one by the "
+        "data and the machine (not on Kubeflow).",
     )
     preset: str | None = Field(
         default=None,

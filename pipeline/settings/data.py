@@ -40,8 +40,8 @@ class DataConfig(Section):
 
     source: Annotated[str, SOURCE] = Field(
         default="digits",
-        description="Images: `digits`, a folder with one subfolder per class, a manifest, "
-        "TFRecords, `tfds:NAME`, a URI, or `env:NAME` for the value of an environment variable.",
+        description="`digits`, a folder with one subfolder per class, a manifest, TFRecords, "
+        "`tfds:NAME`, a URI, or `env:NAME` for the value of an environment variable.",
     )
     train: int = Field(
         default=80,
