@@ -123,7 +123,7 @@ audit: | .venv/bin/uv ## Check all that is locked against the advisory databases
 
 venv: ## Build .venv for runs; further packages in EXTRAS=mlflow
 	@command -v $(PYTHON) >/dev/null || { \
-		echo "$(PYTHON) is not installed; name a Python 3.11: make PYTHON=/path/to/python3.11" >&2; \
+		echo "$(PYTHON) is not installed; name a Python 3.11: make run PYTHON=/path/to/python3.11" >&2; \
 		exit 1; }
 	@$(PYTHON) -m pipeline.bootstrap $(EXTRAS)
 

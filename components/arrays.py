@@ -19,7 +19,7 @@ def read(location: str, members: Mapping[str, str]) -> dict[str, np.ndarray] | N
       members: what each array is: the kind, as in NumPy's dtype.kind, and the names of its
         dimensions, such as "u N H W"; those of the same name are of the same size.
 
-    Raises DamagedFileError where it is no such file, else OSError.
+    Raises DamagedFileError where it is not such a file, else OSError.
     """
     try:
         content = storage.read_bytes(location)
@@ -46,4 +46,4 @@ def _parsed(content: bytes, members: Mapping[str, str]) -> dict[str, np.ndarray]
             return {name: file[name] for name in members if name in file.files}
     # NumPy, zipfile and zlib have many kinds for it.
     except Exception as error:
-        raise ValueError(f"it is no .npz file: {error}") from error
+        raise ValueError(f"it is not an .npz file: {error}") from error

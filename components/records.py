@@ -32,7 +32,7 @@ def read(location: str, check: Callable[[Entry], object] = lambda _: None) -> Re
 
     Args:
       location: path or URI.
-      check: raises ValueError, KeyError or TypeError for what is no entry of this file.
+      check: raises ValueError, KeyError or TypeError for what is not an entry of this file.
 
     Raises OSError where the file cannot be read.
     """

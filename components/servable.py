@@ -41,7 +41,7 @@ def read_classes(model: str) -> list[str]:
 def parse_classes(content: str | bytes, location: str) -> list[str]:
     """Parse a CLASSES_FILE; `location` is for the message.
 
-    Raises DamagedFileError where it is no list of different names.
+    Raises DamagedFileError where it is not a list of different names.
     """
     with read_back(location):
         names = json.loads(content)

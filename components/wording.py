@@ -31,7 +31,7 @@ def counted(number: float, noun: str, plural: str = "") -> str:
 
 
 def other_files(number: int) -> str:
-    """Write the number of files that are no inputs."""
+    """Write the number of files that are not inputs."""
     return counted(number, "other file")
 
 

@@ -81,7 +81,7 @@ def _problem(item: str, _: str, lowest: int, highest: int, names: tuple[str, ...
     """Return the problem with a part of a field; an empty text if it is valid."""
     match = _ITEM.fullmatch(item)
     if match is None:
-        return "is no number, range or step"
+        return "is not a number, range or step"
     if match[4] and int(match[4]) == 0:
         return "has a step of 0"
     if match[1]:
@@ -89,7 +89,7 @@ def _problem(item: str, _: str, lowest: int, highest: int, names: tuple[str, ...
     first = _number(match[2], lowest, names)
     last = _number(match[3], lowest, names) if match[3] else first
     if first is None or last is None:
-        return "is no number" + (f" and none of {', '.join(names)}" if names else "")
+        return "is not a number" + (f" or one of {', '.join(names)}" if names else "")
     return "" if lowest <= first <= last <= highest else f"is not within {lowest} to {highest}"
 
 

@@ -98,7 +98,7 @@ def refusal(env: Mapping[str, str]) -> str:
     """
     kind = env[f"{PREFIX}KIND"]
     if kind == "sqlite":
-        return "the file cannot be opened or is no database of ML Metadata"
+        return "the file cannot be opened or is not a database of ML Metadata"
     port = _port(env, PORTS[kind])
     try:
         socket.create_connection((env[f"{PREFIX}HOST"], port), timeout=_PROBE_S).close()

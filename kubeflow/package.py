@@ -55,7 +55,7 @@ def read(path: Path) -> Package:
         containers = [executor["container"] for executor in executors.values()]
         declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise ConfigError(f"{path}: is no pipeline of Kubeflow; {_COMPILE}") from None
+        raise ConfigError(f"{path}: is not a pipeline of Kubeflow; {_COMPILE}") from None
     for container in containers:
         args = container.get("args", [])
         if container.get("command") == entrypoint.COMMAND and args[:2] == ["plan", "--given"]:

@@ -78,7 +78,7 @@ def _read(path: Path, option: str) -> str:
     except OSError as error:
         raise ConfigError(f"{option} {path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{option} {path}: is no text") from None
+        raise ConfigError(f"{option} {path}: is not text") from None
 
 
 def _secret(path: Path, option: str) -> str:

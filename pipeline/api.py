@@ -116,7 +116,7 @@ def run(
     place = Workspace(loaded.config.workspace)
     with place.lock():
         run_id = new_run_id(place)
-        # A notebook's own is no file of the system's, and has to be written directly.
+        # A notebook's own is not a file of the system's, and has to be written directly.
         stream: TextIO | None = None if sys.stdout is sys.__stdout__ else sys.stdout
         if show == "nothing":
             show, stream = "plain", io.StringIO()

@@ -130,7 +130,7 @@ def check_python(version: tuple[int, int]) -> None:
         raise BootstrapError(
             f"Python {dotted(PYTHON)} is needed (TFX's Kubeflow support stops below 3.12), this is "
             f"{dotted(version)}",
-            "install it or name one: make PYTHON=/path/to/python3.11",
+            "install it or name one: make run PYTHON=/path/to/python3.11",
         )
 
 

@@ -112,7 +112,7 @@ def _push(place: PreflightContext) -> str:
 
 
 def _gpus(place: PreflightContext) -> str:
-    """Tell of GPUs that TensorFlow does not see: a wrong CUDA_VISIBLE_DEVICES is no error to it."""
+    """Describe GPUs that TensorFlow does not see, as with a wrong CUDA_VISIBLE_DEVICES."""
     if place.pod or not (there := count_gpus()):
         return ""
     used = len(tf.config.list_physical_devices("GPU"))

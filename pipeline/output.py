@@ -1,6 +1,6 @@
 """Losses of standard output, and lines for a person who waits.
 
-A reader that is gone is no failure, as in `perennial runs | head`. A full disk is one: the file
+A reader that is gone is not a failure, as in `perennial runs | head`. A full disk is one: the file
 would be incomplete without a sign of it.
 """
 

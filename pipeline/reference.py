@@ -21,7 +21,23 @@ from trainer_module import recipes
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_PLURALS = {each: f"{each}s" for each in ("string", "path", "integer", "number", "table")}
 _MAKE = "`make docs` writes this page."
+_LAYERS = """\
+Give settings in a TOML file (`--config FILE`) or on the command line (`--set KEY=VALUE`). A setting
+is taken from the last of these layers that has it:
+
+1. The defaults on this page.
+2. The presets of the recipe, of a built-in data set, of `kubeflow.environment` and of
+   `train.preset`, which are files in [pipeline/presets](../../pipeline/presets).
+3. For `perennial retrain`, the presets `retrain` and `retrain-spans`, and the settings of the
+   baseline.
+4. The TOML file.
+5. The command line.
+
+Relative paths in a file start at the file's folder, all others at the working directory. Settings
+with an empty default have to be given; those of `transform` and `train` are given by the preset of
+the recipe."""
 
 Schema = Mapping[str, Any]
 
@@ -37,11 +53,8 @@ def configuration() -> str:
     """Describe all settings with their types, ranges and defaults, as Markdown."""
     page = [
         "# Settings",
-        f"{_MAKE} Each setting can be given in a TOML file (`--config`) or as `--set KEY=VALUE`; "
-        "the layers, and where relative paths start, are in the docstring of "
-        "[pipeline/config](../../pipeline/config/__init__.py). Settings without a default are set "
-        "by "
-        "the recipe's file in [pipeline/presets](../../pipeline/presets).",
+        _MAKE,
+        _LAYERS,
         *_tables(Config.model_json_schema(), "", ""),
     ]
     for name in recipes.names():
@@ -87,7 +100,7 @@ def _section(schema: Schema, prefix: str) -> Iterator[str]:
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     if rows:
         yield "\n".join(
-            ["| setting | value | default | what |", "| --- | --- | --- | --- |", *rows]
+            ["| setting | value | default | description |", "| --- | --- | --- | --- |", *rows]
         )
 
 
@@ -117,19 +130,18 @@ def _kind(field: Schema, definitions: Schema) -> str:
         return " or ".join(dict.fromkeys(kinds))
     if "enum" in field or "const" in field:
         return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
-    bounds = " and ".join(f"{sign} {field[key]}" for key, sign in _BOUNDS.items() if key in field)
+    bounds = ", ".join(f"{sign} {field[key]}" for key, sign in _BOUNDS.items() if key in field)
     match field.get("type"):
         case "array":
             items = field.get("items") or field.get("prefixItems", [{}])[0]
-            return f"list of {_kind(items, definitions)}"
+            kind, *rest = _kind(items, definitions).partition(" ")
+            return f"list of {_PLURALS.get(kind, kind)}{''.join(rest)}"
         case "object":
             return "table"
         case "string":
-            kind = "path" if field.get("format") == "path" else "text"
+            kind = "path" if field.get("format") == "path" else "string"
         case other:
-            kind = {"integer": "whole number", "boolean": "`true`, `false`"}.get(
-                str(other), str(other or "value")
-            )
+            kind = {"boolean": "`true`, `false`"}.get(str(other), str(other or "value"))
     return f"{kind} {bounds}".strip()
 
 

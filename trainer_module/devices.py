@@ -34,7 +34,7 @@ def strategy(wait_s: float = WAIT_S) -> tf.distribute.Strategy:
     `wait_s` seconds for the other workers.
 
     Raises:
-        DeviceError: TF_CONFIG is no cluster's, it comes too late, or workers are absent.
+        DeviceError: TF_CONFIG is not that of a cluster, it comes too late, or workers are absent.
     """
     if len(cluster()[1]) > 1:
         return _with_other_workers(wait_s)

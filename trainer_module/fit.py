@@ -443,5 +443,5 @@ def _means(sums: tf.Tensor) -> tuple[float, float, float]:
 
 
 def _rate(optimizer: keras.optimizers.Optimizer) -> float:
-    # A mirrored variable is no number.
+    # A mirrored variable is not a number.
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))

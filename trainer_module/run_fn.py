@@ -219,8 +219,8 @@ def _compilation_explained() -> Iterator[None]:
         # BiT's and ResNet50V2's pooling, for one, has no deterministic gradient there.
         reason = str(error).partition("unavailable>")[2].strip().partition("\n")[0]
         raise devices.DeviceError(
-            "XLA cannot compile the model: set train.jit_compile to false, or train.deterministic "
-            f"where it is that which XLA lacks ({reason})"
+            f"XLA cannot compile the model ({reason}); set train.jit_compile to false, or, if a "
+            "deterministic operation is missing, train.deterministic to false"
         ) from error
 
 

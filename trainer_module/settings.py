@@ -14,75 +14,79 @@ from trainer_module import recipes
 class TrainConfig(Section):
     """How the model is trained.
 
-    The batch size has no default: each recipe's preset sets it.
+    The batch size has no default here: the preset of the recipe sets it.
     """
 
     recipe: str = Field(
         default="vit",
-        description="Recipe: a file of trainer_module/recipes without .py, or auto to choose by "
-        "data and GPUs (not on Kubeflow).",
+        description="Name of a module in trainer_module/recipes, or auto to choose one by the "
+        "data and the machine (not on Kubeflow).",
     )
     preset: str | None = Field(
         default=None,
-        description="All values of a published document: a file source-NAME.toml of "
-        "pipeline/presets, such as keras-bit.",
+        description="Preset with all values of a published document, such as keras-bit: a file "
+        "source-NAME.toml in pipeline/presets.",
     )
     seed: int = Field(
-        default=0, ge=0, le=2**32 - 1, description="Seed of weights, shuffling and augmentation."
+        default=0, ge=0, le=2**32 - 1, description="Seed for weights, shuffling and augmentation."
     )
     deterministic: bool = Field(
-        default=True, description="Repeatable training on one machine; off may be faster on a GPU."
+        default=True,
+        description="Make training repeatable on one machine. Off may be faster on a GPU.",
     )
     epochs: int | None = Field(
         default=None,
         ge=1,
-        description="Passes over the training images; unset: the recipe's own default.",
+        description="Passes over the training images. Unset: the recipe's default.",
     )
     batch_size: int = Field(ge=1, description="Images per training step.")
     gradient_accumulation: int | None = Field(
         default=None,
         ge=1,
-        description="Parts in which a batch is computed, one after the other, to save memory; "
-        "unset: as few as fit by estimate, but one for a network that trains batch normalization.",
+        description="Number of parts in which a batch is computed, one after the other, to save "
+        "memory. Unset: as few as fit by estimate, but one for a network that trains batch "
+        "normalization.",
     )
     keep: Literal["best", "last"] = Field(
         default="best",
-        description="Weights to keep: those of the best epoch on the eval split, or of the last "
-        "epoch of each phase.",
+        description="Weights to keep: those of the best epoch on the eval split, or those of the "
+        "last epoch of each phase.",
     )
     balance: Literal["none", "class_weight", "sampling"] = Field(
         default="none",
-        description="Give rare classes the weight of others: by class weights in the loss, or by "
-        "sampling their images more often.",
+        description="Give rare classes as much weight as others: with class weights in the loss, "
+        "or by sampling their images more often.",
     )
     recent_weight: int = Field(
         default=1,
         ge=1,
         le=100,
-        description="Times that an epoch shows images of the latest spans; others come once.",
+        description="How often an epoch shows each image of the latest spans. Other images are "
+        "shown once.",
     )
     recent_spans: int = Field(
-        default=1, ge=1, description="Number of latest spans that recent_weight applies to."
+        default=1, ge=1, description="Number of latest spans to which recent_weight applies."
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="Number format of training; auto: the fastest of the GPU, float32 on a CPU.",
+        description="Number format of training. auto: the fastest format of the GPU, or float32 "
+        "on a CPU.",
     )
     jit_compile: bool = Field(
         default=False,
-        description="Compile the model with XLA, which for bit and resnet50v2 needs deterministic "
-        "to be false.",
+        description="Compile the model with XLA. For bit and resnet50v2, deterministic must be "
+        "false.",
     )
     warm_start: bool = Field(
         default=False,
-        description="Start from the weights of the baseline instead of new ones.",
+        description="Start from the weights of the baseline.",
     )
     worker_timeout: int = Field(
         default=600,
         ge=1,
-        description="Seconds to wait for the other training processes that TF_CONFIG names.",
+        description="Seconds to wait for the other training processes in TF_CONFIG.",
     )
-    hyperparameters: BaseModel = Field(description="The recipe's own settings: its `Config`.")
+    hyperparameters: BaseModel = Field(description="Hyperparameters of the recipe.")
 
 
 class RunConfig(TrainConfig):

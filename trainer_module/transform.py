@@ -44,8 +44,8 @@ def preprocessing_fn(
         `IMAGE_KEY` and, with a `train_size`, `TRAIN_IMAGE_KEY`: string [N], `HEIGHT_KEY`,
         `WIDTH_KEY` and `LABEL_KEY`: int64 [N], and the content hash: string [N].
 
-    Raises:
-        tf.errors.InvalidArgumentError: when run, on bytes that are no image; it fails the batch.
+    Raises: tf.errors.InvalidArgumentError: when run, on bytes that are not an image; it fails the
+    batch.
     """
     sizes = {IMAGE_KEY: int(custom_config["image_size"])}
     if custom_config["train_size"]:

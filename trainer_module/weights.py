@@ -40,28 +40,30 @@ class WeightsError(Exception):
 
 
 class WeightSpec(BaseModel):
-    """Weights and what belongs to them. The settings of `train.hyperparameters.weights`."""
+    """Pretrained weights: `train.hyperparameters.weights`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     source: Annotated[str, AfterValidator(redaction.hide)] = Field(
         "",
-        description="An .npz file or its URL, a SavedModel's folder, or a TF-Hub or Kaggle handle; "
-        "`env:NAME`: what the environment variable holds; empty: none, train from scratch.",
+        description="An .npz file or its URL, the folder of a SavedModel, a TF-Hub or Kaggle "
+        "handle, or `env:NAME` for the value of an environment variable. Empty: train from "
+        "scratch.",
     )
     sha256: str = Field(
         "",
         pattern="^([0-9a-f]{64})?$",
-        description="Digest of the file, or of all files of the SavedModel; a source needs one.",
+        description="SHA-256 of the file, or of all files of the SavedModel. Required with a "
+        "source.",
     )
-    licence: str = Field("", description="Licence of the weights, kept with the run.")
+    licence: str = Field("", description="Licence of the weights, which is recorded with the run.")
     input_range: tuple[float, float] | None = Field(
         None,
         strict=False,
-        description="What 0 and 255 become for the first layer; unset: -1 and 1, for a SavedModel "
-        "0 and 1.",
+        description="Values that the network expects for 0 and 255. Unset: -1 and 1, or 0 and 1 "
+        "for a SavedModel.",
     )
-    trainable: bool = Field(True, description="Train the backbone too; false: only the new head.")
+    trainable: bool = Field(True, description="Train the backbone too. false: only the new head.")
 
     @property
     def is_saved_model(self) -> bool:
@@ -234,5 +236,5 @@ def _saved_model(source: str) -> Path:
                 "a folder or an .npz file that is here"
             ) from error
     if not (folder / "saved_model.pb").is_file():
-        raise WeightsError(f"{folder} holds no saved_model.pb, so it is no SavedModel")
+        raise WeightsError(f"{folder} holds no saved_model.pb, so it is not a SavedModel")
     return folder

@@ -31,8 +31,8 @@ def _known_slices(bounds: dict[str, float]) -> dict[str, float]:
     unknown = [name for name in bounds if name.partition("=")[0] not in (CLASS, *SLICES)]
     if unknown:
         raise ValueError(
-            f"{unknown[0]!r} names no slice: give class, {', '.join(SLICES)}, or one value of "
-            "these, such as 'class=cat'"
+            f"{unknown[0]!r} does not name a slice: give class, {', '.join(SLICES)}, or one value "
+            "of these, such as 'class=cat'"
         )
     return bounds
 
@@ -54,87 +54,88 @@ class Bounds(BaseModel):
         default=0.05,
         gt=0,
         le=1,
-        description="The model must be right more often than by always answering the largest class "
-        "of the train split, with a p-value of at most this. 1: no such check.",
+        description="Maximum p-value of the test whether the model is right more often than "
+        "always answering the largest class of the train split. 1: no such check.",
     )
     # A class with a recall of 0.5 has none of ten images right with a probability of 0.001.
     zero_recall_images: int = Field(
         default=10,
         ge=0,
-        description="Classes with this many eval images must have one that is right; 0: no such "
-        "check.",
+        description="Every class with at least this many eval images must have one that is "
+        "classified correctly. 0: no such check.",
     )
     # Not 1: a model that has learned nothing may be below by a rounding error.
     max_log_loss_ratio: float = Field(
         default=0.99,
         ge=0,
-        description="Highest log loss, as a share of the log loss of always answering the "
-        "frequencies of the classes; 0: no such check.",
+        description="Maximum log loss, relative to that of always answering the class "
+        "frequencies. 0: no such check.",
     )
     # Good models that are trained with mixup or for a few epochs only have 0.1 to 0.15.
     max_ece: float | None = Field(
         default=0.2,
         gt=0,
         le=1,
-        description="Highest calibration error, the mean distance of confidence and accuracy, "
-        "unless a calibrated model could have it by chance; 1: no such check.",
+        description="Maximum expected calibration error, the mean distance between confidence and "
+        "accuracy. A larger error fails only if it is statistically significant. 1: no such check.",
     )
-    min_accuracy: _Floor = Field(
-        default=0.5, description="Lowest accuracy on the eval split that is blessed, 0 to 1."
-    )
+    min_accuracy: _Floor = Field(default=0.5, description="Minimum accuracy on the eval split.")
     min_top_5_accuracy: _Floor = Field(
-        default=None, description="Lowest share of images whose class is among the first five."
+        default=None,
+        description="Minimum share of images whose class is among the five most probable.",
     )
     min_balanced_accuracy: _Floor = Field(
-        default=None, description="Lowest mean over the classes of their accuracy."
+        default=None,
+        description="Minimum balanced accuracy: the mean over the classes of their accuracy.",
     )
     min_macro_precision: _Floor = Field(
-        default=None, description="Lowest mean over the classes of their precision."
+        default=None, description="Minimum macro-averaged precision."
     )
-    min_macro_recall: _Floor = Field(
-        default=None, description="Lowest mean over the classes of their recall."
-    )
-    min_macro_f1: _Floor = Field(
-        default=None, description="Lowest mean over the classes of their F1."
-    )
+    min_macro_recall: _Floor = Field(default=None, description="Minimum macro-averaged recall.")
+    min_macro_f1: _Floor = Field(default=None, description="Minimum macro-averaged F1.")
     min_macro_auc: _Floor = Field(
-        default=None, description="Lowest mean area under the classes' ROC curves."
+        default=None, description="Minimum macro-averaged area under the ROC curve."
     )
-    min_class_precision: _Floor = Field(default=None, description="Lowest precision of any class.")
-    min_class_recall: _Floor = Field(default=None, description="Lowest recall of any class.")
+    min_class_precision: _Floor = Field(
+        default=None, description="Minimum precision of every class."
+    )
+    min_class_recall: _Floor = Field(default=None, description="Minimum recall of every class.")
     max_log_loss: float | None = Field(
-        default=None, gt=0, description="Highest mean log loss, in nats."
+        default=None, gt=0, description="Maximum mean log loss, in nats."
     )
     max_latency_p50_ms: float | None = Field(
-        default=None, gt=0, description="Highest median time for one image, in milliseconds."
+        default=None, gt=0, description="Maximum median latency for one image, in milliseconds."
     )
     max_latency_p95_ms: float | None = Field(
-        default=None, gt=0, description="Highest time for 95 in 100 single images, in milliseconds."
+        default=None,
+        gt=0,
+        description="Maximum 95th percentile of the latency for one image, in milliseconds.",
     )
     # 0 by default: with a tolerance, accuracy could drop by that much in every run.
     max_accuracy_drop: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="How far accuracy may drop below the baseline's.",
+        description="Maximum drop of accuracy below the baseline's.",
     )
     max_drop: Annotated[dict[str, _Share], AfterValidator(_known_slices)] = Field(
         default={},
-        description="How far accuracy may fall on every class (class), on one ('class=cat'), or on "
-        "images by size, aspect, brightness, source or span ('brightness=dark').",
+        description="Maximum drop of accuracy on slices: on every class (class), on one class "
+        "('class=cat'), or on images by size, aspect, brightness, source or span "
+        "('brightness=dark').",
     )
     significance: float = Field(
         default=0.05,
         gt=0,
         lt=1,
         description="Level of the statistical tests: a drop or a calibration error beyond its "
-        "limit fails a check only with a p-value below this.",
+        "limit fails only with a p-value below this.",
     )
     min_examples: int = Field(
         default=100,
         ge=0,
-        description="Fewest images for a statistical test. With fewer, any drop beyond the "
-        "limit fails.",
+        description="Minimum number of images for a statistical test. With fewer, any drop beyond "
+        "the limit fails.",
     )
 
     @model_validator(mode="after")

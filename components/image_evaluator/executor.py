@@ -253,7 +253,7 @@ def _check_predictions(table: pa.Table, classes: Mapping[str, Sequence[str]]) ->
 
 
 def _check_probabilities(model: str, found: np.ndarray, names: pa.ChunkedArray) -> None:
-    """Raise NotServableError if float32 [N, classes] are no probabilities."""
+    """Raise NotServableError if float32 [N, classes] are not probabilities."""
     is_number = np.isfinite(found).all(axis=1)
     # The sum of thousands of float16 values is off by some hundredths.
     is_share = (found >= -_SLACK).all(axis=1) & (np.abs(found.sum(axis=1) - 1) <= _SLACK)

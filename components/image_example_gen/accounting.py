@@ -35,7 +35,7 @@ class Accounting:
       inputs: number of inputs: examples + duplicates + quarantined ones.
       duplicates: number of inputs with the same bytes as an example.
       quarantined: number of unusable inputs by kind of problem.
-      ignored: number of files that are no inputs, by reason.
+      ignored: number of files that are not inputs, by reason.
       normalized: number of converted examples by kind of conversion.
       spans: numbers of the spans that were read.
       span_names: their names, such as dates.

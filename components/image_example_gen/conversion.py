@@ -117,7 +117,7 @@ def _open(data: bytes, kinds: tuple[str, ...] = _FORMATS) -> Image.Image:
             raise Unusable("damaged", f"a {name} with a damaged or rare header") from None
         if name:
             raise Unusable("unsupported", f"{name}; {formats.ADVICE}") from None
-        raise Unusable("not an image", "of no known format, or with a damaged header") from None
+        raise Unusable("not an image", "its format is unknown, or its header damaged") from None
     # Pillow's plugins raise almost any exception for damaged files.
     except Exception as error:
         raise _damaged(error) from error

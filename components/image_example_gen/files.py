@@ -109,8 +109,8 @@ def list_remote(root: str) -> dict[str, int]:
 def unreachable(path: str) -> str:
     """Return why the store of a remote file does not answer within REACH_S, "" if it does.
 
-    A missing file is no reason. Without a network, clients try for minutes; their thread cannot be
-    ended, and is left running.
+    A missing file is not a reason. Without a network, clients try for minutes; their thread cannot
+    be ended, and is left running.
     """
     outcome: queue.Queue[str] = queue.Queue()
 

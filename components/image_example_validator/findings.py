@@ -83,43 +83,54 @@ class Policy(BaseModel):
 
     block: _Patterns = Field(
         default=(),
-        description="Findings that block although `warn` lists them: types, features or "
-        "'FEATURE TYPE', with * for any text.",
+        description="Findings that stop the run although `warn` lists them: types, features or "
+        "'FEATURE TYPE'. * stands for any text.",
     )
     warn: _Patterns = Field(
         default=(
             *("COMPARATOR_*", "CLASS_IMBALANCE", "SCHEMA_NEW_COLUMN"),
             *("CLASS_VANISHED", "IMAGES_REMOVED"),
         ),
-        description="Findings that are reported only; all others block.",
+        description="Findings that are only reported. All others stop the run.",
     )
     max_categorical_skew: float = Field(
         default=0.2,
         ge=0,
         le=1,
-        description="L-infinity distance of labels and formats between train and another split.",
+        description="Maximum L-infinity distance of labels and formats between train and another "
+        "split.",
     )
     max_numeric_skew: float = Field(
         default=0.4,
         ge=0,
         le=1,
-        description="Jensen-Shannon divergence of aspect, bytes and brightness between the same.",
+        description="Maximum Jensen-Shannon divergence of aspect, bytes and brightness between "
+        "train and another split.",
     )
     max_categorical_drift: float = Field(
-        default=0.15, ge=0, le=1, description="As max_categorical_skew, against the data before."
+        default=0.15,
+        ge=0,
+        le=1,
+        description="Like max_categorical_skew, between the data and that of the previous run.",
     )
     max_numeric_drift: float = Field(
-        default=0.25, ge=0, le=1, description="As max_numeric_skew, against the data before."
+        default=0.25,
+        ge=0,
+        le=1,
+        description="Like max_numeric_skew, between the data and that of the previous run.",
     )
     max_imbalance: float = Field(
-        default=10.0, ge=1, description="Images of the largest class for one of the smallest."
+        default=10.0,
+        ge=1,
+        description="Maximum ratio of the images of the largest class to those of the smallest.",
     )
 
     max_removed: float = Field(
         default=0.1,
         ge=0,
         le=1,
-        description="Share by which the number of images may fall below that of the data before.",
+        description="Maximum drop of the number of images, as a share of those of the previous "
+        "run.",
     )
 
     def level(self, finding: Finding) -> Level:

@@ -20,7 +20,7 @@ def complete(schema: schema_pb2.Schema, classes: Sequence[str]) -> None:
     by_name[features.CHANNELS].int_domain.CopyFrom(schema_pb2.IntDomain(min=1, max=4))
     by_name[features.SPAN].int_domain.CopyFrom(schema_pb2.IntDomain(min=0))
     by_name[features.LABEL].int_domain.CopyFrom(schema_pb2.IntDomain(min=0))
-    # A kind of file that has not come yet is no anomaly: ingest made it fit.
+    # A kind of file that has not come yet is not an anomaly: ingest made it fit.
     by_name[features.FORMAT].domain = features.FORMAT
     by_name[features.NORMALIZED].ClearField("domain")
     _remove_domains(schema, features.FORMAT, features.NORMALIZED)
@@ -64,8 +64,8 @@ def add_identifying(schema: schema_pb2.Schema) -> None:
 def read_schema(path: Path) -> schema_pb2.Schema:
     """Read a schema file that a person may have edited.
 
-    Raises BadDataError, naming file and line, where it is no schema, lists a class twice or has no
-    class list.
+    Raises BadDataError, naming file and line, where it is not a schema, lists a class twice or has
+    no class list.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -225,7 +225,7 @@ def run_cases(client: Client, cases: Sequence[Case]) -> dict[str, float]:
 def _compare(case: Case, signature: str, outputs: Arrays) -> None:
     missing = {"probabilities", "label"} - outputs.keys()
     if missing:
-        raise NotServableError(f"served {signature} gives no {' and no '.join(sorted(missing))}")
+        raise NotServableError(f"served {signature} returns no {' and no '.join(sorted(missing))}")
     probabilities = outputs["probabilities"]
     expected = case.probabilities
     if probabilities.shape != expected.shape or not np.allclose(

@@ -427,7 +427,7 @@ def _parsed_change(text: str | None, location: str) -> Change | None:
     try:
         return Change.model_validate_json(text)
     except ValidationError:
-        text = f"{location} holds no change of a configuration; it is removed"
+        text = f"{location} is not a record of a change; it is removed"
         progress.report("note", text=text)
         return None
 

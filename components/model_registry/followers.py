@@ -235,7 +235,7 @@ def _answering(client: Client, model: str, label: str) -> str | int:
 def _smoke(client: Client, model: str, version: int | None = None, label: str = "") -> int:
     """Classify an image, and return the version that answered.
 
-    Raises ServingError where it does not, or its answer is no distribution over classes.
+    Raises ServingError where it does not, or its answer is not a distribution over classes.
     """
     import numpy as np
     from PIL import Image

@@ -211,7 +211,7 @@ class Registry:
     def label(self, version: int, to: str, servers: Sequence[str] = ()) -> str:
         """Label a pushed version by a policy: "none", "canary", or "stable" by way of canary.
 
-        The first one is stable in any case, and one that is no newer than the stable one gets no
+        The first one is stable in any case, and one that is not newer than the stable one gets no
         label. Returns a line that tells its label. Servers and errors as for `promote`.
         """
         if to == "none":
@@ -222,7 +222,7 @@ class Registry:
             self.promote(version, STABLE, servers)
             return f"version {version} is stable, the first one"
         if version <= stable:
-            return f"version {version} is no newer than version {stable}, which is stable"
+            return f"version {version} is not newer than version {stable}, which is stable"
         if held.get(CANARY, version) != version and not self.followers(servers):
             # A label moves only to what is loaded, and no server shows when that is.
             self.rollback()

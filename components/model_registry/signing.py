@@ -41,7 +41,7 @@ class Keys:
         """Sign a version that is about to appear, and check it as servers will.
 
         Raises:
-            ConfigError: a key cannot be used, or the two are no pair.
+            ConfigError: a key cannot be used, or the two are not a pair.
         """
         from model_signing import signing
 
@@ -104,12 +104,14 @@ def verify(folder: Path, public_key: Path, name: str) -> None:
     try:
         key = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     except Exception as error:  # as above
-        raise SignatureError(f"{public_key} is no elliptic public key in PEM: {error}") from error
+        raise SignatureError(
+            f"{public_key} is not an elliptic public key in PEM: {error}"
+        ) from error
     signature = folder / SIGNATURE
     if not signature.is_file():
         raise SignatureError(f"{name} is not signed: it has no {SIGNATURE}")
     if signature.stat().st_size > _LARGEST:
-        raise SignatureError(f"{name}: {SIGNATURE} is no signature: it is too large")
+        raise SignatureError(f"{name}: {SIGNATURE} is not a signature: it is too large")
     try:
         key.set_hashing_config(_hashing()).verify(folder, signature)
     # A hostile file can stop the check in many ways.

@@ -77,9 +77,9 @@ def find(base: str) -> list[int]:
             continue
         reason = ""
         if not (name.isascii() and name.isdecimal() and name == str(int(name))):
-            reason = "is no version number"
+            reason = "is not a version number"
         elif not 0 < int(name) <= _HIGHEST:
-            reason = "is no version number that can be served"
+            reason = "is not a version number that can be served"
         elif not storage.is_uri(base) and not (Path(base) / name / SERVABLE).is_file():
             if _is_removed(Path(base) / name):
                 continue
@@ -150,7 +150,7 @@ def push(
         ConfigError: `base` holds other things, its disk has not the space, `keys` cannot sign, or
             what was written to a store is not what is read back. Nothing changed.
         OSError: from the disk or the store. Nothing changed. A superseded version that cannot be
-            removed is no error, and is removed by a later push.
+            removed is not an error, and is removed by a later push.
     """
     base = str(base)
     is_store = storage.is_uri(base)

@@ -208,7 +208,7 @@ class Client:
         try:
             response = self._http.request(method, url, json=content, timeout=self._timeout)
             answer = response.json()
-        except requests.RequestException as error:  # also for an answer that is no JSON
+        except requests.RequestException as error:  # also for an answer that is not JSON
             # Of a connection that fails it is urllib3's, with the reason in it.
             reason = getattr(error.args[0], "reason", error) if error.args else error
             raise ServingError("UNAVAILABLE", str(reason)) from error

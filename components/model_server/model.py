@@ -164,7 +164,7 @@ class LoadedModel(Session):
                     raise invalid(f"{path} has more than {_MOST_WARMUP_RECORDS} records")
                 log = PredictionLog.FromString(record)
                 if log.WhichOneof("log_type") != "predict_log":
-                    raise invalid(f"warm-up record {number} of {path} is no predict request")
+                    raise invalid(f"warm-up record {number} of {path} is not a predict request")
                 request = log.predict_log.request
                 inputs = {
                     name: from_proto(name, proto, _LARGEST_WARMUP_TENSOR)

@@ -16,7 +16,7 @@ class PreviousStatisticsStrategy(resolver.ResolverStrategy):
     """A strategy that resolves `previous` to the last valid statistics before `current`.
 
     Those of an earlier span where there are any, else those of the same span as it was before. A
-    data set that was refused is no standard for the next one. Whatever is ingested later, the
+    data set that was refused is not a standard for the next one. Whatever is ingested later, the
     answer for the same `current` stays, so that validating it again is served from the cache.
     """
 

@@ -82,7 +82,7 @@ def _missing(kind: str) -> str:
         extra = f": pip install {_EXTRAS[kind]}" if kind in _EXTRAS else ""
         return f"{kind}:// needs a client that is not installed{extra}"
     except ValueError:
-        return f"{kind}:// is no storage that can be reached; name a folder, gs:// or s3://"
+        return f"{kind}:// is not a supported kind of storage; name a folder, gs:// or s3://"
     return ""
 
 
@@ -90,7 +90,7 @@ def unsupported(location: str) -> str:
     """Return why files of a URI can be neither read nor written here; "" where they can."""
     kind = scheme(location)
     if kind in ("http", "https", "ftp"):
-        return f"{kind}:// is no storage: nothing can be listed or written there"
+        return f"{kind}:// is not storage: nothing can be listed or written there"
     return _missing(kind) if kind else ""
 
 

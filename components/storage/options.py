@@ -19,27 +19,28 @@ class Options(BaseModel):
     endpoint_url: str | None = Field(
         default=None,
         pattern=r"^https?://[^/?#@\s\x00-\x1f]+/?$",
-        description="Server of s3://, such as http://minio:9000; unset: AWS, or what "
-        "AWS_ENDPOINT_URL_S3 or the profile names.",
+        description="Server for s3://, such as http://minio:9000. Unset: that of "
+        "AWS_ENDPOINT_URL_S3 or of the profile, otherwise AWS.",
     )
     region: str | None = Field(
-        default=None, pattern=_NAME, description="Region of s3://; unset: that of the profile."
+        default=None, pattern=_NAME, description="Region for s3://. Unset: that of the profile."
     )
     profile: str | None = Field(
         default=None,
         pattern=_NAME,
-        description="Profile of ~/.aws; unset: AWS_PROFILE, or default.",
+        description="Profile of ~/.aws. Unset: AWS_PROFILE, or default.",
     )
     staging: str | None = Field(
         default=None,
         pattern=r"^/[^\x00]+$",
-        description="Folder for copies of artifacts, which pods may share; unset: a temporary one.",
+        description="Folder for local copies of artifacts, which pods may share. Unset: a "
+        "temporary folder.",
     )
     staging_gb: float | None = Field(
         default=None,
         gt=0,
-        description="Most that these copies take; those used longest ago make room. Unset: the "
-        "disk.",
+        description="Maximum size of these copies in GB; the least recently used ones are "
+        "removed. Unset: limited by the disk.",
     )
 
     def environment(self) -> dict[str, str]:

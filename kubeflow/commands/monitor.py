@@ -28,9 +28,10 @@ def monitor_pipeline(
 ) -> None:
     """Compare a window of recorded traffic with the data of the pipeline's baseline.
 
-    Like `perennial monitor` for a pipeline on Kubeflow. The baseline is read from the ML Metadata
-    database that the variables PERENNIAL_METADATA_... name, as in the pods of a run. Findings are
-    added to the journal below kubeflow.pipeline_root, which `perennial compile --retrain` reads.
+    This is `perennial monitor` for a pipeline on Kubeflow. The baseline is read from the ML
+    Metadata database that the environment variables PERENNIAL_METADATA_... name, as in the pods of
+    a run. Findings are added to the journal in kubeflow.pipeline_root, which pipelines compiled
+    with --retrain read.
     """
     from kubeflow import monitoring
 

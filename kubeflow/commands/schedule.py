@@ -20,8 +20,8 @@ def create(
         str,
         typer.Option(
             metavar="CRON",
-            help="Time: six fields, seconds first, such as '0 0 3 * * *' for 03:00 every day, or "
-            "@daily.",
+            help="Times: six fields with seconds first, such as '0 0 3 * * *' for 03:00 every "
+            "day, or @daily.",
         ),
     ],
     name: Annotated[
@@ -34,8 +34,8 @@ def create(
 ) -> None:
     """Schedule recurring runs of a compiled pipeline.
 
-    One run at a time; missed runs are skipped. Kubeflow replaces [[ScheduledTime]], [[CurrentTime]]
-    and [[RunUUID]] in text parameters.
+    There is one run at a time, and missed runs are skipped. Kubeflow replaces [[ScheduledTime]],
+    [[CurrentTime]] and [[RunUUID]] in text parameters.
     """
     from kubeflow import scheduling
 
@@ -52,7 +52,7 @@ def list_schedules(*, connection: Connection) -> None:
 
 @connected
 def pause(name: NameArgument, *, connection: Connection) -> None:
-    """Pause a schedule. A current run continues."""
+    """Pause a schedule. A run that has started continues."""
     from kubeflow import scheduling
 
     scheduling.pause(name, connection)

@@ -38,7 +38,8 @@ class Request:
         bool,
         typer.Option(
             "--check/--no-check",
-            help="Check first that the cluster has the claims, secrets and machines of the pods.",
+            help="First check that the cluster has the claims, secrets and machines that the pods "
+            "need.",
         ),
     ] = True
     dry_run: Annotated[
@@ -59,8 +60,8 @@ def submit(
         bool,
         typer.Option(
             "--wait",
-            help="Follow the run to its end, with exit code 5 if it fails. A run whose pod does "
-            "not start within kubeflow.start_timeout is ended.",
+            help="Follow the run to its end. The exit code is 5 if it fails. A run is ended if a "
+            "pod does not start within kubeflow.start_timeout.",
         ),
     ] = False,
     log_format: LogFormatOption = LogFormat.AUTO,
@@ -70,7 +71,7 @@ def submit(
 ) -> None:
     """Run a compiled pipeline on Kubeflow.
 
-    The file is uploaded as a version of the pipeline, unless Kubeflow has the same content already.
+    The file is uploaded as a version of the pipeline, unless Kubeflow already has the same content.
     """
     from kubeflow import submission
 

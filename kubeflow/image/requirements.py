@@ -36,7 +36,7 @@ def of_layer(layer: str) -> dict[str, str]:
             of_gpu = entries((_IMAGE / "gpu.lock").read_text(encoding="utf-8"))
             nvidia = {name: of_gpu[name] for name in of_gpu if name.startswith("nvidia-")}
             return {"tensorflow": locked["tensorflow"], **nvidia}
-    raise SystemExit(f"{layer!r} is no layer; there are build, base, cpu and gpu")
+    raise SystemExit(f"{layer!r} is not a layer; there are build, base, cpu and gpu")
 
 
 def entries(lock: str) -> dict[str, str]:

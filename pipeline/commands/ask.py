@@ -26,8 +26,8 @@ from pipeline.output import announce
 
 def ask(
     logs: LogsArgument,
-    output: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")],
-    number: Annotated[int, typer.Option(min=1, metavar="N", help="Largest number of images.")] = 50,
+    output: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to create.")],
+    number: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of images.")] = 50,
     config: ConfigOption = None,
     workspace: WorkspaceOption = None,
     days: DaysOption = None,
@@ -36,12 +36,12 @@ def ask(
     models: ModelsOption = None,
     settings: SettingsOption = None,
 ) -> None:
-    """Choose the recorded images that are most worth a label, and write them with a table.
+    """Choose the recorded images that are most worth a label, and copy them to a folder.
 
-    These are images with the least certain predictions, images far from the training images, and
-    images on which two versions disagree. Near duplicates are skipped. Fill in the column label of
-    FOLDER/labels.csv with `perennial label FOLDER` or a spreadsheet, and pass the file to
-    `perennial feedback`. It skips rows without a label.
+    These are images with uncertain predictions, images far from the training images, and images on
+    which two versions disagree. Near duplicates are skipped. Fill in the column label of
+    FOLDER/labels.csv with `perennial label FOLDER` or a spreadsheet, then pass the file to
+    `perennial feedback`, which skips rows without a label.
     """
     loaded = load(config, {"workspace": workspace}, settings).config
     end = instant(until)
@@ -61,9 +61,9 @@ def label(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Folder written by `perennial ask`.")
     ],
-    port: Annotated[int, typer.Option(min=1, max=65535, help="On loopback.")] = 8701,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on loopback.")] = 8701,
 ) -> None:
-    """Serve a page to label images with the keys 1 to 9, until it is interrupted."""
+    """Serve a page on which to label images with the keys 1 to 9. Stop it with Ctrl-C."""
     from pipeline.monitoring import label as labelling
 
     labelling.application(folder)

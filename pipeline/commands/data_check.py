@@ -23,10 +23,10 @@ def check(
     images: DataOptions,
     common: SettingsOptions,
 ) -> None:
-    """Read every image as a run would, and account for each. Trains and keeps nothing.
+    """Read every image as a run would, and report what can be used. Nothing is trained or kept.
 
-    The first lines are the classes, splits and spans that were found. With the workspace of earlier
-    runs, images keep the splits that they have there.
+    The first lines are the classes, splits and spans that were found. If --workspace names the
+    workspace of earlier runs, images keep the splits that they have there.
     """
     from pipeline import data_check
 

@@ -15,8 +15,8 @@ from pipeline.installed import PACKAGES, version_of
 def doctor(*, common: SettingsOptions) -> None:
     """Check whether this machine has what a run needs.
 
-    With --config or --set, Beam's runner is checked too: that it answers, and that its workers have
-    this version and reach the workspace.
+    With --config or --set, the command also checks whether Beam's runner answers, and whether its
+    workers have the same version of the project and can reach the workspace.
     """
     shown_as = common.log_format.resolved
     if common.config is None and not common.settings:

@@ -24,15 +24,14 @@ def feedback(
     ],
     new_class: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Accept this label although no span has it yet. Repeatable."
-        ),
+        typer.Option(metavar="NAME", help="Accept this label, which no span has yet. Repeatable."),
     ] = None,
 ) -> None:
     """Add images with their true labels to the data, as its next span.
 
     The labels replace those that the same images have in earlier spans. A row whose label is not a
-    class of the data is refused, with the nearest class. The span appears whole or not at all.
+    class of the data is refused, and the message suggests the nearest class. The span appears
+    completely or not at all.
     """
     from pipeline.retraining.feedback import BAD_ROWS, add
 

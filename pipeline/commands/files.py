@@ -29,4 +29,4 @@ def read_labels(path: Path) -> list[str]:
         why = error.strerror
     except ValueError:
         why = "is not UTF-8"
-    raise ConfigError(f"--labels {path}: cannot be read: {why}; name a file with a class a line")
+    raise ConfigError(f"--labels {path}: cannot be read: {why}; give a file of one class per line")

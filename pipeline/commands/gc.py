@@ -32,9 +32,9 @@ def collect(
 ) -> None:
     """Remove the artifacts of old runs.
 
-    Artifacts of a baseline and of pushed versions are kept, and so are reports, logs and history.
-    Without --apply the command lists what it would remove. Recorded traffic in monitor.logs is
-    removed when it is older than monitor.retention_days.
+    Artifacts of baselines and of pushed versions are kept, and so are reports, logs and the
+    history. Without --apply, the command only lists what it would remove. Recorded traffic in
+    monitor.logs is removed too, if it is older than monitor.retention_days.
     """
     settings = load(config, {"workspace": workspace}, None).config
     place = Workspace(settings.workspace)

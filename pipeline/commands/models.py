@@ -63,9 +63,9 @@ class TargetOptions:
         typer.Option(
             "--configmap",
             metavar="NAMESPACE/NAME",
-            help="Model configuration in a ConfigMap, under the key models.config or "
-            "NAMESPACE/NAME/KEY. Waits for the ready pods of the Service model-server; append "
-            "?service=NAME for another.",
+            help="Model configuration in a ConfigMap. For another key than models.config, give "
+            "NAMESPACE/NAME/KEY. Changes wait for the ready pods of the Service model-server; "
+            "append ?service=NAME for another Service.",
         ),
     ] = None
 
@@ -100,8 +100,8 @@ class ChangeOptions:
     timeout: Annotated[
         float | None,
         typer.Option(
-            help="Seconds to wait for the servers. Default: 120, or 300 with --configmap, which "
-            "the kubelet takes up to 90 s to deliver.",
+            help="Seconds to wait for the servers. Default: 120, or 300 with --configmap, because "
+            "pods get a changed ConfigMap after up to 90 s.",
             min=1,
         ),
     ] = None
@@ -139,7 +139,7 @@ def promote(
     version: Annotated[
         int,
         typer.Argument(
-            metavar="VERSION", help="Number of a version, see `perennial models`.", min=1
+            metavar="VERSION", help="Number of the version, as in `perennial models`.", min=1
         ),
     ],
     to: Annotated[Label, typer.Option(help="Label: first canary, then stable.")],
@@ -149,10 +149,10 @@ def promote(
 ) -> None:
     """Label a version canary or stable, for servers to load.
 
-    Replaces the model configuration that the servers follow. With --server or --configmap the
-    change counts once every server has the version AVAILABLE and it answers a request; otherwise
-    the previous configuration is restored. Changes are logged in models.audit.jsonl beside the
-    configuration, and for a ConfigMap in its annotation perennial/audit.
+    The command replaces the model configuration that the servers follow. With --server or
+    --configmap, it waits until the version is AVAILABLE on every server and answers a request;
+    otherwise it restores the previous configuration. Changes are logged in models.audit.jsonl
+    beside the configuration, and for a ConfigMap in its annotation perennial/audit.
     """
     registry, servers = place.registry(change.public_key), change.server or ()
     with _changing():
@@ -164,10 +164,10 @@ def promote(
 
 @with_options(place=TargetOptions, change=ChangeOptions)
 def rollback(*, place: TargetOptions, change: ChangeOptions) -> None:
-    """Withdraw the canary or, without one, restore the previous stable version.
+    """Withdraw the canary or, if there is none, restore the previous stable version.
 
-    Servers that follow the newest version serve the one before it from then on, and no newer one
-    until it is promoted.
+    If the servers follow the newest version, they serve the version before it from then on, and no
+    newer one until you promote it.
     """
     registry = place.registry(change.public_key)
     with _changing():

@@ -24,29 +24,30 @@ if TYPE_CHECKING:
 
 ExamplesOption = Annotated[
     str | None,
-    typer.Option(
-        metavar="URI", help="Examples artifact to compare with (default: the baseline's)."
-    ),
+    typer.Option(metavar="URI", help="Examples artifact to compare with. Default: the baseline's."),
 ]
 ModelsOption = Annotated[
     str | None,
-    typer.Option(metavar="URI", help="Folder of the versions (default: push.directory)."),
+    typer.Option(metavar="URI", help="Folder of the versions. Default: push.directory."),
 ]
 UntilOption = Annotated[
-    str | None, typer.Option(metavar="TIME", help="End of the window, ISO 8601 (default: now).")
+    str | None, typer.Option(metavar="TIME", help="End of the window, in ISO 8601. Default: now.")
 ]
 DaysOption = Annotated[
     float | None,
-    typer.Option(metavar="DAYS", help="Length of the window (default: monitor.window_days)."),
+    typer.Option(metavar="DAYS", help="Length of the window. Default: monitor.window_days."),
 ]
 OutputOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", help="For monitor.html and monitor.json (default: WORKSPACE/monitoring)."
+        metavar="DIR",
+        help="Folder for monitor.html and monitor.json. Default: WORKSPACE/monitoring.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Write nothing, and notify nobody.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Write no files and send no messages.")
+]
 
 
 def monitor(
@@ -64,11 +65,11 @@ def monitor(
 ) -> None:
     """Compare a window of recorded traffic with the data of the baseline.
 
-    Compares statistics of the images, predicted classes, confidence, entropy and the distance of
-    embeddings, for each version and label. Exits with 9 if they have drifted, and with 12 if there
-    is too little traffic to compare. Without drift, a window has a finding with the probability
-    monitor.false_alarms. Findings are sent to the webhook, once per cool-down, and recorded for
-    `perennial retrain`.
+    The command compares statistics of the images, predicted classes, confidence, entropy and the
+    distance of embeddings, for each version and label. The exit code is 9 if they have drifted, and
+    12 if there is too little traffic to compare. Without drift, at most the share
+    monitor.false_alarms of the windows has a finding. Findings are sent to the webhook, once per
+    cool-down, and recorded for `perennial retrain`.
     """
     loaded = load(config, {"workspace": workspace}, settings).config
     window = Window(logs, days, until, output, as_json, dry_run)

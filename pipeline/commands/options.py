@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError
 
 
 class LogFormat(enum.StrEnum):
-    """Form of a command's output: `auto` is `plain` where standard output is no terminal."""
+    """Form of a command's output: `auto` is `plain` where standard output is not a terminal."""
 
     AUTO = "auto"
     PLAIN = "plain"
@@ -42,7 +42,7 @@ LogFormatOption = Annotated[
     ),
 ]
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
-ConfigOption = Annotated[Path | None, typer.Option(help="Settings as a TOML file.", metavar="FILE")]
+ConfigOption = Annotated[Path | None, typer.Option(help="TOML file of settings.", metavar="FILE")]
 SettingsOption = Annotated[
     list[str] | None,
     typer.Option(

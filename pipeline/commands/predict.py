@@ -22,15 +22,15 @@ WeightsOption = Annotated[
     str | None,
     typer.Option(
         metavar="SOURCE",
-        help="Published BiT with its own head, in place of MODEL: .npz file or URL, folder of a "
-        "SavedModel, TF-Hub or Kaggle handle.",
+        help="Use a published BiT with its own head in place of MODEL: an .npz file or its URL, "
+        "the folder of a SavedModel, or a TF-Hub or Kaggle handle.",
     ),
 ]
 Sha256Option = Annotated[
     str,
     typer.Option(
         metavar="DIGEST",
-        help="SHA-256 of the weights. Without it, the command prints it and stops.",
+        help="SHA-256 of the weights. If it is missing, the command prints it and stops.",
     ),
 ]
 VariantOption = Annotated[
@@ -40,7 +40,7 @@ ImageSizeOption = Annotated[
     int, typer.Option(min=1, max=4096, help="Height and width of the weights' input in pixels.")
 ]
 TopOption = Annotated[
-    int, typer.Option(min=1, metavar="K", help="Classes to print for each image.")
+    int, typer.Option(min=1, metavar="K", help="Number of classes to print for each image.")
 ]
 
 
@@ -49,8 +49,9 @@ def predict(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="Run (latest: the last that finished), number or folder of a pushed version, or "
-            "server: HOST:PORT for gRPC, http://HOST:PORT for REST. None with --weights.",
+            help="A run (latest: the last finished one), a pushed version (its number or folder), "
+            "or a server (HOST:PORT for gRPC, http://HOST:PORT for REST). Leave it out with "
+            "--weights.",
         ),
     ],
     images: Annotated[
@@ -66,8 +67,8 @@ def predict(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Class names of a server's model or of weights, one per line. Default: those of "
-            "the version in the workspace that has the server's number.",
+            help="File with the class names of a server's model or of --weights, one per line. "
+            "Default for a server: those of the same version in the workspace.",
         ),
     ] = None,
     weights: WeightsOption = None,
@@ -78,7 +79,7 @@ def predict(
     """Classify images with a trained model, or with published weights.
 
     Formats other than JPEG and PNG, such as TIFF or WebP, are converted first, as for training.
-    Files that are not usable images are listed on standard error, with exit code 3.
+    Files that are not usable images are listed on standard error, and the exit code is 3.
     """
     if weights is not None:
         images = [Path(model), *(images or ())]

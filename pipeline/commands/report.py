@@ -12,7 +12,7 @@ from pipeline.output import announce
 from pipeline.report import text
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_RUN = "Run: its id, the beginning or end of it, or latest."
+_RUN = "Run: its id, the beginning or end of an id, or latest."
 
 
 def report(

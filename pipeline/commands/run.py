@@ -39,7 +39,7 @@ def run(*, data: DataOptions, training: TrainingOptions, common: SettingsOptions
 @_with_run_options
 def retrain(
     force: Annotated[
-        bool, typer.Option("--force", help="Retrain even without a reason to.")
+        bool, typer.Option("--force", help="Retrain even if there is no reason to.")
     ] = False,
     accept_loss: Annotated[
         bool,
@@ -59,9 +59,10 @@ def retrain(
 ) -> None:
     """Retrain if there is a reason to: new images, an old model or drift.
 
-    Made for a schedule, such as cron. The settings and weights of the baseline are the defaults; a
-    model that passes the gate is pushed and labelled canary. All spans of the data are read unless
-    data.spans is set. Decisions and outcomes are appended to WORKSPACE/retraining.jsonl.
+    The command is meant for a schedule, such as cron. The settings and weights of the baseline are
+    the defaults. A model that passes the gate is pushed and labelled canary. All spans of the data
+    are used unless data.spans is set. Decisions and outcomes are appended to
+    WORKSPACE/retraining.jsonl.
     """
     from pipeline.retraining import no_start, prepare, retrain
 

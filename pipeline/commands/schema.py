@@ -50,12 +50,12 @@ def infer(
     schema: SchemaOption = None,
     workspace: WorkspaceOption = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start from nothing instead of the committed schema.")
+        bool, typer.Option("--fresh", help="Ignore the committed schema, and infer a new one.")
     ] = False,
     settings: SettingsOption = None,
     log_format: LogFormatOption = LogFormat.AUTO,
 ) -> None:
-    """Write a candidate schema: the committed one, widened to fit the data."""
+    """Write a candidate schema: the committed schema, widened to fit the data."""
     flags = {"data.source": data, "data.schema_file": schema, "workspace": workspace}
     loaded = load(config, flags, settings).config
     committed = None if fresh else loaded.data.schema_file

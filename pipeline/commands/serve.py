@@ -56,15 +56,16 @@ def serve(
 ) -> None:
     """Serve the pushed models over REST and gRPC.
 
-    The newest version is served until one is promoted or rolled back; from then on, the promoted
-    ones. The server follows models.config beside the models, so that a change needs no restart.
+    The newest version is served until you promote a version or roll back. From then on, the
+    promoted versions are served. The server follows models.config beside the models, so changes
+    need no restart.
 
     TensorFlow Serving is used if it is installed (on PATH, or named in TENSORFLOW_MODEL_SERVER) or
     if a Docker engine is running. Otherwise, or with --dev-server, a development server runs, with
     a page at / to try images on.
 
-    With --public-key the development server checks each version before it loads it. TensorFlow
-    Serving checks no signatures: with it, only promoted versions are served, which are checked
+    With --public-key, the development server checks each version before it loads it. TensorFlow
+    Serving does not check signatures. It therefore serves promoted versions only, which are checked
     before it starts and by `perennial promote`.
     """
     if own:

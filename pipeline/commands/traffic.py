@@ -29,12 +29,12 @@ def record(
         int, typer.Option(min=1, max=65535, help="Port that the proxy mirrors to.")
     ] = 8700,
     no_images: Annotated[
-        bool, typer.Option("--no-images", help="Keep statistics and embeddings, and no images.")
+        bool, typer.Option("--no-images", help="Keep statistics and embeddings, but no images.")
     ] = False,
     embeddings: Annotated[
         bool,
         typer.Option(
-            "--embeddings", help="Keep embeddings too, at the cost of one more prediction."
+            "--embeddings", help="Keep embeddings too. This costs one more prediction per request."
         ),
     ] = False,
     shadow: Annotated[
@@ -48,7 +48,7 @@ def record(
     max_mb: Annotated[
         float,
         typer.Option(
-            min=1, metavar="MB", help="Largest size of the folder; the oldest files are removed."
+            min=1, metavar="MB", help="Maximum size of the folder. The oldest files are removed."
         ),
     ] = 1000.0,
     file_mb: Annotated[
@@ -59,14 +59,14 @@ def record(
     ] = 60.0,
     days: Annotated[
         float,
-        typer.Option(min=0, metavar="DAYS", help="Age from which files are removed; 0: never."),
+        typer.Option(min=0, metavar="DAYS", help="Age from which files are removed. 0: never."),
     ] = 30.0,
 ) -> None:
     """Record the requests that the proxy mirrors, until it is stopped.
 
-    Writes TFRecords of tf.Example, one for each image, with the request id of the response's
-    header, the response and its version. Records may hold personal data: only this user can read
-    them, they are removed after --days, and `perennial traffic forget` removes single requests.
+    The records are TFRecords with one tf.Example per image: the image, the request id, the response
+    and the version that gave it. Records may contain personal data: only this user can read them,
+    they are removed after --days, and `perennial traffic forget` removes single requests.
     """
     addresses.check("--server", server)
     if 2 * file_mb > max_mb:
@@ -89,7 +89,7 @@ def record(
 
 def proxy(
     share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the requests that is recorded.")
+        float, typer.Option(min=0, max=1, help="Share of the requests to record.")
     ] = 0.1,
     rest_listen: Annotated[
         str, typer.Option(metavar="[HOST:]PORT", help="Address for REST clients.")
@@ -98,28 +98,29 @@ def proxy(
         str, typer.Option(metavar="[HOST:]PORT", help="Address for gRPC clients.")
     ] = "127.0.0.1:8600",
     rest: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="The model server's REST address.")
+        str, typer.Option(metavar="HOST:PORT", help="REST address of the model server.")
     ] = "127.0.0.1:8501",
     grpc: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="The model server's gRPC address.")
+        str, typer.Option(metavar="HOST:PORT", help="gRPC address of the model server.")
     ] = "127.0.0.1:8500",
     recorder: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address of the recorder.")
     ] = "127.0.0.1:8700",
     only_print: Annotated[
-        bool, typer.Option("--print", help="Print nginx.conf instead, for a container.")
+        bool, typer.Option("--print", help="Only print nginx.conf, for use in a container.")
     ] = False,
     folder: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="For nginx's files. Default: /tmp with --print, else a new one."
+            metavar="DIR",
+            help="Folder for nginx's files. Default: a new folder, or /tmp with --print.",
         ),
     ] = None,
 ) -> None:
-    """Run nginx in front of a model server, which mirrors a share of the requests to the recorder.
+    """Run nginx in front of a model server, and mirror a share of the requests to the recorder.
 
-    Each response has a header X-Request-Id, the client's own or a new one. A recorder that is slow,
-    full or down causes no errors for clients.
+    Each response has a header X-Request-Id, with the id that the client sent or a new one. If the
+    recorder is slow, full or down, clients get no errors.
     """
     for option, address in {
         "--rest-listen": rest_listen,
@@ -146,12 +147,14 @@ def proxy(
 def forget(
     folder: LogsArgument,
     requests: Annotated[
-        list[str], typer.Argument(metavar="ID", help="As in the header X-Request-Id.")
+        list[str],
+        typer.Argument(metavar="ID", help="Ids of the requests, from the header X-Request-Id."),
     ],
 ) -> None:
-    """Remove all records of requests. Exit code 3 if a request has none.
+    """Remove all records of the given requests.
 
-    The recorder may keep running, but a record that it writes at that moment may be lost.
+    The exit code is 3 if a request has no records. The recorder may keep running, but a record that
+    it writes at that moment may be lost.
     """
     from pipeline.monitoring import logs
 

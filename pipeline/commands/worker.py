@@ -16,8 +16,8 @@ def worker(
 ) -> None:
     """Run a Beam worker for the data nodes.
 
-    Start one beside each machine of the runner, with the data and the workspace under the same
-    paths as the pipeline, and add these Beam options to beam.args: --environment_type=EXTERNAL
+    Start one on each machine of the runner. The data and the workspace must have the same paths
+    there as for the pipeline. Add these Beam options to beam.args: --environment_type=EXTERNAL
     --environment_config=HOST:PORT.
     """
     from pipeline import worker_pool

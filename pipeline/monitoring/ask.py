@@ -218,7 +218,7 @@ def _lines(asked: Sequence[LabelRequest]) -> Iterator[dict[str, str]]:
     for each in asked:
         yield {
             "image": each.name,
-            "label": "",  # a guess that nobody has looked at is no label
+            "label": "",  # a guess that nobody has looked at is not a label
             "guess": each.row.predicted,
             "confidence": f"{float(max(each.row.probabilities)):.3f}",
             "reason": each.reason,

@@ -23,9 +23,9 @@ class Check(_Frozen):
       about: "images", or "VERSION/LABEL" of the model whose answers are compared.
       images: number of traffic images.
       effect: distance from the baseline, 0 to 1.
-      limit: smaller effects are no finding.
+      limit: smaller effects are not findings.
       p: p-value.
-      level: significance level; larger p-values are no finding.
+      level: significance level; larger p-values are not findings.
       found: whether it is a finding.
       text: for people.
       divergence: TFDV's distance, for derived features of images; else None.

@@ -50,9 +50,9 @@ def render(model: str, report: Report) -> str:
         gauges.set("group_images", "Images that were answered.", group.images, **labels)
         gauges.set("refused_images", "Images that were refused.", group.refused, **labels)
         for name, about in (
-            ("confidence", "Mean confidence, and its 95 % interval."),
-            ("entropy", "Mean entropy, and its 95 % interval."),
-            ("accuracy", "Accuracy estimated from the confidence, and its 95 % interval."),
+            ("confidence", "Mean confidence, and its 95% interval."),
+            ("entropy", "Mean entropy, and its 95% interval."),
+            ("accuracy", "Accuracy estimated from the confidence, and its 95% interval."),
         ):
             estimate = getattr(group, name)
             for end in ("value", "low", "high") if estimate else ():

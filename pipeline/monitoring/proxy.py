@@ -46,7 +46,7 @@ http {{
     keepalive_requests 1000000;
     tcp_nodelay on;
 
-    # A caller may name its requests; what is no name gets one.
+    # A caller may name its requests; what is not a name gets one.
     map $http_x_request_id $recorded_id {{
         "~^[A-Za-z0-9._-]{{1,64}}$" $http_x_request_id;
         default $request_id;

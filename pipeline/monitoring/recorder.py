@@ -95,7 +95,7 @@ class Mirrored:
     encoding: str
 
 
-class SkippedRequest(Exception):  # noqa: N818 - it is no fault
+class SkippedRequest(Exception):  # noqa: N818 - it is not a fault
     """A request that is not recorded; the message is its result in the metrics."""
 
 

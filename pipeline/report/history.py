@@ -107,7 +107,7 @@ def find(workspace: Workspace, name: str) -> Run:
     else:
         chosen = [each for each in known if each.startswith(name) or each.endswith(name)]
     if len(chosen) != 1:
-        which = f"is any of {', '.join(chosen[-5:])}" if chosen else "is no run"
+        which = f"could be any of {', '.join(chosen[-5:])}" if chosen else "is not a run"
         raise ConfigError(
             f"{name} {which} of {workspace.root}; there are {len(known)}, which `perennial runs` "
             f"lists: the latest is {known[-1]}"

@@ -10,7 +10,7 @@ import numpy as np
 from components.image_example_gen import source_name
 
 LEAST = 5  # images of a class: with fewer, no label of it is judged
-MOST = 0.2  # of the images: where more would be mislabelled, the model is no judge
+MOST = 0.2  # of the images: where more would be mislabelled, the model cannot tell
 
 
 def suspects(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:

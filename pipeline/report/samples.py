@@ -119,9 +119,9 @@ def render(config: Config, classes: list[ClassSamples]) -> str:
         f"{counted(len(classes), 'class')}, "
         f"{counted(sum(each.images for each in classes), 'training image')}",
         f"recipe {config.train.recipe}, {size} x {size} pixels",
-        "first row of each class: as evaluated and served; below: as augmented for training"
+        "with a frame: as evaluated and served; below it: as augmented for training"
         if augmented
-        else "this recipe changes nothing in training",
+        else "this recipe does not augment images",
     ]
     return page.template("samples.html").render(
         source=config.data.source, facts=facts, classes=classes, side=max(size, SMALLEST_SHOWN)

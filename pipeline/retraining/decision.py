@@ -136,7 +136,7 @@ def _reasons(context: RetrainContext, policy: RetrainConfig) -> tuple[list[str],
         found.append(str(context.losses))
     against += [f"span {name} holds nothing" for name in changes.empty_spans]
     if renamed := context.losses.renamed:
-        against.append(f"of {quoted(renamed)} there is no image, as they are labelled otherwise")
+        against.append(f"no images of {quoted(renamed)} are left, as all have other labels now")
     if last is None:
         if context.losses.is_known:
             found.append("no model has been judged yet")

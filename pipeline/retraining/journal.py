@@ -56,10 +56,10 @@ def _check(entry: Mapping[str, Any]) -> None:
         raise ValueError(f"at = {entry['at']!r} has no time zone")
     event = entry["event"]
     if not isinstance(event, str):
-        raise TypeError(f"event = {event!r} is no text")
+        raise TypeError(f"event = {event!r} is not text")
     for name, kind in _FIELDS.get(event, {}).items():
         if not isinstance(entry[name], kind):
-            raise TypeError(f"{name} = {entry[name]!r} is no {kind.__name__}")
+            raise TypeError(f"{name} = {entry[name]!r} is not of type {kind.__name__}")
     if event == "drift":
         drift_report.from_json(entry["drift"])
 

@@ -78,22 +78,23 @@ def check_losses(context: RetrainContext, config: Config) -> None:
     losses, policy = context.losses, config.retrain
     if not losses.is_known and losses.exceed(policy.max_removed):
         raise DataLost(
-            f"{config.data.source}: {losses}: {INPUTS_FILE} of its examples is not there; nothing "
-            "was retrained; put the workspace's artifacts back, or go on by --accept-loss or "
+            f"{config.data.source}: {losses} ({INPUTS_FILE} of its examples); nothing was "
+            "retrained; put the workspace's artifacts back, or continue with --accept-loss or "
             "--set retrain.max_removed=1"
         )
     if losses.contradict(policy.max_relabelled):
         raise DataLost(
-            f"{config.data.source}: {losses.relabelled_text}, where retrain.max_relabelled = "
-            f"{policy.max_relabelled:g} of them may, and half of no class: nothing was retrained; "
-            "put the labels right, such as the names of folders, or accept them by --accept-loss "
-            "or --set retrain.max_relabelled=1"
+            f"{config.data.source}: {losses.relabelled_text}; the limits are "
+            f"retrain.max_relabelled = {policy.max_relabelled:g} of the images and half of a "
+            "class; nothing was retrained; correct the labels, such as the names of folders, or "
+            "accept them with --accept-loss or --set retrain.max_relabelled=1"
         )
     if losses.exceed(allowed := policy.max_removed):
         raise DataLost(
-            f"{config.data.source}: {losses}, where retrain.max_removed = {allowed:g} of them may "
-            "be, and no class: nothing was retrained; put the data back, such as by mounting its "
-            "disk, or accept the loss by --accept-loss or --set retrain.max_removed=1"
+            f"{config.data.source}: {losses}; the limit is retrain.max_removed = {allowed:g} of "
+            "the images, and no whole class; nothing was retrained; put the data back, such as by "
+            "mounting its disk, or accept the loss with --accept-loss or --set "
+            "retrain.max_removed=1"
         )
 
 

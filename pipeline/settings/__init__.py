@@ -33,7 +33,7 @@ class Config(Section):
         default="perennial",
         pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$",
         max_length=63,
-        description="Name of pipeline and model: lower-case letters, digits and hyphens.",
+        description="Name of the pipeline and its model: lower-case letters, digits and hyphens.",
     )
     workspace: Annotated[Path, PATH] = Field(
         default=Path("workspace"),
@@ -42,7 +42,7 @@ class Config(Section):
     node_timeout: int | None = Field(
         default=None,
         ge=1,
-        description="Seconds after which a node is stopped; unset: never.",
+        description="Seconds after which a node is stopped. Unset: never.",
     )
     data: DataConfig = Field(default=DataConfig(), description="Images and splits.")
     validation: ValidationConfig = Field(

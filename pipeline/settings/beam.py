@@ -47,34 +47,37 @@ BeamRunner = Annotated[str, AfterValidator(_beam_runner)]
 
 
 class BeamNode(Section):
-    """Beam's settings for one node, instead of those for all."""
+    """Beam's settings for one node, in place of those for all nodes."""
 
-    runner: BeamRunner | None = Field(default=None, description="Unset: beam.runner.")
+    runner: BeamRunner | None = Field(
+        default=None, description="Runner of this node. Unset: beam.runner."
+    )
     args: Listed[BeamOption] | None = Field(
         default=None,
-        description="Beam options; unset: beam.args, or none where the runner is another.",
+        description="Beam options of this node. Unset: beam.args, or none if the runner is not "
+        "beam.runner.",
     )
 
 
 class BeamConfig(Section):
     """Beam's settings for ImageExampleGen, StatisticsGen, Transform and Evaluator.
 
-    To run their work on other machines, name a job server; the DAG and the cache do not change.
-    Data and workspace must be on storage that the workers share, and workers must have this version
-    of the project: `perennial worker`, in its image. See the README.
+    With a job server, their work runs on other machines; the DAG and the cache stay the same. Data
+    and workspace must be on storage that all workers share, and the workers (`perennial worker`, in
+    the project's image) must have the same version of the project: see docs/how-to/beam.md.
     """
 
     # Named always: Beam's own choice of a runner may download a Go binary.
     runner: BeamRunner = Field(
         default=LOCAL_RUNNER,
-        description="Beam's runner: FnApiRunner here, PortableRunner for a job server of Flink, "
-        f"Spark or Prism, or one of {', '.join(RUNNERS[2:])}.",
+        description="Beam's runner: FnApiRunner in the process of the node, PortableRunner for a "
+        f"job server of Flink, Spark or Prism, or one of {', '.join(RUNNERS[2:])}.",
     )
     args: Listed[BeamOption] = Field(
         default=(), description="Further Beam options, each as `--option=value`."
     )
     nodes: Mapping[str, BeamNode] = Field(
-        default={}, description="Settings of single nodes, by their ids."
+        default={}, description="Settings of single nodes, by node id."
     )
 
     @model_validator(mode="after")

@@ -44,22 +44,22 @@ _Image = Annotated[str, Field(min_length=1), AfterValidator(_pinned_image)]
 
 
 class Toleration(Section):
-    """A taint that pods of a pool accept, as in a pod's `tolerations`."""
+    """A taint that the pods tolerate, as in `tolerations` of a pod."""
 
-    key: str = Field(min_length=1, description="The taint's key.")
-    value: str | None = Field(default=None, description="The taint's value; unset: any.")
+    key: str = Field(min_length=1, description="Key of the taint.")
+    value: str | None = Field(default=None, description="Value of the taint. Unset: any.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = Field(
-        default="NoSchedule", description="The taint's effect."
+        default="NoSchedule", description="Effect of the taint."
     )
 
 
 class Secret(Section):
-    """One key of a Kubernetes Secret, as an environment variable, or all of them as files."""
+    """A Kubernetes Secret: one key as an environment variable, or all keys as files."""
 
-    name: _KubernetesName = Field(description="The Secret.")
-    key: str | None = Field(default=None, description="The key that becomes `env`.")
-    env: _EnvName | None = Field(default=None, description="The environment variable.")
-    path: _Folder | None = Field(default=None, description="Folder that all keys are files in.")
+    name: _KubernetesName = Field(description="Name of the Secret.")
+    key: str | None = Field(default=None, description="Key whose value `env` gets.")
+    env: _EnvName | None = Field(default=None, description="Name of the environment variable.")
+    path: _Folder | None = Field(default=None, description="Folder in which all keys are files.")
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Self:
@@ -71,45 +71,51 @@ class Secret(Section):
 class Volume(Section):
     """A persistent volume claim."""
 
-    claim: _KubernetesName = Field(description="The PersistentVolumeClaim.")
-    path: _Folder = Field(description="Where it is mounted.")
+    claim: _KubernetesName = Field(description="Name of the claim.")
+    path: _Folder = Field(description="Folder in which it is mounted.")
 
 
 class Spot(Section):
-    """Spot machines, which the cluster may take away at any time."""
+    """Spot machines, which the provider may take away at any time."""
 
-    node_selector: Mapping[str, str] = Field(default={}, description="Their labels.")
-    tolerations: Listed[Toleration] = Field(default=(), description="Their taints.")
+    node_selector: Mapping[str, str] = Field(default={}, description="Labels of spot machines.")
+    tolerations: Listed[Toleration] = Field(default=(), description="Taints of spot machines.")
 
 
 class PodSettings(Section):
     """Environment, secrets and volumes of pods: of all, or of those of one pool."""
 
-    env: Mapping[_EnvName, str] = Field(default={}, description="Environment variables.")
-    secrets: Listed[Secret] = Field(default=(), description="Secrets, by reference only.")
-    volumes: Listed[Volume] = Field(default=(), description="Persistent volumes.")
+    env: Mapping[_EnvName, str] = Field(
+        default={}, description="Environment variables of the pods."
+    )
+    secrets: Listed[Secret] = Field(
+        default=(),
+        description="Kubernetes Secrets for the pods. The compiled pipeline contains their names "
+        "only.",
+    )
+    volumes: Listed[Volume] = Field(default=(), description="Persistent volumes to mount.")
     image_pull_secrets: Listed[_KubernetesName] = Field(
-        default=(), description="Secrets of the registry."
+        default=(), description="Secrets for pulling images."
     )
 
 
 class Pool(PodSettings):
-    """Machines and resources of pods.
+    """A pool: machines and resources of pods.
 
-    Quantities are Kubernetes' own, such as 500m or 8Gi.
+    CPUs and memory are Kubernetes quantities, such as 500m or 8Gi.
     """
 
     image: _Image | None = Field(
-        default=None, description="Image of its pods; unset: kubeflow.image."
+        default=None, description="Image of the pods. Unset: kubeflow.image."
     )
     image_pull: Literal["Always", "IfNotPresent", "Never"] = Field(
         default="IfNotPresent", description="Pull policy of the image."
     )
-    cpu: _Quantity = Field(default="2", description="Reserved CPUs.")
-    cpu_limit: _Quantity | None = Field(default=None, description="CPUs at most; unset: no limit.")
-    memory: _Quantity = Field(default="8Gi", description="Reserved memory.")
+    cpu: _Quantity = Field(default="2", description="Requested CPUs.")
+    cpu_limit: _Quantity | None = Field(default=None, description="Limit of CPUs. Unset: no limit.")
+    memory: _Quantity = Field(default="8Gi", description="Requested memory.")
     memory_limit: _Quantity | None = Field(
-        default=None, description="Memory at most; unset: `memory`."
+        default=None, description="Limit of memory. Unset: the same as memory."
     )
     accelerator: Annotated[str, AfterValidator(_kubernetes_resource)] | None = Field(
         default=None, description="Resource of the device plugin, such as nvidia.com/gpu."
@@ -119,23 +125,25 @@ class Pool(PodSettings):
     )
     node_selector: Mapping[str, str] = Field(default={}, description="Labels of the machines.")
     tolerations: Listed[Toleration] = Field(default=(), description="Taints of the machines.")
-    spot: bool = Field(default=False, description="Use the machines of kubeflow.spot.")
+    spot: bool = Field(
+        default=False, description="Use spot machines, as described in kubeflow.spot."
+    )
     shared_memory: _Quantity | None = Field(
-        default=None, description="Size of /dev/shm; it counts as memory of the pod."
+        default=None, description="Size of /dev/shm, which counts as memory of the pod."
     )
     timeout: int | None = Field(
         default=None,
         ge=1,
-        description="Seconds after which a running pod is stopped; unset: never. For pods that "
+        description="Seconds after which a running pod is stopped. Unset: never. For pods that "
         "wait to start, see kubeflow.start_timeout.",
     )
     retries: int = Field(
         default=2,
         ge=0,
         le=100,
-        description="Retries after a pod was deleted or lost its machine, a signal ended its "
-        "process, or the database went away; not after bad settings, bad data or a model that is "
-        "not blessed.",
+        description="Number of retries after a pod was deleted, lost its machine or the database, "
+        "or was ended by a signal. Bad settings, bad data and models that are not blessed are not "
+        "retried.",
     )
     retry_delay: int = Field(
         default=60, ge=0, le=3600, description="Seconds before the first retry."
@@ -157,23 +165,27 @@ class Pool(PodSettings):
 class MetadataConfig(Section):
     """The ML Metadata database that the nodes of all runs share.
 
-    Pods get it through environment variables; user and password come from a Secret.
+    Pods get these settings as environment variables; user and password come from a Secret.
     """
 
     kind: Literal["mysql", "postgresql", "sqlite"] = Field(
         default="mysql",
-        description="mysql is MariaDB too; sqlite only if one node runs at a time.",
+        description="Kind of database. mysql includes MariaDB; sqlite works only if one node runs "
+        "at a time.",
     )
     host: str = Field(default="perennial-metadata", min_length=1, description="Host of the server.")
     port: int | None = Field(
-        default=None, ge=1, le=65535, description="Unset: 3306 of MySQL, 5432 of PostgreSQL."
+        default=None,
+        ge=1,
+        le=65535,
+        description="Port of the server. Unset: 3306 for mysql, 5432 for postgresql.",
     )
     database: str = Field(default="perennial", min_length=1, description="Name of the database.")
     tls: bool = Field(default=False, description="Encrypt the connection; mysql only.")
     secret: _KubernetesName = Field(
         default="perennial-metadata", description="Secret with the keys `user` and `password`."
     )
-    path: _Folder | None = Field(default=None, description="File of sqlite.")
+    path: _Folder | None = Field(default=None, description="File, for sqlite only.")
 
     @model_validator(mode="after")
     def _has_a_place(self) -> Self:
@@ -194,23 +206,25 @@ def _with_default_pool(pools: object) -> object:
 class KubeflowConfig(PodSettings):
     """Settings of the compiled pipeline and its pods on Kubeflow.
 
-    A node runs in a pod of the pool that `nodes` names, or of the pool `cpu`. A pool's settings add
-    to those for all pods.
+    `nodes` assigns nodes to pools; the others belong to the pool `cpu`. Environment variables,
+    secrets and volumes of a pool are added to those for all pods.
     """
 
     environment: Environment | None = Field(
         default=None,
-        description="Presets of pools by the labels of GKE, EKS, AKS or NVIDIA's device plugin.",
+        description="Preset of pools for GKE, EKS, AKS, or the labels of NVIDIA's device plugin "
+        "(bare).",
     )
     image: _Image | None = Field(
         default=None, description="Image with this project, with a tag or a digest."
     )
     pipeline_root: Annotated[str, LOCATION] | None = Field(
         default=None,
-        description="URI or mounted folder for what nodes write, such as s3://bucket or gs://bucket.",
+        description="URI or mounted folder for the output of nodes, such as s3://bucket or "
+        "gs://bucket.",
     )
     run_as_user: int | None = Field(
-        default=None, ge=1, description="User id of the pods; unset: the image's."
+        default=None, ge=1, description="User id of the pods. Unset: that of the image."
     )
     parameters: Listed[str] = Field(
         default=(
@@ -220,41 +234,42 @@ class KubeflowConfig(PodSettings):
             "train.hyperparameters.learning_rate",
             "evaluate.min_accuracy",
         ),
-        description="Settings that become pipeline parameters, besides data, span and recipe.",
+        description="Settings that become pipeline parameters, in addition to data, span and "
+        "recipe.",
     )
     metadata: MetadataConfig = Field(default=MetadataConfig(), description="ML Metadata.")
     grouping: Literal["stages", "nodes"] = Field(
         default="stages",
-        description="Pods: stages makes one pod each for data, the Trainer and the checks of its "
-        "model, and more if nodes of a stage name different pools; nodes makes one for each node. "
-        "Retries and timeout are those of the pod.",
+        description="Pods of a run. stages: one pod each for the data, the Trainer and the checks "
+        "of its model, and more if the nodes of a stage have different pools. nodes: one pod per "
+        "node. Retries and timeouts apply to pods.",
     )
     nodes: Mapping[str, str] = Field(
         default={},
-        description="Pools by node of the DAG, such as {Trainer = 'gpu-l4'}; added to those of the "
+        description="Pools of nodes, such as {Trainer = 'gpu-l4'}, in addition to those of the "
         "environment's preset.",
     )
     pools: Annotated[
         Mapping[Annotated[str, Field(pattern=r"^[a-z0-9-]+$")], Pool],
         BeforeValidator(_with_default_pool),
-    ] = Field(default={}, description="Pools by name; there always is one called cpu.")
+    ] = Field(default={}, description="Pools by name. There is always one named cpu.")
     spot: Spot | None = Field(default=None, description="Labels and taints of spot machines.")
     autoscaled: bool = Field(
         default=False,
-        description="Machines are created on demand: a pool may have none at the moment.",
+        description="Machines are created on demand, so that a pool may have none at the moment.",
     )
     run_timeout: int = Field(
         default=86_400,
         ge=0,
         le=2**31 - 1,
-        description="Seconds after which Kubeflow ends a run, running or not; 0: never, and for "
-        "Kubeflow before 2.17, which does not support this.",
+        description="Seconds after which Kubeflow ends a run, whatever its state. 0: never. "
+        "Kubeflow before 2.17 does not support this and needs 0.",
     )
     start_timeout: int = Field(
         default=3600,
         ge=60,
-        description="Seconds that a pod may wait to start, for a machine, its image or a volume, "
-        "until `perennial watch` or `perennial submit --wait` ends its run.",
+        description="Seconds that a pod may wait for a machine, its image or a volume. After "
+        "that, `perennial watch` or `perennial submit --wait` ends its run.",
     )
 
     @model_validator(mode="after")

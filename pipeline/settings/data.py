@@ -32,106 +32,117 @@ def _pattern(value: str) -> str:
 class DataConfig(Section):
     """Source and splits of the images.
 
-    Splits are shares of content-hash buckets: with 80, 20 and 0, eight images in ten are in train.
-    An image stays in its split across runs and as data grows, until the shares change, and every
-    class of two images is in train and in eval: see docs/how-to/own-images.md.
+    The shares of the splits are relative to each other: with 80, 20 and 0, eight of ten images are
+    in train. The content of an image decides its split, so the image stays there across runs and as
+    the data grows, until the shares change. Every class with at least two images is in train and in
+    eval: see docs/how-to/own-images.md.
     """
 
     source: Annotated[str, SOURCE] = Field(
         default="digits",
-        description="`digits`, a folder of class folders, a manifest, TFRecords or `tfds:NAME`; "
-        "`env:NAME`: the value of an environment variable.",
+        description="`digits`, a folder with one subfolder per class, a manifest, TFRecords, "
+        "`tfds:NAME`, a URI, or `env:NAME` for the value of an environment variable.",
     )
     train: int = Field(
-        default=80, ge=1, le=10_000, description="Share of images that train the model."
+        default=80,
+        ge=1,
+        le=10_000,
+        description="Share of the images for training, relative to data.eval and data.test.",
     )
     eval: int = Field(
-        default=20, ge=1, le=10_000, description="Share of images that evaluate the model."
+        default=20, ge=1, le=10_000, description="Share of the images for evaluation."
     )
     test: int = Field(
         default=0,
         ge=0,
         le=10_000,
-        description="Share of images in neither; 0: no such split.",
+        description="Share of the images for the test split, which is only reported on. 0: no "
+        "test split.",
     )
     schema_file: Annotated[Path | None, PATH] = Field(
         default=None,
-        description="A schema.pbtxt to validate against, instead of one inferred from train.",
+        description="A schema.pbtxt to validate the data against. Unset: a schema is inferred "
+        "from the train split.",
     )
 
     depth: int = Field(
         default=1,
         ge=1,
         le=100,
-        description="Depth of the folders that are classes, below data.source.",
+        description="Depth of the class folders below data.source.",
     )
     layout: Literal["auto", "classes", "splits"] = Field(
         default="auto",
-        description="Meaning of the folders in data.source: classes, splits with class folders in "
-        "them, or decided by their names (auto).",
+        description="Meaning of the folders in data.source: `classes`, `splits` that contain "
+        "class folders, or `auto` to decide by their names.",
     )
     train_folder: str = Field(
-        default="", description="Name pattern of the folders that are the train split."
+        default="",
+        description="Name pattern of the folders of the train split, such as fold[1234].",
     )
     eval_folder: str = Field(
-        default="", description="Name pattern of the folders that are the eval split."
+        default="", description="Name pattern of the folders of the eval split."
     )
     test_folder: str = Field(
-        default="", description="Name pattern of the folders that are the test split."
+        default="", description="Name pattern of the folders of the test split."
     )
     name_pattern: Annotated[str, AfterValidator(_pattern)] = Field(
         default="",
-        description="Regular expression for whole file names; its first group is the class.",
+        description="Regular expression that matches whole file names. Its first group is the "
+        "class.",
     )
     ignore: Listed[str] = Field(
-        default=(), description="Name patterns of files and folders to leave out."
+        default=(), description="Name patterns of files and folders to ignore."
     )
     similar_classes: Literal["stop", "keep"] = Field(
         default="stop",
-        description="Stop at class names that look alike, such as Cat and cat, or keep them.",
+        description="Stop if class names look alike, such as Cat and cat, or keep both classes.",
     )
     image_feature: str = Field(
-        default="", description="Feature of the image in tf.Examples; empty: the usual names."
+        default="",
+        description="Feature of tf.Examples that holds the image. Empty: one of the usual names.",
     )
     label_feature: str = Field(
-        default="", description="Feature of the class in tf.Examples; empty: the usual names."
+        default="",
+        description="Feature of tf.Examples that holds the class. Empty: one of the usual names.",
     )
     spans: int = Field(
         default=1, ge=1, le=10_000, description="Number of latest spans to train on."
     )
     first_span: int | None = Field(
-        default=None, ge=0, description="First span to train on, instead of the latest ones."
+        default=None, ge=0, description="First span to train on, instead of the latest spans."
     )
     last_span: int | None = Field(
-        default=None, ge=0, description="Last span to train on, instead of the latest ones."
+        default=None, ge=0, description="Last span to train on, instead of the latest spans."
     )
     held_out: Literal["window", "all"] = Field(
         default="window",
-        description="Spans whose eval and test images are used: those trained on, or all up to "
-        "the latest of them, so that models of different windows are judged alike.",
+        description="Spans whose eval and test images are used: `window` for the spans that are "
+        "trained on, or `all` for all spans up to the latest of these, so that models of "
+        "different windows can be compared.",
     )
     max_pixels: int = Field(
         default=Options.max_pixels,
         ge=1,
         le=2**31 - 1,
-        description="Images of more pixels are quarantined.",
+        description="Maximum number of pixels of an image. Larger images are quarantined.",
     )
     max_bad_fraction: float = Field(
         default=Options.max_bad_fraction,
         ge=0,
         le=1,
-        description="Share of unusable files beyond which the run is stopped.",
+        description="Maximum share of unusable files. With more, the run stops.",
     )
     # The gate's test needs them: five correct predictions have a probability of 1 / 2^5 = 3 %.
     min_eval: int = Field(
         default=5,
         ge=0,
-        description="Images that the eval split must have outside its largest class; with fewer, "
-        "even a perfect model is not significantly better than chance, and the run stops.",
+        description="Minimum number of eval images outside the largest class. With fewer, even a "
+        "perfect model is not significantly better than chance, so the run stops.",
     )
     group_near_duplicates: bool = Field(
         default=Options.group_near_duplicates,
-        description="Put images that look the same into the same split.",
+        description="Put images that look alike into the same split.",
     )
 
     @property
@@ -154,25 +165,33 @@ class DataConfig(Section):
 
 
 class ValidationConfig(Section, Policy):
-    """Findings about the data that stop a run before training.
+    """Findings about the data, and which of them stop a run before training.
 
-    A finding has a type, such as ENUM_TYPE_UNEXPECTED_STRING_VALUES (TFDV's names), CLASS_MISSING
-    or CLASS_IMBALANCE, and a feature, such as image/class/text. Distances between distributions lie
-    in 0..1; with a limit of 1 nothing is found.
+    A finding has a type and a feature. Types are CLASS_MISSING, CLASS_IMBALANCE and the like, and
+    those of TFDV, such as ENUM_TYPE_UNEXPECTED_STRING_VALUES; a feature is for example
+    image/class/text. Distances between distributions are between 0 and 1, so a limit of 1 turns
+    their findings off.
 
-    The defaults are above the largest distances of ten random splits of some hundred images. Those
-    of 500 flower photos, 1,500 images of CIFAR-10 and the 1,797 digits: a fifth against the rest
-    0.20, 0.03 and 0.03 for numeric features and 0.15, 0.05 and 0.05 for labels; two halves 0.17,
-    0.02 and 0.03, and 0.11, 0.04 and 0.04. With 100 photos chance can exceed the defaults: a fifth
-    0.38 and 0.22, halves 0.45 and 0.18. Real changes: photos of 0.7 times the brightness 0.33,
-    blurred ones (3 pixels) 0.41; a class cut to 30 % changes labels by 0.15 to 0.18.
+    The default limits are based on the distances between random parts of the same images, the
+    largest of ten divisions:
+
+    | images | numeric features: a fifth and the rest, two halves | labels: the same |
+    | --- | --- | --- |
+    | 500 flower photos | 0.20, 0.17 | 0.15, 0.11 |
+    | 1,500 images of CIFAR-10 | 0.03, 0.02 | 0.05, 0.04 |
+    | the 1,797 digits | 0.03, 0.03 | 0.05, 0.04 |
+    | 100 photos, where chance can exceed the limits | 0.38, 0.45 | 0.22, 0.18 |
+
+    Some real changes, for comparison: photos at 0.7 times their brightness have a distance of 0.33
+    and photos blurred by 3 pixels one of 0.41; a class reduced to 30% changes labels by 0.15 to
+    0.18.
     """
 
 
 class TransformConfig(Section):
     """Preprocessing of every image, the same in training, evaluation and serving.
 
-    Size and interpolation have no default: each recipe's preset sets them.
+    Size and interpolation have no default here: the preset of the recipe sets them.
     """
 
     image_size: int = Field(
@@ -182,8 +201,8 @@ class TransformConfig(Section):
         default=None,
         ge=1,
         le=4096,
-        description="Height and width of the training images, for a recipe that crops them at "
-        "random to image_size; unset: image_size.",
+        description="Height and width of the training images, for recipes that crop them at "
+        "random to image_size. Unset: image_size.",
     )
     interpolation: Literal[
         "area",
@@ -195,21 +214,23 @@ class TransformConfig(Section):
         "mitchellcubic",
         "nearest",
     ] = Field(
-        description="Interpolation; `area` averages where it shrinks, cheaply, and is bilinear "
-        "where it enlarges."
+        description="Interpolation. `area` averages when an image shrinks, which is cheap, and "
+        "is bilinear when it grows."
     )
     antialias: bool = Field(
         default=True,
-        description="Smooth before shrinking: all but `area` need it, and it doubles the cost.",
+        description="Smooth before shrinking. Every interpolation except `area` needs it; it "
+        "doubles the cost.",
     )
     resize_mode: Literal["stretch", "crop", "pad"] = Field(
         default="stretch",
-        description="How an image becomes square: stretched to it, cropped to its central square, "
-        "or padded with black. Keras' Resizing has crop_to_aspect_ratio and pad_to_aspect_ratio.",
+        description="How an image becomes square: `stretch`, `crop` to its central square "
+        "(crop_to_aspect_ratio of Keras' Resizing), or `pad` with black (pad_to_aspect_ratio).",
     )
     crop_fraction: float = Field(
         default=1.0,
         gt=0,
         le=1,
-        description="Central part of each side that is kept, such as 0.875 for 224 of 256 pixels.",
+        description="Share of each side that is kept, at the centre: 0.875 keeps 224 of 256 "
+        "pixels.",
     )

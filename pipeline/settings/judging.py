@@ -17,41 +17,43 @@ from pipeline.settings.paths import LOCATION, PATH
 
 
 class EvaluateConfig(Section, Bounds):
-    """The bounds that a model must keep to be blessed.
+    """The gate: bounds that a candidate must keep to be blessed.
 
-    Unset bounds are not checked. Where there is a blessed model already, a candidate that is less
-    accurate on the same eval images is refused if chance does not explain it: see `significance`.
+    Unset bounds are not checked. If there is a baseline, a candidate must not be significantly less
+    accurate on the same eval images: see `max_accuracy_drop` and `significance`.
     """
 
 
 class InfraValidationConfig(Section):
-    """The trial of a candidate in a model server, before a push."""
+    """The trial of each candidate in a model server, before the push."""
 
     enabled: bool = Field(
         default=True,
-        description="Try each candidate in a model server, and push it with warm-up requests.",
+        description="Try each candidate in a model server, and add warm-up requests to the pushed "
+        "model.",
     )
     # TensorFlow Serving takes 1,000 warm-up requests, and each image makes two.
     examples: int = Field(
-        default=8, ge=1, le=500, description="Number of eval images to try it with."
+        default=8, ge=1, le=500, description="Number of eval images for the trial."
     )
     max_load_seconds: int = Field(
-        default=300, ge=1, description="Seconds for the server to start and load the model."
+        default=300,
+        ge=1,
+        description="Maximum time for the server to start and load the model, in seconds.",
     )
 
 
 class SigningConfig(Section):
-    """Signatures of pushed versions; `perennial serve --public-key` serves no others."""
+    """Signatures of pushed versions. `perennial serve --public-key` serves signed versions only."""
 
     private_key: Annotated[Path | None, PATH] = Field(
         default=None,
-        description="Elliptic private key, a PEM file without passphrase that only the pusher can "
-        "read; unset: versions are not signed.",
+        description="Elliptic-curve private key: a PEM file without passphrase, which only the "
+        "user of the Pusher can read. Unset: versions are not signed.",
     )
     public_key: Annotated[Path | None, PATH] = Field(
         default=None,
-        description="The public key of the pair, with which each version is checked before it "
-        "appears.",
+        description="Public key of the pair. Each version is checked with it before it appears.",
     )
 
     @model_validator(mode="after")
@@ -66,23 +68,23 @@ class PushConfig(Section):
 
     directory: Annotated[str | None, LOCATION] = Field(
         default=None,
-        description="Folder of numbered versions, or a URI such as gs://bucket/models/name; "
-        "unset: <workspace>/serving/<name>.",
+        description="Folder of numbered versions, or a URI such as gs://bucket/models/name. "
+        "Unset: WORKSPACE/serving/NAME.",
     )
     keep: int = Field(
         default=10,
         ge=1,
-        description="Number of newest versions to keep, besides those being served.",
+        description="Number of newest versions to keep, in addition to the served ones.",
     )
     served_config: Annotated[str | None, LOCATION] = Field(
         default=None,
-        description="Model configuration that names the served versions, also in a ConfigMap: "
-        "configmap://NAMESPACE/NAME; unset: models.config beside push.directory.",
+        description="Model configuration with the served versions: a file, a URI, or "
+        "configmap://NAMESPACE/NAME. Unset: models.config beside push.directory.",
     )
     promote: Literal["none", "canary", "stable"] = Field(
         default="none",
-        description="Label that the Pusher gives a version in the ConfigMap of served_config. The "
-        "first version becomes stable, unless this is none.",
+        description="Label that the Pusher gives each version, if served_config is a ConfigMap. "
+        "Unless this is none, the first version becomes stable.",
     )
     signing: SigningConfig = Field(default=SigningConfig(), description="Signed versions.")
 

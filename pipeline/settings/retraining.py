@@ -14,127 +14,144 @@ from pipeline.settings.paths import PATH
 
 
 class DriftConfig(Section):
-    """Limits beyond which new images have drifted from the baseline's training images.
+    """Drift of new images: limits of their distance from the baseline's training images.
 
-    Distances of labels and statistics lie in 0..1; with a limit of 1 nothing is ever found.
+    Distances of labels and statistics are between 0 and 1, so a limit of 1 turns their check off.
     """
 
     min_examples: int = Field(
-        default=100, ge=1, description="Smallest number of new images to measure."
+        default=100, ge=1, description="Minimum number of new images to measure drift."
     )
     max_label_distance: float = Field(
-        default=0.2, ge=0, le=1, description="L-infinity distance of the shares of classes."
+        default=0.2, ge=0, le=1, description="Maximum L-infinity distance of the class frequencies."
     )
     max_statistics_distance: float = Field(
         default=0.15,
         ge=0,
         le=1,
-        description="Jensen-Shannon divergence of sizes, brightness and contrast.",
+        description="Maximum Jensen-Shannon divergence of sizes, brightness and contrast.",
     )
     max_embedding_shift: float = Field(
         default=0.5,
         ge=0,
-        description="Distance of the mean embeddings, in standard deviations of the reference.",
+        description="Maximum distance of the mean embeddings, in standard deviations of the "
+        "baseline's.",
     )
     cooldown_days: float = Field(
-        default=7.0, ge=0, description="Days after an alarm without another one."
+        default=7.0, ge=0, description="Days after an alarm in which there is no other alarm."
     )
     retrains: bool = Field(
-        default=False, description="Retrain on drift, instead of reporting it only."
+        default=False, description="Retrain on drift, instead of only reporting it."
     )
 
 
 class MonitorConfig(Section):
-    """Recorded traffic, and how `perennial monitor` compares it with the data of the baseline.
+    """Recorded traffic, and its comparison with the baseline's data by `perennial monitor`.
 
-    A comparison is a finding only if it is statistically significant, at its share of false_alarms,
-    and larger than its limit: in much traffic, tiny changes are significant.
+    A difference is a finding only if it is statistically significant and larger than its limit,
+    because in much traffic even tiny differences are significant. The comparisons of a window share
+    the rate of `false_alarms`.
     """
 
     logs: Annotated[Path, PATH] | None = Field(
-        default=None, description="Folder of recorded traffic, of which gc removes old files."
+        default=None,
+        description="Folder of recorded traffic, from which `perennial gc` removes old files.",
     )
     retention_days: float = Field(
-        default=30.0, gt=0, description="Age from which gc removes recorded traffic."
+        default=30.0,
+        gt=0,
+        description="Age in days from which `perennial gc` removes recorded traffic.",
     )
     window_days: float = Field(
-        default=1.0, gt=0, description="Traffic that is compared at a time, up to now."
+        default=1.0, gt=0, description="Length of the window that is compared, in days."
     )
     min_images: int = Field(
-        default=100, ge=20, description="Least number of different images to compare."
+        default=100, ge=20, description="Minimum number of different images in a window."
     )
     false_alarms: float = Field(
         default=0.01,
         gt=0,
         lt=1,
-        description="Share of undisturbed windows with a finding, at most, over all comparisons.",
+        description="Maximum share of undisturbed windows with a finding, over all comparisons.",
     )
     min_effect: float = Field(
         default=0.15,
         ge=0,
         le=1,
-        description="Distance of two distributions that counts: Kolmogorov-Smirnov's of numbers, "
-        "total variation of shares.",
+        description="Minimum distance between two distributions for a finding: the "
+        "Kolmogorov-Smirnov distance for numbers, the total variation distance for categories.",
     )
     max_unseen: float = Field(
         default=0.01,
         ge=0,
         lt=1,
-        description="Share of images of a format or size unlike any of the baseline's data.",
+        description="Maximum share of images with a format or size that no image of the "
+        "baseline's data has.",
     )
     max_disagreement: float = Field(
-        default=0.2, ge=0, lt=1, description="Share of images in which two versions disagree."
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Maximum share of images on which two versions disagree.",
     )
     max_accuracy_drop: float = Field(
-        default=0.05, ge=0, le=1, description="Drop of the accuracy estimated from confidence."
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Maximum drop of the accuracy that is estimated from the confidence.",
     )
 
 
 class ReasonConfig(Section):
-    """A finding of `perennial monitor` as a reason to retrain on new images."""
+    """A finding of `perennial monitor` as a reason to retrain on new images.
+
+    `retrain.traffic` is for drift, `retrain.accuracy` for a drop of the estimated accuracy.
+    """
 
     retrains: bool = Field(
-        default=False, description="Retrain on it, instead of reporting it only."
+        default=False, description="Retrain on the finding, instead of only reporting it."
     )
     cooldown_days: float = Field(
         default=7.0,
         ge=0,
-        description="Days after a retraining or notification for this reason without another.",
+        description="Days after a retraining or message for this reason in which there is no "
+        "other.",
     )
 
 
 class RetrainConfig(Section):
-    """Reasons for `perennial retrain` to retrain, and the promotion afterwards."""
+    """Reasons to retrain, for `perennial retrain`, and the promotion afterwards."""
 
     min_new_examples: int = Field(
         default=1,
         ge=1,
-        description="Number of new, changed and removed images that is a reason to retrain.",
+        description="Minimum number of new, changed and removed images that is a reason to "
+        "retrain.",
     )
     max_age_days: float | None = Field(
         default=None,
         gt=0,
-        description="Age of the baseline in days from which on one changed image is a reason to "
-        "retrain; unset: none.",
+        description="Age of the baseline in days from which a single changed image is a reason to "
+        "retrain. Unset: age is not a reason.",
     )
     max_removed: float = Field(
         default=0.1,
         ge=0,
         le=1,
-        description="Largest share of the last training's images, or of one class, that may be "
-        "missing; beyond it the retraining stops. 1: no limit.",
+        description="Maximum share of the last training's images that may be missing. With more, "
+        "or without nine in ten images of a class, the retraining stops. 1: no limit.",
     )
     max_relabelled: float = Field(
         default=0.1,
         ge=0,
         le=1,
-        description="Largest share of the last training's images that may have changed to another "
-        "class; beyond it, or half of a class, the retraining stops. 1: no limit.",
+        description="Maximum share of the last training's images that may have moved to another "
+        "class. With more, or with half of a class, the retraining stops. 1: no limit.",
     )
     promote: Literal["none", "canary", "stable"] = Field(
         default="canary",
-        description="Label of a pushed version. The first version becomes stable, unless this is "
-        "none.",
+        description="Label of a pushed version. Unless this is none, the first version becomes "
+        "stable.",
     )
     servers: Listed[str] = Field(
         default=(),
@@ -153,7 +170,7 @@ class NotifyConfig(Section):
     webhook_env: str = Field(
         default="PERENNIAL_WEBHOOK",
         min_length=1,
-        description="Environment variable with the URL of a webhook that takes Slack's JSON.",
+        description="Environment variable with the URL of a webhook that accepts Slack's JSON.",
     )
     on: Listed[Literal["blessed", "rejected", "failed", "drift"]] = Field(
         default=("blessed", "rejected", "failed", "drift"), description="Outcomes to report."

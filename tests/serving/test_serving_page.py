@@ -142,7 +142,7 @@ def test_a_chosen_or_dropped_image_shows_its_classes_and_the_served_version(
             assert await page.message() == f"red ({MODEL}, version 3)"
             classes = await page.classes()
             assert [name for name, _ in classes] == ["red", "green", "blue"]
-            shares = [float(share.removesuffix(" %")) for _, share in classes]
+            shares = [float(share.removesuffix("%")) for _, share in classes]
             assert shares == sorted(shares, reverse=True)
             assert sum(shares) == pytest.approx(100, abs=0.2)
             # The preview was decoded, so the policy of the page lets it through.

@@ -33,7 +33,7 @@ def batch_statistics(model: keras.Model) -> Iterator[layers.BatchNormalization]:
 
 
 def one_image(name: str, batch_size: int, parts: int) -> str:
-    """Describe why a step of one image is no good, and what to do."""
+    """Describe why a step of one image does not work, and what to do."""
     return (
         f"{name} trains batch normalization, whose statistics are those of the images that are "
         f"computed at once, and these are one: lower train.gradient_accumulation (now {parts}), or "

@@ -47,43 +47,51 @@ TRAINING = "trainer_module.training.bit"
 
 
 class Config(BaseModel):
-    """Hyperparameters. Unset ones follow the BiT-HyperRule; a note of the run has the values.
+    """Hyperparameters. Unset ones follow the BiT-HyperRule; each run prints their values.
 
-    The rule is stated for 512 images a step and scaled to `train.batch_size`. Where 512 do not fit
-    into memory, `train.gradient_accumulation` takes them in parts.
+    The rule is for 512 images per step, and is scaled to `train.batch_size`. If a batch does not
+    fit into memory, it is computed in parts: see `train.gradient_accumulation`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     variant: Literal["R50x1", "R50x3", "R101x1", "R101x3", "R152x2", "R152x4", "tiny"] = Field(
-        "R50x1", description="Depth and width; a SavedModel brings its own."
+        "R50x1", description="Depth and width of the network. A SavedModel has its own."
     )
     weights: WeightSpec = Field(WeightSpec(), description="Pretrained weights of the backbone.")
     resolution: Literal["code", "paper"] = Field(
         "code",
-        description="Sizes for images of 96 x 96 pixels and more, where transform sets none: 512 "
-        "cropped to 480 as in the authors' code, or 448 to 384 as in the paper.",
+        description="Sizes for images of at least 96 x 96 pixels, if transform sets none: 512 "
+        "cropped to 480 as in the authors' code, or 448 cropped to 384 as in the paper.",
     )
-    crop: bool = Field(True, description="Crop at random; not where position or count matters.")
+    crop: bool = Field(
+        True,
+        description="Crop images at random. Turn off if the position or number of objects matters.",
+    )
     crop_size: PositiveInt | None = Field(
-        None, description="Pixels of a side of the random crops; unset: image_size."
+        None, description="Side of the random crops in pixels. Unset: image_size."
     )
-    flip: bool = Field(True, description="Mirror images; not where left and right differ.")
-    learning_rate: PositiveFloat = Field(0.003, description="For 512 images a step.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of the SGD optimizer.")
+    flip: bool = Field(
+        True, description="Mirror images at random. Turn off if left and right differ."
+    )
+    learning_rate: PositiveFloat = Field(
+        0.003, description="Learning rate for 512 images per step."
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
     schedule: tuple[NonNegativeInt, ...] | None = Field(
         None,
         min_length=2,
         strict=False,
-        description="Steps of 512 images: end of the warm-up, divisions of the rate by 10, end.",
+        description="Boundaries, in steps of 512 images: the end of the warm-up, each division of "
+        "the learning rate by 10, and the end of the training.",
     )
     mixup: float | None = Field(
-        None, ge=0, description="Alpha of the Beta distribution; 0: no MixUp."
+        None, ge=0, description="Alpha of MixUp's Beta distribution. 0: no MixUp."
     )
     patience: NonNegativeInt | None = Field(
         None,
-        description="Steps of 512 images without better accuracy, after the warm-up, that end the "
-        "training; unset: a fifth of the schedule's; 0: never.",
+        description="Steps of 512 images without a better accuracy, after the warm-up, that end "
+        "the training. Unset: a fifth of the schedule. 0: never.",
     )
 
 

@@ -48,33 +48,41 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     base: str = Field(
-        RESNET, description="The network: resnet50v2 from scratch, or that of another recipe."
+        RESNET, description="Network: resnet50v2 from scratch, or that of the named recipe."
     )
     settings: dict[str, Any] = Field(
-        default_factory=dict, description="Hyperparameters of the recipe that is the base."
+        default_factory=dict, description="Hyperparameters of the recipe that base names."
     )
-    low: PositiveInt = Field(128, description="Pixels of a side in the first stage.")
-    high: PositiveInt = Field(224, description="Pixels of a side in the second stage.")
+    low: PositiveInt = Field(128, description="Image size of the first stage, in pixels.")
+    high: PositiveInt = Field(224, description="Image size of the second stage, in pixels.")
     min_area: float = Field(
-        0.05, gt=0, le=1, description="Smallest share of an image that a random crop keeps."
+        0.05, gt=0, le=1, description="Smallest share of an image that a random crop covers."
     )
-    flip: bool = Field(True, description="Mirror images; not where left and right differ.")
+    flip: bool = Field(
+        True, description="Mirror images at random. Turn off if left and right differ."
+    )
     learning_rate: PositiveFloat = Field(
-        1e-3, description="Of resnet50v2's first stage; another recipe brings its own."
+        1e-3,
+        description="Learning rate of the first stage, for resnet50v2. Another recipe has its own.",
     )
-    second_learning_rate: PositiveFloat = Field(1e-4, description="Of the second stage.")
-    second_epochs: PositiveInt = Field(10, description="Epochs of all that the second stage takes.")
+    second_learning_rate: PositiveFloat = Field(
+        1e-4, description="Learning rate of the second stage."
+    )
+    second_epochs: PositiveInt = Field(
+        10, description="Number of epochs that belong to the second stage."
+    )
     batch_norm: Literal["reestimate", "train"] = Field(
         "train",
-        description="Statistics of a last normalization over batches: trained along with its scale "
-        "and offset, as in the Keras example, or measured once at the higher resolution and then "
-        "fixed with these, as in the paper.",
+        description="Statistics of the last batch normalization in the second stage. train: "
+        "trained along with its scale and offset, as in the Keras example. reestimate: measured "
+        "once at the higher resolution, then fixed with scale and offset, as in the paper.",
     )
     antialias: bool = Field(
-        False, description="Smooth before random crops and images are shrunk; the example does not."
+        False,
+        description="Smooth before random crops and images are shrunk. The Keras example does not.",
     )
     vanilla: bool = Field(
-        False, description="The control: train at the higher resolution, in one stage."
+        False, description="Train the control instead: one stage at the higher resolution."
     )
 
 
@@ -102,7 +110,7 @@ def check(config: Config, image_size: int, train_size: int) -> None:
         )
     known = [RESNET, *(name for name in recipes.names() if name != "fixres")]
     if config.base not in known:
-        raise ValueError(f"base {config.base!r} is none of {', '.join(known)}")
+        raise ValueError(f"base {config.base!r} is not one of {', '.join(known)}")
     if config.base == RESNET and config.low < SMALLEST:
         raise ValueError(f"low {config.low} is too small for {RESNET}; set {SMALLEST} or more")
     if config.base == RESNET and config.settings:

@@ -33,7 +33,8 @@ class Config(transfer.Config):
     """Hyperparameters of the network and of its two phases."""
 
     backbone: Literal["MobileNetV2"] = Field(
-        "MobileNetV2", description="Always this; recipe transfer takes others."
+        "MobileNetV2",
+        description="Always MobileNetV2. For other networks, use the recipe transfer.",
     )
 
 

@@ -78,40 +78,52 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     backbone: str = Field(
-        "EfficientNetV2B0", description="A classifier of keras.applications, such as ResNet50V2."
+        "EfficientNetV2B0", description="Classifier of keras.applications, such as ResNet50V2."
     )
     alpha: float = Field(
-        1.0, gt=0, le=2, description="Width of a MobileNet, 1 is its paper's; others have none."
+        1.0,
+        gt=0,
+        le=2,
+        description="Width of a MobileNet; 1 is that of its paper. Other networks have none.",
     )
     weights: str = Field(
         IMAGENET,
         min_length=1,
-        description="imagenet: fetched by keras.applications; a local .h5 or .keras file of the "
-        "backbone without its top; none: random, for tests.",
+        description="imagenet (downloaded by keras.applications), a local .h5 or .keras file of "
+        "the backbone without its top, or none (random weights, for tests).",
     )
-    dropout: float = Field(0.2, ge=0, lt=1, description="Before the head.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout rate before the head.")
     head_epochs: NonNegativeInt = Field(
-        EPOCHS, description="Epochs of the first phase, at most all; the others are the second's."
+        EPOCHS,
+        description="Number of epochs of the first phase. The others belong to the second phase.",
     )
-    learning_rate: PositiveFloat = Field(1e-3, description="Of the first phase, with Adam.")
+    learning_rate: PositiveFloat = Field(
+        1e-3, description="Learning rate of the first phase, with Adam."
+    )
     cache: bool = Field(
         True,
-        description="Compute the first phase's features once; false: anew in each epoch, of images "
-        "augmented anew.",
+        description="Compute the features of the first phase once. false: in every epoch, from "
+        "newly augmented images.",
     )
     views: PositiveInt = Field(
-        1, description="Copies of each image that are computed once; all but one are augmented."
+        1,
+        description="Copies of each image whose features are computed once. All but the first are "
+        "augmented.",
     )
     fine_tune_from: NonNegativeInt | None = Field(
         None,
-        description="First layer of the network that the second phase trains; unset: the share of "
-        "the tutorial's, the layer 100 of 154.",
+        description="First layer of the network that the second phase trains. Unset: the same "
+        "share as in the tutorial, layer 100 of 154.",
     )
     fine_tune_learning_rate: PositiveFloat = Field(
-        1e-5, description="Of the second phase, with RMSprop."
+        1e-5, description="Learning rate of the second phase, with RMSprop."
     )
-    flip: bool = Field(True, description="Mirror images; not where left and right differ.")
-    rotation: float = Field(0.2, ge=0, le=0.5, description="Largest turn, in full turns.")
+    flip: bool = Field(
+        True, description="Mirror images at random. Turn off if left and right differ."
+    )
+    rotation: float = Field(
+        0.2, ge=0, le=0.5, description="Largest random rotation, as a fraction of a full turn."
+    )
 
 
 def image_sizes(config: Config, height: float, width: float) -> dict[str, int]:  # noqa: ARG001
@@ -131,7 +143,7 @@ def check(config: Config, image_size: int, train_size: int) -> None:
         near = difflib.get_close_matches(name, BACKBONES, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(
-            f"backbone {name!r} is no classifier of keras.applications{hint} (there are: "
+            f"backbone {name!r} is not a classifier of keras.applications{hint} (there are: "
             f"{', '.join(sorted(BACKBONES))})"
         )
     if image_size < BACKBONES[name].least:

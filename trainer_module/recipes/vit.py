@@ -28,36 +28,48 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    patch_size: PositiveInt = Field(6, description="Side of a patch in pixels; divides image_size.")
+    patch_size: PositiveInt = Field(
+        6, description="Side of a patch in pixels. image_size (or resize) must be a multiple of it."
+    )
     resize: PositiveInt | None = Field(
         None,
-        description="Pixels of a side that the model resizes images to, after its normalization "
-        "was adapted to them as they come; unset: image_size.",
+        description="Size to which the model resizes images, in pixels. Its normalization is "
+        "adapted before the resize. Unset: image_size.",
     )
-    dim: PositiveInt = Field(64, description="Length of a token.")
-    depth: PositiveInt = Field(8, description="Encoder blocks.")
-    heads: PositiveInt = Field(4, description="Attention heads.")
-    key_dim: PositiveInt = Field(64, description="Length of a head's queries and keys.")
-    mlp_dim: PositiveInt = Field(128, description="Hidden units of a block's MLP.")
+    dim: PositiveInt = Field(64, description="Length of a token's vector.")
+    depth: PositiveInt = Field(8, description="Number of encoder blocks.")
+    heads: PositiveInt = Field(4, description="Number of attention heads.")
+    key_dim: PositiveInt = Field(64, description="Length of the queries and keys of a head.")
+    mlp_dim: PositiveInt = Field(128, description="Hidden units of the MLP in a block.")
     head_dims: tuple[PositiveInt, ...] = Field(
         (2048, 1024), strict=False, description="Units of the MLP head."
     )
-    dropout: float = Field(0.1, ge=0, lt=1, description="In the blocks.")
-    head_dropout: float = Field(0.5, ge=0, lt=1, description="In the MLP head.")
-    learning_rate: PositiveFloat = Field(1e-3, description="Highest rate of the schedule.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate in the blocks.")
+    head_dropout: float = Field(0.5, ge=0, lt=1, description="Dropout rate in the MLP head.")
+    learning_rate: PositiveFloat = Field(1e-3, description="Highest learning rate of the schedule.")
     schedule: Literal["constant", "cosine"] = Field(
         "constant",
-        description="Of the rate: constant, or a cosine that falls to zero over the run.",
+        description="Learning rate schedule: constant, or a cosine that falls to zero over the "
+        "run.",
     )
     warmup_epochs: NonNegativeFloat = Field(
-        0.0, description="Linear rise, with schedule cosine only."
+        0.0, description="Epochs of linear warm-up, for the cosine schedule only."
     )
     weight_decay: NonNegativeFloat = Field(
-        0.1, description="Of AdamW, which multiplies it by the learning rate."
+        0.1, description="Weight decay of AdamW, which multiplies it by the learning rate."
     )
-    flip: bool = Field(True, description="Mirror images; not where left and right differ.")
-    rotation: float = Field(0.02, ge=0, le=0.5, description="Largest turn, in full turns.")
-    zoom: float = Field(0.2, ge=0, lt=1, description="Largest relative change of height and width.")
+    flip: bool = Field(
+        True, description="Mirror images at random. Turn off if left and right differ."
+    )
+    rotation: float = Field(
+        0.02, ge=0, le=0.5, description="Largest random rotation, as a fraction of a full turn."
+    )
+    zoom: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="Largest random change of height and width, as a share of them.",
+    )
 
 
 def patches(config: Config, image_size: int) -> int:

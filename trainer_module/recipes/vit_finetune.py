@@ -39,32 +39,40 @@ class Config(BaseModel):
     weights: WeightSpec = Field(
         WeightSpec(), description="An official or AugReg .npz file of that variant."
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="In the blocks.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate in the blocks.")
     stochastic_depth: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of images that the last block's branches are left out for; it rises "
-        "from 0 at the first block's.",
+        description="Share of images for which the last block is skipped. It rises with depth, "
+        "from 0 for the first block.",
     )
-    mixup: float = Field(0.0, ge=0, description="Alpha of the Beta distribution; 0: no MixUp.")
+    mixup: float = Field(0.0, ge=0, description="Alpha of MixUp's Beta distribution. 0: no MixUp.")
     rand_operations: NonNegativeInt = Field(
-        0, description="Operations of RandAugment on each image; 0: none."
+        0, description="Number of RandAugment operations per image. 0: none."
     )
     rand_magnitude: float = Field(10.0, ge=0, le=30, description="Strength of these operations.")
-    crop: bool = Field(True, description="Crop at random; not where position or count matters.")
+    crop: bool = Field(
+        True,
+        description="Crop images at random. Turn off if the position or number of objects matters.",
+    )
     min_area: float = Field(
-        0.05, gt=0, le=1, description="Smallest share of an image that a random crop keeps."
+        0.05, gt=0, le=1, description="Smallest share of an image that a random crop covers."
     )
     learning_rate: PositiveFloat = Field(
-        0.03, description="At the end of the warm-up; 0.01 for CIFAR-10 in the paper."
+        0.03,
+        description="Learning rate at the end of the warm-up. The paper uses 0.01 for CIFAR-10.",
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of the SGD optimizer.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
     warmup_steps: NonNegativeInt = Field(
-        500, description="Linear rise, at most a fifth of all steps; then a cosine falls to zero."
+        500,
+        description="Steps of linear warm-up, at most a fifth of all steps. Then a cosine falls "
+        "to zero.",
     )
     clip: PositiveFloat = Field(1.0, description="Largest global norm of the gradient.")
-    flip: bool = Field(True, description="Mirror images; not where left and right differ.")
+    flip: bool = Field(
+        True, description="Mirror images at random. Turn off if left and right differ."
+    )
 
 
 def image_sizes(config: Config, height: float, width: float) -> dict[str, int]:  # noqa: ARG001
@@ -92,7 +100,7 @@ def _patch_size(config: Config) -> int:
 
 
 def check(config: Config, image_size: int, train_size: int) -> None:
-    """Raise ValueError where patches do not tile the image, or the weights are no .npz file."""
+    """Raise ValueError where patches do not tile the image, or the weights are not an .npz file."""
     patch = _patch_size(config)
     if image_size % patch:
         raise ValueError(

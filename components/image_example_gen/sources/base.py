@@ -73,7 +73,7 @@ class Listing:
       contents: returns everything that the inputs depend on, in any order.
       inputs: number of inputs, None if unknown without reading.
       is_remote: whether any file is in an object store.
-      ignored: number of files that are no inputs, by reason.
+      ignored: number of files that are not inputs, by reason.
       notes: warnings.
       hint: the expected form, for a source without inputs.
       reading: how the source was read: pairs of a topic, such as classes, and a description.

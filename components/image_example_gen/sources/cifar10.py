@@ -123,7 +123,7 @@ class _Batch(Unit):
                 split=split,
             )
         if start <= bad < end:
-            yield self._damaged(bad, f"{labels[bad]} is no class")
+            yield self._damaged(bad, f"{labels[bad]} is not a class")
 
     def _damaged(self, row: int, reason: object) -> Item:
         return Item(

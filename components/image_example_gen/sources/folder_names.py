@@ -104,7 +104,7 @@ def are_words(names: Collection[str]) -> bool:
 
 
 def is_leftover(name: str) -> bool:
-    """Return whether a folder has a name of unsorted images, or of files that are no class."""
+    """Return whether a folder has a name of unsorted images, or of files that are not a class."""
     return re.sub(r"[\W\d_]+", "", name.lower()) in _LEFTOVERS
 
 

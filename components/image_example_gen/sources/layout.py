@@ -29,7 +29,7 @@ class Layout:
     """How the paths of a tree are read.
 
     Attributes:
-      splits: split by top folder; empty if these are no splits.
+      splits: split by top folder; empty if these are not splits.
       level: the folder in a path that names the class, from 1; unused with `pattern`.
       pattern: finds the class in the name of a file, as its first group.
       reading: description: pairs of a topic, such as classes, and a text.
@@ -104,7 +104,7 @@ def _named_splits(tree: Tree, options: Options, suggest: Suggestions) -> dict[st
     left = sorted(tree.tops.keys() - splits.keys())
     if left:
         suggest.add("without them", suggest.ignoring(left))
-        suggest.stop(f"{_folders(left)} of no split, although data.layout is splits")
+        suggest.stop(f"{_folders(left)} without a split, although data.layout is splits")
     if "train" not in splits.values():
         raise BadDataError(
             f"{tree.root}: none of the folders {shortened(sorted(tree.tops))} is the train split; "
@@ -114,7 +114,7 @@ def _named_splits(tree: Tree, options: Options, suggest: Suggestions) -> dict[st
 
 
 def _splits(tree: Tree, options: Options, suggest: Suggestions) -> dict[str, str]:
-    """Find the splits by the names of the top folders; {} if these are no splits."""
+    """Find the splits by the names of the top folders; {} if these are not splits."""
     tops = tree.tops
     like = {top: split for top in tops if (split := folder_names.split_like(top))}
     if "train" not in like.values():

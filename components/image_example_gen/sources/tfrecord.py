@@ -4,8 +4,8 @@ A record's image is in `image/encoded` or `image`; its class is in `image/class/
 `image/class/label` or `label`, or in `image/object/class/...` if all objects have the same class;
 data.image_feature and data.label_feature set other names. Numbers are mapped to the class names in
 `*.labels.txt`, `labels.txt`, `label_map.pbtxt`, `labelmap.pbtxt` or similar files in the same
-folder; numbers that are negative or missing there are no classes. The records' split is that in the
-file's name, as in `flowers-train.tfrecord-00000-of-00002`.
+folder; numbers that are negative or missing there are not classes. The records' split is that in
+the file's name, as in `flowers-train.tfrecord-00000-of-00002`.
 """
 
 # Locations may be URIs, which pathlib would change.
