@@ -217,7 +217,7 @@ def _compilation_explained() -> Iterator[None]:
         if "tf2xla" not in str(error):
             raise
         # BiT's and ResNet50V2's pooling, for one, has no deterministic gradient there.
-        reason = str(error).partition("unavailable>")[2].strip().partition("\n")[0]
+        reason = str(error).partition("unavailable>")[2].strip().partition("\n")[0].rstrip(".")
         raise devices.DeviceError(
             f"XLA cannot compile the model ({reason}); set train.jit_compile to false, or, if a "
             "deterministic operation is missing, train.deterministic to false"

@@ -125,36 +125,37 @@ def report(source: Path, copies: int) -> None:
             "large": grown(source, sets["large"], copies),
         }
         runs = {
-            (case, size): measure(case, root, scratch / f"{case}-{size}", cpus)
+            (case, size, count): measure(case, root, scratch / f"{case}-{size}-{count}", count)
+            for count in (cpus, 1)
             for case in CASES
             for size, root in sets.items()
         }
-        for size, root in sets.items():
-            runs["one CPU", size] = measure("nodes", root, scratch / f"one-{size}", 1)
     more = counts["large"] - counts["small"]
-    print(f"{counts['small']:,} and {counts['large']:,} images, {cpus} CPUs")
-    print(f"{'':16} {'CPU s / 1,000':>14} {'fixed CPU s':>12} {'peak MB':>8} {'growth':>7}")
-    per_image = {}
-    for case in CASES:
-        for step, small in runs[case, "small"].items():
-            large = runs[case, "large"][step]
-            per_image[step] = (large["cpu_s"] - small["cpu_s"]) / more
-            fixed = small["cpu_s"] - per_image[step] * counts["small"]
-            growth = large["peak_mb"] / small["peak_mb"]
-            print(
-                f"{step:16} {1000 * per_image[step]:14.2f} {fixed:12.2f} "
-                f"{large['peak_mb']:8.0f} {growth:6.2f}x"
-            )
-    total = sum(per_image[step] for step in NODES)
-    print(f"CPU, data nodes to bare loop, an image: {total / per_image['loop']:.2f}x")
+    print(f"{counts['small']:,} and {counts['large']:,} images")
+    for count in (cpus, 1):
+        print(f"{count} CPUs".ljust(16), end="")
+        print(f" {'CPU s / 1,000':>14} {'fixed CPU s':>12} {'peak MB':>8} {'growth':>7}")
+        per_image = {}
+        for case in CASES:
+            for step, small in runs[case, "small", count].items():
+                large = runs[case, "large", count][step]
+                per_image[step] = (large["cpu_s"] - small["cpu_s"]) / more
+                fixed = small["cpu_s"] - per_image[step] * counts["small"]
+                growth = large["peak_mb"] / small["peak_mb"]
+                print(
+                    f"{step:16} {1000 * per_image[step]:14.2f} {fixed:12.2f} "
+                    f"{large['peak_mb']:8.0f} {growth:6.2f}x"
+                )
+        total = sum(per_image[step] for step in NODES)
+        print(f"CPU, data nodes to bare loop, an image: {total / per_image['loop']:.2f}x")
     walls = {
-        key: sum(run[node]["wall_s"] for node in NODES)
-        for key, run in runs.items()
-        if key[0] != "bare"
+        (size, count): sum(runs["nodes", size, count][node]["wall_s"] for node in NODES)
+        for size in sets
+        for count in (cpus, 1)
     }
-    one, all_ = walls["one CPU", "large"], walls["nodes", "large"]
+    one, all_ = walls["large", 1], walls["large", cpus]
     print(f"Wall clock, 1 CPU to {cpus}: {one:.1f} s to {all_:.1f} s = {one / all_:.2f}x")
-    gain = (one - walls["one CPU", "small"]) / (all_ - walls["nodes", "small"])
+    gain = (one - walls["small", 1]) / (all_ - walls["small", cpus])
     print(f"Wall clock of an image, 1 CPU to {cpus}: {gain:.2f}x; load {os.getloadavg()[0]:.1f}")
 
 

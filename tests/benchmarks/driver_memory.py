@@ -24,8 +24,9 @@ from unittest import mock
 
 CLASSES = 100
 BYTES = 100_000  # of an image; it has some of them more or fewer
-# Without an image TFX packs itself up for workers, in seconds and 50 MB for each executor.
-BEAM_ARGS = ["--runner=FnApiRunner", "--sdk_container_image=none"]
+# In this process, but through Beam. Without an image TFX packs itself up for workers.
+MODE = "--direct_running_mode=multi_threading"
+BEAM_ARGS = ["--runner=FnApiRunner", MODE, "--sdk_container_image=none"]
 
 
 class Cost(NamedTuple):

@@ -243,18 +243,21 @@ class TestWhateverEndsOneIsTold:
     def test_a_signal(
         self, night: Loaded, told: list[str], monkeypatch: pytest.MonkeyPatch, number: int
     ) -> None:
-        before = signal.getsignal(number)
-
         def slow(*_: object) -> None:
             os.kill(os.getpid(), number)
             time.sleep(60)
 
         monkeypatch.setattr(nights, "observe", slow)
-        with pytest.raises(KeyboardInterrupt):
-            retrain(night)
+        before = signal.default_int_handler
+        outside = signal.signal(number, before)  # under nohup SIGHUP is ignored, and stays so
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                retrain(night)
+            assert signal.getsignal(number) is before
+        finally:
+            signal.signal(number, outside)
         assert [entry["result"] for entry in entries(night)] == ["interrupted"]
         assert "interrupted" in told[0]
-        assert signal.getsignal(number) is before
 
     def test_once_and_not_twice(
         self, night: Loaded, data: Path, told: list[str], monkeypatch: pytest.MonkeyPatch

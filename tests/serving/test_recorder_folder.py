@@ -42,7 +42,7 @@ class TestTheFolder:
         writer = Writer(tmp_path, Limits(total=100_000, each=20_000))
         sizes = []
         for number in range(60):
-            writer.write(row(str(number), image=os.urandom(5000)))
+            writer.write(row(str(number), at=number, image=os.urandom(5000)))
             sizes.append(sum(path.stat().st_size for path in retention.files(tmp_path)))
         assert max(sizes) <= 100_000
         assert sizes[-1] > 60_000
