@@ -11,14 +11,16 @@ hits all alike; the ratios are of the same round, and the median of the rounds i
 The second sends that many requests over both protocols to a small model, of which a new version is
 pushed ten times meanwhile, and shows the memory of the server.
 
-On 2 cores that other work kept busy (load 11 to 16), p50 over the call in process:
+On 2 cores with little other work (load 2; 3 rounds of 40 requests), p50 over the call in process,
+which takes 19 ms for one client:
 
     clients    gRPC    REST
-          1    1.05    1.14    (1.17 and 1.22 in another run, of 9 rounds)
-          4    1.12    1.16
-         16    1.22    1.24
+          1    1.12    1.28
+          4    1.17    1.34
 
-and 767 MB at first, 777 MB after 1,000 requests and 781 MB after 10,000 and ten new versions.
+With other work (load 11 to 16) it was 1.05 and 1.14 for one client, and 1.22 and 1.24 for 16. The
+memory was 767 MB at first, 777 MB after 1,000 requests and 781 MB after 10,000 and ten new
+versions.
 """
 
 from __future__ import annotations
