@@ -94,7 +94,7 @@ class Job:
             attempted = _Attempts(worker, output)
             if run_here(pipeline.options):
                 attempted.setup()
-                names = dict(won for path in paths for won in attempted.process(path))
+                names = dict(each for path in paths for each in attempted.process(path))
             else:
                 won = posixpath.join(folder, "won")
                 _ = (

@@ -10,6 +10,7 @@ import re
 import struct
 from typing import NamedTuple
 
+from components.exif import STANDALONE
 from components.image_example_gen.files import Unusable
 from components.servable import JPEG, PNG
 
@@ -17,7 +18,6 @@ ADVICE = "convert it to JPEG or PNG"
 
 _HEAD = 4096  # bytes of a text file that are examined
 _SIZE_FIELDS = struct.Struct(">BHHB")  # of a frame: bits, height, width, components
-_STANDALONE = frozenset([0x00, 0x01, *range(0xD0, 0xD8)])
 _FRAMES = {0xC0: "", 0xC1: "", 0xC2: "", 0xC3: "lossless"}
 _FRAMES |= dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical")
 _FRAMES |= {0xC9: "arithmetic-coded", 0xCA: "arithmetic-coded", 0xCB: "lossless"}
@@ -65,7 +65,7 @@ def _jpeg(data: bytes) -> Header:
             raise Unusable("damaged", "the JPEG ends before its size")
         marker = data[at]
         at += 1
-        if marker in _STANDALONE:
+        if marker in STANDALONE:
             continue
         if marker in (0xD8, 0xD9, 0xDA):
             raise Unusable("damaged", "the JPEG has no size before its pixels")

@@ -1,15 +1,10 @@
-"""The configuration of a run, built in layers.
+"""The configuration of a run, built in the layers that docs/reference/configuration.md lists.
 
-Layers, later ones win key by key:
-
-1. the defaults in `pipeline.settings` and those of the recipe's own `Config`;
-2. `presets/recipe-<train.recipe>.toml`;
-3. `presets/data-<data.source>.toml`, for a built-in data set only, and
-   `presets/kubeflow-<kubeflow.environment>.toml`, then `presets/source-<train.preset>.toml`;
-4. for a retraining, `presets/retrain.toml`, and `presets/retrain-spans.toml` where the source has
-   spans;
-5. the TOML file given with --config;
-6. the command line: named flags, then `--set KEY=VALUE`.
+The defaults are in `pipeline.settings` and in the recipe's own `Config`. The presets are, in this
+order, `presets/recipe-<train.recipe>.toml`, `data-<data.source>.toml` for a built-in data set,
+`kubeflow-<kubeflow.environment>.toml`, `source-<train.preset>.toml`, and for a retraining
+`retrain.toml` and, where the source has spans, `retrain-spans.toml`. On the command line, named
+flags come before `--set KEY=VALUE`.
 
 Where none of them sets `transform.image_size`, a recipe that has a rule for it derives the sizes
 from those of the images.

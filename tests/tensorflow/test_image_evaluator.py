@@ -36,6 +36,7 @@ from components.image_example_gen.sources.base import Item
 from components.image_example_gen.writing import Target, to_example
 from tests.kit import image_corpus
 from tests.kit.cli import UNGATED
+from tests.kit.ingested import BEAM_ARGS
 from tests.kit.tiny_export import CLASSES, export_colour_model
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
@@ -158,9 +159,7 @@ def evaluate(
         inputs = {"examples": [examples], "model": [models[candidate]]}
         if baseline:
             inputs["baseline_model"] = [models[baseline]]
-        context = BaseBeamExecutor.Context(
-            beam_pipeline_args=["--runner=FnApiRunner", "--sdk_container_image=none"]
-        )
+        context = BaseBeamExecutor.Context(beam_pipeline_args=BEAM_ARGS)
         executor.Executor(context).Do(
             inputs,
             {"evaluation": [outputs.evaluation], "blessing": [outputs.blessing]},

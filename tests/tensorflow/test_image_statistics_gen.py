@@ -13,8 +13,8 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from components import features
 from components.image_statistics_gen import executor
+from tests.kit.ingested import BEAM_ARGS
 
-BEAM = ["--runner=FnApiRunner", "--sdk_container_image=none"]
 COUNTS = {"train": 1500, "eval": 7}
 
 
@@ -64,11 +64,11 @@ def test_are_those_of_stock_statistics_gen(
 ) -> None:
     own, theirs = (standard_artifacts.ExampleStatistics() for _ in range(2))
     own.uri, theirs.uri = str(tmp_path / "own"), str(tmp_path / "theirs")
-    context = executor.Executor.Context(beam_pipeline_args=BEAM, tmp_dir=str(tmp_path))
+    context = executor.Executor.Context(beam_pipeline_args=BEAM_ARGS, tmp_dir=str(tmp_path))
     executor.Executor(context).Do({"examples": [examples]}, {"statistics": [own]}, {})
     options = executor.options()
     options.feature_allowlist = list(features.STATISTICS)
-    stock.Executor(stock.Executor.Context(beam_pipeline_args=BEAM, tmp_dir=str(tmp_path))).Do(
+    stock.Executor(stock.Executor.Context(beam_pipeline_args=BEAM_ARGS, tmp_dir=str(tmp_path))).Do(
         {"examples": [examples]},
         {"statistics": [theirs]},
         {"stats_options_json": options.to_json(), "exclude_splits": "[]"},
@@ -87,7 +87,7 @@ def test_are_the_same_to_the_last_digit_on_every_runner(
     for mode in ("in_memory", "multi_threading"):
         made = standard_artifacts.ExampleStatistics()
         made.uri = str(tmp_path / mode / "1")
-        args = [*BEAM, f"--direct_running_mode={mode}", "--direct_num_workers=3"]
+        args = [*BEAM_ARGS, f"--direct_running_mode={mode}", "--direct_num_workers=3"]
         context = executor.Executor.Context(beam_pipeline_args=args, tmp_dir=str(tmp_path))
         executor.Executor(context).Do({"examples": [examples]}, {"statistics": [made]}, {})
         found.append(
