@@ -26,7 +26,7 @@ class SpanUnit:
 
     def items(self) -> Iterator[Item]:
         for item in self.unit.items():
-            yield dataclasses.replace(item, name=self.prefix + item.name)
+            yield item._replace(name=self.prefix + item.name)
 
 
 class Part(NamedTuple):

@@ -78,7 +78,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         job = Job("read", "inputs")
 
         def read(units: Iterable[SpanUnit], inputs: int | None) -> Iterator[list[Row]]:
-            return job.map(self._make_beam_pipeline(), _Read(inputs), units, output, inputs)
+            done = job.map(self._make_beam_pipeline(), _Read(inputs), units, output, inputs)
+            return (rows for _, rows in done)
 
         return read_all(data, read)
 
@@ -106,15 +107,14 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             for split in {*shares, *pieces.splits}:
                 storage.make_folder(storage.join(examples.uri, f"Split-{split}"))
             images = pieces.images
-            for piece in pieces:
+            for piece in pieces if units.are_known else ():
                 if found := units.take_over(piece):
                     yield piece, found
             left = pieces.images
             worker = _Write(options.max_pixels, left)
             pipeline = self._make_beam_pipeline()
             job = Job("ingest", "images")
-            written = job.map(pipeline, worker, pieces, examples.uri, total=left)
-            for piece, rows in zip(pieces, written, strict=True):
+            for piece, rows in job.map(pipeline, worker, pieces, examples.uri, total=left):
                 yield piece, decode(rows)
             reuse.account(examples, left, images - left)
 

@@ -144,7 +144,7 @@ def _hashed(item: Item) -> tuple[Item, str, Problem | None]:
     if not data and problem is None:
         problem = Problem("empty", "zero bytes")
     # Frees the memory of what was read.
-    item = dataclasses.replace(item, load=bytes)
+    item = item._replace(load=bytes)
     return item, hashlib.sha256(data).hexdigest(), problem
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +10,6 @@ import numpy.typing as npt
 from PIL import Image
 
 STATISTICS_SIZE = 32  # pixels
-
-_LEVELS = np.arange(256)
 
 
 class Small(NamedTuple):
@@ -41,6 +40,6 @@ def shrunk(pixels: npt.NDArray[np.uint8]) -> Small:
 
 def mean_and_contrast(small: Image.Image) -> tuple[float, float]:
     """Return the mean and the standard deviation of luminance, 0 to 255."""
-    counts = np.array(small.convert("L").histogram())
-    mean = counts @ _LEVELS / counts.sum()
-    return float(mean), float(np.sqrt(counts @ (_LEVELS - mean) ** 2 / counts.sum()))
+    levels = np.asarray(small.convert("L")).ravel().astype(np.int64)
+    count, total, squares = levels.size, int(levels.sum()), int(levels @ levels)
+    return total / count, math.sqrt(count * squares - total**2) / count

@@ -78,6 +78,11 @@ class Units:
         self._known = reuse.earlier(uri, FOLDER)
         self._shards = reuse.earlier(uri, "Split-*") if self._known else {}
 
+    @property
+    def are_known(self) -> bool:
+        """Whether there are any."""
+        return bool(self._known)
+
     def take_over(self, work: Work) -> list[Outcome]:
         """Copy the files of known outcomes, and return these outcomes."""
         return [outcome for split in work.keys for outcome in self._take_over(work, split)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import json
 import math
 import os
@@ -27,7 +28,7 @@ from components import features, reuse, storage
 from components.attempts import Attempt
 from components.errors import BadDataError
 from components.image_schema_gen.schema import class_names, load
-from components.jobs import Job, Worker
+from components.jobs import Job, Worker, run_here
 from components.parallel import BATCH_BYTES, in_order
 from components.progress import Counter
 from components.storage import staging
@@ -101,10 +102,14 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         if not todo:
             return
         images = transformed.get_int_custom_property(reuse.DONE)
-        work = [(os.path.join(examples.uri, name), target) for name, target in todo.items()]
+        shards = [(os.path.join(examples.uri, name), target) for name, target in todo.items()]
+        pipeline = self._make_beam_pipeline()
+        # In one process, the end of a shard would leave cores without work.
+        work = [shards] if run_here(pipeline.options) else [[shard] for shard in shards]
         job = Job("transform", "images")
-        worker = _TransformShard(graph_uri, images)
-        for _ in job.map(self._make_beam_pipeline(), worker, work, transformed.uri, images):
+        for _ in job.map(
+            pipeline, _TransformShards(graph_uri, images), work, transformed.uri, images
+        ):
             pass
 
 
@@ -134,23 +139,26 @@ def load_graph(graph_uri: str) -> Graph:
     return transform
 
 
-def transform_records(graph: Graph, source: str) -> Iterator[bytes]:
-    """Put each record of a TFRecord file through the graph, in their order.
+def transform_records(graph: Graph, sources: Iterable[str]) -> Iterator[tuple[str, list[bytes]]]:
+    """Put each record of TFRecord files through the graph, in their order.
 
-    A call of the graph costs as much as a quarter of a small photo, so that a few go together;
-    memory follows the largest image and not their number. A tf.data pipeline would optimize the
-    graph anew for every file, which takes as long as some hundred images.
+    Yields some records at a time, with their file, and each file once at least. A call of the graph
+    costs as much as a quarter of a small photo, so that a few go together; memory follows the
+    largest image and not their number. A tf.data pipeline would optimize the graph anew for every
+    file, which takes as long as some hundred images.
 
     Raises BadDataError naming the image that failed.
     """
 
     def transform(group: _Group) -> list[bytes]:
+        if not group.records:
+            return []
         try:
             outputs = graph(tf.constant(group.records))
         except tf.errors.InvalidArgumentError as error:
             if len(group.records) > 1:
                 return [found for one in group.apart() for found in transform(one)]
-            otherwise = f"record {group.start} of {source}"
+            otherwise = f"record {group.start} of {group.source}"
             raise BadDataError(_blame(group.records[0], otherwise, error)) from error
         columns = {name: value.numpy() for name, value in outputs.items()}
         return [
@@ -158,39 +166,44 @@ def transform_records(graph: Graph, source: str) -> Iterator[bytes]:
             for row in range(len(group.records))
         ]
 
-    # tf.data takes three times as long for a record that is taken out of it.
-    records = tf.compat.v1.io.tf_record_iterator(staging.here(source))
+    groups = itertools.chain.from_iterable(map(_groups, sources))
     # Each group is a batch of its own, so that the cores end at the same time.
-    for found in in_order(transform, _groups(records), lambda _: BATCH_BYTES):
-        yield from found
+    yield from in_order(
+        lambda group: (group.source, transform(group)), groups, lambda _: BATCH_BYTES
+    )
 
 
 class _Group(NamedTuple):
     """Records that go through the graph together; `start` is the first one's number in its file."""
 
+    source: str
     start: int
     records: list[bytes]
 
     def apart(self) -> Iterator[_Group]:
         for index, record in enumerate(self.records, self.start):
-            yield _Group(index, [record])
+            yield _Group(self.source, index, [record])
 
 
-def _groups(records: Iterable[bytes]) -> Iterator[_Group]:
-    """Group at most GROUP records, and GROUP_PIXELS or a single larger image."""
-    group = _Group(0, [])
+def _groups(source: str) -> Iterator[_Group]:
+    """Group at most GROUP records, and GROUP_PIXELS or a single larger image.
+
+    Yields one group at least.
+    """
+    group = _Group(source, 0, [])
     room = GROUP_PIXELS
+    # tf.data takes three times as long for a record that is taken out of it.
+    records = tf.compat.v1.io.tf_record_iterator(staging.here(source))
     for index, record in enumerate(records):
         values = tf.train.Example.FromString(record).features.feature
         sides = (values[name].int64_list.value for name in (features.HEIGHT, features.WIDTH))
         pixels = math.prod(side[0] if side else GROUP_PIXELS for side in sides)
         if group.records and (len(group.records) == GROUP or pixels > room):
             yield group
-            group, room = _Group(index, []), GROUP_PIXELS
+            group, room = _Group(source, index, []), GROUP_PIXELS
         group.records.append(record)
         room -= pixels
-    if group.records:
-        yield group
+    yield group
 
 
 def _resolve(dotted: str) -> PreprocessingFn:
@@ -216,8 +229,8 @@ def _blame(record: bytes, otherwise: str, error: tf.errors.InvalidArgumentError)
     return f"{name}: TensorFlow cannot decode it ({reason}); replace or remove the file"
 
 
-class _TransformShard(Worker[tuple[str, str]]):
-    """Reader, transformer and writer of a shard: image bytes cross no Beam stage."""
+class _TransformShards(Worker[list[tuple[str, str]]]):
+    """Reader, transformer and writer of shards: image bytes cross no Beam stage."""
 
     def __init__(self, graph_uri: str, images: int) -> None:
         self._graph_uri = graph_uri
@@ -226,12 +239,12 @@ class _TransformShard(Worker[tuple[str, str]]):
     def prepare(self) -> None:
         self._graph = load_graph(self._graph_uri)
 
-    def work(self, task: tuple[str, str], attempt: Attempt) -> None:
-        source, target = task
-        with (
-            tf.io.TFRecordWriter(attempt.path(target)) as writer,
-            Counter("transform", self._images, "images", attempt.advance) as counter,
-        ):
-            for record in transform_records(self._graph, source):
-                writer.write(record)
-                counter.add()
+    def work(self, task: list[tuple[str, str]], attempt: Attempt) -> None:
+        targets = dict(task)
+        transformed = transform_records(self._graph, targets)
+        with Counter("transform", self._images, "images", attempt.advance) as counter:
+            for source, groups in itertools.groupby(transformed, lambda group: group[0]):
+                with tf.io.TFRecordWriter(attempt.path(targets[source])) as writer:
+                    for _, records in groups:
+                        for record in counter.each(records):
+                            writer.write(record)

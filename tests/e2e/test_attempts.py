@@ -25,7 +25,7 @@ from tests.kit.stage import Stage
 HERE = ["--runner=FnApiRunner"]
 # Jobs of this runner go through Beam, although it is in this process.
 BEAM = [*HERE, "--direct_running_mode=multi_threading", "--sdk_container_image=none"]
-NODES = ("_Write", "_Columns", "_TransformShard")  # of ImageExampleGen, StatisticsGen, Transform
+NODES = ("_Write", "_Columns", "_TransformShards")  # of ImageExampleGen, StatisticsGen, Transform
 IMAGES = 300
 
 
@@ -49,7 +49,9 @@ def run(
     worker: Worker[Any], tasks: Sequence[Any], output: Path, args: Sequence[str] = BEAM
 ) -> list[Any]:
     pipeline = beam.Pipeline(argv=list(args))
-    return list(Job("x", "images").map(pipeline, worker, tasks, str(output), None))
+    done = list(Job("x", "images").map(pipeline, worker, tasks, str(output), None))
+    assert [task for task, _ in done] == tasks
+    return [outcome for _, outcome in done]
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,8 @@ def run_transform(
     loaded = executor.load_graph(str(graph))
     for split, images in splits.items():
         source = write_records(root / f"raw-{split}", [serialized(raw(*each)) for each in images])
-        write_records(root / f"{split}-0", executor.transform_records(loaded, source))
+        groups = executor.transform_records(loaded, [source])
+        write_records(root / f"{split}-0", (each for _, group in groups for each in group))
     schema = root / "schema.pbtxt"
     schema.write_text(text_format.MessageToString(schema_of(classes)))
     return Transformed(root, graph, schema, image_size, train_size)

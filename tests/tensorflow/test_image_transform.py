@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +145,9 @@ class TestRecords:
         self, encoded: list[bytes], tmp_path: Path
     ) -> None:
         made = run_transform(tmp_path, {"train": [(each, "a") for each in encoded]}, ["a"])
-        again = list(
-            executor.transform_records(
-                executor.load_graph(str(made.graph)), str(tmp_path / "raw-train")
-            )
-        )
+        graph = executor.load_graph(str(made.graph))
+        groups = executor.transform_records(graph, [str(tmp_path / "raw-train")])
+        again = [record for _, group in groups for record in group]
         (file,) = made.files("train")
         written = [record.numpy() for record in tf.data.TFRecordDataset(file)]
         assert written == again
@@ -174,4 +173,22 @@ class TestRecords:
         ]
         source = write_records(tmp_path / "bad", map(serialized, rows))
         with pytest.raises(BadDataError, match=r"ä/5\.jpg: "):
-            list(executor.transform_records(executor.load_graph(str(made.graph)), source))
+            list(executor.transform_records(executor.load_graph(str(made.graph)), [source]))
+
+    def test_every_file_is_there_with_its_records_also_an_empty_one(
+        self, encoded: list[bytes], tmp_path: Path
+    ) -> None:
+        made = run_transform(tmp_path, {"train": [(encoded[0], "a")]}, ["a"])
+        counts = {"0": 0, "1": executor.GROUP + 1, "2": 0, "3": 2, "4": 0}
+        row = {features.IMAGE: encoded[0], features.LABEL_TEXT: b"a", features.SHA256: b"0"}
+        sources = {
+            write_records(tmp_path / name, [serialized(row)] * count): count
+            for name, count in counts.items()
+        }
+        graph = executor.load_graph(str(made.graph))
+        found = list(executor.transform_records(graph, sources))
+        assert list(dict.fromkeys(source for source, _ in found)) == list(sources)
+        totals = Counter[str]()
+        for source, records in found:
+            totals[source] += len(records)
+        assert totals == sources

@@ -28,8 +28,7 @@ _JSON_NAMES = {
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
-@dataclasses.dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """One input, which becomes an example, a duplicate or a line of the quarantine.
 
     Attributes:

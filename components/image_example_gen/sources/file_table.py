@@ -7,7 +7,7 @@ import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 from components.image_example_gen import files, scratch
 from components.image_example_gen.sources.base import Content, Item, Unit, printable
@@ -34,8 +34,7 @@ CREATE TABLE dealt (
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class SourceFile:
+class SourceFile(NamedTuple):
     """One labelled file. `name` is its path relative to the root, with forward slashes.
 
     `is_folder` marks a folder that cannot be listed, which has a problem.
@@ -135,6 +134,11 @@ class Files:
     def __iter__(self) -> Iterator[SourceFile]:
         yield from map(_file, self._base.execute(f"SELECT {_COLUMNS} FROM found ORDER BY rank"))
 
+    def names(self, condition: str = "TRUE") -> Iterator[str]:
+        """Yield the names of the files that meet an SQL condition."""
+        rows = self._base.execute(f"SELECT name FROM found WHERE {condition} ORDER BY rank")
+        return (scratch.to_text(name) for (name,) in rows)
+
     @property
     def totals(self) -> tuple[int, int]:
         """The number of files, and the sum of their bytes."""
@@ -159,11 +163,11 @@ class Files:
 class Names:
     """Iterable of the names of files without a problem."""
 
-    def __init__(self, found: Iterable[SourceFile]) -> None:
+    def __init__(self, found: Files) -> None:
         self._found = found
 
     def __iter__(self) -> Iterator[str]:
-        return (file.name for file in self._found if not file.problem)
+        return self._found.names("kind IS NULL")
 
 
 def _row(file: SourceFile) -> tuple[object, ...]:

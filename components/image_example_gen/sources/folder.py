@@ -10,7 +10,6 @@ name nor the first bytes of an image. All other files are inputs, even if they c
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 import os
 import re
@@ -93,18 +92,18 @@ def _labelled(found: Files, read: layout.Layout, notes: list[str]) -> Iterator[S
             used.add(parts[min(level, len(parts)) - 1])
         if label.strip():
             label, split = printable(label), read.splits.get(parts[0], "")
-            yield dataclasses.replace(file, label=label, split=split)
+            yield file._replace(label=label, split=split)
         elif file.problem:
             yield file
         else:
-            yield dataclasses.replace(file, problem=("no class", missing))
+            yield file._replace(problem=("no class", missing))
     lost = sorted(empty - used) if read.pattern is None else []
     notes[:0] = [f"class folder {printable(name)!r} holds no image" for name in lost]
 
 
 def _class_names(found: Files, level: int) -> dict[str, str]:
     """Map names of folders to classes: without surrounding blanks, if they stay distinct."""
-    parts = (file.name.split("/") for file in found)
+    parts = (name.split("/") for name in found.names())
     names = {each[level - 1] for each in parts if len(each) > level}
     counts = Counter(name.strip() for name in names)
     return {name: name if counts[name.strip()] > 1 else name.strip() for name in names}

@@ -10,7 +10,6 @@ read. Tables are CSV, with commas, semicolons or tabs, or Parquet.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import itertools
 import json
@@ -170,7 +169,7 @@ def _reachable(sources: Iterable[SourceFile], root: str) -> Iterator[SourceFile]
                 reasons[store] = files.unreachable(path)
             if reasons[store]:
                 problem = ("unreachable", f"{store}: {reasons[store]}")
-                file = dataclasses.replace(file, label="", split="", problem=problem)
+                file = file._replace(label="", split="", problem=problem)
         yield file
 
 
