@@ -71,6 +71,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recorded]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Job, "map", keep)
+        # A task for each shard, as on workers.
+        patch.setattr("components.image_transform.executor.run_here", lambda _: False)
         stage = Stage(root)
         write_span(stage.data, 1, IMAGES)
         stage.run()
@@ -82,6 +84,16 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recorded]:
         assert run(copy, tasks, root / "here" / name, HERE)
         assert files(root / "here" / name) == recorded[name].files
     return recorded
+
+
+def test_one_stream_of_all_shards_writes_what_a_task_for_each_writes(
+    recorded: dict[str, Recorded], tmp_path: Path
+) -> None:
+    worker, tasks, expected = recorded["_TransformShards"]
+    assert len(tasks) > 1
+    copy = pickle.loads(pickle.dumps(worker))  # a worker that has loaded its graph has no pickle
+    run(copy, [[shard for shards in tasks for shard in shards]], tmp_path, HERE)
+    assert files(tmp_path) == expected
 
 
 @pytest.mark.parametrize("node", NODES)

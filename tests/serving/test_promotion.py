@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -38,7 +37,6 @@ from tests.kit.cli import perennial
 from tests.kit.serving import MODEL, SECONDS, connected, picture, wait_until
 
 POLL_SECONDS = 0.05  # of the configuration file
-POLLS = 20
 
 
 @pytest.fixture
@@ -210,8 +208,8 @@ class TestWithServer:
             with pytest.raises(PromotionFailed, match=rf"version 3: .*{servable.WARMUP_FILE}"):
                 target.promote(3, CANARY, at, SECONDS)
             assert client.failures(MODEL).keys() == {3}
-            # Without a poll in between, the server finds no change, and tries nothing again.
-            time.sleep(POLLS * POLL_SECONDS)
+            # Before it follows what was put back, the server finds no change, and tries nothing.
+            wait_until(lambda: not server.manager._models[MODEL].versions[3].given_up)
         warmup.unlink()
         assert target.promote(3, CANARY, at, SECONDS) == Serving.of({STABLE: 1, CANARY: 3})
         assert answering(client, CANARY) == 3
