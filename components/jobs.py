@@ -73,8 +73,8 @@ class Job:
         tasks: Iterable[Task],
         output: str,
         total: int | None,
-    ) -> Iterator[tuple[Task, Any]]:
-        """Run all tasks, then yield each with its outcome, in order.
+    ) -> Iterator[Any]:
+        """Run all tasks, then yield their outcomes in order.
 
         When an outcome is yielded, the files of its task have their final names. If Beam would run
         the job in this process, the tasks are run without it: planning a job takes 0.2 s.
@@ -107,7 +107,7 @@ class Job:
                 self.run(pipeline, total)
                 names = dict(_read(won))
             for path in paths:
-                yield _read(path), Attempt(output, name=names[path]).win()
+                yield Attempt(output, name=names[path]).win()
         finally:
             attempts.clean_up(output)
 

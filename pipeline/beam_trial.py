@@ -54,7 +54,7 @@ def run(pipeline_args: Sequence[str], workspace: Path) -> str:
     job = Job("trial", "tasks", limit_s=_LIMIT_S)
     pipeline = beam.Pipeline(argv=list(pipeline_args))
     try:
-        [(_, outcome)] = job.map(pipeline, _Look(), [str(question)], str(folder), 1)
+        [outcome] = job.map(pipeline, _Look(), [str(question)], str(folder), 1)
         answer = (folder / _FILE).read_text(encoding="utf-8")
     except (JobError, OSError, RuntimeError) as error:
         raise TrialError(_explained(str(error), workspace)) from error

@@ -78,8 +78,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         job = Job("read", "inputs")
 
         def read(units: Iterable[SpanUnit], inputs: int | None) -> Iterator[list[Row]]:
-            done = job.map(self._make_beam_pipeline(), _Read(inputs), units, output, inputs)
-            return (rows for _, rows in done)
+            return job.map(self._make_beam_pipeline(), _Read(inputs), units, output, inputs)
 
         return read_all(data, read)
 
@@ -114,7 +113,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             worker = _Write(options.max_pixels, left)
             pipeline = self._make_beam_pipeline()
             job = Job("ingest", "images")
-            for piece, rows in job.map(pipeline, worker, pieces, examples.uri, total=left):
+            written = job.map(pipeline, worker, pieces, examples.uri, total=left)
+            for piece, rows in zip(pieces, written, strict=True):
                 yield piece, decode(rows)
             reuse.account(examples, left, images - left)
 
